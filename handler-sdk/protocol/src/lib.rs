@@ -1,0 +1,29 @@
+//! The language between the worker (supervisor) and a handler process.
+//!
+//! One Unix stream socket pair joins the two. The child finds its end on file descriptor 0 and moves it away at once;
+//! stdout and stderr stay free for the user's own output. What travels is a sequence of [frames](frame): a small JSON
+//! header that is one of the [messages](message), and an opaque payload that the supervisor passes on without parsing.
+//!
+//! ```text
+//! handler                               supervisor
+//!    │ ── Hello{protocol} + manifest ──▶ │   refused loudly when the protocol numbers differ
+//!    │ ◀── Hello{protocol} ───────────── │
+//!    │ ◀── Load{slots, device} ───────── │
+//!    │ ── Loading{stage, done, total} ─▶ │   any number of times, so that start-up is judged by progress
+//!    │ ── Loaded{slot} ────────────────▶ │   once per slot
+//!    │ ◀── Run{job, slot} + job ──────── │
+//!    │ ── Started{job} ────────────────▶ │
+//!    │ ── Chunk{seq} + item ───────────▶ │   at most `chunk_window` without acknowledgement
+//!    │ ◀── ChunkAck{seq} ─────────────── │
+//!    │ ── Done{job} + output ──────────▶ │   or Failed{job} + error report
+//! ```
+//!
+//! This crate holds no I/O beyond [`std::io::Read`] and no async code, and it depends on nothing that could pull libtorch
+//! into the supervisor.
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod message;
+
+pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
+pub use message::{CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};
