@@ -1,1 +1,4 @@
-//! To be filled.
+//! The worker: takes jobs from a RunPod-style queue, runs them in a handler process, delivers the results.
+#![forbid(unsafe_code)]
+
+pub mod core;

@@ -1,0 +1,252 @@
+//! Everything the state machine can ask for. The dispatcher performs effects in the order given.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorReport, ToHandler};
+
+use super::event::Exit;
+use super::ids::{Epoch, JobId, ProcessId};
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Ask the queue for jobs. At most one poll is in flight; it ends with `Event::Poll`.
+    Poll {
+        /// How many jobs can start now.
+        want: usize,
+        /// The worker holds at least one job.
+        holding: bool,
+    },
+    /// Give up the poll in flight; it still ends with `Event::Poll`.
+    AbortPoll,
+    /// Start a handler process.
+    Spawn {
+        /// Which.
+        process: ProcessId,
+        /// Incarnation to tag its events with.
+        epoch: Epoch,
+    },
+    /// Send a message to a handler process.
+    Send {
+        /// Which.
+        process: ProcessId,
+        /// The message.
+        message: ToHandler,
+        /// Its payload.
+        payload: Bytes,
+    },
+    /// Kill a handler process and everything it started, at once.
+    Kill {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Put something into a job's lane of the outbox.
+    Deliver {
+        /// The job.
+        job: JobId,
+        /// What.
+        item: Outgoing,
+    },
+    /// Tell the platform that this worker cannot work.
+    ReportUnhealthy {
+        /// Short name of what failed.
+        check: &'static str,
+        /// One sentence.
+        reason: String,
+    },
+    /// Something worth a log line and a metric.
+    Report(Report),
+    /// Everything is over.
+    Exit {
+        /// 0, or 1 when the worker was unhealthy.
+        code: u8,
+    },
+}
+
+/// What goes through a job's lane: chunks in order, the newest progress, one end.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// One streamed item.
+    Chunk {
+        /// Attempt that emitted it.
+        attempt: u32,
+        /// Its sequence number.
+        seq: u64,
+        /// The item as JSON.
+        payload: Bytes,
+    },
+    /// The newest progress value as JSON.
+    Progress(Bytes),
+    /// The result; nothing follows it.
+    Final(FinalResult),
+    /// Nothing is to be posted for this job any more.
+    Discard,
+}
+
+/// The final result of a job, as it is posted.
+#[derive(Clone, Debug)]
+pub struct FinalResult {
+    /// Output or error.
+    pub result: Result<Bytes, ErrorReport>,
+    /// The handler streams, which the platform is told with the result.
+    pub streamed: bool,
+    /// Ask the platform to recycle this worker.
+    pub stop_pod: bool,
+}
+
+/// How a job ended, as counted and logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobStatus {
+    /// It has an output.
+    Completed,
+    /// It has an error.
+    Failed,
+    /// Its deadline passed.
+    TimedOut,
+    /// The platform stopped it; nothing is posted.
+    Cancelled,
+    /// Shutdown came first. Nothing is posted, so that the platform gives the job to another worker.
+    HandedBack,
+}
+
+impl JobStatus {
+    /// The word used in logs and as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::HandedBack => "handed_back",
+        }
+    }
+}
+
+/// Something that happened, for logs and metrics. Logs, metrics and health all follow from the same transition.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// A job came in.
+    JobTaken {
+        /// Job.
+        job: JobId,
+    },
+    /// The queue sent a job that the worker already has or has just completed.
+    DuplicateJob {
+        /// Job.
+        job: JobId,
+    },
+    /// A job was sent to a slot.
+    JobStarted {
+        /// Job.
+        job: JobId,
+        /// 1 for the first run.
+        attempt: u32,
+        /// Time since it was taken.
+        waited: Duration,
+    },
+    /// A job will be run again, because its process died.
+    JobRetried {
+        /// Job.
+        job: JobId,
+        /// Why.
+        reason: String,
+    },
+    /// A job is asked to stop.
+    JobStopping {
+        /// Job.
+        job: JobId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A job's outcome is decided. Not yet delivered.
+    JobFinished {
+        /// Job.
+        job: JobId,
+        /// How it ended.
+        status: JobStatus,
+        /// What went wrong, unless it completed.
+        error: Option<ErrorReport>,
+        /// From the start of its last run; zero if it never ran.
+        run_time: Duration,
+        /// Figures recorded by the handler.
+        records: BTreeMap<String, f64>,
+    },
+    /// The platform has the result, or has refused it for good.
+    JobDelivered {
+        /// Job.
+        job: JobId,
+        /// The platform has it.
+        accepted: bool,
+    },
+    /// A message came after its job had ended, or for another attempt, and was dropped.
+    LateMessage {
+        /// Job.
+        job: JobId,
+    },
+    /// A handler process is being started.
+    ProcessStarting {
+        /// Process.
+        process: ProcessId,
+        /// 1 for the first start.
+        epoch: Epoch,
+    },
+    /// Start-up of a slot is moving.
+    Loading {
+        /// Process.
+        process: ProcessId,
+        /// What is being done.
+        stage: String,
+        /// Units done.
+        done: u64,
+        /// Units in all; 0 when unknown.
+        total: u64,
+    },
+    /// A slot can run jobs.
+    SlotReady {
+        /// Process.
+        process: ProcessId,
+        /// Slot.
+        slot: u32,
+        /// Where its model lives.
+        device: String,
+        /// Time spent loading.
+        load_time: Duration,
+    },
+    /// A handler process broke its side of the contract and is being killed.
+    ProcessKilled {
+        /// Process.
+        process: ProcessId,
+        /// Why.
+        reason: String,
+    },
+    /// A handler process is dead.
+    ProcessExited {
+        /// Process.
+        process: ProcessId,
+        /// How.
+        exit: Exit,
+        /// The worker had asked for it.
+        expected: bool,
+    },
+    /// A handler process could not be brought up.
+    StartFailed {
+        /// Process.
+        process: ProcessId,
+        /// One sentence with the fix in it.
+        reason: String,
+        /// Time until the next try; `None` when there is none.
+        retry_in: Option<Duration>,
+    },
+    /// The worker takes no more jobs.
+    Draining {
+        /// Why, in words.
+        reason: String,
+    },
+    /// A part of the shutdown took longer than its limit.
+    ShutdownOverrun {
+        /// Which part.
+        part: &'static str,
+    },
+}

@@ -1,0 +1,17 @@
+//! The state machines of the worker: jobs, slots, processes and the worker as a whole.
+//!
+//! Everything here is a pure function of what it is told. `Worker::handle(now, event)` returns effects,
+//! `Worker::next_deadline()` says when to call again with `Event::Timer`. No clock, no I/O, no async runtime: a test is a
+//! list of events.
+
+pub mod effect;
+pub mod event;
+pub mod ids;
+pub mod policy;
+pub mod snapshot;
+
+pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report};
+pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, ProcessEvent, TakenJob};
+pub use ids::{Epoch, JobId, Place, ProcessId, Time};
+pub use policy::Policy;
+pub use snapshot::{JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};

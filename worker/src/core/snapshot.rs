@@ -1,0 +1,121 @@
+//! What the worker looks like from outside: the one source of `/health`, `/ready`, gauges and heartbeats.
+
+use std::sync::Arc;
+
+use runpod_handler_protocol::Manifest;
+
+use super::event::Exit;
+use super::ids::{Epoch, JobId, ProcessId};
+
+/// The state of the whole worker, in the platform's words where it has some.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WorkerState {
+    /// No slot is ready yet, or none is ready again after a crash.
+    #[default]
+    Initializing,
+    /// A slot is ready, the queue has not answered yet.
+    Ready,
+    /// Waiting for a job.
+    Idle,
+    /// At least one job is held.
+    Running,
+    /// The queue asked for fewer requests.
+    Throttled,
+    /// The worker cannot work and is about to exit.
+    Unhealthy,
+    /// Shutting down.
+    Draining,
+}
+
+impl WorkerState {
+    /// All states, for metrics that show each one.
+    pub const ALL: [Self; 7] =
+        [Self::Initializing, Self::Ready, Self::Idle, Self::Running, Self::Throttled, Self::Unhealthy, Self::Draining];
+
+    /// The word used in `/health`, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Ready => "ready",
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Throttled => "throttled",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Counts since the worker started, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Ended with an output.
+    pub completed: u64,
+    /// Ended with an error, timeouts included.
+    pub failed: u64,
+    /// Of those, ended by their deadline.
+    pub timed_out: u64,
+    /// Stopped by the platform.
+    pub cancelled: u64,
+    /// Left to another worker at shutdown.
+    pub handed_back: u64,
+    /// Runs repeated because a process died.
+    pub retried: u64,
+    /// With a slot now.
+    pub in_progress: usize,
+    /// Held without a slot now.
+    pub in_queue: usize,
+    /// Finished, waiting to be accepted by the platform.
+    pub delivering: usize,
+}
+
+/// How many slots are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// Waiting for a job.
+    pub ready: usize,
+    /// Running a job.
+    pub busy: usize,
+    /// Running a job that was asked to stop.
+    pub lingering: usize,
+    /// Building their model, for the first time or again.
+    pub loading: usize,
+    /// Without a process.
+    pub absent: usize,
+}
+
+/// One handler process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessView {
+    /// Which.
+    pub id: ProcessId,
+    /// Incarnation; 0 before the first start.
+    pub epoch: Epoch,
+    /// `backoff`, `spawning`, `handshaking`, `loading`, `serving`, `retiring`, `killing`, `stopped` or `gave_up`.
+    pub phase: &'static str,
+    /// Operating system's id, while it lives.
+    pub pid: Option<u32>,
+    /// Where its models live, once loaded.
+    pub device: Option<String>,
+    /// How its last incarnation ended.
+    pub last_exit: Option<Exit>,
+}
+
+/// A consistent picture of the worker after an event.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Overall state.
+    pub state: WorkerState,
+    /// Why it is unhealthy or not ready, in one sentence.
+    pub reason: Option<String>,
+    /// Job counts.
+    pub jobs: JobCounts,
+    /// Slot counts.
+    pub slots: SlotCounts,
+    /// Processes in order of their ids.
+    pub processes: Vec<ProcessView>,
+    /// Ids of all jobs that are not closed: what the heartbeat lists.
+    pub held: Arc<[JobId]>,
+    /// What the handler said about itself, once it has.
+    pub manifest: Option<Arc<Manifest>>,
+}
