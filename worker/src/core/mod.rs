@@ -4,14 +4,25 @@
 //! `Worker::next_deadline()` says when to call again with `Event::Timer`. No clock, no I/O, no async runtime: a test is a
 //! list of events.
 
+mod conversation;
 pub mod effect;
+mod ending;
 pub mod event;
 pub mod ids;
+mod job;
 pub mod policy;
+mod process;
+mod recent;
+mod recovery;
+mod schedule;
+mod shutdown;
+mod slot;
 pub mod snapshot;
+mod worker;
 
 pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report};
 pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, ProcessEvent, TakenJob};
 pub use ids::{Epoch, JobId, Place, ProcessId, Time};
 pub use policy::Policy;
 pub use snapshot::{JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
+pub use worker::Worker;

@@ -1,0 +1,197 @@
+//! Filling slots and asking for more: a job is asked for only when a slot is ready for it.
+
+use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
+
+use super::effect::{Effect, Outgoing, Report};
+use super::event::{PollAnswer, TakenJob};
+use super::ids::{JobId, Place, ProcessId, Time};
+use super::job::{Job, JobState};
+use super::process::Phase;
+use super::shutdown::Lifecycle;
+use super::slot::Slot;
+use super::worker::Worker;
+
+/// The poll and what is known of the queue.
+#[derive(Debug, Default)]
+pub(super) struct Poll {
+    /// A poll is under way.
+    pub in_flight: bool,
+    /// It was told to end.
+    aborted: bool,
+    /// Earliest next poll.
+    not_before: Time,
+    /// The queue's last answer was 429.
+    pub throttled: bool,
+    /// The queue has given a good answer at least once.
+    pub answered: bool,
+}
+
+impl Poll {
+    /// Whether the poll under way was told to end.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted
+    }
+
+    /// Takes note of how a poll ended.
+    pub(super) fn ended(&mut self, now: Time, answer: &PollAnswer) {
+        self.in_flight = false;
+        self.aborted = false;
+        match answer {
+            PollAnswer::Jobs(_) | PollAnswer::Nothing => {
+                self.throttled = false;
+                self.answered = true;
+                self.not_before = now;
+            }
+            PollAnswer::Throttled { retry_after } => {
+                self.throttled = true;
+                self.not_before = now + *retry_after;
+            }
+            PollAnswer::Failed { retry_after } => self.not_before = now + *retry_after,
+            PollAnswer::Aborted => self.not_before = now,
+        }
+    }
+}
+
+impl Worker {
+    /// Takes in a job that the queue has handed out. Whatever is wrong with it, it gets an answer.
+    pub(super) fn take(&mut self, now: Time, taken: &TakenJob) {
+        if self.jobs.contains_key(&taken.id) {
+            self.report(Report::DuplicateJob { job: taken.id.clone() });
+            return;
+        }
+        if matches!(self.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over) {
+            // Never acknowledged in a heartbeat, so the queue gives it to another worker.
+            self.hand_back_unseen(&taken.id);
+            return;
+        }
+        if let Some(result) = self.recent.get(&taken.id).cloned() {
+            let mut job = Job::new(taken, bytes::Bytes::new(), now, self.policy.job_timeout);
+            job.state = JobState::Delivering;
+            self.jobs.insert(taken.id.clone(), job);
+            self.report(Report::DuplicateJob { job: taken.id.clone() });
+            self.emit(Effect::Deliver { job: taken.id.clone(), item: Outgoing::Final(result) });
+            return;
+        }
+        self.report(Report::JobTaken { job: taken.id.clone() });
+        match &taken.body {
+            Ok(body) => {
+                let job = Job::new(taken, body.clone(), now, self.policy.job_timeout);
+                self.jobs.insert(taken.id.clone(), job);
+                self.queue.push_back(taken.id.clone());
+            }
+            Err(reason) => {
+                let job = Job::new(taken, bytes::Bytes::new(), now, self.policy.job_timeout);
+                self.jobs.insert(taken.id.clone(), job);
+                let error =
+                    ErrorReport { kind: ErrorKind::Protocol, message: reason.clone(), traceback: String::new() };
+                self.fail(now, &taken.id, error);
+            }
+        }
+    }
+
+    /// Gives queued jobs to ready slots.
+    pub(super) fn assign(&mut self, now: Time) {
+        while let Some((job, place)) = self.next_assignment() {
+            self.queue.retain(|id| *id != job);
+            self.run(now, &job, place);
+        }
+    }
+
+    /// The next job to start and where. A job that runs alone gets a process without any other job, and everything else
+    /// waits until it is over.
+    fn next_assignment(&self) -> Option<(JobId, Place)> {
+        let alone = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.alone);
+        if self.has_suspects() {
+            if self.jobs.values().any(|job| job.alone && job.place().is_some()) {
+                return None;
+            }
+            let job = self.queue.iter().find(alone)?;
+            let quiet = self.processes.iter().filter(|process| process.is_quiet());
+            let place = quiet
+                .flat_map(|process| process.ready_slots().map(|slot| Place { process: process.id, slot }))
+                .next()?;
+            return Some((job.clone(), place));
+        }
+        let job = self.queue.front()?;
+        // The process with the fewest jobs, so that several GPUs share the work.
+        let place = self
+            .processes
+            .iter()
+            .filter_map(|process| process.ready_slots().next().map(|slot| (process, slot)))
+            .min_by_key(|(process, _)| process.slots.iter().filter(|slot| slot.job().is_some()).count())
+            .map(|(process, slot)| Place { process: process.id, slot })?;
+        Some((job.clone(), place))
+    }
+
+    fn run(&mut self, now: Time, id: &JobId, place: Place) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.attempt += 1;
+        job.state = JobState::Assigned(place);
+        job.started_at = Some(now);
+        let message = ToHandler::Run {
+            job: id.as_str().to_owned(),
+            attempt: job.attempt,
+            slot: place.slot,
+            deadline_ms: u64::try_from(job.deadline.since(now).as_millis()).unwrap_or(u64::MAX),
+            traceparent: job.traceparent.clone(),
+        };
+        let payload = job.body.clone();
+        let report = Report::JobStarted { job: id.clone(), attempt: job.attempt, waited: now.since(job.taken_at) };
+        self.process(place.process).slots[place.slot as usize] = Slot::Busy(id.clone());
+        self.report(report);
+        self.emit(Effect::Send { process: place.process, message, payload });
+    }
+
+    /// Starts a poll, or ends one that is no longer wanted.
+    pub(super) fn direct_poll(&mut self, now: Time) {
+        if self.poll.in_flight {
+            if !self.may_poll() && matches!(self.lifecycle, Lifecycle::Working) {
+                self.abort_poll();
+            }
+            return;
+        }
+        let want = self.wanted();
+        if want > 0 && self.poll.not_before <= now {
+            self.poll.in_flight = true;
+            self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
+        }
+    }
+
+    pub(super) fn abort_poll(&mut self) {
+        if self.poll.in_flight && !self.poll.aborted {
+            self.poll.aborted = true;
+            self.emit(Effect::AbortPoll);
+        }
+    }
+
+    /// When the next poll may start, if one is wanted.
+    pub(super) fn poll_deadline(&self) -> Option<Time> {
+        (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.not_before)
+    }
+
+    /// How many more jobs can be started at once, plus the prefetch.
+    fn wanted(&self) -> usize {
+        if !self.may_poll() {
+            return 0;
+        }
+        let ready: usize = self.processes.iter().map(|process| process.ready_slots().count()).sum();
+        (ready + self.policy.prefetch).saturating_sub(self.queue.len())
+    }
+
+    /// Whether taking a job is right at all: something serves, nothing is suspect, results can leave.
+    fn may_poll(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Working)
+            && !self.outbox_full
+            && !self.has_suspects()
+            && self.processes.iter().any(|process| process.phase == Phase::Serving)
+    }
+
+    fn has_suspects(&self) -> bool {
+        self.jobs.values().any(|job| job.alone && job.state != JobState::Delivering)
+    }
+
+    /// The process of a running job, if it is still serving.
+    pub(super) fn serving(&self, id: ProcessId) -> bool {
+        self.processes[id.0].phase == Phase::Serving
+    }
+}

@@ -1,0 +1,239 @@
+//! Winding down: no more polls, running jobs finish within the drain grace, then are asked to stop, then killed; results
+//! are flushed; the worker exits. Every step has a limit, so the sequence always ends.
+
+use runpod_handler_protocol::{CancelReason, ToHandler};
+
+use super::effect::{Effect, Report};
+use super::ending::{Extras, Outcome};
+use super::event::DrainCause;
+use super::ids::{JobId, ProcessId, Time};
+use super::job::JobState;
+use super::process::{KillCause, Phase};
+use super::worker::Worker;
+
+/// How much longer than asked an aborted poll may take to say so.
+const POLL_OVERRUN: std::time::Duration = std::time::Duration::from_secs(2);
+/// What is left of the flush after a second signal.
+const HURRIED_FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The worker's own life.
+#[derive(Clone, Debug)]
+pub(super) enum Lifecycle {
+    /// Taking and running jobs.
+    Working,
+    /// Taking none; those it has may finish.
+    Draining {
+        /// Why it is unhealthy, if that is the reason.
+        unhealthy: Option<String>,
+        /// When the poll in flight is given up.
+        poll_until: Time,
+        /// When running jobs are asked to stop.
+        cancel_at: Time,
+        /// They have been.
+        cancelled: bool,
+        /// A second signal came.
+        hurried: bool,
+    },
+    /// No job runs; processes exit and results leave.
+    Closing {
+        /// Why it is unhealthy, if that is the reason.
+        unhealthy: Option<String>,
+        /// When undelivered results are left behind.
+        flush_until: Time,
+    },
+    /// Nothing is left.
+    Over,
+}
+
+impl Lifecycle {
+    /// Why the worker is unhealthy.
+    pub(super) fn unhealthy_reason(&self) -> Option<&str> {
+        match self {
+            Self::Draining { unhealthy, .. } | Self::Closing { unhealthy, .. } => unhealthy.as_deref(),
+            Self::Working | Self::Over => None,
+        }
+    }
+}
+
+impl Worker {
+    /// Begins to wind down. A worker that is already doing so can still turn unhealthy.
+    pub(super) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
+        let mut reason = None;
+        if let DrainCause::Unhealthy { check, reason: why } = cause {
+            if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over) {
+                return;
+            }
+            reason = Some(why.clone());
+            self.emit(Effect::ReportUnhealthy { check, reason: why.clone() });
+        }
+        match &mut self.lifecycle {
+            Lifecycle::Working => {
+                let words = reason.clone().unwrap_or_else(|| "asked to stop".to_owned());
+                self.report(Report::Draining { reason: words });
+                self.lifecycle = Lifecycle::Draining {
+                    unhealthy: reason,
+                    poll_until: now + self.policy.poll_grace,
+                    cancel_at: now + self.policy.drain_grace,
+                    cancelled: false,
+                    hurried: false,
+                };
+            }
+            Lifecycle::Draining { unhealthy, .. } | Lifecycle::Closing { unhealthy, .. } => {
+                if reason.is_some() {
+                    *unhealthy = reason;
+                }
+            }
+            Lifecycle::Over => {}
+        }
+    }
+
+    /// A second signal: no grace any more.
+    pub(super) fn abort(&mut self, now: Time) {
+        self.begin_drain(now, &DrainCause::Signal);
+        match &mut self.lifecycle {
+            Lifecycle::Draining { cancel_at, poll_until, hurried, .. } => {
+                *cancel_at = now;
+                *poll_until = now;
+                *hurried = true;
+                self.stop_everything(now);
+            }
+            Lifecycle::Closing { flush_until, .. } => *flush_until = (*flush_until).min(now + HURRIED_FLUSH),
+            Lifecycle::Working | Lifecycle::Over => {}
+        }
+        for index in 0..self.processes.len() {
+            self.kill(now, ProcessId(index), &KillCause::Shutdown);
+        }
+    }
+
+    /// Moves the shutdown along.
+    pub(super) fn wind_down(&mut self, now: Time) {
+        if let Lifecycle::Draining { poll_until, cancel_at, .. } = self.lifecycle {
+            self.park_processes();
+            if now >= cancel_at || !self.processes.iter().any(|process| self.may_yet_serve(&process.phase)) {
+                self.stop_everything(now);
+            }
+            if now >= poll_until {
+                self.abort_poll();
+            }
+            if self.poll.in_flight && now >= poll_until + POLL_OVERRUN {
+                self.report(Report::ShutdownOverrun { part: "poll" });
+                self.poll.in_flight = false;
+            }
+            if !self.poll.in_flight && self.jobs.values().all(|job| job.state == JobState::Delivering) {
+                self.close(now);
+            }
+        }
+        if let Lifecycle::Closing { flush_until, .. } = self.lifecycle {
+            if self.processes.iter().any(|process| process.phase.is_alive()) {
+                return;
+            }
+            if !self.jobs.is_empty() && now < flush_until {
+                return;
+            }
+            if !self.jobs.is_empty() {
+                self.report(Report::ShutdownOverrun { part: "outbox" });
+            }
+            let code = u8::from(self.lifecycle.unhealthy_reason().is_some());
+            self.lifecycle = Lifecycle::Over;
+            self.emit(Effect::Exit { code });
+        }
+    }
+
+    /// When the shutdown needs attention. Living processes and running jobs have limits of their own.
+    pub(super) fn shutdown_deadline(&self) -> Option<Time> {
+        match self.lifecycle {
+            Lifecycle::Working | Lifecycle::Over => None,
+            Lifecycle::Draining { poll_until, cancel_at, cancelled, .. } => {
+                let poll = self
+                    .poll
+                    .in_flight
+                    .then(|| if self.poll.is_aborted() { poll_until + POLL_OVERRUN } else { poll_until });
+                let cancel = (!cancelled).then_some(cancel_at);
+                poll.into_iter().chain(cancel).min()
+            }
+            Lifecycle::Closing { flush_until, .. } => {
+                let ended = !self.processes.iter().any(|process| process.phase.is_alive());
+                (ended && !self.jobs.is_empty()).then_some(flush_until)
+            }
+        }
+    }
+
+    /// Whether a dead process is to be started again.
+    pub(super) fn may_start(&self) -> bool {
+        match &self.lifecycle {
+            Lifecycle::Working => true,
+            Lifecycle::Draining { unhealthy, cancelled, .. } => {
+                unhealthy.is_none() && !cancelled && !self.queue.is_empty()
+            }
+            Lifecycle::Closing { .. } | Lifecycle::Over => false,
+        }
+    }
+
+    /// Whether a process that has just ended may have a successor at all.
+    pub(super) fn wants_processes(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Working | Lifecycle::Draining { cancelled: false, unhealthy: None, .. })
+    }
+
+    fn may_yet_serve(&self, phase: &Phase) -> bool {
+        match phase {
+            Phase::Spawning { .. } | Phase::Handshaking { .. } | Phase::Loading | Phase::Serving => true,
+            Phase::Retiring { .. } | Phase::Killing { .. } => !self.jobs.values().all(|job| job.place().is_none()),
+            Phase::Backoff { .. } => self.may_start(),
+            Phase::Stopped | Phase::GaveUp => false,
+        }
+    }
+
+    /// Processes that wait for a restart which will not come are done.
+    fn park_processes(&mut self) {
+        if self.may_start() {
+            return;
+        }
+        for process in &mut self.processes {
+            if matches!(process.phase, Phase::Backoff { .. }) {
+                process.phase = Phase::Stopped;
+            }
+        }
+    }
+
+    /// The drain is over: running jobs are asked to stop, queued ones are left to another worker.
+    fn stop_everything(&mut self, now: Time) {
+        if let Lifecycle::Draining { cancelled, .. } = &mut self.lifecycle {
+            *cancelled = true;
+        }
+        for id in self.queue.clone() {
+            self.finish(now, &id, Outcome::HandedBack, Extras::default());
+        }
+        let running: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_)))
+            .map(|job| job.id.clone())
+            .collect();
+        for id in running {
+            self.ask_to_stop(now, &id, CancelReason::Drain);
+        }
+    }
+
+    /// No job runs any more: processes are told to exit, results get their last time limit.
+    fn close(&mut self, now: Time) {
+        let Lifecycle::Draining { unhealthy, hurried, .. } = self.lifecycle.clone() else { return };
+        let flush = if hurried { HURRIED_FLUSH } else { self.policy.flush_grace };
+        self.lifecycle = Lifecycle::Closing { unhealthy, flush_until: now + flush };
+        for index in 0..self.processes.len() {
+            let id = ProcessId(index);
+            let until = now + self.policy.exit_timeout;
+            let process = self.process(id);
+            match process.phase {
+                Phase::Loading | Phase::Serving => {
+                    process.phase = Phase::Retiring { cause: KillCause::Shutdown, until };
+                    self.emit(Effect::Send { process: id, message: ToHandler::Shutdown, payload: bytes::Bytes::new() });
+                }
+                Phase::Spawning { .. } | Phase::Handshaking { .. } | Phase::Retiring { .. } => {
+                    self.kill(now, id, &KillCause::Shutdown);
+                }
+                Phase::Backoff { .. } => process.phase = Phase::Stopped,
+                Phase::Killing { .. } | Phase::Stopped | Phase::GaveUp => {}
+            }
+        }
+    }
+}

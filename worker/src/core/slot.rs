@@ -1,0 +1,32 @@
+//! One slot: a thread of the handler process with a model of its own, running at most one job.
+
+use super::ids::{JobId, Time};
+
+/// State of a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// Its process is not up.
+    #[default]
+    Absent,
+    /// Building its model, for the first time or again after a panic.
+    Loading {
+        /// Without a sign of progress by then, the process is replaced.
+        stalls_at: Time,
+    },
+    /// Waiting for a job.
+    Ready,
+    /// Running a job.
+    Busy(JobId),
+    /// Running a job that was asked to stop and has not returned.
+    Lingering(JobId),
+}
+
+impl Slot {
+    /// The job that it runs.
+    pub(super) fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::Busy(job) | Self::Lingering(job) => Some(job),
+            Self::Absent | Self::Loading { .. } | Self::Ready => None,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The worker as a whole: owns every job, slot and process, and decides what happens next.
+//!
+//! The files beside this one hold its parts: `schedule.rs` fills slots and polls, `conversation.rs` follows what processes
+//! say, `ending.rs` ends jobs, `recovery.rs` deals with dead processes, `shutdown.rs` winds everything down.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use runpod_handler_protocol::Manifest;
+
+use super::effect::{Effect, Report};
+use super::event::{DeliveryEvent, Event, PollAnswer, ProcessEvent};
+use super::ids::{JobId, ProcessId, Time};
+use super::job::{Job, JobState};
+use super::policy::Policy;
+use super::process::{Phase, Process};
+use super::recent::Recent;
+use super::schedule::Poll;
+use super::shutdown::Lifecycle;
+use super::slot::Slot;
+use super::snapshot::{JobCounts, SlotCounts, Snapshot, WorkerState};
+
+/// The state machine. Feed it events, perform what it answers.
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) policy: Policy,
+    pub(super) jobs: BTreeMap<JobId, Job>,
+    /// Ids of queued jobs, next first.
+    pub(super) queue: VecDeque<JobId>,
+    pub(super) processes: Vec<Process>,
+    pub(super) poll: Poll,
+    pub(super) lifecycle: Lifecycle,
+    /// Results of the last completed jobs, for a queue that sends one again.
+    pub(super) recent: Recent,
+    /// Moments of the last crashes.
+    pub(super) crashes: VecDeque<Time>,
+    pub(super) counts: JobCounts,
+    pub(super) manifest: Option<Arc<Manifest>>,
+    /// Why no process is serving, as far as known.
+    pub(super) trouble: Option<String>,
+    /// The outbox is over its limit.
+    pub(super) outbox_full: bool,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Worker {
+    /// A worker that has not started anything. The first `Event::Timer` starts its processes.
+    pub fn new(policy: Policy) -> Self {
+        let processes = (0..policy.processes).map(|index| Process::new(ProcessId(index), policy.slots)).collect();
+        Self {
+            policy,
+            jobs: BTreeMap::new(),
+            queue: VecDeque::new(),
+            processes,
+            poll: Poll::default(),
+            lifecycle: Lifecycle::Working,
+            recent: Recent::default(),
+            crashes: VecDeque::new(),
+            counts: JobCounts::default(),
+            manifest: None,
+            trouble: None,
+            outbox_full: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one event and says what to do, in order.
+    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Poll(answer) => self.poll_ended(now, answer),
+            Event::Stop(jobs) => {
+                for job in jobs {
+                    self.stop_requested(now, &job);
+                }
+            }
+            Event::Process { id, epoch, event } => {
+                let known =
+                    self.processes.get(id.0).is_some_and(|process| process.epoch == epoch && process.phase.is_alive());
+                if known {
+                    self.process_event(now, id, event);
+                }
+            }
+            Event::Delivery(event) => self.delivery_event(event),
+            Event::Drain(cause) => self.begin_drain(now, &cause),
+            Event::Abort => self.abort(now),
+            Event::Timer => {}
+        }
+        self.advance(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to call [`handle`](Self::handle) with [`Event::Timer`] if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let jobs = self.jobs.values().filter(|job| self.watches(job)).filter_map(Job::next_deadline);
+        let processes = self.processes.iter().filter_map(|process| process.next_deadline(&self.policy));
+        jobs.chain(processes).chain(self.poll_deadline()).chain(self.shutdown_deadline()).min()
+    }
+
+    /// A picture of the worker as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut slots = SlotCounts::default();
+        for slot in self.processes.iter().flat_map(|process| &process.slots) {
+            *match slot {
+                Slot::Absent => &mut slots.absent,
+                Slot::Loading { .. } => &mut slots.loading,
+                Slot::Ready => &mut slots.ready,
+                Slot::Busy(_) => &mut slots.busy,
+                Slot::Lingering(_) => &mut slots.lingering,
+            } += 1;
+        }
+        let mut jobs = self.counts;
+        for job in self.jobs.values() {
+            *match job.state {
+                JobState::Queued => &mut jobs.in_queue,
+                JobState::Assigned(_) | JobState::Running(_) | JobState::Stopping { .. } => &mut jobs.in_progress,
+                JobState::Delivering => &mut jobs.delivering,
+            } += 1;
+        }
+        let state = self.state();
+        Snapshot {
+            state,
+            reason: self.reason(state),
+            jobs,
+            slots,
+            processes: self.processes.iter().map(Process::view).collect(),
+            held: self.jobs.keys().cloned().collect(),
+            manifest: self.manifest.clone(),
+        }
+    }
+
+    fn state(&self) -> WorkerState {
+        if self.lifecycle.unhealthy_reason().is_some() {
+            WorkerState::Unhealthy
+        } else if !matches!(self.lifecycle, Lifecycle::Working) {
+            WorkerState::Draining
+        } else if self.jobs.values().any(|job| job.state != JobState::Delivering) {
+            WorkerState::Running
+        } else if !self.processes.iter().any(|process| process.phase == Phase::Serving) {
+            WorkerState::Initializing
+        } else if self.poll.throttled {
+            WorkerState::Throttled
+        } else if self.poll.answered {
+            WorkerState::Idle
+        } else {
+            WorkerState::Ready
+        }
+    }
+
+    fn reason(&self, state: WorkerState) -> Option<String> {
+        match state {
+            WorkerState::Unhealthy => self.lifecycle.unhealthy_reason().map(str::to_owned),
+            WorkerState::Draining => Some("the worker is shutting down".to_owned()),
+            WorkerState::Initializing => {
+                Some(self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned()))
+            }
+            WorkerState::Throttled => Some("the queue asked for fewer requests (429)".to_owned()),
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => {
+                self.outbox_full.then(|| "undelivered results are over their limit, so no job is taken".to_owned())
+            }
+        }
+    }
+
+    fn process_event(&mut self, now: Time, id: ProcessId, event: ProcessEvent) {
+        match event {
+            ProcessEvent::Spawned { pid } => self.spawned(now, id, pid),
+            ProcessEvent::SpawnFailed { reason, permanent } => {
+                let process = self.process(id);
+                process.hopeless = permanent;
+                process.clear();
+                self.start_failed(now, id, reason);
+            }
+            ProcessEvent::Message { message, payload } => self.message(now, id, message, payload),
+            ProcessEvent::Oversize { message, payload_len } => self.oversize(now, id, message, payload_len),
+            ProcessEvent::BadFrame { reason } => self.broke_protocol(now, id, reason),
+            ProcessEvent::Gone(exit) => self.process_gone(now, id, &exit),
+        }
+    }
+
+    fn delivery_event(&mut self, event: DeliveryEvent) {
+        match event {
+            DeliveryEvent::Chunk { job, attempt, seq } => self.chunk_delivered(&job, attempt, seq),
+            DeliveryEvent::Final { job, accepted } => {
+                if self.jobs.get(&job).is_some_and(|held| held.state == JobState::Delivering) {
+                    self.jobs.remove(&job);
+                    self.report(Report::JobDelivered { job, accepted });
+                }
+            }
+            DeliveryEvent::Pressure(full) => self.outbox_full = full,
+        }
+    }
+
+    /// Everything that follows from the new state or from the time that has passed.
+    fn advance(&mut self, now: Time) {
+        self.expire_jobs(now);
+        self.expire_processes(now);
+        self.retire(now);
+        self.wind_down(now);
+        self.start_processes(now);
+        self.assign(now);
+        self.direct_poll(now);
+    }
+
+    fn poll_ended(&mut self, now: Time, answer: PollAnswer) {
+        self.poll.ended(now, &answer);
+        if let PollAnswer::Jobs(jobs) = answer {
+            for job in &jobs {
+                self.take(now, job);
+            }
+        }
+    }
+
+    pub(super) fn process(&mut self, id: ProcessId) -> &mut Process {
+        &mut self.processes[id.0]
+    }
+
+    pub(super) fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        self.effects.push(Effect::Report(report));
+    }
+}
