@@ -125,10 +125,12 @@ impl Worker {
         let error = read_error(payload);
         let stalls_at = now + self.policy.exit_timeout;
         let process = self.process(id);
+        let Some(state @ Slot::Loading { .. }) = process.slots.get_mut(slot as usize) else {
+            self.broke_protocol(now, id, "a load failure of a slot that is not loading".to_owned());
+            return;
+        };
+        *state = Slot::Loading { stalls_at };
         process.load_error = Some(format!("the model could not be loaded: {}", error.message));
-        if let Some(state) = process.slots.get_mut(slot as usize) {
-            *state = Slot::Loading { stalls_at };
-        }
     }
 
     fn chunk(&mut self, id: ProcessId, job: &str, attempt: u32, seq: u64, payload: Bytes) {

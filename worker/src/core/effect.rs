@@ -137,6 +137,11 @@ pub enum Report {
         /// Job.
         job: JobId,
     },
+    /// A job came when the worker was already closing. It was never acknowledged, so the queue gives it to another one.
+    JobRefused {
+        /// Job.
+        job: JobId,
+    },
     /// A job was sent to a slot.
     JobStarted {
         /// Job.

@@ -86,18 +86,6 @@ impl Worker {
         self.finish(now, id, Outcome::Failed(error), Extras::default());
     }
 
-    /// A job that arrived when nothing can be run any more: not taken in, only counted.
-    pub(super) fn hand_back_unseen(&mut self, id: &JobId) {
-        self.count(JobStatus::HandedBack);
-        self.report(Report::JobFinished {
-            job: id.clone(),
-            status: JobStatus::HandedBack,
-            error: None,
-            run_time: std::time::Duration::ZERO,
-            records: BTreeMap::new(),
-        });
-    }
-
     fn count(&mut self, status: JobStatus) {
         match status {
             JobStatus::Completed => self.counts.completed += 1,

@@ -18,6 +18,8 @@ mod schedule;
 mod shutdown;
 mod slot;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report};

@@ -59,9 +59,9 @@ impl Worker {
             self.report(Report::DuplicateJob { job: taken.id.clone() });
             return;
         }
-        if matches!(self.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over) {
+        if matches!(self.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over { .. }) {
             // Never acknowledged in a heartbeat, so the queue gives it to another worker.
-            self.hand_back_unseen(&taken.id);
+            self.report(Report::JobRefused { job: taken.id.clone() });
             return;
         }
         if let Some(result) = self.recent.get(&taken.id).cloned() {

@@ -42,15 +42,20 @@ pub(super) enum Lifecycle {
         flush_until: Time,
     },
     /// Nothing is left.
-    Over,
+    Over {
+        /// Why it was unhealthy, if that was the reason.
+        unhealthy: Option<String>,
+    },
 }
 
 impl Lifecycle {
     /// Why the worker is unhealthy.
     pub(super) fn unhealthy_reason(&self) -> Option<&str> {
         match self {
-            Self::Draining { unhealthy, .. } | Self::Closing { unhealthy, .. } => unhealthy.as_deref(),
-            Self::Working | Self::Over => None,
+            Self::Draining { unhealthy, .. } | Self::Closing { unhealthy, .. } | Self::Over { unhealthy } => {
+                unhealthy.as_deref()
+            }
+            Self::Working => None,
         }
     }
 }
@@ -60,7 +65,7 @@ impl Worker {
     pub(super) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
         let mut reason = None;
         if let DrainCause::Unhealthy { check, reason: why } = cause {
-            if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over) {
+            if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over { .. }) {
                 return;
             }
             reason = Some(why.clone());
@@ -83,7 +88,7 @@ impl Worker {
                     *unhealthy = reason;
                 }
             }
-            Lifecycle::Over => {}
+            Lifecycle::Over { .. } => {}
         }
     }
 
@@ -98,7 +103,7 @@ impl Worker {
                 self.stop_everything(now);
             }
             Lifecycle::Closing { flush_until, .. } => *flush_until = (*flush_until).min(now + HURRIED_FLUSH),
-            Lifecycle::Working | Lifecycle::Over => {}
+            Lifecycle::Working | Lifecycle::Over { .. } => {}
         }
         for index in 0..self.processes.len() {
             self.kill(now, ProcessId(index), &KillCause::Shutdown);
@@ -133,8 +138,9 @@ impl Worker {
             if !self.jobs.is_empty() {
                 self.report(Report::ShutdownOverrun { part: "outbox" });
             }
-            let code = u8::from(self.lifecycle.unhealthy_reason().is_some());
-            self.lifecycle = Lifecycle::Over;
+            let unhealthy = self.lifecycle.unhealthy_reason().map(str::to_owned);
+            let code = u8::from(unhealthy.is_some());
+            self.lifecycle = Lifecycle::Over { unhealthy };
             self.emit(Effect::Exit { code });
         }
     }
@@ -142,7 +148,7 @@ impl Worker {
     /// When the shutdown needs attention. Living processes and running jobs have limits of their own.
     pub(super) fn shutdown_deadline(&self) -> Option<Time> {
         match self.lifecycle {
-            Lifecycle::Working | Lifecycle::Over => None,
+            Lifecycle::Working | Lifecycle::Over { .. } => None,
             Lifecycle::Draining { poll_until, cancel_at, cancelled, .. } => {
                 let poll = self
                     .poll
@@ -165,7 +171,7 @@ impl Worker {
             Lifecycle::Draining { unhealthy, cancelled, .. } => {
                 unhealthy.is_none() && !cancelled && !self.queue.is_empty()
             }
-            Lifecycle::Closing { .. } | Lifecycle::Over => false,
+            Lifecycle::Closing { .. } | Lifecycle::Over { .. } => false,
         }
     }
 

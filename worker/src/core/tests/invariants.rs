@@ -1,0 +1,126 @@
+//! What must hold after every event, whatever happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use runpod_handler_protocol::ToHandler;
+
+use crate::core::job::JobState;
+use crate::core::process::Phase;
+use crate::core::shutdown::Lifecycle;
+use crate::core::{Effect, Event, JobId, Outgoing, Policy, PollAnswer, Report, Worker};
+
+/// Books kept beside the worker, from events and effects alone.
+pub(super) struct Ledger {
+    pub(super) slots: u32,
+    prefetch: usize,
+    /// Jobs taken and not yet decided.
+    open: BTreeSet<JobId>,
+    /// Jobs decided, whose result is not yet accepted.
+    decided: BTreeSet<JobId>,
+    /// How often each job was taken in and how often it was decided.
+    tally: BTreeMap<JobId, (u32, u32)>,
+    serving_before: Vec<bool>,
+}
+
+impl Ledger {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Self {
+            slots: policy.slots,
+            prefetch: policy.prefetch,
+            open: BTreeSet::new(),
+            decided: BTreeSet::new(),
+            tally: BTreeMap::new(),
+            serving_before: vec![false; policy.processes],
+        }
+    }
+
+    pub(super) fn before(&mut self, worker: &Worker, event: &Event) {
+        self.serving_before = worker.processes.iter().map(|process| process.phase == Phase::Serving).collect();
+        if let Event::Poll(PollAnswer::Jobs(jobs)) = event {
+            let mut seen = BTreeSet::new();
+            for job in jobs {
+                let known = worker.jobs.contains_key(&job.id) || worker.recent.get(&job.id).is_some();
+                let closing = matches!(worker.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over { .. });
+                if !known && !closing && seen.insert(job.id.clone()) {
+                    self.tally.entry(job.id.clone()).or_default().0 += 1;
+                    self.open.insert(job.id.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn after(&mut self, worker: &Worker, effects: &[Effect]) {
+        for effect in effects {
+            self.effect(worker, effect);
+        }
+        self.table(worker);
+        self.slots_and_jobs_agree(worker);
+    }
+
+    fn effect(&mut self, worker: &Worker, effect: &Effect) {
+        match effect {
+            Effect::Poll { want, .. } => {
+                assert!(matches!(worker.lifecycle, Lifecycle::Working), "polls while shutting down");
+                assert!(!worker.outbox_full, "polls although the outbox is full");
+                let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
+                assert!(*want > 0 && *want <= ready + self.prefetch, "asks for {want} jobs with {ready} slots ready");
+                assert!(worker.processes.iter().any(|process| process.phase == Phase::Serving), "nothing serves");
+            }
+            Effect::Send { process, message: ToHandler::Run { job, .. }, .. } => {
+                let serving = worker.processes[process.0].phase == Phase::Serving || self.serving_before[process.0];
+                assert!(serving, "{job} was sent to a process that does not serve");
+            }
+            Effect::Report(Report::JobFinished { job, .. }) => {
+                assert!(self.open.remove(job), "{job} was decided twice, or never taken");
+                self.tally.entry(job.clone()).or_default().1 += 1;
+            }
+            Effect::Deliver { job, item } => match item {
+                Outgoing::Chunk { .. } | Outgoing::Progress(_) => {
+                    assert!(self.open.contains(job), "{job} says something after its end");
+                }
+                Outgoing::Final(_) => {
+                    assert!(self.decided.insert(job.clone()), "{job} has two results at once");
+                }
+                Outgoing::Discard => {}
+            },
+            Effect::Report(Report::JobDelivered { job, .. }) => {
+                assert!(self.decided.remove(job), "{job} was delivered without a result");
+            }
+            _ => {}
+        }
+    }
+
+    /// Every job is in the table or closed exactly once; the heartbeat lists exactly those that are not closed.
+    fn table(&self, worker: &Worker) {
+        let held: BTreeSet<JobId> = worker.snapshot().held.iter().cloned().collect();
+        let expected: BTreeSet<JobId> = self.open.union(&self.decided).cloned().collect();
+        assert_eq!(held, expected, "the heartbeat must list the jobs that are not closed");
+        for (job, (taken, decided)) in &self.tally {
+            let open = u32::from(self.open.contains(job));
+            assert_eq!(*taken, decided + open, "{job}: taken {taken} times, decided {decided} times, open {open}");
+        }
+    }
+
+    fn slots_and_jobs_agree(&self, worker: &Worker) {
+        let mut in_slots = BTreeSet::new();
+        for process in &worker.processes {
+            for (slot, index) in process.slots.iter().zip(0..) {
+                let Some(id) = slot.job() else { continue };
+                assert!(in_slots.insert(id.clone()), "{id} is in two slots");
+                let place = worker.jobs.get(id).and_then(super::super::job::Job::place);
+                assert_eq!(
+                    place.map(|place| (place.process, place.slot)),
+                    Some((process.id, index)),
+                    "slot and job disagree about {id}"
+                );
+            }
+        }
+        for job in worker.jobs.values() {
+            assert_eq!(job.place().is_some(), in_slots.contains(&job.id), "{} has a place but no slot", job.id);
+            let queued = worker.queue.iter().filter(|id| **id == job.id).count();
+            assert_eq!(queued, usize::from(job.state == JobState::Queued), "{} is in the queue {queued} times", job.id);
+            assert!(job.attempt <= 3, "{} was run {} times", job.id, job.attempt);
+        }
+        assert!(worker.queue.iter().all(|id| worker.jobs.contains_key(id)), "the queue holds a closed job");
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the state machines: a table of named situations and random sequences with invariants.
+
+mod invariants;
+mod properties;
+mod situations;
+mod world;

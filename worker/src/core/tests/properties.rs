@@ -1,0 +1,253 @@
+//! Random sequences of events. After each one every invariant of `invariants.rs` is checked; at the end the worker is told
+//! to stop and must do so, with or without the world's help.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, ToSupervisor};
+
+use super::world::{World, taken};
+use crate::core::{
+    DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState,
+};
+
+/// One thing that may happen; numbers choose among what is possible at that moment.
+#[derive(Clone, Debug)]
+enum Action {
+    Jobs(Vec<u8>),
+    BrokenJob(u8),
+    NoJob,
+    Throttled,
+    PollFailed,
+    PollAborted,
+    Stop(u8),
+    Spawned(usize),
+    SpawnFailed(usize, bool),
+    Hello(usize, bool),
+    WrongHello(usize),
+    Loaded(usize, u32),
+    LoadFailed(usize),
+    BringUp(usize),
+    Started(usize),
+    Chunk(usize),
+    Done(usize),
+    Failed(usize, u8, bool),
+    LateDone(usize, u8),
+    BadFrame(usize),
+    Oversize(usize),
+    Gone(usize, bool),
+    Pong(usize),
+    Delivered(usize, bool),
+    ChunkDelivered(u8),
+    Pressure(bool),
+    Wait(u32),
+    Drain,
+    Unhealthy,
+    Abort,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
+    let process = 0usize..2;
+    prop_oneof![
+        8 => prop::collection::vec(0u8..12, 1..4).prop_map(Jobs),
+        1 => (0u8..12).prop_map(BrokenJob),
+        2 => Just(NoJob),
+        1 => Just(Throttled),
+        1 => Just(PollFailed),
+        1 => Just(PollAborted),
+        2 => (0u8..12).prop_map(Stop),
+        2 => process.clone().prop_map(Spawned),
+        1 => (process.clone(), any::<bool>()).prop_map(|(index, permanent)| SpawnFailed(index, permanent && index == 1)),
+        2 => (process.clone(), any::<bool>()).prop_map(|(index, idempotent)| Hello(index, idempotent)),
+        1 => process.clone().prop_map(WrongHello),
+        3 => (process.clone(), 0u32..3).prop_map(|(index, slot)| Loaded(index, slot)),
+        1 => process.clone().prop_map(LoadFailed),
+        8 => process.clone().prop_map(BringUp),
+        3 => (0usize..4).prop_map(Started),
+        3 => (0usize..4).prop_map(Chunk),
+        6 => (0usize..4).prop_map(Done),
+        3 => (0usize..4, 0u8..5, any::<bool>()).prop_map(|(run, kind, reloading)| Failed(run, kind, reloading)),
+        2 => (process.clone(), 0u8..12).prop_map(|(index, job)| LateDone(index, job)),
+        1 => process.clone().prop_map(BadFrame),
+        1 => (0usize..4).prop_map(Oversize),
+        4 => (process.clone(), any::<bool>()).prop_map(|(index, signal)| Gone(index, signal)),
+        4 => process.prop_map(Pong),
+        6 => (0usize..4, any::<bool>()).prop_map(|(which, accepted)| Delivered(which, accepted)),
+        2 => (0u8..12).prop_map(ChunkDelivered),
+        1 => any::<bool>().prop_map(Pressure),
+        6 => (0u32..20_000).prop_map(Wait),
+        1 => (600_000u32..700_000).prop_map(Wait),
+        1 => Just(Drain),
+        1 => Just(Unhealthy),
+        1 => Just(Abort),
+    ]
+}
+
+fn name(job: u8) -> String {
+    format!("job-{job}")
+}
+
+fn kind(index: u8) -> ErrorKind {
+    [ErrorKind::InferenceError, ErrorKind::Oom, ErrorKind::DeviceLost, ErrorKind::Cancelled, ErrorKind::Validation]
+        [usize::from(index)]
+}
+
+fn act(world: &mut World, action: Action) {
+    let run = |world: &World, index: usize| world.runs.get(index).map(|run| run.job.clone());
+    match action {
+        Action::Jobs(ids) if world.poll.is_some() => {
+            let jobs = ids.iter().map(|id| taken(&name(*id))).collect();
+            world.feed(Event::Poll(PollAnswer::Jobs(jobs)));
+        }
+        Action::BrokenJob(id) if world.poll.is_some() => {
+            let job = TakenJob { body: Err("not an object".into()), ..taken(&name(id)) };
+            world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
+        }
+        Action::NoJob if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Nothing)),
+        Action::Throttled if world.poll.is_some() => {
+            world.feed(Event::Poll(PollAnswer::Throttled { retry_after: Duration::from_secs(5) }));
+        }
+        Action::PollFailed if world.poll.is_some() => {
+            world.feed(Event::Poll(PollAnswer::Failed { retry_after: Duration::from_secs(1) }));
+        }
+        Action::PollAborted if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Aborted)),
+        Action::Stop(job) => world.stop(&name(job)),
+        Action::Spawned(index) => world.process(index, ProcessEvent::Spawned { pid: 7 }),
+        Action::SpawnFailed(index, permanent)
+            if !world.killed[index] && world.snapshot().processes[index].pid.is_none() =>
+        {
+            world.process(index, ProcessEvent::SpawnFailed { reason: "no such file".into(), permanent });
+        }
+        Action::Hello(index, idempotent) => world.hello(index, PROTOCOL_VERSION, idempotent),
+        Action::WrongHello(index) => world.hello(index, 99, false),
+        Action::Loaded(index, slot) => world.loaded(index, slot),
+        Action::LoadFailed(index) => world.say(index, ToSupervisor::LoadFailed { slot: 0 }, "{}".into()),
+        Action::BringUp(index) => world.bring_up(index),
+        Action::Started(index) => {
+            if let Some(job) = run(world, index) {
+                world.started(&job);
+            }
+        }
+        Action::Chunk(index) => {
+            if let Some(job) = run(world, index) {
+                world.chunk(&job);
+            }
+        }
+        Action::Done(index) => {
+            if let Some(job) = run(world, index) {
+                world.done(&job);
+            }
+        }
+        Action::Failed(index, error, reloading) => {
+            if let Some(job) = run(world, index) {
+                world.failed(&job, kind(error), reloading);
+            }
+        }
+        Action::LateDone(index, job) => {
+            let message =
+                ToSupervisor::Done { job: name(job), attempt: 77, refresh: false, records: Default::default() };
+            world.say(index, message, "1".into());
+        }
+        Action::BadFrame(index) => world.process(index, ProcessEvent::BadFrame { reason: "garbage".into() }),
+        Action::Oversize(index) => {
+            if let Some(known) = world.runs.get(index).cloned() {
+                world.runs.retain(|run| *run != known);
+                let (job, attempt) = (known.job, known.attempt);
+                let message = ToSupervisor::Done { job, attempt, refresh: false, records: Default::default() };
+                world.process(known.process.0, ProcessEvent::Oversize { message, payload_len: 1 << 30 });
+            }
+        }
+        Action::Gone(index, signal) => {
+            world.die(index, if signal { ExitReason::Signal(11) } else { ExitReason::Code(1) });
+        }
+        Action::Pong(index) => world.say(index, ToSupervisor::Pong { seq: 1 }, "".into()),
+        Action::Delivered(which, accepted) if which < world.finals.len() => {
+            let (job, _) = world.finals.remove(which);
+            world.feed(Event::Delivery(DeliveryEvent::Final { job, accepted }));
+        }
+        Action::ChunkDelivered(job) => {
+            let job = JobId::from(name(job));
+            world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
+        }
+        Action::Pressure(full) => world.feed(Event::Delivery(DeliveryEvent::Pressure(full))),
+        Action::Wait(millis) => world.wait(Duration::from_millis(u64::from(millis))),
+        Action::Drain => world.drain(),
+        Action::Unhealthy => {
+            world.feed(Event::Drain(DrainCause::Unhealthy { check: "test", reason: "told to".into() }));
+        }
+        Action::Abort => world.feed(Event::Abort),
+        // Not possible at this moment.
+        _ => {}
+    }
+}
+
+fn policy(processes: usize, slots: u32, prefetch: usize) -> Policy {
+    Policy { processes, slots, prefetch, crash_limit: 20, start_attempts: 6, ..Policy::default() }
+}
+
+proptest! {
+    #[test]
+    fn invariants_hold_and_the_worker_stops(
+        processes in 1usize..3,
+        slots in 1u32..4,
+        prefetch in 0usize..3,
+        actions in prop::collection::vec(action(), 0..120),
+        helpful in any::<bool>(),
+    ) {
+        let mut world = World::new(policy(processes, slots, prefetch));
+        for action in actions {
+            let in_range = match &action {
+                Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
+                | Action::WrongHello(index) | Action::Loaded(index, _) | Action::LoadFailed(index)
+                | Action::BringUp(index) | Action::LateDone(index, _) | Action::BadFrame(index)
+                | Action::Gone(index, _) | Action::Pong(index) => *index < processes,
+                _ => true,
+            };
+            if in_range {
+                act(&mut world, action);
+            }
+        }
+
+        let was_working = !matches!(world.snapshot().state, WorkerState::Draining | WorkerState::Unhealthy);
+        world.drain();
+        for _ in 0..2000 {
+            if world.exit.is_some() {
+                break;
+            }
+            if helpful {
+                if world.poll.is_some() {
+                    world.feed(Event::Poll(PollAnswer::Aborted));
+                }
+                while !world.finals.is_empty() {
+                    world.deliver(0);
+                }
+                for index in 0..processes {
+                    if world.killed[index] {
+                        world.die(index, ExitReason::Signal(9));
+                    }
+                }
+            }
+            world.wait(Duration::from_millis(400));
+        }
+        prop_assert!(world.exit.is_some(), "still there: {:?}", world.snapshot());
+        let snapshot = world.snapshot();
+        prop_assert_eq!(snapshot.jobs.in_progress + snapshot.jobs.in_queue, 0);
+        // A flush that began while nobody helped may have run out of time.
+        if helpful && was_working {
+            prop_assert!(snapshot.held.is_empty(), "left behind: {:?}", snapshot.held);
+        }
+    }
+}
+
+#[test]
+fn a_dead_process_reports_nothing_more() {
+    let mut world = World::serving();
+    world.arrive(&["a"]);
+    let epoch = world.alive[0].unwrap();
+    world.die(0, ExitReason::Signal(11));
+    let before = world.snapshot().jobs;
+    let exit = Exit { status: ExitReason::Signal(11), host_oom: false, last_lines: vec![] };
+    world.feed(Event::Process { id: crate::core::ProcessId(0), epoch, event: ProcessEvent::Gone(exit) });
+    assert_eq!(world.snapshot().jobs, before);
+}

@@ -1,0 +1,486 @@
+//! Named situations, one test a row of the transition and failure tables.
+
+use std::time::Duration;
+
+use runpod_handler_protocol::{CancelReason, ErrorKind, PROTOCOL_VERSION, ToHandler};
+
+use super::world::{World, taken};
+use crate::core::{
+    DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, Report, TakenJob, WorkerState,
+};
+
+const SEGV: ExitReason = ExitReason::Signal(11);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// One process, `slots` slots, all of them running a job named a, b, c…
+fn busy(slots: u32) -> World {
+    let mut world = World::serving_with(Policy { slots, ..Policy::default() });
+    let names = ["a", "b", "c", "d"];
+    world.arrive(&names[..slots as usize]);
+    for name in &names[..slots as usize] {
+        world.started(name);
+    }
+    world
+}
+
+#[test]
+fn polls_for_exactly_the_slots_that_are_ready() {
+    let mut world = World::new(Policy { slots: 3, ..Policy::default() });
+    assert_eq!(world.poll, None, "nothing is asked for before the model can run");
+    world.bring_up(0);
+    assert_eq!(world.poll, Some(3));
+    world.arrive(&["a"]);
+    assert_eq!(world.poll, Some(2));
+    world.feed(Event::Poll(PollAnswer::Nothing));
+    assert_eq!(world.poll, Some(2), "the next poll follows at once");
+    world.arrive(&["b", "c"]);
+    assert_eq!(world.poll, None, "all slots are busy");
+    world.done("b");
+    assert_eq!(world.poll, Some(1), "and again as soon as one is free");
+}
+
+#[test]
+fn prefetch_holds_jobs_without_running_them() {
+    let mut world = World::serving_with(Policy { prefetch: 2, ..Policy::default() });
+    assert_eq!(world.poll, Some(3));
+    world.arrive(&["a", "b", "c"]);
+    let jobs = world.snapshot().jobs;
+    assert_eq!((jobs.in_progress, jobs.in_queue), (1, 2));
+    world.done("a");
+    assert_eq!(world.running(), ["b/1"]);
+}
+
+#[test]
+fn throttling_shows_until_the_next_good_poll() {
+    let mut world = World::serving();
+    world.feed(Event::Poll(PollAnswer::Throttled { retry_after: seconds(5) }));
+    assert_eq!((world.snapshot().state, world.poll), (WorkerState::Throttled, None));
+    world.wait(seconds(5));
+    assert_eq!(world.poll, Some(1));
+    world.feed(Event::Poll(PollAnswer::Nothing));
+    assert_eq!(world.snapshot().state, WorkerState::Idle);
+}
+
+#[test]
+fn a_failed_poll_is_repeated_after_its_pause() {
+    let mut world = World::serving();
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3) }));
+    world.wait(Duration::from_millis(2999));
+    assert_eq!(world.poll, None);
+    world.wait(Duration::from_millis(1));
+    assert_eq!(world.poll, Some(1));
+}
+
+#[test]
+fn a_job_that_cannot_be_read_fails_with_the_reason() {
+    let mut world = World::serving();
+    let job = TakenJob { body: Err("the id is a number".into()), ..taken("a") };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Protocol)));
+    assert!(world.running().is_empty());
+}
+
+#[test]
+fn a_job_that_is_held_is_not_run_twice_and_a_completed_one_is_answered_again() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.arrive(&["a"]);
+    world.arrive(&["a"]);
+    assert_eq!(world.running(), ["a/1"]);
+    world.done("a");
+    world.deliver(0);
+    assert!(world.snapshot().held.is_empty());
+    world.arrive(&["a"]);
+    assert!(world.running().is_empty(), "the result is known");
+    assert_eq!(world.result("a"), Some(Ok("42".into())));
+    assert_eq!(world.snapshot().jobs.completed, 1);
+}
+
+#[test]
+fn a_failed_job_that_comes_again_is_run_again() {
+    let mut world = busy(1);
+    world.failed("a", ErrorKind::InferenceError, false);
+    world.deliver(0);
+    world.arrive(&["a"]);
+    assert_eq!(world.running(), ["a/1"]);
+}
+
+#[test]
+fn the_slot_is_free_before_the_result_is_delivered() {
+    let mut world = busy(1);
+    world.done("a");
+    assert_eq!(world.poll, Some(1));
+    assert_eq!(world.snapshot().held.len(), 1, "the heartbeat lists it until it is delivered");
+    world.deliver(0);
+    assert!(world.snapshot().held.is_empty());
+}
+
+#[test]
+fn a_deadline_cancels_then_kills_then_reports_a_timeout() {
+    let mut world = World::serving();
+    let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
+    world.wait(seconds(20));
+    assert!(
+        world.was_sent(|message| matches!(
+            message,
+            ToHandler::Cancel { attempt: 1, reason: CancelReason::Deadline, .. }
+        ))
+    );
+    assert!(!world.killed[0]);
+    world.wait(seconds(5));
+    assert!(world.killed[0], "it did not yield within the grace");
+    assert_eq!(world.result("a"), None, "not before the process is gone");
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Timeout)));
+    let jobs = world.snapshot().jobs;
+    assert_eq!((jobs.failed, jobs.timed_out), (1, 1));
+    assert!(world.alive[0].is_some(), "a successor is started at once");
+}
+
+#[test]
+fn a_job_that_yields_at_its_deadline_keeps_its_process() {
+    let mut world = World::serving();
+    let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
+    world.wait(seconds(20));
+    world.failed("a", ErrorKind::Cancelled, false);
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Timeout)));
+    assert_eq!(world.poll, Some(1));
+    world.wait(seconds(20));
+    assert!(!world.killed[0]);
+}
+
+#[test]
+fn a_result_that_arrives_before_the_process_is_gone_beats_the_timeout() {
+    let mut world = World::serving();
+    let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
+    world.wait(seconds(25));
+    assert!(world.killed[0]);
+    world.done("a");
+    assert_eq!(world.result("a"), Some(Ok("42".into())));
+}
+
+#[test]
+fn a_queued_job_times_out_without_being_run() {
+    let mut world = World::serving_with(Policy { prefetch: 1, ..Policy::default() });
+    let late = TakenJob { timeout: Some(seconds(10)), ..taken("b") };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![taken("a"), late])));
+    world.wait(seconds(10));
+    assert_eq!(world.result("b"), Some(Err(ErrorKind::Timeout)));
+    assert_eq!(world.running(), ["a/1"]);
+}
+
+#[test]
+fn a_stopped_job_posts_nothing() {
+    let mut world = busy(1);
+    world.stop("a");
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Cancel { reason: CancelReason::Stopped, .. })));
+    world.chunk("a");
+    assert!(world.was_sent(|message| matches!(message, ToHandler::ChunkAck { .. })), "a dropped chunk is acknowledged");
+    world.done("a");
+    assert_eq!((world.result("a"), world.snapshot().jobs.cancelled), (None, 1));
+    assert!(world.snapshot().held.is_empty());
+    world.stop("a");
+    world.stop("never seen");
+}
+
+#[test]
+fn a_stopped_job_that_ignores_it_costs_its_process_after_its_neighbours_had_their_time() {
+    let mut world = busy(2);
+    world.stop("a");
+    world.wait(seconds(5));
+    assert!(!world.killed[0], "b may finish");
+    assert_eq!(world.poll, None, "but nothing new is taken");
+    world.wait(seconds(29));
+    assert!(!world.killed[0]);
+    world.wait(seconds(1));
+    assert!(world.killed[0], "not for ever");
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!((world.result("a"), world.snapshot().jobs.cancelled), (None, 1));
+    assert_eq!(world.snapshot().jobs.retried, 1);
+    world.bring_up(0);
+    assert_eq!(world.running(), ["b/2"]);
+}
+
+#[test]
+fn the_process_is_killed_as_soon_as_its_neighbours_are_done() {
+    let mut world = busy(2);
+    world.stop("a");
+    world.wait(seconds(6));
+    world.done("b");
+    assert!(world.killed[0]);
+}
+
+#[test]
+fn a_crash_fails_the_one_job_that_was_running() {
+    let mut world = busy(1);
+    world.die(0, SEGV);
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)));
+    let error = world.finals[0].1.result.clone().unwrap_err();
+    assert!(error.message.contains("SIGSEGV") && error.traceback.contains("last words"), "{error:?}");
+    world.bring_up(0);
+    world.arrive(&["b"]);
+    world.done("b");
+    assert_eq!(world.result("b"), Some(Ok("42".into())));
+}
+
+#[test]
+fn a_crash_with_several_jobs_runs_each_again_alone() {
+    let mut world = busy(3);
+    world.die(0, SEGV);
+    assert_eq!((world.snapshot().jobs.retried, world.finals.len()), (3, 0));
+    world.bring_up(0);
+    assert_eq!(world.running(), ["a/2"], "alone");
+    assert_eq!(world.poll, None, "no new job beside a suspect");
+    world.done("a");
+    assert_eq!(world.running(), ["b/2"]);
+    world.die(0, SEGV);
+    assert_eq!(world.result("b"), Some(Err(ErrorKind::Crashed)), "it was b");
+    world.bring_up(0);
+    world.done("c");
+    assert_eq!(world.result("c"), Some(Ok("42".into())));
+    assert_eq!(world.poll, Some(3));
+}
+
+#[test]
+fn an_idempotent_handler_gets_one_more_try() {
+    let mut world = World::new(Policy::default());
+    let bring_up = |world: &mut World| {
+        world.process(0, ProcessEvent::Spawned { pid: 1 });
+        world.hello(0, PROTOCOL_VERSION, true);
+        world.loaded(0, 0);
+    };
+    bring_up(&mut world);
+    world.arrive(&["a"]);
+    world.die(0, SEGV);
+    bring_up(&mut world);
+    assert_eq!(world.running(), ["a/2"]);
+    world.die(0, SEGV);
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)));
+}
+
+#[test]
+fn a_job_that_has_streamed_is_never_run_again() {
+    let mut world = busy(2);
+    world.chunk("a");
+    world.die(0, SEGV);
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)));
+    assert_eq!(world.result("b"), None);
+    assert_eq!(world.snapshot().jobs.retried, 1);
+}
+
+#[test]
+fn a_crash_loop_makes_the_worker_unhealthy_and_it_exits_with_1() {
+    let mut world = World::serving();
+    for round in 0..5 {
+        assert_ne!(world.snapshot().state, WorkerState::Unhealthy);
+        world.arrive(&[&format!("job-{round}")]);
+        world.die(0, SEGV);
+        world.wait(seconds(20));
+        world.bring_up(0);
+    }
+    let snapshot = world.snapshot();
+    assert_eq!(snapshot.state, WorkerState::Unhealthy);
+    assert!(snapshot.reason.is_some_and(|reason| reason.contains("crashed 5 times")));
+    while !world.finals.is_empty() {
+        world.deliver(0);
+    }
+    assert_eq!(world.exit, Some(1));
+}
+
+#[test]
+fn a_frozen_process_is_replaced() {
+    let mut world = busy(1);
+    world.answers_pings = false;
+    world.wait(seconds(5));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Ping { seq: 1 })));
+    world.wait(seconds(25));
+    assert!(world.killed[0]);
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Unresponsive)));
+}
+
+#[test]
+fn a_panic_costs_the_slot_its_model_not_its_process() {
+    let mut world = busy(1);
+    world.failed("a", ErrorKind::InferenceError, true);
+    assert_eq!((world.snapshot().slots.loading, world.poll), (1, None));
+    world.loaded(0, 0);
+    assert_eq!(world.poll, Some(1));
+}
+
+#[test]
+fn the_second_memory_failure_in_a_row_and_a_lost_device_replace_the_process() {
+    let mut world = busy(1);
+    world.failed("a", ErrorKind::Oom, false);
+    assert!(!world.killed[0]);
+    world.arrive(&["b"]);
+    world.failed("b", ErrorKind::Oom, false);
+    assert!(world.killed[0]);
+
+    let mut world = busy(1);
+    world.failed("a", ErrorKind::DeviceLost, false);
+    assert!(world.killed[0]);
+}
+
+#[test]
+fn a_broken_frame_costs_the_process_and_the_job_says_so() {
+    let mut world = busy(1);
+    world.process(0, ProcessEvent::BadFrame { reason: "not JSON".into() });
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Protocol)));
+}
+
+#[test]
+fn another_protocol_number_is_refused_at_once() {
+    let mut world = World::new(Policy::default());
+    world.process(0, ProcessEvent::Spawned { pid: 1 });
+    world.hello(0, 99, false);
+    assert!(world.killed[0]);
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!(world.exit, Some(1));
+    assert!(world.reports.iter().any(|report| matches!(
+        report,
+        Report::StartFailed { reason, retry_in: None, .. } if reason.contains("speaks protocol 99")
+    )));
+}
+
+#[test]
+fn a_handler_that_cannot_be_started_is_tried_with_pauses_and_then_given_up() {
+    let mut world = World::new(Policy::default());
+    for _ in 0..3 {
+        assert!(world.alive[0].is_some());
+        world.process(0, ProcessEvent::Spawned { pid: 1 });
+        world.die(0, ExitReason::Code(1));
+        world.wait(seconds(4));
+    }
+    assert_eq!(world.exit, Some(1));
+    assert_eq!(world.snapshot().jobs, crate::core::JobCounts::default(), "no job was ever taken");
+}
+
+#[test]
+fn loading_is_judged_by_progress() {
+    let mut world = World::new(Policy::default());
+    world.process(0, ProcessEvent::Spawned { pid: 1 });
+    world.hello(0, PROTOCOL_VERSION, false);
+    for done in 0..4 {
+        // Pongs come from the control thread, progress from the loading thread.
+        world.wait(seconds(250));
+        let message =
+            runpod_handler_protocol::ToSupervisor::Loading { slot: 0, stage: "weights".into(), done, total: 9 };
+        world.say(0, message, "".into());
+        assert!(!world.killed[0], "it moves, however slowly");
+    }
+    world.wait(seconds(300));
+    assert!(world.killed[0]);
+}
+
+#[test]
+fn a_full_outbox_stops_the_polling() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.feed(Event::Delivery(DeliveryEvent::Pressure(true)));
+    world.feed(Event::Poll(PollAnswer::Aborted));
+    assert_eq!(world.poll, None);
+    world.feed(Event::Delivery(DeliveryEvent::Pressure(false)));
+    assert_eq!(world.poll, Some(2));
+}
+
+#[test]
+fn a_process_that_dies_idle_ends_the_polling_until_it_is_back() {
+    let mut world = World::serving();
+    world.die(0, SEGV);
+    world.feed(Event::Poll(PollAnswer::Aborted));
+    assert_eq!((world.poll, world.snapshot().state), (None, WorkerState::Initializing));
+    world.bring_up(0);
+    assert_eq!(world.poll, Some(1));
+}
+
+#[test]
+fn drain_finishes_what_runs_and_exits_with_0() {
+    let mut world = busy(1);
+    world.drain();
+    assert_eq!(world.snapshot().state, WorkerState::Draining);
+    world.wait(seconds(20));
+    world.done("a");
+    assert!(world.was_sent(|message| *message == ToHandler::Shutdown));
+    world.die(0, ExitReason::Code(0));
+    assert_eq!(world.exit, None, "the result is not delivered yet");
+    world.deliver(0);
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn a_job_that_arrives_during_the_drain_is_run() {
+    let mut world = World::serving();
+    world.drain();
+    world.arrive(&["a"]);
+    assert_eq!(world.running(), ["a/1"]);
+    world.done("a");
+    assert_eq!(world.result("a"), Some(Ok("42".into())));
+}
+
+#[test]
+fn a_drain_that_takes_too_long_cancels_then_kills_and_hands_the_job_back() {
+    let mut world = busy(1);
+    world.drain();
+    world.wait(seconds(30));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Cancel { reason: CancelReason::Drain, .. })));
+    world.wait(seconds(5));
+    assert!(world.killed[0]);
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!((world.result("a"), world.snapshot().jobs.handed_back, world.exit), (None, 1, Some(0)));
+}
+
+#[test]
+fn a_second_signal_waits_for_nothing() {
+    let mut world = busy(1);
+    world.drain();
+    world.feed(Event::Abort);
+    assert!(world.killed[0]);
+    world.die(0, ExitReason::Signal(9));
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn late_words_of_an_earlier_attempt_are_dropped() {
+    let mut world = busy(2);
+    let first = world.run_of("a");
+    world.die(0, SEGV);
+    world.bring_up(0);
+    let message = runpod_handler_protocol::ToSupervisor::Done {
+        job: "a".into(),
+        attempt: first.attempt,
+        refresh: false,
+        records: std::collections::BTreeMap::new(),
+    };
+    world.say(0, message, "\"of the first attempt\"".into());
+    assert_eq!(world.result("a"), None);
+    world.done("a");
+    assert_eq!(world.result("a"), Some(Ok("42".into())));
+}
+
+#[test]
+fn chunks_are_acknowledged_when_they_have_left() {
+    let mut world = busy(1);
+    world.chunk("a");
+    let job = JobId::from("a");
+    assert!(!world.was_sent(|message| matches!(message, ToHandler::ChunkAck { .. })));
+    world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::ChunkAck { seq: 1, .. })));
+}
+
+#[test]
+fn several_processes_share_the_work_evenly() {
+    let mut world = World::serving_with(Policy { processes: 2, slots: 2, ..Policy::default() });
+    while world.poll == Some(2) {
+        world.feed(Event::Poll(PollAnswer::Nothing));
+    }
+    assert_eq!(world.poll, Some(4));
+    world.arrive(&["a", "b"]);
+    let processes: Vec<usize> = world.runs.iter().map(|run| run.process.0).collect();
+    assert_eq!(processes, [0, 1]);
+}

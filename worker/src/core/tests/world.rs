@@ -1,0 +1,279 @@
+//! A worker with a pretended world around it: remembers what the worker asked for, so that a test can answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};
+use serde_json::json;
+
+use super::invariants::Ledger;
+use crate::core::{
+    DeliveryEvent, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, JobId, Outgoing, Policy,
+    PollAnswer, ProcessEvent, ProcessId, Report, Snapshot, TakenJob, Time, Worker,
+};
+
+/// A run that a process was told to start and has not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) process: ProcessId,
+    pub(super) job: String,
+    pub(super) attempt: u32,
+    pub(super) slot: u32,
+    pub(super) seq: u64,
+}
+
+pub(super) struct World {
+    pub(super) worker: Worker,
+    pub(super) now: Time,
+    /// Live incarnation of each process; `None` when the operating system has none.
+    pub(super) alive: Vec<Option<Epoch>>,
+    /// Processes that were killed and are not yet reported gone.
+    pub(super) killed: Vec<bool>,
+    pub(super) runs: Vec<Run>,
+    /// The poll in flight.
+    pub(super) poll: Option<usize>,
+    /// Finals handed to the outbox and not answered.
+    pub(super) finals: Vec<(JobId, FinalResult)>,
+    pub(super) exit: Option<u8>,
+    pub(super) reports: Vec<Report>,
+    pub(super) sent: Vec<(ProcessId, ToHandler)>,
+    /// Whether processes answer pings while time passes.
+    pub(super) answers_pings: bool,
+    pub(super) ledger: Ledger,
+}
+
+impl World {
+    pub(super) fn new(policy: Policy) -> Self {
+        let processes = policy.processes;
+        let ledger = Ledger::new(&policy);
+        let mut world = Self {
+            worker: Worker::new(policy),
+            now: Time::default(),
+            alive: vec![None; processes],
+            killed: vec![false; processes],
+            runs: Vec::new(),
+            poll: None,
+            finals: Vec::new(),
+            exit: None,
+            reports: Vec::new(),
+            sent: Vec::new(),
+            answers_pings: true,
+            ledger,
+        };
+        world.feed(Event::Timer);
+        world
+    }
+
+    /// One process, one slot, serving and polling.
+    pub(super) fn serving() -> Self {
+        Self::serving_with(Policy::default())
+    }
+
+    pub(super) fn serving_with(policy: Policy) -> Self {
+        let processes = policy.processes;
+        let mut world = Self::new(policy);
+        for index in 0..processes {
+            world.bring_up(index);
+        }
+        world
+    }
+
+    pub(super) fn bring_up(&mut self, index: usize) {
+        self.process(index, ProcessEvent::Spawned { pid: 100 });
+        self.hello(index, PROTOCOL_VERSION, false);
+        for slot in 0..self.ledger.slots {
+            self.loaded(index, slot);
+        }
+    }
+
+    /// Feeds an event, performs its effects on the pretended world, checks every invariant.
+    pub(super) fn feed(&mut self, event: Event) {
+        self.ledger.before(&self.worker, &event);
+        if matches!(event, Event::Poll(_)) {
+            self.poll = None;
+        }
+        let effects = self.worker.handle(self.now, event);
+        for effect in &effects {
+            self.perform(effect);
+        }
+        self.ledger.after(&self.worker, &effects);
+    }
+
+    fn perform(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Poll { want, .. } => {
+                assert!(self.poll.is_none(), "two polls at once");
+                self.poll = Some(*want);
+            }
+            Effect::AbortPoll => assert!(self.poll.is_some(), "nothing to abort"),
+            Effect::Spawn { process, epoch } => {
+                assert!(self.alive[process.0].is_none(), "{process} started while its predecessor lives");
+                self.alive[process.0] = Some(*epoch);
+                self.killed[process.0] = false;
+            }
+            Effect::Send { process, message, .. } => {
+                if let ToHandler::Run { job, attempt, slot, .. } = message {
+                    let (job, attempt, slot) = (job.clone(), *attempt, *slot);
+                    self.runs.push(Run { process: *process, job, attempt, slot, seq: 0 });
+                }
+                self.sent.push((*process, message.clone()));
+            }
+            Effect::Kill { process } => self.killed[process.0] = true,
+            Effect::Deliver { job, item } => {
+                if let Outgoing::Final(result) = item {
+                    self.finals.push((job.clone(), result.clone()));
+                }
+            }
+            Effect::Report(report) => self.reports.push(report.clone()),
+            Effect::ReportUnhealthy { .. } => {}
+            Effect::Exit { code } => {
+                assert!(self.exit.is_none(), "two exits");
+                self.exit = Some(*code);
+            }
+        }
+    }
+
+    // What can happen.
+
+    pub(super) fn process(&mut self, index: usize, event: ProcessEvent) {
+        let Some(epoch) = self.alive[index] else { return };
+        if matches!(event, ProcessEvent::Gone(_) | ProcessEvent::SpawnFailed { .. }) {
+            self.alive[index] = None;
+            self.killed[index] = false;
+            self.runs.retain(|run| run.process.0 != index);
+        }
+        self.feed(Event::Process { id: ProcessId(index), epoch, event });
+    }
+
+    pub(super) fn say(&mut self, index: usize, message: ToSupervisor, payload: Bytes) {
+        self.process(index, ProcessEvent::Message { message, payload });
+    }
+
+    pub(super) fn hello(&mut self, index: usize, protocol: u32, idempotent: bool) {
+        let manifest = Manifest {
+            name: "puppet".into(),
+            version: "1.0.0".into(),
+            idempotent,
+            streams: true,
+            input_schema: json!({}),
+            output_schema: json!({}),
+            chunk_schema: None,
+        };
+        let payload = serde_json::to_vec(&manifest).unwrap().into();
+        self.say(index, ToSupervisor::Hello { protocol, sdk_version: "0.1.0".into() }, payload);
+    }
+
+    pub(super) fn loaded(&mut self, index: usize, slot: u32) {
+        self.say(index, ToSupervisor::Loaded { slot, device: "cpu".into(), millis: 5 }, Bytes::new());
+    }
+
+    pub(super) fn arrive(&mut self, ids: &[&str]) {
+        assert!(self.poll.is_some(), "no poll in flight");
+        let jobs = ids.iter().map(|id| taken(id)).collect();
+        self.feed(Event::Poll(PollAnswer::Jobs(jobs)));
+    }
+
+    pub(super) fn started(&mut self, job: &str) {
+        let run = self.run_of(job);
+        self.say(run.process.0, ToSupervisor::Started { job: run.job, attempt: run.attempt }, Bytes::new());
+    }
+
+    pub(super) fn chunk(&mut self, job: &str) {
+        let mut run = self.run_of(job);
+        run.seq += 1;
+        let message = ToSupervisor::Chunk { job: run.job.clone(), attempt: run.attempt, seq: run.seq };
+        self.runs.iter_mut().filter(|known| known.job == run.job).for_each(|known| known.seq = run.seq);
+        self.say(run.process.0, message, Bytes::from_static(b"1"));
+    }
+
+    pub(super) fn done(&mut self, job: &str) {
+        let run = self.answer(job);
+        let (job, attempt) = (run.job, run.attempt);
+        let message = ToSupervisor::Done { job, attempt, refresh: false, records: BTreeMap::new() };
+        self.say(run.process.0, message, Bytes::from_static(b"42"));
+    }
+
+    pub(super) fn failed(&mut self, job: &str, kind: ErrorKind, reloading: bool) {
+        let run = self.answer(job);
+        let report = ErrorReport { kind, message: "told to".into(), traceback: String::new() };
+        let message = ToSupervisor::Failed { job: run.job, attempt: run.attempt, refresh: false, reloading };
+        self.say(run.process.0, message, serde_json::to_vec(&report).unwrap().into());
+    }
+
+    pub(super) fn die(&mut self, index: usize, status: ExitReason) {
+        let exit = Exit { status, host_oom: false, last_lines: vec!["last words".into()] };
+        self.process(index, ProcessEvent::Gone(exit));
+    }
+
+    pub(super) fn stop(&mut self, job: &str) {
+        self.feed(Event::Stop(vec![job.into()]));
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.feed(Event::Drain(DrainCause::Signal));
+    }
+
+    pub(super) fn deliver(&mut self, index: usize) {
+        let (job, _) = self.finals.remove(index);
+        self.feed(Event::Delivery(DeliveryEvent::Final { job, accepted: true }));
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(deadline) = self.worker.next_deadline().filter(|deadline| *deadline <= end) {
+            self.now = self.now.max(deadline);
+            self.feed(Event::Timer);
+            self.answer_pings();
+            let next = self.worker.next_deadline();
+            assert!(next.is_none_or(|next| next > self.now), "a timer that fired is still due: {next:?}");
+        }
+        self.now = end;
+    }
+
+    fn answer_pings(&mut self) {
+        let pinged = self.sent.iter().any(|(_, message)| matches!(message, ToHandler::Ping { .. }));
+        if !pinged || !self.answers_pings {
+            return;
+        }
+        self.sent.retain(|(_, message)| !matches!(message, ToHandler::Ping { .. }));
+        for index in 0..self.alive.len() {
+            self.say(index, ToSupervisor::Pong { seq: 1 }, Bytes::new());
+        }
+    }
+
+    // What can be asked.
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.worker.snapshot()
+    }
+
+    pub(super) fn run_of(&self, job: &str) -> Run {
+        self.runs.iter().find(|run| run.job == job).cloned().unwrap_or_else(|| panic!("{job} is not running"))
+    }
+
+    /// The runs under way, as `job/attempt`.
+    pub(super) fn running(&self) -> Vec<String> {
+        self.runs.iter().map(|run| format!("{}/{}", run.job, run.attempt)).collect()
+    }
+
+    /// The result posted for a job: its output, or the kind of its error.
+    pub(super) fn result(&self, job: &str) -> Option<Result<Bytes, ErrorKind>> {
+        let posted = self.finals.iter().rev().find(|(id, _)| id.as_str() == job)?;
+        Some(posted.1.result.clone().map_err(|error| error.kind))
+    }
+
+    pub(super) fn was_sent(&self, matches: impl Fn(&ToHandler) -> bool) -> bool {
+        self.sent.iter().any(|(_, message)| matches(message))
+    }
+
+    fn answer(&mut self, job: &str) -> Run {
+        let run = self.run_of(job);
+        self.runs.retain(|known| *known != run);
+        run
+    }
+}
+
+pub(super) fn taken(id: &str) -> TakenJob {
+    TakenJob { id: id.into(), body: Ok(Bytes::from_static(b"{}")), timeout: None, traceparent: None }
+}
