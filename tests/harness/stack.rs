@@ -1,0 +1,161 @@
+//! An endpoint and a worker with a handler, joined by the environment variables that the platform sets.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::{Client, Daemon, binary, eventually};
+
+/// A TCP port that nothing listens on at this moment.
+///
+/// # Panics
+/// When the machine has none left.
+pub fn free_port() -> u16 {
+    let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    address.map(|address| address.port()).unwrap_or_else(|error| panic!("no free port: {error}"))
+}
+
+/// A running `runpod-endpoint serve`.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The process.
+    pub daemon: Daemon,
+    /// `http://127.0.0.1:PORT/v2`.
+    pub base: String,
+}
+
+impl Endpoint {
+    /// Starts one and waits until it answers.
+    pub async fn start(args: &[&str]) -> Self {
+        let port = free_port();
+        let mut all = vec!["serve".to_owned(), "--bind".to_owned(), format!("127.0.0.1:{port}")];
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &all, &[]);
+        let base = format!("http://127.0.0.1:{port}/v2");
+        let endpoint = Self { daemon, base };
+        let url = format!("{}/test/health", endpoint.base);
+        eventually("the endpoint to answer", || async { reqwest::get(&url).await.ok() }).await;
+        endpoint
+    }
+
+    /// A client of the endpoint id `test`.
+    pub fn client(&self) -> Client {
+        Client::new(&format!("{}/test", self.base))
+    }
+
+    /// The variables that the platform would set for worker `id`.
+    pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
+        let base = format!("{}/test", self.base);
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            pair("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
+            pair("RUNPOD_WEBHOOK_POST_OUTPUT", format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+            pair("RUNPOD_WEBHOOK_POST_STREAM", format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+            pair("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
+            pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
+            pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
+            pair("RUNPOD_POD_ID", id.to_owned()),
+        ]
+    }
+}
+
+/// How to start a worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerOptions {
+    /// Flags of `runpod-worker run`.
+    pub flags: Vec<String>,
+    /// Additional environment, seen by the handler too.
+    pub env: Vec<(String, String)>,
+}
+
+impl WorkerOptions {
+    /// Options with these flags.
+    pub fn flags(flags: &[&str]) -> Self {
+        Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::default() }
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A running `runpod-worker run`.
+#[derive(Debug)]
+pub struct Worker {
+    /// The process.
+    pub daemon: Daemon,
+    /// `http://127.0.0.1:PORT` of its own server.
+    pub http: String,
+}
+
+impl Worker {
+    /// Starts one; does not wait for its handler.
+    pub fn start(endpoint: &Endpoint, handler: PathBuf, options: WorkerOptions) -> Self {
+        let port = free_port();
+        let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), format!("127.0.0.1:{port}")];
+        args.extend(options.flags);
+        args.push("--".to_owned());
+        args.push(handler.to_string_lossy().into_owned());
+        let mut env = endpoint.worker_env("worker-1");
+        env.extend(options.env);
+        let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
+        Self { daemon, http: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Its health document.
+    pub async fn health(&self) -> Value {
+        eventually("the worker's /health", || async {
+            reqwest::get(format!("{}/health", self.http)).await.ok()?.json().await.ok()
+        })
+        .await
+    }
+
+    /// Its metrics as text.
+    pub async fn metrics(&self) -> String {
+        eventually("the worker's /metrics", || async {
+            reqwest::get(format!("{}/metrics", self.http)).await.ok()?.text().await.ok()
+        })
+        .await
+    }
+
+    /// Waits until it can take jobs.
+    pub async fn ready(&self) {
+        let url = format!("{}/ready", self.http);
+        eventually("the worker to be ready", || async {
+            reqwest::get(&url).await.ok().filter(|reply| reply.status().is_success())
+        })
+        .await;
+    }
+
+    /// Process id of its handler, while there is one.
+    pub async fn handler_pid(&self) -> Option<i32> {
+        let health = self.health().await;
+        health["worker"]["processes"][0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())
+    }
+}
+
+/// Endpoint, worker and handler, ready to take jobs.
+#[derive(Debug)]
+pub struct Stack {
+    /// The worker; listed first so that it is gone before its endpoint.
+    pub worker: Worker,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// A client of the endpoint.
+    pub client: Client,
+}
+
+impl Stack {
+    /// Starts everything with the handler program of this name and waits until the worker is ready.
+    pub async fn start(handler: &str, options: WorkerOptions) -> Self {
+        let endpoint = Endpoint::start(&[]).await;
+        let worker = Worker::start(&endpoint, binary(handler), options);
+        worker.ready().await;
+        let client = endpoint.client();
+        Self { worker, endpoint, client }
+    }
+}
