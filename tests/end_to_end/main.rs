@@ -1,0 +1,3 @@
+//! The real binaries, started as a user would start them.
+
+mod packaging;

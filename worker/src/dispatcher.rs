@@ -1,0 +1,143 @@
+//! The one task that owns all job, slot and process state. It takes events, lets the [core](crate::core) decide, performs
+//! the effects and publishes what the worker looks like afterwards. Nothing here waits for anything but the next event.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::core::{Effect, Event, Policy, Snapshot, Time, Worker};
+use crate::heartbeat::Heartbeat;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::process::Processes;
+use crate::queue::poller::PollHandle;
+use crate::telemetry::report;
+
+/// Events handled before the picture for the outside is drawn again.
+const BATCH: usize = 64;
+/// Longest sleep, so that the pulse shows a living dispatcher even when nothing happens.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// A counter that moves as long as the dispatcher does. Written here, read by the heartbeat and by `/live`.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// The counter's value; it changes at least every few seconds.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves the counter.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What effects are performed with.
+#[derive(Debug)]
+pub struct Hands {
+    /// Handler processes.
+    pub processes: Processes,
+    /// The poll task.
+    pub poller: PollHandle,
+    /// Results on their way out.
+    pub outbox: Outbox,
+    /// The heartbeat thread, unless the platform's variables for it are missing.
+    pub heartbeat: Option<Heartbeat>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The task's state.
+#[derive(Debug)]
+pub struct Dispatcher {
+    worker: Worker,
+    hands: Hands,
+    events: mpsc::Receiver<Event>,
+    snapshots: watch::Sender<Snapshot>,
+    pulse: Pulse,
+    started: Instant,
+}
+
+impl Dispatcher {
+    /// A dispatcher that has not done anything yet.
+    pub fn new(
+        policy: Policy,
+        hands: Hands,
+        events: mpsc::Receiver<Event>,
+        snapshots: watch::Sender<Snapshot>,
+        pulse: Pulse,
+    ) -> Self {
+        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: Instant::now() }
+    }
+
+    /// Runs until the worker is over and answers its exit code.
+    pub async fn run(mut self) -> u8 {
+        let mut event = Event::Timer;
+        loop {
+            let mut exit = self.step(event);
+            for _ in 1..BATCH {
+                match self.events.try_recv() {
+                    Ok(next) if exit.is_none() => exit = self.step(next),
+                    _ => break,
+                }
+            }
+            self.publish();
+            if let Some(code) = exit {
+                return code;
+            }
+            event = self.next_event().await;
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let idle = Instant::now() + PULSE;
+        let due = self.worker.next_deadline().map_or(idle, |deadline| (self.started + deadline.0).min(idle));
+        tokio::select! {
+            event = self.events.recv() => event.unwrap_or(Event::Timer),
+            () = tokio::time::sleep_until(due) => Event::Timer,
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Option<u8> {
+        let now = Time(self.started.elapsed());
+        let mut exit = None;
+        for effect in self.worker.handle(now, event) {
+            exit = exit.or(self.perform(effect));
+        }
+        exit
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<u8> {
+        match effect {
+            Effect::Poll { want, holding } => self.hands.poller.poll(want, holding),
+            Effect::AbortPoll => self.hands.poller.abort(),
+            Effect::Spawn { process, epoch } => self.hands.processes.spawn(process, epoch),
+            Effect::Send { process, message, payload } => self.hands.processes.send(process, message, payload),
+            Effect::Kill { process } => self.hands.processes.kill(process),
+            Effect::Deliver { job, item } => self.hands.outbox.send(job, item),
+            Effect::ReportUnhealthy { check, reason } => {
+                if let Some(heartbeat) = &self.hands.heartbeat {
+                    heartbeat.report_unhealthy(check, &reason);
+                }
+            }
+            Effect::Report(report) => {
+                report::log(&report);
+                self.hands.metrics.observe(&report);
+            }
+            Effect::Exit { code } => return Some(code),
+        }
+        None
+    }
+
+    fn publish(&self) {
+        let snapshot = self.worker.snapshot();
+        self.hands.metrics.publish(&snapshot);
+        self.snapshots.send_replace(snapshot);
+        self.pulse.beat();
+    }
+}
