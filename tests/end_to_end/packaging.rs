@@ -24,7 +24,9 @@ fn the_worker_never_links_libtorch() {
     let tree = run_tool("cargo", &["tree", "--package", "runpod-worker", "--edges", "normal", "--prefix", "none"]);
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
     assert!(tree.contains("tokio v"), "cargo tree does not work: {tree}");
-    let forbidden = tree.lines().find(|line| ["tch ", "torch-sys ", "runpod-handler-sdk "].iter().any(|name| line.starts_with(name)));
+    let forbidden = tree
+        .lines()
+        .find(|line| ["tch ", "torch-sys ", "runpod-handler-sdk "].iter().any(|name| line.starts_with(name)));
     assert_eq!(forbidden, None);
 
     for (program, expected) in [("runpod-worker", false), ("runpod-endpoint", false), ("text-embeddings", true)] {
@@ -39,7 +41,19 @@ fn the_worker_never_links_libtorch() {
 
 #[test]
 fn the_core_is_pure() {
-    let banned = ["tokio", "reqwest", "axum", "tracing::", "std::fs", "std::io", "std::net", "std::thread", "std::env", "Instant", "SystemTime"];
+    let banned = [
+        "tokio",
+        "reqwest",
+        "axum",
+        "tracing::",
+        "std::fs",
+        "std::io",
+        "std::net",
+        "std::thread",
+        "std::env",
+        "Instant",
+        "SystemTime",
+    ];
     for (path, text) in sources(&repository().join("worker/src/core")) {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for line in code {

@@ -1,0 +1,33 @@
+//! What a caller can get wrong. Each answer says what and where.
+
+use end_to_end_tests::{Stack, WorkerOptions};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_of_the_wrong_type_fails_with_its_path() {
+    let stack = Stack::start("echo", WorkerOptions::default()).await;
+    for (input, path) in [(json!({"text": 3}), "input.text"), (json!({}), "text"), (json!("hello"), "input")] {
+        let job = stack.client.run(input.clone()).await;
+        assert_eq!(job["status"], "FAILED", "{job}");
+        let error: Value = serde_json::from_str(job["error"].as_str().unwrap()).unwrap();
+        assert_eq!(error["error_type"], "validation");
+        let message = error["error_message"].as_str().unwrap();
+        assert!(message.contains(path) && message.lines().count() == 1, "{input}: {message}");
+    }
+    assert_eq!(stack.client.run(json!({"text": "still here"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_no_jobs_are_refused_by_the_endpoint() {
+    let stack = Stack::start("echo", WorkerOptions::default()).await;
+    let url = format!("{}/test/run", stack.endpoint.base);
+    let http = reqwest::Client::new();
+    for body in ["", "{", "[]", "3", "{\"prompt\": \"no input\"}"] {
+        let reply = http.post(&url).header("content-type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(reply.status(), 400, "{body:?}");
+        let problem: Value = reply.json().await.unwrap();
+        assert!(problem["error"].is_string() || problem["detail"].is_string(), "{body:?}: {problem}");
+    }
+    assert_eq!(stack.client.get("/status/unknown").await["status"], 404);
+    assert_eq!(stack.client.health().await["jobs"]["inQueue"], 0);
+}

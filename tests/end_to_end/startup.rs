@@ -1,0 +1,107 @@
+//! A worker that cannot work says why in one line, with the fix in it, and takes no job.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use end_to_end_tests::{Endpoint, Worker, WorkerOptions, binary, free_port, run_tool};
+use serde_json::json;
+
+/// Starts a worker that must give up; returns its exit status and its log. A job that waits meanwhile must still wait.
+async fn gives_up(handler: PathBuf, options: WorkerOptions) -> (i32, String) {
+    let endpoint = Endpoint::start(&[]).await;
+    let client = endpoint.client();
+    let id = client.submit(json!({"text": "patience"})).await;
+    let mut worker = Worker::start(&endpoint, handler, options);
+    let code = worker.daemon.wait(Duration::from_secs(40)).code().unwrap();
+    assert_eq!(client.status(&id).await["status"], "IN_QUEUE", "a job was taken by a worker that cannot run it");
+    (code, worker.daemon.log())
+}
+
+fn assert_says(log: &str, words: &[&str]) {
+    let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+    assert!(line.is_some(), "no line with {words:?} in:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_does_not_exist() {
+    let (code, log) = gives_up("no/such/handler".into(), WorkerOptions::default()).await;
+    assert_eq!(code, 64);
+    assert_says(&log, &["no/such/handler", "cargo build"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_is_not_executable() {
+    let folder = tempfile::tempdir().unwrap();
+    let handler = folder.path().join("handler");
+    std::fs::write(&handler, "not a program").unwrap();
+    std::fs::set_permissions(&handler, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, log) = gives_up(handler, WorkerOptions::default()).await;
+    assert_eq!(code, 64);
+    assert_says(&log, &["chmod +x"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_no_handler() {
+    let (code, log) = gives_up("/bin/true".into(), WorkerOptions::default()).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &["before it introduced itself"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_of_another_protocol() {
+    let options = WorkerOptions::default().env("PUPPET_START", "wrong_protocol");
+    let (code, log) = gives_up(binary("puppet-handler"), options).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &["protocol", "runpod-handler-sdk"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_sends_garbage() {
+    let options = WorkerOptions::default().env("PUPPET_START", "garbage");
+    let (code, log) = gives_up(binary("puppet-handler"), options).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &["broke the protocol"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_exits_while_loading() {
+    let options = WorkerOptions::default().env("PUPPET_START", "exit");
+    let (code, log) = gives_up(binary("puppet-handler"), options).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &["the handler ended with exit code"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_file_that_is_missing() {
+    let options = WorkerOptions::default().env("TEXT_EMBEDDINGS_MODEL_DIR", "no/such/model");
+    let (code, log) = gives_up(binary("text-embeddings"), options).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &["the model could not be loaded", "no/such/model", "make model"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, log) = gives_up(binary("echo"), WorkerOptions::flags(&["--http-bind", &address])).await;
+    assert_eq!(code, 1);
+    assert_says(&log, &[&address, "--http-bind"]);
+
+    let worker = run_tool(&binary("runpod-endpoint").to_string_lossy(), &["serve", "--bind", &address]);
+    assert_eq!(worker.status.code(), Some(1));
+    assert_says(&String::from_utf8_lossy(&worker.stderr), &[&address, "--bind"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_configuration_error_is_reported_at_once() {
+    let options =
+        WorkerOptions::default().env("RUNPOD_PING_INTERVAL", "often").env("RUNPOD_WEBHOOK_POST_OUTPUT", "not a url");
+    let (code, log) = gives_up("no/such/handler".into(), options).await;
+    assert_eq!(code, 64);
+    for words in
+        [["RUNPOD_PING_INTERVAL", "often"], ["RUNPOD_WEBHOOK_POST_OUTPUT", "not a url"], ["no/such/handler", ""]]
+    {
+        assert_says(&log, &words);
+    }
+}

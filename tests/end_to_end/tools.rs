@@ -1,0 +1,115 @@
+//! The commands that a handler author uses, and the client commands.
+
+use std::process::Output;
+
+use end_to_end_tests::{Stack, WorkerOptions, binary, run_tool};
+use serde_json::{Value, json};
+
+fn worker(args: &[&str]) -> Output {
+    run_tool(&binary("runpod-worker").to_string_lossy(), args)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs one job from a file through `runpod-worker test`.
+fn test_job(handler: &str, job: &Value) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("job.json");
+    std::fs::write(&file, job.to_string()).unwrap();
+    let handler = binary(handler);
+    worker(&["test", "--input", &file.to_string_lossy(), "--", &handler.to_string_lossy()])
+}
+
+#[test]
+fn test_runs_one_job_and_prints_its_result() {
+    let run = test_job("echo", &json!({"input": {"text": "hello"}}));
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let result: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(result["output"], json!({"text": "hello"}));
+    assert!(text(&run.stderr).contains("peak memory"), "{}", text(&run.stderr));
+
+    let run = test_job("echo", &json!({"input": {"text": 3}}));
+    assert_eq!(run.status.code(), Some(1));
+    assert!(text(&run.stderr).contains("input.text"), "{}", text(&run.stderr));
+
+    let run = worker(&["test", "--input", "no/such/file.json", "--", &binary("echo").to_string_lossy()]);
+    assert_eq!(run.status.code(), Some(64));
+    assert!(text(&run.stderr).contains("no/such/file.json"), "{}", text(&run.stderr));
+}
+
+#[test]
+fn test_prints_the_items_of_a_stream() {
+    let run = test_job("puppet-handler", &json!({"input": {"do": "stream", "n": 3}}));
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let result: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(result["stream"].as_array().map(Vec::len), Some(3), "{result}");
+}
+
+#[test]
+fn schema_prints_what_the_types_say() {
+    let run = worker(&["schema", "--", &binary("echo").to_string_lossy()]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let manifest: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(manifest["name"], "echo");
+    assert_eq!(manifest["input_schema"]["required"], json!(["text"]));
+}
+
+#[test]
+fn check_config_prints_effective_values_without_secrets() {
+    let handler = binary("echo");
+    let run = run_tool(
+        "env",
+        &[
+            "RUNPOD_AI_API_KEY=very-secret-key",
+            "RUNPOD_WEBHOOK_GET_JOB=http://127.0.0.1:9/v2/x/job-take/$ID",
+            "RUNPOD_WORKER_JOB_TIMEOUT=90s",
+            &binary("runpod-worker").to_string_lossy(),
+            "run",
+            "--check-config",
+            "--",
+            &handler.to_string_lossy(),
+        ],
+    );
+    let printed = text(&run.stdout) + &text(&run.stderr);
+    assert!(run.status.success(), "{printed}");
+    assert!(printed.contains("90s") || printed.contains("1m 30s"), "{printed}");
+    assert!(!printed.contains("very-secret-key"), "{printed}");
+}
+
+#[test]
+fn a_handler_started_by_hand_says_how_to_start_it() {
+    let run = run_tool(&binary("echo").to_string_lossy(), &[]);
+    assert_eq!(run.status.code(), Some(64));
+    assert!(text(&run.stderr).contains("runpod-endpoint dev"), "{}", text(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_commands_speak_to_an_endpoint() {
+    let stack = Stack::start("echo", WorkerOptions::default()).await;
+    let url = format!("{}/test", stack.endpoint.base);
+    let endpoint = binary("runpod-endpoint").to_string_lossy().into_owned();
+    let client = |args: &[&str]| {
+        let mut all = args.to_vec();
+        all.extend(["--url", &url]);
+        run_tool(&endpoint, &all)
+    };
+    let submitted = client(&["submit", r#"{"text": "hello"}"#]);
+    assert!(submitted.status.success(), "{}", text(&submitted.stderr));
+    let id = text(&submitted.stdout).trim().to_owned();
+
+    let watched = client(&["watch", &id]);
+    assert!(watched.status.success(), "{}", text(&watched.stderr));
+    assert!(text(&watched.stdout).contains("COMPLETED") && text(&watched.stdout).contains("hello"));
+
+    let status: Value = serde_json::from_slice(&client(&["status", &id, "--json"]).stdout).unwrap();
+    assert_eq!(status["status"], "COMPLETED");
+
+    let failed = client(&["submit", r#"{"text": 3}"#, "--watch"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stdout));
+
+    let health = client(&["health", "--json"]);
+    let health: Value = serde_json::from_slice(&health.stdout).unwrap();
+    assert_eq!(health["jobs"]["completed"], 1);
+}

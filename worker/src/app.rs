@@ -1,0 +1,133 @@
+//! Builds the parts of a worker, joins them, runs them and takes them down again in the right order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::core::{DrainCause, Event, Snapshot};
+use crate::dispatcher::{Dispatcher, Hands, Pulse};
+use crate::heartbeat::{Heartbeat, HeartbeatStats};
+use crate::http::{self, HttpState};
+use crate::metrics::Metrics;
+use crate::outbox;
+use crate::process::{HandlerCommand, Processes};
+use crate::queue::{JobSource, ResultSink, poller, stop};
+
+/// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
+const EVENTS: usize = 1024;
+
+/// Why a worker could not be started at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The HTTP server's address cannot be used.
+    #[error("cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind, or `none`")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(std::io::Error),
+    /// The heartbeat cannot be started.
+    #[error("cannot start the heartbeat: {0}")]
+    Heartbeat(String),
+}
+
+/// What a running worker lets others see and say.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Input of the state machine.
+    pub events: mpsc::Sender<Event>,
+    /// The newest picture of the worker.
+    pub snapshots: watch::Receiver<Snapshot>,
+}
+
+/// Runs a worker until it is over and returns its exit code. `started` receives its [`Control`] once everything is in place.
+///
+/// # Errors
+/// When a part cannot be started. Nothing has been taken from the queue then.
+pub async fn run<Q: JobSource + ResultSink>(
+    config: Config,
+    queue: Arc<Q>,
+    started: oneshot::Sender<Control>,
+) -> Result<u8, StartError> {
+    let listener = match config.http_bind {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let (snapshots, latest) = watch::channel(Snapshot::default());
+    let pulse = Pulse::default();
+    let metrics = Arc::new(Metrics::new(&config.identity.worker_id));
+    // Ends the helpers that must not outlive the dispatcher.
+    let over = CancellationToken::new();
+
+    forward_signals(events.clone(), over.clone())?;
+    let heartbeat = match &config.heartbeat {
+        Some(settings) => {
+            let started = Heartbeat::start(settings.clone(), latest.clone(), pulse.clone());
+            Some(started.map_err(|error| StartError::Heartbeat(error.to_string()))?)
+        }
+        None => None,
+    };
+    let heartbeat_stats = heartbeat.as_ref().map(Heartbeat::stats);
+    let server = listener.map(|listener| {
+        let state = HttpState::new(&config.identity, latest.clone(), pulse.clone(), Arc::clone(&metrics), heartbeat_stats);
+        tokio::spawn(http::serve(listener, state, over.clone()))
+    });
+    stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
+    let handler = HandlerCommand {
+        program: config.handler.program.clone(),
+        args: config.handler.args.clone(),
+        env: config.handler.env.clone(),
+    };
+    let hands = Hands {
+        processes: Processes::new(handler, events.clone()),
+        poller: poller::spawn(Arc::clone(&queue), events.clone()),
+        outbox: outbox::spawn(queue, config.identity.clone(), config.outbox.clone(), events.clone()),
+        heartbeat,
+        metrics,
+    };
+    let _ = started.send(Control { events, snapshots: latest });
+
+    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse).run().await;
+
+    over.cancel();
+    if let Some(server) = server {
+        let _ = server.await;
+    }
+    Ok(code)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Bind { address, error })
+}
+
+/// The first SIGTERM or SIGINT begins the drain, the second one ends the waiting.
+fn forward_signals(events: mpsc::Sender<Event>, over: CancellationToken) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    tokio::spawn(async move {
+        let mut event = Event::Drain(DrainCause::Signal);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = over.cancelled() => return,
+            }
+            if events.send(event).await.is_err() {
+                return;
+            }
+            event = Event::Abort;
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::RunArgs;
+
+/// Takes jobs from a RunPod-style queue, runs them in a handler process and delivers the results.
+#[derive(Debug, Parser)]
+#[command(name = "runpod-worker", version, about, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  runpod-worker test --input job.json -- ./my-handler   run one job and print its result
+  runpod-worker schema -- ./my-handler                  print the JSON Schema of input and output
+  runpod-endpoint dev -- ./my-handler                   a local queue and API with a worker
+  runpod-worker run -- ./my-handler                     production; RUNPOD_WEBHOOK_* name the queue
+
+Exit status: 0 shut down as asked or job completed, 1 unhealthy or job failed, 64 wrong configuration.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take jobs from the queue until told to stop
+    ///
+    /// The queue is named by RunPod's variables: RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT,
+    /// RUNPOD_WEBHOOK_POST_STREAM, RUNPOD_WEBHOOK_PING, RUNPOD_AI_API_KEY, RUNPOD_POD_ID. The platform sets them, and so
+    /// does `runpod-endpoint dev`. Without them one job is read from test_input.json, as RunPod's own worker does.
+    Run(Box<RunArgs>),
+    /// Run one job without a queue and print its result as JSON
+    Test(Box<TestArgs>),
+    /// Print the handler's name, version and JSON Schemas
+    Schema(HandlerArgs),
+}
+
+/// Arguments of `test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// File with the job, `{"input": …}`; `-` reads standard input [default: test_input.json]
+    #[arg(long, value_name = "FILE", conflicts_with = "test_input")]
+    pub input: Option<PathBuf>,
+    /// The job itself instead of a file
+    #[arg(long = "test-input", alias = "test_input", value_name = "JSON")]
+    pub test_input: Option<String>,
+    /// Everything else is as for `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// A handler program and its arguments.
+#[derive(Debug, Args)]
+pub struct HandlerArgs {
+    /// Handler program and its arguments
+    #[arg(last = true, required = true, value_name = "HANDLER")]
+    pub handler: Vec<std::ffi::OsString>,
+}

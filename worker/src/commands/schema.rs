@@ -1,0 +1,72 @@
+//! `runpod-worker schema`: what the handler says about itself, without loading a model.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{Manifest, PROTOCOL_VERSION, ToSupervisor};
+use tokio::sync::mpsc;
+
+use crate::core::{Epoch, Event, ProcessEvent, ProcessId};
+use crate::process::{HandlerCommand, Processes};
+
+/// How long a handler may take to introduce itself.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Why there is no schema.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// The program cannot be started.
+    #[error("{0}")]
+    Start(String),
+    /// It is another program.
+    #[error("the handler ended before it introduced itself: is it built with runpod-handler-sdk?")]
+    NoHandler,
+    /// It is silent.
+    #[error("the handler did not introduce itself within {LIMIT:?}: is it built with runpod-handler-sdk?")]
+    Silent,
+    /// It is a handler of another time.
+    #[error("the handler speaks protocol {0}, this worker speaks {PROTOCOL_VERSION}: build both from the same version")]
+    Protocol(u32),
+    /// It says something that is no manifest.
+    #[error("the handler's manifest cannot be read: {0}")]
+    Manifest(#[from] serde_json::Error),
+}
+
+/// Starts the handler, reads its introduction and ends it again.
+///
+/// # Errors
+/// When the program cannot be started or is no handler.
+pub async fn schema(handler: Vec<OsString>) -> Result<Manifest, SchemaError> {
+    let mut handler = handler.into_iter();
+    let program = handler.next().unwrap_or_default().into();
+    let command = HandlerCommand { program, args: handler.collect(), env: Vec::new() };
+    let (events, mut inbox) = mpsc::channel(16);
+    let mut processes = Processes::new(command, events);
+    processes.spawn(ProcessId(0), Epoch(1));
+    let introduced = async {
+        while let Some(event) = inbox.recv().await {
+            let Event::Process { event, .. } = event else { continue };
+            match event {
+                ProcessEvent::SpawnFailed { reason, .. } => return Err(SchemaError::Start(reason)),
+                ProcessEvent::Gone(_) | ProcessEvent::BadFrame { .. } | ProcessEvent::Oversize { .. } => break,
+                ProcessEvent::Message { message: ToSupervisor::Hello { protocol, .. }, payload } => {
+                    return manifest(protocol, &payload);
+                }
+                ProcessEvent::Spawned { .. } | ProcessEvent::Message { .. } => {}
+            }
+        }
+        Err(SchemaError::NoHandler)
+    };
+    let result = tokio::time::timeout(LIMIT, introduced).await.unwrap_or(Err(SchemaError::Silent));
+    processes.kill(ProcessId(0));
+    result
+}
+
+fn manifest(protocol: u32, payload: &Bytes) -> Result<Manifest, SchemaError> {
+    if protocol != PROTOCOL_VERSION {
+        return Err(SchemaError::Protocol(protocol));
+    }
+    Ok(serde_json::from_slice(payload)?)
+}

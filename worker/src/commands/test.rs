@@ -1,0 +1,225 @@
+//! `runpod-worker test`: one job through the whole worker, with a queue that lives in this process.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::app::{self, Control, StartError};
+use crate::config::Config;
+use crate::core::{DrainCause, Event, JobId, TakenJob, WorkerState};
+use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+
+/// Where a job is looked for when none is named, as RunPod's own worker does.
+const DEFAULT_FILE: &str = "test_input.json";
+const DEFAULT_ID: &str = "local_test";
+
+/// Why the job could not be tried.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TestError {
+    /// The file cannot be read.
+    #[error("cannot read the job from {path}: {error}; write {{\"input\": …}} into it, or use --test-input '{{\"input\": …}}'")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// It is no job.
+    #[error("the job is not valid: {0}; it must be a JSON object like {{\"input\": {{\"text\": \"hello\"}}}}")]
+    Invalid(String),
+    /// The worker cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The handler cannot be started.
+    #[error("{0}")]
+    Handler(String),
+}
+
+/// Reads the job named on the command line.
+///
+/// # Errors
+/// When it cannot be read or is no job.
+pub fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Result<TakenJob, TestError> {
+    let text = match (test_input, input) {
+        (Some(text), _) => text,
+        (None, Some(path)) if path.as_os_str() == "-" => {
+            std::io::read_to_string(std::io::stdin()).map_err(|error| TestError::Read { path, error })?
+        }
+        (None, path) => {
+            let path = path.unwrap_or_else(|| DEFAULT_FILE.into());
+            std::fs::read_to_string(&path).map_err(|error| TestError::Read { path, error })?
+        }
+    };
+    let mut job: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).map_err(|error| TestError::Invalid(error.to_string()))?;
+    if job.get("input").is_none_or(serde_json::Value::is_null) {
+        return Err(TestError::Invalid("`input` is missing".to_owned()));
+    }
+    let id = match job.get("id").and_then(serde_json::Value::as_str) {
+        Some(id) => id.to_owned(),
+        None => {
+            job.insert("id".to_owned(), DEFAULT_ID.into());
+            DEFAULT_ID.to_owned()
+        }
+    };
+    let body = serde_json::to_vec(&job).map_err(|error| TestError::Invalid(error.to_string()))?;
+    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None })
+}
+
+/// What came of the job, printed as JSON.
+#[derive(Debug, Default, Serialize)]
+pub struct TestReport {
+    /// Job id.
+    pub id: String,
+    /// `COMPLETED` or `FAILED`.
+    pub status: &'static str,
+    /// The body that would have been posted, with `output` or `error`.
+    #[serde(flatten)]
+    pub result: serde_json::Map<String, serde_json::Value>,
+    /// Streamed items, if there were any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stream: Vec<Box<RawValue>>,
+    /// Time from the start of the program until a job could be taken.
+    #[serde(skip)]
+    pub load_time: Duration,
+    /// Time from handing out the job to its result.
+    #[serde(skip)]
+    pub run_time: Duration,
+    /// Largest resident size of the handler process in kibibytes.
+    #[serde(skip)]
+    pub peak_kib: Option<u64>,
+}
+
+/// Runs one job through a worker and reports what came of it.
+///
+/// # Errors
+/// When worker or handler cannot be started. A job that fails is a result, not an error.
+pub async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestError> {
+    config.http_bind = None;
+    config.heartbeat = None;
+    config.policy.processes = 1;
+    let started = Instant::now();
+    let (say, mut heard) = mpsc::channel(64);
+    let id = job.id.as_str().to_owned();
+    let queue = Arc::new(OneJob { job: Mutex::new(Some(job)), say });
+    let (send_control, control) = oneshot::channel();
+    let worker = tokio::spawn(app::run(config, queue, send_control));
+    let Ok(control) = control.await else {
+        let code = worker.await.map_err(|error| TestError::Handler(error.to_string()))??;
+        return Err(TestError::Handler(format!("the worker ended with exit status {code}")));
+    };
+
+    let mut report = TestReport { id, status: "FAILED", ..TestReport::default() };
+    let mut taken_at = started;
+    loop {
+        let said = tokio::select! {
+            said = heard.recv() => said,
+            reason = unhealthy(&control) => return Err(TestError::Handler(reason)),
+        };
+        match said {
+            Some(Said::Taken) => {
+                taken_at = Instant::now();
+                report.load_time = started.elapsed();
+            }
+            Some(Said::Chunk(body)) => report.stream.extend(item(&body)),
+            Some(Said::Final(body)) => {
+                report.run_time = taken_at.elapsed();
+                report.peak_kib = peak_memory(&control);
+                report.result = serde_json::from_slice(&body).unwrap_or_default();
+                if !report.result.contains_key("error") {
+                    report.status = "COMPLETED";
+                }
+                break;
+            }
+            None => return Err(TestError::Handler("the worker ended without a result".to_owned())),
+        }
+    }
+    let _ = control.events.send(Event::Drain(DrainCause::Signal)).await;
+    let _ = worker.await;
+    Ok(report)
+}
+
+/// Waits until the worker cannot work; answers why.
+async fn unhealthy(control: &Control) -> String {
+    let mut snapshots = control.snapshots.clone();
+    let bad = snapshots.wait_for(|snapshot| snapshot.state == WorkerState::Unhealthy).await;
+    match bad {
+        Ok(snapshot) => snapshot.reason.clone().unwrap_or_else(|| "the handler cannot be started".to_owned()),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Largest resident size so far, as Linux counts it for a living process.
+fn peak_memory(control: &Control) -> Option<u64> {
+    let pid = control.snapshots.borrow().processes.first()?.pid?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+fn item(body: &[u8]) -> Option<Box<RawValue>> {
+    #[derive(serde::Deserialize)]
+    struct Chunk {
+        output: Box<RawValue>,
+    }
+    serde_json::from_slice::<Chunk>(body).ok().map(|chunk| chunk.output)
+}
+
+/// What happens at the queue.
+#[derive(Debug)]
+enum Said {
+    Taken,
+    Chunk(Bytes),
+    Final(Bytes),
+}
+
+/// A queue with one job in it.
+#[derive(Debug)]
+struct OneJob {
+    job: Mutex<Option<TakenJob>>,
+    say: mpsc::Sender<Said>,
+}
+
+impl OneJob {
+    async fn note(&self, said: Said) -> PostReply {
+        let _ = self.say.send(said).await;
+        PostReply::Status { code: 200, retry_after: None }
+    }
+}
+
+impl JobSource for OneJob {
+    async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match job {
+            Some(job) => {
+                let _ = self.say.send(Said::Taken).await;
+                TakeReply::Jobs(vec![job])
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stops(&self) -> StopReply {
+        std::future::pending().await
+    }
+}
+
+impl ResultSink for OneJob {
+    async fn post_final(&self, _job: &JobId, body: Bytes, _streamed: bool) -> PostReply {
+        self.note(Said::Final(body)).await
+    }
+
+    async fn post_chunk(&self, _job: &JobId, body: Bytes) -> PostReply {
+        self.note(Said::Chunk(body)).await
+    }
+
+    async fn post_progress(&self, _job: &JobId, _body: Bytes) -> PostReply {
+        PostReply::Status { code: 200, retry_after: None }
+    }
+}
