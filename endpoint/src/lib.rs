@@ -1,1 +1,9 @@
-//! To be filled.
+//! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
+//!
+//! [`store`] decides, [`api`] speaks HTTP, [`server`] listens, [`cli`] is the program.
+
+pub mod api;
+pub mod cli;
+pub mod server;
+pub mod store;
+pub mod worker_env;
