@@ -93,15 +93,21 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
-    /// Answers requests until `shutdown`, then closes within a few seconds.
+    /// Answers requests until `shutdown`, then closes within a few seconds. From `drain` on, workers get no jobs.
     ///
     /// # Errors
     /// When accepting connections fails.
-    pub async fn run(self, store: Arc<dyn Store>, shutdown: CancellationToken) -> Result<(), ServerError> {
+    pub async fn run(
+        self,
+        store: Arc<dyn Store>,
+        drain: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServerError> {
         let app = App {
             store,
             hold: self.config.hold,
             max_result_bytes: self.config.max_result_bytes,
+            drain,
             shutdown: shutdown.clone(),
         };
         let router = api::router(app, self.config.keys);

@@ -32,6 +32,8 @@ pub struct App {
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
+    /// From here on workers get no more jobs, so that they can leave.
+    pub drain: CancellationToken,
     /// Ends all held requests.
     pub shutdown: CancellationToken,
 }

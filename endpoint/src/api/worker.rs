@@ -1,6 +1,7 @@
 //! The worker API: what RunPod's worker runtimes call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -9,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::App;
 use super::body::{self, BodyError};
@@ -20,6 +22,9 @@ use crate::store::{Assignment, Heartbeat, Outcome};
 
 /// Largest `batch_size` that is honoured.
 const MAX_BATCH: u64 = 1000;
+
+/// How long polls are held while workers are leaving.
+const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -64,8 +69,17 @@ async fn take_batch(
 }
 
 async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<Assignment>, ApiError> {
+    if app.drain.is_cancelled() {
+        // Workers repeat an empty poll at once; one that is about to leave must not spin until then.
+        tokio::select! {
+            () = sleep(DRAIN_HOLD) => {}
+            () = app.shutdown.cancelled() => {}
+        }
+        return Ok(Vec::new());
+    }
     tokio::select! {
         jobs = app.store.take(endpoint, worker, max, app.hold) => Ok(jobs?),
+        () = app.drain.cancelled() => Ok(Vec::new()),
         () = app.shutdown.cancelled() => Ok(Vec::new()),
     }
 }
@@ -82,6 +96,7 @@ async fn stop(
     let worker = Params::parse(query.as_deref()).split_segment(&segment);
     let jobs = tokio::select! {
         jobs = app.store.stops(&endpoint, worker, app.hold) => jobs?,
+        () = app.drain.cancelled() => app.store.stops(&endpoint, worker, DRAIN_HOLD).await?,
         () = app.shutdown.cancelled() => Vec::new(),
     };
     if jobs.is_empty() {

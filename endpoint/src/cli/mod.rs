@@ -1,7 +1,11 @@
 //! Subcommands.
 
 mod args;
+mod dev;
+mod http;
+mod jobs;
 mod output;
+mod request;
 mod serve;
 mod signals;
 
@@ -60,13 +64,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn run(command: Command, output: &mut Output) -> Exit {
-    match command {
+    let outcome = match &command {
         Command::Serve(args) => {
             start_log();
-            serve::serve(args, output).await
+            return serve::serve(args, output).await;
         }
-        _ => output.fail(&"not there yet", Exit::Failure),
-    }
+        Command::Dev(args) => {
+            start_log();
+            return dev::dev(args, output).await;
+        }
+        Command::Submit(args) => jobs::submit(args, output).await,
+        Command::Status(args) => jobs::status(args, output).await,
+        Command::Watch(args) => jobs::watch(args, output).await,
+        Command::Stream(args) => jobs::stream(args, output).await,
+        Command::Cancel(args) => jobs::cancel(args, output).await,
+        Command::Health(args) => jobs::health(args, output).await,
+    };
+    outcome.unwrap_or_else(|error| output.fail(&error, error.exit()))
 }
 
 /// Logs of the server, as text on standard error; `RUST_LOG` sets the level.

@@ -34,19 +34,19 @@ pub(crate) fn exit_for(error: &ServerError) -> Exit {
     }
 }
 
-pub(crate) async fn serve(args: ServeArgs, output: &mut Output) -> Exit {
+pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
     let (server, store) = match open(&args.listen).await {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, exit_for(&error)),
     };
-    print_banner(&server, &args, output);
+    print_banner(&server, args, output);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
         signals::stop_requested().await;
         stop.cancel();
     });
-    match server.run(store, shutdown).await {
+    match server.run(store, shutdown.clone(), shutdown).await {
         Ok(()) => Exit::Success,
         Err(error) => output.fail(&error, exit_for(&error)),
     }

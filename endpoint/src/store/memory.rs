@@ -17,6 +17,9 @@ use super::{
 /// Endpoint ids in use at once.
 const MAX_ENDPOINTS: usize = 1000;
 
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
 /// All endpoints, in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -122,11 +125,11 @@ impl Endpoint {
                 return taken;
             }
             if !eligible {
-                // Its wake-up belongs to another poll. Held all the same: an immediate answer would be asked again.
+                // Its wake-up belongs to another poll. Held all the same: an empty answer is followed by the next poll.
                 if self.with(|queue, _| queue.has_waiting()) {
                     self.jobs_waiting.notify_one();
                 }
-                sleep_until(deadline).await;
+                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
                 return Vec::new();
             }
             if timeout_at(deadline, woken).await.is_err() {
