@@ -564,3 +564,6 @@ impl Queue {
         job.counted_bytes = job.bytes();
     }
 }
+
+#[cfg(test)]
+mod tests;
