@@ -1,1 +1,10 @@
-//! To be filled.
+//! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
+//!
+//! [`store`] decides, [`api`] speaks HTTP, [`server`] listens, [`dev`] keeps workers running, [`cli`] is the program.
+
+pub mod api;
+pub mod cli;
+pub mod dev;
+pub mod server;
+pub mod store;
+pub mod worker_env;

@@ -1,0 +1,55 @@
+//! Reads request bodies with a limit, whatever media type they declare.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+/// Longest time for a body to arrive.
+const READ_LIMIT: Duration = Duration::from_secs(300);
+
+/// Bytes read and thrown away after the limit, so that the sender gets to read the refusal instead of a reset.
+const DISCARD_LIMIT: usize = 256 << 20;
+
+/// Why there is no body.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    TooLarge,
+    Unreadable,
+}
+
+/// The whole body, at most `limit` bytes.
+pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, BodyError> {
+    timeout(READ_LIMIT, read_all(body, limit)).await.unwrap_or(Err(BodyError::Unreadable))
+}
+
+async fn read_all(body: Body, limit: usize) -> Result<Bytes, BodyError> {
+    let mut frames = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    let mut seen = 0_usize;
+    while let Some(frame) = frames.next().await {
+        let frame = frame.map_err(|_| BodyError::Unreadable)?;
+        seen += frame.len();
+        if seen <= limit {
+            whole.extend_from_slice(&frame);
+        } else if seen > limit + DISCARD_LIMIT {
+            break;
+        } else {
+            whole = BytesMut::new();
+        }
+    }
+    if seen > limit { Err(BodyError::TooLarge) } else { Ok(whole.freeze()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_of_exactly_the_limit_is_read() {
+        assert_eq!(read(Body::from("12345"), 5).await.unwrap(), "12345");
+        assert!(matches!(read(Body::from("123456"), 5).await, Err(BodyError::TooLarge)));
+    }
+}

@@ -1,0 +1,96 @@
+//! Hands jobs to a worker and takes them back when the connection breaks before the reply is out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::store::{Assignment, JobId, Store};
+
+/// The jobs of one reply; dropped before [`Receipt::delivered`], they go back to the queue.
+pub(crate) struct Receipt {
+    store: Arc<dyn Store>,
+    endpoint: String,
+    worker: String,
+    jobs: Vec<(JobId, u32)>,
+}
+
+impl Receipt {
+    pub(crate) fn new(store: Arc<dyn Store>, endpoint: &str, worker: &str, jobs: &[Assignment]) -> Self {
+        let jobs = jobs.iter().map(|job| (Arc::clone(&job.id), job.attempt)).collect();
+        Self { store, endpoint: endpoint.to_owned(), worker: worker.to_owned(), jobs }
+    }
+
+    fn delivered(&mut self) {
+        self.jobs.clear();
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let (endpoint, worker) = (std::mem::take(&mut self.endpoint), std::mem::take(&mut self.worker));
+        tracing::info!(worker, jobs = jobs.len(), "the connection closed before the jobs were delivered: queued again");
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for (id, attempt) in jobs {
+                    store.give_back(&endpoint, &worker, &id, attempt).await;
+                }
+            });
+        }
+    }
+}
+
+/// A JSON reply that carries jobs.
+pub(crate) fn respond(json: Vec<u8>, receipt: Receipt) -> Response {
+    let headers = [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, json.len().to_string())];
+    let body = Body::from_stream(Delivery { rest: Bytes::from(json), step: Step::Most, receipt });
+    (headers, body).into_response()
+}
+
+/// The reply in two parts. The server flushes the first part and looks at the connection before it asks for the
+/// last byte; asking is the sign that the peer was still there.
+struct Delivery {
+    rest: Bytes,
+    step: Step,
+    receipt: Receipt,
+}
+
+enum Step {
+    Most,
+    Flush,
+    Last,
+}
+
+impl Stream for Delivery {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.step {
+            Step::Most => {
+                self.step = Step::Flush;
+                let most = self.rest.len().saturating_sub(1);
+                Poll::Ready(Some(Ok(self.rest.split_to(most))))
+            }
+            Step::Flush => {
+                self.step = Step::Last;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::Last if self.rest.is_empty() => Poll::Ready(None),
+            Step::Last => {
+                self.receipt.delivered();
+                Poll::Ready(Some(Ok(std::mem::take(&mut self.rest))))
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Reading JSON that others wrote: truthiness, presence and the tokens that strict parsers refuse.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// For fields where `null` is a value and not an absence.
+pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Python's idea of truth, which decides whether a result counts as an error.
+pub(crate) fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+/// Replaces `NaN`, `Infinity` and `-Infinity` outside of strings by `null`: Python's encoder writes them.
+pub(crate) fn without_non_finite(text: &str) -> Cow<'_, str> {
+    let mut clean = String::new();
+    let mut copied = 0;
+    let mut in_string = false;
+    let mut escaped = false;
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        let token = match byte {
+            _ if escaped => {
+                escaped = false;
+                None
+            }
+            b'\\' if in_string => {
+                escaped = true;
+                None
+            }
+            b'"' => {
+                in_string = !in_string;
+                None
+            }
+            b'N' | b'I' | b'-' if !in_string => {
+                ["NaN", "-Infinity", "Infinity"].into_iter().find(|token| bytes[at..].starts_with(token.as_bytes()))
+            }
+            _ => None,
+        };
+        if let Some(token) = token {
+            clean.push_str(&text[copied..at]);
+            clean.push_str("null");
+            at += token.len();
+            copied = at;
+        } else {
+            at += 1;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    clean.push_str(&text[copied..]);
+    Cow::Owned(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn non_finite_numbers_become_null_outside_of_strings_only() {
+        let text = r#"{"a": NaN, "b": [-Infinity, Infinity, -1], "NaN": "Infinity \" NaN"}"#;
+        let clean = r#"{"a": null, "b": [null, null, -1], "NaN": "Infinity \" NaN"}"#;
+        assert_eq!(without_non_finite(text), clean);
+    }
+
+    #[test]
+    fn truth_follows_python() {
+        for falsy in ["null", "false", "0", "0.0", "-0.0", "\"\"", "[]", "{}"] {
+            assert!(!is_truthy(&serde_json::from_str(falsy).unwrap()), "{falsy}");
+        }
+        for truthy in ["true", "1", "\" \"", "[0]", "{\"a\":null}"] {
+            assert!(is_truthy(&serde_json::from_str(truthy).unwrap()), "{truthy}");
+        }
+    }
+}

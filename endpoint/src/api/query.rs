@@ -1,0 +1,48 @@
+//! Path segments and query strings, including those that the official worker glues together.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Query parameters; of repeated names the last one counts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Params(HashMap<String, String>);
+
+impl Params {
+    pub(crate) fn parse(query: Option<&str>) -> Self {
+        Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect())
+    }
+
+    /// The official worker appends `&name=value` to URLs that have no `?`, so that the parameters end up in the last
+    /// path segment: `w1&job_in_progress=0`. Returns the segment proper.
+    pub(crate) fn split_segment<'a>(&mut self, segment: &'a str) -> &'a str {
+        let Some((name, glued)) = segment.split_once('&') else { return segment };
+        self.0.extend(form_urlencoded::parse(glued.as_bytes()).into_owned());
+        name
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.get(name)?.parse().ok()
+    }
+
+    /// `wait` in milliseconds, moved into the range that RunPod documents.
+    pub(crate) fn wait(&self, default: Duration, max_ms: u64) -> Duration {
+        self.number("wait").map_or(default, |wait| Duration::from_millis(wait.clamp(1000, max_ms)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_glued_to_a_segment_are_found() {
+        let mut params = Params::parse(Some("gpu=A+B"));
+        assert_eq!(params.split_segment("w1&batch_size=3&job_in_progress=0"), "w1");
+        assert_eq!(params.number("batch_size"), Some(3));
+        assert_eq!(params.get("gpu"), Some("A B"));
+    }
+}

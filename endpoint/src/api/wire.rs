@@ -1,0 +1,265 @@
+//! The JSON documents of both APIs. Field order is alphabetical, as in the platform's replies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use super::json;
+use crate::store::{Assignment, Health, JobView, Outcome, Payload, Policy, Status};
+
+/// `/run` and `/runsync` request. Other top-level fields are dropped, as on the platform.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SubmitRequest {
+    #[serde(default, deserialize_with = "json::present")]
+    pub(crate) input: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) webhook: Option<String>,
+    #[serde(default)]
+    pub(crate) policy: Option<PolicyRequest>,
+    #[serde(default, rename = "s3Config")]
+    pub(crate) s3_config: Option<Box<RawValue>>,
+}
+
+/// Limits of one job, in milliseconds.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PolicyRequest {
+    #[serde(default)]
+    execution_timeout: Option<u64>,
+    #[serde(default)]
+    ttl: Option<u64>,
+    #[serde(default)]
+    low_priority: Option<bool>,
+}
+
+const WEEK_MS: u64 = 604_800_000;
+
+impl PolicyRequest {
+    /// Values outside of the documented ranges are refused.
+    pub(crate) fn validate(self) -> Result<Policy, ApiError> {
+        let default = Policy::default();
+        let within = |name: &str, value: Option<u64>, min: u64, default: Duration| match value {
+            None => Ok(default),
+            Some(value) if (min..=WEEK_MS).contains(&value) => Ok(Duration::from_millis(value)),
+            Some(value) => Err(ApiError::BadRequest(format!(
+                "policy.{name} is {value}; give milliseconds from {min} to {WEEK_MS}"
+            ))),
+        };
+        Ok(Policy {
+            execution_timeout: within("executionTimeout", self.execution_timeout, 5000, default.execution_timeout)?,
+            ttl: within("ttl", self.ttl, 10_000, default.ttl)?,
+            low_priority: self.low_priority.unwrap_or(default.low_priority),
+        })
+    }
+}
+
+/// A job as clients see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JobDocument<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_time: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution_time: Option<u64>,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker_id: Option<&'a str>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<'a> From<&'a JobView> for JobDocument<'a> {
+    fn from(view: &'a JobView) -> Self {
+        Self {
+            delay_time: view.delay.map(millis),
+            error: view.error.as_deref(),
+            execution_time: view.execution.map(millis),
+            id: &view.id,
+            output: view.output.as_deref(),
+            retries: view.retries,
+            status: view.status,
+            worker_id: view.worker.as_deref(),
+        }
+    }
+}
+
+/// Only id and state: the reply of `/run`, `/cancel`, `/retry` and an unfinished `/runsync`.
+#[derive(Debug, Serialize)]
+pub(crate) struct JobStatus<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) status: Status,
+}
+
+impl<'a> From<&'a JobView> for JobStatus<'a> {
+    fn from(view: &'a JobView) -> Self {
+        Self { id: &view.id, status: view.status }
+    }
+}
+
+/// `/requests` reply.
+#[derive(Debug, Serialize)]
+pub(crate) struct Requests<'a> {
+    pub(crate) requests: Vec<JobDocument<'a>>,
+}
+
+/// `/purge-queue` reply; the platform writes this one status in lower case.
+#[derive(Debug, Serialize)]
+pub(crate) struct Purged {
+    pub(crate) removed: usize,
+    pub(crate) status: &'static str,
+}
+
+/// `/stream` reply.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamReply<'a> {
+    pub(crate) status: Status,
+    pub(crate) stream: Vec<StreamItem<'a>>,
+}
+
+/// One item of a generator.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamItem<'a> {
+    pub(crate) output: &'a RawValue,
+}
+
+/// `/health` reply: eleven counters.
+#[derive(Debug, Serialize)]
+pub(crate) struct HealthReply {
+    jobs: JobCounts,
+    workers: WorkerCounts,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JobCounts {
+    completed: u64,
+    failed: u64,
+    in_progress: usize,
+    in_queue: usize,
+    retried: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct WorkerCounts {
+    idle: usize,
+    initializing: usize,
+    /// Equal to `idle` in every live sample.
+    ready: usize,
+    running: usize,
+    /// Lack of host capacity, which a local endpoint does not know.
+    throttled: usize,
+    unhealthy: usize,
+}
+
+impl From<Health> for HealthReply {
+    fn from(health: Health) -> Self {
+        let workers = health.workers;
+        Self {
+            jobs: JobCounts {
+                completed: health.completed,
+                failed: health.failed,
+                in_progress: health.in_progress,
+                in_queue: health.in_queue,
+                retried: health.retried,
+            },
+            workers: WorkerCounts {
+                idle: workers.idle,
+                initializing: workers.initializing,
+                ready: workers.idle,
+                running: workers.running,
+                throttled: 0,
+                unhealthy: workers.unhealthy,
+            },
+        }
+    }
+}
+
+/// A job as a worker gets it. `id` and `input` are always there.
+#[derive(Debug, Serialize)]
+pub(crate) struct JobMessage<'a> {
+    id: &'a str,
+    input: &'a RawValue,
+    #[serde(rename = "s3Config", skip_serializing_if = "Option::is_none")]
+    s3_config: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a Assignment> for JobMessage<'a> {
+    fn from(job: &'a Assignment) -> Self {
+        Self { id: &job.id, input: &job.input, s3_config: job.s3_config.as_deref() }
+    }
+}
+
+/// job-stop reply.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StopReply<'a> {
+    pub(crate) jobs_to_stop: Vec<&'a str>,
+}
+
+/// What a job-done body means.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Progress(Option<Payload>),
+    Final(Outcome),
+}
+
+/// job-done and job-stream body.
+#[derive(Debug, Deserialize)]
+struct ResultBody {
+    #[serde(default, deserialize_with = "json::present")]
+    output: Option<Box<RawValue>>,
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    status: Value,
+    #[serde(default, rename = "stopPod")]
+    stop_pod: Value,
+}
+
+impl ResultBody {
+    fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body).or_else(|error| match std::str::from_utf8(body) {
+            Ok(text) => serde_json::from_str(&json::without_non_finite(text)),
+            Err(_) => Err(error),
+        })
+    }
+}
+
+impl Report {
+    /// Reads a job-done body.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let body = ResultBody::parse(body)?;
+        let output = body.output.map(Arc::from);
+        if body.status == "IN_PROGRESS" {
+            return Ok(Self::Progress(output));
+        }
+        let error = json::is_truthy(&body.error).then(|| match body.error {
+            Value::String(text) => text,
+            other => other.to_string(),
+        });
+        Ok(Self::Final(Outcome { output, error, recycle: json::is_truthy(&body.stop_pod) }))
+    }
+}
+
+/// Reads a job-stream body: the item, `null` when there is none.
+pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
+    let output = ResultBody::parse(body)?.output;
+    Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
+}

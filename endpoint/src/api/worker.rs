@@ -1,0 +1,170 @@
+//! The worker API: what RunPod's worker runtimes call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::App;
+use super::body::{self, BodyError};
+use super::delivery::{self, Receipt};
+use super::error::ApiError;
+use super::query::Params;
+use super::wire::{self, JobMessage, Report, StopReply};
+use crate::store::{Assignment, Heartbeat, Outcome};
+
+/// Largest `batch_size` that is honoured.
+const MAX_BATCH: u64 = 1000;
+
+/// How long polls are held while workers are leaving.
+const DRAIN_HOLD: Duration = Duration::from_secs(1);
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v2/{endpoint}/job-take/{worker}", get(take).post(take))
+        .route("/v2/{endpoint}/job-take-batch/{worker}", get(take_batch).post(take_batch))
+        .route("/v2/{endpoint}/job-stop/{worker}", get(stop).post(stop))
+        .route("/v2/{endpoint}/job-done/{worker}/{job}", post(done))
+        .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(chunk))
+        .route("/v2/{endpoint}/ping/{worker}", get(ping).post(ping))
+}
+
+type WorkerPath = Path<(String, String)>;
+type ReportPath = Path<(String, String, String)>;
+
+async fn take(
+    State(app): State<App>,
+    Path((endpoint, segment)): WorkerPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    let jobs = take_jobs(&app, &endpoint, worker, 1).await?;
+    let Some(job) = jobs.first() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
+    let receipt = Receipt::new(Arc::clone(&app.store), &endpoint, worker, &jobs);
+    Ok(delivery::respond(encode(&JobMessage::from(job))?, receipt))
+}
+
+async fn take_batch(
+    State(app): State<App>,
+    Path((endpoint, segment)): WorkerPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let mut params = Params::parse(query.as_deref());
+    let worker = params.split_segment(&segment);
+    let max = params.number("batch_size").unwrap_or(1).clamp(1, MAX_BATCH);
+    let jobs = take_jobs(&app, &endpoint, worker, usize::try_from(max).unwrap_or(1)).await?;
+    if jobs.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let receipt = Receipt::new(Arc::clone(&app.store), &endpoint, worker, &jobs);
+    let messages: Vec<_> = jobs.iter().map(JobMessage::from).collect();
+    Ok(delivery::respond(encode(&messages)?, receipt))
+}
+
+async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<Assignment>, ApiError> {
+    if app.drain.is_cancelled() {
+        // Workers repeat an empty poll at once; one that is about to leave must not spin until then.
+        tokio::select! {
+            () = sleep(DRAIN_HOLD) => {}
+            () = app.shutdown.cancelled() => {}
+        }
+        return Ok(Vec::new());
+    }
+    tokio::select! {
+        jobs = app.store.take(endpoint, worker, max, app.hold) => Ok(jobs?),
+        () = app.drain.cancelled() => Ok(Vec::new()),
+        () = app.shutdown.cancelled() => Ok(Vec::new()),
+    }
+}
+
+fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(message).map_err(|error| ApiError::BadRequest(format!("the job cannot be encoded: {error}")))
+}
+
+async fn stop(
+    State(app): State<App>,
+    Path((endpoint, segment)): WorkerPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    let jobs = tokio::select! {
+        jobs = app.store.stops(&endpoint, worker, app.hold) => jobs?,
+        () = app.drain.cancelled() => app.store.stops(&endpoint, worker, DRAIN_HOLD).await?,
+        () = app.shutdown.cancelled() => Vec::new(),
+    };
+    if jobs.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(Json(StopReply { jobs_to_stop: jobs.iter().map(|id| &**id).collect() }).into_response())
+}
+
+/// Unknown, finished and cancelled jobs are acknowledged like any other: the worker could do nothing about them.
+async fn done(
+    State(app): State<App>,
+    Path((endpoint, worker, segment)): ReportPath,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let job = Params::parse(query.as_deref()).split_segment(&segment);
+    let limit = app.max_result_bytes;
+    let report = match body::read(body, limit).await {
+        Ok(body) => Report::parse(&body)
+            .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}"))),
+        Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
+        // The worker did not get to say it; the job stays its own until the lease ends.
+        Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
+    };
+    match report {
+        Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await,
+        Ok(Report::Final(outcome)) => app.store.finish(&endpoint, &worker, job, outcome).await,
+        Err(error) => {
+            // Workers do not repeat a refused result, so the job would wait for its lease and run again in vain.
+            let outcome = Outcome { error: Some(error.to_string()), ..Outcome::default() };
+            app.store.finish(&endpoint, &worker, job, outcome).await;
+            return Err(error);
+        }
+    }
+    Ok(Json(json!({})).into_response())
+}
+
+async fn chunk(
+    State(app): State<App>,
+    Path((endpoint, worker, segment)): ReportPath,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let job = Params::parse(query.as_deref()).split_segment(&segment);
+    let limit = app.max_result_bytes;
+    let body = body::read(body, limit).await.map_err(|error| match error {
+        BodyError::TooLarge => ApiError::ResultTooLarge { limit },
+        BodyError::Unreadable => ApiError::BodyUnreadable,
+    })?;
+    let item = wire::parse_chunk(&body)
+        .map_err(|error| ApiError::BadRequest(format!("the worker posted an item that is not JSON: {error}")))?;
+    app.store.chunk(&endpoint, &worker, job, item).await?;
+    Ok(Json(json!({})).into_response())
+}
+
+async fn ping(
+    State(app): State<App>,
+    Path((endpoint, segment)): WorkerPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let mut params = Params::parse(query.as_deref());
+    let worker = params.split_segment(&segment);
+    let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
+    let unhealthy = params.get("status") == Some("unhealthy");
+    if unhealthy {
+        let (check, reason) = (params.get("check").unwrap_or("?"), params.get("reason").unwrap_or("?"));
+        tracing::warn!(worker, check, reason, "the worker reports that it is unhealthy and gets no more jobs");
+    }
+    app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;
+    Ok(Json(json!({})).into_response())
+}

@@ -1,0 +1,248 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::Secret;
+
+/// A RunPod-compatible serverless endpoint on your own machine, and a client for it and for RunPod itself.
+#[derive(Debug, Parser)]
+#[command(
+    name = "runpod-endpoint",
+    version,
+    after_help = "\
+Examples:
+  runpod-endpoint dev -- ./target/debug/my-handler     run a handler behind a local endpoint
+  runpod-endpoint submit '{\"prompt\": \"hi\"}' --sync     submit a job and print its result
+  runpod-endpoint serve                                the endpoint alone; start workers yourself"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the endpoint alone and print what a worker needs to join it
+    Serve(ServeArgs),
+    /// Run the endpoint and workers for one handler program
+    Dev(DevArgs),
+    /// Submit a job
+    Submit(SubmitArgs),
+    /// Print the state of a job
+    Status(JobArgs),
+    /// Follow a job: a line for each change of state, then its output
+    Watch(JobArgs),
+    /// Print the items that a job streams, as they arrive
+    Stream(JobArgs),
+    /// Stop a job
+    Cancel(JobArgs),
+    /// Print job and worker counters
+    Health(HealthArgs),
+}
+
+/// The server's own settings.
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Address and port to listen on; port 0 lets the system choose
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
+    pub bind: SocketAddr,
+    /// Key that clients must send
+    #[arg(long, env = "RUNPOD_ENDPOINT_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
+    pub api_key: Option<Secret>,
+    /// Key that workers must send
+    #[arg(long, env = "RUNPOD_ENDPOINT_WORKER_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
+    pub worker_key: Option<Secret>,
+    /// Listen beyond this machine without keys: everyone who reaches the port can run jobs
+    #[arg(long)]
+    pub insecure_no_auth: bool,
+    /// How long a worker's poll is held open when no job waits (workers give up after 90 s)
+    #[arg(long, default_value = "25s", value_name = "TIME", value_parser = hold)]
+    pub hold: Duration,
+    /// A job missing from its worker's heartbeats for this long is given to another worker, once
+    #[arg(long, default_value = "40s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub lease: Duration,
+    /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
+    #[arg(long)]
+    pub report_timed_out: bool,
+    /// Largest result or stream item, in MiB
+    #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_result_mib: u16,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint serve
+  runpod-endpoint serve --bind 0.0.0.0:8000 --api-key CLIENT-KEY --worker-key WORKER-KEY")]
+pub struct ServeArgs {
+    /// The server's settings.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Endpoint id in the printed examples; the server takes any id
+    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
+    pub endpoint_id: String,
+}
+
+/// `dev`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint dev -- ./target/debug/my-handler
+  runpod-endpoint dev --workers 2 --worker-arg=--prefetch=1 -- ./my-handler --model small")]
+pub struct DevArgs {
+    /// The server's settings.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Endpoint id, the last part of the URL
+    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
+    pub endpoint_id: String,
+    /// Number of workers to keep running
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+    /// The runpod-worker program; default: beside this program, then on PATH
+    #[arg(long, value_name = "PATH")]
+    pub worker_bin: Option<PathBuf>,
+    /// An argument for `runpod-worker run`; repeat for more
+    #[arg(long = "worker-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub worker_args: Vec<OsString>,
+    /// Port of the first worker's own HTTP server, the next worker gets the next port; 0 lets the system choose
+    #[arg(long, default_value_t = 8001, value_name = "PORT")]
+    pub worker_http_port: u16,
+    /// How long workers may finish their jobs when this program is stopped
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub stop_grace: Duration,
+    /// The handler program and its arguments
+    #[arg(last = true, required = true, value_name = "HANDLER")]
+    pub handler: Vec<OsString>,
+}
+
+/// Where the client commands send their requests.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID
+    #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL")]
+    pub url: String,
+    /// API key
+    #[arg(long, env = "RUNPOD_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
+    pub api_key: Option<Secret>,
+    /// Print JSON, one document a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `submit`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The input is the job's input. A JSON object with a top-level `input` is sent as a whole request instead, so that
+test_input.json files work as they are.
+
+Examples:
+  runpod-endpoint submit '{\"prompt\": \"hi\"}'
+  runpod-endpoint submit --input test_input.json --watch
+  echo '{\"n\": 1}' | runpod-endpoint submit --input - --sync")]
+pub struct SubmitArgs {
+    /// Where to send it.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The input as JSON
+    #[arg(value_name = "JSON", required_unless_present = "input", conflicts_with = "input")]
+    pub json_input: Option<String>,
+    /// Read the input from a file, or from standard input with `-`
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Wait for the result and print it
+    #[arg(long, conflicts_with = "watch")]
+    pub sync: bool,
+    /// Follow the job as `watch` does
+    #[arg(long)]
+    pub watch: bool,
+    /// Longest run time of the job, 5s to 7d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub policy_execution_timeout: Option<Duration>,
+    /// Longest life of the job, waiting included, 10s to 7d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub policy_ttl: Option<Duration>,
+    /// Run only when no other job waits
+    #[arg(long)]
+    pub policy_low_priority: bool,
+}
+
+/// `status`, `watch`, `stream` and `cancel`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status of watch and stream: 0 COMPLETED, 1 FAILED or TIMED_OUT, 3 CANCELLED.
+
+Example:
+  runpod-endpoint watch 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1")]
+pub struct JobArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The id that `submit` printed
+    #[arg(value_name = "JOB")]
+    pub job: String,
+}
+
+/// `health`
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::from(text))
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let hold = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(1)..=Duration::from_secs(85)).contains(&hold) {
+        Ok(hold)
+    } else {
+        Err("give 1s to 85s: workers give up after 90s".to_owned())
+    }
+}
+
+fn endpoint_id(text: &str) -> Result<String, String> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    if !text.is_empty() && text.len() <= 64 && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("use 1 to 64 letters, digits, - and _".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn handler_arguments_are_left_alone() {
+        let cli = Cli::try_parse_from(["runpod-endpoint", "dev", "--workers", "2", "--", "./h", "--workers", "9"]);
+        let Command::Dev(dev) = cli.unwrap().command else { panic!("not dev") };
+        assert_eq!((dev.workers, dev.handler), (2, ["./h", "--workers", "9"].map(OsString::from).to_vec()));
+    }
+
+    #[test]
+    fn keys_are_not_printed() {
+        let cli = Cli::try_parse_from(["runpod-endpoint", "health", "--api-key", "hunter2"]).unwrap();
+        assert!(!format!("{cli:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The client side of the client API; works against RunPod itself too.
+
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::args::TargetArgs;
+use crate::store::Status;
+
+/// Longer than any reply is held.
+const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a request brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The key cannot be sent.
+    #[error("the API key contains characters that no HTTP header can carry: check --api-key or RUNPOD_API_KEY")]
+    Key(#[from] InvalidHeaderValue),
+    /// TLS or the like.
+    #[error("the HTTP client cannot start: {0}; check the proxy and certificate settings of this machine")]
+    Setup(#[source] reqwest::Error),
+    /// Nobody answers.
+    #[error("no answer from {url}: {error}; start the endpoint (runpod-endpoint dev ...) or set --url")]
+    Unreachable {
+        /// The endpoint.
+        url: String,
+        /// What the connection said.
+        error: String,
+    },
+    /// 401 or 403.
+    #[error("the endpoint refuses the API key: set --api-key or RUNPOD_API_KEY")]
+    Unauthorized,
+    /// Any other refusal.
+    #[error("the endpoint answered {status}: {text}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What the reply said.
+        text: String,
+    },
+    /// The reply is not what this API answers.
+    #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
+    Reply(#[from] serde_json::Error),
+}
+
+impl ClientError {
+    /// Whether the same request may succeed a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+}
+
+/// A job document, with the output as it was received.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) id: String,
+    pub(crate) status: Status,
+    pub(crate) output: Option<Box<RawValue>>,
+    pub(crate) error: Option<Box<RawValue>>,
+}
+
+/// A `/stream` reply.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Chunks {
+    pub(crate) status: Status,
+    pub(crate) stream: Vec<Chunk>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Chunk {
+    pub(crate) output: Box<RawValue>,
+}
+
+/// One endpoint, seen from a client.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Endpoint {
+    pub(crate) fn new(target: &TargetArgs) -> Result<Self, ClientError> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &target.api_key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .timeout(REQUEST_LIMIT)
+            .connect_timeout(CONNECT_LIMIT)
+            .build()
+            .map_err(ClientError::Setup)?;
+        Ok(Self { http, url: target.url.trim_end_matches('/').to_owned() })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<String, ClientError> {
+        self.send(Method::GET, path, String::new()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: String) -> Result<String, ClientError> {
+        self.send(Method::POST, path, body).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: String) -> Result<String, ClientError> {
+        let request = self.http.request(method, format!("{}/{path}", self.url));
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        let reply = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = reply.status();
+        let text = reply.text().await.map_err(|error| self.unreachable(error))?;
+        match status {
+            _ if status.is_success() => Ok(text),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ClientError::Unauthorized),
+            _ => Err(ClientError::Refused { status: status.as_u16(), text: reason(&text) }),
+        }
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ClientError {
+        let mut cause: &dyn std::error::Error = &error.without_url();
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        ClientError::Unreachable { url: self.url.clone(), error: cause.to_string() }
+    }
+}
+
+/// The message inside an error document, or the start of whatever else came back.
+fn reason(text: &str) -> String {
+    #[derive(Deserialize)]
+    struct Problem {
+        error: Option<String>,
+        detail: Option<String>,
+    }
+    let problem: Option<Problem> = serde_json::from_str(text).ok();
+    let told = problem.and_then(|problem| problem.error.or(problem.detail));
+    told.unwrap_or_else(|| text.chars().take(200).collect())
+}

@@ -1,0 +1,91 @@
+//! Subcommands.
+
+mod args;
+mod dev;
+mod http;
+mod jobs;
+mod output;
+mod request;
+mod serve;
+mod signals;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+pub use args::{Cli, Command};
+pub use output::Output;
+
+/// Exit statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; the job is COMPLETED.
+    Success,
+    /// Not done; the job is FAILED or TIMED_OUT.
+    Failure,
+    /// The job is CANCELLED.
+    Cancelled,
+    /// The command line or the configuration must be changed first (`EX_USAGE`).
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Failure => 1,
+            Exit::Cancelled => 3,
+            Exit::Usage => 64,
+        })
+    }
+}
+
+/// The whole program.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes. Printing fails only when nobody reads.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
+        }
+    };
+    let mut output = Output::default();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let text = format!("cannot start threads: {error}; free memory or raise the process limit");
+            return output.fail(&text, Exit::Failure).into();
+        }
+    };
+    runtime.block_on(run(cli.command, &mut output)).into()
+}
+
+async fn run(command: Command, output: &mut Output) -> Exit {
+    let outcome = match &command {
+        Command::Serve(args) => {
+            start_log();
+            return serve::serve(args, output).await;
+        }
+        Command::Dev(args) => {
+            start_log();
+            return dev::dev(args, output).await;
+        }
+        Command::Submit(args) => jobs::submit(args, output).await,
+        Command::Status(args) => jobs::status(args, output).await,
+        Command::Watch(args) => jobs::watch(args, output).await,
+        Command::Stream(args) => jobs::stream(args, output).await,
+        Command::Cancel(args) => jobs::cancel(args, output).await,
+        Command::Health(args) => jobs::health(args, output).await,
+    };
+    outcome.unwrap_or_else(|error| output.fail(&error, error.exit()))
+}
+
+/// Logs of the server, as text on standard error; `RUST_LOG` sets the level.
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+}

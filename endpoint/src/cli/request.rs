@@ -1,0 +1,109 @@
+//! Turns what the user typed into a `/run` request.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use super::args::SubmitArgs;
+
+/// Larger than any request that is accepted.
+const MAX_INPUT: u64 = 64 << 20;
+
+/// Why there is nothing to submit.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// The file cannot be read.
+    #[error("cannot read the input from {0}: {1}; name a JSON file, or `-` for standard input")]
+    Unreadable(String, #[source] std::io::Error),
+    /// Not JSON.
+    #[error(
+        "the input is not JSON: {0}; put text in double quotes and the whole in single quotes: '{{\"prompt\": \"hi\"}}'"
+    )]
+    NotJson(#[from] serde_json::Error),
+}
+
+/// The request body.
+pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
+    let text = match (&args.json_input, &args.input) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            read(path).map_err(|error| RequestError::Unreadable(path.display().to_string(), error))?
+        }
+        (None, None) => String::new(),
+    };
+    let input: Box<RawValue> = serde_json::from_str(&text)?;
+    let mut request = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text) {
+        Ok(request) if request.contains_key("input") => request,
+        _ => BTreeMap::from([("input".to_owned(), input)]),
+    };
+    let chosen = chosen_policy(args);
+    if !chosen.is_empty() {
+        let given = request.get("policy").and_then(|policy| serde_json::from_str(policy.get()).ok());
+        let mut policy: Map<String, Value> = given.unwrap_or_default();
+        policy.extend(chosen);
+        request.insert("policy".to_owned(), to_raw_value(&policy)?);
+    }
+    Ok(serde_json::to_string(&request)?)
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().lock().take(MAX_INPUT).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(path)?.take(MAX_INPUT).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+fn chosen_policy(args: &SubmitArgs) -> Map<String, Value> {
+    let mut policy = Map::new();
+    let millis = |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    if let Some(time) = args.policy_execution_timeout {
+        policy.insert("executionTimeout".to_owned(), millis(time));
+    }
+    if args.policy_low_priority {
+        policy.insert("lowPriority".to_owned(), Value::Bool(true));
+    }
+    if let Some(time) = args.policy_ttl {
+        policy.insert("ttl".to_owned(), millis(time));
+    }
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    fn body(args: &[&str]) -> Result<String, RequestError> {
+        let cli = Cli::try_parse_from(["runpod-endpoint", "submit"].iter().chain(args)).unwrap();
+        let Command::Submit(args) = cli.command else { panic!("not submit") };
+        build(&args)
+    }
+
+    #[test]
+    fn an_input_is_wrapped_and_a_request_is_sent_as_it_is() {
+        assert_eq!(body(&[r#"{"n": 1.50}"#]).unwrap(), r#"{"input":{"n": 1.50}}"#);
+        assert_eq!(body(&[r#"{"input": {}, "id": "t"}"#]).unwrap(), r#"{"id":"t","input":{}}"#);
+        assert_eq!(body(&["[1]"]).unwrap(), r#"{"input":[1]}"#);
+    }
+
+    #[test]
+    fn policy_flags_join_the_given_policy() {
+        let request = body(&[r#"{"input":1,"policy":{"ttl":20000}}"#, "--policy-execution-timeout", "30s"]).unwrap();
+        assert_eq!(request, r#"{"input":1,"policy":{"executionTimeout":30000,"ttl":20000}}"#);
+    }
+
+    #[test]
+    fn text_that_is_not_json_is_refused_with_the_fix() {
+        let error = body(&["prompt=hi"]).unwrap_err().to_string();
+        assert!(error.contains("'{\"prompt\": \"hi\"}'"), "{error}");
+    }
+}

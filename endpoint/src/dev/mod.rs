@@ -1,0 +1,97 @@
+//! Runs workers beside the server, as the platform would: same program, same environment variables.
+
+mod find;
+mod restart;
+mod spawn;
+mod supervisor;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::api::Secret;
+use crate::store::{Store, StoreError};
+use spawn::WorkerCommand;
+use supervisor::Supervisor;
+
+pub(crate) use supervisor::StopSignals;
+
+/// Why `dev` ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DevError {
+    /// No worker program anywhere.
+    #[error(
+        "runpod-worker was not found beside this program nor on PATH: build it (cargo build -p runpod-worker) or name it with --worker-bin"
+    )]
+    WorkerNotFound,
+    /// `--worker-bin` names nothing.
+    #[error("--worker-bin {}: no such file; check the path", .0.display())]
+    NoSuchWorker(PathBuf),
+    /// The system refused to start it.
+    #[error("cannot start {program}: {error}; check that it is executable and built for this machine")]
+    Spawn {
+        /// Which program.
+        program: String,
+        /// What the system said.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The worker says that starting it again is useless.
+    #[error("the worker refuses its configuration (exit status 64): fix what it printed above and start again")]
+    Configuration,
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What every worker of one `dev` has in common.
+#[derive(Debug)]
+pub(crate) struct WorkerPlan {
+    pub(crate) endpoint: String,
+    pub(crate) base_url: String,
+    pub(crate) worker_key: Option<Secret>,
+    pub(crate) command: WorkerCommand,
+    /// Port of the first worker's own HTTP server.
+    pub(crate) http_port: u16,
+    pub(crate) stop_grace: Duration,
+}
+
+impl WorkerPlan {
+    /// `runpod-worker run <args> -- <handler>`
+    pub(crate) fn command(
+        program: Option<&Path>,
+        args: &[OsString],
+        handler: &[OsString],
+    ) -> Result<WorkerCommand, DevError> {
+        let program = find::worker_program(program)?;
+        let args = [&["run".into()], args, &["--".into()], handler].concat();
+        Ok(WorkerCommand { program, args })
+    }
+}
+
+/// Keeps `count` workers running until told to stop. The first one that cannot work at all ends them all.
+pub(crate) async fn run_workers(
+    plan: WorkerPlan,
+    count: u16,
+    store: Arc<dyn Store>,
+    stop: StopSignals,
+) -> Result<(), DevError> {
+    let plan = Arc::new(plan);
+    let mut workers = JoinSet::new();
+    for number in 0..count {
+        let (plan, store, stop) = (Arc::clone(&plan), Arc::clone(&store), stop.clone());
+        workers.spawn(Supervisor { plan, store, number, stop }.run());
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = workers.join_next().await {
+        if let Ok(Err(error)) = ended {
+            stop.soon.cancel();
+            outcome = outcome.and(Err(error));
+        }
+    }
+    outcome
+}

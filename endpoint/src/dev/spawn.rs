@@ -1,0 +1,77 @@
+//! Starts worker processes and ends them. The only place that does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use super::DevError;
+
+/// How long the system may take to report the end of a killed process.
+const REAP_LIMIT: Duration = Duration::from_secs(5);
+
+/// The endpoint's own secrets; the worker gets its key under the platform's name.
+const WITHHELD: [&str; 2] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WORKER_KEY"];
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerCommand {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+}
+
+/// One running worker, leader of its own process group: Ctrl-C in a terminal reaches this program only.
+#[derive(Debug)]
+pub(crate) struct WorkerProcess {
+    child: Child,
+    pid: Option<Pid>,
+}
+
+impl WorkerProcess {
+    /// Starts the worker with its output going where ours goes.
+    pub(crate) fn start(command: &WorkerCommand, env: Vec<(&'static str, String)>) -> Result<Self, DevError> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+        let mut process = tokio::process::Command::new(&command.program);
+        process.args(&command.args).stdin(Stdio::null()).process_group(0).kill_on_drop(true).envs(env);
+        for name in WITHHELD {
+            process.env_remove(name);
+        }
+        let child = process
+            .spawn()
+            .map_err(|error| DevError::Spawn { program: command.program.display().to_string(), error })?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Self { child, pid })
+    }
+
+    /// Waits for the process to end by itself. `None` when the system does not tell how it ended.
+    pub(crate) async fn wait(&mut self) -> Option<ExitStatus> {
+        self.child.wait().await.ok()
+    }
+
+    /// Asks the worker to finish and leave.
+    pub(crate) fn ask_to_stop(&self) {
+        if let Some(pid) = self.pid.filter(|_| self.is_running()) {
+            // It may have ended meanwhile, which is what is wanted.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    /// Ends the worker and everything in its group.
+    pub(crate) async fn kill(&mut self) {
+        if let Some(pid) = self.pid.filter(|_| self.is_running()) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        if timeout(REAP_LIMIT, self.child.wait()).await.is_err() {
+            tracing::warn!("a killed worker process has not ended; the system may be stuck in a driver call");
+        }
+    }
+
+    /// Until the process has been waited for, its number cannot belong to another one.
+    fn is_running(&self) -> bool {
+        self.child.id().is_some()
+    }
+}

@@ -1,0 +1,121 @@
+//! Keeps one worker running: starts it, watches it, replaces it.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::restart::RestartPauses;
+use super::spawn::WorkerProcess;
+use super::{DevError, WorkerPlan};
+use crate::store::{Store, WorkerEvent};
+use crate::worker_env::worker_env;
+
+/// The exit status of a worker that will not work until its configuration changes (`EX_USAGE`).
+const CONFIGURATION_ERROR: i32 = 64;
+
+/// One question to the store; repeated for as long as the worker lives.
+const RECYCLE_WAIT: Duration = Duration::from_secs(60);
+
+/// How a worker's life ended.
+enum End {
+    Exited(Option<ExitStatus>),
+    Recycled,
+    Stopped,
+}
+
+/// The two ways to be told to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct StopSignals {
+    /// Finish the jobs within the grace.
+    pub(crate) soon: CancellationToken,
+    /// Skip the grace.
+    pub(crate) now: CancellationToken,
+}
+
+pub(crate) struct Supervisor {
+    pub(crate) plan: Arc<WorkerPlan>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) number: u16,
+    pub(crate) stop: StopSignals,
+}
+
+impl Supervisor {
+    /// Runs until told to stop, or until the worker cannot work at all.
+    pub(crate) async fn run(self) -> Result<(), DevError> {
+        let mut pauses = RestartPauses::new();
+        while !self.stop.soon.is_cancelled() {
+            let started = Instant::now();
+            let pause = match self.live().await? {
+                End::Stopped => return Ok(()),
+                End::Recycled => Duration::ZERO,
+                End::Exited(Some(status)) if status.code() == Some(CONFIGURATION_ERROR) => {
+                    return Err(DevError::Configuration);
+                }
+                End::Exited(status) => {
+                    let pause = pauses.next(started.elapsed());
+                    let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                    tracing::warn!(worker = self.number, %status, ?pause, "the worker ended; starting it again");
+                    pause
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.soon.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One process from start to end. Every life has its own worker id, as on the platform.
+    async fn live(&self) -> Result<End, DevError> {
+        let plan = &self.plan;
+        let suffix = Uuid::new_v4().simple().to_string();
+        let worker = format!("{}-{}-{}", plan.endpoint, self.number, &suffix[..8]);
+        self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Starting).await?;
+        let mut process = WorkerProcess::start(&plan.command, self.env(&worker))?;
+        tracing::info!(worker, "worker started");
+        let end = tokio::select! {
+            status = process.wait() => End::Exited(status),
+            () = self.recycled(&worker) => End::Recycled,
+            () = self.stop.soon.cancelled() => End::Stopped,
+        };
+        if !matches!(end, End::Exited(_)) {
+            self.end(&mut process).await;
+        }
+        self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Gone).await?;
+        Ok(end)
+    }
+
+    async fn recycled(&self, worker: &str) {
+        while !self.store.recycled(&self.plan.endpoint, worker, RECYCLE_WAIT).await {}
+        tracing::info!(worker, "the worker asks to be replaced");
+    }
+
+    /// Asks, waits, kills.
+    async fn end(&self, process: &mut WorkerProcess) {
+        process.ask_to_stop();
+        let left = tokio::select! {
+            left = timeout(self.plan.stop_grace, process.wait()) => left.is_ok(),
+            () = self.stop.now.cancelled() => false,
+        };
+        if !left {
+            tracing::warn!(worker = self.number, "the worker did not leave in time and is killed");
+            process.kill().await;
+        }
+    }
+
+    fn env(&self, worker: &str) -> Vec<(&'static str, String)> {
+        let plan = &self.plan;
+        let mut env = worker_env(&plan.base_url, &plan.endpoint, worker, plan.worker_key.as_ref());
+        let port = if plan.http_port == 0 { 0 } else { plan.http_port.saturating_add(self.number) };
+        env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
+        if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
+            env.push(("RUNPOD_WORKER_LOG_FORMAT", "text".to_owned()));
+        }
+        env
+    }
+}

@@ -1,0 +1,123 @@
+//! The listening socket, what is printed when it opens, and how it closes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, App, Keys};
+use crate::store::Store;
+
+/// How long open requests may take to end once the server stops.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where to listen. Port 0 lets the system choose.
+    pub bind: SocketAddr,
+    /// Keys to enforce.
+    pub keys: Keys,
+    /// Listen beyond this machine without keys.
+    pub insecure: bool,
+    /// How long worker polls are held open. Workers give up after 90 s.
+    pub hold: Duration,
+    /// Largest result or stream item, in bytes.
+    pub max_result_bytes: usize,
+}
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Open to the network without keys.
+    #[error(
+        "refusing to listen on {0} without keys: set --api-key and --worker-key, bind to 127.0.0.1, or pass --insecure-no-auth"
+    )]
+    Unprotected(SocketAddr),
+    /// A key that nobody could send.
+    #[error("an empty key protects nothing: give --api-key and --worker-key a value or leave them out")]
+    EmptyKey,
+    /// The port is taken.
+    #[error("{0} is in use: stop the program that listens there or choose another port with --bind")]
+    InUse(SocketAddr),
+    /// Any other refusal of the system.
+    #[error("cannot listen on {0}: {1}; choose another address with --bind")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    /// The server failed while running.
+    #[error("the server stopped: {0}; start it again")]
+    Serve(#[source] std::io::Error),
+}
+
+/// A bound server that does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: ServerConfig,
+}
+
+impl Server {
+    /// Checks the configuration and opens the socket.
+    ///
+    /// # Errors
+    /// When the address cannot be used or must not be used without keys.
+    pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
+        let Keys { client, worker } = &config.keys;
+        if [client, worker].into_iter().flatten().any(|key| key.expose().is_empty()) {
+            return Err(ServerError::EmptyKey);
+        }
+        let protected = client.is_some() && worker.is_some();
+        if !config.bind.ip().is_loopback() && !protected && !config.insecure {
+            return Err(ServerError::Unprotected(config.bind));
+        }
+        let listener = TcpListener::bind(config.bind).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => ServerError::InUse(config.bind),
+            _ => ServerError::Bind(config.bind, error),
+        })?;
+        let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
+        Ok(Self { listener, address, config })
+    }
+
+    /// `http://host:port`, usable from this machine.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        let ip = self.address.ip();
+        let ip = match ip {
+            _ if !ip.is_unspecified() => ip,
+            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    }
+
+    /// Answers requests until `shutdown`, then closes within a few seconds. From `drain` on, workers get no jobs.
+    ///
+    /// # Errors
+    /// When accepting connections fails.
+    pub async fn run(
+        self,
+        store: Arc<dyn Store>,
+        drain: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServerError> {
+        let app = App {
+            store,
+            hold: self.config.hold,
+            max_result_bytes: self.config.max_result_bytes,
+            drain,
+            shutdown: shutdown.clone(),
+        };
+        let router = api::router(app, self.config.keys);
+        let serving = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let mut serving = std::pin::pin!(serving.into_future());
+        tokio::select! {
+            result = &mut serving => result.map_err(ServerError::Serve),
+            () = shutdown.cancelled() => {
+                timeout(CLOSE_LIMIT, serving).await.unwrap_or(Ok(())).map_err(ServerError::Serve)
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One job: its record, its states and the snapshot that readers get.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Job ids, unique within one endpoint.
+pub type JobId = Arc<str>;
+
+/// JSON text exactly as it was received; never re-encoded on its way through.
+pub type Payload = Arc<RawValue>;
+
+/// A point in time, counted from an origin that the store chooses.
+pub type Timestamp = Duration;
+
+/// The states that RunPod's API reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// Waiting for a worker.
+    InQueue,
+    /// Held by a worker, or on its way to a second one.
+    InProgress,
+    /// Finished with a result.
+    Completed,
+    /// Finished with an error.
+    Failed,
+    /// Stopped by a client.
+    Cancelled,
+    /// Not finished within its time.
+    TimedOut,
+}
+
+impl Status {
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InQueue => "IN_QUEUE",
+            Self::InProgress => "IN_PROGRESS",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+            Self::TimedOut => "TIMED_OUT",
+        }
+    }
+
+    /// Whether the job has left the queue for good (apart from `/retry`).
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::InQueue | Self::InProgress)
+    }
+}
+
+/// Limits that a client may set for one job (`policy` of a request).
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Longest run time, counted from the moment a worker takes the job.
+    pub execution_timeout: Duration,
+    /// Total life of the job record, counted from submission.
+    pub ttl: Duration,
+    /// Runs only when no other job waits.
+    pub low_priority: bool,
+}
+
+impl Default for Policy {
+    /// The platform's defaults: 10 minutes of run time, 24 hours of life.
+    fn default() -> Self {
+        Self { execution_timeout: Duration::from_secs(600), ttl: Duration::from_secs(24 * 3600), low_priority: false }
+    }
+}
+
+/// A job as a client submits it.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The id, chosen by the caller.
+    pub id: JobId,
+    /// What the handler gets.
+    pub input: Payload,
+    /// Bucket credentials for the handler, passed through.
+    pub s3_config: Option<Payload>,
+    /// Where to report the end of the job.
+    pub webhook: Option<String>,
+    /// Limits.
+    pub policy: Policy,
+    /// How long the result stays readable.
+    pub retention: Duration,
+}
+
+/// A job on its way to a worker.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The job.
+    pub id: JobId,
+    /// Which attempt this is; tells a stale give-back from a current one.
+    pub attempt: u32,
+    /// What the handler gets.
+    pub input: Payload,
+    /// Bucket credentials for the handler.
+    pub s3_config: Option<Payload>,
+}
+
+/// The final result that a worker reports.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// The result, or what there is of it beside an error.
+    pub output: Option<Payload>,
+    /// Present: the job failed.
+    pub error: Option<String>,
+    /// The worker asks to be replaced (`stopPod`).
+    pub recycle: bool,
+}
+
+/// What a reader sees of a job.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// The job.
+    pub id: JobId,
+    /// Its state.
+    pub status: Status,
+    /// From submission to the start of the latest attempt.
+    pub delay: Option<Duration>,
+    /// Length of the latest attempt, once finished.
+    pub execution: Option<Duration>,
+    /// Worker of the latest attempt.
+    pub worker: Option<Arc<str>>,
+    /// Number of automatic re-dispatches.
+    pub retries: u32,
+    /// Result, or the latest progress update.
+    pub output: Option<Payload>,
+    /// Why the job failed.
+    pub error: Option<String>,
+}
+
+/// Where a job stands. Exactly one at any time.
+#[derive(Debug)]
+pub(crate) enum State {
+    Queued(Place),
+    Running(Run),
+    Finished { status: Status, forget_at: Timestamp },
+}
+
+/// Order in the queue: low priority last, then first in, first out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) low_priority: bool,
+    pub(crate) number: u64,
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The name under which the job was taken; stop signals go there.
+    pub(crate) poller: Arc<str>,
+    /// The worker itself: differs from `poller` when that one polls under an unexpanded placeholder.
+    pub(crate) worker: Arc<str>,
+    pub(crate) since: Timestamp,
+    pub(crate) execution_deadline: Timestamp,
+    /// `None` while the worker has never sent a heartbeat.
+    pub(crate) lease: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) input: Payload,
+    pub(crate) s3_config: Option<Payload>,
+    pub(crate) webhook: Option<String>,
+    pub(crate) policy: Policy,
+    pub(crate) retention: Duration,
+    pub(crate) submitted: Timestamp,
+    pub(crate) expires: Timestamp,
+    pub(crate) place: Place,
+    pub(crate) state: State,
+    /// Dispatches since the submission or the last `/retry`.
+    pub(crate) attempt: u32,
+    pub(crate) retries: u32,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) execution: Option<Duration>,
+    pub(crate) worker: Option<Arc<str>>,
+    pub(crate) output: Option<Payload>,
+    pub(crate) error: Option<String>,
+    pub(crate) chunks: VecDeque<Payload>,
+    pub(crate) chunk_bytes: usize,
+    /// A stream reader has been told of the cancellation.
+    pub(crate) cancel_told: bool,
+    /// The entry of this job in the ordered deadlines.
+    pub(crate) armed: Timestamp,
+    /// Bytes of this job in the store's account.
+    pub(crate) counted_bytes: usize,
+}
+
+impl Job {
+    pub(crate) fn status(&self) -> Status {
+        match &self.state {
+            // Clients keep seeing IN_PROGRESS while a lost job waits for its second worker.
+            State::Queued(_) if self.retries > 0 => Status::InProgress,
+            State::Queued(_) => Status::InQueue,
+            State::Running(_) => Status::InProgress,
+            State::Finished { status, .. } => *status,
+        }
+    }
+
+    /// The next moment at which something must happen to this job without any request.
+    pub(crate) fn deadline(&self) -> Timestamp {
+        match &self.state {
+            State::Queued(_) => self.expires,
+            State::Running(run) => {
+                let run_end = run.lease.map_or(run.execution_deadline, |lease| lease.min(run.execution_deadline));
+                run_end.min(self.expires)
+            }
+            State::Finished { forget_at, .. } => (*forget_at).min(self.expires),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let size = |payload: &Option<Payload>| payload.as_ref().map_or(0, |value| value.get().len());
+        self.input.get().len() + size(&self.s3_config) + size(&self.output) + self.chunk_bytes
+    }
+
+    pub(crate) fn clear_stream(&mut self) {
+        self.chunks.clear();
+        self.chunk_bytes = 0;
+    }
+
+    pub(crate) fn view(&self, id: &JobId) -> JobView {
+        JobView {
+            id: Arc::clone(id),
+            status: self.status(),
+            delay: self.delay,
+            execution: self.execution,
+            worker: self.worker.clone(),
+            retries: self.retries,
+            output: self.output.clone(),
+            error: self.error.clone(),
+        }
+    }
+}

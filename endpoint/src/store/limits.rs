@@ -1,0 +1,44 @@
+//! The numbers that rule one endpoint's queue.
+
+use std::time::Duration;
+
+use super::job::Status;
+
+/// Bounds and timings of one endpoint.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A job that is missing from its worker's heartbeats for this long is lost. The platform: about 40 s.
+    pub lease: Duration,
+    /// How often a lost job is dispatched again before it fails. The platform: once.
+    pub max_retries: u32,
+    /// The state of a job whose run time is over. Live captures show FAILED, the documentation TIMED_OUT.
+    pub timeout_status: Status,
+    /// Jobs kept at once, finished ones included.
+    pub max_jobs: usize,
+    /// Payload bytes kept at once.
+    pub max_bytes: usize,
+    /// Bytes of stream items kept for one job until a client reads them.
+    pub max_stream_bytes: usize,
+    /// Workers remembered at once; the one silent for longest makes room.
+    pub max_workers: usize,
+    /// A worker that was silent for this long is forgotten.
+    pub worker_retention: Duration,
+    /// A recycled worker that held no poll for this long is taken for a new process.
+    pub recycle_gap: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(40),
+            max_retries: 1,
+            timeout_status: Status::Failed,
+            max_jobs: 100_000,
+            max_bytes: 2 << 30,
+            max_stream_bytes: 64 << 20,
+            max_workers: 10_000,
+            worker_retention: Duration::from_secs(300),
+            recycle_gap: Duration::from_secs(3),
+        }
+    }
+}

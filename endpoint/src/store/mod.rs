@@ -1,0 +1,98 @@
+//! Jobs and workers behind one narrow interface, [`Store`], so that its engine can be replaced.
+
+mod job;
+mod limits;
+mod memory;
+mod state;
+mod watchers;
+mod worker;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
+pub use limits::Limits;
+pub use memory::MemoryStore;
+pub use state::{Effect, Health, Queue};
+pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
+
+/// Why the store refused a request.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No such job, or its record has expired.
+    #[error("job not found: the id is wrong or its record has expired; submit the job again")]
+    JobNotFound,
+    /// A job with this id exists.
+    #[error("a job with this id exists already; submit it under another id")]
+    DuplicateJob,
+    /// Too many jobs or too many payload bytes.
+    #[error("the queue is full; wait until jobs finish, start more workers or purge the queue")]
+    QueueFull,
+    /// Too many endpoint ids in use.
+    #[error("too many endpoints are in use; use one of the existing endpoint ids")]
+    TooManyEndpoints,
+    /// Nobody reads the stream.
+    #[error("the stream buffer of this job is full; read it with /stream or send fewer items")]
+    StreamFull,
+    /// The stream of a cancelled job was read to its end.
+    #[error("the job was cancelled and its stream has been read to the end")]
+    StreamEnded,
+    /// `/retry` of a job that did not fail.
+    #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
+    NotRetryable(Status),
+}
+
+/// The queue and its records, for any number of endpoints.
+///
+/// `endpoint` is the id in the URL. Waiting happens in here, because only the engine knows what wakes a waiter; each
+/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Queues a job.
+    async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError>;
+    /// The job; `ttl` shortens the remaining life of a finished one's record.
+    async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError>;
+    /// Waits until the job is terminal, at most `wait`, and returns it as it is then. A job whose record expires
+    /// meanwhile is reported as [`Status::TimedOut`].
+    async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError>;
+    /// Removes and returns the stream items of a job; waits for the first one, at most `wait`.
+    async fn drain(&self, endpoint: &str, id: &str, wait: Duration) -> Result<(Status, Vec<Payload>), StoreError>;
+    /// Stops a job.
+    async fn cancel(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
+    /// Queues a failed job again.
+    async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
+    /// Cancels every job that no worker has taken; returns how many.
+    async fn purge(&self, endpoint: &str) -> usize;
+    /// Unfinished jobs, at most `max`.
+    async fn pending(&self, endpoint: &str, max: usize) -> Vec<JobView>;
+    /// The counters of `/health`.
+    async fn health(&self, endpoint: &str) -> Health;
+
+    /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
+    async fn take(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Assignment>, StoreError>;
+    /// Returns a job whose delivery failed to the head of the queue.
+    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32);
+    /// Replaces the output of a running job by a progress update.
+    async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>);
+    /// Appends a stream item.
+    async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
+    /// Takes a final result. The first one wins; later ones change nothing.
+    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome);
+    /// Notes a heartbeat.
+    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError>;
+    /// The jobs that a worker must stop; waits for the first one, at most `wait`.
+    async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError>;
+
+    /// Notes what happened to a worker's process.
+    async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
+    /// Waits until a worker asks to be replaced, at most `wait`; tells whether it did.
+    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
+}

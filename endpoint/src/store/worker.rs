@@ -1,0 +1,228 @@
+//! What the endpoint knows about each worker.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::job::{JobId, Timestamp};
+use super::limits::Limits;
+
+/// The name of workers that poll with an unexpanded placeholder, as the official Python worker does when the
+/// job-take URL contains `$RUNPOD_POD_ID`.
+pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
+
+/// Stop signals kept for a worker that does not fetch them; older ones make room.
+const MAX_STOPS: usize = 1000;
+
+/// A heartbeat.
+#[derive(Debug, Clone, Default)]
+pub struct Heartbeat {
+    /// The jobs that the worker says it holds.
+    pub jobs: Vec<JobId>,
+    /// The worker reports that it cannot work.
+    pub unhealthy: bool,
+}
+
+/// What the process supervisor tells about a worker that it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerEvent {
+    /// Its process was started.
+    Starting,
+    /// Its process has ended; whatever it held is lost.
+    Gone,
+}
+
+/// The `workers` half of `/health`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Available.
+    pub idle: usize,
+    /// Started, has not asked for a job yet.
+    pub initializing: usize,
+    /// Holding at least one job.
+    pub running: usize,
+    /// Reported a failed check, or went silent.
+    pub unhealthy: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    pub(crate) held: HashSet<JobId>,
+    pub(crate) heartbeat_seen: bool,
+    polled: bool,
+    unhealthy: bool,
+    recycled: bool,
+    polls_open: usize,
+    last_poll: Timestamp,
+    last_contact: Timestamp,
+    stops: VecDeque<JobId>,
+    forget_at: Timestamp,
+}
+
+impl Worker {
+    /// Whether jobs may be given to it.
+    pub(crate) fn is_eligible(&self) -> bool {
+        !self.unhealthy && !self.recycled
+    }
+
+    pub(crate) fn is_recycled(&self) -> bool {
+        self.recycled
+    }
+
+    fn is_silent(&self, now: Timestamp, limits: &Limits) -> bool {
+        (self.heartbeat_seen || self.polled) && self.polls_open == 0 && now > self.last_contact + limits.lease
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.held.is_empty() || self.polls_open > 0
+    }
+}
+
+/// All workers of one endpoint, forgotten after a silence.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    by_id: HashMap<Arc<str>, Worker>,
+    deadlines: BTreeSet<(Timestamp, Arc<str>)>,
+}
+
+impl Workers {
+    pub(crate) fn get(&self, id: &str) -> Option<&Worker> {
+        self.by_id.get(id)
+    }
+
+    /// The worker's record, created on first contact.
+    pub(crate) fn contact(&mut self, now: Timestamp, id: &str, limits: &Limits) -> (Arc<str>, &mut Worker) {
+        let id = self.by_id.get_key_value(id).map_or_else(|| Arc::from(id), |(known, _)| Arc::clone(known));
+        if !self.by_id.contains_key(&id) && self.by_id.len() >= limits.max_workers {
+            self.evict();
+        }
+        let worker = self.by_id.entry(Arc::clone(&id)).or_default();
+        self.deadlines.remove(&(worker.forget_at, Arc::clone(&id)));
+        worker.last_contact = now;
+        worker.forget_at = now + limits.worker_retention;
+        self.deadlines.insert((worker.forget_at, Arc::clone(&id)));
+        (id, worker)
+    }
+
+    fn evict(&mut self) {
+        let idle = self.deadlines.iter().find(|(_, id)| self.by_id.get(id).is_none_or(|worker| !worker.is_busy()));
+        if let Some((_, id)) = idle.cloned() {
+            self.remove(&id);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Worker> {
+        let (id, worker) = self.by_id.remove_entry(id)?;
+        self.deadlines.remove(&(worker.forget_at, id));
+        Some(worker)
+    }
+
+    pub(crate) fn poll_started(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        let fresh = worker.polls_open == 0 && worker.held.is_empty() && now >= worker.last_poll + limits.recycle_gap;
+        if worker.recycled && fresh {
+            worker.recycled = false;
+        }
+        worker.polled = true;
+        worker.polls_open += 1;
+        worker.last_poll = now;
+    }
+
+    pub(crate) fn poll_ended(&mut self, now: Timestamp, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.polls_open = worker.polls_open.saturating_sub(1);
+            worker.last_poll = now;
+            worker.last_contact = now;
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, unhealthy: bool, limits: &Limits) -> Arc<str> {
+        let (id, worker) = self.contact(now, id, limits);
+        worker.unhealthy = unhealthy;
+        worker.heartbeat_seen = true;
+        id
+    }
+
+    pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        worker.recycled = true;
+        worker.last_poll = now;
+    }
+
+    /// Notes that `worker` took or adopted `job`. A stop signal for an earlier attempt must not hit this one.
+    pub(crate) fn hold(&mut self, worker: &str, job: &JobId) {
+        if let Some(worker) = self.by_id.get_mut(worker) {
+            worker.polled = true;
+            worker.held.insert(Arc::clone(job));
+            worker.stops.retain(|id| id != job);
+        }
+    }
+
+    pub(crate) fn release(&mut self, worker: &str, job: &JobId) {
+        if let Some(worker) = self.by_id.get_mut(worker) {
+            worker.held.remove(job);
+        }
+    }
+
+    /// Files a stop signal for a worker that can be reached.
+    pub(crate) fn signal_stop(&mut self, worker: &str, job: &JobId) -> bool {
+        let Some(worker) = self.by_id.get_mut(worker) else { return false };
+        if worker.stops.len() >= MAX_STOPS {
+            worker.stops.pop_front();
+        }
+        worker.stops.push_back(Arc::clone(job));
+        true
+    }
+
+    pub(crate) fn withdraw_stop(&mut self, worker: &str, job: &str) {
+        for id in [worker, ANONYMOUS] {
+            if let Some(worker) = self.by_id.get_mut(id) {
+                worker.stops.retain(|id| **id != *job);
+            }
+        }
+    }
+
+    pub(crate) fn take_stops(&mut self, worker: &str) -> Vec<JobId> {
+        self.by_id.get_mut(worker).map(|worker| worker.stops.drain(..).collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn held(&self) -> impl Iterator<Item = &JobId> {
+        self.by_id.values().flat_map(|worker| worker.held.iter())
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Forgets workers that have been silent for too long.
+    pub(crate) fn expire(&mut self, now: Timestamp, limits: &Limits) {
+        while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
+            if self.by_id.get(&id).is_some_and(Worker::is_busy) {
+                let contact = self.by_id.get(&id).map(|worker| worker.last_contact);
+                let (_, worker) = self.contact(now, &id, limits);
+                worker.last_contact = contact.unwrap_or(now);
+            } else {
+                self.remove(&id);
+            }
+        }
+    }
+
+    pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
+        let mut counts = WorkerCounts::default();
+        for (id, worker) in &self.by_id {
+            if worker.unhealthy {
+                counts.unhealthy += 1;
+            } else if !worker.held.is_empty() {
+                counts.running += 1;
+            } else if worker.recycled || (**id == *ANONYMOUS && self.by_id.len() > 1) {
+                // A recycled worker is about to go; a placeholder stands for a worker that is counted by its name.
+            } else if worker.is_silent(now, limits) {
+                counts.unhealthy += 1;
+            } else if worker.polled {
+                counts.idle += 1;
+            } else {
+                counts.initializing += 1;
+            }
+        }
+        counts
+    }
+}

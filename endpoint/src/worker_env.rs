@@ -1,0 +1,44 @@
+//! The environment variables through which a worker finds its endpoint.
+
+use crate::api::Secret;
+
+/// Sent by workers when no key is enforced: the official worker sends no heartbeat without one.
+const PLACEHOLDER_KEY: &str = "local";
+
+/// The variables that the platform sets, with the values recommended for a local endpoint: all URLs carry a query
+/// string, because the official worker appends parameters with `&`.
+#[must_use]
+pub fn worker_env(base_url: &str, endpoint: &str, worker: &str, key: Option<&Secret>) -> Vec<(&'static str, String)> {
+    let url = |rest: &str| format!("{base_url}/v2/{endpoint}/{rest}?gpu=LOCAL");
+    vec![
+        ("RUNPOD_WEBHOOK_GET_JOB", url("job-take/$ID")),
+        ("RUNPOD_WEBHOOK_POST_OUTPUT", url("job-done/$RUNPOD_POD_ID/$ID")),
+        ("RUNPOD_WEBHOOK_POST_STREAM", url("job-stream/$RUNPOD_POD_ID/$ID")),
+        ("RUNPOD_WEBHOOK_PING", url("ping/$RUNPOD_POD_ID")),
+        ("RUNPOD_PING_INTERVAL", "10000".to_owned()),
+        ("RUNPOD_AI_API_KEY", key.map_or(PLACEHOLDER_KEY, Secret::expose).to_owned()),
+        ("RUNPOD_POD_ID", worker.to_owned()),
+        ("RUNPOD_ENDPOINT_ID", endpoint.to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_and_stop_routes_can_be_derived() {
+        let env = worker_env("http://127.0.0.1:8000", "local", "w1", Some(&Secret::from("k")));
+        let lines: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        RUNPOD_WEBHOOK_GET_JOB=http://127.0.0.1:8000/v2/local/job-take/$ID?gpu=LOCAL
+        RUNPOD_WEBHOOK_POST_OUTPUT=http://127.0.0.1:8000/v2/local/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL
+        RUNPOD_WEBHOOK_POST_STREAM=http://127.0.0.1:8000/v2/local/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL
+        RUNPOD_WEBHOOK_PING=http://127.0.0.1:8000/v2/local/ping/$RUNPOD_POD_ID?gpu=LOCAL
+        RUNPOD_PING_INTERVAL=10000
+        RUNPOD_AI_API_KEY=k
+        RUNPOD_POD_ID=w1
+        RUNPOD_ENDPOINT_ID=local
+        ");
+    }
+}
