@@ -1,0 +1,92 @@
+//! Values to JSON payloads, within the frame limit.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use runpod_handler_protocol::MAX_PAYLOAD_LEN;
+use serde::Serialize;
+
+/// A value that cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// The JSON is over [`MAX_PAYLOAD_LEN`].
+    #[error(
+        "the {what} is {len} bytes of JSON, over the limit of {MAX_PAYLOAD_LEN} bytes: upload it to storage and return its \
+         address, or emit it in chunks"
+    )]
+    TooLarge {
+        /// `output`, `chunk` or `progress`.
+        what: &'static str,
+        /// Length of the JSON in bytes.
+        len: usize,
+    },
+    /// The value has no JSON form.
+    #[error("the {what} cannot be written as JSON ({source}): map keys must be strings, numbers or booleans")]
+    Json {
+        /// `output`, `chunk` or `progress`.
+        what: &'static str,
+        /// What the serialiser said.
+        source: serde_json::Error,
+    },
+}
+
+/// Writes `value` as JSON. `NaN` and infinite numbers become `null`: JSON has no word for them.
+pub(crate) fn encode(what: &'static str, value: &impl Serialize) -> Result<Bytes, EncodeError> {
+    let mut out = Limited::default();
+    serde_json::to_writer(&mut out, value).map_err(|source| EncodeError::Json { what, source })?;
+    if out.len > MAX_PAYLOAD_LEN {
+        return Err(EncodeError::TooLarge { what, len: out.len });
+    }
+    Ok(out.kept.into())
+}
+
+/// Goes on counting beyond the limit, so that the error can name the size, but keeps nothing more.
+#[derive(Default)]
+struct Limited {
+    kept: Vec<u8>,
+    len: usize,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.len += bytes.len();
+        if self.len <= MAX_PAYLOAD_LEN {
+            self.kept.extend_from_slice(bytes);
+        } else {
+            self.kept = Vec::new();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_limit_is_exact_and_the_error_names_the_size() {
+        // Two bytes of the JSON are the quotes.
+        let fits = "x".repeat(MAX_PAYLOAD_LEN - 2);
+        assert_eq!(encode("output", &fits).unwrap().len(), MAX_PAYLOAD_LEN);
+        let error = encode("output", &(fits + "x")).unwrap_err().to_string();
+        assert!(error.starts_with("the output is 67108865 bytes of JSON, over the limit of 67108864 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_value_without_json_form_is_named() {
+        let error = encode("chunk", &BTreeMap::from([(vec![1], 2)])).unwrap_err().to_string();
+        assert!(error.starts_with("the chunk cannot be written as JSON (key must be a string)"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_json_lacks_become_null() {
+        assert_eq!(encode("output", &[1.5, f64::NAN]).unwrap(), "[1.5,null]");
+    }
+}

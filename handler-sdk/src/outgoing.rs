@@ -1,0 +1,132 @@
+//! The queue of frames on their way to the supervisor, and the thread that writes them.
+//!
+//! Nothing here blocks a producer. The queue is bounded because every producer is: chunks by the job's window, progress
+//! and start-up notes by "latest wins", results by the one job that a slot holds, pongs by being replaced.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorReport, ToSupervisor, encode_header};
+
+use crate::text::log;
+
+/// Frames that are waiting, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Overtakes everything: it says that the process is alive.
+    pong: Option<u64>,
+    frames: VecDeque<Frame>,
+    writing: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Frame {
+    header: Vec<u8>,
+    payload: Bytes,
+    replaced_by: Option<Replaceable>,
+}
+
+/// Frames of which only the newest counts.
+#[derive(Debug, PartialEq, Eq)]
+enum Replaceable {
+    Progress(String, u32),
+    Loading(u32),
+}
+
+impl Outgoing {
+    /// Queues a message. Progress and start-up notes take the place of an older one that has not left yet.
+    pub(crate) fn push(&self, message: &ToSupervisor, payload: Bytes) {
+        let replaced_by = match message {
+            ToSupervisor::Progress { job, attempt } => Some(Replaceable::Progress(job.clone(), *attempt)),
+            ToSupervisor::Loading { slot, .. } => Some(Replaceable::Loading(*slot)),
+            _ => None,
+        };
+        let header = match encode_header(message, payload.len()) {
+            Ok(header) => header,
+            Err(error) => return log(format_args!("a message to the worker is dropped: {error}")),
+        };
+        let frame = Frame { header, payload, replaced_by };
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        let older = frame
+            .replaced_by
+            .as_ref()
+            .and_then(|key| state.frames.iter_mut().find(|waiting| waiting.replaced_by.as_ref() == Some(key)));
+        match older {
+            Some(older) => *older = frame,
+            None => state.frames.push_back(frame),
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Queues a message that carries an error report.
+    pub(crate) fn push_report(&self, message: &ToSupervisor, report: &ErrorReport) {
+        match serde_json::to_vec(report) {
+            Ok(payload) => self.push(message, payload.into()),
+            Err(error) => log(format_args!("an error report cannot be written: {error}")),
+        }
+    }
+
+    /// Answers a ping, ahead of everything else.
+    pub(crate) fn pong(&self, seq: u64) {
+        self.lock().pong = Some(seq);
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything has left; `false` when `limit` passed first or the connection is gone.
+    pub(crate) fn flush(&self, limit: Duration) -> bool {
+        let busy = |state: &mut State| !state.closed && (state.writing || !state.frames.is_empty());
+        let (state, result) =
+            self.changed.wait_timeout_while(self.lock(), limit, busy).unwrap_or_else(PoisonError::into_inner);
+        !result.timed_out() && !state.closed
+    }
+
+    /// Ends the writer thread once everything has left.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Writes until the queue is closed. Runs on the writer thread.
+    pub(crate) fn write_to(&self, stream: &mut impl Write) -> io::Result<()> {
+        while let Some(frame) = self.take() {
+            let written = stream.write_all(&frame.header).and_then(|()| stream.write_all(&frame.payload));
+            let mut state = self.lock();
+            state.writing = false;
+            state.closed |= written.is_err();
+            drop(state);
+            self.changed.notify_all();
+            written?;
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Frame> {
+        let idle = |state: &mut State| !state.closed && state.pong.is_none() && state.frames.is_empty();
+        let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let pong = state.pong.take().and_then(|seq| encode_header(&ToSupervisor::Pong { seq }, 0).ok());
+        let frame = match pong {
+            Some(header) => Frame { header, payload: Bytes::new(), replaced_by: None },
+            None => state.frames.pop_front()?,
+        };
+        state.writing = true;
+        Some(frame)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

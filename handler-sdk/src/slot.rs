@@ -1,0 +1,142 @@
+//! One slot: an OS thread that builds a model and runs one job after another on it.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorKind, ToSupervisor};
+
+use crate::encode::encode;
+use crate::input::{Envelope, parse_envelope, parse_input};
+use crate::load_env::Shared;
+use crate::outgoing::Outgoing;
+use crate::running::{RunningJob, RunningJobs};
+use crate::text::log;
+use crate::{Handler, HandlerError, Job, LoadEnv, panics};
+
+/// What every slot is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) slots: u32,
+    pub(crate) worker_id: String,
+    pub(crate) device: String,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) jobs: Arc<RunningJobs>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A job for a slot: its shared part and the job object as the queue sent it.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) running: Arc<RunningJob>,
+    pub(crate) payload: Bytes,
+}
+
+/// The model could not be built; the supervisor has been told.
+#[derive(Debug)]
+pub(crate) struct LoadFailed;
+
+/// Runs jobs until the other end of `assignments` is dropped.
+pub(crate) fn run_slot<H: Handler>(
+    slot: u32,
+    process: &Process,
+    assignments: &Receiver<Assignment>,
+) -> Result<(), LoadFailed> {
+    #[cfg(feature = "torch")]
+    let _no_grad = crate::torch::prepare_slot_thread(process.slots);
+    let mut handler: H = load(slot, process)?;
+    while let Ok(assignment) = assignments.recv() {
+        if run_job(&mut handler, &assignment, process) == After::Reload {
+            discard(handler);
+            handler = load(slot, process)?;
+        }
+    }
+    discard(handler);
+    Ok(())
+}
+
+fn load<H: Handler>(slot: u32, process: &Process) -> Result<H, LoadFailed> {
+    let started = Instant::now();
+    let env = LoadEnv {
+        slot,
+        slots: process.slots,
+        worker_id: process.worker_id.clone(),
+        requested_device: process.device.clone(),
+        device: OnceLock::new(),
+        outgoing: Arc::clone(&process.outgoing),
+        shared: Arc::clone(&process.shared),
+    };
+    let loaded = panics::catch("load", || {
+        let mut handler = H::load(&env)?;
+        handler.warm_up()?;
+        Ok((handler, env.device_in_use()?))
+    });
+    match loaded.and_then(|result| result) {
+        Ok((handler, device)) => {
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            process.outgoing.push(&ToSupervisor::Loaded { slot, device, millis }, Bytes::new());
+            Ok(handler)
+        }
+        Err(error) => {
+            let report = error.into_report(ErrorKind::Load);
+            log(format_args!("slot {slot} cannot load: {}", report.message));
+            process.outgoing.push_report(&ToSupervisor::LoadFailed { slot }, &report);
+            Err(LoadFailed)
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum After {
+    Ready,
+    Reload,
+}
+
+fn run_job<H: Handler>(handler: &mut H, assignment: &Assignment, process: &Process) -> After {
+    let running = &assignment.running;
+    let (job, attempt) = (running.id.clone(), running.attempt);
+    process.outgoing.push(&ToSupervisor::Started { job: job.clone(), attempt }, Bytes::new());
+
+    let (refresh, records, result) = match prepare(assignment) {
+        Ok(envelope) => {
+            let context = Job::new(Arc::clone(running), Arc::clone(&process.outgoing), envelope.fields);
+            let result = panics::catch("the handler", || {
+                let input = parse_input(envelope.input.as_deref())?;
+                let output = handler.run(input, &context)?;
+                Ok(encode("output", &output)?)
+            });
+            // Here the job's folder is removed, before anyone hears of the result.
+            (context.refresh_requested(), context.into_records(), result)
+        }
+        Err(error) => (false, Default::default(), Ok(Err(error))),
+    };
+
+    // From here on a cancel finds nothing, and the final message is the last of the job.
+    process.jobs.remove(running);
+    let reloading = result.is_err();
+    match result.and_then(|result| result) {
+        Ok(output) => process.outgoing.push(&ToSupervisor::Done { job, attempt, refresh, records }, output),
+        Err(error) => {
+            // A handler that gives up because it was told to may say so in any words.
+            let default = running.stopped().map_or(ErrorKind::InferenceError, |stopped| stopped.kind());
+            let report = error.into_report(default);
+            process.outgoing.push_report(&ToSupervisor::Failed { job, attempt, refresh, reloading }, &report);
+        }
+    }
+    if reloading { After::Reload } else { After::Ready }
+}
+
+fn prepare(assignment: &Assignment) -> Result<Envelope, HandlerError> {
+    if let Some(stopped) = assignment.running.stopped() {
+        return Err(HandlerError::new(stopped.kind(), format!("{stopped} (before it was run)")));
+    }
+    parse_envelope(&assignment.payload)
+}
+
+/// Dropping a model is user code too, and after a CUDA error likely to panic.
+fn discard<H>(handler: H) {
+    if let Err(error) = panics::catch("dropping the handler", || drop(handler)) {
+        log(format_args!("{error}"));
+    }
+}
