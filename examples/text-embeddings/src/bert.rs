@@ -1,14 +1,15 @@
 //! The BERT encoder, after Devlin et al. 2019, with the names that Hugging Face gives the weights.
 //!
-//! The layers are written with the `f_` functions of `tch`, which return errors; the layers in `tch::nn` panic instead.
+//! The layers are those of `tch::nn`, but their `forward` is not used: it panics where the `f_` functions return an error,
+//! and running out of memory is an error that a job should survive.
 
 use std::path::Path;
 
 use serde::Deserialize;
-use tch::Tensor;
+use tch::nn::{Init, LayerNorm, LayerNormConfig, Linear, LinearConfig, Path as VarPath, layer_norm, linear};
+use tch::{TchError, Tensor};
 
 use crate::error::{ModelError, read_json};
-use crate::weights::Weights;
 
 /// The fields of `config.json` that decide the shape of the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +56,9 @@ impl Config {
     }
 }
 
+/// Every variable is overwritten by the weights file, so none is worth drawing at random.
+const UNSET: Init = Init::Const(0.0);
+
 /// The encoder: token ids in, one vector per token out.
 #[derive(Debug)]
 pub struct Bert {
@@ -63,27 +67,23 @@ pub struct Bert {
     segment: Tensor,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    epsilon: f64,
 }
 
 impl Bert {
-    /// Takes the encoder's tensors out of `weights`.
-    ///
-    /// # Errors
-    /// When a tensor is missing or of another shape.
-    pub fn new(config: &Config, weights: &mut Weights) -> Result<Self, ModelError> {
-        let hidden = config.hidden_size;
-        let mut table =
-            |name: &str, rows| weights.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden]);
-        Ok(Self {
-            word: table("word", config.vocab_size)?,
-            position: table("position", config.max_position_embeddings)?,
-            // A single text is one segment, so only the first row is ever used.
-            segment: table("token_type", config.type_vocab_size)?.f_narrow(0, 0, 1)?,
-            norm: LayerNorm::new(config, weights, "embeddings.LayerNorm")?,
-            layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::new(config, weights, &format!("encoder.layer.{i}")))
-                .collect::<Result<_, _>>()?,
-        })
+    /// Declares the encoder's variables under `root`; their values come from the weights file.
+    pub fn new(root: &VarPath<'_>, config: &Config) -> Self {
+        let path = root / "embeddings";
+        let table = |name: &str, rows| (&path / name).var("weight", &[rows, config.hidden_size], UNSET);
+        let layer = |i| Layer::new(&(root / "encoder" / "layer" / i), config);
+        Self {
+            word: table("word_embeddings", config.vocab_size),
+            position: table("position_embeddings", config.max_position_embeddings),
+            segment: table("token_type_embeddings", config.type_vocab_size),
+            norm: norm_layer(&path, config),
+            layers: (0..config.num_hidden_layers).map(layer).collect(),
+            epsilon: config.layer_norm_eps,
+        }
     }
 
     /// `ids` and `mask` are `[batch, length]`, the mask true where there is a token; the result is
@@ -91,16 +91,16 @@ impl Bert {
     ///
     /// # Errors
     /// When libtorch fails, for example for lack of memory.
-    pub fn forward(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (_, length) = ids.size2()?;
         let embedded = Tensor::f_embedding(&self.word, ids, -1, false, false)?
-            .f_add(&self.segment)?
+            // A single text is one segment, the first.
+            .f_add(&self.segment.f_narrow(0, 0, 1)?)?
             .f_add(&self.position.f_narrow(0, 0, length)?)?;
         // Every head of every query sees the same keys.
         let mask = mask.map(|mask| mask.f_unsqueeze(1)?.f_unsqueeze(1)).transpose()?;
-        self.layers
-            .iter()
-            .try_fold(self.norm.forward(&embedded)?, |hidden, layer| layer.forward(&hidden, mask.as_ref()))
+        let first = normalize(&self.norm, self.epsilon, &embedded)?;
+        self.layers.iter().try_fold(first, |hidden, layer| layer.forward(&hidden, mask.as_ref()))
     }
 }
 
@@ -116,84 +116,59 @@ struct Layer {
     widen: Linear,
     narrow: Linear,
     output_norm: LayerNorm,
-}
-
-impl Layer {
-    fn new(config: &Config, weights: &mut Weights, name: &str) -> Result<Self, ModelError> {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let mut linear = |part: &str, from, to| Linear::new(weights, &format!("{name}.{part}"), from, to);
-        Ok(Self {
-            heads: config.num_attention_heads,
-            query: linear("attention.self.query", hidden, hidden)?,
-            key: linear("attention.self.key", hidden, hidden)?,
-            value: linear("attention.self.value", hidden, hidden)?,
-            attended: linear("attention.output.dense", hidden, hidden)?,
-            widen: linear("intermediate.dense", hidden, wide)?,
-            narrow: linear("output.dense", wide, hidden)?,
-            attention_norm: LayerNorm::new(config, weights, &format!("{name}.attention.output.LayerNorm"))?,
-            output_norm: LayerNorm::new(config, weights, &format!("{name}.output.LayerNorm"))?,
-        })
-    }
-
-    fn forward(&self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
-        let attention = self.attended.forward(&self.attend(input, mask)?)?;
-        let attention = self.attention_norm.forward(&attention.f_add(input)?)?;
-        // "none" is the exact GELU, with the error function, and not its tanh approximation.
-        let output = self.narrow.forward(&self.widen.forward(&attention)?.f_gelu("none")?)?;
-        self.output_norm.forward(&output.f_add(&attention)?)
-    }
-
-    fn attend(&self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
-        let (batch, length, hidden) = input.size3()?;
-        let split =
-            |projected: Tensor| projected.f_view([batch, length, self.heads, hidden / self.heads])?.f_transpose(1, 2);
-        let query = split(self.query.forward(input)?)?;
-        let key = split(self.key.forward(input)?)?;
-        let value = split(self.value.forward(input)?)?;
-        let context = Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false)?;
-        Ok(context.f_transpose(1, 2)?.f_reshape([batch, length, hidden])?)
-    }
-}
-
-#[derive(Debug)]
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(weights: &mut Weights, name: &str, from: i64, to: i64) -> Result<Self, ModelError> {
-        Ok(Self {
-            weight: weights.take(&format!("{name}.weight"), &[to, from])?,
-            bias: weights.take(&format!("{name}.bias"), &[to])?,
-        })
-    }
-
-    fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(input.f_linear(&self.weight, Some(&self.bias))?)
-    }
-}
-
-#[derive(Debug)]
-struct LayerNorm {
-    width: i64,
-    weight: Tensor,
-    bias: Tensor,
     epsilon: f64,
 }
 
-impl LayerNorm {
-    fn new(config: &Config, weights: &mut Weights, name: &str) -> Result<Self, ModelError> {
-        let width = config.hidden_size;
-        Ok(Self {
-            width,
-            weight: weights.take(&format!("{name}.weight"), &[width])?,
-            bias: weights.take(&format!("{name}.bias"), &[width])?,
+impl Layer {
+    fn new(path: &VarPath<'_>, config: &Config) -> Self {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let attention = path / "attention";
+        let (inner, outer) = (&attention / "self", &attention / "output");
+        Self {
+            heads: config.num_attention_heads,
+            query: dense(&(&inner / "query"), hidden, hidden),
+            key: dense(&(&inner / "key"), hidden, hidden),
+            value: dense(&(&inner / "value"), hidden, hidden),
+            attended: dense(&(&outer / "dense"), hidden, hidden),
+            attention_norm: norm_layer(&outer, config),
+            widen: dense(&(path / "intermediate" / "dense"), hidden, wide),
+            narrow: dense(&(path / "output" / "dense"), wide, hidden),
+            output_norm: norm_layer(&(path / "output"), config),
             epsilon: config.layer_norm_eps,
-        })
+        }
     }
 
-    fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(input.f_layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.epsilon, true)?)
+    fn forward(&self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let attention = apply(&self.attended, &self.attend(input, mask)?)?;
+        let attention = normalize(&self.attention_norm, self.epsilon, &attention.f_add(input)?)?;
+        // "none" is the exact GELU, with the error function, and not its tanh approximation.
+        let output = apply(&self.narrow, &apply(&self.widen, &attention)?.f_gelu("none")?)?;
+        normalize(&self.output_norm, self.epsilon, &output.f_add(&attention)?)
     }
+
+    fn attend(&self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let (batch, length, hidden) = input.size3()?;
+        let project = |layer: &Linear| {
+            apply(layer, input)?.f_view([batch, length, self.heads, hidden / self.heads])?.f_transpose(1, 2)
+        };
+        let (query, key, value) = (project(&self.query)?, project(&self.key)?, project(&self.value)?);
+        let context = Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false)?;
+        context.f_transpose(1, 2)?.f_reshape([batch, length, hidden])
+    }
+}
+
+fn dense(path: &VarPath<'_>, from: i64, to: i64) -> Linear {
+    linear(path, from, to, LinearConfig { ws_init: UNSET, bs_init: Some(UNSET), bias: true })
+}
+
+fn norm_layer(path: &VarPath<'_>, config: &Config) -> LayerNorm {
+    layer_norm(path / "LayerNorm", vec![config.hidden_size], LayerNormConfig::default())
+}
+
+fn apply(layer: &Linear, input: &Tensor) -> Result<Tensor, TchError> {
+    input.f_linear(&layer.ws, layer.bs.as_ref())
+}
+
+fn normalize(layer: &LayerNorm, epsilon: f64, input: &Tensor) -> Result<Tensor, TchError> {
+    input.f_layer_norm(layer.normalized_shape.as_slice(), layer.ws.as_ref(), layer.bs.as_ref(), epsilon, true)
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use tch::{Device, Tensor};
+use tch::nn::VarStore;
+use tch::{Device, TchError, Tensor};
 
 use crate::bert::{Bert, Config};
-use crate::error::{ModelError, read_json};
+use crate::error::{ModelError, check_readable, read_json};
 use crate::pooling::mean_pool;
 use crate::tokenizer::TextTokenizer;
-use crate::weights::Weights;
 
 /// Most texts that go through the network at once: enough to fill a GPU, few enough to stop soon after a cancel.
 const MAX_BATCH: usize = 32;
@@ -41,18 +41,27 @@ struct SentenceConfig {
 }
 
 impl Encoder {
-    /// Loads the model from a folder in the layout of sentence-transformers. `progress` is called with bytes of weights
-    /// done and in all.
+    /// Loads the model from a folder in the layout of sentence-transformers. `fill` reads the weights file into the
+    /// variables; in a handler it is `runpod_handler_sdk::torch::load_safetensors`.
     ///
     /// # Errors
     /// When a file is missing or damaged, or the model does not fit on the device.
-    pub fn load(folder: &Path, device: Device, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, ModelError> {
+    pub fn load<E: From<ModelError>>(
+        folder: &Path,
+        device: Device,
+        fill: impl FnOnce(&mut VarStore, &Path) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let config = Config::read(&folder.join("config.json"))?;
         let sentence: SentenceConfig = read_json(&folder.join("sentence_bert_config.json"))?;
         let positions = usize::try_from(config.max_position_embeddings).unwrap_or_default();
-        let tokenizer = TextTokenizer::read(&folder.join("tokenizer.json"), sentence.max_seq_length.min(positions))?;
-        let mut weights = Weights::read(&folder.join("model.safetensors"), device, progress)?;
-        let bert = Bert::new(&config, &mut weights)?;
+        let max_tokens = sentence.max_seq_length.min(positions);
+        let tokenizer = TextTokenizer::read(&folder.join("tokenizer.json"), max_tokens)?;
+        let weights = folder.join("model.safetensors");
+        check_readable(&weights)?;
+        let mut variables = VarStore::new(device);
+        let bert = Bert::new(&variables.root(), &config);
+        fill(&mut variables, &weights)?;
+        variables.freeze();
         let dimensions = usize::try_from(config.hidden_size).unwrap_or_default();
         Ok(Self { tokenizer, bert, dimensions, device })
     }
@@ -79,23 +88,23 @@ impl Encoder {
         for (batch, members) in order.chunks(MAX_BATCH).enumerate() {
             between(batch * MAX_BATCH)?;
             let rows: Vec<&[i64]> = members.iter().map(|&i| ids[i].as_slice()).collect();
-            for (&i, vector) in members.iter().zip(self.embed_batch(&rows)?) {
+            for (&i, vector) in members.iter().zip(self.embed_batch(&rows).map_err(ModelError::from)?) {
                 vectors[i] = vector;
             }
         }
         Ok(Embeddings { vectors, tokens: ids.iter().map(Vec::len).sum() })
     }
 
-    fn embed_batch(&self, rows: &[&[i64]]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn embed_batch(&self, rows: &[&[i64]]) -> Result<Vec<Vec<f32>>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let (ids, mask) = pad(rows, self.device)?;
         let hidden = self.bert.forward(&ids, mask.as_ref())?;
-        Ok(Vec::try_from(mean_pool(&hidden, mask.as_ref())?)?)
+        Vec::try_from(mean_pool(&hidden, mask.as_ref())?)
     }
 }
 
 /// Rows of their own lengths as one `[rows, longest]` tensor, and the mask of what is not padding when there is any.
-fn pad(rows: &[&[i64]], device: Device) -> Result<(Tensor, Option<Tensor>), ModelError> {
+fn pad(rows: &[&[i64]], device: Device) -> Result<(Tensor, Option<Tensor>), TchError> {
     let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default();
     let mut ids = Vec::with_capacity(rows.len() * longest);
     let mut mask = Vec::with_capacity(rows.len() * longest);

@@ -3,9 +3,11 @@
 pub mod bert;
 mod encoder;
 mod error;
+mod handler;
+pub mod input;
 pub mod pooling;
 pub mod tokenizer;
-pub mod weights;
 
 pub use encoder::{Embeddings, Encoder};
 pub use error::ModelError;
+pub use handler::{Input, Output, TextEmbeddings};

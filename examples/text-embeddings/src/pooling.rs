@@ -1,8 +1,6 @@
 //! From one vector per token to one vector per text.
 
-use tch::{Kind, Tensor};
-
-use crate::error::ModelError;
+use tch::{Kind, TchError, Tensor};
 
 /// Mean over the tokens that are there, then scaled to length 1, so that a dot product is a cosine.
 ///
@@ -12,7 +10,7 @@ use crate::error::ModelError;
 ///
 /// # Errors
 /// When libtorch fails.
-pub fn mean_pool(hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
+pub fn mean_pool(hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
     let mean = match mask {
         Some(mask) => {
             let weight = mask.f_to_kind(hidden.kind())?.f_unsqueeze(-1)?;
@@ -22,7 +20,7 @@ pub fn mean_pool(hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Model
         None => hidden.f_mean_dim([1_i64].as_slice(), false, None::<Kind>)?,
     };
     let length = mean.f_norm_scalaropt_dim(2.0, [1_i64].as_slice(), true)?.f_clamp_min(1e-12)?;
-    Ok(mean.f_div(&length)?)
+    mean.f_div(&length)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The model against the Python reference, see `golden/make_golden.py`.
 
+#![cfg(test)]
+
 use std::path::Path;
 
 use serde::Deserialize;
@@ -27,7 +29,11 @@ fn cases() -> Vec<Case> {
 
 fn encoder() -> Encoder {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
-    Encoder::load(&folder, Device::Cpu, &mut |_, _| ()).unwrap_or_else(|error| panic!("{error}"))
+    load(&folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn load(folder: &Path) -> Result<Encoder, ModelError> {
+    Encoder::load(folder, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
 }
 
 fn embed(encoder: &Encoder, texts: &[&str]) -> Embeddings {
@@ -123,6 +129,6 @@ fn similar_sentences_are_closer_than_unrelated_ones() {
 
 #[test]
 fn a_missing_folder_is_named_with_its_cure() {
-    let error = Encoder::load(Path::new("no/such/folder"), Device::Cpu, &mut |_, _| ()).unwrap_err().to_string();
+    let error = load(Path::new("no/such/folder")).unwrap_err().to_string();
     assert!(error.contains("no/such/folder/config.json") && error.contains("make model"), "{error}");
 }
