@@ -115,6 +115,8 @@ mod schema_check;
 mod serve;
 mod slot;
 mod text;
+#[cfg(feature = "torch")]
+pub mod torch;
 
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};

@@ -78,6 +78,20 @@ impl LoadEnv {
         Ok(value)
     }
 
+    /// An environment that leads nowhere.
+    #[cfg(all(test, feature = "torch"))]
+    pub(crate) fn for_tests(device: &str) -> Self {
+        Self {
+            slot: 0,
+            slots: 1,
+            worker_id: "w".to_owned(),
+            requested_device: device.to_owned(),
+            device: OnceLock::new(),
+            outgoing: Arc::default(),
+            shared: Arc::default(),
+        }
+    }
+
     /// Where the model lives, for the worker.
     ///
     /// # Errors
