@@ -1,2 +1,9 @@
-//! Placeholder.
-fn main() {}
+//! The handler program; start it with `runpod-endpoint dev -- text-embeddings` or `runpod-worker run -- text-embeddings`.
+
+use std::process::ExitCode;
+
+use text_embeddings::TextEmbeddings;
+
+fn main() -> ExitCode {
+    runpod_handler_sdk::serve::<TextEmbeddings>()
+}

@@ -1,0 +1,139 @@
+//! The whole model: texts in, unit vectors out.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tch::nn::VarStore;
+use tch::{Device, TchError, Tensor};
+
+use crate::bert::{Bert, Config};
+use crate::error::{ModelError, check_readable, read_json};
+use crate::pooling::mean_pool;
+use crate::tokenizer::TextTokenizer;
+
+/// Most texts that go through the network at once: enough to fill a GPU, few enough to stop soon after a cancel.
+const MAX_BATCH: usize = 32;
+/// The id that fills short rows. The mask hides it, so any known id would do.
+const PADDING: i64 = 0;
+
+/// What a call returned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// One unit vector per text, in the order of the texts.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens that went through the network, without padding and after cutting long texts.
+    pub tokens: usize,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: TextTokenizer,
+    bert: Bert,
+    dimensions: usize,
+    device: Device,
+}
+
+/// The field of `sentence_bert_config.json` that matters.
+#[derive(Deserialize)]
+struct SentenceConfig {
+    max_seq_length: usize,
+}
+
+impl Encoder {
+    /// Loads the model from a folder in the layout of sentence-transformers. `fill` reads the weights file into the
+    /// variables; in a handler it is `runpod_handler_sdk::torch::load_safetensors`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the model does not fit on the device.
+    pub fn load<E: From<ModelError>>(
+        folder: &Path,
+        device: Device,
+        fill: impl FnOnce(&mut VarStore, &Path) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let config = Config::read(&folder.join("config.json"))?;
+        let sentence: SentenceConfig = read_json(&folder.join("sentence_bert_config.json"))?;
+        let positions = usize::try_from(config.max_position_embeddings).unwrap_or_default();
+        let max_tokens = sentence.max_seq_length.min(positions);
+        let tokenizer = TextTokenizer::read(&folder.join("tokenizer.json"), max_tokens)?;
+        let weights = folder.join("model.safetensors");
+        check_readable(&weights)?;
+        let mut variables = VarStore::new(device);
+        let bert = Bert::new(&variables.root(), &config);
+        fill(&mut variables, &weights)?;
+        variables.freeze();
+        let dimensions = usize::try_from(config.hidden_size).unwrap_or_default();
+        Ok(Self { tokenizer, bert, dimensions, device })
+    }
+
+    /// Length of every vector.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Embeds the texts. `between` is called before each batch with the number of texts done; its error ends the work.
+    ///
+    /// # Errors
+    /// Those of `between`, and those of the model.
+    pub fn embed<E: From<ModelError>>(
+        &self,
+        texts: &[&str],
+        mut between: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Embeddings, E> {
+        let ids = self.tokenizer.encode(texts)?;
+        // Texts of like length share a batch, so that little of it is padding.
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_by_key(|&i| ids[i].len());
+        let mut vectors = vec![Vec::new(); ids.len()];
+        for (batch, members) in order.chunks(MAX_BATCH).enumerate() {
+            between(batch * MAX_BATCH)?;
+            let rows: Vec<&[i64]> = members.iter().map(|&i| ids[i].as_slice()).collect();
+            for (&i, vector) in members.iter().zip(self.embed_batch(&rows).map_err(ModelError::from)?) {
+                vectors[i] = vector;
+            }
+        }
+        Ok(Embeddings { vectors, tokens: ids.iter().map(Vec::len).sum() })
+    }
+
+    fn embed_batch(&self, rows: &[&[i64]]) -> Result<Vec<Vec<f32>>, TchError> {
+        let _no_grad = tch::no_grad_guard();
+        let (ids, mask) = pad(rows, self.device)?;
+        let hidden = self.bert.forward(&ids, mask.as_ref())?;
+        Vec::try_from(mean_pool(&hidden, mask.as_ref())?)
+    }
+}
+
+/// Rows of their own lengths as one `[rows, longest]` tensor, and the mask of what is not padding when there is any.
+fn pad(rows: &[&[i64]], device: Device) -> Result<(Tensor, Option<Tensor>), TchError> {
+    let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default();
+    let mut ids = Vec::with_capacity(rows.len() * longest);
+    let mut mask = Vec::with_capacity(rows.len() * longest);
+    for row in rows {
+        ids.extend_from_slice(row);
+        ids.resize(ids.len() + longest - row.len(), PADDING);
+        mask.extend((0..longest).map(|i| i < row.len()));
+    }
+    let shape = [rows.len() as i64, longest as i64];
+    let mask = match mask.contains(&false) {
+        true => Some(Tensor::f_from_slice(&mask)?.f_view(shape)?.f_to_device(device)?),
+        false => None,
+    };
+    Ok((Tensor::f_from_slice(&ids)?.f_view(shape)?.f_to_device(device)?, mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_rows_are_filled_and_masked() {
+        let (ids, mask) = pad(&[&[7, 8], &[9]], Device::Cpu).unwrap();
+        assert_eq!(Vec::<Vec<i64>>::try_from(ids).unwrap(), [[7, 8], [9, PADDING]]);
+        assert_eq!(Vec::<Vec<bool>>::try_from(mask.unwrap()).unwrap(), [[true, true], [true, false]]);
+    }
+
+    #[test]
+    fn rows_of_one_length_need_no_mask() {
+        assert!(pad(&[&[7, 8], &[9, 1]], Device::Cpu).unwrap().1.is_none());
+    }
+}

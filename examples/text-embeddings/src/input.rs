@@ -1,0 +1,108 @@
+//! The form of the texts in a job: one string or a list.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use runpod_handler_sdk::HandlerError;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+
+/// Most texts in one job. Their vectors are about 20 MB of JSON, which is as much as RunPod takes as a result.
+pub const MAX_TEXTS: usize = 4096;
+
+/// One text, or a list of 1 to [`MAX_TEXTS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Texts(Vec<String>);
+
+impl Texts {
+    /// The texts, in order.
+    ///
+    /// # Errors
+    /// When there are none, or too many.
+    pub fn texts(&self) -> Result<Vec<&str>, HandlerError> {
+        match self.0.len() {
+            0 => Err(HandlerError::validation("input.input: the list is empty, give at least one text")),
+            1..=MAX_TEXTS => Ok(self.0.iter().map(String::as_str).collect()),
+            n => {
+                let message = format!("input.input: {n} texts, at most {MAX_TEXTS} fit in one job; send several jobs");
+                Err(HandlerError::validation(message))
+            }
+        }
+    }
+}
+
+// By hand, because serde's untagged enums cannot say what is wrong with an element, or which.
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Texts(texts))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for Texts {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Texts".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["string", "array"],
+            "items": { "type": "string" },
+            "minItems": 1,
+            "maxItems": MAX_TEXTS,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn both_forms_are_taken() {
+        assert_eq!(from_value::<Texts>(json!("a")).unwrap().texts().unwrap(), ["a"]);
+        assert_eq!(from_value::<Texts>(json!(["a", "b"])).unwrap().texts().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn other_forms_are_refused_with_what_was_expected() {
+        let error = from_value::<Texts>(json!(7)).unwrap_err().to_string();
+        assert!(error.contains("expected a string or a list of strings"), "{error}");
+        assert!(from_value::<Texts>(json!(["a", 7])).is_err());
+    }
+
+    #[test]
+    fn no_text_and_too_many_are_refused() {
+        let refused = |count: usize| Texts(vec![String::new(); count]).texts().unwrap_err().to_string();
+        assert!(refused(0).contains("at least one text"));
+        assert!(refused(MAX_TEXTS + 1).contains("at most 4096"));
+        assert!(Texts(vec![String::new(); MAX_TEXTS]).texts().is_ok());
+    }
+}

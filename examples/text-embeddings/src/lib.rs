@@ -1,0 +1,13 @@
+//! Sentence embeddings with all-MiniLM-L6-v2 on libtorch: an example handler that does real work.
+
+pub mod bert;
+mod encoder;
+mod error;
+mod handler;
+pub mod input;
+pub mod pooling;
+pub mod tokenizer;
+
+pub use encoder::{Embeddings, Encoder};
+pub use error::ModelError;
+pub use handler::{Input, Output, TextEmbeddings};

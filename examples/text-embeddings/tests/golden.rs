@@ -1,0 +1,134 @@
+//! The model against the Python reference, see `golden/make_golden.py`.
+
+#![cfg(test)]
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tch::Device;
+use text_embeddings::{Embeddings, Encoder, ModelError};
+
+const GOLDEN: &str = include_str!("../golden/golden.json");
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    text: String,
+    tokens: usize,
+    embedding: Vec<f32>,
+}
+
+fn cases() -> Vec<Case> {
+    serde_json::from_str::<Golden>(GOLDEN).unwrap().cases
+}
+
+fn encoder() -> Encoder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
+    load(&folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn load(folder: &Path) -> Result<Encoder, ModelError> {
+    Encoder::load(folder, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
+}
+
+fn embed(encoder: &Encoder, texts: &[&str]) -> Embeddings {
+    encoder.embed(texts, |_| Ok::<_, ModelError>(())).unwrap()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Both vectors have length 1, so the dot product is the cosine.
+fn assert_same(case: &str, actual: &[f32], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len(), "{case}");
+    let cosine = dot(actual, expected);
+    assert!(cosine >= 0.9999, "{case}: cosine {cosine}");
+    let difference = actual.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= 1e-4, "{case}: largest difference {difference}");
+}
+
+#[test]
+fn every_text_alone_matches_the_reference() {
+    let encoder = encoder();
+    for case in cases() {
+        let actual = embed(&encoder, &[&case.text]);
+        assert_eq!(actual.tokens, case.tokens, "{}", case.name);
+        assert_same(&case.name, &actual.vectors[0], &case.embedding);
+    }
+}
+
+#[test]
+fn all_texts_in_one_padded_batch_match_the_reference() {
+    let cases = cases();
+    let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+    let actual = embed(&encoder(), &texts);
+    assert_eq!(actual.tokens, cases.iter().map(|case| case.tokens).sum::<usize>());
+    for (case, vector) in cases.iter().zip(&actual.vectors) {
+        assert_same(&case.name, vector, &case.embedding);
+    }
+}
+
+#[test]
+fn many_texts_keep_their_order_across_batches() {
+    let encoder = encoder();
+    let cases = cases();
+    // More than two batches, with lengths mixed so that sorting moves nearly every text.
+    let mixed: Vec<&Case> = (0..80).map(|i| &cases[(i * 5) % 11]).collect();
+    let texts: Vec<&str> = mixed.iter().map(|case| case.text.as_str()).collect();
+    let mut calls = Vec::new();
+    let actual = encoder
+        .embed(&texts, |done| {
+            calls.push(done);
+            Ok::<_, ModelError>(())
+        })
+        .unwrap();
+    assert_eq!(calls, [0, 32, 64]);
+    for (case, vector) in mixed.iter().zip(&actual.vectors) {
+        assert_same(&case.name, vector, &case.embedding);
+    }
+}
+
+#[test]
+fn an_error_between_batches_ends_the_work() {
+    #[derive(Debug)]
+    struct Stop;
+    impl From<ModelError> for Stop {
+        fn from(error: ModelError) -> Self {
+            panic!("{error}")
+        }
+    }
+    let mut calls = 0;
+    let result = encoder().embed(&["a"; 100], |done| {
+        calls += 1;
+        if done > 0 { Err(Stop) } else { Ok(()) }
+    });
+    assert!(result.is_err());
+    assert_eq!(calls, 2, "the batch after the error must not run");
+}
+
+#[test]
+fn similar_sentences_are_closer_than_unrelated_ones() {
+    let actual = embed(
+        &encoder(),
+        &[
+            "A man is eating food.",
+            "Someone is having a meal.",
+            "The stock market fell sharply after the announcement.",
+        ],
+    );
+    let [short, similar, unrelated] = &actual.vectors[..] else { panic!("three vectors expected") };
+    assert!(dot(short, similar) > 0.5, "{}", dot(short, similar));
+    assert!(dot(short, unrelated) < 0.2, "{}", dot(short, unrelated));
+}
+
+#[test]
+fn a_missing_folder_is_named_with_its_cure() {
+    let error = load(Path::new("no/such/folder")).unwrap_err().to_string();
+    assert!(error.contains("no/such/folder/config.json") && error.contains("make model"), "{error}");
+}
