@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::App;
 use super::body::{self, BodyError};
 use super::error::ApiError;
+use super::json;
 use super::query::Params;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
 use crate::store::{JobView, NewJob, StoreError};
@@ -76,7 +77,7 @@ async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Res
         BodyError::TooLarge => ApiError::BodyTooLarge { limit: kind.max_body },
         BodyError::Unreadable => ApiError::BodyUnreadable,
     })?;
-    let request: SubmitRequest = serde_json::from_slice(&body).map_err(|error| {
+    let request: SubmitRequest = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
     })?;
     let Some(input) = request.input else {

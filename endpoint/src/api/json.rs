@@ -2,9 +2,18 @@
 
 use std::borrow::Cow;
 
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+/// Reads a JSON object. Serde alone would take an array for the object's fields in order.
+pub(crate) fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None | Some(b'{') => serde_json::from_slice(json),
+        Some(_) => Err(serde_json::Error::custom("expected an object")),
+    }
+}
 
 /// For fields where `null` is a value and not an absence.
 pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {

@@ -235,8 +235,8 @@ struct ResultBody {
 
 impl ResultBody {
     fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(body).or_else(|error| match std::str::from_utf8(body) {
-            Ok(text) => serde_json::from_str(&json::without_non_finite(text)),
+        json::object(body).or_else(|error| match std::str::from_utf8(body) {
+            Ok(text) => json::object(json::without_non_finite(text).as_bytes()),
             Err(_) => Err(error),
         })
     }

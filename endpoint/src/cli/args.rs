@@ -153,7 +153,7 @@ pub struct SubmitArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// The input as JSON
-    #[arg(value_name = "JSON", required_unless_present = "input", conflicts_with = "input")]
+    #[arg(value_name = "JSON", conflicts_with = "input")]
     pub json_input: Option<String>,
     /// Read the input from a file, or from standard input with `-`
     #[arg(long, value_name = "FILE")]

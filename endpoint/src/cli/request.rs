@@ -16,6 +16,9 @@ const MAX_INPUT: u64 = 64 << 20;
 /// Why there is nothing to submit.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
+    /// No input at all.
+    #[error("nothing to submit: give the input as JSON ('{{\"prompt\": \"hi\"}}') or name a file with --input")]
+    Missing,
     /// The file cannot be read.
     #[error("cannot read the input from {0}: {1}; name a JSON file, or `-` for standard input")]
     Unreadable(String, #[source] std::io::Error),
@@ -33,7 +36,7 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
         (None, Some(path)) => {
             read(path).map_err(|error| RequestError::Unreadable(path.display().to_string(), error))?
         }
-        (None, None) => String::new(),
+        (None, None) => return Err(RequestError::Missing),
     };
     let input: Box<RawValue> = serde_json::from_str(&text)?;
     let mut request = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text) {

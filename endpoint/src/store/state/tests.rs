@@ -167,7 +167,8 @@ impl Observer {
     }
 
     fn take(&mut self, worker: &'static str, max: usize) {
-        let before: HashMap<_, _> = self.jobs.iter().filter_map(|id| Some((id.clone(), self.queue.view(id)?))).collect();
+        let before: HashMap<_, _> =
+            self.jobs.iter().filter_map(|id| Some((id.clone(), self.queue.view(id)?))).collect();
         let eligible = self.queue.is_eligible(worker);
         let taken = self.queue.take(self.now, worker, max);
         assert!(taken.len() <= max);

@@ -1,0 +1,152 @@
+//! The client commands, as a user runs them.
+
+use std::process::{Output, Stdio};
+
+use axum::Router;
+use axum::routing::get;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use crate::support::{Api, SOON};
+
+/// Serves `router` on a free port; the URL of endpoint `ep`.
+async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v2/ep", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+pub(crate) fn program() -> tokio::process::Command {
+    #[expect(clippy::disallowed_methods, reason = "the test runs the program under test")]
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_runpod-endpoint"));
+    for name in ["RUNPOD_API_KEY", "RUNPOD_ENDPOINT_URL", "RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WORKER_KEY"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn run(url: &str, args: &[&str]) -> Output {
+    timeout(SOON, program().env("RUNPOD_ENDPOINT_URL", url).args(args).output()).await.unwrap().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A worker that ends its next job with `body`.
+fn work(api: &Api, body: &'static str) {
+    let api = api.clone();
+    tokio::spawn(async move {
+        let id = api.take("w1").await;
+        api.done("w1", &id, body).await;
+    });
+}
+
+#[tokio::test]
+async fn submit_prints_the_id_and_sync_prints_the_result() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let submitted = run(&url, &["submit", r#"{"n": 1}"#, "--policy-execution-timeout", "30s"]).await;
+    let id = text(&submitted.stdout).trim().to_owned();
+    assert_eq!(submitted.status.code(), Some(0));
+    let taken = api.get("job-take/w1").await.json();
+    assert_eq!((taken["id"].as_str(), &taken["input"]["n"]), (Some(&*id), &serde_json::json!(1)));
+
+    work(&api, r#"{"output": {"a": 1.50}}"#);
+    let result = run(&url, &["submit", "--sync", "1"]).await;
+    assert_eq!((result.status.code(), text(&result.stdout)), (Some(0), "{\"a\": 1.50}\n".to_owned()));
+}
+
+#[tokio::test]
+async fn watch_follows_a_job_to_its_end() {
+    for (body, code, state) in [(r#"{"output": "done"}"#, 0, "COMPLETED"), (r#"{"error": "no"}"#, 1, "FAILED")] {
+        let api = Api::new();
+        let url = serve(api.router.clone()).await;
+        let id = api.run(r#"{"input": 1}"#).await;
+        work(&api, body);
+        let watched = run(&url, &["watch", &id]).await;
+        assert_eq!(watched.status.code(), Some(code));
+        let lines = text(&watched.stdout);
+        assert!(lines.lines().any(|line| line.ends_with(state)), "{lines}");
+        if code == 0 {
+            assert!(lines.ends_with("\ndone\n"), "{lines}");
+        } else {
+            assert!(text(&watched.stderr).contains("FAILED: no"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn cancelled_jobs_have_an_exit_status_of_their_own() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let id = api.run(r#"{"input": 1}"#).await;
+    let cancelled = run(&url, &["cancel", &id]).await;
+    assert_eq!((cancelled.status.code(), text(&cancelled.stdout)), (Some(0), "CANCELLED\n".to_owned()));
+    for command in ["watch", "stream"] {
+        assert_eq!(run(&url, &[command, &id]).await.status.code(), Some(3), "{command}");
+    }
+    let status = run(&url, &["status", "--json", &id]).await;
+    assert_eq!(text(&status.stdout), format!("{{\"id\":\"{id}\",\"status\":\"CANCELLED\"}}\n"));
+}
+
+#[tokio::test]
+async fn stream_prints_items_line_by_line() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    for item in ["\"text\"", "{\"i\": 1}"] {
+        api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {item}}}"#)).await;
+    }
+    api.done("w1", &id, "{}").await;
+    let streamed = run(&url, &["stream", &id]).await;
+    assert_eq!((streamed.status.code(), text(&streamed.stdout)), (Some(0), "text\n{\"i\": 1}\n".to_owned()));
+}
+
+#[tokio::test]
+async fn input_comes_from_standard_input_too() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let mut child = program().args(["submit", "--input", "-", "--url", &url]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"input\": [1]}").await.unwrap();
+    let output = timeout(SOON, child.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(api.get("job-take/w1").await.json()["input"], serde_json::json!([1]));
+}
+
+#[tokio::test]
+async fn the_key_is_sent_and_never_shown() {
+    let answer = |headers: axum::http::HeaderMap| async move {
+        let key = headers.get("authorization").and_then(|key| key.to_str().ok()).unwrap_or_default();
+        let status = if key == "Bearer s3cret" { 500 } else { 401 };
+        (axum::http::StatusCode::from_u16(status).unwrap(), "no")
+    };
+    let url = serve(Router::new().route("/v2/ep/health", get(answer))).await;
+    let failed = run(&url, &["health", "--api-key", "s3cret"]).await;
+    let shown = text(&failed.stderr) + &text(&failed.stdout);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(shown.contains("answered 500") && !shown.contains("s3cret"), "{shown}");
+    let refused = text(&run(&url, &["health"]).await.stderr);
+    assert!(refused.contains("RUNPOD_API_KEY"), "{refused}");
+}
+
+#[tokio::test]
+async fn mistakes_have_their_exit_status_and_a_fix() {
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["submit", "x=1"], 64, "not JSON"),
+        (&["submit"], 64, "--input"),
+        (&["serve", "--bind", "0.0.0.0:0"], 64, "--api-key"),
+        (&["dev", "--worker-bin", "/no/such", "--", "handler"], 64, "--worker-bin /no/such"),
+    ];
+    for (args, code, fix) in cases {
+        let output = run("http://127.0.0.1:1/v2/ep", args).await;
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert!(text(&output.stderr).contains(fix), "{args:?}: {}", text(&output.stderr));
+    }
+    let absent = run("http://127.0.0.1:1/v2/ep", &["health"]).await;
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(text(&absent.stderr).contains("--url"));
+}

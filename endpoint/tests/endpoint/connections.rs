@@ -1,0 +1,176 @@
+//! Real sockets: connections that break, servers that stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runpod_endpoint::api::{Keys, Secret};
+use runpod_endpoint::server::{Server, ServerConfig, ServerError};
+use runpod_endpoint::store::{Limits, MemoryStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Api, HOLD, SOON};
+
+fn config() -> ServerConfig {
+    ServerConfig {
+        bind: ([127, 0, 0, 1], 0).into(),
+        keys: Keys::default(),
+        insecure: false,
+        hold: HOLD,
+        max_result_bytes: 1 << 20,
+    }
+}
+
+struct Running {
+    address: String,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), ServerError>>,
+}
+
+async fn start() -> Running {
+    let server = Server::bind(config()).await.unwrap();
+    let address = server.base_url().trim_start_matches("http://").to_owned();
+    let shutdown = CancellationToken::new();
+    let store = Arc::new(MemoryStore::new(Limits::default()));
+    let task = tokio::spawn(server.run(store, CancellationToken::new(), shutdown.clone()));
+    Running { address, shutdown, task }
+}
+
+impl Running {
+    async fn open(&self, request: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(&self.address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/v2/ep/{path}", self.address)
+    }
+
+    async fn text(&self, path: &str) -> String {
+        reqwest::get(self.url(path)).await.unwrap().text().await.unwrap()
+    }
+
+    /// Asks until the reply contains `part`.
+    async fn until(&self, path: &str, part: &str) -> String {
+        let asking = async {
+            loop {
+                let text = self.text(path).await;
+                if text.contains(part) {
+                    return text;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, asking).await.unwrap_or_else(|_| panic!("{path} never said {part}"))
+    }
+}
+
+const POLL: &str = "GET /v2/ep/job-take/lost?gpu=LOCAL HTTP/1.1\r\nHost: x\r\n\r\n";
+
+async fn submit(server: &Running, input: &str) {
+    let body = format!(r#"{{"input": {input}}}"#);
+    let reply = reqwest::Client::new().post(server.url("run")).body(body).send().await.unwrap();
+    assert!(reply.status().is_success());
+}
+
+#[tokio::test]
+async fn a_poll_whose_connection_is_gone_gets_no_job() {
+    let server = start().await;
+    let held = server.open(POLL).await;
+    server.until("health", r#""idle":1"#).await;
+    drop(held);
+    submit(&server, "1").await;
+    let job = timeout(SOON, server.text("job-take/w1")).await.unwrap();
+    assert!(job.contains(r#""input":1"#), "{job}");
+    let status = server.text("requests").await;
+    assert!(!status.contains("retries"), "no worker ever had it: {status}");
+}
+
+#[tokio::test]
+async fn a_reply_that_cannot_be_written_puts_the_job_back() {
+    let server = start().await;
+    // Larger than what the system buffers, so that the reply waits for a reader that never comes.
+    let input = format!("\"{}\"", "x".repeat(9 << 20));
+    submit(&server, &input).await;
+    let mut stuck = server.open(POLL).await;
+    let mut some = [0; 1024];
+    assert!(stuck.read(&mut some).await.unwrap() > 0, "the delivery has begun");
+    assert!(server.text("health").await.contains(r#""inProgress":1"#));
+    drop(stuck);
+    let health = server.until("health", r#""inQueue":1"#).await;
+    assert!(health.contains(r#""retried":0"#), "{health}");
+}
+
+#[tokio::test]
+async fn a_delivered_reply_has_a_length_and_stays_delivered() {
+    let server = start().await;
+    submit(&server, "1").await;
+    let mut socket = server.open(&POLL.replace("Host: x", "Host: x\r\nConnection: close")).await;
+    let mut reply = String::new();
+    timeout(SOON, socket.read_to_string(&mut reply)).await.unwrap().unwrap();
+    assert!(reply.contains("content-length: ") && reply.ends_with(r#""input":1}"#), "{reply}");
+    drop(socket);
+    assert!(server.text("health").await.contains(r#""inProgress":1"#));
+}
+
+#[tokio::test]
+async fn an_oversized_body_is_answered_and_not_reset() {
+    let server = start().await;
+    let body = format!(r#"{{"input": "{}"}}"#, "x".repeat(30 << 20));
+    let reply = reqwest::Client::new().post(server.url("run")).body(body).send().await.unwrap();
+    assert_eq!(reply.status(), 400);
+    assert!(reply.text().await.unwrap().contains("exceeded max body size of 10MiB"));
+}
+
+#[tokio::test]
+async fn stopping_ends_held_requests() {
+    let server = start().await;
+    let polls = ["job-take/w1", "job-stop/w1"].map(|path| {
+        let url = server.url(path);
+        tokio::spawn(async move { reqwest::get(url).await.unwrap().status().as_u16() })
+    });
+    server.until("health", r#""idle":1"#).await;
+    server.shutdown.cancel();
+    for poll in polls {
+        assert_eq!(timeout(SOON, poll).await.unwrap().unwrap(), 204);
+    }
+    timeout(SOON, server.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_fix() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bind = taken.local_addr().unwrap();
+    let error = Server::bind(ServerConfig { bind, ..config() }).await.err().unwrap().to_string();
+    assert!(error.contains(&bind.to_string()) && error.contains("--bind"), "{error}");
+}
+
+#[tokio::test]
+async fn the_network_is_not_let_in_without_both_keys() {
+    let open = ServerConfig { bind: ([0, 0, 0, 0], 0).into(), ..config() };
+    let half = Keys { client: Some(Secret::from("k")), worker: None };
+    for keys in [Keys::default(), half] {
+        let error = Server::bind(ServerConfig { keys, ..open.clone() }).await.err().unwrap();
+        assert!(matches!(error, ServerError::Unprotected(_)), "{error}");
+    }
+    let both = Keys { client: Some(Secret::from("k")), worker: Some(Secret::from("k")) };
+    assert!(Server::bind(ServerConfig { keys: both, ..open.clone() }).await.is_ok());
+    assert!(Server::bind(ServerConfig { insecure: true, ..open }).await.is_ok());
+    let empty = Keys { client: Some(Secret::from(" ")), worker: None };
+    assert!(Server::bind(ServerConfig { keys: empty, ..config() }).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_nobody_reads_puts_the_job_back() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    let request = axum::http::Request::get("/v2/ep/job-take-batch/w1?batch_size=2").body(axum::body::Body::empty());
+    let response = tower::ServiceExt::oneshot(api.router.clone(), request.unwrap()).await.unwrap();
+    assert_eq!(api.state(&id).await, "IN_PROGRESS");
+    drop(response);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(api.state(&id).await, "IN_QUEUE");
+}

@@ -1,0 +1,176 @@
+//! `dev`: starts, restarts and ends workers. The worker is a shell script.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+use tokio::time::timeout;
+
+use crate::commands::program;
+use crate::support::SOON;
+
+struct Dev {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    _folder: TempDir,
+}
+
+/// Starts `dev` with a worker that runs `script`; everything the worker prints is seen by [`Dev::line`].
+fn start(script: &str, args: &[&str]) -> Dev {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = folder.path().join("runpod-worker");
+    write_script(&worker, script);
+    let mut command = program();
+    command.args(["dev", "--bind", "127.0.0.1:0", "--worker-bin"]).arg(worker).args(args);
+    command.args(["--", "./handler", "--flag"]).env("RUNPOD_ENDPOINT_WORKER_KEY", "worker-secret");
+    command.env_remove("RUNPOD_WORKER_LOG_FORMAT");
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    Dev { child, lines, _folder: folder }
+}
+
+fn write_script(path: &Path, script: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Dev {
+    /// The rest of the next line that starts with `prefix`.
+    async fn line(&mut self, prefix: &str) -> String {
+        let reading = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                if let Some(rest) = line.strip_prefix(prefix) {
+                    return rest.to_owned();
+                }
+            }
+            panic!("no line starts with {prefix}");
+        };
+        timeout(SOON, reading).await.unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    async fn exit_code(mut self) -> Option<i32> {
+        timeout(SOON, self.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+fn process(text: &str) -> Pid {
+    Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
+    let script = r#"echo "args $*"; env | grep -E '^RUNPOD_' | sed 's/^/env /'; echo end; sleep 60"#;
+    let mut dev = start(script, &["--worker-http-port", "9100", "--worker-arg", "--prefetch=1"]);
+    let base = dev.line("RunPod-compatible endpoint: ").await;
+    assert_eq!(dev.line("args ").await, "run --prefetch=1 -- ./handler --flag");
+    let mut variables = Vec::new();
+    while let Some(line) = timeout(SOON, dev.lines.next_line()).await.unwrap().unwrap() {
+        let Some(variable) = line.strip_prefix("env ") else { break };
+        variables.push(variable.to_owned());
+    }
+    for expected in [
+        format!("RUNPOD_WEBHOOK_GET_JOB={base}/job-take/$ID?gpu=LOCAL"),
+        format!("RUNPOD_WEBHOOK_POST_OUTPUT={base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL"),
+        format!("RUNPOD_WEBHOOK_POST_STREAM={base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL"),
+        format!("RUNPOD_WEBHOOK_PING={base}/ping/$RUNPOD_POD_ID?gpu=LOCAL"),
+        "RUNPOD_PING_INTERVAL=10000".to_owned(),
+        "RUNPOD_AI_API_KEY=worker-secret".to_owned(),
+        "RUNPOD_ENDPOINT_ID=local".to_owned(),
+        "RUNPOD_WORKER_HTTP_BIND=127.0.0.1:9100".to_owned(),
+        "RUNPOD_WORKER_LOG_FORMAT=text".to_owned(),
+    ] {
+        assert!(variables.contains(&expected), "{expected} is missing in {variables:#?}");
+    }
+    assert!(variables.iter().any(|variable| variable.starts_with("RUNPOD_POD_ID=local-0-")), "{variables:#?}");
+    assert!(!variables.iter().any(|variable| variable.starts_with("RUNPOD_ENDPOINT_WORKER_KEY")), "{variables:#?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_is_replaced_under_a_new_name() {
+    let mut dev = start(r#"echo "life $RUNPOD_POD_ID"; exit 1"#, &[]);
+    let first = dev.line("life ").await;
+    assert_ne!(dev.line("life ").await, first);
+}
+
+#[tokio::test]
+async fn a_configuration_error_ends_dev() {
+    let dev = start("exit 64", &["--workers", "2"]);
+    assert_eq!(dev.exit_code().await, Some(64));
+}
+
+#[tokio::test]
+async fn a_stop_signal_is_passed_on_and_waited_for() {
+    let script = r#"trap 'echo leaving; exit 0' TERM; echo "pid $$"; while :; do sleep 0.1; done"#;
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut dev = start(script, &[]);
+        let worker = process(&dev.line("pid ").await);
+        dev.signal(signal);
+        dev.line("leaving").await;
+        assert_eq!(dev.exit_code().await, Some(0));
+        assert!(test_kill_process(worker).is_err(), "the worker is still there");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_leave_is_killed_with_its_children() {
+    let script = r#"trap '' TERM; sh -c 'trap "" TERM; echo "child $$"; while :; do sleep 0.1; done' & wait; wait"#;
+    let mut dev = start(script, &["--stop-grace", "100ms"]);
+    let child = process(&dev.line("child ").await);
+    dev.signal(Signal::TERM);
+    assert_eq!(dev.exit_code().await, Some(0));
+    let gone = async {
+        // Orphans are reaped by init, a moment after they are killed.
+        while is_alive(child) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, gone).await.unwrap();
+}
+
+/// A killed process that nobody has reaped yet counts as gone.
+fn is_alive(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_second_signal_skips_the_waiting() {
+    let script = r#"trap '' TERM; echo "pid $$"; while :; do sleep 0.1; done"#;
+    let mut dev = start(script, &["--stop-grace", "1h"]);
+    let worker = process(&dev.line("pid ").await);
+    dev.signal(Signal::TERM);
+    // The second signal counts only once the first one was seen.
+    let mut log = BufReader::new(dev.child.stderr.take().unwrap()).lines();
+    let seen = async { while !log.next_line().await.unwrap().unwrap().contains("stopping") {} };
+    timeout(SOON, seen).await.unwrap();
+    let code = async {
+        loop {
+            dev.signal(Signal::TERM);
+            if let Ok(status) = timeout(std::time::Duration::from_millis(50), dev.child.wait()).await {
+                return status.unwrap().code();
+            }
+        }
+    };
+    assert_eq!(timeout(SOON, code).await.unwrap(), Some(0));
+    assert!(test_kill_process(worker).is_err());
+}
+
+#[tokio::test]
+async fn a_recycled_worker_is_replaced() {
+    let script = r#"trap 'exit 0' TERM; echo "life $RUNPOD_POD_ID"; while :; do sleep 0.1; done"#;
+    let mut dev = start(script, &[]);
+    let base = dev.line("RunPod-compatible endpoint: ").await;
+    let first = dev.line("life ").await;
+    let client = reqwest::Client::new();
+    let done = client.post(format!("{base}/job-done/{first}/job?isStream=false")).body(r#"{"stopPod": true}"#);
+    done.header("Authorization", "worker-secret").send().await.unwrap().error_for_status().unwrap();
+    assert_ne!(dev.line("life ").await, first);
+}

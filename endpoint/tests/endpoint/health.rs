@@ -1,0 +1,58 @@
+//! `/health`.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::support::Api;
+
+#[tokio::test(start_paused = true)]
+async fn all_eleven_counters_are_there_from_the_start() {
+    let text = Api::new().get("health").await.text;
+    assert_eq!(
+        text,
+        r#"{"jobs":{"completed":0,"failed":0,"inProgress":0,"inQueue":0,"retried":0},"workers":{"idle":0,"initializing":0,"ready":0,"running":0,"throttled":0,"unhealthy":0}}"#
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn four_jobs_of_one_worker_count_as_one_running_worker() {
+    let api = Api::new();
+    for _ in 0..5 {
+        api.run(r#"{"input": 1}"#).await;
+    }
+    api.get("job-take-batch/w1?batch_size=4").await;
+    let health = api.get("health").await.json();
+    assert_eq!((&health["jobs"]["inProgress"], &health["workers"]["running"]), (&json!(4), &json!(1)));
+    assert_eq!((&health["jobs"]["inQueue"], &health["workers"]["idle"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_goes_from_initializing_to_idle_to_unhealthy_to_forgotten() {
+    let api = Api::new();
+    let workers = || async { api.get("health").await.json()["workers"].clone() };
+    api.ping("w1", "").await;
+    assert_eq!(workers().await["initializing"], 1);
+    assert_eq!(api.take("w1").await, "");
+    let idle = workers().await;
+    assert_eq!((&idle["idle"], &idle["ready"], &idle["initializing"]), (&json!(1), &json!(1), &json!(0)));
+    sleep(Duration::from_secs(41)).await;
+    assert_eq!((&workers().await["unhealthy"], &workers().await["idle"]), (&json!(1), &json!(0)));
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(workers().await["unhealthy"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_holds_its_poll_open_is_not_silent() {
+    let api = Api::new();
+    let polling = api.clone();
+    let poll = tokio::spawn(async move {
+        for _ in 0..4 {
+            polling.take("w1").await;
+        }
+    });
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(api.get("health").await.json()["workers"]["idle"], 1);
+    poll.abort();
+}

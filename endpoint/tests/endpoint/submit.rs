@@ -1,0 +1,174 @@
+//! `/run`, `/runsync`, `/status`: what goes in, what comes out.
+
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use serde_json::json;
+use tokio::time::{Instant, advance};
+
+use crate::support::Api;
+
+#[tokio::test(start_paused = true)]
+async fn run_answers_before_any_worker_exists() {
+    let reply = Api::new().post("run", r#"{"input": {"n": 1}}"#).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    let id = reply.field("id");
+    assert_eq!(reply.text, format!(r#"{{"id":"{id}","status":"IN_QUEUE"}}"#));
+    assert!(id.ends_with("-u1") && id.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-'), "{id}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_input_is_refused() {
+    let api = Api::new();
+    for body in ["", "x", "[]", "[1]", "1", "{}", r#"{"inputs": 1}"#] {
+        let reply = api.post("run", body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(reply.json()["status"], 400);
+        assert!(reply.field("error").contains("input"), "{}", reply.text);
+    }
+    assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn payloads_pass_through_byte_by_byte() {
+    let api = Api::new();
+    let input = r#"{ "b": 1.50, "a":[1e3 ,2], "text":"\u00fc ü", "big":123456789012345678901234567890 }"#;
+    let id = api.run(&format!(r#"{{"webhook": "https://example.org", "x": 1, "input": {input}}}"#)).await;
+    let job = api.get("job-take/w1?gpu=LOCAL").await;
+    assert_eq!(job.text, format!(r#"{{"id":"{id}","input":{input}}}"#));
+    api.done("w1", &id, &format!(r#"{{"output": {input}}}"#)).await;
+    let document = api.get(&format!("status/{id}")).await.text;
+    assert!(document.contains(&format!(r#""output":{input},"#)), "{document}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn id_and_input_are_always_delivered() {
+    let api = Api::new();
+    for input in ["{}", "null", "[]"] {
+        let id = api.run(&format!(r#"{{"input": {input}}}"#)).await;
+        assert_eq!(api.get("job-take/w1").await.text, format!(r#"{{"id":"{id}","input":{input}}}"#));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bucket_credentials_reach_the_worker() {
+    let api = Api::new();
+    api.run(r#"{"input": 1, "webhookV2": "x", "policy": {"ttl": 60000}, "s3Config": {"bucketName": "b"}}"#).await;
+    let job = api.get("job-take/w1").await.json();
+    assert_eq!(job["s3Config"], json!({"bucketName": "b"}));
+    assert_eq!(job.as_object().unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_have_all_fields_in_alphabetical_order() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    advance(Duration::from_millis(512)).await;
+    api.take("w1").await;
+    let running = api.get(&format!("status/{id}")).await.text;
+    assert_eq!(running, format!(r#"{{"delayTime":512,"id":"{id}","status":"IN_PROGRESS","workerId":"w1"}}"#));
+    advance(Duration::from_millis(104)).await;
+    api.done("w1", &id, r#"{"output": [1], "error": "bad input"}"#).await;
+    let failed = format!(
+        r#"{{"delayTime":512,"error":"bad input","executionTime":104,"id":"{id}","output":[1],"status":"FAILED","workerId":"w1"}}"#
+    );
+    for method in [Method::GET, Method::POST] {
+        let path = format!("/v2/ep/status/{id}");
+        let request = axum::http::Request::builder().method(method).uri(path).body(axum::body::Body::empty());
+        assert_eq!(api.send(request.unwrap()).await.text, failed);
+    }
+    assert_eq!(api.post(&format!("status-sync/{id}?wait=1000"), "").await.text, failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn runsync_answers_as_soon_as_the_job_has_ended() {
+    for (result, status) in [(r#"{"output": 7}"#, "COMPLETED"), (r#"{"error": "no"}"#, "FAILED")] {
+        let api = Api::new();
+        let started = Instant::now();
+        let work = async {
+            let id = api.take("w1").await;
+            api.done("w1", &id, result).await;
+            id
+        };
+        let (reply, id) = tokio::join!(api.post("runsync", r#"{"input": 1}"#), work);
+        assert!(id.starts_with("sync-"), "{id}");
+        assert_eq!((reply.status, reply.field("status")), (StatusCode::OK, status.to_owned()));
+        assert_eq!(reply.field("workerId"), "w1");
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn runsync_hands_over_to_status_when_its_time_is_up() {
+    let api = Api::new();
+    for (query, seconds) in [("", 90), ("?wait=1500", 1), ("?wait=1", 1), ("?wait=999999", 300)] {
+        let started = Instant::now();
+        let reply = api.post(&format!("runsync{query}"), r#"{"input": 1}"#).await;
+        assert_eq!(started.elapsed().as_secs(), seconds, "{query}");
+        assert_eq!((reply.status, reply.field("status")), (StatusCode::OK, "IN_QUEUE".to_owned()));
+        assert_eq!(reply.json().as_object().unwrap().len(), 2);
+        let id = api.take("w1").await;
+        assert_eq!(id, reply.field("id"));
+        api.done("w1", &id, r#"{"output": 7}"#).await;
+        assert_eq!(api.state(&id).await, "COMPLETED");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_runsync_does_not_stop_the_job() {
+    let api = Api::new();
+    let leaving = tokio::time::timeout(Duration::from_secs(1), api.post("runsync", r#"{"input": 1}"#)).await;
+    assert!(leaving.is_err());
+    let id = api.take("w1").await;
+    api.done("w1", &id, r#"{"output": 7}"#).await;
+    assert_eq!(api.state(&id).await, "COMPLETED");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_sync_waits_for_the_end() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    let path = format!("status-sync/{id}?wait=10000");
+    let work = async {
+        api.take("w1").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        api.done("w1", &id, r#"{"output": 7}"#).await;
+    };
+    let (reply, ()) = tokio::join!(api.get(&path), work);
+    assert_eq!(reply.json()["executionTime"], 3000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_jobs_are_not_found() {
+    let api = Api::new();
+    api.run(r#"{"input": 1}"#).await;
+    for path in ["status/no", "status-sync/no", "stream/no", "cancel/no", "retry/no"] {
+        let reply = api.post(path, "").await;
+        assert_eq!((reply.status, &reply.json()["status"]), (StatusCode::NOT_FOUND, &json!(404)), "{path}");
+    }
+    assert_eq!(api.get("nonsense").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(api.get("run").await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_have_the_platforms_limits_and_its_answer() {
+    let api = Api::new();
+    let body = |bytes: usize| format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13));
+    assert_eq!(api.post("run", body(10 << 20)).await.status, StatusCode::OK);
+    let reply = api.post("run", body((10 << 20) + 1)).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    let problem =
+        r#"{"detail":"bad request: body: exceeded max body size of 10MiB","status":400,"title":"Bad Request"}"#;
+    assert_eq!(reply.text, problem);
+    assert_eq!(api.post("runsync?wait=1000", body(20 << 20)).await.status, StatusCode::OK);
+    let reply = api.post("runsync?wait=1000", body((20 << 20) + 1)).await;
+    assert!(reply.field("detail").contains("20MiB"), "{}", reply.text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_do_not_share_jobs() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    let request = axum::http::Request::get(format!("/v2/other/status/{id}")).body(axum::body::Body::empty()).unwrap();
+    assert_eq!(api.send(request).await.status, StatusCode::NOT_FOUND);
+}
