@@ -96,9 +96,7 @@ enum After {
 fn run_job<H: Handler>(handler: &mut H, assignment: &Assignment, process: &Process) -> After {
     let running = &assignment.running;
     let (job, attempt) = (running.id.clone(), running.attempt);
-    process.outgoing.push(&ToSupervisor::Started { job: job.clone(), attempt }, Bytes::new());
-
-    let (refresh, records, result) = match prepare(assignment) {
+    let (refresh, records, result) = match begin(assignment, &process.outgoing) {
         Ok(envelope) => {
             let context = Job::new(Arc::clone(running), Arc::clone(&process.outgoing), envelope.fields);
             let result = panics::catch("the handler", || {
@@ -127,10 +125,13 @@ fn run_job<H: Handler>(handler: &mut H, assignment: &Assignment, process: &Proce
     if reloading { After::Reload } else { After::Ready }
 }
 
-fn prepare(assignment: &Assignment) -> Result<Envelope, HandlerError> {
-    if let Some(stopped) = assignment.running.stopped() {
+/// A job that was stopped while it waited is not begun.
+fn begin(assignment: &Assignment, outgoing: &Outgoing) -> Result<Envelope, HandlerError> {
+    let running = &assignment.running;
+    if let Some(stopped) = running.stopped() {
         return Err(HandlerError::new(stopped.kind(), format!("{stopped} (before it was run)")));
     }
+    outgoing.push(&ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt }, Bytes::new());
     parse_envelope(&assignment.payload)
 }
 
