@@ -1,4 +1,4 @@
-//! The official Python package, unmodified, as client and as worker. `make python` installs it.
+//! The official Python package, unmodified, as client and as worker. `make python-client` installs it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// The environment in which `import runpod` finds the pinned package.
 fn python_env() -> Vec<(String, String)> {
     let packages = repository().join(".venv/runpod");
-    assert!(packages.join("runpod").is_dir(), "the official Python package is not installed: run `make python`");
+    assert!(packages.join("runpod").is_dir(), "the official Python package is not installed: run `make python-client`");
     vec![
         ("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned()),
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),

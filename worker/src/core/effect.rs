@@ -175,6 +175,8 @@ pub enum Report {
         error: Option<ErrorReport>,
         /// From the start of its last run; zero if it never ran.
         run_time: Duration,
+        /// Where it ran last, if a slot had it to the end.
+        device: Option<String>,
         /// Figures recorded by the handler.
         records: BTreeMap<String, f64>,
     },

@@ -45,6 +45,7 @@ impl Worker {
         }
         let run_time = job.started_at.map(|started| now.since(started)).unwrap_or_default();
         let timeout = job.timeout;
+        let device = job.place().and_then(|place| self.processes[place.process.0].device.clone());
         self.free_slot(id);
         self.queue.retain(|queued| queued != id);
 
@@ -61,7 +62,7 @@ impl Worker {
         };
         self.count(status);
         let error = result.as_ref().and_then(|result| result.as_ref().err().cloned());
-        self.report(Report::JobFinished { job: id.clone(), status, error, run_time, records: extras.records });
+        self.report(Report::JobFinished { job: id.clone(), status, error, run_time, device, records: extras.records });
 
         let item = match result {
             Some(result) => {

@@ -294,6 +294,7 @@ impl Process {
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
+            busy: self.slots.iter().filter(|slot| slot.job().is_some()).count(),
             last_exit: self.last_exit.clone(),
         }
     }

@@ -97,6 +97,8 @@ pub struct ProcessView {
     pub pid: Option<u32>,
     /// Where its models live, once loaded.
     pub device: Option<String>,
+    /// Slots that run a job.
+    pub busy: usize,
     /// How its last incarnation ended.
     pub last_exit: Option<Exit>,
 }
