@@ -14,6 +14,7 @@ use runpod_handler_protocol::{
     Decoder, ErrorKind, ErrorReport, FrameError, MAX_PAYLOAD_LEN, Manifest, PROTOCOL_VERSION, Received, ToHandler,
     ToSupervisor, encode_header,
 };
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
 /// Far longer than anything here takes; a test that waits this long has failed.
@@ -182,9 +183,11 @@ fn an_output_over_the_limit_fails_its_job_and_the_process_goes_on() {
 }
 
 #[test]
-fn a_frozen_process_can_be_killed_by_hand() {
+fn a_frozen_process_stops_as_a_whole_and_can_be_killed() {
     let mut puppet = Puppet::loaded("");
     puppet.order_run(&json!({"do": "freeze"}));
+    let (_, status) = waitpid(Some(Pid::from_child(&puppet.child)), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped(), "{status:?}");
     puppet.child.kill().unwrap();
     assert_eq!(puppet.end().status.signal(), Some(SIGKILL));
 }
