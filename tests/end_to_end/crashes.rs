@@ -13,7 +13,7 @@ fn error(job: &Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_the_handler_fails_its_job_and_nothing_else() {
     let mut stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
-    let id = stack.client.submit(json!({"do": "sleep", "ms": 600_000})).await;
+    let id = stack.client.submit(json!({"do": "sleep_ms", "ms": 600_000})).await;
     stack.client.reaches(&id, "IN_PROGRESS").await;
     let worker = stack.worker.daemon.pid();
     let handler = stack.worker.handler_pid().await.unwrap();
