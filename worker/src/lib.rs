@@ -1,4 +1,7 @@
 //! The worker: takes jobs from a RunPod-style queue, runs them in a handler process, delivers the results.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod core;
+pub mod queue;
+pub mod retry;
