@@ -3,5 +3,6 @@
 
 pub mod config;
 pub mod core;
+pub mod outbox;
 pub mod queue;
 pub mod retry;

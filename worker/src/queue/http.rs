@@ -1,7 +1,7 @@
 //! RunPod's HTTP client: job-take, job-take-batch, job-stop, job-done, job-stream.
 
 use std::error::Error;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -67,7 +67,6 @@ pub enum ClientError {
 }
 
 /// RunPod's queue over HTTP. One attempt per call; when to try again is decided by the callers.
-#[derive(Debug)]
 pub struct HttpQueue {
     polls: Client,
     posts: Client,
@@ -76,6 +75,13 @@ pub struct HttpQueue {
     stop: Option<String>,
     done: Template,
     stream: Option<Template>,
+}
+
+/// Shows the one URL that can be shown without what may be secret in it.
+impl fmt::Debug for HttpQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpQueue").field("done", &self.done).finish_non_exhaustive()
+    }
 }
 
 impl HttpQueue {
@@ -300,3 +306,6 @@ fn describe(error: reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

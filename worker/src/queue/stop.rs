@@ -60,12 +60,11 @@ async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
 }
 
 fn report(error: &RequestError) {
-    match error {
+    if *error == RequestError::Status(404) {
         // Endpoints from before the stop channel: nothing is wrong, and nothing can be done about it here.
-        RequestError::Status(404) => {
-            tracing::info!("the queue has no stop channel (404); it is asked again now and then")
-        }
-        _ => tracing::warn!(%error, "the stop channel does not answer; running jobs cannot be cancelled meanwhile"),
+        tracing::info!("the queue has no stop channel (404); it is asked again now and then");
+    } else {
+        tracing::warn!(%error, "the stop channel does not answer; running jobs cannot be cancelled meanwhile");
     }
 }
 
