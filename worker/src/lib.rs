@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod core;
+pub mod heartbeat;
 pub mod outbox;
 pub mod queue;
 pub mod retry;

@@ -95,8 +95,8 @@ impl HttpQueue {
         let stop = config.take.sibling("/job-take/", "/job-stop/");
         Ok(Self {
             // RunPod's SDK declares JSON on its GETs too.
-            polls: http_client(&config.key, "application/json", Policy::limited(10))?,
-            posts: http_client(&config.key, "application/x-www-form-urlencoded", keep_the_method())?,
+            polls: http_client(&config.key, Some("application/json"), Policy::limited(10))?,
+            posts: http_client(&config.key, Some("application/x-www-form-urlencoded"), keep_the_method())?,
             take: config.take.for_worker(worker),
             take_batch: batch.as_ref().unwrap_or(&config.take).for_worker(worker),
             stop: stop.map(|stop| stop.for_worker(worker)),
@@ -223,13 +223,15 @@ impl ResultSink for HttpQueue {
     }
 }
 
-/// A client with the worker's headers: the raw key and the media type that every request declares.
+/// A client with the worker's headers: the raw key and the media type that every request declares, if any.
 ///
 /// # Errors
 /// As [`HttpQueue::new`].
-pub fn http_client(key: &Secret, media_type: &'static str, redirects: Policy) -> Result<Client, ClientError> {
+pub fn http_client(key: &Secret, media_type: Option<&'static str>, redirects: Policy) -> Result<Client, ClientError> {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if let Some(media_type) = media_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
     if !key.is_empty() {
         let mut value = HeaderValue::from_str(key.expose()).map_err(|_| ClientError::Key)?;
         value.set_sensitive(true);
@@ -291,7 +293,8 @@ async fn read_up_to(mut response: Response, limit: usize) -> Result<Body, Reques
     Ok(Body::Complete(body.freeze()))
 }
 
-fn request_error(error: reqwest::Error) -> RequestError {
+/// Why no answer came, with the causes and without the URL, which may hold secrets.
+pub fn request_error(error: reqwest::Error) -> RequestError {
     RequestError::Unreachable(describe(error))
 }
 

@@ -15,7 +15,7 @@ use crate::config::Secret;
 use crate::core::{JobId, TakenJob};
 
 pub use body::{VERSION, chunk_body, progress_body, result_body};
-pub use http::{ClientError, HttpQueue, http_client};
+pub use http::{ClientError, HttpQueue, http_client, request_error};
 pub use url::Template;
 
 /// Where jobs come from.

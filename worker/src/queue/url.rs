@@ -102,6 +102,11 @@ pub fn append(url: &mut String, name: &str, value: &str) {
     url.extend(utf8_percent_encode(value, IN_VALUE));
 }
 
+/// How long a value becomes in [`append`].
+pub fn escaped_len(value: &str) -> usize {
+    utf8_percent_encode(value, IN_VALUE).map(str::len).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -303,7 +303,7 @@ async fn missing_routes_are_said_and_not_guessed() {
 
 #[test]
 fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
-    let error = http_client(&Secret::new("hunter2\nx"), "text/plain", Policy::none()).unwrap_err();
+    let error = http_client(&Secret::new("hunter2\nx"), None, Policy::none()).unwrap_err();
     assert!(matches!(error, ClientError::Key));
     assert!(!error.to_string().contains("hunter2"));
 }
