@@ -35,9 +35,13 @@ impl Retry {
     }
 
     /// The next pause. What the server asked for wins, up to [`RETRY_AFTER_MAX`]; the series grows all the same.
+    /// A request to come back at once counts as none: after a failure there is always a pause.
     pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let own = self.backoff.next_backoff().unwrap_or(self.max).min(self.max);
-        retry_after.map_or(own, |asked| asked.min(RETRY_AFTER_MAX))
+        match retry_after {
+            Some(asked) if !asked.is_zero() => asked.min(RETRY_AFTER_MAX),
+            _ => own,
+        }
     }
 
     /// The last attempt succeeded: the series starts again.
@@ -93,6 +97,7 @@ mod tests {
         let mut retry = Retry::new(Duration::from_secs(1), Duration::from_secs(30));
         assert_eq!(retry.next(Some(Duration::from_secs(90))), Duration::from_secs(90));
         assert_eq!(retry.next(Some(Duration::from_secs(1_000_000))), RETRY_AFTER_MAX);
+        assert!(retry.next(Some(Duration::ZERO)) >= Duration::from_millis(490));
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct Config {
 
 impl Config {
     /// The effective values and where each comes from, one line each. Secrets are shown as `set` or `not set`.
-    pub fn describe(&self) -> &str {
-        &self.description
+    pub fn describe(&self) -> String {
+        self.description.clone()
     }
 }
 

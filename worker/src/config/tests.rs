@@ -188,7 +188,7 @@ fn a_handler_that_cannot_start_is_a_mistake_with_a_fix() {
     write(&file, "#!/bin/sh\n").unwrap();
     set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     let problem = |handler: &[&Path]| {
-        let handler = handler.iter().map(|word| OsString::from(word)).collect();
+        let handler = handler.iter().map(OsString::from).collect();
         let run = RunArgs { handler, ..RunArgs::default() };
         Config::load(&run, &with(Env::new(), "PATH", "/bin:/usr/bin")).map_err(|error| error.lines().join("\n"))
     };
@@ -243,7 +243,7 @@ fn a_misspelt_variable_is_pointed_out() {
 #[test]
 fn the_description_says_where_values_come_from_and_no_secrets() {
     let config = load(&["--slots=3"], &with(platform(), "RUNPOD_WORKER_JOB_TIMEOUT", "90s"));
-    let text = config.describe();
+    let text = &config.describe();
     let line = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default();
     assert!(line("slots").ends_with("= 3 (--slots)"), "{text}");
     assert!(line("job-timeout").ends_with("= 1m 30s (RUNPOD_WORKER_JOB_TIMEOUT)"), "{text}");

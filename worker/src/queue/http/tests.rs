@@ -9,9 +9,13 @@ use axum::http::response::{Builder, Response as HttpResponse};
 use axum::routing::any;
 use axum::{Router, serve};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::*;
-use crate::core::TakenJob;
+use crate::config::Identity;
+use crate::core::{FinalResult, Outgoing, TakenJob};
+use crate::outbox::{self, OutboxLimits};
+use crate::queue::poller;
 
 /// One request as the server saw it.
 #[derive(Debug)]
@@ -284,6 +288,55 @@ async fn a_dead_port_is_a_failure_that_names_no_secret() {
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
     assert!(!format!("{queue:?}").contains("hunter2"), "{queue:?}");
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn neither_keys_nor_payloads_reach_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+
+    let bad = json(r#"[{"id":"a","input":"hunter2"},{"input":"hunter2"}]"#);
+    let server = Server::start([bad, json("hunter2"), status(401), status(404), status(413), status(400)]).await;
+    let queue = Arc::new(server.queue_with("?token=hunter2"));
+    let (sender, mut events) = mpsc::channel(10);
+    let polls = poller::spawn(Arc::clone(&queue), sender.clone());
+    for _ in 0..3 {
+        polls.poll(1, false);
+        events.recv().await.unwrap();
+    }
+    let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
+    let outbox = outbox::spawn(queue, identity, OutboxLimits::default(), sender);
+    let job = JobId::from("j1");
+    outbox.send(job.clone(), Outgoing::Chunk { attempt: 1, seq: 1, payload: "\"hunter2\"".into() });
+    let result = Ok("\"hunter2\"".into());
+    outbox.send(job, Outgoing::Final(FinalResult { result, streamed: false, stop_pod: false }));
+    for _ in 0..2 {
+        events.recv().await.unwrap();
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in ["no usable id", "no jobs can be taken", "401", "a chunk is lost", "could not be delivered", "413"]
+    {
+        assert!(log.contains(expected), "{expected} is missing in:\n{log}");
+    }
+    assert!(!log.contains("hunter2"), "{log}");
 }
 
 #[tokio::test]
