@@ -1,0 +1,78 @@
+//! Finds the handler program before anything is started.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use super::environment::Environment;
+use super::settings::Settings;
+
+/// Variables that the handler does not get: with them user code could speak to the queue in the worker's name.
+const WITHHELD: &[&str] = &[
+    "RUNPOD_AI_API_KEY",
+    "RUNPOD_WEBHOOK_GET_JOB",
+    "RUNPOD_WEBHOOK_POST_OUTPUT",
+    "RUNPOD_WEBHOOK_POST_STREAM",
+    "RUNPOD_WEBHOOK_JOB_STREAM",
+    "RUNPOD_WEBHOOK_PING",
+];
+
+/// How to start the handler program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerConfig {
+    /// An executable file.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Variables of the worker that it must not inherit.
+    pub withheld: &'static [&'static str],
+}
+
+/// The program behind `--`, or `RUNPOD_WORKER_HANDLER`.
+pub(super) fn find<E: Environment>(settings: &mut Settings<'_, E>, given: &[OsString]) -> HandlerConfig {
+    const VARIABLE: &str = "RUNPOD_WORKER_HANDLER";
+    settings.know(VARIABLE);
+    let (program, args, origin) = match (given.split_first(), settings.env.get(VARIABLE)) {
+        (Some((program, args)), _) => (PathBuf::from(program), args.to_vec(), "command line"),
+        (None, Some(program)) => (PathBuf::from(program), Vec::new(), VARIABLE),
+        (None, None) => {
+            settings.problems.push(format!(
+                "there is no handler program: name it last, as in `runpod-worker run -- ./my-handler`, or set {VARIABLE}"
+            ));
+            return HandlerConfig { program: PathBuf::new(), args: Vec::new(), withheld: WITHHELD };
+        }
+    };
+    let found = resolve(&program, settings.env.get("PATH").as_deref());
+    let program = match found {
+        Ok(found) => {
+            settings.show("handler", &found.to_string_lossy(), origin);
+            found
+        }
+        Err(problem) => {
+            settings.problems.push(format!("{origin}: the handler `{}` {problem}", program.display()));
+            program
+        }
+    };
+    HandlerConfig { program, args, withheld: WITHHELD }
+}
+
+/// A name without `/` is looked up in `PATH`, as a shell does.
+fn resolve(program: &Path, path: Option<&str>) -> Result<PathBuf, String> {
+    if program.components().count() == 1 && !program.as_os_str().to_string_lossy().contains('/') {
+        return std::env::split_paths(path.unwrap_or_default())
+            .map(|folder| folder.join(program))
+            .find(|candidate| check(candidate).is_ok())
+            .ok_or_else(|| format!("is not in PATH: for a file in this folder write ./{}", program.display()));
+    }
+    check(program).map(|()| program.to_path_buf())
+}
+
+fn check(program: &Path) -> Result<(), String> {
+    match program.metadata() {
+        Err(error) => Err(format!("cannot be read ({error}): build it, or correct the path")),
+        Ok(found) if !found.is_file() => Err("is not a file: name the program, not its folder".to_owned()),
+        Ok(_) => access(program, Access::EXEC_OK)
+            .map_err(|_| format!("is not executable: run `chmod +x {}`", program.display())),
+    }
+}

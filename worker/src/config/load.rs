@@ -1,0 +1,234 @@
+//! Puts a [`Config`] together.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+use tracing::level_filters::LevelFilter;
+use uuid::Uuid;
+
+use super::environment::Environment;
+use super::settings::{Settings, describe, show_duration};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse};
+use crate::core::Policy;
+use crate::heartbeat::HeartbeatConfig;
+use crate::outbox::OutboxLimits;
+use crate::queue::{ClientError, QueueConfig, Template};
+
+/// Interval of RunPod's SDK.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Below this RunPod's SDK stops pinging altogether.
+const PING_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Reads everything from `args` and `env`.
+    ///
+    /// # Errors
+    /// Every mistake at once. Nothing has been started or opened by then.
+    pub fn load(args: &RunArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
+        let mut settings = Settings::new(env);
+        let handler = handler::find(&mut settings, &args.handler);
+        let identity = identity(&mut settings);
+        let policy = policy(&mut settings, args, &identity);
+        let http_bind = settings.read(
+            "http-bind",
+            args.http_bind.as_deref(),
+            &[],
+            Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))),
+            parse::bind,
+            |bind| bind.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+        );
+        let outbox = OutboxLimits {
+            max_bytes: settings.number(
+                "outbox-limit-bytes",
+                args.outbox_limit_bytes.as_deref(),
+                OutboxLimits::default().max_bytes,
+                1024 * 1024..=1 << 40,
+            ),
+            ..OutboxLimits::default()
+        };
+        let log = log(&mut settings, args, &identity);
+        let (queue, heartbeat) = queue(&mut settings, &identity);
+        settings.warn_of_unknown();
+        if !settings.problems.is_empty() {
+            return Err(ConfigErrors::new(settings.problems));
+        }
+        let description = describe(&settings.shown);
+        let warnings = settings.warnings;
+        Ok(Self { queue, heartbeat, policy, handler, outbox, http_bind, log, identity, warnings, description })
+    }
+}
+
+fn identity<E: Environment>(settings: &mut Settings<'_, E>) -> Identity {
+    let worker_id = settings.variable("RUNPOD_POD_ID").unwrap_or_else(|| {
+        let id = Uuid::new_v4().to_string();
+        settings.show("runpod-pod-id", &id, "random: RUNPOD_POD_ID is not set");
+        id
+    });
+    Identity {
+        worker_id,
+        hostname: settings.variable("RUNPOD_POD_HOSTNAME").unwrap_or_else(|| "unknown".to_owned()),
+        endpoint_id: settings.variable("RUNPOD_ENDPOINT_ID"),
+    }
+}
+
+fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity: &Identity) -> Policy {
+    let default = Policy::default();
+    Policy {
+        worker_id: identity.worker_id.clone(),
+        slots: settings.number("slots", args.slots.as_deref(), default.slots, 1..=1024),
+        processes: settings.number("processes", args.processes.as_deref(), default.processes, 1..=64),
+        prefetch: settings.number("prefetch", args.prefetch.as_deref(), default.prefetch, 0..=1024),
+        device: settings.read(
+            "device",
+            args.device.as_deref(),
+            &[],
+            default.device,
+            |text| parse::word(text, &["auto", "cpu", "cuda"]),
+            String::clone,
+        ),
+        job_timeout: settings.read(
+            "job-timeout",
+            args.job_timeout.as_deref(),
+            &[],
+            default.job_timeout,
+            parse::timeout,
+            show_duration,
+        ),
+        cancel_grace: settings.duration("cancel-grace", args.cancel_grace.as_deref(), default.cancel_grace),
+        drain_grace: settings.duration("drain-grace", args.drain_grace.as_deref(), default.drain_grace),
+        flush_grace: settings.duration("flush-grace", args.flush_grace.as_deref(), default.flush_grace),
+        load_stall_timeout: settings.read(
+            "load-stall-timeout",
+            args.load_stall_timeout.as_deref(),
+            &["RUNPOD_INIT_TIMEOUT"],
+            default.load_stall_timeout,
+            parse::timeout_in_seconds,
+            show_duration,
+        ),
+        ..Policy::default()
+    }
+}
+
+fn log<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity: &Identity) -> LogConfig {
+    let auto = if identity.endpoint_id.is_some() { LogFormat::Json } else { LogFormat::Text };
+    LogConfig {
+        format: settings.read(
+            "log-format",
+            args.log_format.as_deref(),
+            &[],
+            auto,
+            |text| {
+                Ok(match parse::word(text, &["auto", "json", "text"])?.as_str() {
+                    "json" => LogFormat::Json,
+                    "text" => LogFormat::Text,
+                    _ => auto,
+                })
+            },
+            |format| format.as_str().to_owned(),
+        ),
+        level: settings.read(
+            "log-level",
+            args.log_level.as_deref(),
+            &["RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"],
+            LevelFilter::INFO,
+            parse::level,
+            LevelFilter::to_string,
+        ),
+    }
+}
+
+/// The queue and the heartbeat, unless `RUNPOD_WEBHOOK_GET_JOB` is not set.
+fn queue<E: Environment>(
+    settings: &mut Settings<'_, E>,
+    identity: &Identity,
+) -> (Option<QueueConfig>, Option<HeartbeatConfig>) {
+    const TAKE: &str = "RUNPOD_WEBHOOK_GET_JOB";
+    const DONE: &str = "RUNPOD_WEBHOOK_POST_OUTPUT";
+    // The second name is the one in the sample file of RunPod's SDK.
+    const STREAM: [&str; 2] = ["RUNPOD_WEBHOOK_POST_STREAM", "RUNPOD_WEBHOOK_JOB_STREAM"];
+    if !settings.env.is_set(TAKE) {
+        settings.show("queue", "none", "RUNPOD_WEBHOOK_GET_JOB is not set");
+        return (None, None);
+    }
+    let key = key(settings);
+    let take = template(settings, identity, TAKE);
+    let done = template(settings, identity, DONE);
+    let stream = STREAM.iter().copied().find(|name| settings.env.get(name).is_some());
+    let stream = stream.and_then(|name| template(settings, identity, name));
+    let heartbeat = heartbeat(settings, identity, &key);
+    let worker_id = identity.worker_id.clone();
+    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id });
+    (queue, heartbeat)
+}
+
+fn key<E: Environment>(settings: &mut Settings<'_, E>) -> Secret {
+    let key = Secret::new(&settings.env.get("RUNPOD_AI_API_KEY").unwrap_or_default());
+    if HeaderValue::from_str(key.expose()).is_err() {
+        settings.problems.push(ClientError::Key.to_string());
+    }
+    if key.is_empty() {
+        settings
+            .warnings
+            .push("RUNPOD_AI_API_KEY is not set: requests carry no key, and the platform gets no heartbeat".to_owned());
+    }
+    settings.show("key", &key.to_string(), "RUNPOD_AI_API_KEY");
+    key
+}
+
+fn template<E: Environment>(settings: &mut Settings<'_, E>, identity: &Identity, name: &str) -> Option<Template> {
+    let Some(raw) = settings.env.raw(name) else {
+        settings.problems.push(format!("{name} is not set: set it to the URL that belongs to RUNPOD_WEBHOOK_GET_JOB"));
+        return None;
+    };
+    match Template::new(&raw, &identity.worker_id, settings.env.get("RUNPOD_GPU_TYPE_ID").as_deref()) {
+        Ok(template) => {
+            settings.show(&name.to_ascii_lowercase().replace('_', "-"), &template.to_string(), name);
+            Some(template)
+        }
+        Err(error) => {
+            settings.problems.push(format!("{name} {error}"));
+            None
+        }
+    }
+}
+
+/// As in RunPod's SDK there is a heartbeat only with a URL, a worker id and a key.
+fn heartbeat<E: Environment>(
+    settings: &mut Settings<'_, E>,
+    identity: &Identity,
+    key: &Secret,
+) -> Option<HeartbeatConfig> {
+    const PING: &str = "RUNPOD_WEBHOOK_PING";
+    let interval = ping_interval(settings);
+    settings.env.get(PING)?;
+    let url = template(settings, identity, PING)?;
+    if settings.env.get("RUNPOD_POD_ID").is_none() {
+        settings.warnings.push("RUNPOD_POD_ID is not set: the platform gets no heartbeat".to_owned());
+        return None;
+    }
+    let (worker_id, key) = (identity.worker_id.clone(), key.clone());
+    (!key.is_empty()).then_some(HeartbeatConfig { url, worker_id, interval, key })
+}
+
+fn ping_interval<E: Environment>(settings: &mut Settings<'_, E>) -> Duration {
+    const VARIABLE: &str = "RUNPOD_PING_INTERVAL";
+    let Some(text) = settings.env.get(VARIABLE) else {
+        settings.show("ping-interval", &show_duration(&PING_INTERVAL), "default");
+        return PING_INTERVAL;
+    };
+    let interval = match parse::number(&text, &(0..=3_600_000)) {
+        Ok(millis) => Duration::from_millis(millis),
+        Err(fix) => {
+            settings.problems.push(format!("{VARIABLE}: it counts milliseconds: {fix}"));
+            return PING_INTERVAL;
+        }
+    };
+    if interval < PING_INTERVAL_MIN {
+        settings.warnings.push(format!("{VARIABLE} counts milliseconds and is below 1000: 1000 is used"));
+    }
+    let interval = interval.max(PING_INTERVAL_MIN);
+    settings.show("ping-interval", &show_duration(&interval), VARIABLE);
+    interval
+}

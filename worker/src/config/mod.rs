@@ -1,0 +1,89 @@
+//! Settings: raw text in, one validated [`Config`] out, or all mistakes at once, before anything is started.
+
+mod args;
+mod environment;
+mod errors;
+mod handler;
+mod identity;
+mod load;
+mod parse;
+mod secret;
+mod settings;
+
+use std::net::SocketAddr;
+
+use tracing::level_filters::LevelFilter;
+
+pub use args::RunArgs;
+pub use environment::{Environment, ProcessEnvironment};
+pub use errors::{ConfigErrors, EXIT_CONFIG};
+pub use handler::HandlerConfig;
+pub use identity::Identity;
+pub use secret::Secret;
+
+use crate::core::Policy;
+use crate::heartbeat::HeartbeatConfig;
+use crate::outbox::OutboxLimits;
+use crate::queue::QueueConfig;
+
+/// Everything the worker needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The queue; `None` when `RUNPOD_WEBHOOK_GET_JOB` is not set.
+    pub queue: Option<QueueConfig>,
+    /// The heartbeat; `None` when its URL, the worker id or the key is missing.
+    pub heartbeat: Option<HeartbeatConfig>,
+    /// Limits of the state machine.
+    pub policy: Policy,
+    /// The handler program.
+    pub handler: HandlerConfig,
+    /// Limits of the outbox.
+    pub outbox: OutboxLimits,
+    /// Where `/health`, `/ready` and `/metrics` are served; `None` for nowhere.
+    pub http_bind: Option<SocketAddr>,
+    /// Logs.
+    pub log: LogConfig,
+    /// Who this worker is.
+    pub identity: Identity,
+    /// What is odd but can be lived with; one line each, for the log.
+    pub warnings: Vec<String>,
+    description: String,
+}
+
+impl Config {
+    /// The effective values and where each comes from, one line each. Secrets are shown as `set` or `not set`.
+    pub fn describe(&self) -> String {
+        self.description.clone()
+    }
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// For machines or for people.
+    pub format: LogFormat,
+    /// What is not worth logging.
+    pub level: LevelFilter,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line, as RunPod's log views expect it.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+impl LogFormat {
+    /// The word used in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{Permissions, set_permissions, write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::*;
+use crate::core::JobId;
+
+type Env = BTreeMap<String, String>;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// `sh` stands for a handler that is there.
+fn args(flags: &[&str]) -> RunArgs {
+    let words = ["run"].iter().chain(flags).chain(&["--", "/bin/sh", "-c", "true"]);
+    Cli::try_parse_from(words).unwrap().run
+}
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What the platform sets.
+fn platform() -> Env {
+    env(&[
+        ("RUNPOD_WEBHOOK_GET_JOB", "http://h/v2/ep/job-take/$ID?gpu=$RUNPOD_GPU_TYPE_ID&token=hunter2"),
+        ("RUNPOD_WEBHOOK_POST_OUTPUT", "http://h/v2/ep/job-done/$RUNPOD_POD_ID/$ID"),
+        ("RUNPOD_WEBHOOK_POST_STREAM", "http://h/v2/ep/job-stream/$RUNPOD_POD_ID/$ID"),
+        ("RUNPOD_WEBHOOK_PING", "http://h/v2/ep/ping/$RUNPOD_POD_ID"),
+        ("RUNPOD_PING_INTERVAL", "4000"),
+        ("RUNPOD_AI_API_KEY", "hunter2"),
+        ("RUNPOD_POD_ID", "w1"),
+        ("RUNPOD_POD_HOSTNAME", "host-1"),
+        ("RUNPOD_ENDPOINT_ID", "ep"),
+        ("RUNPOD_GPU_TYPE_ID", "NVIDIA L4"),
+    ])
+}
+
+fn with(mut env: Env, name: &str, value: &str) -> Env {
+    env.insert(name.to_owned(), value.to_owned());
+    env
+}
+
+fn without(mut env: Env, name: &str) -> Env {
+    env.remove(name);
+    env
+}
+
+fn load(flags: &[&str], env: &Env) -> Config {
+    Config::load(&args(flags), env).unwrap()
+}
+
+#[test]
+fn the_platforms_variables_make_a_complete_configuration() {
+    let config = load(&[], &platform());
+    let queue = config.queue.unwrap();
+    assert_eq!(queue.take.for_worker("w1"), "http://h/v2/ep/job-take/w1?gpu=NVIDIA%20L4&token=hunter2");
+    assert_eq!(queue.done.for_job(&JobId::from("j")), "http://h/v2/ep/job-done/w1/j");
+    assert_eq!(queue.stream.unwrap().for_job(&JobId::from("j")), "http://h/v2/ep/job-stream/w1/j");
+    assert_eq!(queue.key.expose(), "hunter2");
+    let heartbeat = config.heartbeat.unwrap();
+    assert_eq!(heartbeat.interval, Duration::from_secs(4));
+    assert_eq!(heartbeat.url.for_worker("w1"), "http://h/v2/ep/ping/w1");
+    let endpoint_id = Some("ep".to_owned());
+    assert_eq!(config.identity, Identity { worker_id: "w1".into(), hostname: "host-1".into(), endpoint_id });
+    assert_eq!(config.policy.worker_id, "w1");
+    assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: LevelFilter::INFO });
+    assert_eq!(config.handler.program, Path::new("/bin/sh"));
+    assert_eq!(config.handler.args, ["-c", "true"]);
+    assert!(config.handler.withheld.contains(&"RUNPOD_AI_API_KEY"));
+    assert_eq!(config.http_bind, Some("127.0.0.1:8001".parse().unwrap()));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn without_a_queue_there_is_no_network() {
+    let config = load(&[], &without(platform(), "RUNPOD_WEBHOOK_GET_JOB"));
+    assert!(config.queue.is_none() && config.heartbeat.is_none());
+    let config = load(&[], &Env::new());
+    assert!(config.queue.is_none());
+    assert_eq!(config.identity.hostname, "unknown");
+    assert_eq!(config.log.format, LogFormat::Text);
+    assert_ne!(config.identity.worker_id, load(&[], &Env::new()).identity.worker_id, "random ids differ");
+}
+
+#[test]
+fn a_flag_beats_the_environment_and_that_beats_the_default() {
+    assert_eq!(load(&[], &Env::new()).policy.slots, 1);
+    let env = env(&[("RUNPOD_WORKER_SLOTS", " 2 ")]);
+    assert_eq!(load(&[], &env).policy.slots, 2);
+    assert_eq!(load(&["--slots", "3"], &env).policy.slots, 3);
+    let empty = with(Env::new(), "RUNPOD_WORKER_SLOTS", "");
+    assert_eq!(load(&[], &empty).policy.slots, 1, "an empty variable counts as absent");
+}
+
+/// Each setting: its flag, another value, and how to see that this value, and nothing else, took effect.
+#[test]
+fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
+    type Look = fn(&Config) -> String;
+    let cases: [(&str, &str, Look); 14] = [
+        ("slots", "7", |c| c.policy.slots.to_string()),
+        ("processes", "7", |c| c.policy.processes.to_string()),
+        ("prefetch", "7", |c| c.policy.prefetch.to_string()),
+        ("device", "cuda", |c| c.policy.device.clone()),
+        ("job-timeout", "7s", |c| format!("{:?}", c.policy.job_timeout)),
+        ("cancel-grace", "7s", |c| format!("{:?}", c.policy.cancel_grace)),
+        ("drain-grace", "7s", |c| format!("{:?}", c.policy.drain_grace)),
+        ("flush-grace", "7s", |c| format!("{:?}", c.policy.flush_grace)),
+        ("load-stall-timeout", "7s", |c| format!("{:?}", c.policy.load_stall_timeout)),
+        ("http-bind", "0.0.0.0:7", |c| c.http_bind.map(|bind| bind.to_string()).unwrap_or_default()),
+        ("http-bind", "none", |c| c.http_bind.map_or("none".to_owned(), |bind| bind.to_string())),
+        ("outbox-limit-bytes", "7000000", |c| c.outbox.max_bytes.to_string()),
+        ("log-format", "json", |c| c.log.format.as_str().to_owned()),
+        ("log-level", "trace", |c| c.log.level.to_string()),
+    ];
+    let defaults = load(&[], &Env::new());
+    for (name, value, look) in cases {
+        let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
+        for config in [load(&[&format!("--{name}"), value], &Env::new()), load(&[], &env(&[(&variable, value)]))] {
+            assert_eq!(look(&config), value, "{name}");
+            assert_ne!(look(&defaults), value, "{name}");
+            assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+            for (other, _, look) in cases.iter().filter(|(other, ..)| *other != name) {
+                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_platforms_names_for_settings_are_known() {
+    let config = load(&[], &env(&[("RUNPOD_INIT_TIMEOUT", "800"), ("RUNPOD_DEBUG_LEVEL", "WARNING")]));
+    assert_eq!(config.policy.load_stall_timeout, Duration::from_secs(800));
+    assert_eq!(config.log.level, LevelFilter::WARN);
+    let env = env(&[("RUNPOD_DEBUG_LEVEL", "ERROR"), ("RUNPOD_LOG_LEVEL", "10"), ("RUNPOD_INIT_TIMEOUT", "1")]);
+    let config = load(&["--load-stall-timeout", "9s"], &env);
+    assert_eq!(config.log.level, LevelFilter::DEBUG);
+    assert_eq!(config.policy.load_stall_timeout, Duration::from_secs(9));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_each_with_its_place() {
+    let env = env(&[
+        ("RUNPOD_WEBHOOK_GET_JOB", ""),
+        ("RUNPOD_WEBHOOK_PING", "ftp://h/ping"),
+        ("RUNPOD_PING_INTERVAL", "10s"),
+        ("RUNPOD_AI_API_KEY", "hunter2\u{7f}"),
+        ("RUNPOD_WORKER_SLOTS", "0"),
+        ("RUNPOD_WORKER_LOG_LEVEL", "loud"),
+    ]);
+    let flags = ["--processes=many", "--device=gpu", "--job-timeout=0s", "--http-bind=8001", "--log-format=xml"];
+    let error = Config::load(&args(&flags), &env).unwrap_err();
+    let expected = [
+        "RUNPOD_WORKER_SLOTS: `0`",
+        "--processes: `many`",
+        "--device: `gpu` cannot be used: use auto, cpu, cuda",
+        "--job-timeout: `0s`",
+        "--http-bind: `8001`",
+        "--log-format: `xml`",
+        "RUNPOD_WORKER_LOG_LEVEL: `loud`",
+        "RUNPOD_AI_API_KEY has characters",
+        "RUNPOD_WEBHOOK_GET_JOB is empty",
+        "RUNPOD_WEBHOOK_POST_OUTPUT is not set",
+        "RUNPOD_PING_INTERVAL: it counts milliseconds",
+        "RUNPOD_WEBHOOK_PING has the scheme `ftp`",
+    ];
+    assert_eq!(error.lines().len(), expected.len(), "{error}");
+    for (line, start) in error.lines().iter().zip(expected) {
+        assert!(line.starts_with(start), "{line} should start with {start}");
+        assert!(line.contains(':') && !line.contains('\n'), "{line}");
+    }
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1 + expected.len());
+}
+
+#[test]
+fn a_handler_that_cannot_start_is_a_mistake_with_a_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("handler");
+    write(&file, "#!/bin/sh\n").unwrap();
+    set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let problem = |handler: &[&Path]| {
+        let handler = handler.iter().map(OsString::from).collect();
+        let run = RunArgs { handler, ..RunArgs::default() };
+        Config::load(&run, &with(Env::new(), "PATH", "/bin:/usr/bin")).map_err(|error| error.lines().join("\n"))
+    };
+    for (handler, fix) in [
+        (&[][..], "name it last"),
+        (&[folder.path()], "name the program, not its folder"),
+        (&[&folder.path().join("missing")], "build it, or correct the path"),
+        (&[Path::new("no-such-program")], "write ./no-such-program"),
+        (&[&file], "chmod +x"),
+    ] {
+        let line = problem(handler).unwrap_err();
+        assert!(line.contains(fix), "{line}");
+    }
+    set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(problem(&[&file]).unwrap().handler.program, file);
+    assert!(problem(&[Path::new("sh")]).unwrap().handler.program.is_absolute(), "found in PATH");
+
+    let by_variable = env(&[("RUNPOD_WORKER_HANDLER", "/bin/sh")]);
+    assert_eq!(Config::load(&RunArgs::default(), &by_variable).unwrap().handler.program, Path::new("/bin/sh"));
+}
+
+#[test]
+fn missing_parts_of_the_platform_are_lived_with() {
+    let config = load(&[], &without(platform(), "RUNPOD_POD_ID"));
+    assert!(config.queue.is_some() && config.heartbeat.is_none());
+    assert!(config.warnings[0].contains("RUNPOD_POD_ID is not set"), "{:?}", config.warnings);
+
+    let config = load(&[], &without(platform(), "RUNPOD_AI_API_KEY"));
+    assert!(config.queue.is_some() && config.heartbeat.is_none());
+    assert!(config.warnings[0].contains("RUNPOD_AI_API_KEY is not set"), "{:?}", config.warnings);
+
+    let env = without(platform(), "RUNPOD_WEBHOOK_POST_STREAM");
+    assert!(load(&[], &env).queue.unwrap().stream.is_none());
+    let env = with(env, "RUNPOD_WEBHOOK_JOB_STREAM", "http://h/stream/$ID");
+    assert!(load(&[], &env).queue.unwrap().stream.is_some());
+
+    let config = load(&[], &with(platform(), "RUNPOD_PING_INTERVAL", "999"));
+    assert_eq!(config.heartbeat.unwrap().interval, Duration::from_secs(1));
+    assert!(config.warnings[0].contains("below 1000"), "{:?}", config.warnings);
+
+    let config = load(&[], &without(platform(), "RUNPOD_PING_INTERVAL"));
+    assert_eq!(config.heartbeat.unwrap().interval, Duration::from_secs(10));
+}
+
+#[test]
+fn a_misspelt_variable_is_pointed_out() {
+    let config = load(&[], &env(&[("RUNPOD_WORKER_SLOT", "2"), ("RUNPOD_WORKER_SLOTS", "2"), ("OTHER", "x")]));
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].starts_with("RUNPOD_WORKER_SLOT is not a setting"), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_description_says_where_values_come_from_and_no_secrets() {
+    let config = load(&["--slots=3"], &with(platform(), "RUNPOD_WORKER_JOB_TIMEOUT", "90s"));
+    let text = &config.describe();
+    let line = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default();
+    assert!(line("slots").ends_with("= 3 (--slots)"), "{text}");
+    assert!(line("job-timeout").ends_with("= 1m 30s (RUNPOD_WORKER_JOB_TIMEOUT)"), "{text}");
+    assert!(line("prefetch").ends_with("= 0 (default)"), "{text}");
+    assert!(line("key").ends_with("= set (RUNPOD_AI_API_KEY)"), "{text}");
+    assert!(line("runpod-webhook-get-job").contains("http://h/v2/ep/job-take/$ID "), "{text}");
+    assert!(line("handler").ends_with("= /bin/sh (command line)"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
+
+#[test]
+fn help_teaches_every_variable() {
+    use clap::CommandFactory;
+    let help = Cli::command().term_width(0).render_long_help().to_string();
+    let shown = load(&[], &Env::new());
+    for name in shown.describe().lines().filter(|line| line.ends_with("(default)")) {
+        let name = name.split_whitespace().next().unwrap();
+        let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
+        assert!(help.contains(&format!("--{name} ")) && help.contains(&variable), "{name} is not in:\n{help}");
+    }
+}

@@ -1,0 +1,162 @@
+//! Against a real server on the loopback; the watch over the dispatcher with the clock stopped.
+
+use axum::extract::Request;
+use axum::http::StatusCode as Status;
+use axum::routing::any;
+use axum::{Router, serve};
+use tokio::net::TcpListener;
+use tokio::time::timeout_at;
+
+use super::*;
+
+/// One ping as the server saw it: query and `Authorization`.
+type Ping = (String, String);
+
+/// Answers the n-th ping with the n-th status, then with 200.
+async fn server(statuses: &'static [u16]) -> (String, mpsc::Receiver<Ping>) {
+    let (sender, pings) = mpsc::channel(100);
+    let count = Arc::new(AtomicU64::new(0));
+    let app = Router::new().fallback(any(move |request: Request| {
+        let status = statuses.get(usize::try_from(count.fetch_add(1, Ordering::SeqCst)).unwrap()).copied();
+        let key = request.headers().get("authorization").map(|key| key.to_str().unwrap().to_owned());
+        let query = request.uri().path_and_query().unwrap().to_string();
+        sender.try_send((query, key.unwrap_or_default())).unwrap();
+        async move { Status::from_u16(status.unwrap_or(200)).unwrap() }
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { serve(listener, app).await });
+    (address, pings)
+}
+
+fn config(address: &str, interval: Duration) -> HeartbeatConfig {
+    HeartbeatConfig {
+        url: Template::new(&format!("http://{address}/ping/$RUNPOD_POD_ID?gpu=x"), "w1", None).unwrap(),
+        worker_id: "w1".into(),
+        interval,
+        key: Secret::new("hunter2"),
+    }
+}
+
+async fn next(pings: &mut mpsc::Receiver<Ping>) -> Ping {
+    timeout(Duration::from_secs(20), pings.recv()).await.expect("a ping in time").unwrap()
+}
+
+fn holding(ids: &[&str]) -> Snapshot {
+    Snapshot { held: ids.iter().map(|id| JobId::from(*id)).collect(), ..Snapshot::default() }
+}
+
+#[tokio::test]
+async fn pings_start_at_once_and_list_what_is_held() {
+    let (address, mut pings) = server(&[]).await;
+    let (sender, snapshot) = watch::channel(Snapshot::default());
+    let interval = Duration::from_millis(50);
+    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default()).unwrap();
+    let idle = format!("/ping/w1?gpu=x&runpod_version={VERSION}");
+    assert_eq!(next(&mut pings).await, (idle.clone(), "hunter2".to_owned()));
+
+    sender.send(holding(&["a", "b/1"])).unwrap();
+    let busy = format!("/ping/w1?gpu=x&job_id=a%2Cb%2F1&runpod_version={VERSION}");
+    while next(&mut pings).await.0 != busy {}
+    sender.send(Snapshot::default()).unwrap();
+    while next(&mut pings).await.0 != idle {}
+    while heartbeat.stats().sent < 3 {
+        next(&mut pings).await;
+    }
+    let stats = heartbeat.stats();
+    assert!(stats.failures == 0 && stats.since_last_ok.is_some(), "{stats:?}");
+    heartbeat.stop().await;
+    while pings.try_recv().is_ok() {}
+    let later = tokio::time::Instant::now() + interval * 5;
+    assert!(timeout_at(later, pings.recv()).await.is_err(), "no ping after the stop");
+}
+
+#[tokio::test]
+async fn a_ping_is_tried_again_after_429_and_5xx_only() {
+    // The interval is longer than the test: what comes in time is a retry.
+    let (address, mut pings) = server(&[429, 503]).await;
+    let (_sender, snapshot) = watch::channel(Snapshot::default());
+    let heartbeat = spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default()).unwrap();
+    for _ in 0..3 {
+        next(&mut pings).await;
+    }
+    heartbeat.stop().await;
+
+    let (address, mut pings) = server(&[404]).await;
+    let (_sender, snapshot) = watch::channel(Snapshot::default());
+    let heartbeat = spawn(Some(config(&address, Duration::from_millis(50))), snapshot, Pulse::default()).unwrap();
+    while heartbeat.stats().sent == 0 {
+        next(&mut pings).await;
+    }
+    assert_eq!((heartbeat.stats().failures, heartbeat.stats().failures_in_a_row), (1, 0));
+    heartbeat.stop().await;
+}
+
+#[tokio::test]
+async fn an_unhealthy_report_is_sent_before_the_end() {
+    let (address, mut pings) = server(&[]).await;
+    let (_sender, snapshot) = watch::channel(holding(&["j"]));
+    let heartbeat = spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default()).unwrap();
+    heartbeat.report_unhealthy("crash_loop", &format!("5 crashes & more {}", "ä".repeat(400)));
+    heartbeat.stop().await;
+    let mut seen = Vec::new();
+    while let Ok((query, key)) = pings.try_recv() {
+        assert_eq!(key, "hunter2");
+        seen.push(query);
+    }
+    let report = seen.iter().find(|query| query.contains("status=unhealthy")).expect("the report");
+    let reason = format!("5%20crashes%20%26%20more%20{}", "%C3%A4".repeat(MAX_REASON - "5 crashes & more ".len()));
+    let expected = format!("/ping/w1?gpu=x&status=unhealthy&check=crash_loop&reason={reason}&runpod_version={VERSION}");
+    assert_eq!(*report, expected);
+}
+
+#[tokio::test]
+async fn a_platform_that_is_gone_is_counted_and_survived() {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let (_sender, snapshot) = watch::channel(Snapshot::default());
+    let heartbeat = spawn(Some(config(&address, Duration::from_millis(20))), snapshot, Pulse::default()).unwrap();
+    let many = async {
+        while heartbeat.stats().failures_in_a_row < 3 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), many).await.expect("failures are counted");
+    assert_eq!(heartbeat.stats().since_last_ok, None);
+    heartbeat.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_url_nothing_is_sent_and_it_stops() {
+    let (_sender, snapshot) = watch::channel(Snapshot::default());
+    let heartbeat = spawn(None, snapshot, Pulse::default()).unwrap();
+    heartbeat.report_unhealthy("load", "no weights");
+    heartbeat.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_is_dead_after_a_minute_of_silence() {
+    let pulse = Pulse::default();
+    let watch = until_silent(&pulse);
+    tokio::pin!(watch);
+    // It beats now and then, and every gap is just short enough.
+    for _ in 0..3 {
+        assert!(timeout(Duration::from_millis(59_500), &mut watch).await.is_err());
+        pulse.beat();
+    }
+    let before = tokio::time::Instant::now();
+    timeout(Duration::from_secs(3600), &mut watch).await.expect("silence is noticed");
+    let silence = before.elapsed();
+    assert!(silence >= Duration::from_secs(59) && silence <= Duration::from_secs(62), "{silence:?}");
+}
+
+#[test]
+fn a_long_list_is_cut_between_two_ids() {
+    let id = |n: usize| JobId::from(format!("{n:04}-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-u1"));
+    let held: Vec<JobId> = (0..5000).map(id).collect();
+    let target = ping_url("http://h/ping", &held);
+    assert!(target.len() <= MAX_URL_LEN && target.len() > MAX_URL_LEN - 100, "{}", target.len());
+    let ids = target.split("job_id=").nth(1).unwrap().split('&').next().unwrap();
+    for (n, listed) in ids.split("%2C").enumerate() {
+        assert_eq!(listed, id(n).as_str());
+    }
+}

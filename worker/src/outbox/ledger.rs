@@ -1,0 +1,64 @@
+//! How many bytes the outbox holds, and whether that is too many.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::core::{DeliveryEvent, Event};
+
+/// Bytes held, against a limit. Over the limit there is pressure; it ends when half of the limit is free again, so that the
+/// worker does not start and stop taking jobs with every result.
+pub(super) struct Ledger {
+    limit: usize,
+    held: Mutex<usize>,
+    pressure: watch::Sender<bool>,
+}
+
+impl Ledger {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, held: Mutex::new(0), pressure: watch::Sender::new(false) }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.change(|held| held.saturating_add(bytes));
+    }
+
+    pub(super) fn remove(&self, bytes: usize) {
+        self.change(|held| held.saturating_sub(bytes));
+    }
+
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = change(*held);
+        let now = *held;
+        // Under the lock, so that the last word about pressure fits the last amount.
+        self.pressure.send_if_modified(|pressed| {
+            let before = *pressed;
+            *pressed = if before { now > self.limit / 2 } else { now > self.limit };
+            *pressed != before
+        });
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.pressure.subscribe()
+    }
+}
+
+/// Tells the dispatcher about each change of pressure. Ends with the ledger, or when nobody listens.
+pub(super) async fn announce(mut pressure: watch::Receiver<bool>, events: mpsc::Sender<Event>) {
+    let mut told = false;
+    while pressure.changed().await.is_ok() {
+        let pressed = *pressure.borrow_and_update();
+        if pressed == told {
+            continue;
+        }
+        told = pressed;
+        if events.send(Event::Delivery(DeliveryEvent::Pressure(pressed))).await.is_err() {
+            return;
+        }
+    }
+}

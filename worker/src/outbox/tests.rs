@@ -1,0 +1,476 @@
+//! With a queue in memory and the clock stopped.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use runpod_handler_protocol::{ErrorKind, ErrorReport};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::*;
+use crate::core::FinalResult;
+use crate::queue::{PostReply, RequestError};
+
+/// One attempt as the queue saw it.
+#[derive(Clone, Debug)]
+struct Attempt {
+    what: &'static str,
+    job: String,
+    body: String,
+    began: Instant,
+    ended: Instant,
+    accepted: bool,
+}
+
+/// Answers with scripted replies after scripted times; accepts at once when the script is over.
+#[derive(Default)]
+struct MemorySink {
+    script: Mutex<VecDeque<(Duration, PostReply)>>,
+    log: Mutex<Vec<Attempt>>,
+    in_flight: Mutex<(usize, usize)>,
+}
+
+impl MemorySink {
+    fn new(script: impl IntoIterator<Item = (u64, PostReply)>) -> Arc<Self> {
+        let script = script.into_iter().map(|(millis, reply)| (Duration::from_millis(millis), reply)).collect();
+        Arc::new(Self { script: Mutex::new(script), ..Self::default() })
+    }
+
+    async fn attempt(&self, what: &'static str, job: &JobId, body: Bytes) -> PostReply {
+        let began = Instant::now();
+        {
+            let mut in_flight = self.in_flight.lock().unwrap();
+            in_flight.0 += 1;
+            in_flight.1 = in_flight.1.max(in_flight.0);
+        }
+        let next = self.script.lock().unwrap().pop_front();
+        let (wait, reply) = next.unwrap_or((Duration::ZERO, code(200)));
+        sleep(wait).await;
+        self.in_flight.lock().unwrap().0 -= 1;
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        let accepted = reply == code(200);
+        let attempt = Attempt { what, job: job.to_string(), body, began, ended: Instant::now(), accepted };
+        self.log.lock().unwrap().push(attempt);
+        reply
+    }
+
+    fn log(&self) -> Vec<Attempt> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// `what body` for each attempt.
+    fn posted(&self) -> Vec<String> {
+        self.log().iter().map(|attempt| format!("{} {}", attempt.what, attempt.body)).collect()
+    }
+}
+
+impl ResultSink for MemorySink {
+    async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, job, body).await
+    }
+
+    async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {
+        self.attempt("chunk", job, body).await
+    }
+
+    async fn post_progress(&self, job: &JobId, body: Bytes) -> PostReply {
+        self.attempt("progress", job, body).await
+    }
+}
+
+struct Rig {
+    sink: Arc<MemorySink>,
+    outbox: Outbox,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Rig {
+    fn new(sink: Arc<MemorySink>) -> Self {
+        Self::with_limits(sink, OutboxLimits::default())
+    }
+
+    fn with_limits(sink: Arc<MemorySink>, limits: OutboxLimits) -> Self {
+        // The smallest channel: what would block the dispatcher shows.
+        let (sender, events) = mpsc::channel(1);
+        let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
+        let outbox = spawn(Arc::clone(&sink), identity, limits, sender);
+        Self { sink, outbox, events }
+    }
+
+    fn send(&self, job: &str, item: Outgoing) {
+        self.outbox.send(JobId::from(job), item);
+    }
+
+    async fn event(&mut self) -> DeliveryEvent {
+        let limit = Duration::from_secs(10 * 24 * 3600);
+        match timeout(limit, self.events.recv()).await.expect("an event in time") {
+            Some(Event::Delivery(event)) => event,
+            other => panic!("expected an event of the outbox, got {other:?}"),
+        }
+    }
+
+    /// Runs until the final result of one job is decided; returns whether it was accepted, and the chunk events before it.
+    async fn until_final(&mut self) -> (bool, Vec<u64>) {
+        let mut chunks = Vec::new();
+        loop {
+            match self.event().await {
+                DeliveryEvent::Chunk { seq, .. } => chunks.push(seq),
+                DeliveryEvent::Final { accepted, .. } => return (accepted, chunks),
+                DeliveryEvent::Pressure(_) => {}
+            }
+        }
+    }
+}
+
+fn code(code: u16) -> PostReply {
+    PostReply::Status { code, retry_after: None }
+}
+
+fn unreachable() -> PostReply {
+    PostReply::Failed(RequestError::Unreachable("connection refused".into()))
+}
+
+fn chunk(seq: u64) -> Outgoing {
+    Outgoing::Chunk { attempt: 1, seq, payload: seq.to_string().into() }
+}
+
+fn progress(value: &'static str) -> Outgoing {
+    Outgoing::Progress(value.into())
+}
+
+fn done(output: &str) -> Outgoing {
+    Outgoing::Final(FinalResult { result: Ok(output.to_owned().into()), streamed: false, stop_pod: false })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_is_emptied_in_order() {
+    let mut rig = Rig::new(MemorySink::new([]));
+    for seq in 1..=3 {
+        rig.send("j", chunk(seq));
+    }
+    let last = FinalResult { result: Ok("[]".into()), streamed: true, stop_pod: true };
+    rig.send("j", Outgoing::Final(last));
+    assert_eq!(rig.until_final().await, (true, vec![1, 2, 3]));
+    assert_eq!(
+        rig.sink.posted(),
+        [
+            r#"chunk {"output":1}"#,
+            r#"chunk {"output":2}"#,
+            r#"chunk {"output":3}"#,
+            r#"streamed {"output":[],"stopPod":true}"#,
+        ]
+    );
+    assert_eq!(rig.outbox.stats(), OutboxStats::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_progress_wins_and_none_follows_the_result() {
+    // The first post takes a second; what comes meanwhile is replaced.
+    let mut rig = Rig::new(MemorySink::new([(1000, code(200))]));
+    rig.send("j", progress("1"));
+    sleep(Duration::from_millis(10)).await;
+    for value in ["2", "3", "4"] {
+        rig.send("j", progress(value));
+    }
+    sleep(Duration::from_secs(5)).await;
+    rig.send("j", progress("5"));
+    rig.send("j", done("6"));
+    rig.send("j", progress("7"));
+    assert!(rig.until_final().await.0);
+    assert_eq!(
+        rig.sink.posted(),
+        [
+            r#"progress {"status":"IN_PROGRESS","output":1}"#,
+            r#"progress {"status":"IN_PROGRESS","output":4}"#,
+            r#"final {"output":6}"#,
+        ]
+    );
+    assert_eq!(rig.outbox.stats().late, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_waits_for_the_progress_in_flight() {
+    let mut rig = Rig::new(MemorySink::new([(3000, code(500))]));
+    rig.send("j", progress("1"));
+    sleep(Duration::from_millis(10)).await;
+    rig.send("j", done("2"));
+    assert!(rig.until_final().await.0);
+    let log = rig.sink.log();
+    assert!(log.len() == 2 && log[1].began >= log[0].ended, "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_tried_until_it_is_accepted() {
+    let failures = [unreachable(), code(500), code(408), code(429), code(502), code(302), unreachable()];
+    let mut rig = Rig::new(MemorySink::new(failures.into_iter().map(|reply| (10, reply))));
+    rig.send("j", done("1"));
+    assert!(rig.until_final().await.0);
+    let log = rig.sink.log();
+    assert_eq!(log.len(), 8);
+    for pair in log.windows(2) {
+        let pause = pair[1].began - pair[0].ended;
+        assert!(pause >= Duration::from_millis(490) && pause <= PAUSE_LIMIT, "{pause:?}");
+    }
+    let stats = rig.outbox.stats();
+    assert_eq!((stats.retries, stats.overdue, stats.dead_letters), (7, 1, 0));
+}
+
+const PAUSE_LIMIT: Duration = Duration::from_millis(30_010);
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_says_when_to_try_again() {
+    let later = PostReply::Status { code: 503, retry_after: Some(Duration::from_secs(77)) };
+    let mut rig = Rig::new(MemorySink::new([(0, later)]));
+    rig.send("j", done("1"));
+    assert!(rig.until_final().await.0);
+    let log = rig.sink.log();
+    assert_eq!((log[1].began - log[0].ended).as_secs(), 77);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_key_is_tried_slowly_and_seen() {
+    let mut rig = Rig::new(MemorySink::new([(0, code(401)), (0, code(403))]));
+    rig.send("j", done("1"));
+    sleep(Duration::from_secs(1)).await;
+    assert!(rig.outbox.stats().unauthorized);
+    assert!(rig.until_final().await.0);
+    let log = rig.sink.log();
+    assert!(log.windows(2).all(|pair| pair[1].began - pair[0].ended >= Duration::from_millis(14_900)), "{log:?}");
+    assert!(!rig.outbox.stats().unauthorized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_result_becomes_a_small_failure_once() {
+    for second in [code(200), code(413), code(404)] {
+        let mut rig = Rig::new(MemorySink::new([(0, code(413)), (0, second)]));
+        rig.send("j", done(&"x".repeat(5000)));
+        assert!(!rig.until_final().await.0);
+        let log = rig.sink.log();
+        assert_eq!(log.len(), 2);
+        assert!(log[1].body.len() < 1000);
+        let body: serde_json::Value = serde_json::from_str(&log[1].body).unwrap();
+        let error: serde_json::Value = serde_json::from_str(body["error"].as_str().unwrap()).unwrap();
+        assert_eq!(error["error_type"], "delivery");
+        assert!(error["error_message"].as_str().unwrap().contains("413"), "{error}");
+        assert_eq!(rig.outbox.stats().dead_letters, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_nobody_wants_is_given_up_at_once() {
+    let mut rig = Rig::new(MemorySink::new([(0, code(404))]));
+    rig.send("j", done("1"));
+    assert!(!rig.until_final().await.0);
+    assert_eq!(rig.sink.log().len(), 1);
+    assert_eq!(rig.outbox.stats(), OutboxStats { dead_letters: 1, overdue: 1, ..OutboxStats::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_given_up_when_no_job_can_live_that_long() {
+    let limits = OutboxLimits { max_age: Duration::from_secs(3600), ..OutboxLimits::default() };
+    let failures = std::iter::repeat_n((0, unreachable()), 1000);
+    let mut rig = Rig::with_limits(MemorySink::new(failures), limits);
+    let began = Instant::now();
+    rig.send("j", done("1"));
+    assert!(!rig.until_final().await.0);
+    assert!(began.elapsed() <= limits.max_age && began.elapsed() >= limits.max_age - Duration::from_secs(31));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_chunk_does_not_hold_back_the_rest() {
+    let mut rig = Rig::new(MemorySink::new([(0, code(400)), (0, code(404)), (0, PostReply::NoRoute)]));
+    for seq in 1..=4 {
+        rig.send("j", chunk(seq));
+    }
+    rig.send("j", done("1"));
+    assert_eq!(rig.until_final().await, (true, vec![1, 2, 3, 4]));
+    assert_eq!(rig.sink.log().len(), 5, "none of them was tried again");
+    assert_eq!(rig.outbox.stats().lost_chunks, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_that_keep_failing_share_one_time_limit() {
+    let limits = OutboxLimits::default();
+    let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((0, code(500)), 200)), limits);
+    let began = Instant::now();
+    for seq in 1..=20 {
+        rig.send("j", chunk(seq));
+    }
+    for expected in 1..=20 {
+        assert!(matches!(rig.event().await, DeliveryEvent::Chunk { seq, .. } if seq == expected));
+    }
+    assert!(began.elapsed() <= limits.chunk_age, "{:?}", began.elapsed());
+    assert_eq!(rig.outbox.stats().lost_chunks, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(MemorySink::new([(0, code(500)), (0, code(200))]));
+    rig.send("slow", done("1"));
+    sleep(Duration::from_millis(1)).await;
+    rig.send("quick", done("2"));
+    let DeliveryEvent::Final { job, .. } = rig.event().await else { panic!("expected a final") };
+    assert_eq!(job.as_str(), "quick");
+    assert!(rig.until_final().await.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_in_flight_are_bounded() {
+    let limits = OutboxLimits { max_posts: 3, ..OutboxLimits::default() };
+    let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((100, code(200)), 20)), limits);
+    for job in 0..20 {
+        rig.send(&job.to_string(), done("1"));
+    }
+    for _ in 0..20 {
+        assert!(rig.until_final().await.0);
+    }
+    assert_eq!(rig.sink.in_flight.lock().unwrap().1, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pressure_comes_over_the_limit_and_goes_at_half_of_it() {
+    let limits = OutboxLimits { max_bytes: 10_000, max_posts: 1, ..OutboxLimits::default() };
+    let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((1000, code(200)), 4)), limits);
+    for job in ["a", "b", "c", "d"] {
+        rig.send(job, done(&"x".repeat(3000)));
+    }
+    let mut events = Vec::new();
+    for _ in 0..6 {
+        events.push(match rig.event().await {
+            DeliveryEvent::Pressure(pressed) => pressed.to_string(),
+            DeliveryEvent::Final { .. } => "final".to_owned(),
+            DeliveryEvent::Chunk { .. } => "chunk".to_owned(),
+        });
+    }
+    let at = |word: &str| events.iter().position(|event| event == word).unwrap();
+    assert!(at("true") < at("false"), "{events:?}");
+    // 9384 bytes after the first final and 6256 after the second are still more than half; the third leaves 3128.
+    let finals_before = events[..at("false")].iter().filter(|event| *event == "final").count();
+    assert!((2..=3).contains(&finals_before), "{events:?}");
+    assert_eq!(rig.outbox.stats().held_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_discard_nothing_is_posted_and_the_job_may_come_again() {
+    let mut rig = Rig::new(MemorySink::new([(0, code(500))]));
+    rig.send("j", chunk(1));
+    rig.send("j", done("1"));
+    sleep(Duration::from_millis(100)).await;
+    rig.send("j", Outgoing::Discard);
+    rig.send("j", done("2"));
+    assert_eq!(rig.until_final().await, (true, vec![]));
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(rig.sink.posted(), [r#"chunk {"output":1}"#, r#"final {"output":2}"#]);
+    assert_eq!((rig.outbox.stats().lanes, rig.outbox.stats().held_bytes), (0, 0));
+    rig.send("unknown", Outgoing::Discard);
+    assert_eq!(rig.outbox.stats().lanes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_event_channel_never_blocks_the_dispatcher() {
+    let mut rig = Rig::new(MemorySink::new([]));
+    // The channel holds one event and nobody reads; `send` must come back all the same.
+    for seq in 1..=50 {
+        rig.send("j", chunk(seq));
+        tokio::task::yield_now().await;
+    }
+    rig.send(
+        "j",
+        Outgoing::Final(FinalResult {
+            result: Err(ErrorReport { kind: ErrorKind::Oom, message: "m".into(), traceback: String::new() }),
+            streamed: true,
+            stop_pod: false,
+        }),
+    );
+    assert_eq!(rig.until_final().await, (true, (1..=50).collect()));
+}
+
+/// The number in a chunk's body.
+fn number(body: &str) -> u64 {
+    body.trim_start_matches(r#"{"output":"#).trim_end_matches('}').parse().unwrap()
+}
+
+/// What a handler may do to one job, before its final result.
+#[derive(Clone, Debug)]
+enum Move {
+    Chunk,
+    Progress,
+    Wait(u64),
+}
+
+fn moves() -> impl Strategy<Value = Vec<(usize, Move)>> {
+    let one = prop_oneof![Just(Move::Chunk), Just(Move::Progress), (0u64..3000).prop_map(Move::Wait)];
+    prop::collection::vec((0usize..3, one), 0..40)
+}
+
+/// Answers of a queue that has bad days; after them it accepts everything.
+fn script() -> impl Strategy<Value = Vec<(u64, PostReply)>> {
+    let reply = prop_oneof![
+        5 => Just(code(200)),
+        1 => Just(code(500)),
+        1 => Just(code(429)),
+        1 => Just(code(400)),
+        1 => Just(code(404)),
+        1 => Just(unreachable()),
+    ];
+    prop::collection::vec((0u64..400, reply), 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lanes_keep_their_order_whatever_happens(moves in moves(), script in script()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async move {
+            let mut rig = Rig::new(MemorySink::new(script));
+            let mut sent = [0u64; 3];
+            let mut seen: [Vec<u64>; 3] = Default::default();
+            let mut finals = [0; 3];
+            let index = |job: &str| job.parse::<usize>().unwrap();
+            let mut note = |event: Event| match event {
+                Event::Delivery(DeliveryEvent::Chunk { job, seq, .. }) => {
+                    assert_eq!(finals[index(job.as_str())], 0, "a chunk event after the final");
+                    seen[index(job.as_str())].push(seq);
+                    0
+                }
+                Event::Delivery(DeliveryEvent::Final { job, .. }) => {
+                    finals[index(job.as_str())] += 1;
+                    1
+                }
+                other => panic!("unexpected {other:?}"),
+            };
+            for (job, step) in moves {
+                match step {
+                    Move::Chunk => {
+                        sent[job] += 1;
+                        rig.send(&job.to_string(), chunk(sent[job]));
+                    }
+                    Move::Progress => rig.send(&job.to_string(), progress("0")),
+                    Move::Wait(millis) => sleep(Duration::from_millis(millis)).await,
+                }
+                while let Ok(event) = rig.events.try_recv() {
+                    note(event);
+                }
+            }
+            for job in ["0", "1", "2"] {
+                rig.send(job, done("1"));
+            }
+            let mut decided = 0;
+            while decided < 3 {
+                decided += note(timeout(Duration::from_secs(36_000), rig.events.recv()).await.unwrap().unwrap());
+            }
+            assert_eq!(finals, [1, 1, 1]);
+            for job in 0..3 {
+                assert_eq!(seen[job], (1..=sent[job]).collect::<Vec<_>>(), "each chunk is answered once, in order");
+                let name = job.to_string();
+                let log: Vec<_> = rig.sink.log().into_iter().filter(|attempt| attempt.job == name).collect();
+                assert!(log.windows(2).all(|pair| pair[1].began >= pair[0].ended), "one post at a time: {log:?}");
+                assert!(log.windows(2).all(|pair| pair[0].what != "final" || pair[1].what == "final"), "{log:?}");
+                let accepted: Vec<_> = log.iter().filter(|a| a.accepted && a.what == "chunk").map(|a| &a.body).collect();
+                assert!(accepted.windows(2).all(|pair| number(pair[0]) < number(pair[1])), "{accepted:?}");
+            }
+            assert_eq!((rig.outbox.stats().lanes, rig.outbox.stats().held_bytes), (0, 0));
+        });
+    }
+}

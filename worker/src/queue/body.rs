@@ -1,0 +1,110 @@
+//! What is posted to the queue (RunPod's worker protocol). Payloads are wrapped, never parsed.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::config::Identity;
+use crate::core::FinalResult;
+
+/// Sent as `runpod_version` in heartbeats and errors.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The JSON text inside `error`: the six fields of RunPod's SDK, all strings.
+#[derive(Serialize)]
+struct ErrorText<'a> {
+    error_type: &'a str,
+    error_message: &'a str,
+    error_traceback: &'a str,
+    hostname: &'a str,
+    worker_id: &'a str,
+    runpod_version: &'a str,
+}
+
+/// The job-done body of a final result.
+pub fn result_body(result: &FinalResult, identity: &Identity) -> Bytes {
+    let mut body = Vec::new();
+    match &result.result {
+        Ok(output) => {
+            // A streamed job without an output of its own ends with an empty list, as RunPod's SDK has it.
+            let nothing: &[u8] = if result.streamed { b"[]" } else { b"null" };
+            let output = if output.is_empty() || output.as_ref() == b"null" { nothing } else { output };
+            body.reserve(output.len() + 32);
+            body.extend_from_slice(b"{\"output\":");
+            body.extend_from_slice(output);
+        }
+        Err(report) => {
+            let text = ErrorText {
+                error_type: report.kind.as_str(),
+                error_message: &report.message,
+                error_traceback: &report.traceback,
+                hostname: &identity.hostname,
+                worker_id: &identity.worker_id,
+                runpod_version: VERSION,
+            };
+            body.extend_from_slice(b"{\"error\":");
+            body.extend_from_slice(json_text(&json_text(&text)).as_bytes());
+        }
+    }
+    body.extend_from_slice(if result.stop_pod { b",\"stopPod\":true}" } else { b"}" });
+    body.into()
+}
+
+/// Strings and structs of strings always have a JSON form, so the fallback is never seen.
+fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "\"\"".to_owned())
+}
+
+/// The job-stream body of one item.
+pub fn chunk_body(item: &[u8]) -> Bytes {
+    [b"{\"output\":", item, b"}"].concat().into()
+}
+
+/// The job-done body of a progress update.
+pub fn progress_body(progress: &[u8]) -> Bytes {
+    [b"{\"status\":\"IN_PROGRESS\",\"output\":", progress, b"}"].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use runpod_handler_protocol::{ErrorKind, ErrorReport};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None }
+    }
+
+    fn body_of(result: Result<&'static str, ErrorReport>, streamed: bool, stop_pod: bool) -> String {
+        let result = FinalResult { result: result.map(|text| Bytes::from_static(text.as_bytes())), streamed, stop_pod };
+        String::from_utf8(result_body(&result, &identity()).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn outputs_are_wrapped_unparsed() {
+        assert_eq!(body_of(Ok(r#"{"error": "mine"}"#), false, false), r#"{"output":{"error": "mine"}}"#);
+        assert_eq!(body_of(Ok("7"), false, true), r#"{"output":7,"stopPod":true}"#);
+        assert_eq!(body_of(Ok(""), false, false), r#"{"output":null}"#);
+        assert_eq!(body_of(Ok("null"), true, false), r#"{"output":[]}"#);
+        assert_eq!(body_of(Ok("[1]"), true, false), r#"{"output":[1]}"#);
+    }
+
+    #[test]
+    fn errors_carry_six_strings_in_a_string() {
+        let report = ErrorReport { kind: ErrorKind::Oom, message: "a \"b\"\n".into(), traceback: "at x".into() };
+        let body: Value = serde_json::from_str(&body_of(Err(report), false, true)).unwrap();
+        assert_eq!(body["stopPod"], json!(true));
+        let error: Value = serde_json::from_str(body["error"].as_str().unwrap()).unwrap();
+        let expected = json!({
+            "error_type": "oom", "error_message": "a \"b\"\n", "error_traceback": "at x",
+            "hostname": "h1", "worker_id": "w1", "runpod_version": VERSION,
+        });
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn chunks_and_progress_have_their_own_shape() {
+        assert_eq!(chunk_body(b"[1]").as_ref(), br#"{"output":[1]}"#);
+        assert_eq!(progress_body(b"0.5").as_ref(), br#"{"status":"IN_PROGRESS","output":0.5}"#);
+    }
+}

@@ -1,0 +1,159 @@
+//! The queue that jobs come from and results go to: two traits, RunPod's HTTP client for them, and the two long polls.
+
+mod body;
+mod http;
+pub mod poller;
+pub mod stop;
+pub mod url;
+pub mod wire;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::Secret;
+use crate::core::{JobId, TakenJob};
+
+pub use body::{VERSION, chunk_body, progress_body, result_body};
+pub use http::{ClientError, HttpQueue, http_client, request_error};
+pub use url::Template;
+
+/// Where jobs come from.
+pub trait JobSource: Send + Sync + 'static {
+    /// Waits for up to `want` jobs. `holding` tells the queue that the worker has at least one already.
+    /// Ends by itself: the request has limits. Dropping the future gives the request up.
+    fn take(&self, want: usize, holding: bool) -> impl Future<Output = TakeReply> + Send;
+
+    /// Waits for jobs to be stopped, under the same limits.
+    fn stops(&self) -> impl Future<Output = StopReply> + Send;
+}
+
+/// Where results go. Each call is one attempt.
+pub trait ResultSink: Send + Sync + 'static {
+    /// Posts a final result. `streamed` says that the handler streams.
+    fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> impl Future<Output = PostReply> + Send;
+
+    /// Posts one streamed item.
+    fn post_chunk(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;
+
+    /// Posts the newest progress.
+    fn post_progress(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;
+}
+
+/// How the queue answered a request for jobs.
+#[derive(Clone, Debug)]
+pub enum TakeReply {
+    /// At least one job, some of which may only be good for being failed.
+    Jobs(Vec<TakenJob>),
+    /// No job; the request may be repeated at once.
+    Nothing,
+    /// 429.
+    Throttled {
+        /// `Retry-After`, if the queue sent one.
+        retry_after: Option<Duration>,
+    },
+    /// No usable answer.
+    Failed {
+        /// What went wrong.
+        error: RequestError,
+        /// `Retry-After`, if the queue sent one.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// How the queue answered on the stop channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReply {
+    /// These jobs are to be stopped; at least one.
+    Stop(Vec<JobId>),
+    /// Nothing to stop.
+    Nothing,
+    /// The job-take URL has no `/job-take/` to derive the channel from. Asking again will not help.
+    Unsupported,
+    /// 429.
+    Throttled {
+        /// `Retry-After`, if the queue sent one.
+        retry_after: Option<Duration>,
+    },
+    /// No usable answer.
+    Failed {
+        /// What went wrong.
+        error: RequestError,
+        /// `Retry-After`, if the queue sent one.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// How one attempt to deliver something ended. What it means is decided in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostReply {
+    /// The queue answered.
+    Status {
+        /// HTTP status code.
+        code: u16,
+        /// `Retry-After`, if the queue sent one.
+        retry_after: Option<Duration>,
+    },
+    /// There was no answer.
+    Failed(RequestError),
+    /// There is no URL for this kind of message.
+    NoRoute,
+}
+
+/// Why a request to the queue brought nothing. The texts hold neither URLs nor payloads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No connection, or it broke.
+    #[error("the queue cannot be reached: {0}; check the network and the RUNPOD_WEBHOOK_* URLs")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("the queue did not finish its answer within {0:?}; check the network and the queue's load")]
+    TimedOut(Duration),
+    /// 401 or 403.
+    #[error("the queue answered {0}; check RUNPOD_AI_API_KEY")]
+    Unauthorized(u16),
+    /// Another status that is no answer.
+    #[error("the queue answered {0}; check the RUNPOD_WEBHOOK_* URLs and the queue's log")]
+    Status(u16),
+    /// A success whose body cannot be used.
+    #[error(
+        "the queue's answer cannot be used: {0}; check that the RUNPOD_WEBHOOK_* URLs lead to a RunPod-style queue"
+    )]
+    Unusable(String),
+}
+
+impl RequestError {
+    /// The error for a status code that is not a success.
+    pub fn from_status(code: u16) -> Self {
+        match code {
+            401 | 403 => Self::Unauthorized(code),
+            _ => Self::Status(code),
+        }
+    }
+
+    /// A coarse name. As long as it stays the same, repeated failures are not worth another log line.
+    pub fn kind(&self) -> (&'static str, u16) {
+        match self {
+            Self::Unreachable(_) => ("unreachable", 0),
+            Self::TimedOut(_) => ("timed_out", 0),
+            Self::Unauthorized(code) | Self::Status(code) => ("status", *code),
+            Self::Unusable(_) => ("unusable", 0),
+        }
+    }
+}
+
+/// What the HTTP queue needs to know.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// Job-take (`RUNPOD_WEBHOOK_GET_JOB`).
+    pub take: Template,
+    /// Job-done (`RUNPOD_WEBHOOK_POST_OUTPUT`).
+    pub done: Template,
+    /// Job-stream (`RUNPOD_WEBHOOK_POST_STREAM`); without it chunks are dropped.
+    pub stream: Option<Template>,
+    /// Sent raw, without a scheme, as `Authorization`.
+    pub key: Secret,
+    /// Stands for `$ID` in `take`.
+    pub worker_id: String,
+}

@@ -1,0 +1,333 @@
+//! The job-take long poll: asks when told to, answers each request with exactly one event.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{JobSource, RequestError, TakeReply};
+use crate::core::{Event, PollAnswer};
+use crate::retry::Retry;
+
+/// The shortest pause after 429 that RunPod's SDK keeps.
+pub const THROTTLE_MIN: Duration = Duration::from_secs(5);
+
+/// Pauses after an error grow from about this …
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+/// … to this.
+const ERROR_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A queue is meant to hold a poll until a job comes. One that says "no job" faster than this …
+const TOO_QUICK: Duration = Duration::from_millis(50);
+
+/// … so many times in a row is not asked again at once, …
+const TOO_QUICK_IN_A_ROW: u32 = 5;
+
+/// … but after pauses that grow from about this …
+const QUICK_PAUSE: Duration = Duration::from_millis(250);
+
+/// … to this: short, because a job may come any time.
+const QUICK_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Requests that may wait for the one in flight. The dispatcher has at most one.
+const PENDING: usize = 4;
+
+struct Request {
+    want: usize,
+    holding: bool,
+    abort: CancellationToken,
+}
+
+/// Starts polls. Neither call blocks.
+#[derive(Debug)]
+pub struct PollHandle {
+    requests: mpsc::Sender<Request>,
+    latest: Mutex<CancellationToken>,
+}
+
+impl PollHandle {
+    /// Asks for up to `want` jobs. Ends with one `Event::Poll`. At most one poll may be in flight.
+    pub fn poll(&self, want: usize, holding: bool) {
+        let abort = CancellationToken::new();
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = abort.clone();
+        if self.requests.try_send(Request { want, holding, abort }).is_err() {
+            tracing::error!("a poll was asked for while others wait, or after shutdown; it is not made");
+        }
+    }
+
+    /// Gives up the poll in flight, if there is one. It still ends with its event.
+    pub fn abort(&self) {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+    }
+}
+
+/// Starts the poll task. It ends when the handle is dropped or nobody listens to the events.
+pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>) -> PollHandle {
+    let (requests, mut inbox) = mpsc::channel::<Request>(PENDING);
+    tokio::spawn(async move {
+        let mut poller = Poller::new(source);
+        while let Some(request) = inbox.recv().await {
+            let answer = poller.poll(&request).await;
+            if events.send(Event::Poll(answer)).await.is_err() {
+                return;
+            }
+        }
+    });
+    PollHandle { requests, latest: Mutex::default() }
+}
+
+struct Poller<S> {
+    source: Arc<S>,
+    errors: Retry,
+    quick: Retry,
+    quick_in_a_row: u32,
+    /// Kind of the last failure; `None` after a success.
+    failing: Option<(&'static str, u16)>,
+}
+
+impl<S: JobSource> Poller<S> {
+    fn new(source: Arc<S>) -> Self {
+        Self {
+            source,
+            errors: Retry::new(ERROR_PAUSE, ERROR_PAUSE_MAX),
+            quick: Retry::new(QUICK_PAUSE, QUICK_PAUSE_MAX),
+            quick_in_a_row: 0,
+            failing: None,
+        }
+    }
+
+    async fn poll(&mut self, request: &Request) -> PollAnswer {
+        let started = Instant::now();
+        let reply = tokio::select! {
+            // An answer that is there already wins: dropping it would lose its jobs.
+            biased;
+            reply = self.source.take(request.want, request.holding) => reply,
+            () = request.abort.cancelled() => return PollAnswer::Aborted,
+        };
+        if !matches!(reply, TakeReply::Nothing) {
+            self.quick_in_a_row = 0;
+            self.quick.reset();
+        }
+        match reply {
+            TakeReply::Jobs(jobs) => {
+                self.succeeded();
+                PollAnswer::Jobs(jobs)
+            }
+            TakeReply::Nothing => {
+                self.succeeded();
+                self.nothing(started.elapsed())
+            }
+            TakeReply::Throttled { retry_after } => {
+                self.succeeded();
+                PollAnswer::Throttled { retry_after: retry_after.unwrap_or_default().max(THROTTLE_MIN) }
+            }
+            TakeReply::Failed { error, retry_after } => {
+                let retry_after = self.errors.next(retry_after);
+                self.failed(&error, retry_after);
+                PollAnswer::Failed { retry_after }
+            }
+        }
+    }
+
+    fn nothing(&mut self, took: Duration) -> PollAnswer {
+        if took >= TOO_QUICK {
+            self.quick_in_a_row = 0;
+            self.quick.reset();
+            return PollAnswer::Nothing;
+        }
+        self.quick_in_a_row = self.quick_in_a_row.saturating_add(1);
+        if self.quick_in_a_row < TOO_QUICK_IN_A_ROW {
+            return PollAnswer::Nothing;
+        }
+        if self.quick_in_a_row == TOO_QUICK_IN_A_ROW {
+            tracing::warn!("the queue says \"no job\" at once instead of holding the request; polling slows down");
+        }
+        PollAnswer::Failed { retry_after: self.quick.next(None) }
+    }
+
+    fn succeeded(&mut self) {
+        self.errors.reset();
+        if self.failing.take().is_some() {
+            tracing::info!("the queue answers again");
+        }
+    }
+
+    fn failed(&mut self, error: &RequestError, retry_in: Duration) {
+        if self.failing.replace(error.kind()) != Some(error.kind()) {
+            tracing::warn!(%error, ?retry_in, "no jobs can be taken");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::core::{JobId, TakenJob};
+    use crate::queue::StopReply;
+
+    /// Gives scripted replies after scripted times, then never answers again.
+    struct Script {
+        replies: Mutex<VecDeque<(Duration, TakeReply)>>,
+        takes: AtomicUsize,
+    }
+
+    impl Script {
+        fn new(replies: impl IntoIterator<Item = (u64, TakeReply)>) -> Arc<Self> {
+            let replies = replies.into_iter().map(|(millis, reply)| (Duration::from_millis(millis), reply)).collect();
+            Arc::new(Self { replies: Mutex::new(replies), takes: AtomicUsize::new(0) })
+        }
+    }
+
+    impl JobSource for Script {
+        async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
+            self.takes.fetch_add(1, Ordering::SeqCst);
+            let next = self.replies.lock().unwrap().pop_front();
+            match next {
+                Some((Duration::ZERO, reply)) => reply,
+                Some((wait, reply)) => {
+                    sleep(wait).await;
+                    reply
+                }
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn stops(&self) -> StopReply {
+            StopReply::Unsupported
+        }
+    }
+
+    struct Rig {
+        handle: PollHandle,
+        events: mpsc::Receiver<Event>,
+    }
+
+    impl Rig {
+        fn new(source: &Arc<Script>) -> Self {
+            let (sender, events) = mpsc::channel(1);
+            Self { handle: spawn(Arc::clone(source), sender), events }
+        }
+
+        async fn answer(&mut self) -> PollAnswer {
+            match self.events.recv().await {
+                Some(Event::Poll(answer)) => answer,
+                other => panic!("expected the end of a poll, got {other:?}"),
+            }
+        }
+
+        async fn poll(&mut self) -> PollAnswer {
+            self.handle.poll(1, false);
+            self.answer().await
+        }
+    }
+
+    fn job() -> TakeReply {
+        let id = JobId::from("j");
+        TakeReply::Jobs(vec![TakenJob { id, body: Ok("{}".into()), timeout: None, traceparent: None }])
+    }
+
+    fn failure(code: u16, retry_after: Option<Duration>) -> TakeReply {
+        TakeReply::Failed { error: RequestError::from_status(code), retry_after }
+    }
+
+    fn pause(answer: &PollAnswer) -> Duration {
+        match answer {
+            PollAnswer::Failed { retry_after } | PollAnswer::Throttled { retry_after } => *retry_after,
+            other => panic!("expected a pause, got {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_poll_has_one_answer() {
+        let source = Script::new([(100, job()), (100, TakeReply::Nothing), (100, failure(500, None))]);
+        let mut rig = Rig::new(&source);
+        assert!(matches!(rig.poll().await, PollAnswer::Jobs(jobs) if jobs.len() == 1));
+        assert!(matches!(rig.poll().await, PollAnswer::Nothing));
+        assert!(matches!(rig.poll().await, PollAnswer::Failed { .. }));
+        assert_eq!(source.takes.load(Ordering::SeqCst), 3);
+        assert!(rig.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_poll_ends_and_the_next_one_is_not_touched() {
+        let source = Script::new([(60_000, job()), (100, job())]);
+        let mut rig = Rig::new(&source);
+        rig.handle.poll(1, false);
+        rig.handle.abort();
+        assert!(matches!(rig.answer().await, PollAnswer::Aborted));
+        // Nothing is in flight now, so this abort must not hit the next poll.
+        rig.handle.abort();
+        assert!(matches!(rig.poll().await, PollAnswer::Jobs(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_there_beats_the_abort() {
+        let source = Script::new([(0, job())]);
+        let mut rig = Rig::new(&source);
+        rig.handle.poll(1, false);
+        rig.handle.abort();
+        assert!(matches!(rig.answer().await, PollAnswer::Jobs(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn throttling_waits_five_seconds_or_longer() {
+        let wait = |seconds| Some(Duration::from_secs(seconds));
+        let throttled = |retry_after| (1, TakeReply::Throttled { retry_after });
+        let source = Script::new([throttled(None), throttled(wait(1)), throttled(wait(20))]);
+        let mut rig = Rig::new(&source);
+        for expected in [5, 5, 20] {
+            let answer = rig.poll().await;
+            assert!(matches!(answer, PollAnswer::Throttled { .. }));
+            assert_eq!(pause(&answer), Duration::from_secs(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_back_off_and_success_ends_it() {
+        let replies = (0..20).map(|_| (1, failure(500, None))).chain([(1, job()), (1, failure(500, None))]);
+        let source = Script::new(replies.collect::<Vec<_>>());
+        let mut rig = Rig::new(&source);
+        let mut total = Duration::ZERO;
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            last = pause(&rig.poll().await);
+            assert!(last <= ERROR_PAUSE_MAX);
+            total += last;
+        }
+        assert!(total >= Duration::from_secs(20), "on average at most one attempt per second: {total:?}");
+        assert!(last >= Duration::from_secs(9), "{last:?}");
+        assert!(matches!(rig.poll().await, PollAnswer::Jobs(_)));
+        assert!(pause(&rig.poll().await) <= Duration::from_millis(1_501));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_may_say_when_to_come_back() {
+        let source = Script::new([(1, failure(503, Some(Duration::from_secs(44))))]);
+        let mut rig = Rig::new(&source);
+        assert_eq!(pause(&rig.poll().await), Duration::from_secs(44));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_does_not_hold_its_polls_is_not_hammered() {
+        let quick = |_| (1, TakeReply::Nothing);
+        let replies = (0..10).map(quick).chain([(80, TakeReply::Nothing)]).chain((0..2).map(quick));
+        let source = Script::new(replies.collect::<Vec<_>>());
+        let mut rig = Rig::new(&source);
+        for _ in 1..TOO_QUICK_IN_A_ROW {
+            assert!(matches!(rig.poll().await, PollAnswer::Nothing));
+        }
+        for _ in TOO_QUICK_IN_A_ROW..=10 {
+            assert!(pause(&rig.poll().await) <= QUICK_PAUSE_MAX);
+        }
+        assert!(matches!(rig.poll().await, PollAnswer::Nothing), "held long enough");
+        assert!(matches!(rig.poll().await, PollAnswer::Nothing), "the count starts again");
+    }
+}

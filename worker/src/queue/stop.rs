@@ -1,0 +1,160 @@
+//! The job-stop long poll. It runs beside job-take, also while jobs run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::poller::THROTTLE_MIN;
+use super::{JobSource, RequestError, StopReply};
+use crate::core::Event;
+use crate::retry::Retry;
+
+/// Pause after an answer without stops, as in RunPod's SDK; pauses after errors start here too …
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// … and grow to this. A late stop costs GPU time, so it is short.
+const ERROR_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Starts the stop channel. It ends with `shutdown`, when nobody listens to the events, or when the URLs have no such channel.
+pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+    tokio::spawn(async move { shutdown.run_until_cancelled(run(&*source, &events)).await });
+}
+
+async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
+    let mut retry = Retry::new(PAUSE, ERROR_PAUSE_MAX);
+    let mut failing: Option<(&'static str, u16)> = None;
+    loop {
+        let reply = source.stops().await;
+        if !matches!(reply, StopReply::Failed { .. }) {
+            retry.reset();
+            failing = None;
+        }
+        let pause = match reply {
+            StopReply::Stop(jobs) => {
+                if events.send(Event::Stop(jobs)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            StopReply::Nothing => PAUSE,
+            StopReply::Throttled { retry_after } => retry_after.unwrap_or_default().max(THROTTLE_MIN),
+            StopReply::Failed { error, retry_after } => {
+                if failing.replace(error.kind()) != Some(error.kind()) {
+                    report(&error);
+                }
+                retry.next(retry_after).max(PAUSE)
+            }
+            StopReply::Unsupported => {
+                tracing::warn!(
+                    "jobs cannot be cancelled while they run: RUNPOD_WEBHOOK_GET_JOB has no `/job-take/` to derive the \
+                     stop channel from"
+                );
+                return;
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+fn report(error: &RequestError) {
+    if *error == RequestError::Status(404) {
+        // Endpoints from before the stop channel: nothing is wrong, and nothing can be done about it here.
+        tracing::info!("the queue has no stop channel (404); it is asked again now and then");
+    } else {
+        tracing::warn!(%error, "the stop channel does not answer; running jobs cannot be cancelled meanwhile");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::core::JobId;
+    use crate::queue::TakeReply;
+
+    /// Gives scripted replies at once, notes when it was asked, then never answers again.
+    struct Script {
+        replies: Mutex<VecDeque<StopReply>>,
+        asked: mpsc::Sender<Instant>,
+    }
+
+    impl JobSource for Script {
+        async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
+            TakeReply::Nothing
+        }
+
+        async fn stops(&self) -> StopReply {
+            self.asked.try_send(Instant::now()).unwrap();
+            let next = self.replies.lock().unwrap().pop_front();
+            match next {
+                Some(reply) => reply,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Runs the script to its end; returns the pauses between the requests and the events.
+    async fn run_script(replies: impl IntoIterator<Item = StopReply>) -> (Vec<Duration>, Vec<Event>) {
+        let (asked, mut times) = mpsc::channel(100);
+        let (sender, mut events) = mpsc::channel(100);
+        let source = Script { replies: Mutex::new(replies.into_iter().collect()), asked };
+        // The clock is stopped, so this passes as soon as the channel waits for an answer that never comes.
+        assert!(timeout(Duration::from_secs(3600), run(&source, &sender)).await.is_err());
+        drop((source, sender));
+        let mut at = Vec::new();
+        while let Some(time) = times.recv().await {
+            at.push(time);
+        }
+        let mut seen = Vec::new();
+        while let Some(event) = events.recv().await {
+            seen.push(event);
+        }
+        (at.windows(2).map(|pair| pair[1] - pair[0]).collect(), seen)
+    }
+
+    fn failed(code: u16) -> StopReply {
+        StopReply::Failed { error: RequestError::from_status(code), retry_after: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stops_become_events_and_the_next_request_follows_at_once() {
+        let (pauses, events) = run_script([StopReply::Stop(vec![JobId::from("a"), JobId::from("b")])]).await;
+        assert_eq!(pauses, [Duration::ZERO]);
+        assert!(matches!(&events[..], [Event::Stop(jobs)] if jobs.len() == 2), "{events:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_is_asked_for_more_than_once_a_second() {
+        let throttled = StopReply::Throttled { retry_after: None };
+        let (pauses, events) = run_script([StopReply::Nothing, throttled, failed(404), failed(404), failed(500)]).await;
+        assert!(events.is_empty());
+        assert!(pauses.iter().all(|pause| *pause >= PAUSE && *pause <= ERROR_PAUSE_MAX), "{pauses:?}");
+        assert!(pauses[0] < Duration::from_millis(1_010) && pauses[1] >= THROTTLE_MIN, "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_channel_the_task_ends() {
+        let (asked, _times) = mpsc::channel(1);
+        let (sender, _events) = mpsc::channel(1);
+        let source = Script { replies: Mutex::new([StopReply::Unsupported].into()), asked };
+        timeout(Duration::from_secs(3600), run(&source, &sender)).await.expect("it ends by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_ends_a_request_in_flight() {
+        let (asked, mut times) = mpsc::channel(1);
+        let (sender, mut events) = mpsc::channel(1);
+        let shutdown = CancellationToken::new();
+        spawn(Arc::new(Script { replies: Mutex::default(), asked }), sender, shutdown.clone());
+        times.recv().await.unwrap();
+        shutdown.cancel();
+        assert!(events.recv().await.is_none(), "the task is gone and with it its sender");
+    }
+}

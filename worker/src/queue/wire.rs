@@ -1,0 +1,354 @@
+//! What the queue's replies mean (RunPod's worker protocol). Payloads pass through unparsed.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::MAX_PAYLOAD_LEN;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{RequestError, StopReply, TakeReply};
+use crate::core::{JobId, TakenJob};
+
+/// Longest job id that is taken, in bytes. RunPod's are about 40.
+pub const MAX_ID_LEN: usize = 256;
+
+/// Longest `traceparent` that is passed on (W3C Trace Context: 55 in version 00, later versions may be longer).
+const MAX_TRACEPARENT_LEN: usize = 128;
+
+/// The parts of a job that the worker itself reads.
+#[derive(Deserialize)]
+struct Job<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    policy: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
+}
+
+/// Reads the body of a successful job-take or job-take-batch: an object, an array of objects, or no job at all.
+/// Each element stands alone. A reply that is not JSON fails the jobs whose ids can still be read.
+pub fn take_reply(body: &Bytes) -> TakeReply {
+    let body = body.slice(without_bom(body)..);
+    if body.trim_ascii().is_empty() {
+        return TakeReply::Nothing;
+    }
+    let raw: &RawValue = match serde_json::from_slice(&body) {
+        Ok(raw) => raw,
+        Err(error) => return unusable(&body, &format!("it is not JSON ({error})")),
+    };
+    let elements = match raw.get().as_bytes().first() {
+        Some(b'{') => vec![raw],
+        Some(b'[') => match serde_json::from_str(raw.get()) {
+            Ok(elements) => elements,
+            Err(error) => return unusable(&body, &format!("it is not a list of jobs ({error})")),
+        },
+        _ => return TakeReply::Nothing,
+    };
+    if elements.is_empty() {
+        return TakeReply::Nothing;
+    }
+    let mut jobs = Vec::with_capacity(elements.len());
+    let mut problem = String::new();
+    for element in elements {
+        match read_job(&body, element) {
+            Ok(job) => jobs.push(job),
+            Err(reason) => {
+                tracing::warn!(reason, "the queue sent something that cannot be run as a job, and it has no usable id");
+                problem = reason;
+            }
+        }
+    }
+    if jobs.is_empty() { failed(problem) } else { TakeReply::Jobs(jobs) }
+}
+
+/// Answer to a reply that cannot be read as a whole: the jobs whose ids can be recovered are failed with the reason.
+pub fn unusable(body: &[u8], reason: &str) -> TakeReply {
+    let jobs: Vec<TakenJob> = recover_ids(body)
+        .into_iter()
+        .map(|id| TakenJob {
+            id,
+            body: Err(format!("the queue's reply with this job cannot be used: {reason}")),
+            timeout: None,
+            traceparent: None,
+        })
+        .collect();
+    if jobs.is_empty() { failed(reason.to_owned()) } else { TakeReply::Jobs(jobs) }
+}
+
+fn failed(reason: String) -> TakeReply {
+    TakeReply::Failed { error: RequestError::Unusable(reason), retry_after: None }
+}
+
+/// RunPod's SDK chokes on a byte order mark; there is no need to.
+fn without_bom(body: &[u8]) -> usize {
+    if body.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 }
+}
+
+fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
+    let text = raw.get();
+    if !text.starts_with('{') {
+        return Err("a job must be a JSON object".to_owned());
+    }
+    let job: Job<'_> = match serde_json::from_str(text) {
+        Ok(job) => job,
+        Err(error) => {
+            let id = recover_ids(text.as_bytes()).into_iter().next().ok_or_else(|| error.to_string())?;
+            return Ok(TakenJob { id, body: Err(error.to_string()), timeout: None, traceparent: None });
+        }
+    };
+    let id = job.id.ok_or_else(|| "it has no `id`".to_owned())?;
+    let (id, is_text) = read_id(id)?;
+    let body = if !is_text {
+        Err("the job's `id` is not a string: the queue must send it as one".to_owned())
+    } else if text.len() > MAX_PAYLOAD_LEN {
+        Err(format!("the job has {} bytes, over the limit of {MAX_PAYLOAD_LEN}: pass large data by URL", text.len()))
+    } else {
+        Ok(reply.slice_ref(text.as_bytes()))
+    };
+    Ok(TakenJob {
+        id,
+        body,
+        timeout: job.policy.and_then(execution_timeout),
+        traceparent: job.traceparent.and_then(traceparent),
+    })
+}
+
+/// The id, and whether it was a string as it must be.
+fn read_id(raw: &RawValue) -> Result<(JobId, bool), String> {
+    let (text, is_text) = match serde_json::from_str(raw.get()) {
+        Ok(Value::String(text)) => (text, true),
+        Ok(Value::Number(number)) => (number.to_string(), false),
+        _ => return Err("its `id` is not a string".to_owned()),
+    };
+    match usable_id(&text) {
+        true => Ok((JobId::from(text), is_text)),
+        false => Err(format!("its `id` has {} bytes, and 1 to {MAX_ID_LEN} are allowed", text.len())),
+    }
+}
+
+fn usable_id(text: &str) -> bool {
+    (1..=MAX_ID_LEN).contains(&text.len())
+}
+
+/// `policy.executionTimeout`, in milliseconds. Whether the platform forwards it is unknown, so nothing depends on it.
+fn execution_timeout(policy: &RawValue) -> Option<Duration> {
+    let policy: Value = serde_json::from_str(policy.get()).ok()?;
+    let millis = policy.get("executionTimeout")?;
+    let millis = millis.as_u64().or_else(|| millis.as_f64().filter(|value| *value >= 1.0).map(|value| value as u64))?;
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+fn traceparent(raw: &RawValue) -> Option<String> {
+    let text: String = serde_json::from_str(raw.get()).ok()?;
+    (text.len() <= MAX_TRACEPARENT_LEN && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
+}
+
+/// Collects the `id` of every object read before the text stops being JSON.
+fn recover_ids(body: &[u8]) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    // The error is known already; what counts is what was read before it.
+    let _ = Recovery { ids: &mut ids, list_allowed: true }.deserialize(&mut reader);
+    ids
+}
+
+struct Recovery<'a> {
+    ids: &'a mut Vec<JobId>,
+    list_allowed: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Recovery<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Recovery<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a job or a list of jobs")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut found = false;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "id" || found {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let text = match map.next_value::<Value>()? {
+                Value::String(text) => text,
+                Value::Number(number) => number.to_string(),
+                _ => continue,
+            };
+            if usable_id(&text) {
+                self.ids.push(JobId::from(text));
+                found = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if !self.list_allowed {
+            return Err(serde::de::Error::custom("a list inside the list"));
+        }
+        while list.next_element_seed(Recovery { ids: &mut *self.ids, list_allowed: false })?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Reads the body of a successful job-stop reply. Whatever is not `{"jobsToStop": ["id", …]}` stops nothing.
+pub fn stop_reply(body: &[u8]) -> StopReply {
+    let Ok(reply) = serde_json::from_slice::<Value>(&body[without_bom(body)..]) else {
+        return StopReply::Nothing;
+    };
+    let Some(listed) = reply.get("jobsToStop").and_then(Value::as_array) else {
+        return StopReply::Nothing;
+    };
+    let ids: Vec<JobId> = listed.iter().filter_map(Value::as_str).filter(|id| usable_id(id)).map(JobId::from).collect();
+    if ids.len() < listed.len() {
+        tracing::warn!(ignored = listed.len() - ids.len(), "the stop channel listed things that are not job ids");
+    }
+    if ids.is_empty() { StopReply::Nothing } else { StopReply::Stop(ids) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(body: &str) -> TakeReply {
+        take_reply(&Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    fn jobs(body: &str) -> Vec<TakenJob> {
+        match take(body) {
+            TakeReply::Jobs(jobs) => jobs,
+            other => panic!("expected jobs, got {other:?}"),
+        }
+    }
+
+    /// `id: body` or `id! reason` for each job.
+    fn seen(body: &str) -> Vec<String> {
+        jobs(body)
+            .into_iter()
+            .map(|job| match job.body {
+                Ok(body) => format!("{}: {}", job.id, String::from_utf8(body.to_vec()).unwrap()),
+                Err(_) => format!("{}!", job.id),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_job_passes_through_byte_for_byte() {
+        let text = r#"{"input" : {"n":1.50, "s":"\ud800"},"id":"j1","webhook":null,"extra":[1e400]}"#;
+        assert_eq!(seen(&format!(" {text}\n")), [format!("j1: {text}")]);
+        assert_eq!(seen(&format!("\u{feff}{text}")), [format!("j1: {text}")]);
+    }
+
+    #[test]
+    fn arrays_and_objects_are_both_taken() {
+        assert_eq!(
+            seen(r#"[{"id":"a","input":1}, {"id":"b","input":2}]"#),
+            [r#"a: {"id":"a","input":1}"#, r#"b: {"id":"b","input":2}"#]
+        );
+        assert_eq!(seen(r#"[{"id":"a","input":1}]"#).len(), 1);
+    }
+
+    #[test]
+    fn input_may_be_null_or_missing() {
+        assert_eq!(seen(r#"{"id":"j","input":null}"#), [r#"j: {"id":"j","input":null}"#]);
+        assert_eq!(seen(r#"{"id":"j"}"#), [r#"j: {"id":"j"}"#]);
+    }
+
+    #[test]
+    fn no_job_is_no_error() {
+        for body in ["", "  ", "null", "[]", "17", "\"x\"", "true", " [ ] "] {
+            assert!(matches!(take(body), TakeReply::Nothing), "{body}");
+        }
+    }
+
+    #[test]
+    fn replies_without_a_usable_id_are_errors() {
+        let long = format!(r#"{{"id":"{}","input":1}}"#, "x".repeat(MAX_ID_LEN + 1));
+        let bad = [
+            "{}",
+            r#"{"input":1}"#,
+            r#"{"id":null}"#,
+            r#"{"id":""}"#,
+            r#"{"id":{}}"#,
+            "[1]",
+            "[[]]",
+            "<html>",
+            "{",
+            &long,
+        ];
+        for body in bad {
+            assert!(matches!(take(body), TakeReply::Failed { error: RequestError::Unusable(_), .. }), "{body}");
+        }
+    }
+
+    #[test]
+    fn one_bad_element_does_not_hurt_the_others() {
+        assert_eq!(
+            seen(r#"[{"id":"a"},{"input":1},7,null,{"id":9},{"id":"b"}]"#),
+            [r#"a: {"id":"a"}"#, "9!", r#"b: {"id":"b"}"#]
+        );
+    }
+
+    #[test]
+    fn a_broken_reply_fails_the_jobs_it_names() {
+        assert_eq!(seen(r#"{"id":"j1","input":{"a":"#), ["j1!"]);
+        assert_eq!(seen(r#"{"input":{"id":"not this"},"id":"j1","x":}"#), ["j1!"]);
+        assert_eq!(seen(r#"[{"id":"a","input":1},{"id":"b","input":"#), ["a!", "b!"]);
+        assert_eq!(seen(r#"{"id":"j1","id":"j2","input":1}"#), ["j1!"]);
+        let not_utf8 = Bytes::from_static(b"{\"id\":\"j1\",\"input\":\"\xff\"}");
+        assert!(matches!(take_reply(&not_utf8), TakeReply::Jobs(jobs) if jobs[0].body.is_err()));
+    }
+
+    #[test]
+    fn a_job_over_the_frame_limit_is_failed_with_the_fix() {
+        let body = format!(r#"{{"id":"big","input":"{}"}}"#, "x".repeat(MAX_PAYLOAD_LEN));
+        let reason = jobs(&body).remove(0).body.unwrap_err();
+        assert!(reason.contains("pass large data by URL"), "{reason}");
+    }
+
+    #[test]
+    fn execution_timeout_is_in_milliseconds_and_optional() {
+        let timeout = |policy: &str| jobs(&format!(r#"{{"id":"j","policy":{policy}}}"#)).remove(0).timeout;
+        assert_eq!(timeout(r#"{"executionTimeout":1500}"#), Some(Duration::from_millis(1500)));
+        assert_eq!(timeout(r#"{"executionTimeout":1500.0}"#), Some(Duration::from_millis(1500)));
+        for none in ["{}", "null", "7", r#""x""#, r#"{"executionTimeout":0}"#, r#"{"executionTimeout":-5}"#] {
+            assert_eq!(timeout(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn trace_context_is_taken_when_it_is_plain_text() {
+        let trace = |value: &str| jobs(&format!(r#"{{"id":"j","traceparent":{value}}}"#)).remove(0).traceparent;
+        assert_eq!(trace(r#""00-ab-cd-01""#), Some("00-ab-cd-01".to_owned()));
+        for none in ["null", "7", r#""a\nb""#, &format!("\"{}\"", "x".repeat(200))] {
+            assert_eq!(trace(none), None);
+        }
+    }
+
+    #[test]
+    fn stop_lists_are_read_and_everything_else_stops_nothing() {
+        let ids = |list: &[&str]| StopReply::Stop(list.iter().map(|id| JobId::from(*id)).collect());
+        assert_eq!(stop_reply(br#"{"jobsToStop":["a","b"],"x":1}"#), ids(&["a", "b"]));
+        assert_eq!(stop_reply(br#"{"jobsToStop":["a",7,null,""]}"#), ids(&["a"]));
+        for nothing in
+            ["", "{}", "[]", "null", "{", r#"{"jobsToStop":"a"}"#, r#"{"jobsToStop":[]}"#, r#"{"jobsToStop":[1]}"#]
+        {
+            assert_eq!(stop_reply(nothing.as_bytes()), StopReply::Nothing, "{nothing}");
+        }
+    }
+}
