@@ -1,10 +1,17 @@
 //! The worker: takes jobs from a RunPod-style queue, runs them in a handler process, delivers the results.
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod core;
+pub mod dispatcher;
 pub mod heartbeat;
+pub mod http;
 pub mod metrics;
 pub mod outbox;
+pub mod process;
 pub mod queue;
 pub mod retry;
+pub mod telemetry;
