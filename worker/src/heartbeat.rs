@@ -81,7 +81,8 @@ impl Pulse {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn count(&self) -> u64 {
+    /// How often it has beaten.
+    pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -105,6 +106,18 @@ struct Record {
     stats: HeartbeatStats,
     /// Kind of the last failure; `None` after a success.
     failing: Option<(&'static str, u16)>,
+}
+
+/// Shows how the pings go, also after the heartbeat has ended.
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatMonitor(Arc<Mutex<Record>>);
+
+impl HeartbeatMonitor {
+    /// How the pings went.
+    pub fn stats(&self) -> HeartbeatStats {
+        let record = lock(&self.0);
+        HeartbeatStats { since_last_ok: record.last_ok.map(|at| at.elapsed()), ..record.stats }
+    }
 }
 
 /// The running heartbeat. Dropping it stops the pings.
@@ -132,10 +145,9 @@ impl Heartbeat {
         }
     }
 
-    /// How the pings went.
-    pub fn stats(&self) -> HeartbeatStats {
-        let record = lock(&self.record);
-        HeartbeatStats { since_last_ok: record.last_ok.map(|at| at.elapsed()), ..record.stats }
+    /// A window on how the pings go.
+    pub fn monitor(&self) -> HeartbeatMonitor {
+        HeartbeatMonitor(Arc::clone(&self.record))
     }
 
     /// Ends the pings and waits for reports on their way, for three seconds at most.
