@@ -52,7 +52,7 @@ impl MemoryStore {
         if endpoints.len() >= MAX_ENDPOINTS {
             return Err(StoreError::TooManyEndpoints);
         }
-        let endpoint = Arc::new(Endpoint::new(self.limits.clone(), self.origin));
+        let endpoint = Arc::new(Endpoint::new(self.limits, self.origin));
         tokio::spawn(run_timers(Arc::downgrade(&endpoint), Arc::clone(&endpoint.timer)));
         endpoints.insert(id.to_owned(), Arc::clone(&endpoint));
         Ok(endpoint)
