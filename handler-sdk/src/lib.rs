@@ -108,6 +108,8 @@ mod handler;
 mod input;
 mod job;
 mod load_env;
+#[cfg(test)]
+mod loop_tests;
 mod outgoing;
 mod panics;
 mod running;

@@ -130,3 +130,70 @@ impl Outgoing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use runpod_handler_protocol::{Decoder, Received};
+
+    use super::*;
+
+    /// What a supervisor reads once everything has left.
+    fn written(outgoing: &Outgoing) -> Vec<(ToSupervisor, String)> {
+        let mut decoder = Decoder::new();
+        let mut bytes = Vec::new();
+        outgoing.close();
+        outgoing.write_to(&mut bytes).unwrap();
+        decoder.buffer_mut().extend_from_slice(&bytes);
+        std::iter::from_fn(|| decoder.next().unwrap())
+            .map(|received| match received {
+                Received::Message(message, payload) => (message, String::from_utf8(payload.to_vec()).unwrap()),
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect()
+    }
+
+    fn progress(job: &str) -> ToSupervisor {
+        ToSupervisor::Progress { job: job.to_owned(), attempt: 1 }
+    }
+
+    #[test]
+    fn only_the_newest_progress_of_a_job_leaves_and_before_its_result() {
+        let outgoing = Outgoing::default();
+        let failed = ToSupervisor::Failed { job: "a".to_owned(), attempt: 1, refresh: false, reloading: false };
+        outgoing.push(&progress("a"), "1".into());
+        outgoing.push(&progress("b"), "1".into());
+        outgoing.push(&progress("a"), "2".into());
+        outgoing.push(&progress("a"), "3".into());
+        outgoing.push(&failed, Bytes::new());
+        let expected = [(progress("a"), "3"), (progress("b"), "1"), (failed, "")];
+        assert_eq!(written(&outgoing), expected.map(|(message, payload)| (message, payload.to_owned())));
+    }
+
+    #[test]
+    fn a_pong_overtakes_and_the_newest_counts() {
+        let outgoing = Outgoing::default();
+        outgoing.push(&progress("a"), "1".into());
+        outgoing.pong(1);
+        outgoing.pong(2);
+        let messages: Vec<_> = written(&outgoing).into_iter().map(|(message, _)| message).collect();
+        assert_eq!(messages, [ToSupervisor::Pong { seq: 2 }, progress("a")]);
+    }
+
+    #[test]
+    fn a_broken_connection_ends_the_writer_and_frees_who_waits() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let outgoing = Outgoing::default();
+        outgoing.push(&progress("a"), "1".into());
+        outgoing.push(&progress("b"), "1".into());
+        assert_eq!(outgoing.write_to(&mut Broken).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(!outgoing.flush(Duration::from_secs(60)));
+    }
+}

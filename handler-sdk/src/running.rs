@@ -119,3 +119,50 @@ impl RunningJobs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(time_left: Duration, window: u32) -> RunningJob {
+        RunningJob::new("a".to_owned(), 1, None, time_left, window)
+    }
+
+    #[test]
+    fn a_full_window_blocks_until_the_deadline_and_no_longer() {
+        let job = job(Duration::from_millis(50), 1);
+        job.send_chunk(1, |seq| assert_eq!(seq, 1)).unwrap();
+        let stopped = job.send_chunk(1, |_| panic!("sent beyond the window")).unwrap_err();
+        assert_eq!(stopped.reason(), CancelReason::Deadline);
+    }
+
+    #[test]
+    fn the_window_counts_bytes_too_but_one_chunk_always_fits() {
+        let job = job(Duration::from_millis(50), 10);
+        job.send_chunk(MAX_WINDOW_BYTES * 2, |_| {}).unwrap();
+        job.send_chunk(1, |_| panic!("sent beyond the window")).unwrap_err();
+    }
+
+    #[test]
+    fn an_acknowledgement_makes_room() {
+        let job = job(Duration::from_secs(60), 2);
+        job.send_chunk(1, |_| {}).unwrap();
+        job.send_chunk(1, |_| {}).unwrap();
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| job.send_chunk(1, |seq| assert_eq!(seq, 3)));
+            job.acknowledge(1);
+            third.join().unwrap().unwrap();
+        });
+        job.acknowledge(3);
+        assert!(job.lock().in_flight.is_empty());
+    }
+
+    #[test]
+    fn the_first_reason_counts_and_a_deadline_beyond_the_clock_is_no_panic() {
+        let job = job(Duration::MAX, 1);
+        assert_eq!(job.stopped(), None);
+        job.cancel(CancelReason::Drain);
+        job.cancel(CancelReason::Stopped);
+        assert_eq!(job.stopped().map(|stopped| stopped.reason()), Some(CancelReason::Drain));
+    }
+}

@@ -1,5 +1,6 @@
 //! One slot: an OS thread that builds a model and runs one job after another on it.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -47,7 +48,7 @@ pub(crate) fn run_slot<H: Handler>(
     let _no_grad = crate::torch::prepare_slot_thread(process.slots);
     let mut handler: H = load(slot, process)?;
     while let Ok(assignment) = assignments.recv() {
-        if run_job(&mut handler, &assignment, process) == After::Reload {
+        if run_job(&mut handler, assignment, process) == After::Reload {
             discard(handler);
             handler = load(slot, process)?;
         }
@@ -93,45 +94,49 @@ enum After {
     Reload,
 }
 
-fn run_job<H: Handler>(handler: &mut H, assignment: &Assignment, process: &Process) -> After {
-    let running = &assignment.running;
+fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Process) -> After {
+    let Assignment { running, payload } = assignment;
     let (job, attempt) = (running.id.clone(), running.attempt);
-    process.outgoing.push(&ToSupervisor::Started { job: job.clone(), attempt }, Bytes::new());
-
-    let (refresh, records, result) = match prepare(assignment) {
-        Ok(envelope) => {
-            let context = Job::new(Arc::clone(running), Arc::clone(&process.outgoing), envelope.fields);
+    let (refresh, records, result) = match begin(&running, &process.outgoing, &payload) {
+        Ok(Envelope { input, fields }) => {
+            // A job can be large: each form of it goes when the next is built.
+            drop(payload);
+            let context = Job::new(Arc::clone(&running), Arc::clone(&process.outgoing), fields);
             let result = panics::catch("the handler", || {
-                let input = parse_input(envelope.input.as_deref())?;
-                let output = handler.run(input, &context)?;
+                let parsed = parse_input(input.as_deref())?;
+                drop(input);
+                let output = handler.run(parsed, &context)?;
                 Ok(encode("output", &output)?)
             });
             // Here the job's folder is removed, before anyone hears of the result.
             (context.refresh_requested(), context.into_records(), result)
         }
-        Err(error) => (false, Default::default(), Ok(Err(error))),
+        Err(error) => (false, BTreeMap::new(), Ok(Err(error))),
     };
 
     // From here on a cancel finds nothing, and the final message is the last of the job.
-    process.jobs.remove(running);
-    let reloading = result.is_err();
-    match result.and_then(|result| result) {
-        Ok(output) => process.outgoing.push(&ToSupervisor::Done { job, attempt, refresh, records }, output),
-        Err(error) => {
-            // A handler that gives up because it was told to may say so in any words.
-            let default = running.stopped().map_or(ErrorKind::InferenceError, |stopped| stopped.kind());
-            let report = error.into_report(default);
-            process.outgoing.push_report(&ToSupervisor::Failed { job, attempt, refresh, reloading }, &report);
+    process.jobs.remove(&running);
+    let (error, default, reloading) = match result {
+        Ok(Ok(output)) => {
+            process.outgoing.push(&ToSupervisor::Done { job, attempt, refresh, records }, output);
+            return After::Ready;
         }
-    }
+        // A handler that gives up because it was told to may say so in any words.
+        Ok(Err(error)) => (error, running.stopped().map_or(ErrorKind::InferenceError, |stopped| stopped.kind()), false),
+        Err(panic) => (panic, ErrorKind::InferenceError, true),
+    };
+    let failed = ToSupervisor::Failed { job, attempt, refresh, reloading };
+    process.outgoing.push_report(&failed, &error.into_report(default));
     if reloading { After::Reload } else { After::Ready }
 }
 
-fn prepare(assignment: &Assignment) -> Result<Envelope, HandlerError> {
-    if let Some(stopped) = assignment.running.stopped() {
+/// A job that was stopped while it waited is not begun.
+fn begin(running: &RunningJob, outgoing: &Outgoing, payload: &[u8]) -> Result<Envelope, HandlerError> {
+    if let Some(stopped) = running.stopped() {
         return Err(HandlerError::new(stopped.kind(), format!("{stopped} (before it was run)")));
     }
-    parse_envelope(&assignment.payload)
+    outgoing.push(&ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt }, Bytes::new());
+    parse_envelope(payload)
 }
 
 /// Dropping a model is user code too, and after a CUDA error likely to panic.

@@ -1,2 +1,161 @@
-//! Placeholder.
-fn main() {}
+//! A handler that misbehaves on command.
+//!
+//! What a job does is the `do` of its input (see [`Do`]); what the start does is the environment variable `PUPPET_START`
+//! (see [`start`]). What the SDK would never let a handler do is done with raw frames (see [`raw`]).
+
+mod raw;
+mod start;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use runpod_handler_sdk::{Handler, HandlerError, Job, LoadEnv, serve};
+use rustix::process::{Signal, getpid, kill_process};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What a job does.
+#[derive(Deserialize, JsonSchema)]
+#[serde(tag = "do", rename_all = "snake_case")]
+enum Do {
+    /// Returns at once.
+    Ok,
+    /// Sleeps in one piece, deaf to a cancel, then returns.
+    SleepMs { ms: u64 },
+    /// Computes for ever.
+    Spin,
+    /// Waits for ever, deaf to a cancel.
+    IgnoreCancel,
+    /// Waits until it is cancelled, and ends at once.
+    CheckCancel,
+    /// Panics.
+    Panic,
+    /// Dies of SIGSEGV.
+    Segv,
+    /// Dies of SIGABRT.
+    Abort,
+    /// Exits.
+    Exit { code: i32 },
+    /// Returns an error.
+    Error,
+    /// Returns a validation error.
+    Validation,
+    /// Returns libtorch's text for an exhausted device.
+    OomText,
+    /// Returns libtorch's text for a lost device.
+    CudaText,
+    /// Streams the numbers from 1 to `n`.
+    Stream { n: u64 },
+    /// Reports progress `n` times.
+    Progress { n: u64 },
+    /// Returns a text of that many bytes.
+    BigOutput { bytes: usize },
+    /// Stops the whole process, control thread and all.
+    Freeze,
+    /// Returns and asks for a fresh worker.
+    Refresh,
+    /// Records a figure.
+    Record { name: String, value: f64 },
+    /// Prints that many lines of that length to stdout, and as many to stderr.
+    Log { lines: u64, bytes: usize },
+    /// Leaves a grandchild behind that keeps stdout and stderr open.
+    Grandchild,
+    /// Keeps this much more host memory, for ever.
+    Leak { bytes: usize },
+}
+
+struct Puppet {
+    slot: u32,
+    worker_id: String,
+    leaked: Vec<Vec<u8>>,
+}
+
+impl Handler for Puppet {
+    type Input = Do;
+    type Output = Value;
+    type Chunk = u64;
+
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+
+    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
+        start::load(env)?;
+        Ok(Self { slot: env.slot(), worker_id: env.worker_id().to_owned(), leaked: Vec::new() })
+    }
+
+    #[expect(clippy::panic, reason = "misbehaving is its purpose")]
+    fn run(&mut self, input: Do, job: &Job<u64>) -> Result<Value, HandlerError> {
+        match input {
+            Do::Ok => {}
+            Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
+            Do::Spin => loop {
+                std::hint::spin_loop();
+            },
+            Do::IgnoreCancel => loop {
+                sleep(Duration::from_millis(10));
+            },
+            Do::CheckCancel => loop {
+                job.check()?;
+                sleep(Duration::from_millis(1));
+            },
+            Do::Panic => panic!("the puppet panics as asked"),
+            Do::Segv => die_of(Signal::SEGV),
+            Do::Abort => std::process::abort(),
+            Do::Exit { code } => std::process::exit(code),
+            Do::Error => return Err("the puppet fails as asked".into()),
+            Do::Validation => return Err(HandlerError::validation("input.do: refused as asked")),
+            Do::OomText => {
+                return Err(
+                    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of \
+                            which 1.06 GiB is free."
+                        .into(),
+                );
+            }
+            Do::CudaText => return Err("CUDA error: an illegal memory access was encountered".into()),
+            Do::Stream { n } => {
+                for item in 1..=n {
+                    job.emit(item)?;
+                }
+            }
+            Do::Progress { n } => (1..=n).for_each(|step| job.progress(json!({"step": step}))),
+            Do::BigOutput { bytes } => return Ok(json!("x".repeat(bytes))),
+            Do::Freeze => kill_process(getpid(), Signal::STOP)?,
+            Do::Refresh => job.request_refresh(),
+            Do::Record { name, value } => job.record(&name, value),
+            Do::Log { lines, bytes } => {
+                for line in 1..=lines {
+                    let text = "x".repeat(bytes);
+                    writeln!(io::stdout(), "stdout {line} {text}")?;
+                    writeln!(io::stderr(), "stderr {line} {text}")?;
+                }
+            }
+            Do::Grandchild => raw::leave_grandchild()?,
+            Do::Leak { bytes } => self.leaked.push(vec![1; bytes]),
+        }
+        Ok(json!({
+            "ok": true, "job": job.id(), "attempt": job.attempt(), "pid": std::process::id(), "slot": self.slot,
+            "worker": self.worker_id,
+        }))
+    }
+}
+
+/// Dies of a signal. The first SIGSEGV is swallowed by the handler that Rust installs to explain stack overflows.
+pub(crate) fn die_of(signal: Signal) -> ! {
+    loop {
+        let _ = kill_process(getpid(), signal);
+    }
+}
+
+fn main() -> ExitCode {
+    // `--manifest` is no start.
+    if std::env::args_os().nth(1).is_none() {
+        let plan = start::plan();
+        let _ = writeln!(io::stderr(), "puppet-handler: started as {} with plan {plan:?}", std::process::id());
+        if let Some(status) = start::before_hello(&plan) {
+            return status;
+        }
+    }
+    serve::<Puppet>()
+}

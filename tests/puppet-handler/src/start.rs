@@ -1,0 +1,83 @@
+//! How the puppet starts, by `PUPPET_START`:
+//!
+//! | value | effect |
+//! | --- | --- |
+//! | `exit` | exits with status 3 before saying hello |
+//! | `hang` | never says hello; ends when the connection does |
+//! | `wrong_protocol` | says hello with protocol 999 |
+//! | `garbage` | writes bytes that are no frame |
+//! | `load_fail`, `load_panic`, `load_segv`, `load_hang` | what `load` does |
+//! | `load_slow` | `load` takes `PUPPET_LOAD_MS` (default 1000), with progress |
+//! | `raw_…` | speaks in raw frames, see [`crate::raw`] |
+//!
+//! With `PUPPET_ONCE=<file>` only the first process does so: it creates the file, and where the file exists the start is
+//! a good one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+use runpod_handler_sdk::{HandlerError, LoadEnv};
+use rustix::process::Signal;
+
+use crate::{die_of, raw};
+
+/// Kept from the start: a second look would find `PUPPET_ONCE` spent.
+static LOAD_PLAN: OnceLock<String> = OnceLock::new();
+/// Steps of a slow load.
+const STEPS: u64 = 10;
+
+/// The effective `PUPPET_START`; empty for a good start.
+pub(crate) fn plan() -> String {
+    let plan = std::env::var("PUPPET_START").unwrap_or_default();
+    let spent = std::env::var("PUPPET_ONCE").is_ok_and(|file| File::create_new(file).is_err());
+    if spent { String::new() } else { plan }
+}
+
+/// Whatever goes wrong before the SDK is called; `None` to go on.
+pub(crate) fn before_hello(plan: &str) -> Option<ExitCode> {
+    let done = |result: io::Result<()>| {
+        if let Err(error) = result {
+            let _ = writeln!(io::stderr(), "puppet-handler: {error}");
+        }
+        Some(ExitCode::SUCCESS)
+    };
+    match plan {
+        "exit" => Some(ExitCode::from(3)),
+        "hang" => done(raw::wait_for_end()),
+        "wrong_protocol" => done(raw::say_hello(999).and_then(|()| raw::wait_for_end())),
+        "garbage" => done(raw::write(&[0xff; 64]).and_then(|()| raw::wait_for_end())),
+        _ => match plan.strip_prefix("raw_") {
+            Some(fault) => done(raw::run(fault)),
+            None => {
+                LOAD_PLAN.get_or_init(|| plan.to_owned());
+                None
+            }
+        },
+    }
+}
+
+/// What `load` does before it succeeds.
+#[expect(clippy::panic, reason = "misbehaving is its purpose")]
+pub(crate) fn load(env: &LoadEnv) -> Result<(), HandlerError> {
+    match LOAD_PLAN.get().map_or("", String::as_str) {
+        "load_fail" => Err("the puppet does not load, as asked".into()),
+        "load_panic" => panic!("the puppet panics while loading, as asked"),
+        "load_segv" => die_of(Signal::SEGV),
+        "load_hang" => loop {
+            sleep(Duration::from_secs(1));
+        },
+        "load_slow" => {
+            let ms: u64 = std::env::var("PUPPET_LOAD_MS").map_or(Ok(1000), |ms| ms.parse())?;
+            for step in 1..=STEPS {
+                sleep(Duration::from_millis(ms / STEPS));
+                env.progress("weights", step, STEPS);
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
