@@ -3,6 +3,9 @@
 #
 #   docker/install-libtorch.sh [--variant cpu|cuda] [--prefix DIR]
 #
+# Without --variant an install that is there stays what it is, and a new one is cpu. DIR is .libtorch at the root of the
+# repository.
+#
 # libtorch comes from the wheels that PyTorch publishes, because they are mirrored wherever Python packages are and
 # carry the same headers and libraries as the zip files. Layout, which libtorch's own run path ($ORIGIN/../../nvidia/…)
 # depends on:
@@ -44,7 +47,7 @@ fail() {
     exit 1
 }
 
-variant=cpu
+variant=
 prefix="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.libtorch"
 while (($#)); do
     case $1 in
@@ -54,12 +57,14 @@ while (($#)); do
     *) fail "unknown argument '$1': the arguments are --variant cpu|cuda and --prefix DIR" ;;
     esac
 done
+[[ -n $prefix ]] || fail '--prefix is empty: name the folder to install into'
+installed=$(cut -d' ' -f1 "$prefix/stamp" 2>/dev/null || true)
+variant=${variant:-${installed:-cpu}}
 case $variant in
 cpu) wheels=$cpu_wheels ;;
 cuda) wheels=$cuda_wheels ;;
 *) fail "unknown variant '$variant': use cpu or cuda" ;;
 esac
-[[ -n $prefix ]] || fail '--prefix is empty: name the folder to install into'
 stamp="$variant $(printf '%s' "$wheels" | sha256sum | cut -c1-16)"
 
 # Fails, with the reason, unless the folder holds a libtorch of the right version whose libraries can be loaded.
@@ -81,9 +86,10 @@ if [[ -f $prefix/stamp && $(<"$prefix/stamp") == "$stamp" ]]; then
     exit 0
 fi
 # A libtorch that somebody else put there, for example a folder shared between checkouts, is used and left alone.
-if [[ -d $prefix/torch && ! -f $prefix/stamp ]]; then
+# Nothing that this script did not install is ever removed.
+if [[ -z $installed && -n $(ls -A "$prefix" 2>/dev/null) ]]; then
     reason=$(check "$prefix") ||
-        fail "$prefix was not installed by this script and cannot be used: $reason. Remove it and run again"
+        fail "$prefix holds something else that cannot be used: $reason. Remove it or name another --prefix"
     say "$torch_version found in $prefix, not installed by this script; using it as it is"
     exit 0
 fi
@@ -136,10 +142,11 @@ rm -f "$work/new/torch/lib/libtorch_python.so"
 reason=$(check "$work/new") || fail "what was downloaded cannot be used: $reason"
 printf '%s\n' "$stamp" >"$work/new/stamp"
 
-if [[ -e $prefix ]]; then
-    say "replacing $(cut -d' ' -f1 "$prefix/stamp" 2>/dev/null || echo an earlier install); if you built before, run: cargo clean -p torch-sys"
+if [[ -n $installed ]]; then
+    say "replacing the $installed install; if you built with it, run: cargo clean -p torch-sys"
     mv "$prefix" "$work/old"
 fi
+[[ ! -d $prefix ]] || rmdir "$prefix"
 mv "$work/new" "$prefix"
 say "$torch_version ($variant) installed in $prefix: $(du -sh "$prefix" | cut -f1)"
 (cd "$prefix" && du -sh torch/lib torch/include nvidia | sed 's/^/libtorch:   /')

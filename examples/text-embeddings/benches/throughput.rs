@@ -1,4 +1,4 @@
-//! What batching is worth: embeddings per second, one text at a time against a full batch.
+//! What batching is worth: embeddings per second, one text at a time against a full batch, on the CPU.
 //!
 //! `make bench`. Times depend on the machine, so the ratio is the figure to compare.
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tch::{Cuda, Device};
+use tch::Device;
 use text_embeddings::{Encoder, ModelError};
 
 /// As many texts as fill one batch of the encoder.
@@ -22,10 +22,10 @@ const PARAGRAPH: &str = "A serverless worker takes a job from the queue, runs it
 
 fn main() -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
-    let device = if Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu };
-    let encoder = Encoder::load(&folder, device, |variables, path| variables.load(path).map_err(ModelError::from))?;
+    let encoder =
+        Encoder::load(&folder, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))?;
 
-    println!("{}", hardware(device));
+    println!("{}", hardware());
     println!("{:<10} {:>6}  {:>10}  {:>12}  {:>6}", "text", "tokens", "one by one", "batches of 32", "ratio");
     for (name, text) in [("short", SHORT), ("paragraph", PARAGRAPH)] {
         let texts = vec![text; BATCH];
@@ -61,10 +61,10 @@ fn per_second(mut times: Vec<Duration>) -> anyhow::Result<f64> {
     Ok(BATCH as f64 / median.as_secs_f64())
 }
 
-fn hardware(device: Device) -> String {
+fn hardware() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let name = name.map_or("unknown CPU", |(_, name)| name);
-    format!("device {device:?}, {name}, {cores} cores, {} libtorch threads", tch::get_num_threads())
+    format!("{name}, {cores} cores, {} libtorch threads", tch::get_num_threads())
 }

@@ -1,0 +1,167 @@
+//! The handler program as the worker sees it: a process with a socket for standard input.
+
+#![cfg(test)]
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use runpod_handler_protocol::{
+    CancelReason, Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor, encode_header,
+};
+use serde_json::{Value, json};
+
+/// For each message; covers loading the model on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+struct Worker {
+    stream: UnixStream,
+    decoder: Decoder<ToSupervisor>,
+    child: Child,
+}
+
+impl Worker {
+    fn start(model: &Path) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "this test stands in for the worker, which starts the handler")]
+        let child = Command::new(env!("CARGO_BIN_EXE_text-embeddings"))
+            .env("TEXT_EMBEDDINGS_MODEL_DIR", model)
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap();
+        let mut this = Self { stream: ours, decoder: Decoder::new(), child };
+        assert!(matches!(this.receive().0, ToSupervisor::Hello { .. }));
+        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "test".into() }, &[]);
+        let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: "cpu".into(), chunk_window: 1 };
+        this.send(&load, &[]);
+        this
+    }
+
+    fn loaded() -> Self {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
+        let mut this = Self::start(&model);
+        let mut stages = Vec::new();
+        loop {
+            match this.receive() {
+                (ToSupervisor::Loading { stage, .. }, _) => stages.push(stage),
+                (ToSupervisor::Loaded { device, .. }, _) => {
+                    assert_eq!(device, "cpu");
+                    assert!(stages.iter().any(|stage| stage == "weights"), "no progress was reported: {stages:?}");
+                    return this;
+                }
+                (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
+            }
+        }
+    }
+
+    fn send(&mut self, message: &ToHandler, payload: &[u8]) {
+        self.stream.write_all(&encode_header(message, payload.len()).unwrap()).unwrap();
+        self.stream.write_all(payload).unwrap();
+    }
+
+    fn receive(&mut self) -> (ToSupervisor, Vec<u8>) {
+        loop {
+            match self.decoder.next().unwrap() {
+                Some(Received::Message(message, payload)) => return (message, payload.to_vec()),
+                Some(other) => panic!("{other:?}"),
+                None => {
+                    let read = self.decoder.read_from(&mut self.stream).unwrap();
+                    assert_ne!(read, 0, "the handler closed the socket");
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, job: &str, input: &Value) {
+        let run = ToHandler::Run { job: job.into(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None };
+        self.send(&run, json!({ "id": job, "input": input }).to_string().as_bytes());
+    }
+
+    /// The output, or the error, of one job.
+    fn run(&mut self, input: &Value) -> Result<Value, ErrorReport> {
+        self.submit("job", input);
+        self.outcome()
+    }
+
+    fn outcome(&mut self) -> Result<Value, ErrorReport> {
+        loop {
+            match self.receive() {
+                (ToSupervisor::Started { .. } | ToSupervisor::Progress { .. }, _) => {}
+                (ToSupervisor::Done { records, .. }, output) => {
+                    let output: Value = serde_json::from_slice(&output).unwrap();
+                    assert_eq!(records["tokens"], output["tokens"].as_f64().unwrap());
+                    return Ok(output);
+                }
+                (ToSupervisor::Failed { .. }, report) => return Err(serde_json::from_slice(&report).unwrap()),
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_job_takes_one_text_or_a_list() {
+    let mut worker = Worker::loaded();
+    let one = worker.run(&json!({ "input": "Rust" })).unwrap();
+    assert_eq!(one["model"], "all-MiniLM-L6-v2");
+    assert_eq!(one["dimensions"], 384);
+    assert_eq!(one["tokens"], 3);
+    assert_eq!(one["embeddings"].as_array().unwrap().len(), 1);
+    assert_eq!(one["embeddings"][0].as_array().unwrap().len(), 384);
+
+    let named = json!({ "model": "sentence-transformers/all-MiniLM-L6-v2", "input": ["Rust"] });
+    assert_eq!(worker.run(&named).unwrap(), one, "a list of one text is the same job");
+}
+
+#[test]
+fn bad_jobs_are_told_why_and_harm_nobody() {
+    let mut worker = Worker::loaded();
+    let other = worker.run(&json!({ "model": "gpt-5", "input": "a" })).unwrap_err();
+    assert_eq!(other.kind, ErrorKind::ModelNotFound);
+    assert_eq!(other.message, r#"there is no model "gpt-5" here; available: "all-MiniLM-L6-v2""#);
+
+    for (input, path) in [
+        (json!({ "input": [] }), "input.input: the list is empty"),
+        (json!({ "input": ["a", 7] }), "input.input[1]: "),
+        (json!({ "input": 7 }), "input.input: "),
+        (json!({ "model": "all-MiniLM-L6-v2" }), "missing field `input`"),
+    ] {
+        let error = worker.run(&input).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Validation, "{input}");
+        assert!(error.message.contains(path), "{input}: {}", error.message);
+    }
+    assert!(worker.run(&json!({ "input": "still here" })).is_ok());
+}
+
+#[test]
+fn a_cancelled_job_ends_between_batches() {
+    let mut worker = Worker::loaded();
+    let texts = vec!["a text of some length, so that a batch takes its time, and there are many batches of it"; 4096];
+    worker.submit("long", &json!({ "input": texts }));
+    while !matches!(worker.receive().0, ToSupervisor::Progress { .. }) {}
+    worker.send(&ToHandler::Cancel { job: "long".into(), attempt: 1, reason: CancelReason::Stopped }, &[]);
+    assert_eq!(worker.outcome().unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(worker.run(&json!({ "input": "the next job" })).is_ok());
+}
+
+#[test]
+fn without_the_model_loading_fails_with_the_cure() {
+    let mut worker = Worker::start(&PathBuf::from("no/such/folder"));
+    let (message, report) = worker.receive();
+    assert!(matches!(message, ToSupervisor::LoadFailed { .. }), "{message:?}");
+    let report: ErrorReport = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report.kind, ErrorKind::Load);
+    assert!(report.message.contains("no/such/folder/config.json"), "{}", report.message);
+    assert!(report.message.contains("`make model`"), "{}", report.message);
+}
