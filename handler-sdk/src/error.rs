@@ -26,7 +26,7 @@ const MAX_CAUSES: usize = 32;
 /// [`ErrorKind::Oom`] and a dead CUDA context as [`ErrorKind::DeviceLost`], and is an [`ErrorKind::InferenceError`]
 /// otherwise ([`ErrorKind::Load`] while loading).
 ///
-/// ```no_run
+/// ```no_run,standalone_crate
 /// use runpod_handler_sdk::HandlerError;
 ///
 /// fn tokens(text: &str) -> Result<usize, HandlerError> {
@@ -36,7 +36,6 @@ const MAX_CAUSES: usize = 32;
 ///     let limit: usize = "512".parse()?;
 ///     Ok(text.len().min(limit))
 /// }
-/// # assert_eq!(tokens("abc").ok(), Some(3));
 /// ```
 pub struct HandlerError {
     kind: Option<ErrorKind>,
@@ -48,7 +47,7 @@ pub struct HandlerError {
 
 /// An error type that knows its own kind; see [`HandlerError::classified`].
 ///
-/// ```no_run
+/// ```no_run,standalone_crate
 /// use runpod_handler_sdk::{ErrorClass, ErrorKind, HandlerError};
 ///
 /// #[derive(Debug, thiserror::Error)]
@@ -69,7 +68,6 @@ pub struct HandlerError {
 ///     let found = Err(RouteError::UnknownModel(name.to_owned()));
 ///     found.map_err(HandlerError::classified)
 /// }
-/// # assert_eq!(pick("x").err().and_then(|error| error.kind()), Some(ErrorKind::ModelNotFound));
 /// ```
 pub trait ErrorClass: Error + 'static {
     /// Which of the closed set this error is.
@@ -227,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_error_type_can_bring_its_kind() {
-        let error = Err::<(), _>(UnknownModel("x")).map_err(HandlerError::classified).unwrap_err();
+        let error = HandlerError::classified(UnknownModel("x"));
         assert_eq!((error.message(), error.kind()), ("there is no model called \"x\"", Some(ErrorKind::ModelNotFound)));
     }
 
