@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::{DrainCause, Event, Snapshot};
-use crate::dispatcher::{Dispatcher, Hands, Pulse};
-use crate::heartbeat::{Heartbeat, HeartbeatStats};
+use crate::dispatcher::{Dispatcher, Hands};
+use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
 use crate::outbox;
@@ -26,7 +26,9 @@ const EVENTS: usize = 1024;
 #[non_exhaustive]
 pub enum StartError {
     /// The HTTP server's address cannot be used.
-    #[error("cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind, or `none`")]
+    #[error(
+        "cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind, or `none`"
+    )]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -37,8 +39,8 @@ pub enum StartError {
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
     /// The heartbeat cannot be started.
-    #[error("cannot start the heartbeat: {0}")]
-    Heartbeat(String),
+    #[error(transparent)]
+    Heartbeat(#[from] HeartbeatError),
 }
 
 /// What a running worker lets others see and say.
@@ -66,36 +68,34 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
-    let metrics = Arc::new(Metrics::new(&config.identity.worker_id));
+    let metrics = Arc::new(Metrics::new());
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
 
     forward_signals(events.clone(), over.clone())?;
-    let heartbeat = match &config.heartbeat {
-        Some(settings) => {
-            let started = Heartbeat::start(settings.clone(), latest.clone(), pulse.clone());
-            Some(started.map_err(|error| StartError::Heartbeat(error.to_string()))?)
-        }
-        None => None,
-    };
-    let heartbeat_stats = heartbeat.as_ref().map(Heartbeat::stats);
+    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone())?);
+    let outbox = outbox::spawn(Arc::clone(&queue), config.identity.clone(), config.outbox, events.clone());
     let server = listener.map(|listener| {
-        let state = HttpState::new(&config.identity, latest.clone(), pulse.clone(), Arc::clone(&metrics), heartbeat_stats);
+        let state = HttpState::new(
+            config.identity,
+            latest.clone(),
+            Arc::clone(&metrics),
+            outbox.clone(),
+            heartbeat.monitor(),
+            pulse.clone(),
+        );
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    let handler = HandlerCommand {
-        program: config.handler.program.clone(),
-        args: config.handler.args.clone(),
-        env: config.handler.env.clone(),
-    };
+    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
     let hands = Hands {
         processes: Processes::new(handler, events.clone()),
-        poller: poller::spawn(Arc::clone(&queue), events.clone()),
-        outbox: outbox::spawn(queue, config.identity.clone(), config.outbox.clone(), events.clone()),
-        heartbeat,
+        poller: poller::spawn(queue, events.clone()),
+        outbox,
+        heartbeat: Arc::clone(&heartbeat),
         metrics,
     };
+    // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
     let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse).run().await;
@@ -103,6 +103,10 @@ pub async fn run<Q: JobSource + ResultSink>(
     over.cancel();
     if let Some(server) = server {
         let _ = server.await;
+    }
+    // Last of all, so that the platform hears of the worker as long as it holds a job.
+    if let Some(heartbeat) = Arc::into_inner(heartbeat) {
+        heartbeat.stop().await;
     }
     Ok(code)
 }

@@ -2,14 +2,13 @@
 //! the effects and publishes what the worker looks like afterwards. Nothing here waits for anything but the next event.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::core::{Effect, Event, Policy, Snapshot, Time, Worker};
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::process::Processes;
@@ -21,22 +20,6 @@ const BATCH: usize = 64;
 /// Longest sleep, so that the pulse shows a living dispatcher even when nothing happens.
 const PULSE: Duration = Duration::from_secs(2);
 
-/// A counter that moves as long as the dispatcher does. Written here, read by the heartbeat and by `/live`.
-#[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<AtomicU64>);
-
-impl Pulse {
-    /// The counter's value; it changes at least every few seconds.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Moves the counter.
-    pub fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// What effects are performed with.
 #[derive(Debug)]
 pub struct Hands {
@@ -46,8 +29,8 @@ pub struct Hands {
     pub poller: PollHandle,
     /// Results on their way out.
     pub outbox: Outbox,
-    /// The heartbeat thread, unless the platform's variables for it are missing.
-    pub heartbeat: Option<Heartbeat>,
+    /// The heartbeat thread. It outlives the dispatcher, because results may still be on their way.
+    pub heartbeat: Arc<Heartbeat>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -104,6 +87,9 @@ impl Dispatcher {
     }
 
     fn step(&mut self, event: Event) -> Option<u8> {
+        if let Event::Poll(answer) = &event {
+            self.hands.metrics.poll_ended(answer);
+        }
         let now = Time(self.started.elapsed());
         let mut exit = None;
         for effect in self.worker.handle(now, event) {
@@ -117,13 +103,11 @@ impl Dispatcher {
             Effect::Poll { want, holding } => self.hands.poller.poll(want, holding),
             Effect::AbortPoll => self.hands.poller.abort(),
             Effect::Spawn { process, epoch } => self.hands.processes.spawn(process, epoch),
-            Effect::Send { process, message, payload } => self.hands.processes.send(process, message, payload),
+            Effect::Send { process, message, payload } => self.hands.processes.send(process, &message, payload),
             Effect::Kill { process } => self.hands.processes.kill(process),
             Effect::Deliver { job, item } => self.hands.outbox.send(job, item),
             Effect::ReportUnhealthy { check, reason } => {
-                if let Some(heartbeat) = &self.hands.heartbeat {
-                    heartbeat.report_unhealthy(check, &reason);
-                }
+                self.hands.heartbeat.report_unhealthy(check, &reason);
             }
             Effect::Report(report) => {
                 report::log(&report);

@@ -1,12 +1,14 @@
 //! `runpod-worker schema`: what the handler says about itself, without loading a model.
 
-use std::ffi::OsString;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::{Manifest, PROTOCOL_VERSION, ToSupervisor};
 use tokio::sync::mpsc;
 
+use super::{complain, print};
+use crate::cli::HandlerArgs;
 use crate::core::{Epoch, Event, ProcessEvent, ProcessId};
 use crate::process::{HandlerCommand, Processes};
 
@@ -34,12 +36,17 @@ pub enum SchemaError {
     Manifest(#[from] serde_json::Error),
 }
 
+/// Prints the manifest.
+pub(super) async fn schema_command(args: HandlerArgs) -> ExitCode {
+    match schema(args).await.and_then(|manifest| Ok(serde_json::to_string_pretty(&manifest)?)) {
+        Ok(text) => print(&text),
+        Err(error) => complain(1, &error.to_string()),
+    }
+}
+
 /// Starts the handler, reads its introduction and ends it again.
-///
-/// # Errors
-/// When the program cannot be started or is no handler.
-pub async fn schema(handler: Vec<OsString>) -> Result<Manifest, SchemaError> {
-    let mut handler = handler.into_iter();
+async fn schema(args: HandlerArgs) -> Result<Manifest, SchemaError> {
+    let mut handler = args.handler.into_iter();
     let program = handler.next().unwrap_or_default().into();
     let command = HandlerCommand { program, args: handler.collect(), env: Vec::new() };
     let (events, mut inbox) = mpsc::channel(16);

@@ -1,6 +1,8 @@
 //! `runpod-worker test`: one job through the whole worker, with a queue that lives in this process.
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,21 +11,26 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
+use super::{complain, configure, print, start_log};
 use crate::app::{self, Control, StartError};
-use crate::config::Config;
+use crate::cli::TestArgs;
+use crate::config::{Config, EXIT_CONFIG};
 use crate::core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
 
 /// Where a job is looked for when none is named, as RunPod's own worker does.
-const DEFAULT_FILE: &str = "test_input.json";
+pub(super) const DEFAULT_FILE: &str = "test_input.json";
 const DEFAULT_ID: &str = "local_test";
+const COMPLETED: &str = "COMPLETED";
 
 /// Why the job could not be tried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {
     /// The file cannot be read.
-    #[error("cannot read the job from {path}: {error}; write {{\"input\": …}} into it, or use --test-input '{{\"input\": …}}'")]
+    #[error(
+        "cannot read the job from {path}: {error}; write {{\"input\": …}} into it, or use --test-input '{{\"input\": …}}'"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -41,11 +48,43 @@ pub enum TestError {
     Handler(String),
 }
 
+/// The command: one job, its result as JSON on stdout, timing on stderr.
+pub(super) async fn test_command(args: TestArgs) -> ExitCode {
+    let (config, job) = match (configure(&args.run), read_job(args.input, args.test_input)) {
+        (Ok(config), Ok(job)) => (config, job),
+        (Err(code), Ok(_)) => return code,
+        (_, Err(error)) => return complain(EXIT_CONFIG, &error.to_string()),
+    };
+    if let Err(code) = start_log(config.log, &config, std::io::stderr) {
+        return code;
+    }
+    report_test(test(config, job).await)
+}
+
+/// Prints what came of the job.
+pub(super) fn report_test(result: Result<TestReport, TestError>) -> ExitCode {
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => return complain(1, &error.to_string()),
+    };
+    let text = match serde_json::to_string_pretty(&report) {
+        Ok(text) => text,
+        Err(error) => return complain(1, &error.to_string()),
+    };
+    let peak = report.peak_kib.map_or_else(|| "unknown".to_owned(), |kib| format!("{} MiB", kib / 1024));
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} in {:?} (load {:?}, peak memory {peak})",
+        report.status,
+        report.run_time,
+        report.load_time
+    );
+    let printed = print(&text);
+    if report.status == COMPLETED { printed } else { ExitCode::FAILURE }
+}
+
 /// Reads the job named on the command line.
-///
-/// # Errors
-/// When it cannot be read or is no job.
-pub fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Result<TakenJob, TestError> {
+pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Result<TakenJob, TestError> {
     let text = match (test_input, input) {
         (Some(text), _) => text,
         (None, Some(path)) if path.as_os_str() == "-" => {
@@ -96,12 +135,10 @@ pub struct TestReport {
     pub peak_kib: Option<u64>,
 }
 
-/// Runs one job through a worker and reports what came of it.
-///
-/// # Errors
-/// When worker or handler cannot be started. A job that fails is a result, not an error.
-pub async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestError> {
+/// Runs one job through a worker and reports what came of it. A job that fails is a result, not an error.
+pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestError> {
     config.http_bind = None;
+    config.queue = None;
     config.heartbeat = None;
     config.policy.processes = 1;
     let started = Instant::now();
@@ -133,7 +170,7 @@ pub async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestE
                 report.peak_kib = peak_memory(&control);
                 report.result = serde_json::from_slice(&body).unwrap_or_default();
                 if !report.result.contains_key("error") {
-                    report.status = "COMPLETED";
+                    report.status = COMPLETED;
                 }
                 break;
             }

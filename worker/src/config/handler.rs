@@ -8,16 +8,6 @@ use rustix::fs::{Access, access};
 use super::environment::Environment;
 use super::settings::Settings;
 
-/// Variables that the handler does not get: with them user code could speak to the queue in the worker's name.
-const WITHHELD: &[&str] = &[
-    "RUNPOD_AI_API_KEY",
-    "RUNPOD_WEBHOOK_GET_JOB",
-    "RUNPOD_WEBHOOK_POST_OUTPUT",
-    "RUNPOD_WEBHOOK_POST_STREAM",
-    "RUNPOD_WEBHOOK_JOB_STREAM",
-    "RUNPOD_WEBHOOK_PING",
-];
-
 /// How to start the handler program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandlerConfig {
@@ -25,8 +15,6 @@ pub struct HandlerConfig {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Variables of the worker that it must not inherit.
-    pub withheld: &'static [&'static str],
 }
 
 /// The program behind `--`, or `RUNPOD_WORKER_HANDLER`.
@@ -40,7 +28,7 @@ pub(super) fn find<E: Environment>(settings: &mut Settings<'_, E>, given: &[OsSt
             settings.problems.push(format!(
                 "there is no handler program: name it last, as in `runpod-worker run -- ./my-handler`, or set {VARIABLE}"
             ));
-            return HandlerConfig { program: PathBuf::new(), args: Vec::new(), withheld: WITHHELD };
+            return HandlerConfig { program: PathBuf::new(), args: Vec::new() };
         }
     };
     let found = resolve(&program, settings.env.get("PATH").as_deref());
@@ -54,7 +42,7 @@ pub(super) fn find<E: Environment>(settings: &mut Settings<'_, E>, given: &[OsSt
             program
         }
     };
-    HandlerConfig { program, args, withheld: WITHHELD }
+    HandlerConfig { program, args }
 }
 
 /// A name without `/` is looked up in `PATH`, as a shell does.

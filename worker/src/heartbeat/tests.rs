@@ -60,10 +60,10 @@ async fn pings_start_at_once_and_list_what_is_held() {
     while next(&mut pings).await.0 != busy {}
     sender.send(Snapshot::default()).unwrap();
     while next(&mut pings).await.0 != idle {}
-    while heartbeat.stats().sent < 3 {
+    while heartbeat.monitor().stats().sent < 3 {
         next(&mut pings).await;
     }
-    let stats = heartbeat.stats();
+    let stats = heartbeat.monitor().stats();
     assert!(stats.failures == 0 && stats.since_last_ok.is_some(), "{stats:?}");
     heartbeat.stop().await;
     while pings.try_recv().is_ok() {}
@@ -85,10 +85,10 @@ async fn a_ping_is_tried_again_after_429_and_5xx_only() {
     let (address, mut pings) = server(&[404]).await;
     let (_sender, snapshot) = watch::channel(Snapshot::default());
     let heartbeat = spawn(Some(config(&address, Duration::from_millis(50))), snapshot, Pulse::default()).unwrap();
-    while heartbeat.stats().sent == 0 {
+    while heartbeat.monitor().stats().sent == 0 {
         next(&mut pings).await;
     }
-    assert_eq!((heartbeat.stats().failures, heartbeat.stats().failures_in_a_row), (1, 0));
+    assert_eq!((heartbeat.monitor().stats().failures, heartbeat.monitor().stats().failures_in_a_row), (1, 0));
     heartbeat.stop().await;
 }
 
@@ -116,12 +116,12 @@ async fn a_platform_that_is_gone_is_counted_and_survived() {
     let (_sender, snapshot) = watch::channel(Snapshot::default());
     let heartbeat = spawn(Some(config(&address, Duration::from_millis(20))), snapshot, Pulse::default()).unwrap();
     let many = async {
-        while heartbeat.stats().failures_in_a_row < 3 {
+        while heartbeat.monitor().stats().failures_in_a_row < 3 {
             sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(Duration::from_secs(20), many).await.expect("failures are counted");
-    assert_eq!(heartbeat.stats().since_last_ok, None);
+    assert_eq!(heartbeat.monitor().stats().since_last_ok, None);
     heartbeat.stop().await;
 }
 

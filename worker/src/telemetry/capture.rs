@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::logs::{LogFormat, subscriber};
+use super::logs::subscriber;
+use crate::config::LogFormat;
 
 /// Everything logged on this thread while the guard lives, as the worker would print it at level DEBUG.
 #[derive(Clone, Default)]

@@ -1,11 +1,11 @@
-//! The worker's log: one line per event on stdout, for the platform (JSON) or for people (text).
+//! The worker's log: one line per event, for the platform (JSON) or for people (text).
 //!
 //! The JSON keys and their order, the level names and the size limit are those of the official Python package, so that the
 //! platform's log views work: `requestId`, `message`, `level`. Further fields follow.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -20,18 +20,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::redact;
+use crate::config::LogFormat;
 
 /// Longest message, in characters; the platform cuts longer ones. The middle is left out.
 const MAX_MESSAGE_LEN: usize = 4096;
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// `LEVEL  | job | message key=value`.
-    Text,
-}
 
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +34,16 @@ pub enum LogError {
     AlreadySet,
 }
 
-/// Sets up the log of the whole process on stdout. `level` is for the worker and its handlers; libraries get through from
-/// WARN on. Every JSON line carries `worker_id`.
+/// Sets up the log of the whole process. `level` is for the worker and its handlers; libraries get through from WARN on.
+/// Every JSON line carries `worker_id`.
 ///
 /// # Errors
 /// When a log is already set up.
-pub fn init(format: LogFormat, level: LevelFilter, worker_id: &str) -> Result<(), LogError> {
-    subscriber(format, level, worker_id, io::stdout).try_init().map_err(|_| LogError::AlreadySet)
+pub fn init<W>(format: LogFormat, level: LevelFilter, worker_id: &str, writer: W) -> Result<(), LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    subscriber(format, level, worker_id, writer).try_init().map_err(|_| LogError::AlreadySet)
 }
 
 /// What [`init`] installs, with another destination.

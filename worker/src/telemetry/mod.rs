@@ -7,4 +7,4 @@ pub mod report;
 #[cfg(test)]
 pub(crate) mod capture;
 
-pub use logs::{LogError, LogFormat, init};
+pub use logs::{LogError, init};

@@ -16,17 +16,20 @@ pub fn log(report: &Report) {
     match report {
         Report::JobTaken { job } => debug!(%job, "Taken."),
         Report::DuplicateJob { job } => warn!(%job, "The queue sent this job again. It is not run twice."),
+        Report::JobRefused { job } => {
+            warn!(%job, "A job came when the worker was already closing. It is left to another worker.");
+        }
         Report::JobStarted { job, attempt, waited } => {
             info!(%job, attempt, waited_ms = millis(*waited), "Started.");
         }
         Report::JobRetried { job, reason } => warn!(%job, reason, "The job will be run again."),
         Report::JobStopping { job, reason } => info!(%job, reason, "The job is asked to stop."),
-        Report::JobFinished { job, status, error, run_time, records } => {
+        Report::JobFinished { job, status, error, run_time, records, device: _ } => {
             job_finished(job, *status, error.as_ref(), *run_time, records);
         }
         Report::JobDelivered { job, accepted: true } => info!(%job, "Finished."),
         Report::JobDelivered { job, accepted: false } => {
-            error!(%job, "The platform refused the result for good. It is kept in the spool as a dead letter.");
+            error!(%job, "The platform refused the result for good.");
         }
         Report::LateMessage { job } => debug!(%job, "A message came after the end of its job and was dropped."),
         Report::ProcessStarting { process, epoch } => {
@@ -117,8 +120,8 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
     use crate::core::{Epoch, ExitReason, ProcessId};
-    use crate::telemetry::LogFormat;
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {
@@ -131,6 +134,7 @@ mod tests {
             status,
             error: error.map(|(kind, message)| ErrorReport { kind, message: message.into(), traceback: String::new() }),
             run_time: Duration::from_millis(250),
+            device: None,
             records: BTreeMap::new(),
         }
     }
@@ -146,6 +150,7 @@ mod tests {
         let reports = [
             Report::JobTaken { job: job() },
             Report::DuplicateJob { job: job() },
+            Report::JobRefused { job: job() },
             Report::JobStarted { job: job(), attempt: 1, waited: Duration::from_millis(3) },
             Report::JobRetried { job: job(), reason: reason() },
             Report::JobStopping { job: job(), reason: reason() },

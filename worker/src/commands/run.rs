@@ -1,0 +1,65 @@
+//! `runpod-worker run`: the worker proper.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::test::{DEFAULT_FILE, read_job, report_test, test};
+use super::{complain, configure, print, start_log};
+use crate::app;
+use crate::config::{EXIT_CONFIG, RunArgs};
+use crate::queue::HttpQueue;
+
+/// Runs until the worker is over.
+pub(super) async fn run(args: &RunArgs) -> ExitCode {
+    let config = match configure(args) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if args.check_config {
+        return print(&config.describe());
+    }
+    if let Err(code) = start_log(config.log, &config, io::stdout) {
+        return code;
+    }
+    let Some(queue) = &config.queue else {
+        // As RunPod's own worker: without a queue, one local job.
+        if !Path::new(DEFAULT_FILE).exists() {
+            return complain(
+                EXIT_CONFIG,
+                "RUNPOD_WEBHOOK_GET_JOB is not set, so there is no queue to take jobs from. To run locally use \
+                 `runpod-endpoint dev -- HANDLER`, or `runpod-worker test --input job.json -- HANDLER` for one job",
+            );
+        }
+        return match read_job(None, None) {
+            Ok(job) => report_test(test(config, job).await),
+            Err(error) => complain(EXIT_CONFIG, &error.to_string()),
+        };
+    };
+    let queue = match HttpQueue::new(queue) {
+        Ok(queue) => Arc::new(queue),
+        Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting. Effective configuration:");
+    for line in config.describe().lines() {
+        tracing::info!("{line}");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let (started, _) = oneshot::channel();
+    match app::run(config, queue, started).await {
+        Ok(0) => {
+            tracing::info!("Stopped.");
+            ExitCode::SUCCESS
+        }
+        Ok(code) => {
+            tracing::error!(code, "Stopped because the worker is unhealthy.");
+            ExitCode::from(code)
+        }
+        Err(error) => complain(1, &error.to_string()),
+    }
+}
