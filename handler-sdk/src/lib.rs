@@ -3,7 +3,7 @@
 //! A handler is a program of its own: it implements [`Handler`] and calls [`serve`] from `main`. The worker starts it and
 //! drives it over a socket; a crash, a stuck kernel or a lost GPU costs this process and never the worker.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! use std::process::ExitCode;
 //!
 //! use runpod_handler_sdk::{Handler, HandlerError, Job, LoadEnv, serve};
@@ -95,6 +95,8 @@
 //! Chooses the device, loads the CUDA half of libtorch, switches gradients off on slot threads and loads weights; see
 //! `torch`.
 
+// The examples here are compiled one by one and never run (`no_run,standalone_crate`): programs of doc tests lie where they
+// would not find libtorch.
 #![cfg_attr(not(feature = "torch"), forbid(unsafe_code))]
 
 #[cfg(panic = "abort")]

@@ -218,6 +218,12 @@ impl Handler for Scripted {
     }
 }
 
+/// Handlers lend their job to scoped threads.
+const _: fn() = || {
+    fn is_sync<T: Sync>() {}
+    is_sync::<Job<u32>>();
+};
+
 #[test]
 fn a_job_is_run_and_answered() {
     let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);

@@ -17,3 +17,15 @@ pub(crate) fn cut(text: &str, max: usize) -> Cow<'_, str> {
 pub(crate) fn log(message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "runpod-handler-sdk: {message}");
 }
+
+/// Parts a libtorch message from the C++ stack that libtorch appends: the first is for the caller, the second for the
+/// traceback. A Rust panic quotes the message, so its line breaks may be escaped.
+pub(crate) fn split_stack(text: &str) -> (&str, &str) {
+    const STACK: &str = "Exception raised from ";
+    let Some(at) = text.find(STACK) else { return (text, "") };
+    let head = &text[..at];
+    match head.strip_suffix('\n').or_else(|| head.strip_suffix("\\n")) {
+        Some(head) => (head, &text[at..]),
+        None => (text, ""),
+    }
+}

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Device, Kind, Tensor};
 
+use crate::text::split_stack;
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cuda {
@@ -64,11 +66,7 @@ fn load(path: &Path) -> Result<(), String> {
 fn try_tensor() -> Cuda {
     match Tensor::f_ones([1], (Kind::Float, Device::Cuda(0))).and_then(|one| one.f_double_value(&[0])) {
         Ok(_) => Cuda::Usable,
-        Err(error) => {
-            let text = error.to_string();
-            // What follows is a C++ stack trace.
-            Cuda::Broken(text.lines().next().unwrap_or("no reason given").to_owned())
-        }
+        Err(error) => Cuda::Broken(split_stack(&error.to_string()).0.to_owned()),
     }
 }
 

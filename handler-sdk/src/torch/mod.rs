@@ -24,3 +24,31 @@ pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
     }
     tch::no_grad_guard()
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+    use crate::{ErrorKind, HandlerError, panics};
+
+    #[test]
+    fn gradients_are_off_on_a_slot_thread() {
+        let _guard = prepare_slot_thread(1);
+        let weight = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        assert!(!(&weight * 2).requires_grad());
+    }
+
+    #[test]
+    fn the_stack_of_a_libtorch_error_goes_into_the_traceback() {
+        let matrix = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+        let report = HandlerError::from(matrix.f_matmul(&matrix).unwrap_err()).into_report(ErrorKind::InferenceError);
+        let message = "Internal torch error: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)";
+        assert_eq!((report.kind, report.message.as_str()), (ErrorKind::InferenceError, message));
+        assert!(report.traceback.starts_with("Exception raised from"), "{}", report.traceback);
+
+        let panicked = panics::catch("the handler", || matrix.matmul(&matrix)).unwrap_err();
+        let report = panicked.into_report(ErrorKind::InferenceError);
+        assert!(report.message.ends_with("cannot be multiplied (2x3 and 2x3)"), "{}", report.message);
+    }
+}
