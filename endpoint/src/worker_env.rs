@@ -3,7 +3,7 @@
 use crate::api::Secret;
 
 /// Sent by workers when no key is enforced: the official worker sends no heartbeat without one.
-const PLACEHOLDER_KEY: &str = "local";
+const PLACEHOLDER_KEY: &str = "no-key-is-enforced";
 
 /// The variables that the platform sets, with the values recommended for a local endpoint: all URLs carry a query
 /// string, because the official worker appends parameters with `&`.

@@ -15,7 +15,6 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
             found.push((path, text));
         }
     }
-    assert!(!found.is_empty(), "{} has no sources", folder.display());
     found
 }
 
@@ -54,7 +53,9 @@ fn the_core_is_pure() {
         "Instant",
         "SystemTime",
     ];
-    for (path, text) in sources(&repository().join("worker/src/core")) {
+    let core = sources(&repository().join("worker/src/core"));
+    assert!(core.len() > 10, "the core is elsewhere");
+    for (path, text) in core {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for line in code {
             let found = banned.iter().find(|word| line.contains(*word));

@@ -27,7 +27,7 @@ fn assert_says(log: &str, words: &[&str]) {
 async fn a_handler_that_does_not_exist() {
     let (code, log) = gives_up("no/such/handler".into(), WorkerOptions::default()).await;
     assert_eq!(code, 64);
-    assert_says(&log, &["no/such/handler", "cargo build"]);
+    assert_says(&log, &["no/such/handler", "build it"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,8 @@ async fn a_model_file_that_is_missing() {
 async fn a_port_in_use() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, log) = gives_up(binary("echo"), WorkerOptions::flags(&["--http-bind", &address])).await;
+    let options = WorkerOptions { http_bind: Some(address.clone()), ..WorkerOptions::default() };
+    let (code, log) = gives_up(binary("echo"), options).await;
     assert_eq!(code, 1);
     assert_says(&log, &[&address, "--http-bind"]);
 
@@ -100,7 +101,7 @@ async fn every_configuration_error_is_reported_at_once() {
     let (code, log) = gives_up("no/such/handler".into(), options).await;
     assert_eq!(code, 64);
     for words in
-        [["RUNPOD_PING_INTERVAL", "often"], ["RUNPOD_WEBHOOK_POST_OUTPUT", "not a url"], ["no/such/handler", ""]]
+        [["RUNPOD_PING_INTERVAL", "often"], ["RUNPOD_WEBHOOK_POST_OUTPUT", "is not a URL"], ["no/such/handler", ""]]
     {
         assert_says(&log, &words);
     }

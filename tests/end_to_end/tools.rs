@@ -64,6 +64,7 @@ fn check_config_prints_effective_values_without_secrets() {
         &[
             "RUNPOD_AI_API_KEY=very-secret-key",
             "RUNPOD_WEBHOOK_GET_JOB=http://127.0.0.1:9/v2/x/job-take/$ID",
+            "RUNPOD_WEBHOOK_POST_OUTPUT=http://127.0.0.1:9/v2/x/job-done/$RUNPOD_POD_ID/$ID",
             "RUNPOD_WORKER_JOB_TIMEOUT=90s",
             &binary("runpod-worker").to_string_lossy(),
             "run",

@@ -2,6 +2,8 @@
 //!
 //! Tests wait for conditions with a limit, never for time. When a test fails, the logs of everything it started are shown.
 
+#![expect(clippy::panic, reason = "the harness belongs to tests: what it cannot do fails the test")]
+
 mod binaries;
 mod client;
 mod process;

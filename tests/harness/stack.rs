@@ -67,6 +67,8 @@ pub struct WorkerOptions {
     pub flags: Vec<String>,
     /// Additional environment, seen by the handler too.
     pub env: Vec<(String, String)>,
+    /// Address of the worker's own server instead of a free one.
+    pub http_bind: Option<String>,
 }
 
 impl WorkerOptions {
@@ -95,15 +97,15 @@ pub struct Worker {
 impl Worker {
     /// Starts one; does not wait for its handler.
     pub fn start(endpoint: &Endpoint, handler: PathBuf, options: WorkerOptions) -> Self {
-        let port = free_port();
-        let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), format!("127.0.0.1:{port}")];
+        let address = options.http_bind.unwrap_or_else(|| format!("127.0.0.1:{}", free_port()));
+        let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
         args.push("--".to_owned());
         args.push(handler.to_string_lossy().into_owned());
         let mut env = endpoint.worker_env("worker-1");
         env.extend(options.env);
         let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
-        Self { daemon, http: format!("http://127.0.0.1:{port}") }
+        Self { daemon, http: format!("http://{address}") }
     }
 
     /// Its health document.

@@ -43,7 +43,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Ok(queue) => Arc::new(queue),
         Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting. Effective configuration:");
+    tracing::info!("runpod-worker {} starts with this configuration:", env!("CARGO_PKG_VERSION"));
     for line in config.describe().lines() {
         tracing::info!("{line}");
     }

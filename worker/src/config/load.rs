@@ -221,7 +221,7 @@ fn ping_interval<E: Environment>(settings: &mut Settings<'_, E>) -> Duration {
     let interval = match parse::number(&text, &(0..=3_600_000)) {
         Ok(millis) => Duration::from_millis(millis),
         Err(fix) => {
-            settings.problems.push(format!("{VARIABLE}: it counts milliseconds: {fix}"));
+            settings.problems.push(format!("{VARIABLE}: `{text}` cannot be used: it counts milliseconds: {fix}"));
             return PING_INTERVAL;
         }
     };

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// Shorter values are no secrets, and masking them would make the log unreadable.
-const MIN_LEN: usize = 4;
+const MIN_LEN: usize = 8;
 
 /// Longest first, so that a secret that contains another one is masked as a whole.
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
