@@ -1,7 +1,7 @@
 //! An endpoint and a worker with a handler, joined by the environment variables that the platform sets.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts one; does not wait for its handler.
-    pub fn start(endpoint: &Endpoint, handler: PathBuf, options: WorkerOptions) -> Self {
+    pub fn start(endpoint: &Endpoint, handler: &Path, options: WorkerOptions) -> Self {
         let address = options.http_bind.unwrap_or_else(|| format!("127.0.0.1:{}", free_port()));
         let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
@@ -155,7 +155,7 @@ impl Stack {
     /// Starts everything with the handler program of this name and waits until the worker is ready.
     pub async fn start(handler: &str, options: WorkerOptions) -> Self {
         let endpoint = Endpoint::start(&[]).await;
-        let worker = Worker::start(&endpoint, binary(handler), options);
+        let worker = Worker::start(&endpoint, &binary(handler), options);
         worker.ready().await;
         let client = endpoint.client();
         Self { worker, endpoint, client }
