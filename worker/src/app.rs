@@ -73,7 +73,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let over = CancellationToken::new();
 
     forward_signals(events.clone(), over.clone())?;
-    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone())?);
+    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
     let outbox = outbox::spawn(Arc::clone(&queue), config.identity.clone(), config.outbox, events.clone());
     let server = listener.map(|listener| {
         let state = HttpState::new(

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
 use crate::core::{JobId, Snapshot};
+use crate::metrics::{HeartbeatOutcome, Metrics};
 use crate::queue::{ClientError, RequestError, Template, VERSION, http_client, request_error, url};
 use crate::retry::{Retry, retry_after};
 
@@ -174,6 +175,7 @@ pub fn spawn(
     config: Option<HeartbeatConfig>,
     snapshot: watch::Receiver<Snapshot>,
     pulse: Pulse,
+    metrics: Arc<Metrics>,
 ) -> Result<Heartbeat, HeartbeatError> {
     let record: Arc<Mutex<Record>> = Arc::default();
     let shutdown = CancellationToken::new();
@@ -186,6 +188,7 @@ pub fn spawn(
             interval: config.interval,
             snapshot,
             record: Arc::clone(&record),
+            metrics,
         }),
         None => None,
     };
@@ -253,6 +256,7 @@ struct Pinger {
     interval: Duration,
     snapshot: watch::Receiver<Snapshot>,
     record: Arc<Mutex<Record>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Pinger {
@@ -290,6 +294,7 @@ impl Pinger {
         let mut record = lock(&self.record);
         match result {
             Ok(()) => {
+                self.metrics.heartbeat(HeartbeatOutcome::Ok);
                 record.last_ok = Some(Instant::now());
                 record.stats.sent += 1;
                 record.stats.failures_in_a_row = 0;
@@ -298,6 +303,7 @@ impl Pinger {
                 }
             }
             Err(error) => {
+                self.metrics.heartbeat(HeartbeatOutcome::Failed);
                 record.stats.failures += 1;
                 record.stats.failures_in_a_row += 1;
                 if record.failing.replace(error.kind()) != Some(error.kind()) {
