@@ -168,7 +168,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_place() {
         "RUNPOD_AI_API_KEY has characters",
         "RUNPOD_WEBHOOK_GET_JOB is empty",
         "RUNPOD_WEBHOOK_POST_OUTPUT is not set",
-        "RUNPOD_PING_INTERVAL: it counts milliseconds",
+        "RUNPOD_PING_INTERVAL: `10s` cannot be used: it counts milliseconds",
         "RUNPOD_WEBHOOK_PING has the scheme `ftp`",
     ];
     assert_eq!(error.lines().len(), expected.len(), "{error}");
