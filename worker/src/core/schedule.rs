@@ -22,8 +22,8 @@ pub(super) struct Poll {
     not_before: Time,
     /// The queue's last answer was 429.
     pub throttled: bool,
-    /// The queue has given a good answer at least once.
-    pub answered: bool,
+    /// The queue has been asked at least once.
+    pub begun: bool,
 }
 
 impl Poll {
@@ -39,7 +39,6 @@ impl Poll {
         match answer {
             PollAnswer::Jobs(_) | PollAnswer::Nothing => {
                 self.throttled = false;
-                self.answered = true;
                 self.not_before = now;
             }
             PollAnswer::Throttled { retry_after } => {
@@ -153,6 +152,7 @@ impl Worker {
         let want = self.wanted();
         if want > 0 && self.poll.not_before <= now {
             self.poll.in_flight = true;
+            self.poll.begun = true;
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
         }
     }

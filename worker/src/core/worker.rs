@@ -139,7 +139,7 @@ impl Worker {
             WorkerState::Initializing
         } else if self.poll.throttled {
             WorkerState::Throttled
-        } else if self.poll.answered {
+        } else if self.poll.begun {
             WorkerState::Idle
         } else {
             WorkerState::Ready
