@@ -1,0 +1,318 @@
+//! The worker's log: one line per event on stdout, for the platform (JSON) or for people (text).
+//!
+//! The JSON keys and their order, the level names and the size limit are those of the official Python package, so that the
+//! platform's log views work: `requestId`, `message`, `level`. Further fields follow.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::redact;
+
+/// Longest message, in characters; the platform cuts longer ones. The middle is left out.
+const MAX_MESSAGE_LEN: usize = 4096;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// `LEVEL  | job | message key=value`.
+    Text,
+}
+
+/// The log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Another part of the program has set up a log already.
+    #[error("a log is already set up in this process: call `telemetry::init` once, before anything else logs")]
+    AlreadySet,
+}
+
+/// Sets up the log of the whole process on stdout. `level` is for the worker and its handlers; libraries get through from
+/// WARN on. Every JSON line carries `worker_id`.
+///
+/// # Errors
+/// When a log is already set up.
+pub fn init(format: LogFormat, level: LevelFilter, worker_id: &str) -> Result<(), LogError> {
+    subscriber(format, level, worker_id, io::stdout).try_init().map_err(|_| LogError::AlreadySet)
+}
+
+/// What [`init`] installs, with another destination.
+pub(super) fn subscriber<W>(
+    format: LogFormat,
+    level: LevelFilter,
+    worker_id: &str,
+    writer: W,
+) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("runpod_worker", level)
+        .with_target("handler", level);
+    let lines = Lines { format, worker_id: worker_id.to_owned(), writer };
+    tracing_subscriber::registry().with(lines.with_filter(filter))
+}
+
+/// Writes each event as a line.
+struct Lines<W> {
+    format: LogFormat,
+    worker_id: String,
+    writer: W,
+}
+
+impl<S, W> Layer<S> for Lines<W>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            record.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                fields.inherit(outer);
+            }
+        }
+        event.record(&mut fields);
+        let level = *event.metadata().level();
+        let mut line = match self.format {
+            LogFormat::Json => fields.json(level, &self.worker_id),
+            LogFormat::Text => fields.text(level),
+        };
+        line.push('\n');
+        // Nowhere is left to complain to when the log itself cannot be written.
+        let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
+    }
+}
+
+/// What an event or a span carries, already free of secrets.
+#[derive(Debug, Default)]
+struct Fields {
+    /// The field `job`.
+    job: Option<String>,
+    message: String,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn inherit(&mut self, outer: &Self) {
+        if outer.job.is_some() {
+            self.job.clone_from(&outer.job);
+        }
+        for (name, value) in &outer.others {
+            self.set(name, value.clone());
+        }
+    }
+
+    fn set(&mut self, name: &'static str, value: Value) {
+        match self.others.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.others.push((name, value)),
+        }
+    }
+
+    fn set_text(&mut self, name: &'static str, text: &str) {
+        // Cleaned before it is cut: half a secret would not be recognised.
+        let text = shorten(&redact::clean(text)).into_owned();
+        match name {
+            "job" => self.job = Some(text),
+            "message" => self.message = text,
+            _ => self.set(name, Value::String(text)),
+        }
+    }
+
+    fn json(&self, level: Level, worker_id: &str) -> String {
+        serde_json::to_string(&JsonLine { fields: self, level, worker_id }).unwrap_or_default()
+    }
+
+    fn text(&self, level: Level) -> String {
+        let mut line = format!("{:<7}| ", level.as_str());
+        if let Some(job) = &self.job {
+            line.push_str(job);
+            line.push_str(" | ");
+        }
+        line.push_str(&self.message);
+        for (name, value) in &self.others {
+            // Writing to a String cannot fail.
+            let _ = match value.as_str() {
+                Some(text) if !text.contains(|c: char| c.is_whitespace() || c == '"') => write!(line, " {name}={text}"),
+                _ => write!(line, " {name}={value}"),
+            };
+        }
+        line
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set_text(field.name(), value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set_text(field.name(), &format!("{value:?}"));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field.name(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field.name(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field.name(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field.name(), value.into());
+    }
+}
+
+/// One event as JSON, keys in the platform's order.
+struct JsonLine<'a> {
+    fields: &'a Fields,
+    level: Level,
+    worker_id: &'a str,
+}
+
+impl Serialize for JsonLine<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("requestId", &self.fields.job)?;
+        map.serialize_entry("message", &self.fields.message)?;
+        map.serialize_entry("level", self.level.as_str())?;
+        map.serialize_entry("worker", self.worker_id)?;
+        for (name, value) in &self.fields.others {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// At most [`MAX_MESSAGE_LEN`] characters of `text`: its beginning and its end, with a note between.
+fn shorten(text: &str) -> Cow<'_, str> {
+    // Most texts are short enough even in bytes, and need no counting.
+    if text.len() <= MAX_MESSAGE_LEN {
+        return Cow::Borrowed(text);
+    }
+    let len = text.chars().count();
+    if len <= MAX_MESSAGE_LEN {
+        return Cow::Borrowed(text);
+    }
+    // 64 characters are enough for the note with any number in it.
+    let kept = (MAX_MESSAGE_LEN - 64) / 2;
+    let position = |index| text.char_indices().nth(index).map_or(text.len(), |(at, _)| at);
+    let (head, tail) = (&text[..position(kept)], &text[position(len - kept)..]);
+    Cow::Owned(format!("{head} … [{} characters left out] … {tail}", len - 2 * kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::capture::Capture;
+
+    #[test]
+    fn json_lines_have_the_platforms_keys_first() {
+        let (log, _guard) = Capture::start(LogFormat::Json, "w-1");
+        tracing::info!(job = "j-1", process = 0, stream = "stderr", ratio = 0.5, ok = true, "Grüße \"x\"\nzwei");
+        tracing::warn!("no job");
+        assert_eq!(
+            log.text(),
+            concat!(
+                r#"{"requestId":"j-1","message":"Grüße \"x\"\nzwei","level":"INFO","worker":"w-1","process":0,"#,
+                r#""stream":"stderr","ratio":0.5,"ok":true}"#,
+                "\n",
+                r#"{"requestId":null,"message":"no job","level":"WARN","worker":"w-1"}"#,
+                "\n",
+            )
+        );
+    }
+
+    #[test]
+    fn text_lines_name_the_job_when_there_is_one() {
+        let (log, _guard) = Capture::start(LogFormat::Text, "w-1");
+        tracing::error!(job = %"j-1", code = 3, reason = "two words", kind = "oom", "It broke.");
+        tracing::debug!("plain");
+        assert_eq!(log.text(), "ERROR  | j-1 | It broke. code=3 reason=\"two words\" kind=oom\nDEBUG  | plain\n");
+    }
+
+    #[test]
+    fn spans_lend_their_job_and_fields_to_events() {
+        let (log, _guard) = Capture::start(LogFormat::Text, "w-1");
+        let span = tracing::info_span!("job", job = "j-2", attempt = 1, phase = tracing::field::Empty);
+        span.record("phase", "gpu");
+        span.in_scope(|| {
+            tracing::info!("inherited");
+            tracing::info!(job = "j-3", attempt = 2, "own");
+        });
+        tracing::info!("outside");
+        assert_eq!(
+            log.text(),
+            "INFO   | j-2 | inherited attempt=1 phase=gpu\nINFO   | j-3 | own attempt=2 phase=gpu\nINFO   | outside\n"
+        );
+    }
+
+    #[test]
+    fn secrets_are_masked_in_messages_and_fields_even_across_the_cut() {
+        redact::add("s3cr3t-value");
+        let (log, _guard) = Capture::start(LogFormat::Json, "w-1");
+        tracing::info!(url = "http://x/?k=s3cr3t-value", error = ?"s3cr3t-value", "key s3cr3t-value");
+        for offset in 2000..2032 {
+            tracing::info!("{}s3cr3t-value{}", "x".repeat(offset), "y".repeat(4000));
+        }
+        assert!(!log.text().contains("s3cr3t"), "{}", log.text());
+        assert!(log.text().starts_with(r#"{"requestId":null,"message":"key ***","#));
+    }
+
+    #[test]
+    fn long_messages_lose_their_middle() {
+        let text = format!("{}{}{}", "ä".repeat(5000), "MIDDLE", "z".repeat(5000));
+        let short = shorten(&text);
+        assert!(short.chars().count() <= MAX_MESSAGE_LEN);
+        assert!(short.starts_with("ää") && short.ends_with("zz") && !short.contains("MIDDLE"));
+        assert!(short.contains("[5974 characters left out]"), "{short}");
+        let exact = "ä".repeat(MAX_MESSAGE_LEN);
+        assert_eq!(shorten(&exact), exact);
+    }
+
+    #[test]
+    fn libraries_are_quiet_below_warn() {
+        let (log, _guard) = Capture::start(LogFormat::Text, "w-1");
+        tracing::info!(target: "hyper::client", "noise");
+        tracing::warn!(target: "hyper::client", "trouble");
+        tracing::debug!(target: "handler", "from the handler");
+        assert_eq!(log.text(), "WARN   | trouble\nDEBUG  | from the handler\n");
+    }
+}

@@ -1,0 +1,10 @@
+//! Logs: their format, what the core's reports look like in them, and what must never stand in them.
+
+pub mod logs;
+pub mod redact;
+pub mod report;
+
+#[cfg(test)]
+pub(crate) mod capture;
+
+pub use logs::{LogError, LogFormat, init};
