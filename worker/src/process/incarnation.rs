@@ -1,0 +1,186 @@
+//! The life of one handler process, from its start to the last word about it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::exit;
+use super::kill::Group;
+use super::link::{self, Frame};
+use super::oom::OomCounter;
+use super::output::{Output, read_lines};
+use super::running::RunningJobs;
+use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
+use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use crate::telemetry::redact;
+
+/// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
+/// they may stay open after that. Only a grandchild can hold them.
+const END_OF_FILE_LIMIT: Duration = Duration::from_secs(1);
+/// Lines of stderr kept for the report about the exit.
+const LAST_LINES: usize = 20;
+const SIGKILL: i32 = 9;
+
+/// Sends the events of one incarnation. Once the dispatcher is gone, events go nowhere.
+#[derive(Clone, Debug)]
+pub(super) struct Events {
+    pub(super) id: ProcessId,
+    pub(super) epoch: Epoch,
+    pub(super) queue: mpsc::Sender<Event>,
+}
+
+impl Events {
+    pub(super) async fn send(&self, event: ProcessEvent) {
+        let _ = self.queue.send(Event::Process { id: self.id, epoch: self.epoch, event }).await;
+    }
+
+    /// The process number, for logs.
+    pub(super) fn process(&self) -> usize {
+        self.id.0
+    }
+}
+
+/// What an incarnation needs to live.
+#[derive(Debug)]
+pub(super) struct Incarnation {
+    pub(super) command: Arc<HandlerCommand>,
+    pub(super) events: Events,
+    pub(super) frames: mpsc::Receiver<Frame>,
+    pub(super) group: Arc<Group>,
+    pub(super) jobs: RunningJobs,
+}
+
+impl Incarnation {
+    /// Starts the process and stays with it. The last event is `SpawnFailed` or `Gone`.
+    pub(super) async fn run(self) {
+        match self.start().await {
+            Ok((spawned, oom, kills_before)) => self.supervise(spawned, oom, kills_before).await,
+            Err((reason, permanent)) => self.events.send(ProcessEvent::SpawnFailed { reason, permanent }).await,
+        }
+    }
+
+    async fn start(&self) -> Result<(Spawned, OomCounter, Option<u64>), (String, bool)> {
+        let (command, group) = (Arc::clone(&self.command), Arc::clone(&self.group));
+        let start = move || {
+            let oom = OomCounter::find();
+            let kills_before = oom.kills();
+            spawn(&command, &group).map(|spawned| (spawned, oom, kills_before))
+        };
+        match tokio::task::spawn_blocking(start).await {
+            Ok(result) => result.map_err(|error: SpawnError| (error.to_string(), error.is_permanent())),
+            Err(error) => Err((format!("the handler process could not be started: {error}"), false)),
+        }
+    }
+
+    async fn supervise(self, spawned: Spawned, oom: OomCounter, kills_before: Option<u64>) {
+        let Self { events, frames, group, jobs, .. } = self;
+        let Spawned { mut child, pid, link, stdout, stderr } = spawned;
+        events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
+
+        let stop = CancellationToken::new();
+        let last_lines = LastLines::default();
+        let mut readers = JoinSet::new();
+        readers.spawn(log_output(stdout, "stdout", events.clone(), jobs.clone(), None, stop.clone()));
+        readers.spawn(log_output(
+            stderr,
+            "stderr",
+            events.clone(),
+            jobs.clone(),
+            Some(last_lines.clone()),
+            stop.clone(),
+        ));
+        let mut writer = None;
+        match UnixStream::from_std(link) {
+            Ok(socket) => {
+                let (read_half, write_half) = socket.into_split();
+                readers.spawn(link::read(read_half, events.clone(), jobs, stop.clone()));
+                writer = Some(tokio::spawn(link::write(write_half, frames, events.process())));
+            }
+            Err(error) => {
+                events.send(ProcessEvent::BadFrame { reason: format!("no socket to the process: {error}") }).await;
+                group.kill();
+            }
+        }
+
+        if let Err(error) = exit::exited(pid).await {
+            tracing::error!(process = events.process(), %error, "A handler process cannot be watched. Killing it.");
+            group.kill();
+        }
+        let killed_by_us = group.kill_requested();
+        let kills_after = oom.kills();
+        read_to_end(&mut readers, &stop, &group).await;
+        if let Some(writer) = writer {
+            writer.abort();
+        }
+        group.forget();
+        let status = exit::reason(child.wait().await);
+        let host_oom = status == ExitReason::Signal(SIGKILL) && !killed_by_us && kills_after > kills_before;
+        events.send(ProcessEvent::Gone(Exit { status, host_oom, last_lines: last_lines.take() })).await;
+    }
+}
+
+/// Waits for end-of-file everywhere, then kills what is left of the group whether or not it held anything open: what
+/// outlives its process would also keep its device memory.
+async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group: &Group) {
+    let all_done = async |readers: &mut JoinSet<()>| while readers.join_next().await.is_some() {};
+    let in_time = timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_ok();
+    group.kill_leftovers();
+    stop.cancel();
+    if !in_time && timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_err() {
+        readers.abort_all();
+    }
+}
+
+async fn log_output(
+    stream: impl AsyncRead + Unpin,
+    name: &'static str,
+    events: Events,
+    jobs: RunningJobs,
+    last_lines: Option<LastLines>,
+    stop: CancellationToken,
+) {
+    let process = events.process();
+    let keep = |line: &str| {
+        if let Some(lines) = &last_lines {
+            lines.push(line);
+        }
+    };
+    read_lines(stream, stop, |output| match output {
+        Output::Line(line) => {
+            keep(&line);
+            let job = jobs.only_one();
+            tracing::info!(target: "handler", job, process, stream = name, "{line}");
+        }
+        Output::Excess(line) => keep(&line),
+        Output::Dropped(count) => {
+            tracing::warn!(target: "handler", process, stream = name, "dropped {count} lines: the handler logs too fast");
+        }
+    })
+    .await;
+}
+
+/// The newest lines of a stream.
+#[derive(Clone, Debug, Default)]
+struct LastLines(Arc<Mutex<VecDeque<String>>>);
+
+impl LastLines {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        // They end up in error reports, which go to whoever sent the job.
+        lines.push_back(redact::clean(line).into_owned());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+}

@@ -1,0 +1,83 @@
+//! The socket to a handler process: a reader that turns frames into events, a writer that turns messages into frames.
+
+use bytes::{Buf, Bytes};
+use runpod_handler_protocol::{Decoder, FrameError, Received, ToHandler, ToSupervisor, encode_header};
+use rustix::net::{Shutdown, shutdown};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::incarnation::Events;
+use super::running::RunningJobs;
+use crate::core::ProcessEvent;
+
+/// A message ready to be written: the encoded prefix and header, and the payload as it came.
+#[derive(Debug)]
+pub(super) struct Frame {
+    header: Bytes,
+    payload: Bytes,
+}
+
+impl Frame {
+    pub(super) fn new(message: &ToHandler, payload: Bytes) -> Result<Self, FrameError> {
+        Ok(Self { header: encode_header(message, payload.len())?.into(), payload })
+    }
+}
+
+/// Reads until end-of-file, or until the stream is out of step. After `stop` it takes what is already there and returns.
+///
+/// The handler's chunk window bounds what can pile up here, so events may wait for the dispatcher.
+pub(super) async fn read(mut socket: OwnedReadHalf, events: Events, jobs: RunningJobs, stop: CancellationToken) {
+    let mut decoder = Decoder::<ToSupervisor>::new();
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = socket.read_buf(decoder.buffer_mut()) => read,
+            () = stop.cancelled() => break,
+        };
+        match read {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(process = events.process(), %error, "The socket to a handler process failed.");
+                return;
+            }
+        }
+        loop {
+            let event = match decoder.next() {
+                Ok(None) => break,
+                Ok(Some(Received::Message(message, payload))) => {
+                    jobs.received(&message);
+                    ProcessEvent::Message { message, payload }
+                }
+                Ok(Some(Received::Oversize { message, payload_len })) => {
+                    jobs.received(&message);
+                    ProcessEvent::Oversize { message, payload_len }
+                }
+                Ok(Some(Received::Unreadable { reason })) => ProcessEvent::BadFrame { reason },
+                Err(error) => {
+                    events.send(ProcessEvent::BadFrame { reason: error.to_string() }).await;
+                    // Nothing that follows can be understood. The handler sees end-of-file and ends itself.
+                    let _ = shutdown(socket.as_ref(), Shutdown::Both);
+                    return;
+                }
+            };
+            events.send(event).await;
+        }
+    }
+    // A process that died while writing leaves half a frame. Its exit is reported next and says more than this.
+    if let Err(error) = decoder.finish() {
+        tracing::debug!(process = events.process(), %error, "A handler process stopped in the middle of a message.");
+    }
+}
+
+/// Writes frames in order until the queue closes or the handler no longer reads.
+pub(super) async fn write(mut socket: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, process: usize) {
+    while let Some(Frame { header, payload }) = frames.recv().await {
+        if let Err(error) = socket.write_all_buf(&mut header.chain(payload)).await {
+            tracing::debug!(process, %error, "A handler process no longer reads its messages.");
+            return;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! All handler processes of a worker.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use runpod_handler_protocol::ToHandler;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::incarnation::{Events, Incarnation};
+use super::kill::Group;
+use super::link::Frame;
+use super::running::RunningJobs;
+use super::spawn::HandlerCommand;
+use crate::core::{Epoch, Event, ProcessId};
+
+/// Messages that may wait for a handler process. It reads on a thread that runs no user code, so even one that is busy
+/// takes them at once; one that lets this many pile up is broken.
+const SEND_QUEUE: usize = 256;
+
+/// Starts, feeds and kills handler processes. Dropping it kills them all.
+///
+/// Every method returns at once. They need a tokio runtime around them.
+#[derive(Debug)]
+pub struct Processes {
+    command: Arc<HandlerCommand>,
+    process_env: BTreeMap<ProcessId, Vec<(OsString, OsString)>>,
+    events: mpsc::Sender<Event>,
+    handles: BTreeMap<ProcessId, Handle>,
+}
+
+/// One incarnation, as long as it has not been replaced. Dropping it kills the group, if it still exists.
+#[derive(Debug)]
+struct Handle {
+    frames: mpsc::Sender<Frame>,
+    group: Arc<Group>,
+    jobs: RunningJobs,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.group.kill();
+    }
+}
+
+impl Processes {
+    /// No process yet. What happens to them is sent to `events`.
+    pub fn new(command: HandlerCommand, events: mpsc::Sender<Event>) -> Self {
+        Self { command: Arc::new(command), process_env: BTreeMap::new(), events, handles: BTreeMap::new() }
+    }
+
+    /// Adds environment variables for one process, such as `CUDA_VISIBLE_DEVICES`. They win over those of the command.
+    #[must_use]
+    pub fn with_process_env(mut self, id: ProcessId, env: Vec<(OsString, OsString)>) -> Self {
+        self.process_env.insert(id, env);
+        self
+    }
+
+    /// Starts a process. Answered by `ProcessEvent::Spawned` or `ProcessEvent::SpawnFailed`; after `Spawned`, the last
+    /// event of the incarnation is `ProcessEvent::Gone`. An earlier incarnation that is still there is killed.
+    pub fn spawn(&mut self, id: ProcessId, epoch: Epoch) {
+        let mut command = Arc::clone(&self.command);
+        if let Some(env) = self.process_env.get(&id) {
+            Arc::make_mut(&mut command).env.extend(env.iter().cloned());
+        }
+        let (sender, frames) = mpsc::channel(SEND_QUEUE);
+        let (group, jobs) = (Arc::new(Group::default()), RunningJobs::default());
+        let events = Events { id, epoch, queue: self.events.clone() };
+        let incarnation = Incarnation { command, events, frames, group: Arc::clone(&group), jobs: jobs.clone() };
+        self.handles.insert(id, Handle { frames: sender, group, jobs });
+        tokio::spawn(incarnation.run());
+    }
+
+    /// Queues a message for a process. A process that is gone gets nothing. A message that cannot be queued or encoded
+    /// would leave its job unanswered for ever, so the process is killed instead and its exit settles the job; payloads
+    /// over [`MAX_PAYLOAD_LEN`](runpod_handler_protocol::MAX_PAYLOAD_LEN) must therefore be refused before they come here.
+    pub fn send(&mut self, id: ProcessId, message: &ToHandler, payload: Bytes) {
+        let Some(handle) = self.handles.get(&id) else { return };
+        let frame = match Frame::new(message, payload) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(process = id.0, %error, "A message cannot be sent to the handler process. Killing it.");
+                handle.group.kill();
+                return;
+            }
+        };
+        handle.jobs.sending(message);
+        match handle.frames.try_send(frame) {
+            // Closed: the process is on its way out, and `Gone` follows.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                tracing::error!(process = id.0, "The handler process has stopped reading its messages. Killing it.");
+                handle.group.kill();
+            }
+        }
+    }
+
+    /// Kills a process and everything in its process group, at once.
+    pub fn kill(&mut self, id: ProcessId) {
+        if let Some(handle) = self.handles.get(&id) {
+            handle.group.kill();
+        }
+    }
+}

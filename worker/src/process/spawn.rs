@@ -1,0 +1,127 @@
+//! Starts a handler process: its own process group, one end of a socket pair as stdin, pipes for stdout and stderr.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+
+use super::kill::Group;
+
+/// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
+const WITHHELD: &str = "RUNPOD_AI_API_KEY";
+const WITHHELD_PREFIX: &str = "RUNPOD_WEBHOOK_";
+
+/// How to start a handler process. It inherits the worker's environment except for the worker's credentials.
+#[derive(Clone, Debug, Default)]
+pub struct HandlerCommand {
+    /// The program; looked up in `PATH` when it contains no slash.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Environment variables to add.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// A program that cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum SpawnError {
+    #[error("handler program {program} was not found: check the path after `--`, and that the image contains the file")]
+    NotFound { program: String },
+    #[error(
+        "handler program {program} may not be executed: run `chmod +x` on it, and check that its file system is not mounted noexec"
+    )]
+    NotExecutable { program: String },
+    #[error(
+        "handler program {program} is not a program for this machine: build it for the image's architecture, or start a script with a `#!` line"
+    )]
+    WrongFormat { program: String },
+    #[error("handler program {program} could not be started: {source}")]
+    Os { program: String, source: io::Error },
+    #[error("no socket for the handler process: {source}; check the limit on open files (ulimit -n)")]
+    Socket { source: io::Error },
+}
+
+impl SpawnError {
+    /// Trying again cannot help.
+    pub(super) fn is_permanent(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::NotExecutable { .. } | Self::WrongFormat { .. })
+    }
+
+    fn from_os(program: &Path, source: io::Error) -> Self {
+        let program = program.display().to_string();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound { program },
+            io::ErrorKind::PermissionDenied => Self::NotExecutable { program },
+            _ if source.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => Self::WrongFormat { program },
+            _ => Self::Os { program, source },
+        }
+    }
+}
+
+/// A running handler process and the three ways to hear from it.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    pub(super) pid: Pid,
+    pub(super) link: UnixStream,
+    pub(super) stdout: ChildStdout,
+    pub(super) stderr: ChildStderr,
+}
+
+/// Starts the program and registers it with `group`. Blocks until the new process has executed it (milliseconds, or
+/// longer from a slow file system). Needs a tokio runtime around it.
+pub(super) fn spawn(command: &HandlerCommand, group: &Group) -> Result<Spawned, SpawnError> {
+    let socket_error = |source| SpawnError::Socket { source };
+    let (ours, theirs) = UnixStream::pair().map_err(socket_error)?;
+    ours.set_nonblocking(true).map_err(socket_error)?;
+
+    #[expect(clippy::disallowed_methods, reason = "the one place of the worker that starts processes")]
+    let mut builder = Command::new(&command.program);
+    builder.args(&command.args);
+    for (name, _) in std::env::vars_os() {
+        if is_withheld(&name) {
+            builder.env_remove(name);
+        }
+    }
+    builder.envs(command.env.iter().map(|(name, value)| (name, value)));
+    builder.stdin(Stdio::from(OwnedFd::from(theirs)));
+    builder.stdout(Stdio::piped()).stderr(Stdio::piped());
+    builder.process_group(0);
+
+    let mut child = builder.spawn().map_err(|source| SpawnError::from_os(&command.program, source))?;
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    if let Some(pid) = pid {
+        group.started(pid);
+    }
+    match (pid, child.stdout.take(), child.stderr.take()) {
+        (Some(pid), Some(stdout), Some(stderr)) => Ok(Spawned { child, pid, link: ours, stdout, stderr }),
+        // Cannot happen: the child has not been waited for, and both pipes were asked for above.
+        _ => Err(SpawnError::from_os(&command.program, io::ErrorKind::BrokenPipe.into())),
+    }
+}
+
+fn is_withheld(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name == WITHHELD || name.starts_with(WITHHELD_PREFIX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_the_worker_are_withheld() {
+        for name in ["RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_WEBHOOK_POST_OUTPUT"] {
+            assert!(is_withheld(name.as_ref()), "{name}");
+        }
+        for name in ["RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "CUDA_VISIBLE_DEVICES", "RUNPOD_AI_API_KEYS"] {
+            assert!(!is_withheld(name.as_ref()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Real children: shell scripts that speak the protocol by printing frames to their file descriptor 0.
+
+use std::ffi::OsString;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ToHandler, ToSupervisor, encode_header};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{HandlerCommand, Processes};
+use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use crate::telemetry::LogFormat;
+use crate::telemetry::capture::Capture;
+
+const P0: ProcessId = ProcessId(0);
+/// Far above what anything here takes; reached only by a failing test.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Processes that all run one script, and what is heard from them.
+struct Fixture {
+    processes: Processes,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Fixture {
+    fn new(script: &str) -> Self {
+        Self::with_command(shell(script))
+    }
+
+    fn with_command(command: HandlerCommand) -> Self {
+        let (sender, events) = mpsc::channel(16);
+        Self { processes: Processes::new(command, sender), events }
+    }
+
+    /// A fixture whose process 0 has been started.
+    async fn started(script: &str) -> Self {
+        let mut fixture = Self::new(script);
+        fixture.processes.spawn(P0, Epoch(1));
+        let event = fixture.next().await;
+        assert!(matches!(event, ProcessEvent::Spawned { .. }), "{event:?}");
+        fixture
+    }
+
+    async fn next(&mut self) -> ProcessEvent {
+        match within(self.events.recv()).await {
+            Some(Event::Process { event, .. }) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn exit(&mut self) -> Exit {
+        match self.next().await {
+            ProcessEvent::Gone(exit) => exit,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(LIMIT, future).await.expect("nothing happened in time")
+}
+
+fn shell(script: &str) -> HandlerCommand {
+    HandlerCommand { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()], env: Vec::new() }
+}
+
+/// Shell command that sends a message to the supervisor.
+fn say(message: &ToSupervisor, payload: &str) -> String {
+    let frame = [encode_header(message, payload.len()).unwrap(), payload.as_bytes().to_vec()].concat();
+    let octal: String = frame.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    format!("printf '{octal}' >&0;")
+}
+
+fn started(job: &str) -> ToSupervisor {
+    ToSupervisor::Started { job: job.into(), attempt: 1 }
+}
+
+fn done(job: &str) -> ToSupervisor {
+    ToSupervisor::Done { job: job.into(), attempt: 1, refresh: false, records: Default::default() }
+}
+
+fn run(job: &str) -> ToHandler {
+    ToHandler::Run { job: job.into(), attempt: 1, slot: 0, deadline_ms: 1000, traceparent: None }
+}
+
+/// Shows whether anybody from a process group is left: a named pipe that every member holds open for writing.
+struct Witness {
+    folder: tempfile::TempDir,
+    reader: tokio::task::JoinHandle<std::io::Result<Vec<u8>>>,
+}
+
+impl Witness {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        Self { folder, reader: tokio::spawn(tokio::fs::read(path)) }
+    }
+
+    /// Shell command after which the script and all its children hold the pipe.
+    fn hold(&self) -> String {
+        format!("exec 3>{};", self.folder.path().join("pipe").display())
+    }
+
+    /// Returns when nobody holds the pipe any more.
+    async fn all_gone(self) {
+        assert_eq!(within(self.reader).await.unwrap().unwrap(), b"");
+    }
+}
+
+#[tokio::test]
+async fn exit_code_and_last_lines() {
+    let mut fixture = Fixture::started("for i in $(seq 25); do echo line $i >&2; done; echo out; exit 3").await;
+    let exit = fixture.exit().await;
+    assert_eq!(exit.status, ExitReason::Code(3));
+    assert!(!exit.host_oom);
+    let expected: Vec<String> = (6..=25).map(|i| format!("line {i}")).collect();
+    assert_eq!(exit.last_lines, expected);
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_crash_arrives_before_the_exit() {
+    let script = format!("{}{} kill -SEGV $$", say(&started("a"), ""), say(&done("a"), "1"));
+    let mut fixture = Fixture::started(&script).await;
+    let event = fixture.next().await;
+    assert!(matches!(&event, ProcessEvent::Message { message, .. } if *message == started("a")), "{event:?}");
+    let event = fixture.next().await;
+    assert!(
+        matches!(&event, ProcessEvent::Message { message, payload } if *message == done("a") && payload == "1"),
+        "{event:?}"
+    );
+    assert_eq!(fixture.exit().await.status, ExitReason::Signal(11));
+}
+
+#[tokio::test]
+async fn messages_reach_the_handler_in_order_with_their_payloads() {
+    let folder = tempfile::tempdir().unwrap();
+    let received = folder.path().join("received");
+    let big = Bytes::from(vec![b'x'; 3_000_000]);
+    let mut expected = Vec::new();
+    for (message, payload) in [(ToHandler::Ping { seq: 1 }, Bytes::new()), (run("a"), big.clone())] {
+        expected.extend(encode_header(&message, payload.len()).unwrap());
+        expected.extend(&payload);
+    }
+    let script = format!("head -c {} > {}; exit 7", expected.len(), received.display());
+    let mut fixture = Fixture::started(&script).await;
+    fixture.processes.send(P0, &ToHandler::Ping { seq: 1 }, Bytes::new());
+    fixture.processes.send(P0, &run("a"), big);
+    assert_eq!(fixture.exit().await.status, ExitReason::Code(7));
+    assert!(fs::read(received).unwrap() == expected, "the bytes differ");
+}
+
+#[tokio::test]
+async fn a_stream_out_of_step_is_closed() {
+    // The prefix announces a header of 4 GiB. The script then ends because its socket is closed, not by itself.
+    let mut fixture = Fixture::started(r"printf '\377\377\377\377\0\0\0\0' >&0; cat <&0 >/dev/null; exit 5").await;
+    let event = fixture.next().await;
+    assert!(matches!(&event, ProcessEvent::BadFrame { reason } if reason.contains("limit")), "{event:?}");
+    assert_eq!(fixture.exit().await.status, ExitReason::Code(5));
+}
+
+#[tokio::test]
+async fn an_unknown_message_is_reported_and_the_next_one_still_read() {
+    let script = format!(r"printf '\002\0\0\0\0\0\0\0{{}}' >&0; {}", say(&started("a"), ""));
+    let mut fixture = Fixture::started(&script).await;
+    let event = fixture.next().await;
+    assert!(matches!(event, ProcessEvent::BadFrame { .. }), "{event:?}");
+    let event = fixture.next().await;
+    assert!(matches!(event, ProcessEvent::Message { .. }), "{event:?}");
+    assert_eq!(fixture.exit().await.status, ExitReason::Code(0));
+}
+
+#[tokio::test]
+async fn kill_ends_the_whole_group() {
+    let witness = Witness::new();
+    let script = format!("{} sleep 1000 & {} wait", witness.hold(), say(&started("a"), ""));
+    let mut fixture = Fixture::started(&script).await;
+    fixture.next().await;
+    fixture.processes.kill(P0);
+    let exit = fixture.exit().await;
+    assert_eq!(exit.status, ExitReason::Signal(9));
+    assert!(!exit.host_oom, "the worker's own kill is not the kernel's");
+    witness.all_gone().await;
+}
+
+#[tokio::test]
+async fn dropping_kills_everything() {
+    let witness = Witness::new();
+    let script = format!("{} sleep 1000 & {} wait", witness.hold(), say(&started("a"), ""));
+    let mut fixture = Fixture::started(&script).await;
+    fixture.next().await;
+    drop(fixture);
+    witness.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_grandchild_that_keeps_the_socket_delays_the_exit_only_briefly() {
+    let witness = Witness::new();
+    let script = format!("{} sleep 1000 <&0 & echo last words >&2; exit 4", witness.hold());
+    let mut fixture = Fixture::started(&script).await;
+    let exit = fixture.exit().await;
+    assert_eq!(exit, Exit { status: ExitReason::Code(4), host_oom: false, last_lines: vec!["last words".into()] });
+    witness.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_grandchild_that_holds_nothing_is_ended_too() {
+    let witness = Witness::new();
+    let script = format!("{} sleep 1000 >/dev/null 2>&1 </dev/null & exit 0", witness.hold());
+    let mut fixture = Fixture::started(&script).await;
+    assert_eq!(fixture.exit().await.status, ExitReason::Code(0));
+    witness.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_kill_during_the_start_is_not_lost() {
+    let mut fixture = Fixture::new("sleep 1000");
+    fixture.processes.spawn(P0, Epoch(1));
+    fixture.processes.kill(P0);
+    assert!(matches!(fixture.next().await, ProcessEvent::Spawned { .. }));
+    assert_eq!(fixture.exit().await.status, ExitReason::Signal(9));
+}
+
+#[tokio::test]
+async fn a_process_whose_queue_overflows_is_killed() {
+    let mut fixture = Fixture::started("sleep 1000").await;
+    let payload = Bytes::from(vec![0; 1_000_000]);
+    for seq in 0..400 {
+        fixture.processes.send(P0, &ToHandler::Ping { seq }, payload.clone());
+    }
+    assert_eq!(fixture.exit().await.status, ExitReason::Signal(9));
+}
+
+#[tokio::test]
+async fn events_carry_process_and_epoch() {
+    let mut fixture = Fixture::new("exit 0");
+    for epoch in [1, 2] {
+        fixture.processes.spawn(ProcessId(3), Epoch(epoch));
+        for _ in ["spawned", "gone"] {
+            let event = within(fixture.events.recv()).await;
+            let Some(Event::Process { id, epoch: seen, .. }) = event else { panic!("{event:?}") };
+            assert_eq!((id, seen), (ProcessId(3), Epoch(epoch)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_run_is_a_permanent_failure_with_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain");
+    fs::write(&plain, "no program").unwrap();
+    let garbage = folder.path().join("garbage");
+    fs::write(&garbage, [0x7f; 64]).unwrap();
+    fs::set_permissions(&garbage, fs::Permissions::from_mode(0o755)).unwrap();
+    for (program, fix) in
+        [(Path::new("/no/such/handler"), "path after"), (&plain, "chmod +x"), (&garbage, "architecture")]
+    {
+        let mut fixture =
+            Fixture::with_command(HandlerCommand { program: program.into(), ..HandlerCommand::default() });
+        fixture.processes.spawn(P0, Epoch(1));
+        let event = fixture.next().await;
+        let ProcessEvent::SpawnFailed { reason, permanent: true } = &event else { panic!("{event:?}") };
+        assert!(reason.contains(fix) && reason.contains(&program.display().to_string()), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn environment_is_added_per_command_and_per_process() {
+    let variable = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+    let mut command = shell("echo $ONE $TWO >&2");
+    command.env = vec![variable("ONE", "1"), variable("TWO", "common")];
+    let mut fixture = Fixture::with_command(command);
+    fixture.processes = fixture.processes.with_process_env(ProcessId(1), vec![variable("TWO", "own")]);
+    for (id, expected) in [(ProcessId(0), "1 common"), (ProcessId(1), "1 own")] {
+        fixture.processes.spawn(id, Epoch(1));
+        fixture.next().await;
+        assert_eq!(fixture.exit().await.last_lines, [expected]);
+    }
+}
+
+#[tokio::test]
+async fn output_is_logged_with_the_job_that_runs_alone() {
+    let (log, _guard) = Capture::start(LogFormat::Json, "w-1");
+    let script = format!(
+        "echo before; head -c 1 >/dev/null; echo during; echo on stderr >&2; {} exit 0",
+        say(&started("a"), "")
+    );
+    let mut fixture = Fixture::started(&script).await;
+    let before = r#"{"requestId":null,"message":"before","level":"INFO","worker":"w-1","process":0,"stream":"stdout"}"#;
+    within(async {
+        while !log.text().contains(before) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fixture.processes.send(P0, &run("j-1"), Bytes::new());
+    fixture.next().await;
+    fixture.exit().await;
+    for (stream, text) in [("stdout", "during"), ("stderr", "on stderr")] {
+        let line = format!(
+            r#"{{"requestId":"j-1","message":"{text}","level":"INFO","worker":"w-1","process":0,"stream":"{stream}"}}"#
+        );
+        assert!(log.text().contains(&line), "{}", log.text());
+    }
+}
