@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod core;
+pub mod http;
+pub mod metrics;
 pub mod process;
 pub mod telemetry;
