@@ -154,6 +154,19 @@ fn a_job_that_yields_at_its_deadline_keeps_its_process() {
 }
 
 #[test]
+fn a_handler_that_notices_the_deadline_first_times_out_too() {
+    let mut world = World::serving();
+    let job = |id| TakenJob { timeout: Some(seconds(20)), ..taken(id) };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job("a")])));
+    world.wait(Duration::from_millis(19_900));
+    world.failed("a", ErrorKind::Timeout, false);
+    assert_eq!(world.snapshot().jobs.timed_out, 1);
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job("b")])));
+    world.failed("b", ErrorKind::Timeout, false);
+    assert_eq!(world.snapshot().jobs.timed_out, 1, "a time limit of the handler's own is an ordinary failure");
+}
+
+#[test]
 fn a_result_that_arrives_before_the_process_is_gone_beats_the_timeout() {
     let mut world = World::serving();
     let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
