@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::core::{DrainCause, Event, Snapshot};
+use crate::core::{DrainCause, Event, ProcessId, Snapshot};
 use crate::dispatcher::{Dispatcher, Hands};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
@@ -88,8 +88,13 @@ pub async fn run<Q: JobSource + ResultSink>(
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
+    let mut processes = Processes::new(handler, events.clone());
+    for (index, device) in config.handler.devices.iter().enumerate() {
+        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
+        processes = processes.with_process_env(ProcessId(index), env);
+    }
     let hands = Hands {
-        processes: Processes::new(handler, events.clone()),
+        processes,
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),

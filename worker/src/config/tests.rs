@@ -265,3 +265,14 @@ fn help_teaches_every_variable() {
         assert!(help.contains(&format!("--{name} ")) && help.contains(&variable), "{name} is not in:\n{help}");
     }
 }
+
+#[test]
+fn each_process_sees_a_gpu_of_its_own() {
+    let devices = |flags: &[&str], env: &Env| load(flags, env).handler.devices;
+    assert!(devices(&[], &platform()).is_empty(), "a single process sees what the worker sees");
+    assert_eq!(devices(&["--processes", "2"], &platform()), ["0", "1"]);
+    let chosen = with(platform(), "CUDA_VISIBLE_DEVICES", "GPU-a, 7,3");
+    assert_eq!(devices(&["--processes", "2"], &chosen), ["GPU-a", "7"]);
+    let errors = Config::load(&args(&["--processes", "4"]), &chosen).unwrap_err();
+    assert!(errors.lines().iter().any(|line| line.contains("CUDA_VISIBLE_DEVICES names 3 of the 4")), "{errors}");
+}
