@@ -1,7 +1,7 @@
 //! The real binaries, started as a user would start them.
 
 mod bad_input;
-mod crashes;
+mod failures;
 mod lifecycle;
 mod packaging;
 mod startup;
