@@ -3,6 +3,7 @@
 mod bad_input;
 mod failures;
 mod lifecycle;
+mod network;
 mod packaging;
 mod startup;
 mod tools;
