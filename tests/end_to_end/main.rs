@@ -1,6 +1,8 @@
 //! The real binaries, started as a user would start them.
 
 mod bad_input;
+mod chaos;
+mod drain;
 mod failures;
 mod lifecycle;
 mod network;
