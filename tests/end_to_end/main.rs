@@ -3,8 +3,11 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod bad_input;
-mod crashes;
+mod chaos;
+mod drain;
+mod failures;
 mod lifecycle;
+mod network;
 mod packaging;
 mod readme;
 mod startup;

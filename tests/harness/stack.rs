@@ -46,18 +46,22 @@ impl Endpoint {
 
     /// The variables that the platform would set for worker `id`.
     pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
-        let base = format!("{}/test", self.base);
-        let pair = |name: &str, value: String| (name.to_owned(), value);
-        vec![
-            pair("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_POST_OUTPUT", format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_POST_STREAM", format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
-            pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
-            pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
-            pair("RUNPOD_POD_ID", id.to_owned()),
-        ]
+        worker_env(&format!("{}/test", self.base), id)
     }
+}
+
+/// The variables that the platform would set for worker `id`; `base` is the part before `/job-take`.
+pub fn worker_env(base: &str, id: &str) -> Vec<(String, String)> {
+    let pair = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        pair("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_POST_OUTPUT", format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_POST_STREAM", format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
+        pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
+        pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
+        pair("RUNPOD_POD_ID", id.to_owned()),
+    ]
 }
 
 /// How to start a worker.
@@ -97,12 +101,16 @@ pub struct Worker {
 impl Worker {
     /// Starts one; does not wait for its handler.
     pub fn start(endpoint: &Endpoint, handler: &Path, options: WorkerOptions) -> Self {
+        Self::start_with(endpoint.worker_env("worker-1"), handler, options)
+    }
+
+    /// Starts one that finds its queue and its name in `env`; does not wait for its handler.
+    pub fn start_with(mut env: Vec<(String, String)>, handler: &Path, options: WorkerOptions) -> Self {
         let address = options.http_bind.unwrap_or_else(|| format!("127.0.0.1:{}", free_port()));
         let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
         args.push("--".to_owned());
         args.push(handler.to_string_lossy().into_owned());
-        let mut env = endpoint.worker_env("worker-1");
         env.extend(options.env);
         let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
         Self { daemon, http: format!("http://{address}") }

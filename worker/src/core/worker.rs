@@ -207,6 +207,7 @@ impl Worker {
                 self.take(now, job);
             }
         }
+        self.forget_early_stops();
     }
 
     pub(super) fn process(&mut self, id: ProcessId) -> &mut Process {

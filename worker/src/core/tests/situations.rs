@@ -202,6 +202,29 @@ fn a_stopped_job_posts_nothing() {
 }
 
 #[test]
+fn a_stop_that_comes_before_its_job_is_not_forgotten() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.stop("a");
+    world.arrive(&["a", "b"]);
+    assert_eq!(world.running(), ["b/1"]);
+    assert_eq!((world.result("a"), world.snapshot().jobs.cancelled), (None, 1));
+    assert_eq!(world.snapshot().held, [JobId::from("b")].into());
+}
+
+#[test]
+fn a_stop_for_nobody_is_forgotten_with_the_poll_that_could_have_brought_its_job() {
+    let mut world = World::serving_with(Policy::default());
+    world.stop("a");
+    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.arrive(&["a"]);
+    assert_eq!(world.running(), ["a/1"], "a job that comes later was sent again on purpose");
+    world.stop("b");
+    world.done("a");
+    world.arrive(&["b"]);
+    assert_eq!(world.running(), ["b/1"], "nothing was on its way when b was stopped");
+}
+
+#[test]
 fn a_stopped_job_that_ignores_it_costs_its_process_after_its_neighbours_had_their_time() {
     let mut world = busy(2);
     world.stop("a");
