@@ -103,6 +103,7 @@ pub struct Metrics {
     slots: Family<State, Gauge>,
     polls: Family<Outcome, Counter>,
     restarts: Family<Cause, Counter>,
+    recycles: Family<Cause, Counter>,
     delivered: Family<Outcome, Counter>,
     undelivered: Gauge,
     load: Histogram,
@@ -137,6 +138,7 @@ impl Metrics {
             slots: register(&mut registry, "runpod_worker_slots", "Slots by state"),
             polls: register(&mut registry, "runpod_worker_polls", "Polls by how they ended"),
             restarts: register(&mut registry, "runpod_worker_handler_exits", "Handler processes that ended"),
+            recycles: register(&mut registry, "runpod_worker_recycles", "Healthy processes replaced between jobs"),
             delivered: register(&mut registry, "runpod_worker_results", "Results by what the platform said"),
             undelivered: register(&mut registry, "runpod_worker_outbox_jobs", "Finished jobs that wait for delivery"),
             load: Histogram::new([0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]),
@@ -208,12 +210,16 @@ impl Metrics {
                 };
                 self.restarts.get_or_create(&Cause { cause }).inc();
             }
+            Report::ProcessRecycled { reason, .. } => {
+                self.recycles.get_or_create(&Cause { cause: reason.as_str() }).inc();
+            }
             Report::DuplicateJob { .. }
             | Report::JobRefused { .. }
             | Report::JobStopping { .. }
             | Report::LateMessage { .. }
             | Report::ProcessStarting { .. }
             | Report::Loading { .. }
+            | Report::Checked { .. }
             | Report::ProcessKilled { .. }
             | Report::StartFailed { .. }
             | Report::Draining { .. }
