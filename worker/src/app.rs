@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,9 @@ use crate::queue::{JobSource, ResultSink, poller, stop};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
+
+/// How often the host memory of handler processes is looked at, where it has a limit.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a worker could not be started at all.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +92,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
+    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
     let hands = Hands {
-        processes: Processes::new(handler, events.clone()),
+        processes: Processes::new(handler, events.clone()).watching_memory(memory_interval),
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),
