@@ -6,3 +6,4 @@ mod lifecycle;
 mod packaging;
 mod startup;
 mod tools;
+mod upkeep;
