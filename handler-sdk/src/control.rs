@@ -8,13 +8,16 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
-use runpod_handler_protocol::{Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor};
+use runpod_handler_protocol::{
+    CheckOrder, Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor,
+};
 
 use crate::Handler;
+use crate::checks::{Fitness, run_checks};
 use crate::outgoing::Outgoing;
 use crate::running::{RunningJob, RunningJobs};
 use crate::serve::End;
-use crate::slot::{Assignment, Process, run_slot};
+use crate::slot::{Assignment, Order, Process, run_slot};
 use crate::text::log;
 
 /// As deep a stack as a main thread has.
@@ -26,9 +29,10 @@ pub(crate) struct Control {
     jobs: Arc<RunningJobs>,
     end: SyncSender<End>,
     greeted: bool,
-    slots: Vec<SyncSender<Assignment>>,
+    slots: Vec<SyncSender<Order>>,
     threads: Vec<JoinHandle<()>>,
     chunk_window: u32,
+    fitness: Option<Arc<Fitness>>,
 }
 
 impl Control {
@@ -41,6 +45,7 @@ impl Control {
             slots: Vec::new(),
             threads: Vec::new(),
             chunk_window: 1,
+            fitness: None,
         }
     }
 
@@ -98,6 +103,7 @@ impl Control {
     fn handle<H: Handler>(&mut self, message: ToHandler, payload: Bytes) {
         match message {
             ToHandler::Hello { .. } => {}
+            ToHandler::Check(order) => self.check::<H>(order),
             ToHandler::Load { worker_id, slots, device, chunk_window } => {
                 if !self.threads.is_empty() {
                     return log(format_args!("a second order to load is ignored"));
@@ -110,6 +116,7 @@ impl Control {
                     outgoing: Arc::clone(&self.outgoing),
                     jobs: Arc::clone(&self.jobs),
                     shared: Arc::default(),
+                    fitness: self.fitness.clone(),
                 };
                 for slot in 0..slots {
                     self.start_slot::<H>(slot, process.clone());
@@ -131,6 +138,12 @@ impl Control {
                 }
             }
             ToHandler::Ping { seq } => self.outgoing.pong(seq),
+            ToHandler::Probe { slot } => {
+                // A slot that cannot take it is busy or gone, and the worker will hear of either.
+                if let Some(sender) = self.slots.get(slot as usize) {
+                    let _ = sender.try_send(Order::Probe);
+                }
+            }
             ToHandler::Shutdown => {
                 // Slots end when their jobs are done, because nothing can be sent to them any more.
                 self.slots.clear();
@@ -139,12 +152,27 @@ impl Control {
         }
     }
 
+    /// Checks may take long and run user code, so they have a thread of their own.
+    fn check<H: Handler>(&mut self, order: CheckOrder) {
+        if self.fitness.is_some() || !self.threads.is_empty() {
+            return log(format_args!("an order to check is ignored: it comes late or twice"));
+        }
+        let fitness = Arc::new(Fitness::default());
+        self.fitness = Some(Arc::clone(&fitness));
+        let outgoing = Arc::clone(&self.outgoing);
+        let run = move || run_checks::<H>(&order, &outgoing, &fitness);
+        if let Err(error) = thread::Builder::new().name("checks".to_owned()).stack_size(SLOT_STACK).spawn(run) {
+            log(format_args!("a thread for the checks cannot be started: {error}"));
+            let _ = self.end.try_send(End::LoadFailed);
+        }
+    }
+
     fn start_slot<H: Handler>(&mut self, slot: u32, process: Process) {
         // Room for one: the supervisor may send the next job as soon as it has read the result of the last.
-        let (sender, assignments) = sync_channel(1);
+        let (sender, orders) = sync_channel(1);
         let end = self.end.clone();
         let run = move || {
-            if run_slot::<H>(slot, &process, &assignments).is_err() {
+            if run_slot::<H>(slot, &process, &orders).is_err() {
                 let _ = end.try_send(End::LoadFailed);
             }
         };
@@ -173,7 +201,7 @@ impl Control {
         // Known before the slot has it, so that a cancel right behind the job is not lost.
         let running = Arc::clone(&assignment.running);
         self.jobs.insert(&running);
-        if let Err(error) = sender.try_send(assignment) {
+        if let Err(error) = sender.try_send(Order::Run(assignment)) {
             self.jobs.remove(&running);
             let state = match error {
                 TrySendError::Full(_) => "busy",

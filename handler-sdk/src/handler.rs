@@ -7,7 +7,7 @@ use runpod_handler_protocol::Manifest;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer, de::DeserializeOwned};
 
-use crate::{HandlerError, Job, LoadEnv};
+use crate::{Check, HandlerError, Job, LoadEnv};
 
 /// One slot's model. Built on the slot's own OS thread and never moved off it, so it need not be `Send`.
 ///
@@ -29,6 +29,15 @@ pub trait Handler: Sized + 'static {
     const VERSION: &'static str = "unversioned";
     /// Running a job twice does no harm. Then a job that was running when the process died may be run once more.
     const IDEMPOTENT: bool = false;
+
+    /// What must hold before the worker takes jobs, beside what is always checked (memory, disk, GPU): model files, services
+    /// that the model needs. Checked before [`load`](Self::load); a failure keeps the worker from taking jobs and ends it.
+    ///
+    /// `env` is that of a process with one slot, before anything is loaded.
+    fn checks(env: &LoadEnv) -> Vec<Check> {
+        let _ = env;
+        Vec::new()
+    }
 
     /// Builds the model. Called once per slot, and again after a panic.
     ///

@@ -102,6 +102,7 @@
 #[cfg(panic = "abort")]
 compile_error!("a handler must unwind so that a panic fails one job only: remove `panic = \"abort\"` from the profile");
 
+mod checks;
 mod classify;
 mod control;
 mod encode;
@@ -121,7 +122,9 @@ mod slot;
 mod text;
 #[cfg(feature = "torch")]
 pub mod torch;
+mod usage;
 
+pub use checks::Check;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
 pub use handler::{Handler, NoChunks};

@@ -9,16 +9,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use runpod_handler_protocol::records::PEAK_HOST_BYTES;
 use runpod_handler_protocol::{
-    CancelReason, Decoder, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor,
-    encode_header,
+    CancelReason, CheckOrder, CheckReport, Decoder, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, Received,
+    ToHandler, ToSupervisor, encode_header,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::serve::serve_on;
-use crate::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, Handler, HandlerError, Job, LoadEnv, NoChunks};
+use crate::{Check, EXIT_LOAD_FAILED, EXIT_PROTOCOL, Handler, HandlerError, Job, LoadEnv, NoChunks};
 
 /// Far longer than anything here takes; a test that waits this long has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -244,7 +245,9 @@ fn a_job_knows_its_facts_and_leaves_its_figures() {
     supervisor.run_on(0, "a", DEADLINE_MS, &envelope);
     let (message, payload) = supervisor.receive_until(is_final);
     let ToSupervisor::Done { refresh, records, .. } = message else { panic!("unexpected {message:?}") };
-    assert_eq!((refresh, records), (true, BTreeMap::from([("tokens".to_owned(), 12.0)])));
+    let names: Vec<&str> = records.keys().map(String::as_str).collect();
+    assert_eq!((refresh, names), (true, vec![PEAK_HOST_BYTES, "tokens"]));
+    assert!(records["tokens"] == 12.0 && records[PEAK_HOST_BYTES] > 0.0, "{records:?}");
     let facts: Value = serde_json::from_slice(&payload).unwrap();
     let expected =
         json!({"id": "a", "attempt": 1, "trace": "00-abc-def-01", "time": true, "bucket": {"bucketName": "b"}});
@@ -492,4 +495,81 @@ fn a_load_that_fails_is_reported_and_ends_the_process() {
         assert!(report.message.starts_with(text), "{}", report.message);
         assert_eq!(supervisor.handler.join().unwrap(), EXIT_LOAD_FAILED);
     }
+}
+
+/// Loads only a model called `good`, and checks for it first.
+struct Checked;
+
+impl Handler for Checked {
+    type Input = Value;
+    type Output = Value;
+    type Chunk = NoChunks;
+
+    fn checks(env: &LoadEnv) -> Vec<Check> {
+        let worker = env.worker_id().to_owned();
+        let good = move || if worker == "good" { Ok(worker) } else { Err("no such model".into()) };
+        vec![Check::new("model", good).fix("download it")]
+    }
+
+    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
+        env.report_device("cpu");
+        Ok(Self)
+    }
+
+    fn run(&mut self, input: Value, _job: &Job<NoChunks>) -> Result<Value, HandlerError> {
+        Ok(input)
+    }
+}
+
+/// Orders checks and a load right behind; returns what the checks found.
+fn checked(worker_id: &str) -> (Supervisor, Vec<CheckReport>) {
+    let mut supervisor = Supervisor::start::<Checked>();
+    supervisor.hello(PROTOCOL_VERSION);
+    let order = CheckOrder {
+        worker_id: worker_id.into(),
+        device: "cpu".into(),
+        system: true,
+        gpu_memory: true,
+        min_cuda: (11, 8),
+        min_gpu_memory: 0,
+        benchmark_limit_ms: 2000,
+        gpu_limit_ms: 30_000,
+    };
+    supervisor.send(&ToHandler::Check(order), b"");
+    let load = ToHandler::Load { worker_id: worker_id.into(), slots: 2, device: "cpu".into(), chunk_window: 1 };
+    supervisor.send(&load, b"");
+    let (message, reports) = supervisor.receive();
+    assert_eq!(message, ToSupervisor::Checked);
+    (supervisor, serde_json::from_slice(&reports).unwrap())
+}
+
+#[test]
+fn slots_load_once_the_checks_have_passed() {
+    let (mut supervisor, reports) = checked("good");
+    assert_eq!(reports[0], CheckReport::ok("model", "good"));
+    assert!(!reports.iter().any(CheckReport::is_failure), "{reports:?}");
+    for _ in 0..2 {
+        let (message, _) = supervisor.receive();
+        assert!(matches!(message, ToSupervisor::Loaded { .. }), "{message:?}");
+    }
+    assert_eq!(supervisor.shut_down(), 0);
+}
+
+#[test]
+fn after_a_failed_check_nothing_is_loaded() {
+    let (mut supervisor, reports) = checked("bad");
+    assert_eq!(reports[0], CheckReport::failed("model", "no such model", "download it"));
+    assert_eq!(supervisor.handler.join().unwrap(), EXIT_LOAD_FAILED);
+    supervisor.stream.set_nonblocking(true).unwrap();
+    let silence = supervisor.decoder.read_from(&mut supervisor.stream).unwrap_err();
+    assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock, "something more was said");
+}
+
+#[test]
+fn a_probe_is_answered_by_the_slot() {
+    let mut supervisor = Supervisor::loaded::<Scripted>(2, 4);
+    supervisor.send(&ToHandler::Probe { slot: 1 }, b"");
+    assert_eq!(supervisor.receive().0, ToSupervisor::Probed { slot: 1, ok: true });
+    supervisor.send(&ToHandler::Probe { slot: 7 }, b"");
+    assert_eq!(supervisor.shut_down(), 0);
 }

@@ -8,12 +8,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
+use crate::checks::Fitness;
 use crate::encode::encode;
 use crate::input::{Envelope, parse_envelope, parse_input};
 use crate::load_env::Shared;
 use crate::outgoing::Outgoing;
 use crate::running::{RunningJob, RunningJobs};
 use crate::text::log;
+use crate::usage::Memory;
 use crate::{Handler, HandlerError, Job, LoadEnv, panics};
 
 /// What every slot is given.
@@ -25,6 +27,16 @@ pub(crate) struct Process {
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) jobs: Arc<RunningJobs>,
     pub(crate) shared: Arc<Shared>,
+    /// Checks that are under way or over; `None` when there are none.
+    pub(crate) fitness: Option<Arc<Fitness>>,
+}
+
+/// What a slot does next.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Run(Assignment),
+    /// Compute one number on the device.
+    Probe,
 }
 
 /// A job for a slot: its shared part and the job object as the queue sent it.
@@ -34,30 +46,34 @@ pub(crate) struct Assignment {
     pub(crate) payload: Bytes,
 }
 
-/// The model could not be built; the supervisor has been told.
+/// The model could not be built, or must not be; the supervisor has been told.
 #[derive(Debug)]
 pub(crate) struct LoadFailed;
 
-/// Runs jobs until the other end of `assignments` is dropped.
-pub(crate) fn run_slot<H: Handler>(
-    slot: u32,
-    process: &Process,
-    assignments: &Receiver<Assignment>,
-) -> Result<(), LoadFailed> {
+/// Runs jobs until the other end of `orders` is dropped.
+pub(crate) fn run_slot<H: Handler>(slot: u32, process: &Process, orders: &Receiver<Order>) -> Result<(), LoadFailed> {
+    if process.fitness.as_ref().is_some_and(|fitness| !fitness.is_fit()) {
+        return Err(LoadFailed);
+    }
     #[cfg(feature = "torch")]
     let _no_grad = crate::torch::prepare_slot_thread(process.slots);
-    let mut handler: H = load(slot, process)?;
-    while let Ok(assignment) = assignments.recv() {
-        if run_job(&mut handler, assignment, process) == After::Reload {
-            discard(handler);
-            handler = load(slot, process)?;
+    let (mut handler, mut memory) = load::<H>(slot, process)?;
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Run(assignment) => {
+                if run_job(&mut handler, assignment, process, &memory) == After::Reload {
+                    discard(handler);
+                    (handler, memory) = load(slot, process)?;
+                }
+            }
+            Order::Probe => probe(slot, process, &memory),
         }
     }
     discard(handler);
     Ok(())
 }
 
-fn load<H: Handler>(slot: u32, process: &Process) -> Result<H, LoadFailed> {
+fn load<H: Handler>(slot: u32, process: &Process) -> Result<(H, Memory), LoadFailed> {
     let started = Instant::now();
     let env = LoadEnv {
         slot,
@@ -76,8 +92,9 @@ fn load<H: Handler>(slot: u32, process: &Process) -> Result<H, LoadFailed> {
     match loaded.and_then(|result| result) {
         Ok((handler, device)) => {
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let memory = Memory::of(&device);
             process.outgoing.push(&ToSupervisor::Loaded { slot, device, millis }, Bytes::new());
-            Ok(handler)
+            Ok((handler, memory))
         }
         Err(error) => {
             let report = error.into_report(ErrorKind::Load);
@@ -88,16 +105,26 @@ fn load<H: Handler>(slot: u32, process: &Process) -> Result<H, LoadFailed> {
     }
 }
 
+fn probe(slot: u32, process: &Process, memory: &Memory) {
+    let Err(error) = memory.probe() else {
+        return process.outgoing.push(&ToSupervisor::Probed { slot, ok: true }, Bytes::new());
+    };
+    log(format_args!("slot {slot}: the device does not work any more: {error}"));
+    let report = HandlerError::new(ErrorKind::DeviceLost, error).into_report(ErrorKind::DeviceLost);
+    process.outgoing.push_report(&ToSupervisor::Probed { slot, ok: false }, &report);
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum After {
     Ready,
     Reload,
 }
 
-fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Process) -> After {
+fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Process, memory: &Memory) -> After {
     let Assignment { running, payload } = assignment;
     let (job, attempt) = (running.id.clone(), running.attempt);
-    let (refresh, records, result) = match begin(&running, &process.outgoing, &payload) {
+    memory.begin(process.slots == 1);
+    let (refresh, mut records, result) = match begin(&running, &process.outgoing, &payload) {
         Ok(Envelope { input, fields }) => {
             // A job can be large: each form of it goes when the next is built.
             drop(payload);
@@ -118,6 +145,7 @@ fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Proces
     process.jobs.remove(&running);
     let (error, default, reloading) = match result {
         Ok(Ok(output)) => {
+            memory.record(&mut records);
             process.outgoing.push(&ToSupervisor::Done { job, attempt, refresh, records }, output);
             return After::Ready;
         }
@@ -126,7 +154,9 @@ fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Proces
         Err(panic) => (panic, ErrorKind::InferenceError, true),
     };
     let failed = ToSupervisor::Failed { job, attempt, refresh, reloading };
-    process.outgoing.push_report(&failed, &error.into_report(default));
+    let mut report = error.into_report(default);
+    memory.recover(&mut report);
+    process.outgoing.push_report(&failed, &report);
     if reloading { After::Reload } else { After::Ready }
 }
 

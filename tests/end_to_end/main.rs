@@ -12,3 +12,4 @@ mod packaging;
 mod readme;
 mod startup;
 mod tools;
+mod upkeep;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,9 @@ use crate::queue::{JobSource, ResultSink, poller, stop};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
+
+/// How often the host memory of handler processes is looked at, where it has a limit.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a worker could not be started at all.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +92,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
-    let mut processes = Processes::new(handler, events.clone());
+    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
+    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);

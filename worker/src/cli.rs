@@ -18,11 +18,13 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   runpod-worker test --input job.json -- ./my-handler   run one job and print its result
+  runpod-worker check -- ./my-handler                   check machine, GPU and handler; prints what to fix
   runpod-worker schema -- ./my-handler                  print the JSON Schema of input and output
   runpod-endpoint dev -- ./my-handler                   a local queue and API with a worker
   runpod-worker run -- ./my-handler                     production; RUNPOD_WEBHOOK_* name the queue
 
-Exit status: 0 shut down as asked or job completed, 1 unhealthy or job failed, 64 wrong configuration.";
+Exit status: 0 shut down as asked, job completed or all checks passed, 1 unhealthy, job or check
+failed, 64 wrong configuration.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -35,6 +37,13 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Run one job without a queue and print its result as JSON
     Test(Box<TestArgs>),
+    /// Make every check that `run` makes before its first job, and print each with what to do about it
+    ///
+    /// Memory, disk, network (only with --check-network), libtorch, CUDA, the GPU, and what the handler itself checks. Takes
+    /// the variables of RunPod's SDK: RUNPOD_MIN_MEMORY_GB, RUNPOD_MIN_DISK_PERCENT, RUNPOD_NETWORK_CHECK_TIMEOUT,
+    /// RUNPOD_MIN_CUDA_VERSION, RUNPOD_GPU_BENCHMARK_TIMEOUT, RUNPOD_GPU_TEST_TIMEOUT, RUNPOD_SKIP_AUTO_SYSTEM_CHECKS,
+    /// RUNPOD_SKIP_GPU_CHECK.
+    Check(Box<RunArgs>),
     /// Print the handler's name, version and JSON Schemas
     Schema(HandlerArgs),
 }

@@ -107,7 +107,7 @@ impl Dispatcher {
             Effect::Kill { process } => self.hands.processes.kill(process),
             Effect::Deliver { job, item } => self.hands.outbox.send(job, item),
             Effect::ReportUnhealthy { check, reason } => {
-                self.hands.heartbeat.report_unhealthy(check, &reason);
+                self.hands.heartbeat.report_unhealthy(&check, &reason);
             }
             Effect::Report(report) => {
                 report::log(&report);

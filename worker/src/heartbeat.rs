@@ -136,11 +136,27 @@ struct Unhealthy {
     reason: String,
 }
 
+impl Unhealthy {
+    fn new(check: &str, reason: &str) -> Self {
+        Self { check: check.to_owned(), reason: reason.chars().take(MAX_REASON).collect() }
+    }
+}
+
+/// Tells the platform that this worker cannot work, before there is a heartbeat. Takes two seconds at most; a report that
+/// does not arrive is logged.
+pub async fn report_once(config: &HeartbeatConfig, check: &str, reason: &str) {
+    let (_, snapshot) = watch::channel(Snapshot::default());
+    match Pinger::new(config, snapshot, Arc::default(), Arc::default()) {
+        Ok(pinger) => pinger.report(&Unhealthy::new(check, reason)).await,
+        Err(error) => tracing::warn!(%error, check, "the unhealthy report cannot be sent"),
+    }
+}
+
 impl Heartbeat {
     /// Tells the platform that this worker cannot work. Returns at once; the report has two seconds, which
     /// [`Heartbeat::stop`] waits for.
     pub fn report_unhealthy(&self, check: &str, reason: &str) {
-        let report = Unhealthy { check: check.to_owned(), reason: reason.chars().take(MAX_REASON).collect() };
+        let report = Unhealthy::new(check, reason);
         if self.reports.try_send(report).is_err() {
             tracing::warn!(check, "an unhealthy report was not sent: others are waiting, or the heartbeat has ended");
         }
@@ -182,14 +198,7 @@ pub fn spawn(
     let (reports, inbox) = mpsc::channel(4);
     let (ending, ended) = oneshot::channel();
     let pinger = match config {
-        Some(config) => Some(Pinger {
-            client: http_client(&config.key, None, Policy::limited(10))?,
-            url: config.url.for_worker(&config.worker_id),
-            interval: config.interval,
-            snapshot,
-            record: Arc::clone(&record),
-            metrics,
-        }),
+        Some(config) => Some(Pinger::new(&config, snapshot, Arc::clone(&record), metrics)?),
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -260,6 +269,17 @@ struct Pinger {
 }
 
 impl Pinger {
+    fn new(
+        config: &HeartbeatConfig,
+        snapshot: watch::Receiver<Snapshot>,
+        record: Arc<Mutex<Record>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ClientError> {
+        let client = http_client(&config.key, None, Policy::limited(10))?;
+        let url = config.url.for_worker(&config.worker_id);
+        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics })
+    }
+
     async fn ping_for_ever(&self) {
         loop {
             let result = self.ping().await;

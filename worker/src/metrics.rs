@@ -121,6 +121,7 @@ pub struct Metrics {
     polls: Family<Outcome, Counter>,
     heartbeats: Family<Outcome, Counter>,
     restarts: Family<Cause, Counter>,
+    recycles: Family<Cause, Counter>,
     results_delivered: Family<Outcome, Counter>,
     load_time: Histogram,
 
@@ -161,6 +162,12 @@ impl Metrics {
             polls: register(r, "runpod_worker_polls", "Polls of the queue, by outcome", Family::default()),
             heartbeats: register(r, "runpod_worker_heartbeats", "Heartbeats, by outcome", Family::default()),
             restarts: register(r, "runpod_worker_handler_restarts", "Handler restarts, by cause", Family::default()),
+            recycles: register(
+                r,
+                "runpod_worker_handler_recycles",
+                "Healthy handler processes replaced between jobs, by cause",
+                Family::default(),
+            ),
             results_delivered: register(
                 r,
                 "runpod_worker_results_delivered",
@@ -257,6 +264,9 @@ impl Metrics {
             Report::ProcessStarting { process, epoch } if *epoch > Epoch(1) => {
                 let cause = self.restart_causes().remove(process).unwrap_or("unknown");
                 self.restarts.get_or_create(&Cause { cause }).inc();
+            }
+            Report::ProcessRecycled { reason, .. } => {
+                self.recycles.get_or_create(&Cause { cause: reason.as_str() }).inc();
             }
             _ => {}
         }

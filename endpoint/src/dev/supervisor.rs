@@ -116,6 +116,12 @@ impl Supervisor {
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
             env.push(("RUNPOD_WORKER_LOG_FORMAT", "text".to_owned()));
         }
+        // As RunPod's checks ask for a production machine: 4 GiB of free memory, a tenth of the disk, a GPU that is not shared.
+        for variable in ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "RUNPOD_SKIP_GPU_CHECK"] {
+            if std::env::var_os(variable).is_none() {
+                env.push((variable, "true".to_owned()));
+            }
+        }
         env
     }
 }

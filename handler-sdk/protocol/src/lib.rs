@@ -8,6 +8,8 @@
 //! handler                               supervisor
 //!    │ ── Hello{protocol} + manifest ──▶ │   refused loudly when the protocol numbers differ
 //!    │ ◀── Hello{protocol} ───────────── │
+//!    │ ◀── Check ─────────────────────── │   only before a process is trusted for the first time
+//!    │ ── Checked + reports ───────────▶ │
 //!    │ ◀── Load{slots, device} ───────── │
 //!    │ ── Loading{stage, done, total} ─▶ │   any number of times, so that start-up is judged by progress
 //!    │ ── Loaded{slot} ────────────────▶ │   once per slot
@@ -16,14 +18,19 @@
 //!    │ ── Chunk{seq} + item ───────────▶ │   at most `chunk_window` without acknowledgement
 //!    │ ◀── ChunkAck{seq} ─────────────── │
 //!    │ ── Done{job} + output ──────────▶ │   or Failed{job} + error report
+//!    │ ◀── Probe{slot} ───────────────── │   now and then, while a GPU has nothing to do
+//!    │ ── Probed{slot, ok} ────────────▶ │
 //! ```
 //!
 //! This crate holds no I/O beyond [`std::io::Read`] and no async code, and it depends on nothing that could pull libtorch
 //! into the supervisor.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod frame;
 pub mod message;
+pub mod records;
 
+pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
 pub use message::{CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};

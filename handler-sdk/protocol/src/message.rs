@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::check::CheckOrder;
+
 /// Number of this protocol. Both sides announce theirs first and refuse to go on when they differ.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -20,7 +22,9 @@ pub enum ToHandler {
         /// The supervisor's package version, for logs.
         worker_version: String,
     },
-    /// Build the model, once per slot.
+    /// Check machine and handler, before `Load` or instead of it. Answered with [`ToSupervisor::Checked`].
+    Check(CheckOrder),
+    /// Build the model, once per slot. After a failed check nothing is built.
     Load {
         /// Id of the worker on the platform, for logs and error reports.
         worker_id: String,
@@ -68,6 +72,12 @@ pub enum ToHandler {
         /// Returned in the pong.
         seq: u64,
     },
+    /// Compute one number on the slot's device, to see whether it still works. Sent to slots that have no job; answered with
+    /// [`ToSupervisor::Probed`].
+    Probe {
+        /// Slot.
+        slot: u32,
+    },
     /// Finish what is running, take nothing new, exit with status 0.
     Shutdown,
 }
@@ -83,6 +93,9 @@ pub enum ToSupervisor {
         /// Version of the SDK that the handler was built with, for logs.
         sdk_version: String,
     },
+    /// What the checks found. Payload: list of [`CheckReport`](crate::CheckReport) as JSON. If one failed, the process exits
+    /// next.
+    Checked,
     /// Start-up is moving.
     Loading {
         /// Slot.
@@ -140,7 +153,7 @@ pub enum ToSupervisor {
         /// The handler asked for a fresh worker after this job.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         refresh: bool,
-        /// Figures that the handler recorded about the job, such as `tokens`.
+        /// Figures that the handler recorded about the job, such as `tokens`, and those of [`records`](crate::records).
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         records: BTreeMap<String, f64>,
     },
@@ -161,6 +174,13 @@ pub enum ToSupervisor {
     Pong {
         /// From the ping.
         seq: u64,
+    },
+    /// Answer to [`ToHandler::Probe`]. Payload: [`ErrorReport`] if it failed.
+    Probed {
+        /// Slot.
+        slot: u32,
+        /// The device works.
+        ok: bool,
     },
 }
 
@@ -283,6 +303,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::check::CheckReport;
 
     fn to_handler() -> Vec<ToHandler> {
         let job = || "job-1".to_owned();
@@ -296,6 +317,17 @@ mod tests {
             ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Drain },
             ToHandler::ChunkAck { job: job(), attempt: 1, seq: 7 },
             ToHandler::Ping { seq: 3 },
+            ToHandler::Check(CheckOrder {
+                worker_id: "w1".into(),
+                device: "cuda".into(),
+                system: true,
+                gpu_memory: false,
+                min_cuda: (11, 8),
+                min_gpu_memory: 1 << 30,
+                benchmark_limit_ms: 2000,
+                gpu_limit_ms: 30_000,
+            }),
+            ToHandler::Probe { slot: 1 },
             ToHandler::Shutdown,
         ]
     }
@@ -315,6 +347,8 @@ mod tests {
             ToSupervisor::Failed { job: job(), attempt: 1, refresh: false, reloading: false },
             ToSupervisor::Failed { job: job(), attempt: 1, refresh: true, reloading: true },
             ToSupervisor::Pong { seq: 3 },
+            ToSupervisor::Checked,
+            ToSupervisor::Probed { slot: 1, ok: false },
         ]
     }
 
@@ -339,6 +373,11 @@ mod tests {
                     output_schema: json!(true),
                     chunk_schema: Some(json!({"type": "string"})),
                 },
+                [
+                    CheckReport::ok("memory", "12 GiB available"),
+                    CheckReport::failed("disk", "3 % of / is free", "remove files"),
+                    CheckReport::skipped("network", "not asked for"),
+                ],
             ])
         );
     }

@@ -4,15 +4,19 @@
 //!   that should have worked. Call it before anything else that asks about CUDA: it also loads the CUDA half of libtorch,
 //!   which the program is not linked to, so no handler needs link flags.
 //! - [`load_safetensors`] fills a `VarStore` and names everything that does not fit.
+//! - [`memory`] shows what the allocator holds and gives its cache back.
 //! - Slot threads run with gradients off.
 //!
 //! Prefer the `f_*` functions of `tch`: the others panic on an error, and a panic costs a reload.
 
 mod cuda;
 mod device;
+mod fitness;
+pub mod memory;
 mod weights;
 
 pub use device::DeviceError;
+pub(crate) use fitness::device_checks;
 pub use weights::{WeightsError, load_safetensors};
 
 /// Gradients are off for as long as the guard lives; with several slots each gets its share of the cores.
@@ -25,12 +29,54 @@ pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
     tch::no_grad_guard()
 }
 
+/// The device that a handler reported, such as `cuda:0`; the CPU for what is no GPU.
+pub(crate) fn parse_device(name: &str) -> tch::Device {
+    let index = name.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or("0"));
+    index.and_then(|index| index.parse().ok()).map_or(tch::Device::Cpu, tch::Device::Cuda)
+}
+
+/// Computes one number on a GPU and waits for it; nothing on the CPU.
+pub(crate) fn probe_device(device: tch::Device) -> Result<(), String> {
+    if device == tch::Device::Cpu {
+        return Ok(());
+    }
+    let one =
+        tch::Tensor::f_ones([1], (tch::Kind::Float, device)).and_then(|one| one.f_add(&one)?.f_double_value(&[0]));
+    match one {
+        Ok(2.0) => Ok(()),
+        Ok(other) => Err(format!("1 + 1 is {other} on {device:?}")),
+        Err(error) => Err(crate::text::split_stack(&error.to_string()).0.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind, Tensor};
 
     use super::*;
     use crate::{ErrorKind, HandlerError, panics};
+
+    #[test]
+    fn devices_are_read_as_they_are_reported() {
+        for (name, device) in [
+            ("cuda:0", Device::Cuda(0)),
+            ("cuda:3", Device::Cuda(3)),
+            ("cuda", Device::Cuda(0)),
+            ("cpu", Device::Cpu),
+            ("cuda:x", Device::Cpu),
+            ("tpu:0", Device::Cpu),
+        ] {
+            assert_eq!(parse_device(name), device, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_probe_of_the_cpu_is_nothing_and_of_a_missing_gpu_an_error() {
+        assert_eq!(probe_device(Device::Cpu), Ok(()));
+        if *cuda::probe() != cuda::Cuda::Usable {
+            assert!(probe_device(Device::Cuda(0)).is_err());
+        }
+    }
 
     #[test]
     fn gradients_are_off_on_a_slot_thread() {

@@ -1,6 +1,6 @@
 //! Jobs that must end and do not want to: deadlines and cancellation.
 
-use end_to_end_tests::{FakeQueue, Reply, Stack, Worker, WorkerOptions, binary};
+use end_to_end_tests::{FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually};
 use serde_json::{Value, json};
 
 use super::error;

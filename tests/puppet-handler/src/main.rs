@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Handler, HandlerError, Job, LoadEnv, serve};
+use runpod_handler_sdk::{Check, Handler, HandlerError, Job, LoadEnv, serve};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -81,6 +81,10 @@ impl Handler for Puppet {
     type Chunk = u64;
 
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+
+    fn checks(_: &LoadEnv) -> Vec<Check> {
+        vec![start::check()]
+    }
 
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
         start::load(env)?;

@@ -10,6 +10,8 @@
 //! | `load_slow` | `load` takes `PUPPET_LOAD_MS` (default 1000), with progress |
 //! | `raw_…` | speaks in raw frames, see [`crate::raw`] |
 //!
+//! With `PUPPET_CHECK=fail` its fitness check fails.
+//!
 //! With `PUPPET_ONCE=<file>` only the first process does so: it creates the file, and where the file exists the start is
 //! a good one.
 
@@ -20,7 +22,7 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{HandlerError, LoadEnv};
+use runpod_handler_sdk::{Check, HandlerError, LoadEnv};
 use rustix::process::Signal;
 
 use crate::{die_of, raw};
@@ -58,6 +60,15 @@ pub(crate) fn before_hello(plan: &str) -> Option<ExitCode> {
             }
         },
     }
+}
+
+/// A fitness check that passes, unless `PUPPET_CHECK` says otherwise.
+pub(crate) fn check() -> Check {
+    let test = || match std::env::var("PUPPET_CHECK").as_deref() {
+        Ok("fail") => Err("the puppet is not fit, as asked".into()),
+        _ => Ok("fit".to_owned()),
+    };
+    Check::new("puppet", test).fix("leave PUPPET_CHECK alone")
 }
 
 /// What `load` does before it succeeds.

@@ -1,5 +1,6 @@
 //! One function per command of the command line, each ending in an exit status.
 
+mod check;
 mod run;
 mod schema;
 mod test;
@@ -24,6 +25,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(&args).await,
             Command::Test(args) => test::test_command(*args).await,
+            Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
         }
     });

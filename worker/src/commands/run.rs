@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 
 use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
-use crate::app;
-use crate::config::{EXIT_CONFIG, RunArgs};
+use crate::config::{Config, EXIT_CONFIG, RunArgs};
 use crate::queue::HttpQueue;
+use crate::{app, checks, heartbeat};
 
 /// Runs until the worker is over.
 pub(super) async fn run(args: &RunArgs) -> ExitCode {
@@ -51,16 +51,32 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if !is_fit(&config).await {
+        return unhealthy(1);
+    }
     let (started, _) = oneshot::channel();
     match app::run(config, queue, started).await {
         Ok(0) => {
             tracing::info!("Stopped.");
             ExitCode::SUCCESS
         }
-        Ok(code) => {
-            tracing::error!(code, "Stopped because the worker is unhealthy.");
-            ExitCode::from(code)
-        }
+        Ok(code) => unhealthy(code),
         Err(error) => complain(1, &error.to_string()),
     }
+}
+
+/// Makes the worker's own checks. The platform is told of the first that fails.
+async fn is_fit(config: &Config) -> bool {
+    let reports = checks::run(&config.checks).await;
+    checks::log(&reports);
+    let Some(failed) = reports.iter().find(|report| report.is_failure()) else { return true };
+    if let Some(heartbeat) = &config.heartbeat {
+        heartbeat::report_once(heartbeat, &failed.name, &failed.reason()).await;
+    }
+    false
+}
+
+fn unhealthy(code: u8) -> ExitCode {
+    tracing::error!(code, "Stopped because the worker is unhealthy.");
+    ExitCode::from(code)
 }

@@ -61,7 +61,7 @@ async fn schema(args: HandlerArgs) -> Result<Manifest, SchemaError> {
                 ProcessEvent::Message { message: ToSupervisor::Hello { protocol, .. }, payload } => {
                     return manifest(protocol, &payload);
                 }
-                ProcessEvent::Spawned { .. } | ProcessEvent::Message { .. } => {}
+                ProcessEvent::Spawned { .. } | ProcessEvent::Message { .. } | ProcessEvent::Memory { .. } => {}
             }
         }
         Err(SchemaError::NoHandler)

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use super::upkeep::UpkeepArgs;
+
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct RunArgs {
@@ -65,6 +67,10 @@ pub struct RunArgs {
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// Checks, recycling, refreshing, probes.
+    #[command(flatten)]
+    pub upkeep: UpkeepArgs,
 
     /// Check the configuration, print the effective values and where each comes from, and exit: 0, or 64 with every mistake
     #[arg(long)]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -31,6 +31,8 @@ impl Config {
         let mut handler = handler::find(&mut settings, &args.handler);
         let identity = identity(&mut settings);
         let policy = policy(&mut settings, args, &identity);
+        let policy = upkeep::policy(&mut settings, &args.upkeep, policy);
+        let checks = upkeep::checks(&mut settings, &args.upkeep);
         handler.devices = handler::devices(&mut settings, policy.processes);
         let http_bind = settings.read(
             "http-bind",
@@ -57,7 +59,7 @@ impl Config {
         }
         let description = describe(&settings.shown);
         let warnings = settings.warnings;
-        Ok(Self { queue, heartbeat, policy, handler, outbox, http_bind, log, identity, warnings, description })
+        Ok(Self { queue, heartbeat, policy, checks, handler, outbox, http_bind, log, identity, warnings, description })
     }
 }
 

@@ -9,6 +9,7 @@ mod load;
 mod parse;
 mod secret;
 mod settings;
+mod upkeep;
 
 use std::net::SocketAddr;
 
@@ -20,6 +21,7 @@ pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
 pub use secret::Secret;
+pub use upkeep::{CheckConfig, UpkeepArgs};
 
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
@@ -35,6 +37,8 @@ pub struct Config {
     pub heartbeat: Option<HeartbeatConfig>,
     /// Limits of the state machine.
     pub policy: Policy,
+    /// What is checked before the first poll.
+    pub checks: CheckConfig,
     /// The handler program.
     pub handler: HandlerConfig,
     /// Limits of the outbox.

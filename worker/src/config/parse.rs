@@ -58,6 +58,58 @@ pub(super) fn word(text: &str, words: &[&str]) -> Result<String, String> {
     if words.contains(&text.as_str()) { Ok(text) } else { Err(format!("use {}", words.join(", "))) }
 }
 
+/// A number of bytes with or without a unit: `1000000`, `512MiB`, `20GB`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 9] = [
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("b", 1),
+    ];
+    let lower = text.to_ascii_lowercase();
+    let unit = UNITS.iter().find_map(|(unit, bytes)| Some((lower.strip_suffix(unit)?, *bytes)));
+    let (number, bytes) = unit.unwrap_or((&lower, 1));
+    let size = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(bytes));
+    size.filter(|size| *size > 0).ok_or_else(|| "use a size over zero, such as 512MiB, 20GiB or 1000000".to_owned())
+}
+
+/// A decimal number in a range.
+pub(super) fn decimal(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (least..=most).contains(&value) => Ok(value),
+        _ => Err(format!("use a number from {least} to {most}")),
+    }
+}
+
+/// True or false.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err("use true or false".to_owned()),
+    }
+}
+
+/// A version of two numbers, such as `11.8`.
+pub(super) fn version(text: &str) -> Result<(u32, u32), String> {
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    match (major.parse(), minor.parse()) {
+        (Ok(major), Ok(minor)) => Ok((major, minor)),
+        _ => Err("use a version such as 12.4".to_owned()),
+    }
+}
+
+/// A host and a port, such as `1.1.1.1:443`, `[::1]:53` or `example.com:443`.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if good { Ok(text.to_owned()) } else { Err("use a host and a port, such as example.com:443".to_owned()) }
+}
+
 /// A log level: the names of RunPod's SDK in any case, the usual names elsewhere, and Python's numbers.
 pub(super) fn level(text: &str) -> Result<LevelFilter, String> {
     if let Ok(number) = text.parse::<u32>() {
@@ -111,6 +163,25 @@ mod tests {
         assert_eq!(timeout_in_seconds("800"), Ok(Duration::from_secs(800)));
         assert_eq!(timeout_in_seconds("13m"), timeout("13m"));
         assert!(timeout_in_seconds("0").is_err() && timeout_in_seconds("").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units_or_none() {
+        for (text, bytes) in [("7", 7), ("7b", 7), ("2KiB", 2048), ("3 GiB", 3 << 30), ("5GB", 5_000_000_000)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "1.5GiB", "GiB", "1PiB", "99999999TiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn small_things_are_read_strictly() {
+        assert_eq!((version("12.4"), version("12")), (Ok((12, 4)), Ok((12, 0))));
+        assert!(version("12.4.1").is_err() && version("new").is_err());
+        assert_eq!((decimal("0.5", 0.0, 1.0), boolean("Yes")), (Ok(0.5), Ok(true)));
+        assert!(decimal("2", 0.0, 1.0).is_err() && decimal("NaN", 0.0, 1.0).is_err() && boolean("on").is_err());
+        assert!(host_and_port("[::1]:53").is_ok() && host_and_port("a:b").is_err() && host_and_port(":1").is_err());
     }
 
     #[test]

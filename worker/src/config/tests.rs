@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::*;
-use crate::core::JobId;
+use crate::core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;
 
@@ -275,4 +275,76 @@ fn each_process_sees_a_gpu_of_its_own() {
     assert_eq!(devices(&["--processes", "2"], &chosen), ["GPU-a", "7"]);
     let errors = Config::load(&args(&["--processes", "4"]), &chosen).unwrap_err();
     assert!(errors.lines().iter().any(|line| line.contains("CUDA_VISIBLE_DEVICES names 3 of the 4")), "{errors}");
+}
+
+#[test]
+fn upkeep_is_set_by_flag_and_by_variable() {
+    type Look = fn(&Config) -> String;
+    let cases: [(&str, &str, &str, Look); 9] = [
+        ("max-jobs", "7", "Some(7)", |c| format!("{:?}", c.policy.recycle.max_jobs)),
+        ("max-rss", "2KiB", "Some(2048)", |c| format!("{:?}", c.policy.recycle.max_rss)),
+        ("max-vram", "3 KiB", "Some(3072)", |c| format!("{:?}", c.policy.recycle.max_vram)),
+        ("max-age", "7s", "Some(7s)", |c| format!("{:?}", c.policy.recycle.max_age)),
+        ("refresh-worker", "true", "true", |c| c.policy.refresh_worker.to_string()),
+        ("on-refresh", "exit", "exit", |c| c.policy.on_refresh.as_str().to_owned()),
+        ("probe-interval", "0s", "0ns", |c| format!("{:?}", c.policy.probe_interval)),
+        ("min-gpu-memory", "1KiB", "1024", |c| c.policy.checks.as_ref().unwrap().min_gpu_memory.to_string()),
+        ("check-network", "example.com:443", "example.com:443", |c| c.checks.network.clone().unwrap_or_default()),
+    ];
+    let defaults = load(&[], &Env::new());
+    for (name, value, expected, look) in cases {
+        let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
+        for config in [load(&[&format!("--{name}"), value], &Env::new()), load(&[], &env(&[(&variable, value)]))] {
+            assert_eq!(look(&config), expected, "{name}");
+            assert_ne!(look(&defaults), expected, "{name}");
+            for (other, _, _, look) in cases.iter().filter(|(other, ..)| *other != name) {
+                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
+            }
+        }
+    }
+    assert!(load(&["--refresh-worker"], &Env::new()).policy.refresh_worker, "the flag alone is enough");
+    assert_eq!(load(&["--max-jobs", "none"], &Env::new()).policy.recycle.max_jobs, None);
+}
+
+#[test]
+fn a_refresh_ends_the_worker_only_where_somebody_starts_another() {
+    assert_eq!(load(&[], &platform()).policy.on_refresh, OnRefresh::Exit);
+    let off_platform = without(platform(), "RUNPOD_ENDPOINT_ID");
+    assert_eq!(load(&[], &off_platform).policy.on_refresh, OnRefresh::RestartHandler);
+}
+
+#[test]
+fn checks_follow_the_platforms_variables_and_defaults() {
+    let config = load(&["--device=cuda"], &platform());
+    let order = config.policy.checks.unwrap();
+    assert_eq!((order.worker_id.as_str(), order.device.as_str()), ("w1", "cuda"));
+    assert!(order.system && order.gpu_memory && config.checks.system);
+    assert_eq!((order.min_cuda, order.benchmark_limit_ms, order.gpu_limit_ms), ((11, 8), 2000, 30_000));
+    assert_eq!((config.checks.min_memory, config.checks.min_disk_percent), (4 << 30, 10.0));
+    assert_eq!((config.checks.network, config.checks.network_timeout), (None, Duration::from_secs(5)));
+
+    let config = load(
+        &[],
+        &env(&[
+            ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "True"),
+            ("RUNPOD_SKIP_GPU_CHECK", "TRUE"),
+            ("RUNPOD_MIN_MEMORY_GB", "0.5"),
+            ("RUNPOD_MIN_DISK_PERCENT", "5"),
+            ("RUNPOD_MIN_CUDA_VERSION", "12.4"),
+            ("RUNPOD_GPU_BENCHMARK_TIMEOUT", "0.1"),
+            ("RUNPOD_GPU_TEST_TIMEOUT", "7"),
+            ("RUNPOD_NETWORK_CHECK_TIMEOUT", "2"),
+        ]),
+    );
+    let order = config.policy.checks.unwrap();
+    assert!(!order.system && !order.gpu_memory && !config.checks.system);
+    assert_eq!((order.min_cuda, order.benchmark_limit_ms, order.gpu_limit_ms), ((12, 4), 100, 7000));
+    assert_eq!((config.checks.min_memory, config.checks.min_disk_percent), (1 << 29, 5.0));
+    assert_eq!(config.checks.network_timeout, Duration::from_secs(2));
+
+    let wrong = env(&[("RUNPOD_MIN_MEMORY_GB", "much"), ("RUNPOD_MIN_CUDA_VERSION", "new")]);
+    let error = Config::load(&args(&["--check-network=nowhere", "--max-rss=0"]), &wrong).unwrap_err();
+    assert_eq!(error.lines().len(), 4, "{error}");
+    let not_true = env(&[("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "1")]);
+    assert!(load(&[], &not_true).checks.system, "RunPod's SDK takes only `true`");
 }

@@ -37,9 +37,11 @@ impl Worker {
     pub(super) fn message(&mut self, now: Time, id: ProcessId, message: ToSupervisor, payload: Bytes) {
         match message {
             ToSupervisor::Hello { protocol, sdk_version } => self.greeted(now, id, protocol, &sdk_version, &payload),
+            ToSupervisor::Checked => self.checked(now, id, &payload),
             ToSupervisor::Loading { slot, stage, done, total } => self.loading(now, id, slot, stage, done, total),
-            ToSupervisor::Loaded { slot, device, millis } => self.loaded(id, slot, device, millis),
+            ToSupervisor::Loaded { slot, device, millis } => self.loaded(now, id, slot, device, millis),
             ToSupervisor::LoadFailed { slot } => self.load_failed(now, id, slot, &payload),
+            ToSupervisor::Probed { slot, ok } => self.probed(now, id, slot, ok),
             ToSupervisor::Pong { .. } => self.process(id).heard(now),
             ToSupervisor::Started { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt)
@@ -98,6 +100,7 @@ impl Worker {
         };
         let policy = &self.policy;
         self.processes[id.0].begin_loading(manifest, now, policy);
+        self.order_checks(id);
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
     }
 
@@ -109,15 +112,13 @@ impl Worker {
         }
     }
 
-    fn loaded(&mut self, id: ProcessId, slot: u32, device: String, millis: u64) {
+    fn loaded(&mut self, now: Time, id: ProcessId, slot: u32, device: String, millis: u64) {
         let process = self.process(id);
         let Some(state @ Slot::Loading { .. }) = process.slots.get_mut(slot as usize) else { return };
         *state = Slot::Ready;
         process.device = Some(device.clone());
         if process.phase == Phase::Loading && process.is_loaded() {
-            process.phase = Phase::Serving;
-            process.served = true;
-            process.failed_starts = 0;
+            process.begin_serving(now);
             self.trouble = None;
         }
         let load_time = Duration::from_millis(millis);

@@ -1,13 +1,15 @@
 //! Everything the state machine can ask for. The dispatcher performs effects in the order given.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{ErrorReport, ToHandler};
+use runpod_handler_protocol::{CheckReport, ErrorReport, ToHandler};
 
 use super::event::Exit;
 use super::ids::{Epoch, JobId, ProcessId};
+use super::recycling::RecycleReason;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -52,7 +54,7 @@ pub enum Effect {
     /// Tell the platform that this worker cannot work.
     ReportUnhealthy {
         /// Short name of what failed.
-        check: &'static str,
+        check: Cow<'static, str>,
         /// One sentence.
         reason: String,
     },
@@ -220,6 +222,20 @@ pub enum Report {
         device: String,
         /// Time spent loading.
         load_time: Duration,
+    },
+    /// One fitness check of a handler process is over.
+    Checked {
+        /// Process.
+        process: ProcessId,
+        /// What it found.
+        check: CheckReport,
+    },
+    /// A healthy handler process takes no more jobs and will be replaced.
+    ProcessRecycled {
+        /// Process.
+        process: ProcessId,
+        /// Why.
+        reason: RecycleReason,
     },
     /// A handler process broke its side of the contract and is being killed.
     ProcessKilled {

@@ -45,8 +45,13 @@ impl Worker {
         }
         let run_time = job.started_at.map(|started| now.since(started)).unwrap_or_default();
         let timeout = job.timeout;
+        let process = job.place().map(|place| place.process);
         let device = job.place().and_then(|place| self.processes[place.process.0].device.clone());
         self.free_slot(id);
+        if let Some(process) = process.map(|id| self.process(id)) {
+            process.wear.job_ended(&extras.records);
+            process.idle_since = now;
+        }
         self.queue.retain(|queued| queued != id);
 
         let (status, result) = match outcome {
@@ -64,10 +69,11 @@ impl Worker {
         let error = result.as_ref().and_then(|result| result.as_ref().err().cloned());
         self.report(Report::JobFinished { job: id.clone(), status, error, run_time, device, records: extras.records });
 
+        let posted = result.is_some();
         let item = match result {
             Some(result) => {
                 let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
-                let result = FinalResult { result, streamed, stop_pod: extras.refresh };
+                let result = FinalResult { result, streamed, stop_pod: extras.refresh || self.policy.refresh_worker };
                 self.recent.keep(id, &result);
                 if let Some(job) = self.jobs.get_mut(id) {
                     job.state = JobState::Delivering;
@@ -81,6 +87,9 @@ impl Worker {
             }
         };
         self.emit(Effect::Deliver { job: id.clone(), item });
+        if posted {
+            self.refresh(now, process, extras.refresh);
+        }
     }
 
     pub(super) fn fail(&mut self, now: Time, id: &JobId, error: ErrorReport) {
@@ -166,6 +175,6 @@ impl Worker {
 
     /// Whether a job's own deadline still matters. Once its process is being replaced, that has a limit of its own.
     pub(super) fn watches(&self, job: &Job) -> bool {
-        !matches!(job.state, JobState::Stopping { place, .. } if !self.serving(place.process))
+        !matches!(job.state, JobState::Stopping { place, .. } if !self.processes[place.process.0].is_patient())
     }
 }

@@ -1,5 +1,6 @@
 //! Everything that can happen to a worker. Each input of the program becomes one of these.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -102,6 +103,11 @@ pub enum ProcessEvent {
         /// What is wrong with it.
         reason: String,
     },
+    /// What it holds was looked at.
+    Memory {
+        /// Host memory held, in bytes.
+        host_bytes: u64,
+    },
     /// It is dead, reaped, and everything it wrote has been read.
     Gone(Exit),
 }
@@ -184,10 +190,12 @@ pub enum DeliveryEvent {
 pub enum DrainCause {
     /// SIGTERM, SIGINT or the end of a test run.
     Signal,
+    /// RunPod's `refresh_worker`: the container is to be replaced after a job.
+    Refresh,
     /// The worker cannot do its work; it exits with status 1 so that it is replaced.
     Unhealthy {
         /// Short name of what failed, such as `crash_loop`.
-        check: &'static str,
+        check: Cow<'static, str>,
         /// One sentence.
         reason: String,
     },

@@ -2,6 +2,29 @@
 
 use std::time::Duration;
 
+use runpod_handler_protocol::CheckOrder;
+
+use super::recycling::RecycleLimits;
+
+/// What follows when a job has asked for a fresh worker, beside the `stopPod` in its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRefresh {
+    /// The worker finishes what it has and exits with status 0, for someone who starts another.
+    Exit,
+    /// The handler process is replaced, for a worker that nobody would start again.
+    RestartHandler,
+}
+
+impl OnRefresh {
+    /// The word used in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::RestartHandler => "restart-handler",
+        }
+    }
+}
+
 /// Limits and sizes, fixed for the life of the worker.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -18,6 +41,15 @@ pub struct Policy {
     /// Chunks of one job that may be undelivered before the handler has to wait.
     pub chunk_window: u32,
 
+    /// What to check in a handler process before it loads; `None` for nothing.
+    pub checks: Option<CheckOrder>,
+    /// When handler processes are replaced between jobs.
+    pub recycle: RecycleLimits,
+    /// RunPod's `refresh_worker`: the worker ends after its first job.
+    pub refresh_worker: bool,
+    /// What follows when a job asks for a fresh worker.
+    pub on_refresh: OnRefresh,
+
     /// A job without an execution timeout of its own may take this long, counted from the moment it was taken.
     pub job_timeout: Duration,
     /// How long a job that was asked to stop may go on before its process is killed.
@@ -33,6 +65,10 @@ pub struct Policy {
     pub ping_interval: Duration,
     /// A process that has not answered for this long is frozen.
     pub pong_timeout: Duration,
+    /// An idle GPU is probed this often; zero for never.
+    pub probe_interval: Duration,
+    /// A probe that takes longer has found a dead GPU.
+    pub probe_timeout: Duration,
     /// A killed process must be reaped within this time.
     pub reap_timeout: Duration,
     /// A process told to shut down may take this long.
@@ -67,6 +103,10 @@ impl Default for Policy {
             prefetch: 0,
             device: "auto".to_owned(),
             chunk_window: 32,
+            checks: None,
+            recycle: RecycleLimits::default(),
+            refresh_worker: false,
+            on_refresh: OnRefresh::RestartHandler,
             job_timeout: seconds(600),
             cancel_grace: seconds(5),
             retire_grace: seconds(30),
@@ -74,6 +114,8 @@ impl Default for Policy {
             load_stall_timeout: seconds(300),
             ping_interval: seconds(5),
             pong_timeout: seconds(30),
+            probe_interval: seconds(60),
+            probe_timeout: seconds(20),
             reap_timeout: seconds(10),
             exit_timeout: seconds(10),
             start_attempts: 3,

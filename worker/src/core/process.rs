@@ -14,6 +14,7 @@ use runpod_handler_protocol::Manifest;
 use super::event::Exit;
 use super::ids::{Epoch, ProcessId, Time};
 use super::policy::Policy;
+use super::recycling::{RecycleReason, Wear};
 use super::slot::Slot;
 use super::snapshot::ProcessView;
 
@@ -32,6 +33,8 @@ pub(super) enum KillCause {
     Protocol(String),
     /// It did not come up in time.
     Start(String),
+    /// It has done its time.
+    Recycled(RecycleReason),
     /// The worker is shutting down.
     Shutdown,
 }
@@ -52,6 +55,7 @@ impl fmt::Display for KillCause {
             Self::OutOfMemory => f.write_str("two jobs in a row ran out of memory"),
             Self::Protocol(reason) => write!(f, "the handler process broke the protocol: {reason}"),
             Self::Start(reason) => f.write_str(reason),
+            Self::Recycled(reason) => write!(f, "it is recycled ({})", reason.as_str()),
             Self::Shutdown => f.write_str("the worker is shutting down"),
         }
     }
@@ -155,6 +159,12 @@ pub(super) struct Process {
     pub hopeless: bool,
     /// This incarnation has come as far as serving.
     pub served: bool,
+    /// It has passed its checks and has not crashed since.
+    pub fit: bool,
+    /// What this incarnation has used up.
+    pub wear: Wear,
+    /// When its last job ended, or its device was last seen working.
+    pub idle_since: Time,
     /// Out-of-memory failures in a row.
     pub ooms: u32,
     /// When to ping next.
@@ -181,6 +191,9 @@ impl Process {
             failed_starts: 0,
             hopeless: false,
             served: false,
+            fit: false,
+            wear: Wear::default(),
+            idle_since: Time::default(),
             ooms: 0,
             ping_at: Time::default(),
             heard_at: Time::default(),
@@ -205,6 +218,15 @@ impl Process {
         self.slots.fill(Slot::Loading { stalls_at: now + policy.load_stall_timeout });
         self.heard_at = now;
         self.ping_at = now + policy.ping_interval;
+    }
+
+    /// Every slot has its model.
+    pub(super) fn begin_serving(&mut self, now: Time) {
+        self.phase = Phase::Serving;
+        self.served = true;
+        self.failed_starts = 0;
+        self.wear = Wear { since: now, ..Wear::default() };
+        self.idle_since = now;
     }
 
     /// Nothing is left of this incarnation.
@@ -250,6 +272,16 @@ impl Process {
             && self.slots.iter().any(|slot| matches!(slot, Slot::Loading { stalls_at } if *stalls_at <= now))
     }
 
+    /// Whether a probe of its device was not answered in time.
+    pub(super) fn is_probed_in_vain(&self, now: Time) -> bool {
+        self.phase.converses() && self.slots.iter().any(|slot| matches!(slot, Slot::Probing { until } if *until <= now))
+    }
+
+    /// Whether it only waits for its jobs to end; their deadlines still hold.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Retiring { cause: KillCause::Recycled(_), .. })
+    }
+
     /// Whether all slots have a model.
     pub(super) fn is_loaded(&self) -> bool {
         self.slots.iter().all(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
@@ -279,6 +311,7 @@ impl Process {
         let talk = self.phase.converses().then(|| {
             let stall = self.slots.iter().filter_map(|slot| match slot {
                 Slot::Loading { stalls_at } => Some(*stalls_at),
+                Slot::Probing { until } => Some(*until),
                 _ => None,
             });
             stall.chain([self.ping_at, self.heard_at + policy.pong_timeout]).min()

@@ -53,6 +53,7 @@ impl Worker {
                     let reason = reason.unwrap_or_else(|| format!("loading made no progress for {limit:?}"));
                     self.kill(now, id, &KillCause::Start(reason));
                 }
+                _ if process.is_probed_in_vain(now) => self.kill(now, id, &KillCause::DeviceLost),
                 _ => {
                     if let Some(seq) = self.processes[index].ping_due(now, &self.policy) {
                         let message = ToHandler::Ping { seq };
@@ -67,7 +68,7 @@ impl Worker {
     pub(super) fn condemn(&mut self, now: Time, id: ProcessId, cause: KillCause) {
         let until = now + self.policy.retire_grace;
         let process = self.process(id);
-        if process.phase == Phase::Serving {
+        if process.is_patient() {
             process.phase = Phase::Retiring { cause, until };
         }
     }
@@ -95,7 +96,7 @@ impl Worker {
             return;
         }
         process.phase = Phase::Killing { cause: cause.clone(), until };
-        if *cause != KillCause::Shutdown {
+        if !matches!(cause, KillCause::Shutdown | KillCause::Recycled(_)) {
             self.report(Report::ProcessKilled { process: id, reason: cause.to_string() });
         }
         self.emit(Effect::Kill { process: id });
@@ -115,10 +116,13 @@ impl Worker {
         process.last_exit = Some(exit.clone());
         let served = process.served;
         let cause = match &phase {
+            // It died while its last job was running, before anyone killed it.
+            Phase::Retiring { cause: KillCause::Recycled(_), .. } => None,
             Phase::Killing { cause, .. } | Phase::Retiring { cause, .. } => Some(cause.clone()),
             _ => None,
         };
         let expected = cause.as_ref().is_some_and(|cause| !cause.is_crash());
+        self.process(id).fit &= expected;
         self.report(Report::ProcessExited { process: id, exit: exit.clone(), expected });
         self.settle_jobs(now, id, cause.as_ref(), exit);
         self.process(id).clear();
@@ -156,7 +160,7 @@ impl Worker {
         let retry_in = (!give_up).then_some(delay);
         self.report(Report::StartFailed { process: id, reason: reason.clone(), retry_in });
         if give_up {
-            self.begin_drain(now, &DrainCause::Unhealthy { check: "handler_start", reason });
+            self.begin_drain(now, &DrainCause::Unhealthy { check: "handler_start".into(), reason });
         }
     }
 
@@ -173,7 +177,7 @@ impl Worker {
                 self.policy.crash_window,
                 exit.status
             );
-            self.begin_drain(now, &DrainCause::Unhealthy { check: "crash_loop", reason });
+            self.begin_drain(now, &DrainCause::Unhealthy { check: "crash_loop".into(), reason });
         }
     }
 
@@ -183,7 +187,7 @@ impl Worker {
         self.process_gone(now, id, &exit);
         self.process(id).phase = Phase::Stopped;
         let reason = format!("the handler process was killed and is still there after {:?}", self.policy.reap_timeout);
-        self.begin_drain(now, &DrainCause::Unhealthy { check: "reap", reason });
+        self.begin_drain(now, &DrainCause::Unhealthy { check: "reap".into(), reason });
     }
 
     /// What becomes of the jobs that a dead process was running.

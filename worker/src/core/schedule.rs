@@ -7,7 +7,7 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
 use super::effect::{Effect, Outgoing, Report};
 use super::ending::{Extras, Outcome};
 use super::event::{PollAnswer, TakenJob};
-use super::ids::{JobId, Place, ProcessId, Time};
+use super::ids::{JobId, Place, Time};
 use super::job::{Job, JobState};
 use super::process::Phase;
 use super::shutdown::Lifecycle;
@@ -26,6 +26,8 @@ pub(super) struct Poll {
     aborted: bool,
     /// Earliest next poll.
     not_before: Time,
+    /// Not to be asked before, whatever the last answer was.
+    away_until: Time,
     /// The queue's last answer was 429.
     pub throttled: bool,
     /// The queue has been asked at least once.
@@ -46,6 +48,16 @@ impl Poll {
     /// Whether the poll under way was told to end.
     pub(super) fn is_aborted(&self) -> bool {
         self.aborted
+    }
+
+    /// Leaves the queue alone for a while.
+    pub(super) fn stay_away(&mut self, until: Time) {
+        self.away_until = until;
+    }
+
+    /// Earliest next poll.
+    fn due(&self) -> Time {
+        self.not_before.max(self.away_until)
     }
 
     /// Takes note of how a poll ended.
@@ -177,7 +189,7 @@ impl Worker {
             return;
         }
         let want = self.wanted();
-        if want > 0 && self.poll.not_before <= now {
+        if want > 0 && self.poll.due() <= now {
             self.poll.in_flight = true;
             self.poll.begun = true;
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
@@ -193,7 +205,7 @@ impl Worker {
 
     /// When the next poll may start, if one is wanted.
     pub(super) fn poll_deadline(&self) -> Option<Time> {
-        (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.not_before)
+        (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.due())
     }
 
     /// How many more jobs can be started at once, plus the prefetch.
@@ -215,10 +227,5 @@ impl Worker {
 
     fn has_suspects(&self) -> bool {
         self.jobs.values().any(|job| job.alone && job.state != JobState::Delivering)
-    }
-
-    /// The process of a running job, if it is still serving.
-    pub(super) fn serving(&self, id: ProcessId) -> bool {
-        self.processes[id.0].phase == Phase::Serving
     }
 }

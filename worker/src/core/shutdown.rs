@@ -64,17 +64,21 @@ impl Worker {
     /// Begins to wind down. A worker that is already doing so can still turn unhealthy.
     pub(super) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
         let mut reason = None;
+        let words = match cause {
+            DrainCause::Signal => "asked to stop",
+            DrainCause::Refresh => "a fresh worker is wanted after this job",
+            DrainCause::Unhealthy { reason, .. } => reason,
+        };
         if let DrainCause::Unhealthy { check, reason: why } = cause {
             if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over { .. }) {
                 return;
             }
             reason = Some(why.clone());
-            self.emit(Effect::ReportUnhealthy { check, reason: why.clone() });
+            self.emit(Effect::ReportUnhealthy { check: check.clone(), reason: why.clone() });
         }
         match &mut self.lifecycle {
             Lifecycle::Working => {
-                let words = reason.clone().unwrap_or_else(|| "asked to stop".to_owned());
-                self.report(Report::Draining { reason: words });
+                self.report(Report::Draining { reason: words.to_owned() });
                 self.lifecycle = Lifecycle::Draining {
                     unhealthy: reason,
                     poll_until: now + self.policy.poll_grace,

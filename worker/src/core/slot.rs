@@ -15,6 +15,11 @@ pub(super) enum Slot {
     },
     /// Waiting for a job.
     Ready,
+    /// Without a job, computing one number to see whether its device still works.
+    Probing {
+        /// Without an answer by then, it does not.
+        until: Time,
+    },
     /// Running a job.
     Busy(JobId),
     /// Running a job that was asked to stop and has not returned.
@@ -26,7 +31,7 @@ impl Slot {
     pub(super) fn job(&self) -> Option<&JobId> {
         match self {
             Self::Busy(job) | Self::Lingering(job) => Some(job),
-            Self::Absent | Self::Loading { .. } | Self::Ready => None,
+            Self::Absent | Self::Loading { .. } | Self::Ready | Self::Probing { .. } => None,
         }
     }
 }

@@ -93,7 +93,12 @@ impl Worker {
     pub fn next_deadline(&self) -> Option<Time> {
         let jobs = self.jobs.values().filter(|job| self.watches(job)).filter_map(Job::next_deadline);
         let processes = self.processes.iter().filter_map(|process| process.next_deadline(&self.policy));
-        jobs.chain(processes).chain(self.poll_deadline()).chain(self.shutdown_deadline()).min()
+        jobs.chain(processes)
+            .chain(self.poll_deadline())
+            .chain(self.shutdown_deadline())
+            .chain(self.recycle_deadline())
+            .chain(self.probe_deadline())
+            .min()
     }
 
     /// A picture of the worker as it is now.
@@ -103,7 +108,7 @@ impl Worker {
             *match slot {
                 Slot::Absent => &mut slots.absent,
                 Slot::Loading { .. } => &mut slots.loading,
-                Slot::Ready => &mut slots.ready,
+                Slot::Ready | Slot::Probing { .. } => &mut slots.ready,
                 Slot::Busy(_) => &mut slots.busy,
                 Slot::Lingering(_) => &mut slots.lingering,
             } += 1;
@@ -172,6 +177,7 @@ impl Worker {
             ProcessEvent::Message { message, payload } => self.message(now, id, message, payload),
             ProcessEvent::Oversize { message, payload_len } => self.oversize(now, id, message, payload_len),
             ProcessEvent::BadFrame { reason } => self.broke_protocol(now, id, reason),
+            ProcessEvent::Memory { host_bytes } => self.process(id).wear.host_bytes = host_bytes,
             ProcessEvent::Gone(exit) => self.process_gone(now, id, &exit),
         }
     }
@@ -193,7 +199,9 @@ impl Worker {
     fn advance(&mut self, now: Time) {
         self.expire_jobs(now);
         self.expire_processes(now);
+        self.recycle(now);
         self.retire(now);
+        self.probe_idle(now);
         self.wind_down(now);
         self.start_processes(now);
         self.assign(now);

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit;
 use super::kill::Group;
 use super::link::{self, Frame};
+use super::memory;
 use super::oom::OomCounter;
 use super::output::{Output, read_lines};
 use super::running::RunningJobs;
@@ -55,6 +56,7 @@ pub(super) struct Incarnation {
     pub(super) frames: mpsc::Receiver<Frame>,
     pub(super) group: Arc<Group>,
     pub(super) jobs: RunningJobs,
+    pub(super) memory_interval: Option<Duration>,
 }
 
 impl Incarnation {
@@ -80,10 +82,12 @@ impl Incarnation {
     }
 
     async fn supervise(self, spawned: Spawned, oom: OomCounter, kills_before: Option<u64>) {
-        let Self { events, frames, group, jobs, .. } = self;
+        let Self { events, frames, group, jobs, memory_interval, .. } = self;
         let Spawned { mut child, pid, link, stdout, stderr } = spawned;
         events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
 
+        let memory = memory_interval
+            .map(|interval| tokio::spawn(memory::watch(pid.as_raw_nonzero().get(), interval, events.clone())));
         let stop = CancellationToken::new();
         let last_lines = LastLines::default();
         let mut readers = JoinSet::new();
@@ -112,6 +116,9 @@ impl Incarnation {
         if let Err(error) = exit::exited(pid).await {
             tracing::error!(process = events.process(), %error, "A handler process cannot be watched. Killing it.");
             group.kill();
+        }
+        if let Some(memory) = memory {
+            memory.abort();
         }
         let killed_by_us = group.kill_requested();
         let kills_after = oom.kills();

@@ -7,6 +7,7 @@ mod exit;
 mod incarnation;
 mod kill;
 mod link;
+mod memory;
 mod oom;
 mod output;
 mod pool;

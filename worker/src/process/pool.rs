@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::ToHandler;
@@ -27,6 +28,7 @@ const SEND_QUEUE: usize = 256;
 pub struct Processes {
     command: Arc<HandlerCommand>,
     process_env: BTreeMap<ProcessId, Vec<(OsString, OsString)>>,
+    memory_interval: Option<Duration>,
     events: mpsc::Sender<Event>,
     handles: BTreeMap<ProcessId, Handle>,
 }
@@ -48,13 +50,26 @@ impl Drop for Handle {
 impl Processes {
     /// No process yet. What happens to them is sent to `events`.
     pub fn new(command: HandlerCommand, events: mpsc::Sender<Event>) -> Self {
-        Self { command: Arc::new(command), process_env: BTreeMap::new(), events, handles: BTreeMap::new() }
+        Self {
+            command: Arc::new(command),
+            process_env: BTreeMap::new(),
+            memory_interval: None,
+            events,
+            handles: BTreeMap::new(),
+        }
     }
 
     /// Adds environment variables for one process, such as `CUDA_VISIBLE_DEVICES`. They win over those of the command.
     #[must_use]
     pub fn with_process_env(mut self, id: ProcessId, env: Vec<(OsString, OsString)>) -> Self {
         self.process_env.insert(id, env);
+        self
+    }
+
+    /// Looks at the host memory of every process this often, and says what it finds with `ProcessEvent::Memory`.
+    #[must_use]
+    pub fn watching_memory(mut self, interval: Option<Duration>) -> Self {
+        self.memory_interval = interval;
         self
     }
 
@@ -68,7 +83,14 @@ impl Processes {
         let (sender, frames) = mpsc::channel(SEND_QUEUE);
         let (group, jobs) = (Arc::new(Group::default()), RunningJobs::default());
         let events = Events { id, epoch, queue: self.events.clone() };
-        let incarnation = Incarnation { command, events, frames, group: Arc::clone(&group), jobs: jobs.clone() };
+        let incarnation = Incarnation {
+            command,
+            events,
+            frames,
+            group: Arc::clone(&group),
+            jobs: jobs.clone(),
+            memory_interval: self.memory_interval,
+        };
         self.handles.insert(id, Handle { frames: sender, group, jobs });
         tokio::spawn(incarnation.run());
     }

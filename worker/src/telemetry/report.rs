@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runpod_handler_protocol::{ErrorKind, ErrorReport};
+use runpod_handler_protocol::{CheckReport, CheckStatus, ErrorKind, ErrorReport};
 use tracing::{debug, error, info, warn};
 
 use crate::core::{Exit, JobId, JobStatus, Report};
@@ -41,6 +41,10 @@ pub fn log(report: &Report) {
         Report::SlotReady { process, slot, device, load_time } => {
             info!(process = process.0, slot, device, load_ms = millis(*load_time), "A slot is ready.");
         }
+        Report::Checked { process, check } => checked(process.0, check),
+        Report::ProcessRecycled { process, reason } => {
+            info!(process = process.0, reason = reason.as_str(), "The handler process is recycled between jobs.");
+        }
         Report::ProcessKilled { process, reason } => {
             error!(process = process.0, reason, "The handler process is being killed.");
         }
@@ -59,6 +63,17 @@ pub fn log(report: &Report) {
         Report::Draining { reason } => info!(reason, "No more jobs are taken. Finishing what is running."),
         Report::ShutdownOverrun { part } => {
             warn!(part, "A part of the shutdown took longer than its limit and was cut short.");
+        }
+    }
+}
+
+fn checked(process: usize, check: &CheckReport) {
+    let (name, detail) = (check.name.as_str(), check.detail.as_str());
+    match check.status {
+        CheckStatus::Ok => info!(process, check = name, detail, "Check passed."),
+        CheckStatus::Skipped => debug!(process, check = name, detail, "Check skipped."),
+        CheckStatus::Failed => {
+            error!(process, check = name, detail, fix = check.fix, "Check failed. No job is taken.");
         }
     }
 }
@@ -121,7 +136,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use crate::core::{Epoch, ExitReason, ProcessId};
+    use crate::core::{Epoch, ExitReason, ProcessId, RecycleReason};
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {
@@ -166,6 +181,10 @@ mod tests {
             Report::ProcessStarting { process, epoch: Epoch(1) },
             Report::Loading { process, stage: "weights".into(), done: 1, total: 2 },
             Report::SlotReady { process, slot: 0, device: "cpu".into(), load_time: Duration::from_secs(1) },
+            Report::Checked { process, check: CheckReport::ok("memory", "12 GiB available") },
+            Report::Checked { process, check: CheckReport::failed("gpu_memory", "too small", "use another GPU") },
+            Report::Checked { process, check: CheckReport::skipped("cuda", "--device cpu was asked for") },
+            Report::ProcessRecycled { process, reason: RecycleReason::HostMemory },
             Report::ProcessKilled { process, reason: reason() },
             died(false, true),
             died(false, false),

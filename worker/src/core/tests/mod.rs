@@ -3,4 +3,5 @@
 mod invariants;
 mod properties;
 mod situations;
+mod upkeep;
 mod world;

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, ToSupervisor};
+use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSupervisor};
 
 use super::world::{World, taken};
 use crate::core::{
-    DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState,
+    DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, OnRefresh, Policy, PollAnswer, ProcessEvent,
+    RecycleLimits, TakenJob, WorkerState,
 };
 
 /// One thing that may happen; numbers choose among what is possible at that moment.
@@ -37,6 +38,10 @@ enum Action {
     Oversize(usize),
     Gone(usize, bool),
     Pong(usize),
+    Checked(usize, bool),
+    Probed(usize, u32, bool),
+    Memory(usize, u64),
+    DoneForGood(usize),
     Delivered(usize, bool),
     ChunkDelivered(u8),
     Pressure(bool),
@@ -72,6 +77,10 @@ fn action() -> impl Strategy<Value = Action> {
         1 => process.clone().prop_map(BadFrame),
         1 => (0usize..4).prop_map(Oversize),
         4 => (process.clone(), any::<bool>()).prop_map(|(index, signal)| Gone(index, signal)),
+        1 => (process.clone(), prop::bool::weighted(0.9)).prop_map(|(index, ok)| Checked(index, ok)),
+        3 => (process.clone(), 0u32..3, prop::bool::weighted(0.8)).prop_map(|(index, slot, ok)| Probed(index, slot, ok)),
+        2 => (process.clone(), 0u64..200).prop_map(|(index, bytes)| Memory(index, bytes)),
+        1 => (0usize..4).prop_map(DoneForGood),
         4 => process.prop_map(Pong),
         6 => (0usize..4, any::<bool>()).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
@@ -162,6 +171,17 @@ fn act(world: &mut World, action: Action) {
             world.die(index, if signal { ExitReason::Signal(11) } else { ExitReason::Code(1) });
         }
         Action::Pong(index) => world.say(index, ToSupervisor::Pong { seq: 1 }, "".into()),
+        Action::Checked(index, ok) => {
+            let check = if ok { CheckReport::ok("test", "") } else { CheckReport::failed("test", "told to", "") };
+            world.say(index, ToSupervisor::Checked, serde_json::to_vec(&[check]).unwrap().into());
+        }
+        Action::Probed(index, slot, ok) => world.say(index, ToSupervisor::Probed { slot, ok }, "".into()),
+        Action::Memory(index, host_bytes) => world.process(index, ProcessEvent::Memory { host_bytes }),
+        Action::DoneForGood(index) => {
+            if let Some(job) = run(world, index) {
+                world.done_with(&job, true, Default::default());
+            }
+        }
         Action::Delivered(which, accepted) if which < world.finals.len() => {
             let (job, _) = world.finals.remove(which);
             world.feed(Event::Delivery(DeliveryEvent::Final { job, accepted }));
@@ -174,7 +194,7 @@ fn act(world: &mut World, action: Action) {
         Action::Wait(millis) => world.wait(Duration::from_millis(u64::from(millis))),
         Action::Drain => world.drain(),
         Action::Unhealthy => {
-            world.feed(Event::Drain(DrainCause::Unhealthy { check: "test", reason: "told to".into() }));
+            world.feed(Event::Drain(DrainCause::Unhealthy { check: "test".into(), reason: "told to".into() }));
         }
         Action::Abort => world.feed(Event::Abort),
         // Not possible at this moment.
@@ -182,8 +202,26 @@ fn act(world: &mut World, action: Action) {
     }
 }
 
-fn policy(processes: usize, slots: u32, prefetch: usize) -> Policy {
-    Policy { processes, slots, prefetch, crash_limit: 20, start_attempts: 6, ..Policy::default() }
+/// Limits of upkeep, low enough to be met.
+fn upkeep() -> impl Strategy<Value = Policy> {
+    let limits = (prop::option::of(1u64..6), prop::option::of(50u64..200), prop::option::of(5u64..60));
+    let recycle = limits.prop_map(|(max_jobs, max_rss, age)| RecycleLimits {
+        max_jobs,
+        max_rss,
+        max_vram: None,
+        max_age: age.map(Duration::from_secs),
+    });
+    (recycle, prop::bool::weighted(0.1), any::<bool>(), any::<bool>()).prop_map(
+        |(recycle, refresh_worker, exits, probes)| Policy {
+            crash_limit: 20,
+            start_attempts: 6,
+            recycle,
+            refresh_worker,
+            on_refresh: if exits { OnRefresh::Exit } else { OnRefresh::RestartHandler },
+            probe_interval: if probes { Duration::from_secs(3) } else { Duration::ZERO },
+            ..Policy::default()
+        },
+    )
 }
 
 proptest! {
@@ -194,14 +232,18 @@ proptest! {
         prefetch in 0usize..3,
         actions in prop::collection::vec(action(), 0..120),
         helpful in any::<bool>(),
+        upkeep in upkeep(),
     ) {
-        let mut world = World::new(policy(processes, slots, prefetch));
+        let on_gpu = upkeep.probe_interval > Duration::ZERO;
+        let mut world = World::new(Policy { processes, slots, prefetch, ..upkeep });
+        world.device = if on_gpu { "cuda:0" } else { "cpu" };
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
                 | Action::WrongHello(index) | Action::Loaded(index, _) | Action::LoadFailed(index)
                 | Action::BringUp(index) | Action::LateDone(index, _) | Action::BadFrame(index)
-                | Action::Gone(index, _) | Action::Pong(index) => *index < processes,
+                | Action::Gone(index, _) | Action::Pong(index) | Action::Checked(index, _)
+                | Action::Probed(index, ..) | Action::Memory(index, _) => *index < processes,
                 _ => true,
             };
             if in_range {

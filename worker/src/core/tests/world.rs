@@ -36,6 +36,10 @@ pub(super) struct World {
     /// Finals handed to the outbox and not answered.
     pub(super) finals: Vec<(JobId, FinalResult)>,
     pub(super) exit: Option<u8>,
+    /// Checks reported to the platform as failed.
+    pub(super) unhealthy: Vec<String>,
+    /// Where processes say that their models live.
+    pub(super) device: &'static str,
     pub(super) reports: Vec<Report>,
     pub(super) sent: Vec<(ProcessId, ToHandler)>,
     /// Whether processes answer pings while time passes.
@@ -56,6 +60,8 @@ impl World {
             poll: None,
             finals: Vec::new(),
             exit: None,
+            unhealthy: Vec::new(),
+            device: "cpu",
             reports: Vec::new(),
             sent: Vec::new(),
             answers_pings: true,
@@ -126,7 +132,7 @@ impl World {
                 }
             }
             Effect::Report(report) => self.reports.push(report.clone()),
-            Effect::ReportUnhealthy { .. } => {}
+            Effect::ReportUnhealthy { check, .. } => self.unhealthy.push(check.to_string()),
             Effect::Exit { code } => {
                 assert!(self.exit.is_none(), "two exits");
                 self.exit = Some(*code);
@@ -165,7 +171,8 @@ impl World {
     }
 
     pub(super) fn loaded(&mut self, index: usize, slot: u32) {
-        self.say(index, ToSupervisor::Loaded { slot, device: "cpu".into(), millis: 5 }, Bytes::new());
+        let device = self.device.to_owned();
+        self.say(index, ToSupervisor::Loaded { slot, device, millis: 5 }, Bytes::new());
     }
 
     pub(super) fn arrive(&mut self, ids: &[&str]) {
@@ -188,9 +195,13 @@ impl World {
     }
 
     pub(super) fn done(&mut self, job: &str) {
+        self.done_with(job, false, BTreeMap::new());
+    }
+
+    pub(super) fn done_with(&mut self, job: &str, refresh: bool, records: BTreeMap<String, f64>) {
         let run = self.answer(job);
         let (job, attempt) = (run.job, run.attempt);
-        let message = ToSupervisor::Done { job, attempt, refresh: false, records: BTreeMap::new() };
+        let message = ToSupervisor::Done { job, attempt, refresh, records };
         self.say(run.process.0, message, Bytes::from_static(b"42"));
     }
 

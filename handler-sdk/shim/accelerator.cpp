@@ -1,0 +1,96 @@
+// What tch lacks: the device allocator's cache and figures, and the versions that must fit together.
+//
+// Device-generic on purpose (ATen/DeviceAccelerator.h): it builds without CUDA headers and works with whichever half of
+// libtorch is loaded at run time. No exception leaves this file: C++ exceptions must not cross into Rust.
+
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/headeronly/version.h>
+
+#include <dlfcn.h>
+
+#include <cstdint>
+
+namespace {
+
+// Mirrors `Status` in src/torch/memory.rs.
+enum Status : int32_t { kOk = 0, kNoAccelerator = 1, kError = 2 };
+
+template <typename Body>
+int32_t guarded(Body body) noexcept {
+  try {
+    if (!at::accelerator::getAccelerator(false).has_value()) {
+      return kNoAccelerator;
+    }
+    body();
+    return kOk;
+  } catch (...) {
+    return kError;
+  }
+}
+
+uint64_t bytes(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
+
+} // namespace
+
+extern "C" {
+
+// Mirrors `RawStats` in src/torch/memory.rs.
+struct runpod_memory_stats {
+  uint64_t allocated;
+  uint64_t reserved;
+  uint64_t peak;
+  uint64_t free;
+  uint64_t total;
+};
+
+int32_t runpod_memory_get(int8_t device, runpod_memory_stats* out) noexcept {
+  return guarded([&] {
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    const auto stats = at::accelerator::getDeviceStats(device);
+    const auto [free, total] = at::accelerator::getMemoryInfo(device);
+    *out = {bytes(stats.allocated_bytes[all].current), bytes(stats.reserved_bytes[all].current),
+            bytes(stats.allocated_bytes[all].peak), free, total};
+  });
+}
+
+int32_t runpod_memory_empty_cache() noexcept {
+  return guarded([] { at::accelerator::emptyCache(); });
+}
+
+int32_t runpod_memory_reset_peak(int8_t device) noexcept {
+  return guarded([&] { at::accelerator::resetPeakStats(device); });
+}
+
+// CUDA runtime that libtorch was built with, as 1000 * major + 10 * minor; 0 without CUDA.
+int32_t runpod_cuda_runtime_version() noexcept {
+  try {
+    const auto& hooks = at::detail::getCUDAHooks();
+    return hooks.hasCUDART() ? static_cast<int32_t>(hooks.versionCUDART()) : 0;
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Newest CUDA that the driver supports, in the same form; 0 without a driver.
+int32_t runpod_cuda_driver_version() noexcept {
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) {
+    return 0;
+  }
+  // From the CUDA driver API: CUresult cuDriverGetVersion(int*), 0 for success, may be called before cuInit.
+  using GetVersion = int (*)(int*);
+  const auto get_version = reinterpret_cast<GetVersion>(dlsym(driver, "cuDriverGetVersion"));
+  int version = 0;
+  const bool known = get_version != nullptr && get_version(&version) == 0;
+  dlclose(driver);
+  return known ? version : 0;
+}
+
+// Versions of libtorch: of the headers that this file was built with and of the library that is loaded. One byte each for
+// major, minor and patch, from the top.
+uint64_t runpod_torch_built_version() noexcept { return TORCH_ABI_VERSION; }
+uint64_t runpod_torch_loaded_version() noexcept { return aoti_torch_abi_version(); }
+
+} // extern "C"

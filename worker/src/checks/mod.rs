@@ -1,0 +1,86 @@
+//! Fitness checks that the worker makes itself, before its first poll: memory, disk, network. What concerns the device and
+//! the model is checked in the handler process, because the worker opens no CUDA context.
+//!
+//! A failed check means that this machine must not take jobs: the platform is told once and the worker exits with 1.
+
+mod disk;
+mod memory;
+mod network;
+
+use runpod_handler_protocol::CheckReport;
+
+use crate::config::CheckConfig;
+
+/// Makes all checks, one after another. Takes no longer than the network check's limit and a few reads.
+pub async fn run(config: &CheckConfig) -> Vec<CheckReport> {
+    if !config.system {
+        const WHY: &str = "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS is set";
+        return ["memory", "disk", "network"].map(|name| CheckReport::skipped(name, WHY)).into();
+    }
+    let mut reports = vec![memory::check(config.min_memory)];
+    reports.extend(config.folders.iter().map(|folder| disk::check(folder, config.min_disk_percent)));
+    reports.push(match &config.network {
+        Some(target) => network::check(target, config.network_timeout).await,
+        None => CheckReport::skipped("network", "not asked for with --check-network"),
+    });
+    reports
+}
+
+/// Writes each check into the log.
+pub fn log(reports: &[CheckReport]) {
+    for report in reports {
+        let CheckReport { name, detail, fix, .. } = report;
+        if report.is_failure() {
+            tracing::error!(check = name, detail, fix, "Check failed. No job is taken.");
+        } else {
+            tracing::debug!(check = name, status = %report.status, detail, "Checked.");
+        }
+    }
+}
+
+/// Bytes for people.
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use runpod_handler_protocol::CheckStatus;
+
+    use super::*;
+
+    fn config() -> CheckConfig {
+        CheckConfig {
+            system: true,
+            min_memory: 1,
+            min_disk_percent: 0.0,
+            folders: vec!["/".into()],
+            network: None,
+            network_timeout: Duration::from_secs(5),
+        }
+    }
+
+    async fn statuses(config: &CheckConfig) -> Vec<(String, CheckStatus)> {
+        run(config).await.into_iter().map(|report| (report.name, report.status)).collect()
+    }
+
+    #[tokio::test]
+    async fn nothing_outside_is_contacted_unless_asked_for() {
+        let (ok, skipped) = (CheckStatus::Ok, CheckStatus::Skipped);
+        let expected = [("memory", ok), ("disk", ok), ("network", skipped)].map(|(name, s)| (name.to_owned(), s));
+        assert_eq!(statuses(&config()).await, expected);
+        let skip = CheckConfig { system: false, min_memory: u64::MAX, ..config() };
+        assert!(statuses(&skip).await.iter().all(|(_, status)| *status == skipped));
+    }
+
+    #[tokio::test]
+    async fn limits_that_are_not_met_are_failures_with_a_fix() {
+        let greedy = CheckConfig { min_memory: u64::MAX, min_disk_percent: 100.0, ..config() };
+        let reports = run(&greedy).await;
+        for (report, fix) in reports.iter().zip(["RUNPOD_MIN_MEMORY_GB", "RUNPOD_MIN_DISK_PERCENT"]) {
+            assert!(report.is_failure() && report.fix.contains(fix), "{report:?}");
+        }
+    }
+}

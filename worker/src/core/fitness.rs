@@ -1,0 +1,93 @@
+//! Whether a handler process and its device are fit: checked before it is trusted for the first time, and probed while it
+//! has nothing to do.
+
+use bytes::Bytes;
+use runpod_handler_protocol::{CheckReport, ToHandler};
+
+use super::effect::{Effect, Report};
+use super::event::DrainCause;
+use super::ids::{ProcessId, Time};
+use super::process::{KillCause, Phase, Process};
+use super::shutdown::Lifecycle;
+use super::slot::Slot;
+use super::worker::Worker;
+
+impl Worker {
+    /// Orders the checks of a process that has not passed them, or has crashed since.
+    pub(super) fn order_checks(&mut self, id: ProcessId) {
+        if let Some(order) = self.policy.checks.clone().filter(|_| !self.processes[id.0].fit) {
+            self.emit(Effect::Send { process: id, message: ToHandler::Check(order), payload: Bytes::new() });
+        }
+    }
+
+    /// The outcome of the checks. After a failure no job is taken and the worker ends, so that it is replaced.
+    pub(super) fn checked(&mut self, now: Time, id: ProcessId, payload: &[u8]) {
+        let checks: Vec<CheckReport> = match serde_json::from_slice(payload) {
+            Ok(checks) => checks,
+            Err(error) => {
+                self.broke_protocol(now, id, format!("the outcome of its checks cannot be read: {error}"));
+                return;
+            }
+        };
+        let stalls_at = now + self.policy.load_stall_timeout;
+        let process = self.process(id);
+        process.fit = true;
+        for slot in &mut process.slots {
+            if matches!(slot, Slot::Loading { .. }) {
+                *slot = Slot::Loading { stalls_at };
+            }
+        }
+        for check in checks {
+            if check.is_failure() {
+                self.process(id).fit = false;
+                let (check, reason) = (check.name.clone(), check.reason());
+                self.begin_drain(now, &DrainCause::Unhealthy { check: check.into(), reason });
+            }
+            self.report(Report::Checked { process: id, check });
+        }
+    }
+
+    /// Asks idle GPUs for a sign of life.
+    pub(super) fn probe_idle(&mut self, now: Time) {
+        for index in 0..self.processes.len() {
+            let id = ProcessId(index);
+            let process = &self.processes[index];
+            if !self.may_probe(process) || now < process.idle_since + self.policy.probe_interval {
+                continue;
+            }
+            let Some(slot) = process.ready_slots().next() else { continue };
+            let until = now + self.policy.probe_timeout;
+            self.process(id).slots[slot as usize] = Slot::Probing { until };
+            self.emit(Effect::Send { process: id, message: ToHandler::Probe { slot }, payload: Bytes::new() });
+        }
+    }
+
+    /// The answer to a probe. A device that does not work costs the process, as when a job had found out.
+    pub(super) fn probed(&mut self, now: Time, id: ProcessId, slot: u32, ok: bool) {
+        let process = self.process(id);
+        let Some(state @ Slot::Probing { .. }) = process.slots.get_mut(slot as usize) else { return };
+        *state = Slot::Ready;
+        process.idle_since = now;
+        if !ok {
+            self.kill(now, id, &KillCause::DeviceLost);
+        }
+    }
+
+    /// When the next idle GPU is to be probed.
+    pub(super) fn probe_deadline(&self) -> Option<Time> {
+        let idle = self.processes.iter().filter(|process| self.may_probe(process));
+        idle.map(|process| process.idle_since + self.policy.probe_interval).min()
+    }
+
+    fn may_probe(&self, process: &Process) -> bool {
+        let on_gpu = process.device.as_deref().is_some_and(|device| device.starts_with("cuda"));
+        let probing = process.slots.iter().any(|slot| matches!(slot, Slot::Probing { .. }));
+        matches!(self.lifecycle, Lifecycle::Working)
+            && !self.policy.probe_interval.is_zero()
+            && process.phase == Phase::Serving
+            && on_gpu
+            && !probing
+            && process.is_quiet()
+            && process.ready_slots().next().is_some()
+    }
+}
