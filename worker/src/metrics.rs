@@ -164,7 +164,7 @@ impl Metrics {
             restarts: register(r, "runpod_worker_handler_restarts", "Handler restarts, by cause", Family::default()),
             recycles: register(
                 r,
-                "runpod_worker_handler_recycles",
+                "runpod_worker_recycles",
                 "Healthy handler processes replaced between jobs, by cause",
                 Family::default(),
             ),
