@@ -21,10 +21,7 @@ async fn a_refused_connection_costs_the_result() {
     queue.job("lost", &json!({"sleep": 3}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("lost")).await;
     queue.take_down().await;
-    eventually("it to give the result up", || async {
-        worker.log().contains("Finished.").then_some(())
-    })
-    .await;
+    eventually("it to give the result up", || async { worker.log().contains("Finished.").then_some(()) }).await;
     queue.bring_up();
     queue.job("next", &json!({}));
     queue.result("next").await;

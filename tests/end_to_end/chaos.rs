@@ -13,8 +13,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const FLAGS: [&str; 12] = [
-    "--slots", "3", "--prefetch", "1", "--job-timeout", "30s", "--cancel-grace", "300ms", "--drain-grace", "2s",
-    "--flush-grace", "10s",
+    "--slots",
+    "3",
+    "--prefetch",
+    "1",
+    "--job-timeout",
+    "30s",
+    "--cancel-grace",
+    "300ms",
+    "--drain-grace",
+    "2s",
+    "--flush-grace",
+    "10s",
 ];
 /// Jobs that may be open at the same time.
 const OPEN: usize = 40;
@@ -165,7 +175,8 @@ impl Chaos {
         }
         eventually("the worker to hold nothing", || async {
             let health = self.worker.health().await;
-            let jobs = (&health["jobs"]["inProgress"], &health["jobs"]["inQueue"], &health["worker"]["jobs"]["delivering"]);
+            let jobs =
+                (&health["jobs"]["inProgress"], &health["jobs"]["inQueue"], &health["worker"]["jobs"]["delivering"]);
             (jobs == (&json!(0), &json!(0), &json!(0))).then_some(())
         })
         .await;
@@ -227,7 +238,8 @@ fn essence(result: &Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let random = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.subsec_nanos().into());
+    let random =
+        || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.subsec_nanos().into());
     let seed = number("CHAOS_SEED").unwrap_or_else(random);
     let seconds = number("CHAOS_SECONDS").unwrap_or(40);
     eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds} replays this run");

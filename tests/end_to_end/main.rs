@@ -1,5 +1,7 @@
 //! The real binaries, started as a user would start them.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod bad_input;
 mod chaos;
 mod drain;

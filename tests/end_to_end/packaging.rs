@@ -85,3 +85,18 @@ fn the_readme_shows_the_echo_example_as_it_is() {
     let code = example.split_once("\n\n").unwrap().1;
     assert!(readme.contains(code.trim()), "the handler in README.md differs from examples/echo/src/main.rs");
 }
+
+#[test]
+fn every_test_that_the_reliability_table_names_exists() {
+    let table = std::fs::read_to_string(repository().join("docs/reliability.md")).unwrap();
+    let mut tests = String::new();
+    for folder in ["tests", "worker/src"] {
+        sources(&repository().join(folder)).into_iter().for_each(|(_, text)| tests.push_str(&text));
+    }
+    // Names in code style, with words in between, are names of tests.
+    let named: Vec<&str> = table.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
+    assert!(named.len() > 40, "the table is elsewhere");
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "docs/reliability.md names `{name}`, which does not exist");
+    }
+}

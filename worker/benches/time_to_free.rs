@@ -2,7 +2,12 @@
 //! next job running. The whole worker runs, with a queue in memory and the puppet as handler.
 //!
 //! `cargo bench --package runpod-worker --bench time_to_free [-- RUNS]`
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a measurement prints, or fails loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a measurement prints, or fails loudly"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

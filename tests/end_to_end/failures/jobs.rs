@@ -46,7 +46,11 @@ async fn two_jobs_in_a_row_out_of_device_memory_replace_the_process() {
     }
     let next = stack.client.run(json!({"do": "ok"})).await;
     assert_eq!(next["status"], "COMPLETED");
-    assert_ne!(next["output"]["pid"].as_i64(), before.map(i64::from), "memory that is not given back needs a new process");
+    assert_ne!(
+        next["output"]["pid"].as_i64(),
+        before.map(i64::from),
+        "memory that is not given back needs a new process"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

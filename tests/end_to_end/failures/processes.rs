@@ -160,7 +160,8 @@ impl MemoryGroup {
         let line = membership.lines().find(|line| line.contains(":memory:") || line.starts_with("0::"))?;
         let (v1, path) = (line.contains(":memory:"), line.rsplit(':').next()?.trim_start_matches('/'));
         let mount = Path::new(if v1 { "/sys/fs/cgroup/memory" } else { "/sys/fs/cgroup" });
-        let parent = [mount.join(path), mount.to_owned()].into_iter().find(|folder| folder.join("cgroup.procs").exists());
+        let parent =
+            [mount.join(path), mount.to_owned()].into_iter().find(|folder| folder.join("cgroup.procs").exists());
         let group = Self(parent?.join(format!("runpod-worker-test-{}", std::process::id())));
         std::fs::create_dir(&group.0).ok()?;
         let (limit_file, counter) =

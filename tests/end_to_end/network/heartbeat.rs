@@ -29,13 +29,14 @@ async fn it_comes_first_and_names_what_is_held() {
     queue.sees("ping", "the job is held", |ping| ping.query.contains("job_id=held")).await;
     queue.result("held").await;
     let before = queue.seen("ping").len();
-    eventually("a ping without it", || async { queue.seen("ping").into_iter().skip(before + 1).next() }).await;
+    eventually("a ping without it", || async { queue.seen("ping").into_iter().nth(before + 1) }).await;
     assert!(!queue.seen("ping").last().unwrap().query.contains("job_id"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_goes_on_while_the_handler_spins() {
-    let (queue, _worker) = start(WorkerOptions::flags(&["--slots", "2", "--job-timeout", "5s", "--cancel-grace", "0s"])).await;
+    let (queue, _worker) =
+        start(WorkerOptions::flags(&["--slots", "2", "--job-timeout", "5s", "--cancel-grace", "0s"])).await;
     queue.job("spin", &json!({"do": "spin"}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("spin")).await;
     assert!(longest_silence(&queue, 3).await < SILENCE);
@@ -57,7 +58,8 @@ async fn it_goes_on_while_results_are_stuck() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_goes_on_while_the_worker_drowns_in_messages() {
-    let (queue, worker) = start(WorkerOptions::flags(&["--slots", "4", "--job-timeout", "8s", "--cancel-grace", "0s"])).await;
+    let (queue, worker) =
+        start(WorkerOptions::flags(&["--slots", "4", "--job-timeout", "8s", "--cancel-grace", "0s"])).await;
     let jobs = [
         json!({"id": "talks", "input": {"do": "progress", "n": 100_000_000_u64}}),
         json!({"id": "talks-too", "input": {"do": "progress", "n": 100_000_000_u64}}),

@@ -106,7 +106,9 @@ async fn a_broken_answer_fails_the_jobs_it_names_instead_of_losing_them() {
         let result = queue.result(id).await;
         assert!(result["error"].as_str().unwrap().contains("protocol"), "{id}: {result}");
     }
-    queue.take(Reply::json(r#"[{"id":"good-1","input":{"do":"ok"}},{"input":1},7,null,{"id":"good-2","input":{"do":"ok"}}]"#));
+    queue.take(Reply::json(
+        r#"[{"id":"good-1","input":{"do":"ok"}},{"input":1},7,null,{"id":"good-2","input":{"do":"ok"}}]"#,
+    ));
     for id in ["good-1", "good-2"] {
         assert_eq!(queue.result(id).await["output"]["job"], id);
     }
@@ -197,7 +199,10 @@ async fn several_free_slots_use_the_batch_route() {
         queue.result(&format!("j{n}")).await;
     }
     let take = queue.seen("job-take").remove(0);
-    assert_eq!((take.route.as_str(), take.query.as_str()), ("job-take-batch", "gpu=LOCAL&batch_size=3&job_in_progress=0"));
+    assert_eq!(
+        (take.route.as_str(), take.query.as_str()),
+        ("job-take-batch", "gpu=LOCAL&batch_size=3&job_in_progress=0")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
