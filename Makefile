@@ -10,6 +10,10 @@ SHELL := /bin/bash
 # The official Python package, which the conformance tests run against the endpoint and the worker.
 python_client_version := 1.12.0
 python_client := .venv/runpod/.installed-$(python_client_version)
+# End-to-end tests mostly wait, so more of them than there are cores run at the same time.
+test_threads := 8
+# How long `make soak` makes the chaos test.
+SOAK_SECONDS ?= 600
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
 
@@ -44,7 +48,11 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 .PHONY: test
 test: tools libtorch model python-client lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
-	cargo test --workspace --locked
+	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
+
+.PHONY: soak
+soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
+	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes
 
 .PHONY: lint
 lint: tools libtorch ## Format, clippy, documentation; licences and sources if cargo-deny is installed
@@ -60,8 +68,9 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure the example: one text at a time against batches
+bench: tools libtorch model ## Measure the example one text at a time against batches, and how soon a slot is free again
 	cargo bench --locked --package text-embeddings --bench throughput
+	cargo bench --locked --package runpod-worker --bench time_to_free
 
 .PHONY: clean
 clean: ## Remove what was built; libtorch, the model and the Python package stay

@@ -2,6 +2,8 @@
 
 #![expect(clippy::panic, reason = "what cannot be done here fails the test")]
 
+mod bad_days;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,8 +43,13 @@ async fn official_client(endpoint: &Endpoint, input: &Value) -> Value {
 
 /// The official worker on this endpoint, with the handler of this name from `worker.py`.
 fn official_worker(endpoint: &Endpoint, handler: &str) -> Daemon {
+    official_worker_with(endpoint.worker_env("python-1"), handler)
+}
+
+/// The official worker with these variables of the platform.
+fn official_worker_with(platform: Vec<(String, String)>, handler: &str) -> Daemon {
     let mut env = python_env();
-    env.extend(endpoint.worker_env("python-1"));
+    env.extend(platform);
     for (name, value) in [
         ("CONFORMANCE_HANDLER", handler),
         ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true"),

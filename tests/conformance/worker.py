@@ -1,5 +1,9 @@
 """A handler for the unmodified official worker: doubles a number, streams, or fails, as its input says."""
 
+import os
+import signal
+import time
+
 import runpod
 
 
@@ -14,11 +18,17 @@ def generator(job):
         yield {"number": number}
 
 
+def misbehaving(job):
+    """Sleeps, or dies of a signal, and then answers like a good one."""
+    time.sleep(job["input"].get("sleep", 0))
+    if job["input"].get("segv"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"ok": True}
+
+
 def choose(argument):
-    return generator if argument == "generator" else handler
+    return {"generator": generator, "misbehaving": misbehaving}.get(argument, handler)
 
 
 if __name__ == "__main__":
-    import os
-
     runpod.serverless.start({"handler": choose(os.environ.get("CONFORMANCE_HANDLER"))})

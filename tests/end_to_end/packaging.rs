@@ -77,3 +77,18 @@ fn one_place_per_program_starts_processes() {
     places.sort();
     assert_eq!(places, ["endpoint/src/dev/spawn.rs", "worker/src/process/spawn.rs"]);
 }
+
+#[test]
+fn every_test_that_the_reliability_table_names_exists() {
+    let table = std::fs::read_to_string(repository().join("docs/reliability.md")).unwrap();
+    let mut tests = String::new();
+    for folder in ["tests", "worker/src"] {
+        sources(&repository().join(folder)).into_iter().for_each(|(_, text)| tests.push_str(&text));
+    }
+    // Names in code style, with words in between, are names of tests.
+    let named: Vec<&str> = table.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
+    assert!(named.len() > 40, "the table is elsewhere");
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "docs/reliability.md names `{name}`, which does not exist");
+    }
+}

@@ -1,8 +1,9 @@
 //! Proxies, as the usual variables name them, and TLS.
 
+use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{FakeQueue, Worker, WorkerOptions, binary, eventually, free_port, worker_env};
+use end_to_end_tests::{Daemon, FakeQueue, Worker, WorkerOptions, binary, eventually, free_port, run_tool, worker_env};
 use rustix::process::Signal;
 
 use super::still_works;
@@ -40,6 +41,48 @@ async fn a_peer_that_does_not_speak_tls_is_said_and_survived() {
     })
     .await;
     assert!(queue.seen("job-take").is_empty());
+    worker.daemon.signal(Signal::TERM);
+    assert_eq!(worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
+}
+
+/// A server whose certificate nobody vouches for; `None` where there is no `openssl` to make one.
+fn self_signed(port: u16) -> Option<Daemon> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (key, certificate) = (path("key"), path("certificate"));
+    let openssl = ["/usr/bin/openssl", "/usr/local/bin/openssl"].into_iter().find(|path| Path::new(path).exists())?;
+    let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"];
+    let request = [&request[..], &["-keyout", &key, "-out", &certificate]].concat();
+    run_tool(openssl, &request).status.success().then_some(())?;
+    let serve = ["s_server", "-quiet", "-www", "-accept", &port.to_string(), "-key", &key, "-cert", &certificate];
+    let server = Daemon::start("openssl", Path::new(openssl), &serve.map(str::to_owned), &[]);
+    let listening = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    // The files are read before it listens, and go with the folder.
+    (0..500)
+        .any(|_| {
+            listening() || {
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
+        })
+        .then_some(server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_nobody_is_refused() {
+    let port = free_port();
+    let Some(_server) = self_signed(port) else {
+        eprintln!("*** NOT TESTED: a self-signed certificate needs openssl ***");
+        return;
+    };
+    let env = worker_env(&format!("https://localhost:{port}/v2/test"), "worker-1");
+    let mut worker = Worker::start_with(env, binary("puppet-handler"), WorkerOptions::default());
+    worker.ready().await;
+    eventually("a line about the certificate", || async {
+        let log = worker.daemon.log();
+        log.lines().find(|line| line.contains("the queue cannot be reached") && line.contains("certificate")).map(drop)
+    })
+    .await;
     worker.daemon.signal(Signal::TERM);
     assert_eq!(worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
 }
