@@ -47,15 +47,17 @@ test: tools libtorch model python-client lint ## Everything that CI runs: lint, 
 	cargo test --workspace --locked
 
 .PHONY: lint
-lint: tools libtorch ## Format, clippy, documentation; advisories and licences if cargo-deny is installed
+lint: tools libtorch ## Format, clippy, documentation; licences and sources if cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 	RUSTDOCFLAGS=--deny=warnings cargo doc --workspace --no-deps --locked
 	@if ! cargo deny --version >/dev/null 2>&1; then \
-		echo '*** NOT CHECKED: advisories and licences. Install the check with: cargo install --locked cargo-deny ***'; \
-	elif [[ ! -f deny.toml ]]; then \
-		echo '*** NOT CHECKED: advisories and licences. There is no deny.toml ***'; \
-	else cargo deny check; fi
+		echo '*** NOT CHECKED: licences and sources. Install the check with: cargo install --locked cargo-deny ***'; \
+	else cargo deny check bans licenses sources; fi
+
+.PHONY: audit
+audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the network
+	cargo deny check advisories
 
 .PHONY: bench
 bench: tools libtorch model ## Measure the example: one text at a time against batches

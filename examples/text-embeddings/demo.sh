@@ -94,11 +94,10 @@ print_states() {
     local name=$1 line
     while read -r line; do
         case $line in
-        *'"elapsedMs"'*) printf '  %s\n' "$line" ;;
+        *'"elapsedMs"'*) sed -E 's/.*"elapsedMs":([0-9]+),"status":"([A-Z_]+)","timestamp":"([^"]+)".*/  \3  +\1 ms  \2/' <<<"$line" ;;
         *) printf '%s\n' "$line" >"$work/$name.json" ;;
         esac
     done
-    # A state that lasted less than the pause between two looks is not seen above; the times tell of it all the same.
     printf '  milliseconds: %s\n' "$(grep -oE '"(delay|execution)Time":[0-9]+' "$work/$name.json" | paste -sd' ')"
 }
 

@@ -77,11 +77,3 @@ fn one_place_per_program_starts_processes() {
     places.sort();
     assert_eq!(places, ["endpoint/src/dev/spawn.rs", "worker/src/process/spawn.rs"]);
 }
-
-#[test]
-fn the_readme_shows_the_echo_example_as_it_is() {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let example = std::fs::read_to_string(repository().join("examples/echo/src/main.rs")).unwrap();
-    let code = example.split_once("\n\n").unwrap().1;
-    assert!(readme.contains(code.trim()), "the handler in README.md differs from examples/echo/src/main.rs");
-}

@@ -1,18 +1,18 @@
 //! A worker that cannot work says why in one line, with the fix in it, and takes no job.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use end_to_end_tests::{Endpoint, Worker, WorkerOptions, binary, free_port, run_tool};
 use serde_json::json;
 
 /// Starts a worker that must give up; returns its exit status and its log. A job that waits meanwhile must still wait.
-async fn gives_up(handler: PathBuf, options: WorkerOptions) -> (i32, String) {
+async fn gives_up(handler: impl AsRef<Path>, options: WorkerOptions) -> (i32, String) {
     let endpoint = Endpoint::start(&[]).await;
     let client = endpoint.client();
     let id = client.submit(json!({"text": "patience"})).await;
-    let mut worker = Worker::start(&endpoint, handler, options);
+    let mut worker = Worker::start(&endpoint, handler.as_ref(), options);
     let code = worker.daemon.wait(Duration::from_secs(40)).code().unwrap();
     assert_eq!(client.status(&id).await["status"], "IN_QUEUE", "a job was taken by a worker that cannot run it");
     (code, worker.daemon.log())
@@ -25,7 +25,7 @@ fn assert_says(log: &str, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_does_not_exist() {
-    let (code, log) = gives_up("no/such/handler".into(), WorkerOptions::default()).await;
+    let (code, log) = gives_up("no/such/handler", WorkerOptions::default()).await;
     assert_eq!(code, 64);
     assert_says(&log, &["no/such/handler", "build it"]);
 }
@@ -43,7 +43,7 @@ async fn a_handler_that_is_not_executable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_no_handler() {
-    let (code, log) = gives_up("/bin/true".into(), WorkerOptions::default()).await;
+    let (code, log) = gives_up("/bin/true", WorkerOptions::default()).await;
     assert_eq!(code, 1);
     assert_says(&log, &["before it introduced itself"]);
 }
@@ -98,7 +98,7 @@ async fn a_port_in_use() {
 async fn every_configuration_error_is_reported_at_once() {
     let options =
         WorkerOptions::default().env("RUNPOD_PING_INTERVAL", "often").env("RUNPOD_WEBHOOK_POST_OUTPUT", "not a url");
-    let (code, log) = gives_up("no/such/handler".into(), options).await;
+    let (code, log) = gives_up("no/such/handler", options).await;
     assert_eq!(code, 64);
     for words in
         [["RUNPOD_PING_INTERVAL", "often"], ["RUNPOD_WEBHOOK_POST_OUTPUT", "is not a URL"], ["no/such/handler", ""]]

@@ -76,7 +76,7 @@ async fn refuses_to_work(options: WorkerOptions, log_words: &[&str]) {
     let endpoint = Endpoint::start(&[]).await;
     let client = endpoint.client();
     let id = client.submit(json!({"do": "ok"})).await;
-    let mut worker = Worker::start(&endpoint, binary("puppet-handler"), options);
+    let mut worker = Worker::start(&endpoint, &binary("puppet-handler"), options);
     assert_eq!(worker.daemon.wait(Duration::from_secs(40)).code(), Some(1), "{}", worker.daemon.log());
     assert_line(&worker.daemon.log(), log_words);
     assert_eq!(client.status(&id).await["status"], "IN_QUEUE");

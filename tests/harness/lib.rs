@@ -6,13 +6,17 @@
 
 mod binaries;
 mod client;
+mod fake_queue;
+mod faulty_proxy;
 mod process;
 mod stack;
 
 pub use binaries::{binary, repository, run_tool};
 pub use client::{Client, TERMINAL};
+pub use fake_queue::{FakeQueue, Reply, Seen};
+pub use faulty_proxy::FaultyProxy;
 pub use process::Daemon;
-pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port};
+pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! An endpoint and a worker with a handler, joined by the environment variables that the platform sets.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -46,20 +46,24 @@ impl Endpoint {
 
     /// The variables that the platform would set for worker `id`.
     pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
-        let base = format!("{}/test", self.base);
-        let pair = |name: &str, value: String| (name.to_owned(), value);
-        vec![
-            pair("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_POST_OUTPUT", format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_POST_STREAM", format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
-            pair("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
-            pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
-            pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
-            pair("RUNPOD_POD_ID", id.to_owned()),
-            // A machine that runs tests may have less free memory than a worker in production must.
-            pair("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true".to_owned()),
-        ]
+        worker_env(&format!("{}/test", self.base), id)
     }
+}
+
+/// The variables that the platform would set for worker `id`; `base` is the part before `/job-take`.
+pub fn worker_env(base: &str, id: &str) -> Vec<(String, String)> {
+    let pair = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        pair("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_POST_OUTPUT", format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_POST_STREAM", format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=LOCAL")),
+        pair("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
+        pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
+        pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
+        pair("RUNPOD_POD_ID", id.to_owned()),
+        // A machine that runs tests may have less free memory than a worker in production must.
+        pair("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true".to_owned()),
+    ]
 }
 
 /// How to start a worker.
@@ -98,13 +102,17 @@ pub struct Worker {
 
 impl Worker {
     /// Starts one; does not wait for its handler.
-    pub fn start(endpoint: &Endpoint, handler: PathBuf, options: WorkerOptions) -> Self {
+    pub fn start(endpoint: &Endpoint, handler: &Path, options: WorkerOptions) -> Self {
+        Self::start_with(endpoint.worker_env("worker-1"), handler, options)
+    }
+
+    /// Starts one that finds its queue and its name in `env`; does not wait for its handler.
+    pub fn start_with(mut env: Vec<(String, String)>, handler: &Path, options: WorkerOptions) -> Self {
         let address = options.http_bind.unwrap_or_else(|| format!("127.0.0.1:{}", free_port()));
         let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
         args.push("--".to_owned());
         args.push(handler.to_string_lossy().into_owned());
-        let mut env = endpoint.worker_env("worker-1");
         env.extend(options.env);
         let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
         Self { daemon, http: format!("http://{address}") }
@@ -157,7 +165,7 @@ impl Stack {
     /// Starts everything with the handler program of this name and waits until the worker is ready.
     pub async fn start(handler: &str, options: WorkerOptions) -> Self {
         let endpoint = Endpoint::start(&[]).await;
-        let worker = Worker::start(&endpoint, binary(handler), options);
+        let worker = Worker::start(&endpoint, &binary(handler), options);
         worker.ready().await;
         let client = endpoint.client();
         Self { worker, endpoint, client }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::core::{DrainCause, Event, Snapshot};
+use crate::core::{DrainCause, Event, ProcessId, Snapshot};
 use crate::dispatcher::{Dispatcher, Hands};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
@@ -77,7 +77,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let over = CancellationToken::new();
 
     forward_signals(events.clone(), over.clone())?;
-    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone())?);
+    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
     let outbox = outbox::spawn(Arc::clone(&queue), config.identity.clone(), config.outbox, events.clone());
     let server = listener.map(|listener| {
         let state = HttpState::new(
@@ -93,8 +93,13 @@ pub async fn run<Q: JobSource + ResultSink>(
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
+    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval);
+    for (index, device) in config.handler.devices.iter().enumerate() {
+        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
+        processes = processes.with_process_env(ProcessId(index), env);
+    }
     let hands = Hands {
-        processes: Processes::new(handler, events.clone()).watching_memory(memory_interval),
+        processes,
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),

@@ -88,7 +88,7 @@ impl Dispatcher {
 
     fn step(&mut self, event: Event) -> Option<u8> {
         if let Event::Poll(answer) = &event {
-            self.hands.metrics.poll_ended(answer);
+            self.hands.metrics.poll(answer);
         }
         let now = Time(self.started.elapsed());
         let mut exit = None;

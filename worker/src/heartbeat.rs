@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
 use crate::core::{JobId, Snapshot};
+use crate::metrics::{HeartbeatOutcome, Metrics};
 use crate::queue::{ClientError, RequestError, Template, VERSION, http_client, request_error, url};
 use crate::retry::{Retry, retry_after};
 
@@ -145,7 +146,7 @@ impl Unhealthy {
 /// does not arrive is logged.
 pub async fn report_once(config: &HeartbeatConfig, check: &str, reason: &str) {
     let (_, snapshot) = watch::channel(Snapshot::default());
-    match Pinger::new(config, snapshot, Arc::default()) {
+    match Pinger::new(config, snapshot, Arc::default(), Arc::default()) {
         Ok(pinger) => pinger.report(&Unhealthy::new(check, reason)).await,
         Err(error) => tracing::warn!(%error, check, "the unhealthy report cannot be sent"),
     }
@@ -190,13 +191,14 @@ pub fn spawn(
     config: Option<HeartbeatConfig>,
     snapshot: watch::Receiver<Snapshot>,
     pulse: Pulse,
+    metrics: Arc<Metrics>,
 ) -> Result<Heartbeat, HeartbeatError> {
     let record: Arc<Mutex<Record>> = Arc::default();
     let shutdown = CancellationToken::new();
     let (reports, inbox) = mpsc::channel(4);
     let (ending, ended) = oneshot::channel();
     let pinger = match config {
-        Some(config) => Some(Pinger::new(&config, snapshot, Arc::clone(&record))?),
+        Some(config) => Some(Pinger::new(&config, snapshot, Arc::clone(&record), metrics)?),
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -263,6 +265,7 @@ struct Pinger {
     interval: Duration,
     snapshot: watch::Receiver<Snapshot>,
     record: Arc<Mutex<Record>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Pinger {
@@ -270,10 +273,11 @@ impl Pinger {
         config: &HeartbeatConfig,
         snapshot: watch::Receiver<Snapshot>,
         record: Arc<Mutex<Record>>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
         let client = http_client(&config.key, None, Policy::limited(10))?;
         let url = config.url.for_worker(&config.worker_id);
-        Ok(Self { client, url, interval: config.interval, snapshot, record })
+        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics })
     }
 
     async fn ping_for_ever(&self) {
@@ -310,6 +314,7 @@ impl Pinger {
         let mut record = lock(&self.record);
         match result {
             Ok(()) => {
+                self.metrics.heartbeat(HeartbeatOutcome::Ok);
                 record.last_ok = Some(Instant::now());
                 record.stats.sent += 1;
                 record.stats.failures_in_a_row = 0;
@@ -318,6 +323,7 @@ impl Pinger {
                 }
             }
             Err(error) => {
+                self.metrics.heartbeat(HeartbeatOutcome::Failed);
                 record.stats.failures += 1;
                 record.stats.failures_in_a_row += 1;
                 if record.failing.replace(error.kind()) != Some(error.kind()) {

@@ -1,119 +1,141 @@
-//! Every metric of the worker. Callers say what happened, never which metric: the two families below follow from core
-//! reports and snapshots. No label ever holds a job id or free text, so the number of series is bounded.
+//! Every metric of the worker, as methods with typed labels.
 //!
-//! The *RunPod family* is `runpod_*`; the *inference family* has the names and labels that inference dashboards expect.
+//! Two families: `runpod_*` describes the worker and its queue, `inference_*` with `executor_*` and `job_queue_depth`
+//! describes the model. All of it follows from the core's reports and snapshots, so it cannot disagree with the log or
+//! with `/health`. Label values come from closed sets or from the handler's manifest: no job id, no free text.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
-use runpod_handler_protocol::{ErrorKind, ErrorReport};
+use prometheus_client::registry::Registry;
+use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest};
 
-use crate::core::{JobStatus, PollAnswer, Report, Snapshot, WorkerState};
+use crate::core::snapshot::{Snapshot, WorkerState};
+use crate::core::{Epoch, Exit, ExitReason, JobStatus, PollAnswer, ProcessId, Report};
 
-/// Jobs take milliseconds or minutes.
-const JOB_SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
-const INFERENCE_SECONDS: [f64; 11] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
-/// Requests carry no tenant that the worker knows of.
+/// Content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Seconds; part of the interface of `inference_latency_seconds`.
+const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// Seconds; jobs, queues and model loads take from milliseconds to half an hour.
+const LONG_BUCKETS: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0];
+
+/// States that a job enters before it ends; the ends are [`JobStatus`]'s words.
+const IN_QUEUE: &str = "in_queue";
+const IN_PROGRESS: &str = "in_progress";
+const CATEGORIES: [&str; 4] = ["validation", "timeout", "oom", "unknown"];
+const POLL_OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
+
+/// Names in the manifest are the handler author's; what is longer is cut.
+const MAX_LABEL_LEN: usize = 64;
+/// Until tenants exist.
 const TENANT: &str = "default";
 
-/// What is counted under `model` and `version` until the handler has introduced itself.
-const UNKNOWN: &str = "unknown";
-
-/// One word from a closed set.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Status {
-    status: &'static str,
+/// How a heartbeat ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatOutcome {
+    /// The platform answered.
+    Ok,
+    /// It could not be reached or answered with an error.
+    Failed,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Category {
-    category: &'static str,
+impl HeartbeatOutcome {
+    const ALL: [Self; 2] = [Self::Ok, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+        }
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
-    state: &'static str,
+/// Declares label sets of one name, whose values come from closed sets.
+macro_rules! closed_label {
+    ($($set:ident { $name:ident })*) => {$(
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        struct $set {
+            $name: &'static str,
+        }
+    )*};
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
-    cause: &'static str,
+closed_label! {
+    Status { status }
+    Category { category }
+    State { state }
+    Outcome { outcome }
+    Cause { cause }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Device {
-    device: Arc<str>,
+    device: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Model {
-    model: Arc<str>,
-    version: Arc<str>,
+    model: String,
+    version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
-    model: Arc<str>,
-    version: Arc<str>,
+    model: String,
+    version: String,
     tenant: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestError {
-    model: Arc<str>,
-    version: Arc<str>,
+    model: String,
+    version: String,
     error_type: &'static str,
     tenant: &'static str,
 }
 
-/// Makes the histograms of a family.
-#[derive(Clone, Debug)]
-struct InferenceBuckets;
+type Histograms<S> = Family<S, Histogram, fn() -> Histogram>;
 
-impl MetricConstructor<Histogram> for InferenceBuckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(INFERENCE_SECONDS)
-    }
-}
-
-/// The worker's own registry. Cheap to update: each metric is an atomic.
+/// All metrics and their registry.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    model: Mutex<Model>,
 
     jobs: Family<Status, Counter>,
     job_duration: Histogram,
-    job_queue: Histogram,
-    queue_depth: Gauge,
+    job_queue_time: Histogram,
     job_errors: Family<Category, Counter>,
-    job_retries: Counter,
+    queue_depth: Gauge,
     worker_state: Family<State, Gauge>,
     slots: Family<State, Gauge>,
     polls: Family<Outcome, Counter>,
+    heartbeats: Family<Outcome, Counter>,
     restarts: Family<Cause, Counter>,
     recycles: Family<Cause, Counter>,
-    delivered: Family<Outcome, Counter>,
-    undelivered: Gauge,
-    load: Histogram,
+    results_delivered: Family<Outcome, Counter>,
+    load_time: Histogram,
 
     requests: Family<Request, Counter>,
-    errors: Family<RequestError, Counter>,
-    latency: Family<Request, Histogram, InferenceBuckets>,
-    inflight: Family<Device, Gauge>,
-    timeouts: Family<Device, Counter>,
+    request_errors: Family<RequestError, Counter>,
+    latency: Histograms<Request>,
+    executor_inflight: Family<Device, Gauge>,
+    executor_timeouts: Family<Device, Counter>,
     model_queue_depth: Family<Model, Gauge>,
+
+    /// From the handler's manifest, once it is known.
+    model: OnceLock<Model>,
+    /// Why a process is going to be started again; one entry per process at most.
+    restart_causes: Mutex<BTreeMap<ProcessId, &'static str>>,
 }
 
 impl Default for Metrics {
@@ -123,56 +145,85 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics, at zero.
+    /// All metrics at zero. Series whose labels are known in advance exist from the start, so that rates have a beginning.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let mut metrics = Self {
-            model: Mutex::new(Model { model: UNKNOWN.into(), version: UNKNOWN.into() }),
-            jobs: register(&mut registry, "runpod_jobs", "Jobs that reached a state"),
-            job_duration: Histogram::new(JOB_SECONDS),
-            job_queue: Histogram::new(JOB_SECONDS),
-            queue_depth: register(&mut registry, "runpod_queue_depth", "Jobs held without a slot"),
-            job_errors: register(&mut registry, "runpod_job_errors", "Failed jobs by category"),
-            job_retries: register(&mut registry, "runpod_job_retries", "Runs repeated because a process died"),
-            worker_state: register(&mut registry, "runpod_worker_state", "1 for the state that the worker is in"),
-            slots: register(&mut registry, "runpod_worker_slots", "Slots by state"),
-            polls: register(&mut registry, "runpod_worker_polls", "Polls by how they ended"),
-            restarts: register(&mut registry, "runpod_worker_handler_exits", "Handler processes that ended"),
-            recycles: register(&mut registry, "runpod_worker_recycles", "Healthy processes replaced between jobs"),
-            delivered: register(&mut registry, "runpod_worker_results", "Results by what the platform said"),
-            undelivered: register(&mut registry, "runpod_worker_outbox_jobs", "Finished jobs that wait for delivery"),
-            load: Histogram::new([0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]),
-            requests: register(&mut registry, "inference_requests", "Jobs begun, counted before execution"),
-            errors: register(&mut registry, "inference_errors", "Jobs that failed"),
-            latency: Family::new_with_constructor(InferenceBuckets),
-            inflight: register(&mut registry, "executor_inflight", "Jobs running now"),
-            timeouts: register(&mut registry, "executor_timeouts", "Jobs ended by their deadline"),
-            model_queue_depth: register(&mut registry, "job_queue_depth", "Jobs held without a slot"),
-            registry: Registry::default(),
+        let r = &mut registry;
+        let latency: Histograms<Request> = Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS));
+        let long = || Histogram::new(LONG_BUCKETS);
+        let metrics = Self {
+            jobs: register(r, "runpod_jobs", "Jobs that entered a state", Family::default()),
+            job_duration: register(r, "runpod_job_duration_seconds", "Time from start to end of a job", long()),
+            job_queue_time: register(r, "runpod_job_queue_seconds", "Time from taking a job to starting it", long()),
+            job_errors: register(r, "runpod_job_errors", "Jobs that failed, by category", Family::default()),
+            queue_depth: register(r, "runpod_queue_depth", "Jobs held without a slot", Gauge::default()),
+            worker_state: register(r, "runpod_worker_state", "1 for the worker's state", Family::default()),
+            slots: register(r, "runpod_worker_slots", "Slots by state", Family::default()),
+            polls: register(r, "runpod_worker_polls", "Polls of the queue, by outcome", Family::default()),
+            heartbeats: register(r, "runpod_worker_heartbeats", "Heartbeats, by outcome", Family::default()),
+            restarts: register(r, "runpod_worker_handler_restarts", "Handler restarts, by cause", Family::default()),
+            recycles: register(
+                r,
+                "runpod_worker_handler_recycles",
+                "Healthy handler processes replaced between jobs, by cause",
+                Family::default(),
+            ),
+            results_delivered: register(
+                r,
+                "runpod_worker_results_delivered",
+                "Results the platform has accepted, or refused for good",
+                Family::default(),
+            ),
+            load_time: register(r, "runpod_worker_load_seconds", "Time to load the model of a slot", long()),
+            requests: register(r, "inference_requests", "Jobs taken, counted before execution", Family::default()),
+            request_errors: register(r, "inference_errors", "Jobs that failed, by error type", Family::default()),
+            latency: register(r, "inference_latency_seconds", "Time to execute a job", latency),
+            executor_inflight: register(r, "executor_inflight", "Jobs in execution", Family::default()),
+            executor_timeouts: register(r, "executor_timeouts", "Jobs ended by their deadline", Family::default()),
+            model_queue_depth: register(r, "job_queue_depth", "Jobs held without a slot", Family::default()),
+            registry,
+            model: OnceLock::new(),
+            restart_causes: Mutex::default(),
         };
-        registry.register("runpod_job_duration_seconds", "Time from start to outcome", metrics.job_duration.clone());
-        registry.register("runpod_job_queue_seconds", "Time from taken to started", metrics.job_queue.clone());
-        registry.register("runpod_worker_load_seconds", "Time to build a slot's model", metrics.load.clone());
-        registry.register("inference_latency_seconds", "Time from start to outcome", metrics.latency.clone());
-        metrics.registry = registry;
+        metrics.create_known_series();
         metrics
     }
 
-    /// All metrics in OpenMetrics text.
+    fn create_known_series(&self) {
+        let ends =
+            [JobStatus::Completed, JobStatus::Failed, JobStatus::TimedOut, JobStatus::Cancelled, JobStatus::HandedBack];
+        for status in [IN_QUEUE, IN_PROGRESS].into_iter().chain(ends.map(JobStatus::as_str)) {
+            drop(self.jobs.get_or_create(&Status { status }));
+        }
+        for category in CATEGORIES {
+            drop(self.job_errors.get_or_create(&Category { category }));
+        }
+        for outcome in POLL_OUTCOMES {
+            drop(self.polls.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in HeartbeatOutcome::ALL.map(HeartbeatOutcome::as_str) {
+            drop(self.heartbeats.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["accepted", "refused"] {
+            drop(self.results_delivered.get_or_create(&Outcome { outcome }));
+        }
+    }
+
+    /// The OpenMetrics text of everything, to be served with [`CONTENT_TYPE`].
     ///
     /// # Errors
-    /// When a metric cannot be formatted.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+    /// Only what writing into a string can report: nothing in practice.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(8 * 1024);
+        encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// Counts how a poll ended.
-    pub fn poll_ended(&self, answer: &PollAnswer) {
+    /// A poll has ended.
+    pub fn poll(&self, answer: &PollAnswer) {
         let outcome = match answer {
             PollAnswer::Jobs(_) => "jobs",
-            PollAnswer::Nothing => "none",
+            PollAnswer::Nothing => "empty",
             PollAnswer::Throttled { .. } => "throttled",
             PollAnswer::Failed { .. } => "failed",
             PollAnswer::Aborted => "aborted",
@@ -180,66 +231,57 @@ impl Metrics {
         self.polls.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// Counts what a report says.
+    /// A heartbeat has ended.
+    pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
+        self.heartbeats.get_or_create(&Outcome { outcome: outcome.as_str() }).inc();
+    }
+
+    /// Counts what a report tells.
     pub fn observe(&self, report: &Report) {
         match report {
-            Report::JobTaken { .. } => self.count_job("in_queue"),
-            Report::JobStarted { waited, attempt, .. } => {
-                if *attempt == 1 {
-                    self.count_job("in_progress");
-                    self.job_queue.observe(waited.as_secs_f64());
-                    self.requests.get_or_create(&self.request()).inc();
-                }
+            Report::JobTaken { .. } => {
+                self.count_job(IN_QUEUE);
+                self.requests.get_or_create(&self.request()).inc();
             }
-            Report::JobRetried { .. } => {
-                self.job_retries.inc();
+            // A second run of the same job is no second job.
+            Report::JobStarted { attempt: 1, waited, .. } => {
+                self.count_job(IN_PROGRESS);
+                self.job_queue_time.observe(waited.as_secs_f64());
             }
             Report::JobFinished { status, error, run_time, device, .. } => {
                 self.job_finished(*status, error.as_ref(), *run_time, device.as_deref());
             }
             Report::JobDelivered { accepted, .. } => {
                 let outcome = if *accepted { "accepted" } else { "refused" };
-                self.delivered.get_or_create(&Outcome { outcome }).inc();
+                self.results_delivered.get_or_create(&Outcome { outcome }).inc();
             }
-            Report::SlotReady { load_time, .. } => self.load.observe(load_time.as_secs_f64()),
-            Report::ProcessExited { expected, exit, .. } => {
-                let cause = match (expected, exit.host_oom) {
-                    (true, _) => "replaced",
-                    (false, true) => "host_oom",
-                    (false, false) => "crashed",
-                };
+            Report::SlotReady { load_time, .. } => self.load_time.observe(load_time.as_secs_f64()),
+            Report::ProcessKilled { process, .. } => self.process_ended(*process, "killed"),
+            Report::ProcessExited { process, exit, expected } => {
+                self.process_ended(*process, if *expected { "planned" } else { exit_cause(exit) });
+            }
+            Report::StartFailed { process, .. } => self.process_ended(*process, "start_failed"),
+            Report::ProcessStarting { process, epoch } if *epoch > Epoch(1) => {
+                let cause = self.restart_causes().remove(process).unwrap_or("unknown");
                 self.restarts.get_or_create(&Cause { cause }).inc();
             }
             Report::ProcessRecycled { reason, .. } => {
                 self.recycles.get_or_create(&Cause { cause: reason.as_str() }).inc();
             }
-            Report::DuplicateJob { .. }
-            | Report::JobRefused { .. }
-            | Report::JobStopping { .. }
-            | Report::LateMessage { .. }
-            | Report::ProcessStarting { .. }
-            | Report::Loading { .. }
-            | Report::Checked { .. }
-            | Report::ProcessKilled { .. }
-            | Report::StartFailed { .. }
-            | Report::Draining { .. }
-            | Report::ShutdownOverrun { .. } => {}
+            _ => {}
         }
     }
 
-    /// Sets every gauge from a picture of the worker.
+    /// Sets all gauges.
     pub fn publish(&self, snapshot: &Snapshot) {
         if let Some(manifest) = &snapshot.manifest {
-            let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-            if *model.model != *manifest.name || *model.version != *manifest.version {
-                *model = Model { model: manifest.name.as_str().into(), version: manifest.version.as_str().into() };
-            }
+            self.model.get_or_init(|| model_labels(manifest));
         }
         for state in WorkerState::ALL {
             let value = i64::from(state == snapshot.state);
             self.worker_state.get_or_create(&State { state: state.as_str() }).set(value);
         }
-        let slots = snapshot.slots;
+        let slots = &snapshot.slots;
         for (state, count) in [
             ("ready", slots.ready),
             ("busy", slots.busy),
@@ -249,34 +291,43 @@ impl Metrics {
         ] {
             self.slots.get_or_create(&State { state }).set(gauge(count));
         }
-        self.queue_depth.set(gauge(snapshot.jobs.in_queue));
-        self.undelivered.set(gauge(snapshot.jobs.delivering));
-        self.model_queue_depth.get_or_create(&self.model()).set(gauge(snapshot.jobs.in_queue));
-        // Several processes may name the same device, such as `cpu`.
+        let depth = gauge(snapshot.jobs.in_queue);
+        self.queue_depth.set(depth);
+        if let Some(model) = self.model.get() {
+            self.model_queue_depth.get_or_create(model).set(depth);
+        }
+        // Several processes may share a device, such as the CPU.
+        let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
         for process in &snapshot.processes {
             if let Some(device) = &process.device {
-                let same = snapshot.processes.iter().filter(|other| other.device.as_ref() == Some(device));
-                let busy: usize = same.map(|process| process.busy).sum();
-                self.inflight.get_or_create(&Device { device: device.as_str().into() }).set(gauge(busy));
+                *busy.entry(device_label(device)).or_default() += process.busy;
             }
+        }
+        for (device, count) in busy {
+            let device = Device { device: device.to_owned() };
+            drop(self.executor_timeouts.get_or_create(&device));
+            self.executor_inflight.get_or_create(&device).set(gauge(count));
         }
     }
 
     fn job_finished(&self, status: JobStatus, error: Option<&ErrorReport>, run_time: Duration, device: Option<&str>) {
         self.count_job(status.as_str());
-        if run_time > Duration::ZERO {
+        let request = self.request();
+        if !run_time.is_zero() {
             self.job_duration.observe(run_time.as_secs_f64());
-            self.latency.get_or_create(&self.request()).observe(run_time.as_secs_f64());
+            if !matches!(status, JobStatus::Cancelled | JobStatus::HandedBack) {
+                self.latency.get_or_create(&request).observe(run_time.as_secs_f64());
+            }
         }
         if status == JobStatus::TimedOut {
-            let device = device.unwrap_or(UNKNOWN).into();
-            self.timeouts.get_or_create(&Device { device }).inc();
+            let device = device.map_or("unknown", device_label).to_owned();
+            self.executor_timeouts.get_or_create(&Device { device }).inc();
         }
-        if let Some(error) = error {
-            self.job_errors.get_or_create(&Category { category: category(error.kind) }).inc();
-            let Request { model, version, tenant } = self.request();
-            let error_type = error_type(error.kind);
-            self.errors.get_or_create(&RequestError { model, version, error_type, tenant }).inc();
+        if let (JobStatus::Failed | JobStatus::TimedOut, Some(ErrorReport { kind, .. })) = (status, error) {
+            self.job_errors.get_or_create(&Category { category: category(*kind) }).inc();
+            let Request { model, version, tenant } = request;
+            let labels = RequestError { model, version, error_type: error_type(*kind), tenant };
+            self.request_errors.get_or_create(&labels).inc();
         }
     }
 
@@ -284,18 +335,26 @@ impl Metrics {
         self.jobs.get_or_create(&Status { status }).inc();
     }
 
-    fn model(&self) -> Model {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The first cause wins: a process that was killed exits afterwards.
+    fn process_ended(&self, process: ProcessId, cause: &'static str) {
+        self.restart_causes().entry(process).or_insert(cause);
     }
 
     fn request(&self) -> Request {
-        let Model { model, version } = self.model();
+        let unknown = || Model { model: "unknown".to_owned(), version: "unknown".to_owned() };
+        let Model { model, version } = self.model.get().cloned().unwrap_or_else(unknown);
         Request { model, version, tenant: TENANT }
+    }
+
+    fn restart_causes(&self) -> MutexGuard<'_, BTreeMap<ProcessId, &'static str>> {
+        self.restart_causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
+fn register<M>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M
+where
+    M: Clone + EncodeMetric + fmt::Debug + Send + Sync + 'static,
+{
     registry.register(name, help, metric.clone());
     metric
 }
@@ -304,7 +363,17 @@ fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The coarse category of an error.
+fn model_labels(manifest: &Manifest) -> Model {
+    let cut = |text: &str| text.chars().take(MAX_LABEL_LEN).collect();
+    Model { model: cut(&manifest.name), version: cut(&manifest.version) }
+}
+
+/// Handlers name their device freely; only the usual names become labels.
+fn device_label(name: &str) -> &str {
+    let index = name.strip_prefix("cuda:").and_then(|index| index.parse::<u8>().ok());
+    if matches!(name, "cpu" | "cuda" | "mps") || index.is_some() { name } else { "other" }
+}
+
 fn category(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Validation | ErrorKind::ModelNotFound => "validation",
@@ -314,7 +383,6 @@ fn category(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// The error type of the inference family.
 fn error_type(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::ModelNotFound => "model_not_found",
@@ -323,86 +391,14 @@ fn error_type(kind: ErrorKind) -> &'static str {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use runpod_handler_protocol::Manifest;
-    use serde_json::json;
-
-    use super::*;
-    use crate::core::{JobCounts, ProcessId, ProcessView, SlotCounts};
-
-    fn snapshot() -> Snapshot {
-        let manifest = Manifest {
-            name: "sentences".into(),
-            version: "1.2.3".into(),
-            idempotent: false,
-            streams: false,
-            input_schema: json!({}),
-            output_schema: json!({}),
-            chunk_schema: None,
-        };
-        let process = ProcessView {
-            id: ProcessId(0),
-            epoch: crate::core::Epoch(1),
-            phase: "serving",
-            pid: Some(7),
-            device: Some("cuda:0".into()),
-            busy: 2,
-            last_exit: None,
-        };
-        Snapshot {
-            state: WorkerState::Running,
-            jobs: JobCounts { in_queue: 3, ..JobCounts::default() },
-            slots: SlotCounts { ready: 1, busy: 2, ..SlotCounts::default() },
-            processes: vec![process],
-            manifest: Some(manifest.into()),
-            ..Snapshot::default()
-        }
-    }
-
-    fn finished(job: &str, status: JobStatus, kind: Option<ErrorKind>) -> Report {
-        Report::JobFinished {
-            job: job.into(),
-            status,
-            error: kind.map(|kind| ErrorReport { kind, message: "free text".into(), traceback: String::new() }),
-            run_time: Duration::from_millis(30),
-            device: Some("cuda:0".into()),
-            records: BTreeMap::new(),
-        }
-    }
-
-    fn after(jobs: usize) -> String {
-        let metrics = Metrics::new();
-        metrics.publish(&snapshot());
-        metrics.poll_ended(&PollAnswer::Nothing);
-        for index in 0..jobs {
-            let job = format!("secret-job-{index}");
-            metrics.observe(&Report::JobTaken { job: job.as_str().into() });
-            let waited = Duration::from_millis(2);
-            metrics.observe(&Report::JobStarted { job: job.as_str().into(), attempt: 1, waited });
-            metrics.observe(&finished(&job, JobStatus::Completed, None));
-            metrics.observe(&finished(&job, JobStatus::TimedOut, Some(ErrorKind::Timeout)));
-            metrics.observe(&finished(&job, JobStatus::Failed, Some(ErrorKind::ModelNotFound)));
-            metrics.observe(&Report::JobDelivered { job: job.as_str().into(), accepted: true });
-        }
-        metrics.encode().unwrap()
-    }
-
-    #[test]
-    fn names_types_and_labels() {
-        // Series of one metric come in any order.
-        let text = after(1);
-        let mut lines: Vec<&str> = text.lines().collect();
-        lines.sort_unstable();
-        insta::assert_snapshot!(lines.join("\n"));
-    }
-
-    #[test]
-    fn series_do_not_grow_with_jobs() {
-        let (few, many) = (after(1), after(500));
-        assert_eq!(few.lines().count(), many.lines().count());
-        assert!(!many.contains("secret-job") && !many.contains("free text"));
+fn exit_cause(exit: &Exit) -> &'static str {
+    match exit.status {
+        _ if exit.host_oom => "oom",
+        ExitReason::Signal(_) => "signal",
+        ExitReason::Code(_) => "exit",
+        ExitReason::Unknown => "unknown",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,9 @@ impl ClientError {
 pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) status: Status,
+    /// Milliseconds; only a job that has run has one.
+    #[serde(rename = "executionTime")]
+    pub(crate) execution_time: Option<u64>,
     pub(crate) output: Option<Box<RawValue>>,
     pub(crate) error: Option<Box<RawValue>>,
 }

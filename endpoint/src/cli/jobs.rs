@@ -57,12 +57,12 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
         if job.status.is_terminal() {
             return Ok(print_end(&job, &reply, as_json, output));
         }
-        return follow(&endpoint, &job.id, output, |_, _| {}, as_json).await;
+        return follow(&endpoint, &job.id, None, output, |_, _| {}, as_json).await;
     }
     let reply = endpoint.post("run", body).await?;
     let job: Job = serde_json::from_str(&reply)?;
     output.line(if as_json { reply.trim_end() } else { &job.id });
-    if args.watch { watch_job(&endpoint, &job.id, as_json, output).await } else { Ok(Exit::Success) }
+    if args.watch { watch_job(&endpoint, &job.id, Some(job.status), as_json, output).await } else { Ok(Exit::Success) }
 }
 
 pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
@@ -78,10 +78,17 @@ pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
 }
 
 pub(crate) async fn watch(args: &JobArgs, output: &mut Output) -> Outcome {
-    watch_job(&Endpoint::new(&args.target)?, &args.job, args.target.json, output).await
+    watch_job(&Endpoint::new(&args.target)?, &args.job, None, args.target.json, output).await
 }
 
-async fn watch_job(endpoint: &Endpoint, job: &str, as_json: bool, output: &mut Output) -> Outcome {
+/// `known` is the state that the job was last known to be in.
+async fn watch_job(
+    endpoint: &Endpoint,
+    job: &str,
+    known: Option<Status>,
+    as_json: bool,
+    output: &mut Output,
+) -> Outcome {
     let started = Instant::now();
     let report = |status: Status, output: &mut Output| {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
@@ -97,22 +104,30 @@ async fn watch_job(endpoint: &Endpoint, job: &str, as_json: bool, output: &mut O
             output.line(&format!("{time}  +{:.1}s  {}", elapsed.as_secs_f64(), status.name()));
         }
     };
-    follow(endpoint, job, output, report, as_json).await
+    follow(endpoint, job, known, output, report, as_json).await
 }
 
 /// Asks until the job has ended, reports each change of state and prints the end.
 async fn follow(
     endpoint: &Endpoint,
     job: &str,
+    known: Option<Status>,
     output: &mut Output,
     report: impl Fn(Status, &mut Output),
     as_json: bool,
 ) -> Outcome {
-    let mut seen = None;
+    let mut seen = known;
+    if let Some(status) = known {
+        report(status, output);
+    }
     let mut pause = FIRST_PAUSE;
     loop {
         let reply = ask(endpoint, &format!("status/{job}"), output).await?;
         let job: Job = serde_json::from_str(&reply)?;
+        if seen == Some(Status::InQueue) && job.status.is_terminal() && job.execution_time.is_some() {
+            // It was quicker than the questions, but a job with an execution time has been in progress.
+            report(Status::InProgress, output);
+        }
         if seen.replace(job.status) != Some(job.status) {
             report(job.status, output);
         }

@@ -43,6 +43,8 @@ enum Do {
     Error,
     /// Returns a validation error.
     Validation,
+    /// Asks for a model that nobody has.
+    UnknownModel,
     /// Returns libtorch's text for an exhausted device.
     OomText,
     /// Returns libtorch's text for a lost device.
@@ -110,6 +112,7 @@ impl Handler for Puppet {
             Do::Exit { code } => std::process::exit(code),
             Do::Error => return Err("the puppet fails as asked".into()),
             Do::Validation => return Err(HandlerError::validation("input.do: refused as asked")),
+            Do::UnknownModel => return Err(HandlerError::model_not_found("there is no model called \"puppet-2\"")),
             Do::OomText => {
                 return Err(
                     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of \
@@ -125,7 +128,11 @@ impl Handler for Puppet {
             }
             Do::Progress { n } => (1..=n).for_each(|step| job.progress(json!({"step": step}))),
             Do::BigOutput { bytes } => return Ok(json!("x".repeat(bytes))),
-            Do::Freeze => kill_process(getpid(), Signal::STOP)?,
+            Do::Freeze => {
+                kill_process(getpid(), Signal::STOP)?;
+                // The stop reaches the threads one by one, and this one must not answer meanwhile.
+                sleep(Duration::from_secs(1));
+            }
             Do::Refresh => job.request_refresh(),
             Do::Record { name, value } => job.record(&name, value),
             Do::Log { lines, bytes } => {

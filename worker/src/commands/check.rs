@@ -25,9 +25,10 @@ pub(super) async fn check_command(args: &RunArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(code) = start_log(config.log, &config, std::io::stderr) {
-        return code;
-    }
+    let _log = match start_log(&config, std::io::stderr()) {
+        Ok(guard) => guard,
+        Err(code) => return code,
+    };
     let mut reports = checks::run(&config.checks).await;
     reports.extend(check_handler(&config).await);
     let printed = print(table(&reports).trim_end());

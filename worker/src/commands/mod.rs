@@ -9,8 +9,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, EXIT_CONFIG, LogConfig, ProcessEnvironment, RunArgs};
-use crate::telemetry;
+use crate::config::{Config, EXIT_CONFIG, ProcessEnvironment, RunArgs};
+use crate::telemetry::{self, LogGuard};
 
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
@@ -39,15 +39,12 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
     Config::load(args, &ProcessEnvironment).map_err(|errors| complain(EXIT_CONFIG, &errors.to_string()))
 }
 
-/// Sets up the log.
-fn start_log<W>(log: LogConfig, config: &Config, writer: W) -> Result<(), ExitCode>
-where
-    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
-{
+/// Sets up the log. The guard must live until the command is over.
+fn start_log(config: &Config, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
     if let Some(queue) = &config.queue {
         telemetry::redact::add(queue.key.expose());
     }
-    telemetry::init(log.format, log.level, &config.identity.worker_id, writer)
+    telemetry::init(config.log.format, config.log.level, &config.identity.worker_id, out)
         .map_err(|error| complain(1, &error.to_string()))
 }
 

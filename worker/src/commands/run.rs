@@ -22,9 +22,10 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     if args.check_config {
         return print(&config.describe());
     }
-    if let Err(code) = start_log(config.log, &config, io::stdout) {
-        return code;
-    }
+    let _log = match start_log(&config, io::stdout()) {
+        Ok(guard) => guard,
+        Err(code) => return code,
+    };
     let Some(queue) = &config.queue else {
         // As RunPod's own worker: without a queue, one local job.
         if !Path::new(DEFAULT_FILE).exists() {

@@ -55,10 +55,14 @@ pub(super) async fn test_command(args: TestArgs) -> ExitCode {
         (Err(code), Ok(_)) => return code,
         (_, Err(error)) => return complain(EXIT_CONFIG, &error.to_string()),
     };
-    if let Err(code) = start_log(config.log, &config, std::io::stderr) {
-        return code;
-    }
-    report_test(test(config, job).await)
+    let log = match start_log(&config, std::io::stderr()) {
+        Ok(guard) => guard,
+        Err(code) => return code,
+    };
+    let result = test(config, job).await;
+    // The log first, then the result.
+    drop(log);
+    report_test(result)
 }
 
 /// Prints what came of the job.

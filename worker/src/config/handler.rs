@@ -15,6 +15,8 @@ pub struct HandlerConfig {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// `CUDA_VISIBLE_DEVICES` of each process; empty when there is only one, which sees what the worker sees.
+    pub devices: Vec<String>,
 }
 
 /// The program behind `--`, or `RUNPOD_WORKER_HANDLER`.
@@ -28,7 +30,7 @@ pub(super) fn find<E: Environment>(settings: &mut Settings<'_, E>, given: &[OsSt
             settings.problems.push(format!(
                 "there is no handler program: name it last, as in `runpod-worker run -- ./my-handler`, or set {VARIABLE}"
             ));
-            return HandlerConfig { program: PathBuf::new(), args: Vec::new() };
+            return HandlerConfig { program: PathBuf::new(), args: Vec::new(), devices: Vec::new() };
         }
     };
     let found = resolve(&program, settings.env.get("PATH").as_deref());
@@ -42,7 +44,26 @@ pub(super) fn find<E: Environment>(settings: &mut Settings<'_, E>, given: &[OsSt
             program
         }
     };
-    HandlerConfig { program, args }
+    HandlerConfig { program, args, devices: Vec::new() }
+}
+
+/// The GPU of each process: the first ones of `CUDA_VISIBLE_DEVICES`, or those numbered from 0.
+pub(super) fn devices<E: Environment>(settings: &mut Settings<'_, E>, processes: usize) -> Vec<String> {
+    const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+    if processes == 1 {
+        return Vec::new();
+    }
+    let Some(visible) = settings.env.get(VARIABLE) else {
+        return (0..processes).map(|index| index.to_string()).collect();
+    };
+    let devices: Vec<String> = visible.split(',').map(|device| device.trim().to_owned()).take(processes).collect();
+    if devices.len() < processes {
+        settings.problems.push(format!(
+            "{VARIABLE} names {} of the {processes} GPUs that as many processes need: name more, or use fewer --processes",
+            devices.len()
+        ));
+    }
+    devices
 }
 
 /// A name without `/` is looked up in `PATH`, as a shell does.

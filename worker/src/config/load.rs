@@ -28,11 +28,12 @@ impl Config {
     /// Every mistake at once. Nothing has been started or opened by then.
     pub fn load(args: &RunArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
         let mut settings = Settings::new(env);
-        let handler = handler::find(&mut settings, &args.handler);
+        let mut handler = handler::find(&mut settings, &args.handler);
         let identity = identity(&mut settings);
         let policy = policy(&mut settings, args, &identity);
         let policy = upkeep::policy(&mut settings, &args.upkeep, policy);
         let checks = upkeep::checks(&mut settings, &args.upkeep);
+        handler.devices = handler::devices(&mut settings, policy.processes);
         let http_bind = settings.read(
             "http-bind",
             args.http_bind.as_deref(),

@@ -267,6 +267,17 @@ fn help_teaches_every_variable() {
 }
 
 #[test]
+fn each_process_sees_a_gpu_of_its_own() {
+    let devices = |flags: &[&str], env: &Env| load(flags, env).handler.devices;
+    assert!(devices(&[], &platform()).is_empty(), "a single process sees what the worker sees");
+    assert_eq!(devices(&["--processes", "2"], &platform()), ["0", "1"]);
+    let chosen = with(platform(), "CUDA_VISIBLE_DEVICES", "GPU-a, 7,3");
+    assert_eq!(devices(&["--processes", "2"], &chosen), ["GPU-a", "7"]);
+    let errors = Config::load(&args(&["--processes", "4"]), &chosen).unwrap_err();
+    assert!(errors.lines().iter().any(|line| line.contains("CUDA_VISIBLE_DEVICES names 3 of the 4")), "{errors}");
+}
+
+#[test]
 fn upkeep_is_set_by_flag_and_by_variable() {
     type Look = fn(&Config) -> String;
     let cases: [(&str, &str, &str, Look); 9] = [

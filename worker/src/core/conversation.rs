@@ -2,6 +2,7 @@
 //! are dropped, so that one job's output can never reach another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::{
@@ -15,6 +16,9 @@ use super::job::JobState;
 use super::process::{KillCause, Phase};
 use super::slot::Slot;
 use super::worker::Worker;
+
+/// How far the clocks of worker and handler may be apart about a deadline.
+const DEADLINE_SLACK: Duration = Duration::from_millis(500);
 
 impl Worker {
     pub(super) fn spawned(&mut self, now: Time, id: ProcessId, pid: u32) {
@@ -117,7 +121,7 @@ impl Worker {
             process.begin_serving(now);
             self.trouble = None;
         }
-        let load_time = std::time::Duration::from_millis(millis);
+        let load_time = Duration::from_millis(millis);
         self.report(Report::SlotReady { process: id, slot, device, load_time });
     }
 
@@ -178,6 +182,10 @@ impl Worker {
         let place = self.jobs.get(job).and_then(super::job::Job::place);
         match self.jobs.get(job).map(|held| held.state) {
             Some(JobState::Stopping { why, .. }) => self.settle_stopped(now, job, why),
+            // The handler keeps the same deadline and may notice it a moment before the worker does.
+            _ if kind == ErrorKind::Timeout && self.is_nearly_due(now, job) => {
+                self.settle_stopped(now, job, CancelReason::Deadline);
+            }
             _ => self.finish(now, job, Outcome::Failed(error), Extras { refresh, ..Extras::default() }),
         }
         if reloading && let Some(place) = place {
@@ -222,6 +230,10 @@ impl Worker {
         }
         self.report(Report::LateMessage { job });
         None
+    }
+
+    fn is_nearly_due(&self, now: Time, job: &JobId) -> bool {
+        self.jobs.get(job).is_some_and(|held| held.deadline <= now + DEADLINE_SLACK)
     }
 
     /// Whether the platform has stopped the job, so that nothing of it is posted any more.

@@ -117,14 +117,17 @@ impl Worker {
         }
     }
 
-    /// The platform wants a job stopped. Ids that are not held, or already decided, are ignored.
+    /// The platform wants a job stopped. Ids that are already decided are ignored; those that are not held may be on their
+    /// way.
     pub(super) fn stop_requested(&mut self, now: Time, id: &JobId) {
         match self.jobs.get_mut(id).map(|job| &mut job.state) {
             Some(JobState::Queued) => self.finish(now, id, Outcome::Cancelled, Extras::default()),
             Some(JobState::Assigned(_) | JobState::Running(_)) => self.ask_to_stop(now, id, CancelReason::Stopped),
             // Whatever else was going to end it: the platform no longer wants to hear of it.
             Some(JobState::Stopping { why, .. }) => *why = CancelReason::Stopped,
-            Some(JobState::Delivering) | None => {}
+            Some(JobState::Delivering) => {}
+            None if self.recent.get(id).is_some() => {}
+            None => self.poll.stopped_early(id),
         }
     }
 

@@ -1,8 +1,11 @@
 //! Filling slots and asking for more: a job is asked for only when a slot is ready for it.
 
+use std::collections::BTreeSet;
+
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
 
 use super::effect::{Effect, Outgoing, Report};
+use super::ending::{Extras, Outcome};
 use super::event::{PollAnswer, TakenJob};
 use super::ids::{JobId, Place, Time};
 use super::job::{Job, JobState};
@@ -10,6 +13,9 @@ use super::process::Phase;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
 use super::worker::Worker;
+
+/// Stop requests that are kept for jobs still on their way; one poll cannot bring more jobs than this many slots ask for.
+const MAX_EARLY_STOPS: usize = 4096;
 
 /// The poll and what is known of the queue.
 #[derive(Debug, Default)]
@@ -24,11 +30,21 @@ pub(super) struct Poll {
     away_until: Time,
     /// The queue's last answer was 429.
     pub throttled: bool,
-    /// The queue has given a good answer at least once.
-    pub answered: bool,
+    /// The queue has been asked at least once.
+    pub begun: bool,
+    /// Jobs that the platform stopped while the answer that brings them was on its way. The stop channel is a connection of
+    /// its own, and a stop is said once, so it may come first and must not be forgotten. Kept until the poll ends.
+    early_stops: BTreeSet<JobId>,
 }
 
 impl Poll {
+    /// Takes note of a stop request for a job that is not known. Without a poll under way no such job can come.
+    pub(super) fn stopped_early(&mut self, job: &JobId) {
+        if self.in_flight && self.early_stops.len() < MAX_EARLY_STOPS {
+            self.early_stops.insert(job.clone());
+        }
+    }
+
     /// Whether the poll under way was told to end.
     pub(super) fn is_aborted(&self) -> bool {
         self.aborted
@@ -51,7 +67,6 @@ impl Poll {
         match answer {
             PollAnswer::Jobs(_) | PollAnswer::Nothing => {
                 self.throttled = false;
-                self.answered = true;
                 self.not_before = now;
             }
             PollAnswer::Throttled { retry_after } => {
@@ -85,6 +100,12 @@ impl Worker {
             return;
         }
         self.report(Report::JobTaken { job: taken.id.clone() });
+        if self.poll.early_stops.remove(&taken.id) {
+            let job = Job::new(taken, bytes::Bytes::new(), now, self.policy.job_timeout);
+            self.jobs.insert(taken.id.clone(), job);
+            self.finish(now, &taken.id, Outcome::Cancelled, Extras::default());
+            return;
+        }
         match &taken.body {
             Ok(body) => {
                 let job = Job::new(taken, body.clone(), now, self.policy.job_timeout);
@@ -99,6 +120,11 @@ impl Worker {
                 self.fail(now, &taken.id, error);
             }
         }
+    }
+
+    /// The jobs of a poll are all here; what was stopped and did not come is not on its way any more.
+    pub(super) fn forget_early_stops(&mut self) {
+        self.poll.early_stops.clear();
     }
 
     /// Gives queued jobs to ready slots.
@@ -165,6 +191,7 @@ impl Worker {
         let want = self.wanted();
         if want > 0 && self.poll.due() <= now {
             self.poll.in_flight = true;
+            self.poll.begun = true;
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
         }
     }

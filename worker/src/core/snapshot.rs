@@ -13,7 +13,7 @@ pub enum WorkerState {
     /// No slot is ready yet, or none is ready again after a crash.
     #[default]
     Initializing,
-    /// A slot is ready, the queue has not answered yet.
+    /// A slot is ready, the queue has not been asked yet.
     Ready,
     /// Waiting for a job.
     Idle,

@@ -144,7 +144,7 @@ impl Worker {
             WorkerState::Initializing
         } else if self.poll.throttled {
             WorkerState::Throttled
-        } else if self.poll.answered {
+        } else if self.poll.begun {
             WorkerState::Idle
         } else {
             WorkerState::Ready
@@ -215,6 +215,7 @@ impl Worker {
                 self.take(now, job);
             }
         }
+        self.forget_early_stops();
     }
 
     pub(super) fn process(&mut self, id: ProcessId) -> &mut Process {

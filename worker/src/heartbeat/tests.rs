@@ -51,7 +51,7 @@ async fn pings_start_at_once_and_list_what_is_held() {
     let (address, mut pings) = server(&[]).await;
     let (sender, snapshot) = watch::channel(Snapshot::default());
     let interval = Duration::from_millis(50);
-    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default()).unwrap();
+    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default()).unwrap();
     let idle = format!("/ping/w1?gpu=x&runpod_version={VERSION}");
     assert_eq!(next(&mut pings).await, (idle.clone(), "hunter2".to_owned()));
 
@@ -76,7 +76,8 @@ async fn a_ping_is_tried_again_after_429_and_5xx_only() {
     // The interval is longer than the test: what comes in time is a retry.
     let (address, mut pings) = server(&[429, 503]).await;
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat = spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default(), Arc::default()).unwrap();
     for _ in 0..3 {
         next(&mut pings).await;
     }
@@ -84,7 +85,8 @@ async fn a_ping_is_tried_again_after_429_and_5xx_only() {
 
     let (address, mut pings) = server(&[404]).await;
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat = spawn(Some(config(&address, Duration::from_millis(50))), snapshot, Pulse::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, Duration::from_millis(50))), snapshot, Pulse::default(), Arc::default()).unwrap();
     while heartbeat.monitor().stats().sent == 0 {
         next(&mut pings).await;
     }
@@ -96,7 +98,8 @@ async fn a_ping_is_tried_again_after_429_and_5xx_only() {
 async fn an_unhealthy_report_is_sent_before_the_end() {
     let (address, mut pings) = server(&[]).await;
     let (_sender, snapshot) = watch::channel(holding(&["j"]));
-    let heartbeat = spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default(), Arc::default()).unwrap();
     heartbeat.report_unhealthy("crash_loop", &format!("5 crashes & more {}", "ä".repeat(400)));
     heartbeat.stop().await;
     let mut seen = Vec::new();
@@ -114,7 +117,8 @@ async fn an_unhealthy_report_is_sent_before_the_end() {
 async fn a_platform_that_is_gone_is_counted_and_survived() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat = spawn(Some(config(&address, Duration::from_millis(20))), snapshot, Pulse::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, Duration::from_millis(20))), snapshot, Pulse::default(), Arc::default()).unwrap();
     let many = async {
         while heartbeat.monitor().stats().failures_in_a_row < 3 {
             sleep(Duration::from_millis(5)).await;
@@ -128,7 +132,7 @@ async fn a_platform_that_is_gone_is_counted_and_survived() {
 #[tokio::test]
 async fn without_a_url_nothing_is_sent_and_it_stops() {
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat = spawn(None, snapshot, Pulse::default()).unwrap();
+    let heartbeat = spawn(None, snapshot, Pulse::default(), Arc::default()).unwrap();
     heartbeat.report_unhealthy("load", "no weights");
     heartbeat.stop().await;
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Identity;
 use crate::core::Snapshot;
 use crate::heartbeat::{HeartbeatMonitor, Pulse};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;
 
 use probes::PulseWatch;
@@ -78,7 +78,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/ready", get(probes::ready))
         .route("/live", get(probes::live))
         .route("/ping", get(probes::ping))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(encode_metrics))
         .with_state(state)
 }
 
@@ -100,12 +100,9 @@ pub async fn serve(listener: TcpListener, state: HttpState, over: CancellationTo
     }
 }
 
-async fn metrics(State(state): State<HttpState>) -> Response {
+async fn encode_metrics(State(state): State<HttpState>) -> Response {
     match state.metrics.encode() {
-        Ok(text) => {
-            let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, media_type)], text).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

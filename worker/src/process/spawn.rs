@@ -1,6 +1,6 @@
 //! Starts a handler process: its own process group, one end of a socket pair as stdin, pipes for stdout and stderr.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -82,15 +82,7 @@ pub(super) fn spawn(command: &HandlerCommand, group: &Group) -> Result<Spawned, 
     let (ours, theirs) = UnixStream::pair().map_err(socket_error)?;
     ours.set_nonblocking(true).map_err(socket_error)?;
 
-    #[expect(clippy::disallowed_methods, reason = "the one place of the worker that starts processes")]
-    let mut builder = Command::new(&command.program);
-    builder.args(&command.args);
-    for (name, _) in std::env::vars_os() {
-        if is_withheld(&name) {
-            builder.env_remove(name);
-        }
-    }
-    builder.envs(command.env.iter().map(|(name, value)| (name, value)));
+    let mut builder = build(command, std::env::vars_os().map(|(name, _)| name));
     builder.stdin(Stdio::from(OwnedFd::from(theirs)));
     builder.stdout(Stdio::piped()).stderr(Stdio::piped());
     builder.process_group(0);
@@ -107,7 +99,19 @@ pub(super) fn spawn(command: &HandlerCommand, group: &Group) -> Result<Spawned, 
     }
 }
 
-fn is_withheld(name: &std::ffi::OsStr) -> bool {
+/// The program with its arguments and environment; `inherited` are the names of the worker's own variables.
+#[expect(clippy::disallowed_methods, reason = "the one place of the worker that starts processes")]
+fn build(command: &HandlerCommand, inherited: impl Iterator<Item = OsString>) -> Command {
+    let mut builder = Command::new(&command.program);
+    builder.args(&command.args);
+    for name in inherited.filter(|name| is_withheld(name)) {
+        builder.env_remove(name);
+    }
+    builder.envs(command.env.iter().map(|(name, value)| (name, value)));
+    builder
+}
+
+fn is_withheld(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name == WITHHELD || name.starts_with(WITHHELD_PREFIX))
 }
 
@@ -117,11 +121,19 @@ mod tests {
 
     #[test]
     fn credentials_of_the_worker_are_withheld() {
-        for name in ["RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_WEBHOOK_POST_OUTPUT"] {
-            assert!(is_withheld(name.as_ref()), "{name}");
-        }
-        for name in ["RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "CUDA_VISIBLE_DEVICES", "RUNPOD_AI_API_KEYS"] {
-            assert!(!is_withheld(name.as_ref()), "{name}");
-        }
+        let inherited = ["RUNPOD_AI_API_KEY", "RUNPOD_POD_ID", "RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_WEBHOOK_PING", "PATH"];
+        let command = HandlerCommand {
+            env: vec![("RUNPOD_WEBHOOK_PING".into(), "given on purpose".into()), ("ONE".into(), "1".into())],
+            ..HandlerCommand::default()
+        };
+        let builder = build(&command, inherited.into_iter().map(OsString::from));
+        let changes: Vec<_> = builder.as_std().get_envs().collect();
+        let expected: [(&str, Option<&str>); 4] = [
+            ("ONE", Some("1")),
+            ("RUNPOD_AI_API_KEY", None),
+            ("RUNPOD_WEBHOOK_GET_JOB", None),
+            ("RUNPOD_WEBHOOK_PING", Some("given on purpose")),
+        ];
+        assert_eq!(changes, expected.map(|(name, value)| (OsStr::new(name), value.map(OsStr::new))));
     }
 }

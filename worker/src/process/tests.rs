@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::{ToHandler, ToSupervisor, encode_header};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -91,7 +93,7 @@ fn run(job: &str) -> ToHandler {
 /// Shows whether anybody from a process group is left: a named pipe that every member holds open for writing.
 struct Witness {
     folder: tempfile::TempDir,
-    reader: tokio::task::JoinHandle<std::io::Result<Vec<u8>>>,
+    pipe: pipe::Receiver,
 }
 
 impl Witness {
@@ -99,7 +101,8 @@ impl Witness {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        Self { folder, reader: tokio::spawn(tokio::fs::read(path)) }
+        let pipe = pipe::OpenOptions::new().open_receiver(path).unwrap();
+        Self { folder, pipe }
     }
 
     /// Shell command after which the script and all its children hold the pipe.
@@ -107,9 +110,9 @@ impl Witness {
         format!("exec 3>{};", self.folder.path().join("pipe").display())
     }
 
-    /// Returns when nobody holds the pipe any more.
-    async fn all_gone(self) {
-        assert_eq!(within(self.reader).await.unwrap().unwrap(), b"");
+    /// Returns when nobody holds the pipe any more. Call it once the script is known to have taken it.
+    async fn all_gone(mut self) {
+        assert_eq!(within(self.pipe.read(&mut [0])).await.unwrap(), 0);
     }
 }
 
@@ -201,11 +204,18 @@ async fn dropping_kills_everything() {
 #[tokio::test]
 async fn a_grandchild_that_keeps_the_socket_delays_the_exit_only_briefly() {
     let witness = Witness::new();
-    let script = format!("{} sleep 1000 <&0 & echo last words >&2; exit 4", witness.hold());
+    let script = format!("{} exec 4<&0; sleep 1000 <&4 & echo last words >&2; exit 4", witness.hold());
     let mut fixture = Fixture::started(&script).await;
     let exit = fixture.exit().await;
     assert_eq!(exit, Exit { status: ExitReason::Code(4), host_oom: false, last_lines: vec!["last words".into()] });
     witness.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_grandchild_that_left_the_group_cannot_withhold_the_last_words() {
+    // `cat` holds the socket and stderr until the supervisor closes the socket, and no signal to the group reaches it.
+    let mut fixture = Fixture::started("exec 4<&0; printf 'last words' >&2; setsid cat <&4 >/dev/null & exit 4").await;
+    assert_eq!(fixture.exit().await.last_lines, ["last words"]);
 }
 
 #[tokio::test]

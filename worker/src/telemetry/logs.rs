@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{self, Write};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -20,6 +20,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::redact;
+use super::writer::LineQueue;
+pub use super::writer::LogGuard;
 use crate::config::LogFormat;
 
 /// Longest message, in characters; the platform cuts longer ones. The middle is left out.
@@ -32,18 +34,33 @@ pub enum LogError {
     /// Another part of the program has set up a log already.
     #[error("a log is already set up in this process: call `telemetry::init` once, before anything else logs")]
     AlreadySet,
+    /// The operating system starts no more threads.
+    #[error("the thread that writes the log cannot be started: {0}; raise the limit on processes (ulimit -u)")]
+    Thread(io::Error),
 }
 
 /// Sets up the log of the whole process. `level` is for the worker and its handlers; libraries get through from WARN on.
 /// Every JSON line carries `worker_id`.
 ///
+/// Lines are written by a thread of their own, so that a stuck reader cannot hold up the worker. Keep the guard
+/// until the program ends: dropping it waits, for a second at most, for the lines that are still to be written.
+///
 /// # Errors
-/// When a log is already set up.
-pub fn init<W>(format: LogFormat, level: LevelFilter, worker_id: &str, writer: W) -> Result<(), LogError>
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    subscriber(format, level, worker_id, writer).try_init().map_err(|_| LogError::AlreadySet)
+/// When a log is already set up, or the thread cannot be started.
+pub fn init(
+    format: LogFormat,
+    level: LevelFilter,
+    worker_id: &str,
+    out: impl Write + Send + 'static,
+) -> Result<LogGuard, LogError> {
+    let worker = worker_id.to_owned();
+    let (queue, guard) = LineQueue::start(out, move |count| {
+        let message = format!("dropped {count} lines: the log was not read fast enough");
+        Fields { message, ..Fields::default() }.line(format, Level::WARN, &worker)
+    })
+    .map_err(LogError::Thread)?;
+    subscriber(format, level, worker_id, move || queue.clone()).try_init().map_err(|_| LogError::AlreadySet)?;
+    Ok(guard)
 }
 
 /// What [`init`] installs, with another destination.
@@ -101,11 +118,7 @@ where
         }
         event.record(&mut fields);
         let level = *event.metadata().level();
-        let mut line = match self.format {
-            LogFormat::Json => fields.json(level, &self.worker_id),
-            LogFormat::Text => fields.text(level),
-        };
-        line.push('\n');
+        let line = fields.line(self.format, level, &self.worker_id);
         // Nowhere is left to complain to when the log itself cannot be written.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
     }
@@ -147,8 +160,13 @@ impl Fields {
         }
     }
 
-    fn json(&self, level: Level, worker_id: &str) -> String {
-        serde_json::to_string(&JsonLine { fields: self, level, worker_id }).unwrap_or_default()
+    fn line(&self, format: LogFormat, level: Level, worker_id: &str) -> String {
+        let mut line = match format {
+            LogFormat::Json => serde_json::to_string(&JsonLine { fields: self, level, worker_id }).unwrap_or_default(),
+            LogFormat::Text => self.text(level),
+        };
+        line.push('\n');
+        line
     }
 
     fn text(&self, level: Level) -> String {

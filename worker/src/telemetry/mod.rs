@@ -3,8 +3,9 @@
 pub mod logs;
 pub mod redact;
 pub mod report;
+mod writer;
 
 #[cfg(test)]
 pub(crate) mod capture;
 
-pub use logs::{LogError, init};
+pub use logs::{LogError, LogGuard, init};

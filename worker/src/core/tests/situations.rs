@@ -154,6 +154,19 @@ fn a_job_that_yields_at_its_deadline_keeps_its_process() {
 }
 
 #[test]
+fn a_handler_that_notices_the_deadline_first_times_out_too() {
+    let mut world = World::serving();
+    let job = |id| TakenJob { timeout: Some(seconds(20)), ..taken(id) };
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job("a")])));
+    world.wait(Duration::from_millis(19_900));
+    world.failed("a", ErrorKind::Timeout, false);
+    assert_eq!(world.snapshot().jobs.timed_out, 1);
+    world.feed(Event::Poll(PollAnswer::Jobs(vec![job("b")])));
+    world.failed("b", ErrorKind::Timeout, false);
+    assert_eq!(world.snapshot().jobs.timed_out, 1, "a time limit of the handler's own is an ordinary failure");
+}
+
+#[test]
 fn a_result_that_arrives_before_the_process_is_gone_beats_the_timeout() {
     let mut world = World::serving();
     let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
@@ -186,6 +199,29 @@ fn a_stopped_job_posts_nothing() {
     assert!(world.snapshot().held.is_empty());
     world.stop("a");
     world.stop("never seen");
+}
+
+#[test]
+fn a_stop_that_comes_before_its_job_is_not_forgotten() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.stop("a");
+    world.arrive(&["a", "b"]);
+    assert_eq!(world.running(), ["b/1"]);
+    assert_eq!((world.result("a"), world.snapshot().jobs.cancelled), (None, 1));
+    assert_eq!(world.snapshot().held, [JobId::from("b")].into());
+}
+
+#[test]
+fn a_stop_for_nobody_is_forgotten_with_the_poll_that_could_have_brought_its_job() {
+    let mut world = World::serving_with(Policy::default());
+    world.stop("a");
+    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.arrive(&["a"]);
+    assert_eq!(world.running(), ["a/1"], "a job that comes later was sent again on purpose");
+    world.stop("b");
+    world.done("a");
+    world.arrive(&["b"]);
+    assert_eq!(world.running(), ["b/1"], "nothing was on its way when b was stopped");
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! Random jobs, a proxy with bad days, handlers and workers that are killed: no job is lost, none ends twice or differently,
+//! and the worker does not grow.
+//!
+//! `CHAOS_SEED` replays the decisions (what is submitted, when something is killed, what the proxy does to the n-th request);
+//! their interleaving remains the machine's. `CHAOS_SECONDS` makes it longer; `make soak` does.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use end_to_end_tests::{Endpoint, FaultyProxy, TERMINAL, Worker, WorkerOptions, binary, eventually, worker_env};
+use fastrand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+const FLAGS: [&str; 12] = [
+    "--slots",
+    "3",
+    "--prefetch",
+    "1",
+    "--job-timeout",
+    "30s",
+    "--cancel-grace",
+    "300ms",
+    "--drain-grace",
+    "2s",
+    "--flush-grace",
+    "10s",
+];
+/// Jobs that may be open at the same time.
+const OPEN: usize = 40;
+/// Percent of requests that something happens to.
+const FAULTS: u8 = 12;
+/// Growth that is no leak: caches and pools fill with use.
+const MORE_KIB: u64 = 24 * 1024;
+const MORE_FILES: usize = 24;
+/// A handler may be killed this often before the worker counts as being in a crash loop.
+const KILLS: usize = 4;
+
+/// What a job is to end as when nothing happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Output,
+    Text(usize),
+    Error(&'static str),
+    /// It runs until it is cancelled.
+    Cancelled,
+}
+
+#[derive(Debug)]
+struct Job {
+    end: End,
+    submitted: Instant,
+    ended: Option<(Instant, Value)>,
+    cancelled: bool,
+    /// Times that its worker was taken away from under it.
+    abandoned: u32,
+}
+
+struct Chaos {
+    rng: Rng,
+    endpoint: Endpoint,
+    proxy: FaultyProxy,
+    worker: Worker,
+    jobs: BTreeMap<String, Job>,
+    handler_deaths: Vec<Instant>,
+    kills_of_this_worker: usize,
+}
+
+fn start_worker(proxy: &FaultyProxy) -> Worker {
+    let env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
+    Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::flags(&FLAGS))
+}
+
+impl Chaos {
+    async fn start(seed: u64) -> Self {
+        let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+        let target = endpoint.base.trim_end_matches("/v2").to_owned();
+        let proxy = FaultyProxy::start(&target, seed, FAULTS).await;
+        let worker = start_worker(&proxy);
+        let (jobs, handler_deaths) = (BTreeMap::new(), Vec::new());
+        Self { rng: Rng::with_seed(seed), endpoint, proxy, worker, jobs, handler_deaths, kills_of_this_worker: 0 }
+    }
+
+    async fn submit(&mut self) {
+        let (input, end) = match self.rng.u8(0..12) {
+            0..=2 => (json!({"do": "ok"}), End::Output),
+            3..=5 => (json!({"do": "sleep_ms", "ms": self.rng.u64(0..400)}), End::Output),
+            6 => (json!({"do": "stream", "n": self.rng.u64(1..20)}), End::Output),
+            7 => (json!({"do": "progress", "n": self.rng.u64(1..50)}), End::Output),
+            8 => {
+                let bytes = self.rng.usize(10_000..300_000);
+                (json!({"do": "big_output", "bytes": bytes}), End::Text(bytes))
+            }
+            9 => (json!({"do": "error"}), End::Error("inference_error")),
+            10 => (json!({"do": "panic"}), End::Error("inference_error")),
+            _ => (json!({"do": "check_cancel"}), End::Cancelled),
+        };
+        let id = self.endpoint.client().submit(input).await;
+        let job = Job { end, submitted: Instant::now(), ended: None, cancelled: false, abandoned: 0 };
+        assert!(self.jobs.insert(id, job).is_none(), "an id was given twice");
+    }
+
+    fn open(&self) -> Vec<String> {
+        self.jobs.iter().filter(|(_, job)| job.ended.is_none()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Notes which jobs have ended, and cancels those that end no other way.
+    async fn look(&mut self) {
+        let client = self.endpoint.client();
+        for id in self.open() {
+            let status = client.status(&id).await;
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if TERMINAL.contains(&status["status"].as_str().unwrap_or_default()) {
+                job.ended = Some((Instant::now(), status));
+            } else if job.end == End::Cancelled && !job.cancelled && status["status"] == "IN_PROGRESS" {
+                job.cancelled = true;
+                client.cancel(&id).await;
+            }
+        }
+    }
+
+    /// Kills the handler in one of the ways in which handlers die.
+    async fn kill_handler(&mut self) {
+        let Ok(reply) = reqwest::get(format!("{}/health", self.worker.http)).await else { return };
+        let health: Value = reply.json().await.unwrap_or_default();
+        let pid = health["worker"]["processes"][0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { return };
+        let signal = [Signal::KILL, Signal::ABORT][self.rng.usize(0..2)];
+        self.handler_deaths.push(Instant::now());
+        self.kills_of_this_worker += 1;
+        let _ = kill_process(pid, signal);
+    }
+
+    /// Ends the worker and starts it again under the same name.
+    async fn restart_worker(&mut self, signal: Signal) {
+        self.look().await;
+        self.worker.daemon.signal(signal);
+        let status = self.worker.daemon.wait(Duration::from_secs(30));
+        assert!(signal == Signal::KILL || status.code() == Some(0), "{status:?}\n{}", self.worker.daemon.log());
+        for id in self.open() {
+            self.jobs.get_mut(&id).into_iter().for_each(|job| job.abandoned += 1);
+        }
+        self.worker = start_worker(&self.proxy);
+        self.kills_of_this_worker = 0;
+    }
+
+    async fn rage(&mut self, time: Duration, restarts: bool) {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            for _ in 0..self.rng.u8(0..4) {
+                if self.open().len() < OPEN {
+                    self.submit().await;
+                }
+            }
+            self.look().await;
+            match self.rng.u16(0..1000) {
+                0..15 if self.kills_of_this_worker < KILLS => self.kill_handler().await,
+                100..106 if restarts => self.restart_worker(Signal::KILL).await,
+                200..204 if restarts => self.restart_worker(Signal::TERM).await,
+                _ => {}
+            }
+            assert!(self.worker.daemon.is_running(), "the worker ended by itself:\n{}", self.worker.daemon.log());
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(20..120))).await;
+        }
+    }
+
+    /// Waits until every job has ended and everything is delivered.
+    async fn settle(&mut self) {
+        let begin = Instant::now();
+        while !self.open().is_empty() {
+            let open = self.open();
+            assert!(begin.elapsed() < Duration::from_secs(90), "lost: {open:?}\n{}", self.worker.daemon.log());
+            self.look().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        eventually("the worker to hold nothing", || async {
+            let health = self.worker.health().await;
+            let jobs =
+                (&health["jobs"]["inProgress"], &health["jobs"]["inQueue"], &health["worker"]["jobs"]["delivering"]);
+            (jobs == (&json!(0), &json!(0), &json!(0))).then_some(())
+        })
+        .await;
+    }
+
+    /// Memory in KiB and open files of the worker.
+    fn size(&self) -> (u64, usize) {
+        let folder = format!("/proc/{}", self.worker.daemon.pid().as_raw_nonzero());
+        let status = std::fs::read_to_string(format!("{folder}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib = line.trim().trim_end_matches(" kB").parse().unwrap();
+        (kib, std::fs::read_dir(format!("{folder}/fd")).unwrap().count())
+    }
+
+    /// Whether a handler died while this job was open.
+    fn was_near_a_death(&self, job: &Job) -> bool {
+        let end = job.ended.as_ref().map_or_else(Instant::now, |(at, _)| *at);
+        self.handler_deaths.iter().any(|death| (job.submitted..=end).contains(death))
+    }
+
+    fn judge(&self, id: &str, job: &Job) {
+        let (_, document) = job.ended.as_ref().unwrap();
+        let context = || format!("{id}: {job:?}, lost by the proxy: {}", self.proxy.has_lost(id));
+        match document["status"].as_str().unwrap() {
+            "COMPLETED" => match job.end {
+                End::Output => assert_eq!(document["output"]["job"], *id, "{}", context()),
+                End::Text(bytes) => assert_eq!(document["output"].as_str().map(str::len), Some(bytes)),
+                End::Error(_) | End::Cancelled => panic!("it cannot complete: {}", context()),
+            },
+            "CANCELLED" => assert!(job.cancelled, "{}", context()),
+            "FAILED" => {
+                let text = document["error"].as_str().unwrap_or_default();
+                let error: Value = serde_json::from_str(text).unwrap_or_default();
+                let kind = error["error_type"].as_str().unwrap_or_default();
+                let as_asked = matches!(job.end, End::Error(expected) if expected == kind);
+                let died = matches!(kind, "crashed" | "infra") && self.was_near_a_death(job);
+                // The platform hands a job out twice. That is not enough when the worker was taken away both times.
+                let twice = job.abandoned + u32::from(self.proxy.has_lost(id)) >= 2;
+                let given_up = text.contains("timed out after 1 retries") && twice;
+                assert!(as_asked || died || given_up, "{}", context());
+            }
+            other => panic!("{other}: {}", context()),
+        }
+    }
+}
+
+/// What two results of one job must have in common.
+fn essence(result: &Value) -> Value {
+    if let Some(text) = result["error"].as_str() {
+        let error: Value = serde_json::from_str(text).unwrap_or_default();
+        return json!({"error": error["error_type"]});
+    }
+    match &result["output"] {
+        Value::Object(output) => json!({"job": output["job"]}),
+        other => other.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let random =
+        || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.subsec_nanos().into());
+    let seed = number("CHAOS_SEED").unwrap_or_else(random);
+    let seconds = number("CHAOS_SECONDS").unwrap_or(40);
+    eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds} replays this run");
+    let mut chaos = Chaos::start(seed).await;
+
+    chaos.rage(Duration::from_secs(seconds / 2), true).await;
+    // From here on one worker lives to the end, so that it can be measured.
+    chaos.restart_worker(Signal::TERM).await;
+    chaos.rage(Duration::from_secs(seconds / 8), false).await;
+    chaos.settle().await;
+    let (memory_before, files_before) = chaos.size();
+    chaos.rage(Duration::from_secs(seconds * 3 / 8), false).await;
+    chaos.proxy.set_faults(0);
+    chaos.settle().await;
+
+    let (memory, files) = chaos.size();
+    let (passed, hurt) = chaos.proxy.traffic();
+    eprintln!(
+        "{} jobs, {passed} requests of which {hurt} were hurt, {} handlers killed; worker {memory_before} → {memory} KiB, \
+         {files_before} → {files} files",
+        chaos.jobs.len(),
+        chaos.handler_deaths.len()
+    );
+    assert!(memory <= memory_before + MORE_KIB, "memory grew from {memory_before} to {memory} KiB");
+    assert!(files <= files_before + MORE_FILES, "open files grew from {files_before} to {files}");
+    assert!(hurt > 0, "the proxy did nothing");
+
+    let client = chaos.endpoint.client();
+    for (id, job) in &chaos.jobs {
+        chaos.judge(id, job);
+        let (_, first) = job.ended.as_ref().unwrap();
+        assert_eq!(&client.status(id).await, first, "{id} has changed after its end");
+    }
+    for (id, finals) in chaos.proxy.finals() {
+        let essences: Vec<Value> = finals.iter().map(essence).collect();
+        assert!(essences.windows(2).all(|pair| pair[0] == pair[1]), "{id} has contradicting results: {essences:?}");
+    }
+    let health = client.health().await;
+    assert_eq!((&health["jobs"]["inQueue"], &health["jobs"]["inProgress"]), (&json!(0), &json!(0)));
+}

@@ -1,0 +1,113 @@
+//! What the README says is run as it stands there; only ports are changed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use end_to_end_tests::{Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository};
+use serde_json::json;
+
+fn readme() -> String {
+    std::fs::read_to_string(repository().join("README.md")).unwrap()
+}
+
+/// The first fenced block of this language that contains `word`.
+fn block(language: &str, word: &str) -> String {
+    let text = readme();
+    let blocks = text.split("```").skip(1).step_by(2);
+    let found =
+        blocks.filter_map(|block| block.split_once('\n')).find(|(tag, body)| *tag == language && body.contains(word));
+    found.unwrap_or_else(|| panic!("no {language} block with {word} in README.md")).1.to_owned()
+}
+
+fn shell(name: &str, script: &str, folder: &Path) -> Daemon {
+    let programs = binary("echo").parent().unwrap().to_string_lossy().into_owned();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let script = format!("cd '{}' && {script}", folder.display());
+    Daemon::start(name, Path::new("/bin/sh"), &["-ec".to_owned(), script], &[("PATH".to_owned(), path)])
+}
+
+/// A folder that looks like the repository after a build.
+fn built_repository() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let debug = folder.path().join("target/debug");
+    std::fs::create_dir_all(&debug).unwrap();
+    std::os::unix::fs::symlink(binary("echo"), debug.join("echo")).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_tried_without_a_queue_and_behind_one() {
+    let folder = built_repository();
+    let block = block("sh", "runpod-worker test");
+    let (alone, behind) = block.split_once("\n\n").unwrap();
+    let mut test = shell("README: test", alone, folder.path());
+    assert!(test.wait(Duration::from_secs(60)).success());
+    assert!(test.log().contains("\"text\": \"hello\""), "{}", test.log());
+
+    let port = free_port().to_string();
+    let dev = format!("dev --bind 127.0.0.1:{port} --worker-http-port 0 --");
+    let behind = behind.replace("dev --", &dev).replace(":8000", &format!(":{port}"));
+    let (start, curl) = behind.split_once('\n').unwrap();
+    let start = start.split('#').next().unwrap();
+    let _dev = shell("README: dev", &format!("exec {start}"), folder.path());
+    let url = format!("http://127.0.0.1:{port}/v2/local/health");
+    eventually("the endpoint of the README to answer", || async { reqwest::get(&url).await.ok() }).await;
+    let mut curl = shell("README: curl", curl, folder.path());
+    assert!(curl.wait(Duration::from_secs(60)).success());
+    assert!(curl.log().contains("\"output\":{\"text\":\"hello\"}"), "{}", curl.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_is_used_as_shown() {
+    let endpoint = Endpoint::start(&[]).await;
+    let worker = Worker::start(&endpoint, &binary("echo"), WorkerOptions::default());
+    worker.ready().await;
+    let script = block("python", "import runpod")
+        .replace("http://127.0.0.1:8000/v2", &endpoint.base)
+        .replace("\"local\"", "\"test\"");
+    let packages = repository().join(".venv/runpod");
+    assert!(packages.join("runpod").is_dir(), "the official Python package is not installed: run `make python-client`");
+    let env = [("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned())];
+    let mut python = Daemon::start("README: python", Path::new("python3"), &["-c".to_owned(), script], &env);
+    assert!(python.wait(Duration::from_secs(60)).success());
+    assert!(python.log().contains("{'text': 'hello'}"), "{}", python.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_what_is_shown() {
+    let endpoint = Endpoint::start(&[]).await;
+    let worker = Worker::start(&endpoint, &binary("echo"), WorkerOptions::default());
+    worker.ready().await;
+    let script = block("sh", "/metrics").replace("http://127.0.0.1:8001", &worker.http);
+    let folder = tempfile::tempdir().unwrap();
+    let mut curl = shell("README: operators", &script, folder.path());
+    assert!(curl.wait(Duration::from_secs(60)).success());
+    for word in ["\"inProgress\":0", "\"state\":\"idle\"", "runpod_jobs_total"] {
+        assert!(curl.log().contains(word), "no {word} in {}", curl.log());
+    }
+    let client: Client = endpoint.client();
+    assert_eq!(client.run(json!({"text": "hello"})).await["output"], json!({"text": "hello"}));
+}
+
+#[test]
+fn the_handler_and_its_dependencies_are_those_of_the_example() {
+    let example = std::fs::read_to_string(repository().join("examples/echo/src/main.rs")).unwrap();
+    let code = example.split_once("\n\n").unwrap().1;
+    assert!(readme().contains(code.trim()), "the handler in README.md differs from examples/echo/src/main.rs");
+    let shown: Vec<String> = block("toml", "runpod-handler-sdk").lines().filter_map(name_before_equals).collect();
+    let manifest = std::fs::read_to_string(repository().join("examples/echo/Cargo.toml")).unwrap();
+    let needed = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let mut needed: Vec<String> = needed
+        .lines()
+        .filter_map(|line| Some(line.split(['.', ' ']).next()?.to_owned()))
+        .filter(|name| !name.is_empty())
+        .collect();
+    needed.sort();
+    let mut shown = shown;
+    shown.sort();
+    assert_eq!(shown, needed);
+}
+
+fn name_before_equals(line: &str) -> Option<String> {
+    Some(line.split_once('=')?.0.trim().to_owned()).filter(|name| !name.is_empty())
+}
