@@ -77,7 +77,7 @@
 //! | the input is not of type [`Handler::Input`] | fails as `validation`, with the JSON path of every problem | goes on |
 //! | an error is returned | fails with the error's kind and message, its causes as traceback | goes on |
 //! | a panic | fails as `inference_error`, with message and backtrace | the slot loads again |
-//! | out of device memory, by the error's text | fails as `oom` | as above |
+//! | out of device memory, by the error's text | fails as `oom`, with the allocator's figures | its cache is emptied; as above |
 //! | the device is lost, by the error's text | fails as `device_lost` | is replaced by the worker |
 //! | the output is over the limit of one message, or has no JSON form | fails as `protocol` | goes on |
 //! | a crash | fails as `crashed`, or runs again if [`Handler::IDEMPOTENT`] | is replaced by the worker |
@@ -92,8 +92,8 @@
 //!
 //! # Feature `torch`
 //!
-//! Chooses the device, loads the CUDA half of libtorch, switches gradients off on slot threads and loads weights; see
-//! `torch`.
+//! Chooses the device, loads the CUDA half of libtorch, switches gradients off on slot threads, shows device memory and loads
+//! weights; see `torch`.
 
 // The examples here are compiled one by one and never run (`no_run,standalone_crate`): programs of doc tests lie where they
 // would not find libtorch.
