@@ -2,7 +2,7 @@
 //! It also watches the dispatcher: a heartbeat that outlives it would keep jobs from being given to another worker.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +36,9 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// The unhealthy report is given up after this time, as in RunPod's SDK: the worker is about to exit.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
+
+/// A report waits this long for the ping that is on its way.
+const TURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Longest reason in an unhealthy report, in characters.
 const MAX_REASON: usize = 256;
@@ -266,6 +269,9 @@ struct Pinger {
     snapshot: watch::Receiver<Snapshot>,
     record: Arc<Mutex<Record>>,
     metrics: Arc<Metrics>,
+    /// Held while a ping or a report is on its way.
+    turn: tokio::sync::Mutex<()>,
+    reported: AtomicBool,
 }
 
 impl Pinger {
@@ -277,15 +283,26 @@ impl Pinger {
     ) -> Result<Self, ClientError> {
         let client = http_client(&config.key, None, Policy::limited(10))?;
         let url = config.url.for_worker(&config.worker_id);
-        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics })
+        let (turn, reported) = (tokio::sync::Mutex::default(), AtomicBool::default());
+        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics, turn, reported })
     }
 
     async fn ping_for_ever(&self) {
         loop {
-            let result = self.ping().await;
-            self.note(result);
+            let turn = self.turn.lock().await;
+            if !self.has_left() {
+                let result = self.ping().await;
+                self.note(result);
+            }
+            drop(turn);
             sleep(self.interval).await;
         }
+    }
+
+    /// The platform knows that this worker cannot work, and nothing needs its lease any more. An ordinary ping would say
+    /// that all is well again.
+    fn has_left(&self) -> bool {
+        self.reported.load(Ordering::Relaxed) && self.snapshot.borrow().held.is_empty()
     }
 
     async fn ping(&self) -> Result<(), RequestError> {
@@ -334,6 +351,9 @@ impl Pinger {
     }
 
     async fn report(&self, report: &Unhealthy) {
+        self.reported.store(true, Ordering::Relaxed);
+        // A ping on its way must not overtake the report; one that is stuck does not hold it up.
+        let _turn = timeout(TURN_LIMIT, self.turn.lock()).await;
         let mut target = self.url.clone();
         url::append(&mut target, "status", "unhealthy");
         url::append(&mut target, "check", &report.check);

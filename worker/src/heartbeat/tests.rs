@@ -114,6 +114,23 @@ async fn an_unhealthy_report_is_sent_before_the_end() {
 }
 
 #[tokio::test]
+async fn after_an_unhealthy_report_pings_go_on_only_for_jobs_that_are_held() {
+    let (address, mut pings) = server(&[]).await;
+    let (sender, snapshot) = watch::channel(holding(&["j"]));
+    let interval = Duration::from_millis(20);
+    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default()).unwrap();
+    heartbeat.report_unhealthy("crash_loop", "5 crashes");
+    while !next(&mut pings).await.0.contains("status=unhealthy") {}
+    assert!(next(&mut pings).await.0.contains("job_id=j"));
+    sender.send(Snapshot::default()).unwrap();
+    let later = tokio::time::Instant::now() + interval * 20;
+    while let Ok(ping) = timeout_at(later, pings.recv()).await {
+        assert!(ping.unwrap().0.contains("job_id=j"), "a ping that says all is well again");
+    }
+    heartbeat.stop().await;
+}
+
+#[tokio::test]
 async fn a_platform_that_is_gone_is_counted_and_survived() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let (_sender, snapshot) = watch::channel(Snapshot::default());
