@@ -112,7 +112,7 @@ impl Worker {
         let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
         args.push("--".to_owned());
-        args.push(handler.into_os_string().to_string_lossy().into_owned());
+        args.push(handler.to_string_lossy().into_owned());
         env.extend(options.env);
         let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
         Self { daemon, http: format!("http://{address}") }
