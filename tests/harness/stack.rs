@@ -56,6 +56,8 @@ impl Endpoint {
             pair("RUNPOD_PING_INTERVAL", "1000".to_owned()),
             pair("RUNPOD_AI_API_KEY", "test-worker-key".to_owned()),
             pair("RUNPOD_POD_ID", id.to_owned()),
+            // As long-lived as the endpoint, so that a worker started again with the same id finds its own.
+            pair("RUNPOD_WORKER_SPOOL_DIR", self.daemon.folder().join("spool").to_string_lossy().into_owned()),
         ]
     }
 }

@@ -217,6 +217,8 @@ impl Metrics {
             | Report::ProcessKilled { .. }
             | Report::StartFailed { .. }
             | Report::Draining { .. }
+            | Report::LeftoversFound { .. }
+            | Report::LeftoversLate { .. }
             | Report::ShutdownOverrun { .. } => {}
         }
     }

@@ -1,5 +1,6 @@
 //! One function per command of the command line, each ending in an exit status.
 
+mod dead_letters;
 mod run;
 mod schema;
 mod test;
@@ -25,6 +26,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Run(args) => run::run(&args).await,
             Command::Test(args) => test::test_command(*args).await,
             Command::Schema(args) => schema::schema_command(args).await,
+            Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
         }
     });
     // Whatever still waits for the network is not worth waiting for.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
-use crate::app;
+use crate::app::{self, StartError};
 use crate::config::{EXIT_CONFIG, RunArgs};
 use crate::queue::HttpQueue;
 
@@ -60,6 +60,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
             tracing::error!(code, "Stopped because the worker is unhealthy.");
             ExitCode::from(code)
         }
+        Err(error @ StartError::Spool(_)) => complain(EXIT_CONFIG, &error.to_string()),
         Err(error) => complain(1, &error.to_string()),
     }
 }

@@ -140,6 +140,7 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     config.http_bind = None;
     config.queue = None;
     config.heartbeat = None;
+    config.spool.folder = None;
     config.policy.processes = 1;
     let started = Instant::now();
     let (say, mut heard) = mpsc::channel(64);

@@ -10,6 +10,7 @@ mod ending;
 pub mod event;
 pub mod ids;
 mod job;
+mod leftover;
 pub mod policy;
 mod process;
 mod recent;

@@ -194,8 +194,10 @@ proptest! {
         prefetch in 0usize..3,
         actions in prop::collection::vec(action(), 0..120),
         helpful in any::<bool>(),
+        leftovers in prop::collection::btree_set(0u8..12, 0..3),
     ) {
         let mut world = World::new(policy(processes, slots, prefetch));
+        world.leave(&leftovers.into_iter().map(name).collect::<Vec<_>>());
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
