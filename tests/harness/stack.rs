@@ -46,7 +46,13 @@ impl Endpoint {
 
     /// The variables that the platform would set for worker `id`.
     pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
-        worker_env(&format!("{}/test", self.base), id)
+        let mut env = worker_env(&format!("{}/test", self.base), id);
+        // As long-lived as the endpoint, so that a worker started again with the same id finds its own.
+        env.push((
+            "RUNPOD_WORKER_SPOOL_DIR".to_owned(),
+            self.daemon.folder().join("spool").to_string_lossy().into_owned(),
+        ));
+        env
     }
 }
 
