@@ -46,7 +46,13 @@ impl Endpoint {
 
     /// The variables that the platform would set for worker `id`.
     pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
-        worker_env(&format!("{}/test", self.base), id)
+        let mut env = worker_env(&format!("{}/test", self.base), id);
+        // As long-lived as the endpoint, so that a worker started again with the same id finds its own.
+        env.push((
+            "RUNPOD_WORKER_SPOOL_DIR".to_owned(),
+            self.daemon.folder().join("spool").to_string_lossy().into_owned(),
+        ));
+        env
     }
 }
 
@@ -112,7 +118,7 @@ impl Worker {
         let mut args = vec!["run".to_owned(), "--http-bind".to_owned(), address.clone()];
         args.extend(options.flags);
         args.push("--".to_owned());
-        args.push(handler.into_os_string().to_string_lossy().into_owned());
+        args.push(handler.to_string_lossy().into_owned());
         env.extend(options.env);
         let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
         Self { daemon, http: format!("http://{address}") }

@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::core::{DrainCause, Event, ProcessId, Snapshot};
+use crate::core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 use crate::dispatcher::{Dispatcher, Hands};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
-use crate::outbox;
+use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
 
@@ -42,6 +42,9 @@ pub enum StartError {
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
+    /// The spool that was asked for cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The heartbeat cannot be started.
     #[error(transparent)]
     Heartbeat(#[from] HeartbeatError),
@@ -77,8 +80,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     let over = CancellationToken::new();
 
     forward_signals(events.clone(), over.clone())?;
+    let spool = open_spool(config.spool.clone()).await?;
+    let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
-    let outbox = outbox::spawn(Arc::clone(&queue), config.identity.clone(), config.outbox, events.clone());
     let server = listener.map(|listener| {
         let state = HttpState::new(
             config.identity,
@@ -119,6 +123,40 @@ pub async fn run<Q: JobSource + ResultSink>(
         heartbeat.stop().await;
     }
     Ok(code)
+}
+
+/// Opens the spool. A worker that was not asked for one can do without.
+async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Recovery)>, StartError> {
+    let required = config.required;
+    let opened = tokio::task::spawn_blocking(move || Spool::open(&config)).await;
+    match opened {
+        Ok(Ok(spool)) => Ok(spool),
+        Ok(Err(error)) if required => Err(error.into()),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "There is no spool: undelivered results are lost when this worker dies.");
+            Ok(None)
+        }
+        // The runtime is going down.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Starts the outbox. The dispatcher hears of what an earlier run has left before it hears of anything else.
+async fn start_outbox<Q: ResultSink>(
+    config: &Config,
+    queue: Arc<Q>,
+    spool: Option<(Spool, Recovery)>,
+    events: &mpsc::Sender<Event>,
+) -> Outbox {
+    let (identity, limits) = (config.identity.clone(), config.outbox);
+    let Some((spool, recovery)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
+    let jobs = recovery.results.iter().map(|(_, record)| record.job.clone()).collect();
+    // The channel is new and empty.
+    let _ = events.send(Event::Delivery(DeliveryEvent::Leftovers(jobs))).await;
+    let always = config.spool.always;
+    let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &recovery);
+    outbox.recover(recovery);
+    outbox
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -46,6 +46,55 @@ pub enum Command {
     Check(Box<RunArgs>),
     /// Print the handler's name, version and JSON Schemas
     Schema(HandlerArgs),
+    /// Results that the queue refused for good: look at them, send them again, throw them away
+    ///
+    /// Reads the same variables as `run`, and needs no handler. The worker may be running meanwhile.
+    DeadLetters(DeadLetterArgs),
+}
+
+/// Arguments of `dead-letters`.
+#[derive(Debug, Args)]
+pub struct DeadLetterArgs {
+    /// As for `run` [env: RUNPOD_WORKER_SPOOL_DIR]
+    #[arg(long, value_name = "FOLDER", global = true)]
+    pub spool_dir: Option<String>,
+    /// Whose dead letters [env: RUNPOD_POD_ID]
+    #[arg(long, value_name = "ID", global = true)]
+    pub worker_id: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: DeadLetterAction,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterAction {
+    /// One line each, oldest first
+    List,
+    /// Print the body that would be posted
+    Show {
+        /// Number, or job id
+        #[arg(value_name = "ID")]
+        name: String,
+    },
+    /// Post them once more; those that the queue takes are gone from here
+    Resend {
+        /// Numbers, or job ids
+        #[arg(value_name = "ID", required_unless_present = "all")]
+        names: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+    },
+    /// Throw them away
+    Discard {
+        /// Numbers, or job ids
+        #[arg(value_name = "ID", required_unless_present = "all")]
+        names: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+    },
 }
 
 /// Arguments of `test`.

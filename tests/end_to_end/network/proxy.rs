@@ -76,7 +76,7 @@ async fn a_certificate_of_nobody_is_refused() {
         return;
     };
     let env = worker_env(&format!("https://localhost:{port}/v2/test"), "worker-1");
-    let mut worker = Worker::start_with(env, binary("puppet-handler"), WorkerOptions::default());
+    let mut worker = Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::default());
     worker.ready().await;
     eventually("a line about the certificate", || async {
         let log = worker.daemon.log();

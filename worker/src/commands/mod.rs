@@ -1,6 +1,7 @@
 //! One function per command of the command line, each ending in an exit status.
 
 mod check;
+mod dead_letters;
 mod run;
 mod schema;
 mod test;
@@ -27,6 +28,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Test(args) => test::test_command(*args).await,
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
+            Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
         }
     });
     // Whatever still waits for the network is not worth waiting for.

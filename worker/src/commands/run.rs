@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
+use crate::app::StartError;
 use crate::config::{Config, EXIT_CONFIG, RunArgs};
 use crate::queue::HttpQueue;
 use crate::{app, checks, heartbeat};
@@ -61,6 +62,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(code) => unhealthy(code),
+        Err(error @ StartError::Spool(_)) => complain(EXIT_CONFIG, &error.to_string()),
         Err(error) => complain(1, &error.to_string()),
     }
 }

@@ -146,6 +146,7 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     config.heartbeat = None;
     // As RunPod's own worker: checks are for production.
     config.policy.checks = None;
+    config.spool.folder = None;
     config.policy.processes = 1;
     let started = Instant::now();
     let (say, mut heard) = mpsc::channel(64);

@@ -59,6 +59,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "BYTES")]
     pub outbox_limit_bytes: Option<String>,
 
+    /// Folder in which undelivered results survive a restart of the worker, below which each worker has a folder of its own;
+    /// or `none` [env: RUNPOD_WORKER_SPOOL_DIR] [default: runpod-worker in the user's state folder, or in the temporary one]
+    #[arg(long, value_name = "FOLDER")]
+    pub spool_dir: Option<String>,
+
+    /// Which results are written there: `overdue`, those that the queue does not accept within 250 ms, or `always`, each
+    /// one before it is posted [env: RUNPOD_WORKER_SPOOL] [default: overdue]
+    #[arg(long, value_name = "WHICH")]
+    pub spool: Option<String>,
+
     /// json, text, or auto: json when RUNPOD_ENDPOINT_ID is set [env: RUNPOD_WORKER_LOG_FORMAT] [default: auto]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
+use super::spool::spool;
 use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
@@ -51,6 +52,7 @@ impl Config {
             ),
             ..OutboxLimits::default()
         };
+        let spool = spool(&mut settings, args, &identity);
         let log = log(&mut settings, args, &identity);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
@@ -59,11 +61,24 @@ impl Config {
         }
         let description = describe(&settings.shown);
         let warnings = settings.warnings;
-        Ok(Self { queue, heartbeat, policy, checks, handler, outbox, http_bind, log, identity, warnings, description })
+        Ok(Self {
+            queue,
+            heartbeat,
+            policy,
+            checks,
+            handler,
+            outbox,
+            spool,
+            http_bind,
+            log,
+            identity,
+            warnings,
+            description,
+        })
     }
 }
 
-fn identity<E: Environment>(settings: &mut Settings<'_, E>) -> Identity {
+pub(super) fn identity<E: Environment>(settings: &mut Settings<'_, E>) -> Identity {
     let worker_id = settings.variable("RUNPOD_POD_ID").unwrap_or_else(|| {
         let id = Uuid::new_v4().to_string();
         settings.show("runpod-pod-id", &id, "random: RUNPOD_POD_ID is not set");
@@ -143,7 +158,7 @@ fn log<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity:
 }
 
 /// The queue and the heartbeat, unless `RUNPOD_WEBHOOK_GET_JOB` is not set.
-fn queue<E: Environment>(
+pub(super) fn queue<E: Environment>(
     settings: &mut Settings<'_, E>,
     identity: &Identity,
 ) -> (Option<QueueConfig>, Option<HeartbeatConfig>) {

@@ -9,6 +9,7 @@ mod load;
 mod parse;
 mod secret;
 mod settings;
+mod spool;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -21,11 +22,12 @@ pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
 pub use secret::Secret;
+pub use spool::DeadLetterConfig;
 pub use upkeep::{CheckConfig, UpkeepArgs};
 
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
-use crate::outbox::OutboxLimits;
+use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
 
 /// Everything the worker needs to know, checked.
@@ -43,6 +45,8 @@ pub struct Config {
     pub handler: HandlerConfig,
     /// Limits of the outbox.
     pub outbox: OutboxLimits,
+    /// Where results are kept on disk.
+    pub spool: SpoolConfig,
     /// Where `/health`, `/ready` and `/metrics` are served; `None` for nowhere.
     pub http_bind: Option<SocketAddr>,
     /// Logs.

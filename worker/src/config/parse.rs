@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -50,6 +51,15 @@ pub(super) fn bind(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse()
         .map(Some)
         .map_err(|_| "use an address with a port, such as 127.0.0.1:8001 or 0.0.0.0:8001, or none".to_owned())
+}
+
+/// A folder, or `none`. It must not depend on where the program was started.
+pub(super) fn folder(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(Some(path)) } else { Err("use an absolute path, or none".to_owned()) }
 }
 
 /// One of a few words.

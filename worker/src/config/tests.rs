@@ -104,7 +104,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Look = fn(&Config) -> String;
-    let cases: [(&str, &str, Look); 14] = [
+    let cases: [(&str, &str, Look); 17] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -117,6 +117,13 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("http-bind", "0.0.0.0:7", |c| c.http_bind.map(|bind| bind.to_string()).unwrap_or_default()),
         ("http-bind", "none", |c| c.http_bind.map_or("none".to_owned(), |bind| bind.to_string())),
         ("outbox-limit-bytes", "7000000", |c| c.outbox.max_bytes.to_string()),
+        ("spool-dir", "/x", |c| {
+            c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
+        }),
+        ("spool-dir", "none", |c| {
+            c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
+        }),
+        ("spool", "always", |c| if c.spool.always { "always" } else { "overdue" }.to_owned()),
         ("log-format", "json", |c| c.log.format.as_str().to_owned()),
         ("log-level", "trace", |c| c.log.level.to_string()),
     ];

@@ -262,6 +262,16 @@ pub enum Report {
         /// Time until the next try; `None` when there is none.
         retry_in: Option<Duration>,
     },
+    /// An earlier run has left results on disk; they are delivered before any job is taken.
+    LeftoversFound {
+        /// How many.
+        jobs: usize,
+    },
+    /// They cannot be delivered now. Jobs are taken again meanwhile.
+    LeftoversLate {
+        /// How many are left.
+        jobs: usize,
+    },
     /// The worker takes no more jobs.
     Draining {
         /// Why, in words.

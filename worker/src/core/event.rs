@@ -181,8 +181,11 @@ pub enum DeliveryEvent {
         /// The platform has it.
         accepted: bool,
     },
-    /// The outbox holds more than it should (`true`), or has room again.
+    /// The outbox holds more than it should or cannot keep it safe (`true`), or that is over.
     Pressure(bool),
+    /// An earlier run has left the results of these jobs; the outbox is about to deliver them. Comes once, before anything
+    /// else.
+    Leftovers(Vec<JobId>),
 }
 
 /// Why the worker stops.

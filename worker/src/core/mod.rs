@@ -11,6 +11,7 @@ pub mod event;
 mod fitness;
 pub mod ids;
 mod job;
+mod leftover;
 pub mod policy;
 mod process;
 mod recent;

@@ -85,6 +85,9 @@ pub struct Policy {
     /// … within this time make the worker unhealthy.
     pub crash_window: Duration,
 
+    /// How long results of an earlier run may hold up the first poll. They are delivered all the same.
+    pub leftover_grace: Duration,
+
     /// On shutdown, how long the poll in flight may go on.
     pub poll_grace: Duration,
     /// On shutdown, how long running jobs may go on before they are cancelled.
@@ -123,6 +126,7 @@ impl Default for Policy {
             restart_delay_max: seconds(30),
             crash_limit: 5,
             crash_window: seconds(600),
+            leftover_grace: seconds(60),
             poll_grace: seconds(1),
             drain_grace: seconds(30),
             flush_grace: seconds(10),

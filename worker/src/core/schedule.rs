@@ -221,6 +221,7 @@ impl Worker {
     fn may_poll(&self) -> bool {
         matches!(self.lifecycle, Lifecycle::Working)
             && !self.outbox_full
+            && !self.leftovers.pending()
             && !self.has_suspects()
             && self.processes.iter().any(|process| process.phase == Phase::Serving)
     }

@@ -12,6 +12,7 @@ use super::effect::{Effect, Report};
 use super::event::{DeliveryEvent, Event, PollAnswer, ProcessEvent};
 use super::ids::{JobId, ProcessId, Time};
 use super::job::{Job, JobState};
+use super::leftover::Leftovers;
 use super::policy::Policy;
 use super::process::{Phase, Process};
 use super::recent::Recent;
@@ -38,8 +39,9 @@ pub struct Worker {
     pub(super) manifest: Option<Arc<Manifest>>,
     /// Why no process is serving, as far as known.
     pub(super) trouble: Option<String>,
-    /// The outbox is over its limit.
+    /// The outbox is over its limit, or its disk is broken.
     pub(super) outbox_full: bool,
+    pub(super) leftovers: Leftovers,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -60,6 +62,7 @@ impl Worker {
             manifest: None,
             trouble: None,
             outbox_full: false,
+            leftovers: Leftovers::default(),
             effects: Vec::new(),
         }
     }
@@ -80,7 +83,7 @@ impl Worker {
                     self.process_event(now, id, event);
                 }
             }
-            Event::Delivery(event) => self.delivery_event(event),
+            Event::Delivery(event) => self.delivery_event(now, event),
             Event::Drain(cause) => self.begin_drain(now, &cause),
             Event::Abort => self.abort(now),
             Event::Timer => {}
@@ -94,6 +97,7 @@ impl Worker {
         let jobs = self.jobs.values().filter(|job| self.watches(job)).filter_map(Job::next_deadline);
         let processes = self.processes.iter().filter_map(|process| process.next_deadline(&self.policy));
         jobs.chain(processes)
+            .chain(self.leftovers.next_deadline())
             .chain(self.poll_deadline())
             .chain(self.shutdown_deadline())
             .chain(self.recycle_deadline())
@@ -159,8 +163,14 @@ impl Worker {
                 Some(self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned()))
             }
             WorkerState::Throttled => Some("the queue asked for fewer requests (429)".to_owned()),
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.outbox_full => {
+                let reason = "undelivered results are over their limit or cannot be kept safe, so no job is taken: see \
+                              worker.outbox in /health";
+                Some(reason.to_owned())
+            }
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running => {
-                self.outbox_full.then(|| "undelivered results are over their limit, so no job is taken".to_owned())
+                let reason = "results of an earlier run are delivered before any job is taken";
+                self.leftovers.pending().then(|| reason.to_owned())
             }
         }
     }
@@ -182,10 +192,12 @@ impl Worker {
         }
     }
 
-    fn delivery_event(&mut self, event: DeliveryEvent) {
+    fn delivery_event(&mut self, now: Time, event: DeliveryEvent) {
         match event {
             DeliveryEvent::Chunk { job, attempt, seq } => self.chunk_delivered(&job, attempt, seq),
+            DeliveryEvent::Leftovers(jobs) => self.take_leftovers(now, jobs),
             DeliveryEvent::Final { job, accepted } => {
+                self.leftovers.settled(&job);
                 if self.jobs.get(&job).is_some_and(|held| held.state == JobState::Delivering) {
                     self.jobs.remove(&job);
                     self.report(Report::JobDelivered { job, accepted });
@@ -197,6 +209,7 @@ impl Worker {
 
     /// Everything that follows from the new state or from the time that has passed.
     fn advance(&mut self, now: Time) {
+        self.expire_leftovers(now);
         self.expire_jobs(now);
         self.expire_processes(now);
         self.recycle(now);

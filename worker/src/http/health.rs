@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::HttpState;
 use crate::core::{Exit, JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
 use crate::heartbeat::HeartbeatStats;
-use crate::outbox::OutboxStats;
+use crate::outbox::{OutboxStats, SpoolStats};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
@@ -108,6 +108,23 @@ struct Outbox {
     refused_results: u64,
     lost_chunks: u64,
     unauthorized: bool,
+    /// Absent when results are kept in memory only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spool: Option<Spool>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spool {
+    /// `ok`, or `degraded` with a reason.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    results: u64,
+    recovered: u64,
+    set_aside: u64,
+    failures: u64,
+    dead_letters: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +193,7 @@ fn worker(id: &str, snapshot: &Snapshot, outbox: OutboxStats, heartbeat: Heartbe
             refused_results: outbox.dead_letters,
             lost_chunks: outbox.lost_chunks,
             unauthorized: outbox.unauthorized,
+            spool: outbox.spool.map(spool),
         },
         last_ping: Ping {
             seconds_ago: heartbeat.since_last_ok.map(|time| time.as_secs_f64()),
@@ -184,6 +202,12 @@ fn worker(id: &str, snapshot: &Snapshot, outbox: OutboxStats, heartbeat: Heartbe
             failures_in_a_row: heartbeat.failures_in_a_row,
         },
     }
+}
+
+fn spool(stats: SpoolStats) -> Spool {
+    let SpoolStats { results, recovered, set_aside, failures, buried, trouble } = stats;
+    let state = if trouble.is_some() { "degraded" } else { "ok" };
+    Spool { state, reason: trouble, results, recovered, set_aside, failures, dead_letters: buried }
 }
 
 fn process(view: &ProcessView) -> Process {

@@ -10,7 +10,10 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::keeper::{Keeper, Parcel};
 use super::lane::{Chunk, Lane, Step};
+use super::record::{Record, now_ms};
+use super::spool::Reason;
 use super::verdict::{Verdict, verdict};
 use super::{OutboxLimits, Shared, count};
 use crate::config::Identity;
@@ -33,7 +36,7 @@ const UNAUTHORIZED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// One thing to post, ready to be sent as often as needed.
 enum Message {
-    Final { body: Bytes, streamed: bool },
+    Final(Parcel),
     Chunk(Bytes),
 }
 
@@ -41,7 +44,7 @@ enum Message {
 enum Outcome {
     Accepted,
     Refused { code: u16 },
-    GivenUp { why: String },
+    GivenUp { code: Option<u16>, why: String },
 }
 
 /// Posts for all lanes.
@@ -91,7 +94,17 @@ impl<S: ResultSink> Courier<S> {
                     self.post_progress(&lane.job, &value).await;
                     lane.release(cost, &self.shared.ledger);
                 }
-                Step::Final(result) => return self.deliver_final(&lane.job, result).await,
+                Step::Final(result) => {
+                    let stop_pod = result.stop_pod;
+                    let parcel = self.parcel(&lane.job, &result);
+                    // The body has a copy; for as long as a result waits, one is enough.
+                    drop(result);
+                    return self.deliver_final(lane, parcel, stop_pod, self.limits.max_age).await;
+                }
+                Step::Recovered(parcel) => {
+                    let left = self.limits.max_age.saturating_sub(parcel.record.age());
+                    return self.deliver_final(lane, *parcel, false, left).await;
+                }
             }
         }
     }
@@ -122,70 +135,132 @@ impl<S: ResultSink> Courier<S> {
                 Ok(())
             }
             Outcome::Refused { code } => Err(format!("the queue answered {code}")),
-            Outcome::GivenUp { why } => {
+            Outcome::GivenUp { why, .. } => {
                 *failing_since = Some(since);
                 Err(why)
             }
         }
     }
 
-    /// Returns whether the queue has the result itself.
-    async fn deliver_final(&self, job: &JobId, result: FinalResult) -> bool {
-        let until = Instant::now() + self.limits.max_age;
-        let (streamed, stop_pod) = (result.streamed, result.stop_pod);
-        let message = Message::Final { body: result_body(&result, &self.identity), streamed };
-        // The body has a copy; for as long as a result waits, one is enough.
-        drop(result);
+    /// A result ready to be posted and to be written down.
+    fn parcel(&self, job: &JobId, result: &FinalResult) -> Parcel {
+        let keeper = self.shared.keeper.as_ref();
+        let attempt = u32::from(keeper.is_some_and(|keeper| !keeper.always()));
+        let body = result_body(result, &self.identity);
+        let record = Record { job: job.clone(), streamed: result.streamed, attempt, time_ms: now_ms(), body };
+        Parcel { record, ticket: keeper.map(Keeper::ticket) }
+    }
+
+    /// Returns whether the queue has the result itself. The last attempt begins before `limit` is over.
+    async fn deliver_final(&self, lane: &Lane, parcel: Parcel, stop_pod: bool, limit: Duration) -> bool {
+        let job = &lane.job;
+        let until = Instant::now() + limit;
+        if let Some(ticket) = parcel.ticket.clone() {
+            lane.holds(ticket);
+        }
+        let (len, streamed) = (parcel.record.body.len(), parcel.record.streamed);
+        let message = Message::Final(parcel);
         let first = self.first_attempt(job, &message).await;
-        let why = match self.settle(job, &message, first, until).await {
-            Outcome::Accepted => return true,
-            Outcome::GivenUp { why } => why,
+        let outcome = self.settle(job, &message, first, until).await;
+        let Message::Final(parcel) = message else { return false };
+        let (kept, why) = match outcome {
+            Outcome::Accepted => {
+                self.remove(parcel).await;
+                return true;
+            }
+            Outcome::GivenUp { code, why } => {
+                let kept = self.bury(parcel, code, &why).await;
+                (kept, why)
+            }
             Outcome::Refused { code } => {
-                let why = refusal(code, message.len());
+                let why = refusal(code, len);
                 let report = ErrorReport { kind: ErrorKind::Delivery, message: why.clone(), traceback: String::new() };
-                let substitute = FinalResult { result: Err(report), streamed, stop_pod };
-                let message = Message::Final { body: result_body(&substitute, &self.identity), streamed };
+                let substitute = self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod });
+                // Before the original goes, so that a crash in between leaves at least one of them to be posted.
+                self.save(&substitute).await;
+                let kept = self.bury(parcel, Some(code), &why).await;
+                let message = Message::Final(substitute);
                 let first = self.attempt(job, &message).await;
-                match self.settle(job, &message, first, until).await {
-                    Outcome::Accepted => format!("{why}; the job was reported as failed instead"),
+                let outcome = self.settle(job, &message, first, until).await;
+                if let Message::Final(substitute) = message {
+                    self.remove(substitute).await;
+                }
+                match outcome {
+                    Outcome::Accepted => (kept, format!("{why}; the job was reported as failed instead")),
                     Outcome::Refused { .. } | Outcome::GivenUp { .. } => {
-                        format!("{why}; the report of that was not accepted either")
+                        (kept, format!("{why}; the report of that was not accepted either"))
                     }
                 }
             }
         };
         count(&self.shared.counters.dead_letters);
-        tracing::error!(job = %job, why, "a result could not be delivered");
+        if kept {
+            tracing::error!(%job, why, "a result could not be delivered; it is kept: see `runpod-worker dead-letters`");
+        } else {
+            tracing::error!(%job, why, "a result could not be delivered and is lost");
+        }
         false
     }
 
     /// The attempt that nearly always succeeds. A result whose first attempt takes long or fails is overdue.
     async fn first_attempt(&self, job: &JobId, message: &Message) -> PostReply {
+        if self.shared.keeper.as_ref().is_some_and(Keeper::always) {
+            self.keep(message).await;
+        }
         let mut attempt = pin!(self.attempt(job, message));
         match timeout(PROMPT, &mut attempt).await {
             Ok(reply @ PostReply::Status { code: 200..=299, .. }) => reply,
             Ok(reply) => {
-                self.overdue(job);
+                self.overdue(message).await;
                 reply
             }
-            Err(_) => {
-                self.overdue(job);
-                attempt.await
+            Err(_) => tokio::join!(attempt, self.overdue(message)).0,
+        }
+    }
+
+    /// A final result was not accepted at once. Until it is, it is kept on disk.
+    async fn overdue(&self, message: &Message) {
+        count(&self.shared.counters.overdue);
+        self.keep(message).await;
+    }
+
+    /// Writes a final result down if it is not on disk yet.
+    async fn keep(&self, message: &Message) {
+        if let Message::Final(parcel) = message {
+            self.save(parcel).await;
+        }
+    }
+
+    async fn save(&self, parcel: &Parcel) {
+        if let Some(keeper) = &self.shared.keeper {
+            keeper.save(parcel).await;
+        }
+    }
+
+    async fn remove(&self, parcel: Parcel) {
+        if let (Some(keeper), Some(ticket)) = (&self.shared.keeper, parcel.ticket) {
+            // Nothing to wait for in the usual case: the result was never written.
+            if ticket.may_be_written() {
+                keeper.remove(ticket).await;
             }
         }
     }
 
-    /// A final result was not accepted at once. Until it is, it lives in memory only.
-    fn overdue(&self, job: &JobId) {
-        count(&self.shared.counters.overdue);
-        tracing::debug!(job = %job, "a result was not accepted at once; it is kept until it is");
+    /// Returns whether the result is kept.
+    async fn bury(&self, parcel: Parcel, code: Option<u16>, why: &str) -> bool {
+        match &self.shared.keeper {
+            Some(keeper) => keeper.bury(parcel, Reason::new(code, why.to_owned())).await,
+            None => false,
+        }
     }
 
     async fn attempt(&self, job: &JobId, message: &Message) -> PostReply {
         // Held for one attempt only: a lane that waits for its next attempt must not keep the others from posting.
         let _permit = self.posts.acquire().await;
         match message {
-            Message::Final { body, streamed } => self.sink.post_final(job, body.clone(), *streamed).await,
+            Message::Final(Parcel { record, .. }) => {
+                self.sink.post_final(job, record.body.clone(), record.streamed).await
+            }
             Message::Chunk(body) => self.sink.post_chunk(job, body.clone()).await,
         }
     }
@@ -204,6 +279,7 @@ impl<S: ResultSink> Courier<S> {
                 Verdict::Refused { code } => return Outcome::Refused { code },
                 Verdict::Dead { code: Some(code) } => {
                     return Outcome::GivenUp {
+                        code: Some(code),
                         why: format!("the queue answered {code}: it does not want the job any more"),
                     };
                 }
@@ -216,9 +292,12 @@ impl<S: ResultSink> Courier<S> {
             };
             self.failed(&error);
             if Instant::now() + pause > until {
-                return Outcome::GivenUp { why: format!("its time is over, and the last attempt failed: {error}") };
+                let why = format!("its time is over, and the last attempt failed: {error}");
+                return Outcome::GivenUp { code: None, why };
             }
             count(&self.shared.counters.retries);
+            // The disk may have been full before.
+            self.keep(message).await;
             sleep(pause).await;
             reply = self.attempt(job, message).await;
         }
@@ -228,7 +307,7 @@ impl<S: ResultSink> Courier<S> {
         if !self.told_no_stream.swap(true, Ordering::Relaxed) {
             tracing::warn!("chunks cannot be streamed: set RUNPOD_WEBHOOK_POST_STREAM to the job-stream URL");
         }
-        Outcome::GivenUp { why: "there is no job-stream URL".to_owned() }
+        Outcome::GivenUp { code: None, why: "there is no job-stream URL".to_owned() }
     }
 
     fn succeeded(&self) {
@@ -242,14 +321,6 @@ impl<S: ResultSink> Courier<S> {
         let before = self.failing.lock().unwrap_or_else(PoisonError::into_inner).replace(error.kind());
         if before != Some(error.kind()) {
             tracing::warn!(%error, "results cannot be delivered; they are kept and tried again");
-        }
-    }
-}
-
-impl Message {
-    fn len(&self) -> usize {
-        match self {
-            Self::Final { body, .. } | Self::Chunk(body) => body.len(),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! What waits to be posted for one job: chunks in order, the newest progress, one end.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Parcel;
 use super::ledger::Ledger;
+use super::spool::Ticket;
 use crate::core::{FinalResult, JobId, Outgoing};
 
 /// Counted for each item on top of its payload, so that very many small items are seen too.
@@ -25,6 +27,8 @@ pub(super) enum Step {
     Chunk(Chunk),
     Progress(Bytes),
     Final(FinalResult),
+    /// A result that an earlier run has left in the spool.
+    Recovered(Box<Parcel>),
 }
 
 impl Step {
@@ -33,6 +37,7 @@ impl Step {
             Self::Chunk(chunk) => cost(&chunk.payload),
             Self::Progress(payload) => cost(payload),
             Self::Final(result) => final_cost(result),
+            Self::Recovered(parcel) => cost(&parcel.record.body),
         }
     }
 }
@@ -56,6 +61,8 @@ pub(super) struct Lane {
     pub(super) discarded: CancellationToken,
     items: Mutex<Items>,
     filled: Notify,
+    /// Where its result lies on disk, once it was to be written.
+    ticket: OnceLock<Ticket>,
 }
 
 #[derive(Default)]
@@ -63,6 +70,7 @@ struct Items {
     chunks: VecDeque<Chunk>,
     progress: Option<Bytes>,
     last: Option<FinalResult>,
+    recovered: Option<Box<Parcel>>,
     /// The final has been given; nothing may follow.
     closed: bool,
     /// What the ledger has counted for this lane.
@@ -71,7 +79,36 @@ struct Items {
 
 impl Lane {
     pub(super) fn new(job: JobId) -> Self {
-        Self { job, discarded: CancellationToken::new(), items: Mutex::default(), filled: Notify::new() }
+        Self {
+            job,
+            discarded: CancellationToken::new(),
+            items: Mutex::default(),
+            filled: Notify::new(),
+            ticket: OnceLock::new(),
+        }
+    }
+
+    /// A lane with nothing in it but a result from an earlier run.
+    pub(super) fn recovered(parcel: Parcel, ledger: &Ledger) -> Self {
+        let lane = Self::new(parcel.record.job.clone());
+        if let Some(ticket) = parcel.ticket.clone() {
+            lane.holds(ticket);
+        }
+        let held = cost(&parcel.record.body);
+        ledger.add(held);
+        *lane.lock() = Items { recovered: Some(Box::new(parcel)), closed: true, held, ..Items::default() };
+        lane
+    }
+
+    /// The result of this lane has this place on disk.
+    pub(super) fn holds(&self, ticket: Ticket) {
+        // A second place is that of a substitute, which is settled before the lane ends.
+        let _ = self.ticket.set(ticket);
+    }
+
+    /// The place on disk of the result of this lane.
+    pub(super) fn ticket(&self) -> Option<&Ticket> {
+        self.ticket.get()
     }
 
     /// Puts something in. `false` means that it came too late and was dropped.
@@ -133,6 +170,9 @@ impl Lane {
         }
         if let Some(progress) = items.progress.take() {
             return Some(Step::Progress(progress));
+        }
+        if let Some(parcel) = items.recovered.take() {
+            return Some(Step::Recovered(parcel));
         }
         items.last.take().map(Step::Final)
     }

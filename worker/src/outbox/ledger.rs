@@ -10,37 +10,48 @@ use crate::core::{DeliveryEvent, Event};
 /// worker does not start and stop taking jobs with every result.
 pub(super) struct Ledger {
     limit: usize,
-    held: Mutex<usize>,
+    held: Mutex<Held>,
     pressure: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Held {
+    bytes: usize,
+    /// What is held cannot be made safe, so that the worker must not take more, however little it is.
+    blocked: bool,
+    /// Over the limit, and not yet back to half of it.
+    full: bool,
 }
 
 impl Ledger {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, held: Mutex::new(0), pressure: watch::Sender::new(false) }
+        Self { limit, held: Mutex::default(), pressure: watch::Sender::new(false) }
     }
 
     pub(super) fn held(&self) -> usize {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     pub(super) fn add(&self, bytes: usize) {
-        self.change(|held| held.saturating_add(bytes));
+        self.change(|held| held.bytes = held.bytes.saturating_add(bytes));
     }
 
     pub(super) fn remove(&self, bytes: usize) {
-        self.change(|held| held.saturating_sub(bytes));
+        self.change(|held| held.bytes = held.bytes.saturating_sub(bytes));
     }
 
-    fn change(&self, change: impl FnOnce(usize) -> usize) {
+    /// Pressure whatever is held, for as long as this is set.
+    pub(super) fn block(&self, blocked: bool) {
+        self.change(|held| held.blocked = blocked);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Held)) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = change(*held);
-        let now = *held;
+        change(&mut held);
+        held.full = held.bytes > if held.full { self.limit / 2 } else { self.limit };
+        let now = held.full || held.blocked;
         // Under the lock, so that the last word about pressure fits the last amount.
-        self.pressure.send_if_modified(|pressed| {
-            let before = *pressed;
-            *pressed = if before { now > self.limit / 2 } else { now > self.limit };
-            *pressed != before
-        });
+        self.pressure.send_if_modified(|pressed| std::mem::replace(pressed, now) != now);
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<bool> {

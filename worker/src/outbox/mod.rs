@@ -1,9 +1,15 @@
-//! The outbox: one ordered lane per job between the dispatcher and the queue. No result is lost while the worker lives, and
-//! no slot waits for the network.
+//! The outbox: one ordered lane per job between the dispatcher and the queue, and a spool on disk for results that the queue
+//! does not accept at once. No slot waits for the network, and no result that was written down is lost.
 
+mod dead_letters;
 mod deliver;
+mod filesystem;
+mod keeper;
 mod lane;
 mod ledger;
+mod lock;
+mod record;
+mod spool;
 mod verdict;
 
 use std::collections::HashMap;
@@ -15,9 +21,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub use self::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use self::deliver::Courier;
+pub use self::filesystem::{Filesystem, Found, RealFilesystem};
+pub use self::keeper::SpoolStats;
+use self::keeper::{Keeper, Parcel};
 use self::lane::Lane;
 use self::ledger::Ledger;
+pub use self::record::{Record, RecordError};
+pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError, Ticket};
 use crate::config::Identity;
 use crate::core::{DeliveryEvent, Event, JobId, Outgoing};
 use crate::queue::ResultSink;
@@ -47,7 +59,7 @@ impl Default for OutboxLimits {
 }
 
 /// What the outbox holds and what it has been through, for health and metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboxStats {
     /// Jobs with something undelivered, or that may still send something.
     pub lanes: usize,
@@ -65,6 +77,8 @@ pub struct OutboxStats {
     pub late: u64,
     /// The last answer was 401 or 403: the key is wrong.
     pub unauthorized: bool,
+    /// The disk spool; `None` when there is none.
+    pub spool: Option<SpoolStats>,
 }
 
 #[derive(Default)]
@@ -86,6 +100,7 @@ struct Shared {
     lanes: Mutex<HashMap<JobId, Arc<Lane>>>,
     ledger: Ledger,
     counters: Counters,
+    keeper: Option<Keeper>,
 }
 
 impl Shared {
@@ -147,9 +162,18 @@ impl Outbox {
         }
     }
 
+    /// Delivers what an earlier run has left. Each ends with `DeliveryEvent::Final`.
+    pub fn recover(&self, recovery: Recovery) {
+        for (ticket, record) in recovery.results {
+            let lane = Arc::new(Lane::recovered(Parcel { record, ticket: Some(ticket) }, &self.shared.ledger));
+            self.shared.lanes().insert(lane.job.clone(), Arc::clone(&lane));
+            (self.start)(lane);
+        }
+    }
+
     /// What it holds and what it has been through.
     pub fn stats(&self) -> OutboxStats {
-        let Shared { ledger, counters, .. } = &*self.shared;
+        let Shared { ledger, counters, keeper, .. } = &*self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         OutboxStats {
             lanes: self.shared.lanes().len(),
@@ -160,24 +184,53 @@ impl Outbox {
             overdue: read(&counters.overdue),
             late: read(&counters.late),
             unauthorized: counters.unauthorized.load(Ordering::Relaxed),
+            spool: keeper.as_ref().map(Keeper::stats),
         }
     }
 }
 
-/// Starts the outbox. Each job with something to post gets a task of its own, which tells the dispatcher through `events`;
-/// so a full event channel holds up deliveries and never the dispatcher.
+/// Starts an outbox that keeps results in memory only. Each job with something to post gets a task of its own, which tells
+/// the dispatcher through `events`; so a full event channel holds up deliveries and never the dispatcher.
 pub fn spawn<S: ResultSink>(
     sink: Arc<S>,
     identity: Identity,
     limits: OutboxLimits,
     events: mpsc::Sender<Event>,
 ) -> Outbox {
+    start(sink, identity, limits, events, None)
+}
+
+/// Starts an outbox with a spool. `always` writes each result before it is posted. What `recovery` holds is counted here and
+/// delivered by [`Outbox::recover`].
+pub fn spawn_with_spool<S: ResultSink>(
+    sink: Arc<S>,
+    identity: Identity,
+    limits: OutboxLimits,
+    events: mpsc::Sender<Event>,
+    spool: Spool,
+    always: bool,
+    recovery: &Recovery,
+) -> Outbox {
+    start(sink, identity, limits, events, Some(Keeper::new(spool, always, recovery)))
+}
+
+fn start<S: ResultSink>(
+    sink: Arc<S>,
+    identity: Identity,
+    limits: OutboxLimits,
+    events: mpsc::Sender<Event>,
+    keeper: Option<Keeper>,
+) -> Outbox {
     let shared = Arc::new(Shared {
         lanes: Mutex::default(),
         ledger: Ledger::new(limits.max_bytes),
         counters: Counters::default(),
+        keeper,
     });
     tokio::spawn(ledger::announce(shared.ledger.watch(), events.clone()));
+    if let Some(keeper) = &shared.keeper {
+        tokio::spawn(keeper.mend(Arc::downgrade(&shared)));
+    }
     let courier = Arc::new(Courier::new(sink, identity, limits, Arc::clone(&shared)));
     let lane_shared = Arc::clone(&shared);
     let start = move |lane: Arc<Lane>| {
@@ -190,11 +243,17 @@ pub fn spawn<S: ResultSink>(
                 let job = lane.job.clone();
                 // Nobody listens any more: the worker is gone.
                 let _ = events.send(Event::Delivery(DeliveryEvent::Final { job, accepted })).await;
+            } else if let (Some(keeper), Some(ticket)) = (&shared.keeper, lane.ticket()) {
+                keeper.remove(ticket.clone()).await;
             }
         });
     };
     Outbox { shared, start: Arc::new(start) }
 }
 
+#[cfg(test)]
+mod faulty;
+#[cfg(test)]
+mod spool_tests;
 #[cfg(test)]
 mod tests;

@@ -116,7 +116,7 @@ impl Rig {
             match self.event().await {
                 DeliveryEvent::Chunk { seq, .. } => chunks.push(seq),
                 DeliveryEvent::Final { accepted, .. } => return (accepted, chunks),
-                DeliveryEvent::Pressure(_) => {}
+                DeliveryEvent::Pressure(_) | DeliveryEvent::Leftovers(_) => {}
             }
         }
     }
@@ -339,7 +339,7 @@ async fn pressure_comes_over_the_limit_and_goes_at_half_of_it() {
         events.push(match rig.event().await {
             DeliveryEvent::Pressure(pressed) => pressed.to_string(),
             DeliveryEvent::Final { .. } => "final".to_owned(),
-            DeliveryEvent::Chunk { .. } => "chunk".to_owned(),
+            DeliveryEvent::Chunk { .. } | DeliveryEvent::Leftovers(_) => "other".to_owned(),
         });
     }
     let at = |word: &str| events.iter().position(|event| event == word).unwrap();

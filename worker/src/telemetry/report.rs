@@ -60,6 +60,15 @@ pub fn log(report: &Report) {
         Report::StartFailed { process, reason, retry_in: None } => {
             error!(process = process.0, reason, "The handler process did not start. Giving up.");
         }
+        Report::LeftoversFound { jobs } => {
+            info!(jobs, "An earlier run has left undelivered results. They are delivered before any job is taken.");
+        }
+        Report::LeftoversLate { jobs } => {
+            warn!(
+                jobs,
+                "Results of an earlier run cannot be delivered yet. Jobs are taken meanwhile; they are tried again."
+            );
+        }
         Report::Draining { reason } => info!(reason, "No more jobs are taken. Finishing what is running."),
         Report::ShutdownOverrun { part } => {
             warn!(part, "A part of the shutdown took longer than its limit and was cut short.");
@@ -192,6 +201,8 @@ mod tests {
             Report::StartFailed { process, reason: reason(), retry_in: Some(Duration::from_secs(2)) },
             Report::StartFailed { process, reason: reason(), retry_in: None },
             Report::Draining { reason: reason() },
+            Report::LeftoversFound { jobs: 3 },
+            Report::LeftoversLate { jobs: 1 },
             Report::ShutdownOverrun { part: "outbox" },
         ];
         let (log_text, _guard) = Capture::start(LogFormat::Text, "w-1");

@@ -7,7 +7,7 @@ use runpod_handler_protocol::ToHandler;
 use crate::core::job::JobState;
 use crate::core::process::Phase;
 use crate::core::shutdown::Lifecycle;
-use crate::core::{Effect, Event, JobId, Outgoing, Policy, PollAnswer, Report, Worker};
+use crate::core::{DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, Report, Worker};
 
 /// Books kept beside the worker, from events and effects alone.
 pub(super) struct Ledger {
@@ -36,6 +36,9 @@ impl Ledger {
 
     pub(super) fn before(&mut self, worker: &Worker, event: &Event) {
         self.serving_before = worker.processes.iter().map(|process| process.phase == Phase::Serving).collect();
+        if let Event::Delivery(DeliveryEvent::Leftovers(jobs)) = event {
+            self.decided.extend(jobs.iter().cloned());
+        }
         if let Event::Poll(PollAnswer::Jobs(jobs)) = event {
             let mut seen = BTreeSet::new();
             for job in jobs {
@@ -62,6 +65,7 @@ impl Ledger {
             Effect::Poll { want, .. } => {
                 assert!(matches!(worker.lifecycle, Lifecycle::Working), "polls while shutting down");
                 assert!(!worker.outbox_full, "polls although the outbox is full");
+                assert!(!worker.leftovers.pending(), "polls before the results of an earlier run are delivered");
                 let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
                 assert!(*want > 0 && *want <= ready + self.prefetch, "asks for {want} jobs with {ready} slots ready");
                 assert!(worker.processes.iter().any(|process| process.phase == Phase::Serving), "nothing serves");

@@ -233,10 +233,12 @@ proptest! {
         actions in prop::collection::vec(action(), 0..120),
         helpful in any::<bool>(),
         upkeep in upkeep(),
+        leftovers in prop::collection::btree_set(0u8..12, 0..3),
     ) {
         let on_gpu = upkeep.probe_interval > Duration::ZERO;
         let mut world = World::new(Policy { processes, slots, prefetch, ..upkeep });
         world.device = if on_gpu { "cuda:0" } else { "cpu" };
+        world.leave(&leftovers.into_iter().map(name).collect::<Vec<_>>());
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)

@@ -520,3 +520,29 @@ fn several_processes_share_the_work_evenly() {
     let processes: Vec<usize> = world.runs.iter().map(|run| run.process.0).collect();
     assert_eq!(processes, [0, 1]);
 }
+
+#[test]
+fn results_of_an_earlier_run_are_delivered_before_the_first_poll() {
+    let mut world = World::new(Policy::default());
+    world.leave(&["a".to_owned(), "b".to_owned()]);
+    world.bring_up(0);
+    assert_eq!((world.poll, world.snapshot().held.len()), (None, 2), "the heartbeat lists both");
+    assert!(world.snapshot().reason.is_some_and(|reason| reason.contains("earlier run")));
+    world.deliver(0);
+    assert_eq!(world.poll, None);
+    world.deliver(0);
+    assert_eq!((world.poll, world.snapshot().held.len()), (Some(1), 0));
+}
+
+#[test]
+fn results_of_an_earlier_run_that_nobody_takes_hold_up_the_polling_for_a_minute_only() {
+    let mut world = World::new(Policy::default());
+    world.leave(&["a".to_owned()]);
+    world.bring_up(0);
+    world.wait(seconds(59));
+    assert_eq!(world.poll, None);
+    world.wait(seconds(1));
+    assert_eq!((world.poll, world.snapshot().held.len()), (Some(1), 1), "it is still held");
+    world.arrive(&["a"]);
+    assert!(world.running().is_empty(), "the queue sends it again: its result is known");
+}

@@ -1,0 +1,185 @@
+//! One result as it lies in a file.
+//!
+//! ```text
+//! runpod-result 1 crc32=89abcdef\n
+//! {"job":"…","owner":"…","time_ms":…,"attempt":1,"streamed":false}\n
+//! <the body to post, exactly as it is>
+//! ```
+//!
+//! The checksum covers everything after the first line. There is no URL and no key in it: where and how to post is settled
+//! when it is posted.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::core::JobId;
+
+/// Format of the files.
+const VERSION: u32 = 1;
+
+const MAGIC: &str = "runpod-result ";
+
+/// Longest first and second line together: a job id is at most as long as a URL may be.
+const MAX_HEADER: usize = 256 * 1024;
+
+/// A final result that can be posted at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its job.
+    pub job: JobId,
+    /// The handler streams, which the platform is told with the result.
+    pub streamed: bool,
+    /// Posts begun before it was written down.
+    pub attempt: u32,
+    /// When the job had finished, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The job-done body.
+    pub body: Bytes,
+}
+
+/// Why a file is no result of this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Something else altogether.
+    #[error("it is no result")]
+    Foreign,
+    /// Written by another release.
+    #[error("its format is {0}, this worker reads {VERSION}")]
+    Version(u32),
+    /// Cut off or damaged.
+    #[error("it is torn: its checksum does not fit")]
+    Torn,
+    /// Written by another worker.
+    #[error("it belongs to another worker")]
+    Owner,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    job: String,
+    owner: String,
+    time_ms: u64,
+    attempt: u32,
+    streamed: bool,
+}
+
+impl Record {
+    /// How long ago the job finished; zero when the clock was set back since.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.time_ms))
+    }
+
+    /// The lines before the body.
+    pub(super) fn header(&self, owner: &str) -> Vec<u8> {
+        let header = Header {
+            job: self.job.as_str().to_owned(),
+            owner: owner.to_owned(),
+            time_ms: self.time_ms,
+            attempt: self.attempt,
+            streamed: self.streamed,
+        };
+        // A struct of strings and numbers always has a JSON form, so the fallback is never seen.
+        let mut line = serde_json::to_vec(&header).unwrap_or_default();
+        line.push(b'\n');
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&line);
+        sum.update(&self.body);
+        let mut text = format!("{MAGIC}{VERSION} crc32={:08x}\n", sum.finalize()).into_bytes();
+        text.append(&mut line);
+        text
+    }
+
+    /// Reads a file back.
+    ///
+    /// # Errors
+    /// When it is not a whole result of this owner.
+    pub fn decode(file: Vec<u8>, owner: &str) -> Result<Self, RecordError> {
+        let file = Bytes::from(file);
+        let first =
+            line(&file, 0).ok_or(if file.starts_with(MAGIC.as_bytes()) || MAGIC.as_bytes().starts_with(&file) {
+                RecordError::Torn
+            } else {
+                RecordError::Foreign
+            })?;
+        let words = std::str::from_utf8(&file[..first]).ok().and_then(|text| text.strip_prefix(MAGIC));
+        let (version, sum) = words.and_then(|words| words.split_once(' ')).ok_or(RecordError::Foreign)?;
+        let version = version.parse().map_err(|_| RecordError::Foreign)?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
+        let sum = sum.strip_prefix("crc32=").and_then(|sum| u32::from_str_radix(sum, 16).ok());
+        if sum != Some(crc32fast::hash(&file[first + 1..])) {
+            return Err(RecordError::Torn);
+        }
+        let second = line(&file, first + 1).ok_or(RecordError::Foreign)?;
+        let header: Header = serde_json::from_slice(&file[first + 1..second]).map_err(|_| RecordError::Foreign)?;
+        if header.owner != owner {
+            return Err(RecordError::Owner);
+        }
+        Ok(Self {
+            job: header.job.into(),
+            streamed: header.streamed,
+            attempt: header.attempt,
+            time_ms: header.time_ms,
+            body: file.slice(second + 1..),
+        })
+    }
+}
+
+/// Index of the next line's end.
+fn line(file: &[u8], from: usize) -> Option<usize> {
+    file.iter().skip(from).take(MAX_HEADER).position(|byte| *byte == b'\n').map(|at| from + at)
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(body: &'static str) -> Vec<u8> {
+        let record = Record {
+            job: "j-1".into(),
+            streamed: true,
+            attempt: 1,
+            time_ms: 7,
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        [record.header("w1").as_slice(), body.as_bytes()].concat()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let record = Record::decode(file("{\"output\":\"\n\"}"), "w1").unwrap();
+        assert_eq!((record.job.as_str(), record.streamed, record.attempt, record.time_ms), ("j-1", true, 1, 7));
+        assert_eq!(record.body, "{\"output\":\"\n\"}");
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_noticed() {
+        let whole = file("{\"output\":1}");
+        for len in 0..whole.len() {
+            assert_eq!(Record::decode(whole[..len].to_vec(), "w1"), Err(RecordError::Torn), "cut at {len}");
+        }
+        for index in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[index] ^= 1;
+            assert!(Record::decode(changed, "w1").is_err(), "changed at {index}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        assert_eq!(Record::decode(b"hello\nworld".to_vec(), "w1"), Err(RecordError::Foreign));
+        assert_eq!(Record::decode(b"hello".to_vec(), "w1"), Err(RecordError::Foreign));
+        assert_eq!(Record::decode(b"runpod-result 2 x\n".to_vec(), "w1"), Err(RecordError::Version(2)));
+        assert_eq!(Record::decode(file("1"), "w2"), Err(RecordError::Owner));
+    }
+}

@@ -1,0 +1,437 @@
+//! Results on disk, so that they outlive the worker.
+//!
+//! ```text
+//! <spool folder>/<owner>/lock            held by the worker that owns the rest
+//!                        results/        undelivered: 000000000017.result
+//!                        dead-letters/   refused for good, kept for a person: 000000000016.result and .reason
+//!                        set-aside/      files that are no results of this worker
+//! ```
+//!
+//! A result is in the spool once [`Spool::write`] has returned: temporary file, fsync, rename, fsync of the folder. It leaves
+//! by [`Spool::remove`] after the queue has it, or by [`Spool::bury`]. A crash between acceptance and removal leaves the
+//! file behind, so that the next start posts it a second time; each such result is counted as recovered.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::filesystem::{Filesystem, RealFilesystem};
+use super::lock::{FolderLock, LockError};
+use super::record::{Record, RecordError, now_ms};
+
+/// Ending of a whole result.
+const RESULT: &str = ".result";
+/// Ending of one that is being written.
+const TEMPORARY: &str = ".tmp";
+/// Ending of the note beside a dead letter.
+const REASON: &str = ".reason";
+
+/// Larger files are not read: no result has this size.
+const LARGEST: u64 = 256 * 1024 * 1024;
+
+/// Where results are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Folder of all spools; `None` keeps results in memory only.
+    pub folder: Option<PathBuf>,
+    /// The folder was asked for, so that a worker that cannot use it must not start.
+    pub required: bool,
+    /// Write each result before it is posted, and not only those that are not accepted at once.
+    pub always: bool,
+    /// Name of this worker's own folder below `folder`.
+    pub owner: String,
+}
+
+impl SpoolConfig {
+    /// This worker's own folder.
+    pub fn own_folder(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(&self.owner))
+    }
+}
+
+/// Bounds of what is kept for people: dead letters, and files set aside. The oldest make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepLimits {
+    /// Files.
+    pub max_count: usize,
+    /// Their bytes together.
+    pub max_bytes: u64,
+}
+
+impl Default for KeepLimits {
+    fn default() -> Self {
+        Self { max_count: 1000, max_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+/// Why there is no spool.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// Another process uses it.
+    #[error(
+        "the spool {0} is in use by another worker: give each worker its own RUNPOD_POD_ID, or its own --spool-dir, or use \
+         --spool-dir none"
+    )]
+    Taken(PathBuf),
+    /// The disk says no.
+    #[error("cannot use the spool {path}: {error}; make it writable, or choose another --spool-dir, or `none`")]
+    Io {
+        /// Folder.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+}
+
+/// The place of one result in the spool, from before it is written until it is gone. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ticket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stem: String,
+    /// Locked while the disk works on it, so that only threads that may wait look at it.
+    place: Mutex<Place>,
+    /// A write has begun.
+    begun: AtomicBool,
+    /// `place` is `Disk`.
+    written: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Not written (yet).
+    Memory,
+    /// In `results/`.
+    Disk,
+    /// Delivered, buried or discarded: must not be written any more.
+    Gone,
+}
+
+impl Ticket {
+    fn new(stem: String, place: Place) -> Self {
+        let on_disk = place == Place::Disk;
+        let (begun, written) = (AtomicBool::new(on_disk), AtomicBool::new(on_disk));
+        Self(Arc::new(Inner { stem, place: Mutex::new(place), begun, written }))
+    }
+
+    /// The result is safe on disk. Does not wait for the disk.
+    pub fn is_written(&self) -> bool {
+        self.0.written.load(Ordering::Acquire)
+    }
+
+    /// There may be something on disk, now or later. Does not wait for the disk.
+    pub(super) fn may_be_written(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire)
+    }
+
+    /// From now on there may be something on disk.
+    pub(super) fn begin(&self) {
+        self.0.begun.store(true, Ordering::Release);
+    }
+
+    fn put(&self, place: &mut Place, new: Place) {
+        *place = new;
+        self.0.written.store(new == Place::Disk, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an earlier run has left.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Results to deliver, oldest first, one a job.
+    pub results: Vec<(Ticket, Record)>,
+    /// Files that are no results of this worker.
+    pub set_aside: u64,
+}
+
+/// The note beside a dead letter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Status code of the refusal; `None` when there was no answer.
+    pub status: Option<u16>,
+    /// One sentence.
+    pub reason: String,
+    /// When it was given up, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+impl Reason {
+    /// A note of now.
+    pub fn new(status: Option<u16>, reason: String) -> Self {
+        Self { status, reason, time_ms: now_ms() }
+    }
+}
+
+/// One worker's spool. Every method blocks on the disk.
+#[derive(Debug)]
+pub struct Spool {
+    files: Arc<dyn Filesystem>,
+    owner: String,
+    results: PathBuf,
+    dead: PathBuf,
+    aside: PathBuf,
+    limits: KeepLimits,
+    next: AtomicU64,
+    _lock: Option<FolderLock>,
+}
+
+impl Spool {
+    /// Locks this worker's folder, and reads what an earlier run has left in it. `None` when there is to be no spool.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or another process uses it.
+    pub fn open(config: &SpoolConfig) -> Result<Option<(Self, Recovery)>, SpoolError> {
+        let (Some(folder), Some(own)) = (&config.folder, config.own_folder()) else { return Ok(None) };
+        let failed = |error| SpoolError::Io { path: own.clone(), error };
+        // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let files = Arc::new(RealFilesystem);
+        files.create_folder(&own).map_err(failed)?;
+        let lock = FolderLock::acquire(&own.join("lock")).map_err(|error| match error {
+            LockError::Taken => SpoolError::Taken(own.clone()),
+            LockError::Io(error) => failed(error),
+        })?;
+        let (mut spool, recovery) = Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
+        spool._lock = Some(lock);
+        Ok(Some((spool, recovery)))
+    }
+
+    pub(super) fn start(
+        files: Arc<dyn Filesystem>,
+        own: &Path,
+        owner: &str,
+        limits: KeepLimits,
+    ) -> io::Result<(Self, Recovery)> {
+        let spool = Self {
+            files,
+            owner: owner.to_owned(),
+            results: own.join("results"),
+            dead: own.join(super::dead_letters::FOLDER),
+            aside: own.join("set-aside"),
+            limits,
+            next: AtomicU64::new(1),
+            _lock: None,
+        };
+        for folder in [own, &spool.results, &spool.dead, &spool.aside] {
+            spool.files.create_folder(folder)?;
+        }
+        spool.files.sync_folder(own)?;
+        let mut highest = 0;
+        for folder in [&spool.results, &spool.dead, &spool.aside] {
+            let numbers = spool.files.list(folder)?.into_iter().filter_map(|found| number(&found.name));
+            highest = numbers.max().unwrap_or(0).max(highest);
+        }
+        spool.next.store(highest.saturating_add(1), Ordering::Relaxed);
+        let recovery = spool.recover()?;
+        Ok((spool, recovery))
+    }
+
+    /// A place for one more result. Nothing is written yet.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(format!("{:012}", self.next.fetch_add(1, Ordering::Relaxed)), Place::Memory)
+    }
+
+    /// Writes a result down. When this returns without an error, no crash and no power cut can lose it. Does nothing for a
+    /// result that is there already or was removed.
+    ///
+    /// # Errors
+    /// What the disk says; nothing is left behind then, as far as the disk allows.
+    pub fn write(&self, ticket: &Ticket, record: &Record) -> io::Result<()> {
+        let mut place = ticket.lock();
+        if *place == Place::Memory {
+            self.store(&self.results, &ticket.0.stem, record)?;
+            ticket.put(&mut place, Place::Disk);
+        }
+        Ok(())
+    }
+
+    /// The queue has the result, or nobody wants it any more.
+    ///
+    /// # Errors
+    /// What the disk says; the call may be repeated.
+    pub fn remove(&self, ticket: &Ticket) -> io::Result<()> {
+        let mut place = ticket.lock();
+        if *place == Place::Disk {
+            // Without a sync: a power cut that brings the file back costs one more post, which is counted.
+            gone(self.files.remove(&self.result(&self.results, ticket)))?;
+        }
+        ticket.put(&mut place, Place::Gone);
+        Ok(())
+    }
+
+    /// Moves a result to the dead letters.
+    ///
+    /// # Errors
+    /// What the disk says; the result stays where it was then.
+    pub fn bury(&self, ticket: &Ticket, record: &Record, reason: &Reason) -> io::Result<()> {
+        let mut place = ticket.lock();
+        let stem = &ticket.0.stem;
+        let note = self.dead.join(format!("{stem}{REASON}"));
+        let text = serde_json::to_vec(reason).unwrap_or_default();
+        match *place {
+            Place::Gone => return Ok(()),
+            Place::Disk => {
+                self.note(&note, &text);
+                self.files.rename(&self.result(&self.results, ticket), &self.result(&self.dead, ticket))?;
+                ticket.put(&mut place, Place::Gone);
+                self.files.sync_folder(&self.dead)?;
+                self.files.sync_folder(&self.results)?;
+            }
+            Place::Memory => {
+                self.note(&note, &text);
+                self.store(&self.dead, stem, record)?;
+                ticket.put(&mut place, Place::Gone);
+            }
+        }
+        self.trim(&self.dead);
+        Ok(())
+    }
+
+    /// Whether the disk takes a file at this moment.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn probe(&self) -> io::Result<()> {
+        let path = self.results.join("probe.tmp");
+        gone(self.files.remove(&path))?;
+        let written = self.files.write(&path, &[&[0; 4096]]);
+        gone(self.files.remove(&path))?;
+        written?;
+        self.files.sync_folder(&self.results)
+    }
+
+    fn result(&self, folder: &Path, ticket: &Ticket) -> PathBuf {
+        folder.join(format!("{}{RESULT}", ticket.0.stem))
+    }
+
+    /// A dead letter without its note is still a dead letter.
+    fn note(&self, path: &Path, text: &[u8]) {
+        if let Err(error) = self.files.write(path, &[text]) {
+            tracing::debug!(%error, "the reason of a dead letter could not be written");
+            let _ = self.files.remove(path);
+        }
+    }
+
+    fn store(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
+        let temporary = folder.join(format!("{stem}{TEMPORARY}"));
+        let whole = folder.join(format!("{stem}{RESULT}"));
+        let header = record.header(&self.owner);
+        let stored = self
+            .files
+            .write(&temporary, &[&header, &record.body])
+            .and_then(|()| self.files.rename(&temporary, &whole))
+            .and_then(|()| self.files.sync_folder(folder));
+        if stored.is_err() {
+            // A half-written file would be set aside at the next start, a whole one posted a second time.
+            let _ = self.files.remove(&temporary);
+            let _ = self.files.remove(&whole);
+        }
+        stored
+    }
+
+    fn recover(&self) -> io::Result<Recovery> {
+        let mut found = self.files.list(&self.results)?;
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut recovery = Recovery::default();
+        let mut newest: BTreeMap<String, usize> = BTreeMap::new();
+        for file in found {
+            let path = self.results.join(&file.name);
+            let decoded = if file.name == "probe.tmp" {
+                gone(self.files.remove(&path))?;
+                continue;
+            } else if file.len > LARGEST || number(&file.name).is_none() {
+                Err(RecordError::Foreign)
+            } else {
+                Record::decode(self.files.read(&path)?, &self.owner)
+            };
+            let record = match decoded {
+                Ok(record) => record,
+                Err(error) => {
+                    recovery.set_aside += 1;
+                    tracing::warn!(file = file.name, %error, "A file in the spool cannot be delivered and is set aside.");
+                    self.files.rename(&path, &self.aside.join(&file.name))?;
+                    continue;
+                }
+            };
+            let stem = file.name.split('.').next().unwrap_or_default().to_owned();
+            if file.name.ends_with(TEMPORARY) {
+                // Whole but for its name: the crash came between fsync and rename.
+                self.files.rename(&path, &self.results.join(format!("{stem}{RESULT}")))?;
+            }
+            newest.insert(record.job.as_str().to_owned(), recovery.results.len());
+            recovery.results.push((Ticket::new(stem, Place::Disk), record));
+        }
+        if recovery.set_aside > 0 {
+            self.files.sync_folder(&self.aside)?;
+            self.trim(&self.aside);
+        }
+        self.files.sync_folder(&self.results)?;
+        self.keep_newest(&mut recovery, &newest)?;
+        Ok(recovery)
+    }
+
+    /// A job has one outcome: of several results the last one is delivered.
+    fn keep_newest(&self, recovery: &mut Recovery, newest: &BTreeMap<String, usize>) -> io::Result<()> {
+        let all = std::mem::take(&mut recovery.results);
+        for (index, (ticket, record)) in all.into_iter().enumerate() {
+            if newest.get(record.job.as_str()) == Some(&index) {
+                recovery.results.push((ticket, record));
+            } else {
+                let reason = Reason::new(None, "a later result of the same job took its place".to_owned());
+                self.bury(&ticket, &record, &reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest files of a folder until it is within its bounds.
+    fn trim(&self, folder: &Path) {
+        let Ok(mut found) = self.files.list(folder) else { return };
+        found.retain(|file| !file.name.ends_with(REASON));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut bytes: u64 = found.iter().map(|file| file.len).sum();
+        let mut count = found.len();
+        for file in found {
+            if count <= self.limits.max_count && bytes <= self.limits.max_bytes {
+                return;
+            }
+            tracing::warn!(
+                file = file.name,
+                bytes = file.len,
+                "The spool keeps too many files: the oldest one is dropped. See `runpod-worker dead-letters list`."
+            );
+            let path = folder.join(&file.name);
+            let _ = self.files.remove(&path.with_extension(&REASON[1..]));
+            if self.files.remove(&path).is_err() {
+                return;
+            }
+            bytes -= file.len;
+            count -= 1;
+        }
+    }
+}
+
+/// The number in a file's name.
+fn number(name: &str) -> Option<u64> {
+    let stem =
+        name.strip_suffix(RESULT).or_else(|| name.strip_suffix(TEMPORARY)).or_else(|| name.strip_suffix(REASON))?;
+    stem.parse().ok()
+}
+
+/// A file that is not there has been removed.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
