@@ -10,6 +10,12 @@ use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Plac
 use super::limits::Limits;
 use super::worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, Workers};
 
+mod load;
+mod webhook;
+
+pub use load::Load;
+pub use webhook::Webhook;
+
 /// Something to tell the outside about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -21,8 +27,10 @@ pub enum Effect {
     StopWaiting(Arc<str>),
     /// This worker asked to be replaced.
     WorkerRecycled(Arc<str>),
-    /// The job reached its end. Deliver webhooks from here.
+    /// The job reached its end.
     JobFinished(JobId, Status),
+    /// The job reached an end that its webhook wants to hear of.
+    WebhookDue(JobId),
 }
 
 /// The `/health` counters.
@@ -298,6 +306,10 @@ impl Queue {
                 let limits = self.limits.clone();
                 self.workers.contact(now, worker, &limits);
             }
+            WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
+            WorkerEvent::Failing => {
+                self.workers.heartbeat(now, worker, true, &self.limits);
+            }
             WorkerEvent::Gone => {
                 let mut lost: Vec<_> =
                     self.workers.remove(worker).map(|record| record.held.into_iter().collect()).unwrap_or_default();
@@ -313,12 +325,6 @@ impl Queue {
     #[must_use]
     pub fn view(&self, id: &str) -> Option<JobView> {
         self.jobs.get_key_value(id).map(|(id, job)| job.view(id))
-    }
-
-    /// The input and the webhook of a job, which only webhook bodies show.
-    #[must_use]
-    pub fn origin(&self, id: &str) -> Option<(Payload, Option<String>)> {
-        self.jobs.get(id).map(|job| (Arc::clone(&job.input), job.webhook.clone()))
     }
 
     /// Shortens the remaining life of a finished job's record.
@@ -520,8 +526,12 @@ impl Queue {
             Status::Failed | Status::TimedOut => self.failed += 1,
             Status::Cancelled | Status::InQueue | Status::InProgress => {}
         }
+        let wants_webhook = job.webhook.is_some() && status != Status::Cancelled;
         self.changed(id);
         self.effects.push(Effect::JobFinished(Arc::clone(id), status));
+        if wants_webhook {
+            self.effects.push(Effect::WebhookDue(Arc::clone(id)));
+        }
     }
 
     fn stop(&mut self, poller: &Arc<str>, id: &JobId) {

@@ -27,6 +27,10 @@ pub struct Heartbeat {
 pub enum WorkerEvent {
     /// Its process was started.
     Starting,
+    /// It is about to be ended and must get no more jobs.
+    Leaving,
+    /// Its process ended early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
+    Failing,
     /// Its process has ended; whatever it held is lost.
     Gone,
 }
@@ -42,6 +46,30 @@ pub struct WorkerCounts {
     pub running: usize,
     /// Reported a failed check, or went silent.
     pub unhealthy: usize,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Started, has not asked for a job yet.
+    Initializing,
+    /// Available.
+    Idle,
+    /// Holding at least one job.
+    Running,
+    /// Reported a failed check, went silent, or keeps dying.
+    Unhealthy,
+}
+
+/// One worker as readers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its id.
+    pub id: Arc<str>,
+    /// What it does.
+    pub state: WorkerState,
+    /// Jobs that it holds.
+    pub jobs: usize,
 }
 
 #[derive(Debug, Default)]
@@ -209,20 +237,42 @@ impl Workers {
     pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
         let mut counts = WorkerCounts::default();
         for (id, worker) in &self.by_id {
-            if worker.unhealthy {
-                counts.unhealthy += 1;
-            } else if !worker.held.is_empty() {
-                counts.running += 1;
-            } else if worker.recycled || (**id == *ANONYMOUS && self.by_id.len() > 1) {
-                // A recycled worker is about to go; a placeholder stands for a worker that is counted by its name.
-            } else if worker.is_silent(now, limits) {
-                counts.unhealthy += 1;
-            } else if worker.polled {
-                counts.idle += 1;
-            } else {
-                counts.initializing += 1;
+            match self.state(id, worker, now, limits) {
+                Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Running) => counts.running += 1,
+                Some(WorkerState::Idle) => counts.idle += 1,
+                Some(WorkerState::Initializing) => counts.initializing += 1,
+                None => {}
             }
         }
         counts
+    }
+
+    pub(crate) fn views(&self, now: Timestamp, limits: &Limits) -> Vec<WorkerView> {
+        let view = |(id, worker): (&Arc<str>, &Worker)| {
+            let state = self.state(id, worker, now, limits)?;
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len() })
+        };
+        let mut views: Vec<_> = self.by_id.iter().filter_map(view).collect();
+        views.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        views
+    }
+
+    /// `None` for a worker that does not count: a recycled one is about to go, and a placeholder stands for a worker
+    /// that is counted by its name.
+    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
+        Some(if worker.unhealthy {
+            WorkerState::Unhealthy
+        } else if !worker.held.is_empty() {
+            WorkerState::Running
+        } else if worker.recycled || (*id == *ANONYMOUS && self.by_id.len() > 1) {
+            return None;
+        } else if worker.is_silent(now, limits) {
+            WorkerState::Unhealthy
+        } else if worker.polled {
+            WorkerState::Idle
+        } else {
+            WorkerState::Initializing
+        })
     }
 }
