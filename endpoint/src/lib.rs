@@ -7,4 +7,5 @@ pub mod cli;
 pub mod dev;
 pub mod server;
 pub mod store;
+pub mod webhooks;
 pub mod worker_env;
