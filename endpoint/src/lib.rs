@@ -5,6 +5,7 @@
 pub mod api;
 pub mod cli;
 pub mod dev;
+pub mod faults;
 pub mod server;
 pub mod store;
 pub mod webhooks;

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::watchers::Watchers;
 use super::{
-    Assignment, Effect, Health, Heartbeat, JobId, JobView, Limits, Load, NewJob, Outcome, Payload, Queue, Status, Store,
-    StoreError, Timestamp, Webhook, WebhookQueue, WorkerEvent,
+    Assignment, Effect, Health, Heartbeat, JobId, JobView, Limits, Load, NewJob, Outcome, Payload, Queue, Status,
+    Store, StoreError, Timestamp, Webhook, WebhookQueue, WorkerEvent,
 };
 
 /// Endpoint ids in use at once.

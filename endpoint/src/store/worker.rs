@@ -70,6 +70,8 @@ pub struct WorkerView {
     pub state: WorkerState,
     /// Jobs that it holds.
     pub jobs: usize,
+    /// Jobs that it has taken so far.
+    pub taken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,7 @@ pub(crate) struct Worker {
     pub(crate) held: HashSet<JobId>,
     pub(crate) heartbeat_seen: bool,
     polled: bool,
+    taken: u64,
     unhealthy: bool,
     recycled: bool,
     polls_open: usize,
@@ -180,6 +183,7 @@ impl Workers {
     pub(crate) fn hold(&mut self, worker: &str, job: &JobId) {
         if let Some(worker) = self.by_id.get_mut(worker) {
             worker.polled = true;
+            worker.taken += 1;
             worker.held.insert(Arc::clone(job));
             worker.stops.retain(|id| id != job);
         }
@@ -251,7 +255,7 @@ impl Workers {
     pub(crate) fn views(&self, now: Timestamp, limits: &Limits) -> Vec<WorkerView> {
         let view = |(id, worker): (&Arc<str>, &Worker)| {
             let state = self.state(id, worker, now, limits)?;
-            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len() })
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken })
         };
         let mut views: Vec<_> = self.by_id.iter().filter_map(view).collect();
         views.sort_unstable_by(|one, other| one.id.cmp(&other.id));

@@ -18,9 +18,7 @@ pub struct Guard {
 
 /// A host name leads nowhere that webhooks may go.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the address is not public; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8"
-)]
+#[error("the address is not public; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
 pub(crate) struct NotPublic;
 
 impl Guard {

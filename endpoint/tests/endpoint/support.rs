@@ -51,6 +51,7 @@ impl Api {
             max_result_bytes: 1 << 20,
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            options: Arc::default(),
         };
         Self { router: router(app.clone(), keys), app }
     }
