@@ -10,3 +10,8 @@ pub mod server;
 pub mod store;
 pub mod webhooks;
 pub mod worker_env;
+
+/// Compiles and runs the examples in the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/endpoint.md")]
+struct Documentation;

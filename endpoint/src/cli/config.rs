@@ -111,8 +111,8 @@ impl EndpointConfig {
         if outside(self.ttl, 10) {
             return Some("`ttl` must be 10s to 7d");
         }
-        if outside(self.lease, 1) {
-            return Some("`lease` must be 1s to 7d");
+        if outside(self.lease, 5) {
+            return Some("`lease` must be 5s to 7d");
         }
         if self.workers_max.is_some_and(|max| max > 64) {
             return Some("`workers_max` must be at most 64");

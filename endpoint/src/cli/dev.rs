@@ -1,17 +1,18 @@
 //! `dev`: the endpoint and its workers.
 
 use super::args::DevArgs;
-use super::open::open;
+use super::open::{Extra, open};
 use super::output::Output;
+use super::signals::StopRequests;
 use super::{Exit, workers};
 use crate::dev::WorkerPlan;
 
-pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
+pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output) -> Exit {
     // Before the socket is opened: nobody should find an endpoint that ends at once.
     if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }
-    let opened = match open(&args.listen, true).await {
+    let opened = match open(&args.listen, &Extra { endpoint: Some(&args.endpoint_id), fault_header: true }).await {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, error.exit()),
     };
@@ -24,5 +25,5 @@ pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
     output.line(&format!(
         "Try: runpod-endpoint submit --url {base_url}/v2/{endpoint} --sync '{{\"prompt\": \"hi\"}}'    Stop: Ctrl-C\n"
     ));
-    workers::run(opened, pools, output).await
+    workers::run(opened, pools, stops, output).await
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use super::config::{Config, ConfigError};
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secret};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::server::{Server, ServerConfig, ServerError};
-use crate::store::{Limits, MemoryStore, Status, Store, WebhookDue, WebhookQueue};
+use crate::store::{Limits, MemoryStore, Policy, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
 
 /// Why there is no server.
@@ -69,17 +70,25 @@ impl Deliveries {
     }
 }
 
-/// Opens the socket and an empty store. With `fault_header` clients may bring faults for their own jobs.
-pub(crate) async fn open(listen: &ListenArgs, fault_header: bool) -> Result<Opened, OpenError> {
+/// What the command adds to the settings of the server.
+pub(crate) struct Extra<'a> {
+    /// The endpoint of the handler on the command line: it exists, configured or not.
+    pub(crate) endpoint: Option<&'a str>,
+    /// Clients may bring faults for their own jobs.
+    pub(crate) fault_header: bool,
+}
+
+/// Opens the socket and an empty store.
+pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
     let keys = Keys {
         client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
         worker: KeySet::load(listen.worker_key.as_ref(), listen.worker_key_file.as_deref())?,
     };
     let worker_key = keys.worker.first().cloned();
     let config = Config::load(listen.config.as_deref())?;
-    let faults = faults(listen, fault_header)?.map(Arc::new);
+    let faults = faults(listen, extra.fault_header)?.map(Arc::new);
     let options = Options {
-        catalog: catalog(&config),
+        catalog: catalog(&config, extra.endpoint),
         rate_limits: (listen.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
     };
@@ -97,7 +106,10 @@ pub(crate) async fn open(listen: &ListenArgs, fault_header: bool) -> Result<Open
     };
     let server = Server::bind(server_config).await?;
     let (queue, due) = WebhookQueue::channel();
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(limits(listen, &config)).with_webhooks(queue));
+    let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
+    let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
+    let store = MemoryStore::new(limits).with_leases(leases(&config)).with_webhooks(queue);
+    let store: Arc<dyn Store> = Arc::new(store);
     let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?;
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due } })
 }
@@ -111,14 +123,13 @@ fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, Scr
     Ok(wanted.then(|| Faults::new(script.unwrap_or_default(), fault_header)))
 }
 
-fn catalog(config: &Config) -> Catalog {
-    let policies = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy())).collect();
+fn catalog(config: &Config, own: Option<&str>) -> Catalog {
+    let own = own.map(|id| (id.to_owned(), Policy::default()));
+    let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));
+    let policies = own.into_iter().chain(configured).collect();
     Catalog { policies, closed: config.only_these }
 }
 
-fn limits(listen: &ListenArgs, config: &Config) -> Limits {
-    let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
-    let leases: HashMap<_, _> =
-        config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.lease?))).collect();
-    Limits { lease: listen.lease, leases, timeout_status, ..Limits::default() }
+fn leases(config: &Config) -> HashMap<String, Duration> {
+    config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.lease?))).collect()
 }

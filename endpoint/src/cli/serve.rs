@@ -3,14 +3,17 @@
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::open::{Opened, open};
+use super::open::{Extra, Opened, open};
 use super::output::Output;
-use super::{Exit, signals, workers};
+use super::signals::StopRequests;
+use super::{Exit, workers};
 use crate::server::Server;
 use crate::worker_env::worker_env;
 
-pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
-    let opened = match open(&args.listen, args.listen.allow_fault_header).await {
+pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mut Output) -> Exit {
+    let endpoint = (!args.handler.is_empty()).then_some(&*args.endpoint_id);
+    let extra = Extra { endpoint, fault_header: args.listen.allow_fault_header };
+    let opened = match open(&args.listen, &extra).await {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, error.exit()),
     };
@@ -20,13 +23,13 @@ pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
     };
     print_banner(&opened.server, args, output);
     if !pools.is_empty() {
-        return workers::run(opened, pools, output).await;
+        return workers::run(opened, pools, stops, output).await;
     }
     let Opened { server, store, webhooks, .. } = opened;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
-        signals::stop_requested().await;
+        stops.next().await;
         stop.cancel();
     });
     webhooks.start(shutdown.clone());

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Exit;
 use super::args::WorkerArgs;
 use super::open::Opened;
 use super::output::Output;
-use super::{Exit, signals};
+use super::signals::StopRequests;
 use crate::dev::{DevError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, run_pools};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
@@ -57,10 +58,10 @@ pub(crate) fn pools(
 }
 
 /// Serves and keeps the workers running until a stop signal or the first failure.
-pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, output: &mut Output) -> Exit {
+pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
     let Opened { server, store, webhooks, .. } = opened;
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
-    tokio::spawn(watch_signals(stop.clone()));
+    tokio::spawn(pass_on(stops, stop.clone()));
     // The server outlives the workers, so that they can deliver what they finish last.
     let close = CancellationToken::new();
     webhooks.start(close.clone());
@@ -88,10 +89,10 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, output: &mut Output) -
 }
 
 /// The first signal lets jobs finish, the second one does not.
-async fn watch_signals(stop: StopSignals) {
-    signals::stop_requested().await;
+async fn pass_on(mut stops: StopRequests, stop: StopSignals) {
+    stops.next().await;
     tracing::info!("stopping: workers finish their jobs; press Ctrl-C again to skip that");
     stop.soon.cancel();
-    signals::stop_requested().await;
+    stops.next().await;
     stop.now.cancel();
 }

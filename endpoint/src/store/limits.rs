@@ -1,17 +1,14 @@
 //! The numbers that rule one endpoint's queue.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::job::Status;
 
 /// Bounds and timings of one endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A job that is missing from its worker's heartbeats for this long is lost. The platform: about 40 s.
     pub lease: Duration,
-    /// Leases of single endpoints that differ from `lease`, by endpoint id.
-    pub leases: HashMap<String, Duration>,
     /// How often a lost job is dispatched again before it fails. The platform: once.
     pub max_retries: u32,
     /// The state of a job whose run time is over. Live captures show FAILED, the documentation TIMED_OUT.
@@ -34,7 +31,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(40),
-            leases: HashMap::new(),
             max_retries: 1,
             timeout_status: Status::Failed,
             max_jobs: 100_000,
@@ -44,14 +40,5 @@ impl Default for Limits {
             worker_retention: Duration::from_secs(300),
             recycle_gap: Duration::from_secs(3),
         }
-    }
-}
-
-impl Limits {
-    /// The limits of one endpoint.
-    #[must_use]
-    pub fn for_endpoint(&self, id: &str) -> Self {
-        let lease = self.leases.get(id).copied().unwrap_or(self.lease);
-        Self { lease, leases: HashMap::new(), ..self.clone() }
     }
 }

@@ -27,13 +27,26 @@ pub struct MemoryStore {
     origin: Instant,
     endpoints: Mutex<HashMap<String, Arc<Endpoint>>>,
     webhooks: WebhookQueue,
+    leases: HashMap<String, Duration>,
 }
 
 impl MemoryStore {
     /// An empty store. Must be used inside a tokio runtime.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, origin: Instant::now(), endpoints: Mutex::default(), webhooks: WebhookQueue::default() }
+        Self {
+            limits,
+            origin: Instant::now(),
+            endpoints: Mutex::default(),
+            webhooks: WebhookQueue::default(),
+            leases: HashMap::new(),
+        }
+    }
+
+    /// Gives single endpoints a lease of their own, by endpoint id.
+    #[must_use]
+    pub fn with_leases(self, leases: HashMap<String, Duration>) -> Self {
+        Self { leases, ..self }
     }
 
     /// Tells `webhooks` of jobs whose end is to be reported.
@@ -59,7 +72,8 @@ impl MemoryStore {
         if endpoints.len() >= MAX_ENDPOINTS {
             return Err(StoreError::TooManyEndpoints);
         }
-        let endpoint = Arc::new(Endpoint::new(id, self.limits.for_endpoint(id), self.origin, self.webhooks.clone()));
+        let limits = Limits { lease: self.leases.get(id).copied().unwrap_or(self.limits.lease), ..self.limits };
+        let endpoint = Arc::new(Endpoint::new(id, limits, self.origin, self.webhooks.clone()));
         tokio::spawn(run_timers(Arc::downgrade(&endpoint), Arc::clone(&endpoint.timer)));
         endpoints.insert(id.to_owned(), Arc::clone(&endpoint));
         Ok(endpoint)

@@ -45,6 +45,7 @@ pub struct Webhooks {
     client: WebhookClient,
     signer: Option<Signer>,
     in_flight: Arc<Semaphore>,
+    gaps: [Duration; 2],
 }
 
 /// One receiver: a slow one holds up its own deliveries only.
@@ -61,7 +62,13 @@ impl Webhooks {
     /// When the TLS settings of this machine are unusable.
     pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
         let client = WebhookClient::new(guard)?;
-        Ok(Self { store, client, signer, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) })
+        Ok(Self { store, client, signer, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), gaps: GAPS })
+    }
+
+    /// Other pauses before the second and the third attempt.
+    #[must_use]
+    pub fn with_gaps(self, gaps: [Duration; 2]) -> Self {
+        Self { gaps, ..self }
     }
 
     /// Delivers until the store is gone or `shutdown`; what is not delivered by then is dropped.
@@ -90,7 +97,7 @@ impl Webhooks {
     }
 
     async fn deliver(self, due: WebhookDue, host: Arc<Host>) {
-        let gaps = GAPS.iter().map(Some).chain([None]);
+        let gaps = self.gaps.into_iter().map(Some).chain([None]);
         for (attempt, gap) in gaps.enumerate() {
             let Some(outcome) = self.attempt(&due, &host).await else { return };
             let Err(error) = outcome else { return };
@@ -98,7 +105,7 @@ impl Webhooks {
             match gap.filter(|_| !error.is_final()) {
                 Some(gap) => {
                     tracing::info!(job = due.job, host = host.name, attempt, %error, ?gap, "webhook failed; trying again");
-                    sleep(*gap).await;
+                    sleep(gap).await;
                 }
                 None => {
                     tracing::warn!(job = due.job, host = host.name, attempt, %error, "webhook given up");

@@ -1,15 +1,23 @@
 //! The endpoint as its clients and workers see it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a test that fails")]
+
 mod auth;
 mod cancel;
 mod commands;
+mod configured;
 mod connections;
 mod dev;
+mod faults;
 mod health;
 mod lease;
+mod openai;
 mod policy;
+mod rate_limits;
 mod results;
+mod scaling;
 mod streaming;
 mod submit;
 mod support;
 mod take;
+mod webhooks;
