@@ -277,6 +277,10 @@ impl Queue {
                 self.settle(&id);
             }
         }
+        for id in self.workers.ignored_stops(&worker, &heartbeat.jobs) {
+            self.workers.withdraw_stop(&worker, &id);
+            self.stop(&worker, &id);
+        }
     }
 
     /// Notes that a worker holds a poll open from now on.

@@ -13,6 +13,10 @@ pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
 /// Stop signals kept for a worker that does not fetch them; older ones make room.
 const MAX_STOPS: usize = 1000;
 
+/// A job that so many heartbeats still name after its stop signal was fetched has not been stopped: the first may have
+/// been on its way, the second is a whole interval later.
+const HEARTBEATS_TO_STOP: u32 = 2;
+
 /// A heartbeat.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat {
@@ -86,6 +90,8 @@ pub(crate) struct Worker {
     last_poll: Timestamp,
     last_contact: Timestamp,
     stops: VecDeque<JobId>,
+    /// Stop signals that were fetched, and how many heartbeats have named the job since.
+    told: VecDeque<(JobId, u32)>,
     forget_at: Timestamp,
 }
 
@@ -186,6 +192,7 @@ impl Workers {
             worker.taken += 1;
             worker.held.insert(Arc::clone(job));
             worker.stops.retain(|id| id != job);
+            worker.told.retain(|(id, _)| id != job);
         }
     }
 
@@ -209,12 +216,29 @@ impl Workers {
         for id in [worker, ANONYMOUS] {
             if let Some(worker) = self.by_id.get_mut(id) {
                 worker.stops.retain(|id| **id != *job);
+                worker.told.retain(|(id, _)| **id != *job);
             }
         }
     }
 
     pub(crate) fn take_stops(&mut self, worker: &str) -> Vec<JobId> {
-        self.by_id.get_mut(worker).map(|worker| worker.stops.drain(..).collect()).unwrap_or_default()
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        let stops: Vec<_> = worker.stops.drain(..).collect();
+        worker.told.extend(stops.iter().map(|id| (Arc::clone(id), 0)));
+        worker.told.drain(..worker.told.len().saturating_sub(MAX_STOPS));
+        stops
+    }
+
+    /// Compares a heartbeat with the stop signals that this worker has fetched; the jobs to stop once more. The official
+    /// worker ignores a signal that overtakes the start of its job, and would run that job to its end.
+    pub(crate) fn ignored_stops(&mut self, worker: &str, alive: &[JobId]) -> Vec<JobId> {
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        worker.told.retain_mut(|(id, heartbeats)| {
+            *heartbeats += 1;
+            alive.contains(id)
+        });
+        let ignored = |(_, heartbeats): &&(JobId, u32)| *heartbeats >= HEARTBEATS_TO_STOP;
+        worker.told.iter().filter(ignored).map(|(id, _)| Arc::clone(id)).collect()
     }
 
     pub(crate) fn held(&self) -> impl Iterator<Item = &JobId> {
