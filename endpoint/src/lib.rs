@@ -5,6 +5,13 @@
 pub mod api;
 pub mod cli;
 pub mod dev;
+pub mod faults;
 pub mod server;
 pub mod store;
+pub mod webhooks;
 pub mod worker_env;
+
+/// Compiles and runs the examples in the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/endpoint.md")]
+struct Documentation;

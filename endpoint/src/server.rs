@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, App, Keys};
+use crate::api::{self, App, Keys, Options};
+use crate::faults::{Connection, ResettableListener};
 use crate::store::Store;
 
 /// How long open requests may take to end once the server stops.
@@ -28,6 +28,8 @@ pub struct ServerConfig {
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
+    /// What the operator switched on.
+    pub options: Arc<Options>,
 }
 
 /// Why the server does not run.
@@ -67,10 +69,10 @@ impl Server {
     /// When the address cannot be used or must not be used without keys.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let Keys { client, worker } = &config.keys;
-        if [client, worker].into_iter().flatten().any(|key| key.expose().is_empty()) {
+        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
             return Err(ServerError::EmptyKey);
         }
-        let protected = client.is_some() && worker.is_some();
+        let protected = !client.is_empty() && !worker.is_empty();
         if !config.bind.ip().is_loopback() && !protected && !config.insecure {
             return Err(ServerError::Unprotected(config.bind));
         }
@@ -110,15 +112,12 @@ impl Server {
             max_result_bytes: self.config.max_result_bytes,
             drain,
             shutdown: shutdown.clone(),
+            options: self.config.options,
         };
         let router = api::router(app, self.config.keys);
-        // Without this the second half of a small reply waits for the acknowledgement of the first: 40 ms.
-        let listener = self.listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "a connection keeps its small packets back");
-            }
-        });
-        let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let service = router.into_make_service_with_connect_info::<Connection>();
+        let serving = axum::serve(ResettableListener(self.listener), service)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let mut serving = std::pin::pin!(serving.into_future());
         tokio::select! {
             result = &mut serving => result.map_err(ServerError::Serve),

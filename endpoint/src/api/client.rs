@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use uuid::Uuid;
@@ -16,7 +17,8 @@ use super::error::ApiError;
 use super::json;
 use super::query::Params;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
-use crate::store::{JobView, NewJob, StoreError};
+use crate::faults;
+use crate::store::{JobView, NewJob, Payload, StoreError};
 
 /// Largest `wait` of `/runsync` and `/stream`.
 const MAX_WAIT_MS: u64 = 300_000;
@@ -29,14 +31,14 @@ const MAX_REQUESTS: usize = 1000;
 const MIB: usize = 1 << 20;
 
 /// The two ways to submit.
-struct Submission {
-    max_body: usize,
+pub(crate) struct Submission {
+    pub(crate) max_body: usize,
     id_prefix: &'static str,
     retention: Duration,
 }
 
 const RUN: Submission = Submission { max_body: 10 * MIB, id_prefix: "", retention: Duration::from_secs(30 * 60) };
-const RUNSYNC: Submission =
+pub(crate) const RUNSYNC: Submission =
     Submission { max_body: 20 * MIB, id_prefix: "sync-", retention: Duration::from_secs(5 * 60) };
 
 pub(crate) fn routes() -> Router<App> {
@@ -55,8 +57,13 @@ pub(crate) fn routes() -> Router<App> {
 
 type JobPath = Path<(String, String)>;
 
-async fn run(State(app): State<App>, Path(endpoint): Path<String>, body: Body) -> Result<Response, ApiError> {
-    let job = submit(&app, &endpoint, body, &RUN).await?;
+async fn run(
+    State(app): State<App>,
+    Path(endpoint): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let job = submit(&app, &endpoint, &headers, body, &RUN).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
@@ -64,15 +71,22 @@ async fn runsync(
     State(app): State<App>,
     Path(endpoint): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
-    let job = submit(&app, &endpoint, body, &RUNSYNC).await?;
+    let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
 }
 
-async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Result<JobView, ApiError> {
+async fn submit(
+    app: &App,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: Body,
+    kind: &Submission,
+) -> Result<JobView, ApiError> {
     let body = body::read(body, kind.max_body).await.map_err(|error| match error {
         BodyError::TooLarge => ApiError::BodyTooLarge { limit: kind.max_body },
         BodyError::Unreadable => ApiError::BodyUnreadable,
@@ -83,18 +97,30 @@ async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Res
     let Some(input) = request.input else {
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
-    if request.webhook.is_some() {
-        tracing::warn!("this endpoint does not deliver webhooks yet; read the result with /status");
-    }
-    let job = NewJob {
-        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        input: Arc::from(input),
+    let mut job = NewJob {
         s3_config: request.s3_config.map(Arc::from),
-        webhook: request.webhook,
-        policy: request.policy.map(|policy| policy.validate()).transpose()?.unwrap_or_default(),
-        retention: kind.retention,
+        webhook: request.webhook.filter(|url| !url.is_empty()),
+        ..new_job(app, endpoint, Arc::from(input), kind)
     };
+    if let Some(policy) = request.policy {
+        job.policy = policy.validate(job.policy)?;
+    }
+    if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
+        faults.attach(&job.id, header.to_str().unwrap_or_default())?;
+    }
     Ok(app.store.submit(endpoint, job).await?)
+}
+
+/// A job with an id of its own and the endpoint's limits.
+pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
+    NewJob {
+        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
+        input,
+        s3_config: None,
+        webhook: None,
+        policy: app.options.catalog.policy(endpoint),
+        retention: kind.retention,
+    }
 }
 
 async fn status(
@@ -115,7 +141,7 @@ async fn status_sync(
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
-async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
+pub(crate) async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
     tokio::select! {
         job = app.store.wait_finished(endpoint, id, wait) => job,
         () = app.shutdown.cancelled() => app.store.view(endpoint, id, None).await,

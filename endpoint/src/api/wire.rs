@@ -39,9 +39,8 @@ pub(crate) struct PolicyRequest {
 const WEEK_MS: u64 = 604_800_000;
 
 impl PolicyRequest {
-    /// Values outside of the documented ranges are refused.
-    pub(crate) fn validate(self) -> Result<Policy, ApiError> {
-        let default = Policy::default();
+    /// Values outside of the documented ranges are refused; those left out are the endpoint's.
+    pub(crate) fn validate(self, default: Policy) -> Result<Policy, ApiError> {
         let within = |name: &str, value: Option<u64>, min: u64, default: Duration| match value {
             None => Ok(default),
             Some(value) if (min..=WEEK_MS).contains(&value) => Ok(Duration::from_millis(value)),

@@ -15,7 +15,7 @@ use super::DevError;
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The endpoint's own secrets; the worker gets its key under the platform's name.
-const WITHHELD: [&str; 2] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WORKER_KEY"];
+const WITHHELD: [&str; 3] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WEBHOOK_SECRET", "RUNPOD_ENDPOINT_WORKER_KEY"];
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -60,11 +60,16 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends the worker and everything in its group.
-    pub(crate) async fn kill(&mut self) {
+    /// SIGKILL to the worker and everything in its group, without waiting.
+    pub(crate) fn strike_down(&self) {
         if let Some(pid) = self.pid.filter(|_| self.is_running()) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
+    }
+
+    /// Ends the worker and everything in its group.
+    pub(crate) async fn kill(&mut self) {
+        self.strike_down();
         if timeout(REAP_LIMIT, self.child.wait()).await.is_err() {
             tracing::warn!("a killed worker process has not ended; the system may be stuck in a driver call");
         }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::watchers::Watchers;
 use super::{
-    Assignment, Effect, Health, Heartbeat, JobId, JobView, Limits, NewJob, Outcome, Payload, Queue, Status, Store,
-    StoreError, Timestamp, WorkerEvent,
+    Assignment, Effect, Health, Heartbeat, JobId, JobView, Limits, Load, NewJob, Outcome, Payload, Queue, Status,
+    Store, StoreError, Timestamp, Webhook, WebhookQueue, WorkerEvent,
 };
 
 /// Endpoint ids in use at once.
@@ -26,13 +26,33 @@ pub struct MemoryStore {
     limits: Limits,
     origin: Instant,
     endpoints: Mutex<HashMap<String, Arc<Endpoint>>>,
+    webhooks: WebhookQueue,
+    leases: HashMap<String, Duration>,
 }
 
 impl MemoryStore {
     /// An empty store. Must be used inside a tokio runtime.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, origin: Instant::now(), endpoints: Mutex::default() }
+        Self {
+            limits,
+            origin: Instant::now(),
+            endpoints: Mutex::default(),
+            webhooks: WebhookQueue::default(),
+            leases: HashMap::new(),
+        }
+    }
+
+    /// Gives single endpoints a lease of their own, by endpoint id.
+    #[must_use]
+    pub fn with_leases(self, leases: HashMap<String, Duration>) -> Self {
+        Self { leases, ..self }
+    }
+
+    /// Tells `webhooks` of jobs whose end is to be reported.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: WebhookQueue) -> Self {
+        Self { webhooks, ..self }
     }
 
     fn find(&self, id: &str) -> Option<Arc<Endpoint>> {
@@ -52,7 +72,8 @@ impl MemoryStore {
         if endpoints.len() >= MAX_ENDPOINTS {
             return Err(StoreError::TooManyEndpoints);
         }
-        let endpoint = Arc::new(Endpoint::new(self.limits, self.origin));
+        let limits = Limits { lease: self.leases.get(id).copied().unwrap_or(self.limits.lease), ..self.limits };
+        let endpoint = Arc::new(Endpoint::new(id, limits, self.origin, self.webhooks.clone()));
         tokio::spawn(run_timers(Arc::downgrade(&endpoint), Arc::clone(&endpoint.timer)));
         endpoints.insert(id.to_owned(), Arc::clone(&endpoint));
         Ok(endpoint)
@@ -62,6 +83,8 @@ impl MemoryStore {
 /// One endpoint's state machine and those who wait for it.
 #[derive(Debug)]
 struct Endpoint {
+    id: String,
+    webhooks: WebhookQueue,
     origin: Instant,
     queue: Mutex<Queue>,
     jobs_waiting: Notify,
@@ -72,8 +95,10 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(limits: Limits, origin: Instant) -> Self {
+    fn new(id: &str, limits: Limits, origin: Instant, webhooks: WebhookQueue) -> Self {
         Self {
+            id: id.to_owned(),
+            webhooks,
             origin,
             queue: Mutex::new(Queue::new(limits)),
             jobs_waiting: Notify::new(),
@@ -111,6 +136,7 @@ impl Endpoint {
             Effect::JobChanged(id) => self.job_readers.wake(id),
             Effect::StopWaiting(worker) => self.stop_polls.wake(worker),
             Effect::WorkerRecycled(worker) => self.supervisors.wake(worker),
+            Effect::WebhookDue(id) => self.webhooks.push(&self.id, id),
             Effect::JobFinished(id, status) => tracing::info!(job = %id, status = status.name(), "job finished"),
         }
     }
@@ -252,6 +278,14 @@ impl Store for MemoryStore {
 
     async fn health(&self, endpoint: &str) -> Health {
         self.find(endpoint).map_or_else(Health::default, |endpoint| endpoint.with(|queue, now| queue.health(now)))
+    }
+
+    async fn load(&self, endpoint: &str) -> Load {
+        self.find(endpoint).map_or_else(Load::default, |endpoint| endpoint.with(|queue, now| queue.load(now)))
+    }
+
+    async fn webhook(&self, endpoint: &str, id: &str) -> Option<Webhook> {
+        self.find(endpoint)?.with(|queue, _| queue.webhook(id))
     }
 
     async fn take(

@@ -5,6 +5,7 @@ mod limits;
 mod memory;
 mod state;
 mod watchers;
+mod webhooks;
 mod worker;
 
 use std::time::Duration;
@@ -14,8 +15,9 @@ use async_trait::async_trait;
 pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
 pub use limits::Limits;
 pub use memory::MemoryStore;
-pub use state::{Effect, Health, Queue};
-pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
+pub use state::{Effect, Health, Load, Queue, Webhook};
+pub use webhooks::{WebhookDue, WebhookQueue};
+pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, WorkerState, WorkerView};
 
 /// Why the store refused a request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -69,6 +71,10 @@ pub trait Store: Send + Sync + 'static {
     async fn pending(&self, endpoint: &str, max: usize) -> Vec<JobView>;
     /// The counters of `/health`.
     async fn health(&self, endpoint: &str) -> Health;
+    /// What there is to do and who is there to do it.
+    async fn load(&self, endpoint: &str) -> Load;
+    /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
+    async fn webhook(&self, endpoint: &str, id: &str) -> Option<Webhook>;
 
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(

@@ -2,7 +2,9 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for whoever owns the machine to perform.
 
+mod load;
 mod moves;
+mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,6 +13,9 @@ use super::StoreError;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{Heartbeat, WorkerCounts, WorkerEvent, Workers};
+
+pub use load::Load;
+pub use webhook::Webhook;
 
 /// Something to tell the outside about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +28,10 @@ pub enum Effect {
     StopWaiting(Arc<str>),
     /// This worker asked to be replaced.
     WorkerRecycled(Arc<str>),
-    /// The job reached its end. Deliver webhooks from here.
+    /// The job reached its end.
     JobFinished(JobId, Status),
+    /// The job reached an end that its webhook wants to hear of.
+    WebhookDue(JobId),
 }
 
 /// The `/health` counters.
@@ -270,6 +277,10 @@ impl Queue {
                 self.settle(&id);
             }
         }
+        for id in self.workers.ignored_stops(&worker, &heartbeat.jobs) {
+            self.workers.withdraw_stop(&worker, &id);
+            self.stop(&worker, &id);
+        }
     }
 
     /// Notes that a worker holds a poll open from now on.
@@ -300,6 +311,10 @@ impl Queue {
                 let limits = self.limits;
                 self.workers.contact(now, worker, &limits);
             }
+            WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
+            WorkerEvent::Failing => {
+                self.workers.heartbeat(now, worker, true, &self.limits);
+            }
             WorkerEvent::Gone => {
                 let mut lost: Vec<_> =
                     self.workers.remove(worker).map(|record| record.held.into_iter().collect()).unwrap_or_default();
@@ -315,12 +330,6 @@ impl Queue {
     #[must_use]
     pub fn view(&self, id: &str) -> Option<JobView> {
         self.jobs.get_key_value(id).map(|(id, job)| job.view(id))
-    }
-
-    /// The input and the webhook of a job, which only webhook bodies show.
-    #[must_use]
-    pub fn origin(&self, id: &str) -> Option<(Payload, Option<String>)> {
-        self.jobs.get(id).map(|job| (Arc::clone(&job.input), job.webhook.clone()))
     }
 
     /// Shortens the remaining life of a finished job's record.

@@ -116,8 +116,12 @@ impl Queue {
             Status::Failed | Status::TimedOut => self.failed += 1,
             Status::Cancelled | Status::InQueue | Status::InProgress => {}
         }
+        let wants_webhook = job.webhook.is_some() && status != Status::Cancelled;
         self.changed(id);
         self.effects.push(Effect::JobFinished(Arc::clone(id), status));
+        if wants_webhook {
+            self.effects.push(Effect::WebhookDue(Arc::clone(id)));
+        }
     }
 
     pub(super) fn stop(&mut self, poller: &Arc<str>, id: &JobId) {

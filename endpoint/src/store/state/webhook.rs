@@ -1,0 +1,27 @@
+//! What a webhook delivery needs to know of a job.
+
+use std::sync::Arc;
+
+use super::Queue;
+use crate::store::job::{JobView, Payload};
+
+/// A finished job and where to report it. The body of a webhook shows the input, which no other document does.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Where to send it, as the client gave it.
+    pub url: String,
+    /// The job as `/status` shows it.
+    pub job: JobView,
+    /// What the client submitted.
+    pub input: Payload,
+}
+
+impl Queue {
+    /// The delivery for a finished job that asked for one. `None` once the record has expired or the job runs again.
+    #[must_use]
+    pub fn webhook(&self, id: &str) -> Option<Webhook> {
+        let (id, job) = self.jobs.get_key_value(id)?;
+        let url = job.webhook.clone()?;
+        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input: Arc::clone(&job.input) })
+    }
+}
