@@ -9,6 +9,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App, Keys};
+use crate::console::{self, Console};
+use crate::local::Local;
 use crate::store::Store;
 
 /// How long open requests may take to end once the server stops.
@@ -57,6 +59,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     config: ServerConfig,
+    local: Local,
 }
 
 impl Server {
@@ -78,7 +81,13 @@ impl Server {
             _ => ServerError::Bind(config.bind, error),
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
-        Ok(Self { listener, address, config })
+        Ok(Self { listener, address, config, local: Local::default() })
+    }
+
+    /// Shows these workers in the console and in `/graphql`.
+    #[must_use]
+    pub fn with_local(self, local: Local) -> Self {
+        Self { local, ..self }
     }
 
     /// `http://host:port`, usable from this machine.
@@ -103,6 +112,8 @@ impl Server {
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) -> Result<(), ServerError> {
+        let console = Console::new(Arc::clone(&store), self.local, shutdown.clone());
+        tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let app = App {
             store,
             hold: self.config.hold,
@@ -110,7 +121,7 @@ impl Server {
             drain,
             shutdown: shutdown.clone(),
         };
-        let router = api::router(app, self.config.keys);
+        let router = api::router(app, self.config.keys.clone()).merge(console::router(console, &self.config.keys));
         let serving = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let mut serving = std::pin::pin!(serving.into_future());
         tokio::select! {

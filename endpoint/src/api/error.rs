@@ -41,6 +41,12 @@ pub enum ApiError {
     /// Wrong method on a route.
     #[error("this route does not take that method; submit with POST, read with GET")]
     WrongMethod,
+    /// Nobody knows what the handler wants.
+    #[error("the handler's schema is not known; start the endpoint with `dev` to see it")]
+    NoManifest,
+    /// Too many open event streams.
+    #[error("too many console pages are open; close some of them")]
+    TooManyViewers,
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -53,7 +59,8 @@ impl ApiError {
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
-            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoManifest => StatusCode::NOT_FOUND,
+            Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,

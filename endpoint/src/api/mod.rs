@@ -47,6 +47,11 @@ pub struct Keys {
     pub worker: Option<Secret>,
 }
 
+/// Lets only callers with the client key through.
+pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
+    routes.layer(from_fn_with_state(keys.client.clone(), auth::check))
+}
+
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
     let client = client::routes().layer(from_fn_with_state(keys.client, auth::check));

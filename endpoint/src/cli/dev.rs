@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::args::DevArgs;
 use super::output::Output;
 use super::{Exit, serve, signals};
-use crate::dev::{DevError, StopSignals, WorkerPlan, run_workers};
+use crate::dev::{DevError, StopSignals, WorkerPlan, learn, run_workers};
+use crate::local::Local;
 
 pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
     let command = match WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &args.handler) {
@@ -20,7 +21,10 @@ pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
     };
     let base_url = server.base_url();
     let endpoint = args.endpoint_id.clone();
+    let local = Local::of(&endpoint);
+    let server = server.with_local(local.clone());
     output.line(&format!("RunPod-compatible endpoint: {base_url}/v2/{endpoint}"));
+    output.line(&format!("Console: {base_url}/    API browser: {base_url}/docs"));
     output.line(&format!(
         "Try: runpod-endpoint submit --url {base_url}/v2/{endpoint} --sync '{{\"prompt\": \"hi\"}}'    Stop: Ctrl-C\n"
     ));
@@ -34,7 +38,9 @@ pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
         command,
         http_port: args.worker_http_port,
         stop_grace: args.stop_grace,
+        local: local.clone(),
     };
+    tokio::spawn(learn(plan.schema_command(&args.handler), local));
     // The server outlives the workers, so that they can deliver what they finish last.
     let close = CancellationToken::new();
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());

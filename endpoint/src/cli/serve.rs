@@ -56,6 +56,7 @@ fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
     let base = server.base_url();
     let endpoint = &args.endpoint_id;
     output.line(&format!("RunPod-compatible endpoint: {base}/v2/{endpoint}"));
+    output.line(&format!("Console: {base}/    API browser: {base}/docs"));
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
     for (name, value) in worker_env(&base, endpoint, "worker-1", None) {
         let value = match name {

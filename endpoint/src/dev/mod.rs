@@ -1,6 +1,7 @@
 //! Runs workers beside the server, as the platform would: same program, same environment variables.
 
 mod find;
+mod manifest;
 mod restart;
 mod spawn;
 mod supervisor;
@@ -13,10 +14,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::api::Secret;
+use crate::local::Local;
 use crate::store::{Store, StoreError};
 use spawn::WorkerCommand;
 use supervisor::Supervisor;
 
+pub(crate) use manifest::learn;
 pub(crate) use supervisor::StopSignals;
 
 /// Why `dev` ends.
@@ -58,6 +61,8 @@ pub(crate) struct WorkerPlan {
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,
     pub(crate) stop_grace: Duration,
+    /// Where running workers are listed.
+    pub(crate) local: Local,
 }
 
 impl WorkerPlan {
@@ -70,6 +75,12 @@ impl WorkerPlan {
         let program = find::worker_program(program)?;
         let args = [&["run".into()], args, &["--".into()], handler].concat();
         Ok(WorkerCommand { program, args })
+    }
+
+    /// `runpod-worker schema -- <handler>`
+    pub(crate) fn schema_command(&self, handler: &[OsString]) -> WorkerCommand {
+        let args = [&["schema".into(), "--".into()], handler].concat();
+        WorkerCommand { program: self.command.program.clone(), args }
     }
 }
 

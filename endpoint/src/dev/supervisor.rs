@@ -78,6 +78,7 @@ impl Supervisor {
         self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Starting).await?;
         let mut process = WorkerProcess::start(&plan.command, self.env(&worker))?;
         tracing::info!(worker, "worker started");
+        let _listed = process.id().map(|pid| plan.local.list(&worker, pid, self.http_port()));
         let end = tokio::select! {
             status = process.wait() => End::Exited(status),
             () = self.recycled(&worker) => End::Recycled,
@@ -108,10 +109,15 @@ impl Supervisor {
         }
     }
 
+    /// `None` lets the system choose.
+    fn http_port(&self) -> Option<u16> {
+        (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
+    }
+
     fn env(&self, worker: &str) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
         let mut env = worker_env(&plan.base_url, &plan.endpoint, worker, plan.worker_key.as_ref());
-        let port = if plan.http_port == 0 { 0 } else { plan.http_port.saturating_add(self.number) };
+        let port = self.http_port().unwrap_or_default();
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
             env.push(("RUNPOD_WORKER_LOG_FORMAT", "text".to_owned()));

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::inspect::{History, JobFilter, JobRecord, JobRow, MAX_SEARCHED, Seen, WorkerView};
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, Workers};
@@ -46,7 +47,11 @@ pub struct Health {
 #[derive(Debug, Default)]
 pub struct Queue {
     limits: Limits,
+    /// The time of the last [`tick`](Self::tick).
+    now: Timestamp,
     jobs: HashMap<JobId, Job>,
+    /// All jobs in the order of their submission.
+    by_age: BTreeMap<u64, JobId>,
     waiting: BTreeMap<Place, JobId>,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
@@ -79,8 +84,9 @@ impl Queue {
         [job, self.workers.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Does everything whose time has come.
+    /// Does everything whose time has come. Call it before each operation.
     pub fn tick(&mut self, now: Timestamp) {
+        self.now = now;
         while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
             let Some(job) = self.jobs.get(&id) else { return };
             match &job.state {
@@ -130,9 +136,11 @@ impl Queue {
             cancel_told: false,
             armed: now,
             counted_bytes: 0,
+            history: History::new(place.number),
         };
         let view = job.view(&new.id);
         self.jobs.insert(Arc::clone(&new.id), job);
+        self.by_age.insert(place.number, Arc::clone(&new.id));
         self.settle(&new.id);
         self.enqueue(place, &new.id);
         Ok(view)
@@ -342,6 +350,7 @@ impl Queue {
         let Some(job) = self.jobs.get_mut(&id) else { return Err(StoreError::JobNotFound) };
         let status = job.status();
         let items: Vec<_> = job.chunks.drain(..).collect();
+        job.history.items_gone += items.len() as u64;
         job.chunk_bytes = 0;
         if status == Status::Cancelled && items.is_empty() {
             if job.cancel_told {
@@ -410,6 +419,41 @@ impl Queue {
     pub fn pending(&self, max: usize) -> Vec<JobView> {
         let held = self.workers.held();
         self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
+    }
+
+    /// The newest jobs that pass the filter. Looks at a bounded number of jobs.
+    #[must_use]
+    pub fn list(&self, filter: &JobFilter) -> Vec<JobRow> {
+        let row = |id: &JobId| {
+            let job = self.jobs.get(id)?;
+            let fits = filter.status.is_none_or(|status| status == job.status()) && id.contains(&filter.id);
+            fits.then(|| JobRow { view: job.view(id), submitted: job.submitted })
+        };
+        if let Some((id, _)) = self.jobs.get_key_value(&*filter.id) {
+            return row(id).into_iter().collect();
+        }
+        self.by_age.values().rev().take(MAX_SEARCHED).filter_map(row).take(filter.limit).collect()
+    }
+
+    /// Everything there is to see of one job, without what was `seen` of its stream.
+    #[must_use]
+    pub fn inspect(&self, id: &str, seen: Seen) -> Option<JobRecord> {
+        let (id, job) = self.jobs.get_key_value(id)?;
+        let (first_item, items) = job.history.items(job.chunks.iter(), seen.items);
+        Some(JobRecord {
+            view: job.view(id),
+            revision: job.history.revision,
+            input: Arc::clone(&job.input),
+            history: job.history.transitions().to_vec(),
+            first_item,
+            items,
+        })
+    }
+
+    /// Workers in the order of their ids, at most `max`.
+    #[must_use]
+    pub fn workers(&self, now: Timestamp, max: usize) -> Vec<WorkerView> {
+        self.workers.list(now, &self.limits, max)
     }
 
     /// The counters.
@@ -534,6 +578,7 @@ impl Queue {
     fn forget(&mut self, id: &JobId) {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
+        self.by_age.remove(&job.history.number);
         self.bytes -= job.counted_bytes;
         match job.state {
             State::Queued(place) => {
@@ -557,6 +602,7 @@ impl Queue {
     /// Brings the ordered deadlines and the byte account in line with the job.
     fn settle(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
+        job.note(self.now);
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         job.armed = job.deadline();
         self.deadlines.insert((job.armed, Arc::clone(id)));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::inspect::{WorkerState, WorkerView};
 use super::job::{JobId, Timestamp};
 use super::limits::Limits;
 
@@ -206,23 +207,46 @@ impl Workers {
         }
     }
 
+    /// What a worker does; `None` for one that stands for a worker counted by another name.
+    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
+        Some(match worker {
+            _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if !worker.held.is_empty() => WorkerState::Running,
+            _ if worker.recycled => WorkerState::Leaving,
+            _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
+            _ if worker.is_silent(now, limits) => WorkerState::Unhealthy,
+            _ if worker.polled => WorkerState::Idle,
+            _ => WorkerState::Initializing,
+        })
+    }
+
     pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
         let mut counts = WorkerCounts::default();
         for (id, worker) in &self.by_id {
-            if worker.unhealthy {
-                counts.unhealthy += 1;
-            } else if !worker.held.is_empty() {
-                counts.running += 1;
-            } else if worker.recycled || (**id == *ANONYMOUS && self.by_id.len() > 1) {
-                // A recycled worker is about to go; a placeholder stands for a worker that is counted by its name.
-            } else if worker.is_silent(now, limits) {
-                counts.unhealthy += 1;
-            } else if worker.polled {
-                counts.idle += 1;
-            } else {
-                counts.initializing += 1;
+            match self.state(id, worker, now, limits) {
+                Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Running) => counts.running += 1,
+                Some(WorkerState::Idle) => counts.idle += 1,
+                Some(WorkerState::Initializing) => counts.initializing += 1,
+                Some(WorkerState::Leaving) | None => {}
             }
         }
         counts
+    }
+
+    /// Workers in the order of their ids, at most `max`.
+    pub(crate) fn list(&self, now: Timestamp, limits: &Limits, max: usize) -> Vec<WorkerView> {
+        let view = |(id, worker): (&Arc<str>, &Worker)| {
+            let state = self.state(id, worker, now, limits)?;
+            let silent_for = match worker.polls_open {
+                0 => now.saturating_sub(worker.last_contact),
+                _ => Timestamp::ZERO,
+            };
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), silent_for })
+        };
+        let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();
+        list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        list.truncate(max);
+        list
     }
 }
