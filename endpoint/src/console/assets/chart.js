@@ -2,7 +2,8 @@
 
 import { h, setText, svg } from "./dom.js";
 
-const WINDOW = 300_000;
+/** The chart widens with what there is to show. */
+const WINDOWS = [60_000, 150_000, 300_000];
 const HEIGHT = 168;
 const EDGE = { top: 14, right: 12, bottom: 24, left: 34 };
 
@@ -31,29 +32,35 @@ export function chart(title, series) {
     const width = picture.clientWidth;
     if (width === 0) return;
     const inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
-    const shown = points.filter(({ at }) => at >= now - WINDOW - 2000);
+    const span = now - (points[0]?.at ?? now);
+    const window = WINDOWS.find((length) => length >= span) ?? WINDOWS.at(-1);
+    const shown = points.filter(({ at }) => at >= now - window - 2000);
     const total = (point) => series.reduce((sum, { key }) => sum + point[key], 0);
     const top = ceiling(Math.max(0, ...shown.map(total)));
-    const x = (at) => EDGE.left + Math.max(0, 1 - (now - at) / WINDOW) * inner.width;
+    const x = (at) => EDGE.left + Math.max(0, 1 - (now - at) / window) * inner.width;
     const y = (value) => EDGE.top + (1 - value / top) * inner.height;
     const parts = [];
     for (const value of [0, top / 2, top]) {
       parts.push(svg("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }));
       parts.push(svg("text", { x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
     }
-    for (const [minutes, anchor] of [[5, "start"], [2.5, "middle"], [0, "end"]]) {
-      const label = minutes === 0 ? "now" : `−${minutes} min`;
-      parts.push(svg("text", { x: x(now - minutes * 60_000), y: HEIGHT - 7, "text-anchor": anchor }, label));
+    for (const [share, anchor] of [[1, "start"], [0.5, "middle"], [0, "end"]]) {
+      const back = share * window;
+      const label = back === 0 ? "now" : back < 120_000 ? `−${back / 1000} s` : `−${back / 60_000} min`;
+      parts.push(svg("text", { x: x(now - back), y: HEIGHT - 7, "text-anchor": anchor }, label));
     }
     const base = shown.map(() => 0);
     for (const { key, tone } of series) {
-      const lower = shown.map((point, index) => [x(point.at), y(base[index])]);
+      const lower = [...base];
       shown.forEach((point, index) => (base[index] += point[key]));
-      const upper = shown.map((point, index) => [x(point.at), y(base[index])]);
-      if (shown.every((point) => point[key] === 0)) continue;
-      const line = (list) => list.map(([left, height]) => `${left.toFixed(1)},${height.toFixed(1)}`).join(" ");
-      parts.push(svg("polygon", { class: `area ${tone}`, points: line([...upper, ...lower.reverse()]) }));
-      parts.push(svg("polyline", { class: `edge ${tone}`, points: line(upper) }));
+      for (const [from, to] of runs(shown, key)) {
+        const piece = shown.slice(from, to + 1);
+        const upper = steps(piece.map(({ at }, index) => [x(at), y(base[from + index])]), x(shown[to + 1]?.at ?? now));
+        const under = steps(piece.map(({ at }, index) => [x(at), y(lower[from + index])]), x(shown[to + 1]?.at ?? now));
+        const line = (list) => list.map(([left, height]) => `${left.toFixed(1)},${height.toFixed(1)}`).join(" ");
+        parts.push(svg("polygon", { class: `area ${tone}`, points: line([...upper, ...under.reverse()]) }));
+        parts.push(svg("polyline", { class: `edge ${tone}`, points: line(upper) }));
+      }
     }
     const nearest = pointed === null ? null : closest(shown, (point) => Math.abs(x(point.at) - pointed));
     if (nearest) {
@@ -67,7 +74,7 @@ export function chart(title, series) {
     const told = nearest ?? shown.at(-1);
     figures.forEach(({ value }, index) => setText(value, told ? String(told[series[index].key]) : "0"));
     const summary = series.map(({ key, name }) => `${name} ${shown.at(-1)?.[key] ?? 0}`).join(", ");
-    picture.setAttribute("aria-label", `${title} over the last five minutes. Now: ${summary}. Peak: ${Math.max(0, ...shown.map(total))}.`);
+    picture.setAttribute("aria-label", `${title} over the last minutes. Now: ${summary}. Peak: ${Math.max(0, ...shown.map(total))}.`);
   }
 
   picture.addEventListener("pointermove", (event) => {
@@ -87,6 +94,22 @@ export function chart(title, series) {
       paint();
     },
   };
+}
+
+/** The stretches, first and last index, in which there is something to draw. */
+function runs(points, key) {
+  const found = [];
+  points.forEach((point, index) => {
+    if (point[key] === 0) return;
+    if (found.at(-1)?.[1] === index - 1) found.at(-1)[1] = index;
+    else found.push([index, index]);
+  });
+  return found;
+}
+
+/** Counts change at once: each value holds until the next. */
+function steps(corners, end) {
+  return corners.flatMap(([left, height], index) => [[left, height], [corners[index + 1]?.[0] ?? end, height]]);
 }
 
 function closest(list, distance) {

@@ -138,8 +138,8 @@ export function jobPage(main, endpoint, id, onState) {
     const now = Date.now() + offset;
     const last = job.history.at(-1);
     const runs = job.status === "IN_PROGRESS" && last?.status === "IN_PROGRESS";
-    const rows = [["Endpoint", endpoint], ["Worker", job.worker ?? "–"], ["Waited", duration(job.delay ?? (job.status === "IN_QUEUE" && last ? now - last.at : null))],
-      ["Ran", duration(job.execution ?? (runs ? now - last.at : null))]];
+    const rows = [["Endpoint", endpoint], ["Worker", job.worker ?? "–"], [job.status === "IN_QUEUE" ? "Waiting" : "Waited", duration(job.delay ?? (job.status === "IN_QUEUE" && last ? now - last.at : null))],
+      [runs ? "Running" : "Ran", duration(job.execution ?? (runs ? now - last.at : null))]];
     if (job.retries > 0) rows.push(["Retries", String(job.retries)]);
     while (facts.childElementCount > rows.length) facts.lastElementChild.remove();
     rows.forEach(([name, value], index) => {

@@ -6,6 +6,8 @@ import { STATES, ago, badge, duration, h, setBadge, setText, stateName, toast } 
 import { submitPanel } from "./form.js";
 
 const KEPT = 600;
+/** Jobs shown at first, and how many more at a time. */
+const PAGE = 15;
 
 function tile(name, tone) {
   const value = h("dd", {}, "0");
@@ -18,6 +20,7 @@ export function overview(main, endpoint, onState) {
   const filter = { status: "", id: "" };
   const points = [];
   let rows = [];
+  let shown = PAGE;
   let offset = 0;
   let stop = () => {};
 
@@ -25,10 +28,10 @@ export function overview(main, endpoint, onState) {
     queue: tile("In queue", "tone-queue"), run: tile("In progress", "tone-run"), done: tile("Completed", "tone-good"),
     failed: tile("Failed", "tone-bad"), workers: tile("Workers", "tone-off"),
   };
-  const jobsChart = chart("Jobs", [
+  const jobsChart = chart("Queue depth", [
     { key: "inProgress", name: "in progress", tone: "tone-run" }, { key: "inQueue", name: "in queue", tone: "tone-queue" },
   ]);
-  const workersChart = chart("Workers", [
+  const workersChart = chart("Worker states", [
     { key: "running", name: "running", tone: "tone-run" }, { key: "idle", name: "idle", tone: "tone-good" },
     { key: "initializing", name: "starting", tone: "tone-queue" }, { key: "unhealthy", name: "unhealthy", tone: "tone-bad" },
   ]);
@@ -59,10 +62,16 @@ export function overview(main, endpoint, onState) {
   const heads = ["Job", "State", "Submitted", "Waited", "Ran", "Worker"];
   const table = h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads.map((name, index) =>
     h("th", { scope: "col", class: index === 3 || index === 4 ? "number" : "" }, name)))), body);
+  const more = h("button", { type: "button", class: "more", hidden: true, onclick: () => {
+    const last = body.rows[body.rows.length - 1];
+    shown += PAGE;
+    showJobs(rows);
+    last?.nextElementSibling?.querySelector("a").focus();
+  } }, "Show more");
   const noJobs = h("div", { class: "empty" });
   const jobs = h("section", { class: "panel", "aria-labelledby": "jobs-title" },
     h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }), purge),
-    h("div", { class: "filters" }, chips, search), table, noJobs);
+    h("div", { class: "filters" }, chips, search), table, more, noJobs);
 
   const workerList = h("ul", { class: "workers" });
   const noWorkers = h("div", { class: "empty" }, "No worker has joined. Start one with ", h("br"), h("code", {}, "runpod-endpoint dev -- ./my-handler"));
@@ -103,6 +112,8 @@ export function overview(main, endpoint, onState) {
   /** Keeps the rows that stay, so that focus and selection do too. */
   function showJobs(list) {
     rows = list;
+    more.hidden = list.length <= shown;
+    list = list.slice(0, shown);
     const known = new Map([...body.rows].map((row) => [row.dataset.id, row]));
     list.forEach((job, index) => {
       const row = known.get(job.id) ?? jobRow(job.id);
@@ -148,6 +159,7 @@ export function overview(main, endpoint, onState) {
 
   function open() {
     stop();
+    shown = PAGE;
     const query = new URLSearchParams();
     if (filter.status) query.set("status", filter.status);
     if (filter.id) query.set("id", filter.id);

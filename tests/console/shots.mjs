@@ -1,0 +1,55 @@
+// Takes the pictures of the documentation.
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { browser, dev, eventually, jobStatus, repository, submit } from "./support.mjs";
+
+const folder = process.argv[2] ?? join(repository, "docs/images");
+mkdirSync(folder, { recursive: true });
+const endpoint = await dev(3);
+const { page, failures, close } = await browser();
+const shot = (opened, name) => opened.screenshot({ path: join(folder, `${name}.png`) });
+try {
+  const story = (prompt, max_tokens = 40) => submit(endpoint.url, { prompt, max_tokens, pause_ms: 70 });
+  // A history worth a chart: waves of jobs.
+  const seconds = Number(process.env.SHOT_SECONDS ?? 75);
+  for (let wave = 0; wave < seconds / 5; wave += 1) {
+    const size = [2, 5, 3, 8, 1, 6, 4][wave % 7];
+    for (let index = 0; index < size; index += 1) await story("a machine by the sea", 10 + ((wave * 7 + index * 5) % 20));
+    if (wave % 4 === 1) await submit(endpoint.url, { prompt: "a lost letter", max_tokens: 12, fail: true });
+    await new Promise((resolve) => setTimeout(resolve, 5000));
+  }
+  for (let index = 0; index < 9; index += 1) await story("forty ships", 45);
+  const overview = await page({ width: 1280, height: 900 });
+  await overview.goto(endpoint.url);
+  await overview.getByLabel("prompt").fill("A machine that waits for work");
+  await overview.waitForTimeout(2500);
+  await shot(overview, "queue-busy");
+  await overview.emulateMedia({ colorScheme: "dark" });
+  await shot(overview, "queue-busy-dark");
+
+  const phone = await page({ width: 375, height: 812 });
+  await phone.goto(endpoint.url);
+  await phone.getByRole("heading", { name: "Jobs", level: 2 }).first().waitFor();
+  await phone.waitForTimeout(1500);
+  await phone.screenshot({ path: join(folder, "phone.png"), fullPage: false });
+  if (process.env.SHOT_ALL) await phone.screenshot({ path: join(folder, "phone-full.png"), fullPage: true });
+  await fetch(`${endpoint.url}/v2/local/purge-queue`, { method: "POST" });
+
+  const streaming = await submit(endpoint.url, { prompt: "The lamps of the harbour", max_tokens: 120, pause_ms: 60, style: "poem" });
+  const job = await page({ width: 1280, height: 760 });
+  await job.goto(`${endpoint.url}/#/local/jobs/${streaming}`);
+  await eventually("items", async () => (await job.locator(".stream li").count()) > 45);
+  await shot(job, "job-streaming");
+
+  const failing = await submit(endpoint.url, { prompt: "A lost letter", max_tokens: 30, pause_ms: 40, fail: true });
+  await eventually("failure", async () => (await jobStatus(endpoint.url, failing)) === "FAILED");
+  await job.emulateMedia({ colorScheme: "dark" });
+  await job.goto(`${endpoint.url}/#/local/jobs/${failing}`);
+  await job.getByRole("heading", { name: "Error" }).waitFor();
+  await shot(job, "job-failed");
+  if (failures.length > 0) throw new Error(failures.join("\n"));
+} finally {
+  await close();
+  await endpoint.stop();
+}
