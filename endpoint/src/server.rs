@@ -112,7 +112,7 @@ impl Server {
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) -> Result<(), ServerError> {
-        let console = Console::new(Arc::clone(&store), self.local, shutdown.clone());
+        let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let app = App {
             store,
@@ -121,7 +121,9 @@ impl Server {
             drain,
             shutdown: shutdown.clone(),
         };
-        let router = api::router(app, self.config.keys.clone()).merge(console::router(console, &self.config.keys));
+        let router = api::router(app, self.config.keys.clone())
+            .merge(console::router(console, &self.config.keys))
+            .merge(api::graphql::router(self.local, &self.config.keys));
         let serving = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let mut serving = std::pin::pin!(serving.into_future());
         tokio::select! {

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
@@ -72,14 +73,24 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Problem<'a> {
+/// The body of every refusal.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem<'a> {
+    /// What is wrong and what to do, in the words of the platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// What is wrong and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// The HTTP status.
     status: u16,
+    /// Its name.
     title: &'a str,
+}
+
+impl Problem<'_> {
+    /// The name of its schema.
+    pub(crate) const NAME: &'static str = "Problem";
 }
 
 impl IntoResponse for ApiError {

@@ -4,7 +4,9 @@ mod auth;
 mod body;
 mod client;
 mod delivery;
+mod docs;
 mod error;
+pub(crate) mod graphql;
 mod json;
 mod query;
 mod wire;
@@ -54,10 +56,12 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let client = client::routes().layer(from_fn_with_state(keys.client, auth::check));
+    let (client, document) = client::routes().split_for_parts();
+    let client = client.layer(from_fn_with_state(keys.client, auth::check));
     let worker = worker::routes().layer(from_fn_with_state(keys.worker, auth::check));
     client
         .merge(worker)
+        .merge(docs::routes(document))
         .fallback(|| async { ApiError::NoRoute })
         .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
         .layer(DefaultBodyLimit::disable())

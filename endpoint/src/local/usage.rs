@@ -16,6 +16,8 @@ pub struct Usage {
     pub cpu_percent: f64,
     /// Resident memory, in percent of what there is.
     pub memory_percent: f64,
+    /// What there is, in bytes.
+    pub memory_total: u64,
 }
 
 /// Remembers the last look.
@@ -42,9 +44,11 @@ impl UsageMeter {
         let (since, before) = self.last.map_or((started, Duration::ZERO), |last| (last.at, last.cpu));
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let available = (now - since).as_secs_f64().max(0.01) * cores as f64;
+        let memory_total = memory_limit()?;
         let usage = Usage {
             cpu_percent: (cpu.saturating_sub(before).as_secs_f64() / available * 100.0).min(100.0),
-            memory_percent: resident as f64 / memory_limit()? as f64 * 100.0,
+            memory_percent: resident as f64 / memory_total as f64 * 100.0,
+            memory_total,
         };
         self.last = Some(Look { at: now, cpu, usage });
         Some(usage)

@@ -135,11 +135,7 @@ impl History {
     }
 
     /// The items from number `from` on, as many as fit into one record, and the number of the first one.
-    pub(crate) fn items<'a>(
-        &self,
-        kept: impl Iterator<Item = &'a Payload>,
-        from: u64,
-    ) -> (u64, Vec<Payload>) {
+    pub(crate) fn items<'a>(&self, kept: impl Iterator<Item = &'a Payload>, from: u64) -> (u64, Vec<Payload>) {
         let first = from.max(self.items_gone);
         let skipped = usize::try_from(first - self.items_gone).unwrap_or(usize::MAX);
         let mut bytes = 0;

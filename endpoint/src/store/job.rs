@@ -19,7 +19,7 @@ pub type Payload = Arc<RawValue>;
 pub type Timestamp = Duration;
 
 /// The states that RunPod's API reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(utoipa::ToSchema, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
     /// Waiting for a worker.

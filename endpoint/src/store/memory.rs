@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::watchers::Watchers;
 use super::{
-    Assignment, Effect, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Limits, NewJob, Outcome, Payload,
-    Queue, Seen, Status, Store, StoreError, Timestamp, WorkerEvent, WorkerView,
+    Assignment, Effect, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Limits, NewJob, Outcome,
+    Payload, Queue, Seen, Status, Store, StoreError, Timestamp, WorkerEvent, WorkerView,
 };
 
 /// Endpoint ids in use at once.
