@@ -99,7 +99,21 @@ mod tests {
             })
             .collect();
         operations.sort();
-        insta::assert_snapshot!(operations.join("\n"), @r"");
+        insta::assert_snapshot!(operations.join("\n"), @r"
+        get /v2/{endpoint}/health health
+        get /v2/{endpoint}/requests requests
+        get /v2/{endpoint}/status-sync/{id} status_sync
+        get /v2/{endpoint}/status/{id} status
+        get /v2/{endpoint}/stream/{id} stream
+        post /v2/{endpoint}/cancel/{id} cancel
+        post /v2/{endpoint}/purge-queue purge_queue
+        post /v2/{endpoint}/retry/{id} retry
+        post /v2/{endpoint}/run run
+        post /v2/{endpoint}/runsync runsync
+        post /v2/{endpoint}/status-sync/{id} status_sync_post
+        post /v2/{endpoint}/status/{id} status_post
+        post /v2/{endpoint}/stream/{id} stream_post
+        ");
     }
 
     #[test]
