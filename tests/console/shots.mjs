@@ -11,15 +11,17 @@ const { page, failures, close } = await browser();
 const shot = (opened, name) => opened.screenshot({ path: join(folder, `${name}.png`) });
 try {
   const story = (prompt, max_tokens = 40) => submit(endpoint.url, { prompt, max_tokens, pause_ms: 70 });
-  // A history worth a chart: waves of jobs.
-  const seconds = Number(process.env.SHOT_SECONDS ?? 75);
-  for (let wave = 0; wave < seconds / 5; wave += 1) {
-    const size = [2, 5, 3, 8, 1, 6, 4][wave % 7];
-    for (let index = 0; index < size; index += 1) await story("a machine by the sea", 10 + ((wave * 7 + index * 5) % 20));
-    if (wave % 4 === 1) await submit(endpoint.url, { prompt: "a lost letter", max_tokens: 12, fail: true });
-    await new Promise((resolve) => setTimeout(resolve, 5000));
+  // A history worth a chart: more work than the workers can do, then less, then more.
+  const seconds = Number(process.env.SHOT_SECONDS ?? 140);
+  let due = 0;
+  for (let second = 0; second < seconds; second += 1) {
+    for (due += 0.85 - 0.75 * Math.cos((second / 48) * 2 * Math.PI + 0.7); due >= 1; due -= 1) {
+      if (second % 17 === 3) await submit(endpoint.url, { prompt: "a lost letter", max_tokens: 40, fail: true });
+      else await story("a machine by the sea", 24 + ((second * 13) % 32));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
   }
-  for (let index = 0; index < 9; index += 1) await story("forty ships", 45);
+  for (let index = 0; index < 4; index += 1) await story("forty ships", 45);
   const overview = await page({ width: 1280, height: 900 });
   await overview.goto(endpoint.url);
   await overview.getByLabel("prompt").fill("A machine that waits for work");

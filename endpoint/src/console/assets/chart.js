@@ -46,7 +46,7 @@ export function chart(title, series) {
     }
     for (const [share, anchor] of [[1, "start"], [0.5, "middle"], [0, "end"]]) {
       const back = share * window;
-      const label = back === 0 ? "now" : back < 120_000 ? `−${back / 1000} s` : `−${back / 60_000} min`;
+      const label = back === 0 ? "now" : `−${Math.floor(back / 60_000)}:${String((back / 1000) % 60).padStart(2, "0")}`;
       parts.push(svg("text", { x: x(now - back), y: HEIGHT - 7, "text-anchor": anchor }, label));
     }
     const base = shown.map(() => 0);
@@ -59,7 +59,7 @@ export function chart(title, series) {
         const under = steps(piece.map(({ at }, index) => [x(at), y(lower[from + index])]), x(shown[to + 1]?.at ?? now));
         const line = (list) => list.map(([left, height]) => `${left.toFixed(1)},${height.toFixed(1)}`).join(" ");
         parts.push(svg("polygon", { class: `area ${tone}`, points: line([...upper, ...under.reverse()]) }));
-        parts.push(svg("polyline", { class: `edge ${tone}`, points: line(upper) }));
+        parts.push(svg("polyline", { class: `edge ${tone}`, points: line([under.at(-1), ...upper, under[0]]) }));
       }
     }
     const nearest = pointed === null ? null : closest(shown, (point) => Math.abs(x(point.at) - pointed));
