@@ -2,11 +2,13 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for whoever owns the machine to perform.
 
+mod observe;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::inspect::{History, JobFilter, JobRecord, JobRow, MAX_SEARCHED, Seen, WorkerView};
+use super::inspect::History;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, Workers};
@@ -419,41 +421,6 @@ impl Queue {
     pub fn pending(&self, max: usize) -> Vec<JobView> {
         let held = self.workers.held();
         self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
-    }
-
-    /// The newest jobs that pass the filter. Looks at a bounded number of jobs.
-    #[must_use]
-    pub fn list(&self, filter: &JobFilter) -> Vec<JobRow> {
-        let row = |id: &JobId| {
-            let job = self.jobs.get(id)?;
-            let fits = filter.status.is_none_or(|status| status == job.status()) && id.contains(&filter.id);
-            fits.then(|| JobRow { view: job.view(id), submitted: job.submitted })
-        };
-        if let Some((id, _)) = self.jobs.get_key_value(&*filter.id) {
-            return row(id).into_iter().collect();
-        }
-        self.by_age.values().rev().take(MAX_SEARCHED).filter_map(row).take(filter.limit).collect()
-    }
-
-    /// Everything there is to see of one job, without what was `seen` of its stream.
-    #[must_use]
-    pub fn inspect(&self, id: &str, seen: Seen) -> Option<JobRecord> {
-        let (id, job) = self.jobs.get_key_value(id)?;
-        let (first_item, items) = job.history.items(job.chunks.iter(), seen.items);
-        Some(JobRecord {
-            view: job.view(id),
-            revision: job.history.revision,
-            input: Arc::clone(&job.input),
-            history: job.history.transitions().to_vec(),
-            first_item,
-            items,
-        })
-    }
-
-    /// Workers in the order of their ids, at most `max`.
-    #[must_use]
-    pub fn workers(&self, now: Timestamp, max: usize) -> Vec<WorkerView> {
-        self.workers.list(now, &self.limits, max)
     }
 
     /// The counters.

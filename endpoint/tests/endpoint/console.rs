@@ -50,7 +50,7 @@ impl Events {
                     return found;
                 }
             }
-            let frame = timeout(SOON, self.body.next()).await.expect("an event or the end")?;
+            let frame = timeout(SOON, self.body.next()).await.unwrap()?;
             self.text.push_str(std::str::from_utf8(&frame.unwrap()).unwrap());
         }
     }
