@@ -24,9 +24,9 @@ const MANIFEST = {
   chunk_schema: { type: "string" },
 };
 
-const WORDS = `Once upon a time there was a small machine that waited for work . It slept most of the day , and woke whenever
-somebody asked it a question . One evening a letter came from the harbour : the lamps had gone out , and forty ships were on
-their way . So it counted the ships , lit the lamps one by one , and told each captain where to go .`.split(/\s+/);
+const WORDS = `Once upon a time there was a small machine that waited for work. It slept most of the day, and woke whenever
+somebody asked it a question. One evening a letter came from the harbour: the lamps had gone out, and forty ships were on
+their way. So it counted the ships, lit the lamps one by one, and told each captain where to go.`.split(/\s+/);
 
 const env = process.env;
 const worker = env.RUNPOD_POD_ID;

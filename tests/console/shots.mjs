@@ -21,21 +21,18 @@ try {
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
-  for (let index = 0; index < 4; index += 1) await story("forty ships", 45);
+  for (let index = 0; index < 9; index += 1) await story("forty ships", 45);
   const overview = await page({ width: 1280, height: 900 });
   await overview.goto(endpoint.url);
   await overview.getByLabel("prompt").fill("A machine that waits for work");
   await overview.waitForTimeout(2500);
   await shot(overview, "queue-busy");
-  await overview.emulateMedia({ colorScheme: "dark" });
-  await shot(overview, "queue-busy-dark");
 
   const phone = await page({ width: 375, height: 812 });
   await phone.goto(endpoint.url);
   await phone.getByRole("heading", { name: "Jobs", level: 2 }).first().waitFor();
   await phone.waitForTimeout(1500);
-  await phone.screenshot({ path: join(folder, "phone.png"), fullPage: false });
-  if (process.env.SHOT_ALL) await phone.screenshot({ path: join(folder, "phone-full.png"), fullPage: true });
+  await shot(phone, "phone");
   await fetch(`${endpoint.url}/v2/local/purge-queue`, { method: "POST" });
 
   const streaming = await submit(endpoint.url, { prompt: "The lamps of the harbour", max_tokens: 120, pause_ms: 60, style: "poem" });

@@ -59,7 +59,7 @@ export function chart(title, series) {
         const under = steps(piece.map(({ at }, index) => [x(at), y(lower[from + index])]), x(shown[to + 1]?.at ?? now));
         const line = (list) => list.map(([left, height]) => `${left.toFixed(1)},${height.toFixed(1)}`).join(" ");
         parts.push(svg("polygon", { class: `area ${tone}`, points: line([...upper, ...under.reverse()]) }));
-        parts.push(svg("polyline", { class: `edge ${tone}`, points: line([under.at(-1), ...upper, under[0]]) }));
+        parts.push(svg("polyline", { class: `edge ${tone}`, points: line([under.at(-1), ...upper, ...(to === shown.length - 1 ? [] : [under[0]])]) }));
       }
     }
     const nearest = pointed === null ? null : closest(shown, (point) => Math.abs(x(point.at) - pointed));
