@@ -8,6 +8,7 @@ use super::args::{ListenArgs, ServeArgs};
 use super::output::Output;
 use super::{Exit, signals};
 use crate::api::Keys;
+use crate::local::Local;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{Limits, MemoryStore, Status, Store};
 use crate::worker_env::worker_env;
@@ -39,6 +40,7 @@ pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, exit_for(&error)),
     };
+    let server = server.with_local(Local::of(&args.endpoint_id));
     print_banner(&server, args, output);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
