@@ -9,7 +9,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App, Keys, Options};
+use crate::console::{self, Console};
 use crate::faults::{Connection, ResettableListener};
+use crate::local::Local;
 use crate::store::Store;
 
 /// How long open requests may take to end once the server stops.
@@ -60,6 +62,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     config: ServerConfig,
+    local: Local,
 }
 
 impl Server {
@@ -81,7 +84,13 @@ impl Server {
             _ => ServerError::Bind(config.bind, error),
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
-        Ok(Self { listener, address, config })
+        Ok(Self { listener, address, config, local: Local::default() })
+    }
+
+    /// Shows these workers in the console and in `/graphql`.
+    #[must_use]
+    pub fn with_local(self, local: Local) -> Self {
+        Self { local, ..self }
     }
 
     /// `http://host:port`, usable from this machine.
@@ -106,6 +115,8 @@ impl Server {
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) -> Result<(), ServerError> {
+        let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
+        tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let app = App {
             store,
             hold: self.config.hold,
@@ -114,7 +125,9 @@ impl Server {
             shutdown: shutdown.clone(),
             options: self.config.options,
         };
-        let router = api::router(app, self.config.keys);
+        let router = api::router(app, self.config.keys.clone())
+            .merge(console::router(console, &self.config.keys))
+            .merge(api::graphql::router(self.local, &self.config.keys));
         let service = router.into_make_service_with_connect_info::<Connection>();
         let serving = axum::serve(ResettableListener(self.listener), service)
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
 use super::body::{self, BodyError};
-use super::error::ApiError;
+use super::error::{ApiError, Problem};
 use super::json;
 use super::query::Params;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
@@ -41,22 +41,31 @@ const RUN: Submission = Submission { max_body: 10 * MIB, id_prefix: "", retentio
 pub(crate) const RUNSYNC: Submission =
     Submission { max_body: 20 * MIB, id_prefix: "sync-", retention: Duration::from_secs(5 * 60) };
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/v2/{endpoint}/run", post(run))
-        .route("/v2/{endpoint}/runsync", post(runsync))
-        .route("/v2/{endpoint}/status/{id}", get(status).post(status))
-        .route("/v2/{endpoint}/status-sync/{id}", get(status_sync).post(status_sync))
-        .route("/v2/{endpoint}/stream/{id}", get(stream).post(stream))
-        .route("/v2/{endpoint}/cancel/{id}", post(cancel))
-        .route("/v2/{endpoint}/retry/{id}", post(retry))
-        .route("/v2/{endpoint}/purge-queue", post(purge_queue))
-        .route("/v2/{endpoint}/requests", get(requests))
-        .route("/v2/{endpoint}/health", get(health))
+/// The routes and their OpenAPI document.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(run))
+        .routes(routes!(runsync))
+        .routes(routes!(status))
+        .routes(routes!(status_sync))
+        .routes(routes!(stream))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
+        .routes(routes!(purge_queue))
+        .routes(routes!(requests))
+        .routes(routes!(health))
 }
 
 type JobPath = Path<(String, String)>;
 
+/// Queue a job.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/run",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    request_body = SubmitRequest,
+    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 429, body = Problem, description = "The queue is full")),
+)]
 async fn run(
     State(app): State<App>,
     Path(endpoint): Path<String>,
@@ -67,6 +76,14 @@ async fn run(
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
+/// Queue a job and wait for its end.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/runsync",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    request_body = SubmitRequest,
+    responses((status = 200, body = JobDocument, description = "The job has ended, or the wait has"), (status = 429, body = Problem, description = "The queue is full")),
+)]
 async fn runsync(
     State(app): State<App>,
     Path(endpoint): Path<String>,
@@ -123,6 +140,13 @@ pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submissi
     }
 }
 
+/// Read a job.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/status/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens the remaining life of a finished job's record, in milliseconds")),
+    responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn status(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -132,6 +156,13 @@ async fn status(
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
+/// Wait for the end of a job and read it.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/status-sync/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn status_sync(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -148,6 +179,13 @@ pub(crate) async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Dur
     }
 }
 
+/// Read the items that a job has streamed since the last call.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/stream/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    responses((status = 200, body = StreamReply, description = "The items; each is read once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn stream(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -162,25 +200,60 @@ async fn stream(
     Ok(Json(StreamReply { status, stream }).into_response())
 }
 
+/// Stop a job.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/cancel/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
+    responses((status = 200, body = JobStatus, description = "The state of the job now"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.cancel(&endpoint, &id).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
+/// Queue a FAILED or TIMED_OUT job again.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/retry/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
+    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.retry(&endpoint, &id).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
+/// Cancel every job that no worker has taken.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/purge-queue",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = Purged, description = "How many")),
+)]
 async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
     Json(Purged { removed: app.store.purge(&endpoint).await, status: "completed" }).into_response()
 }
 
+/// List unfinished jobs.
+#[utoipa::path(
+    get,
+    path = "/v2/{endpoint}/requests",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
+)]
 async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
     let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await;
     Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response()
 }
 
+/// Count jobs and workers.
+#[utoipa::path(
+    get,
+    path = "/v2/{endpoint}/health",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = HealthReply, description = "The counters")),
+)]
 async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
     Json(HealthReply::from(app.store.health(&endpoint).await)).into_response()
 }

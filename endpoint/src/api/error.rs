@@ -7,6 +7,7 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::faults::ScriptError;
 use crate::store::StoreError;
@@ -63,6 +64,12 @@ pub enum ApiError {
     /// Wrong method on a route.
     #[error("this route does not take that method; submit with POST, read with GET")]
     WrongMethod,
+    /// Nobody knows what the handler wants.
+    #[error("the handler's schema is not known; start the endpoint with `dev` to see it")]
+    NoManifest,
+    /// Too many open event streams.
+    #[error("too many console pages are open; close some of them")]
+    TooManyViewers,
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,12 +81,12 @@ impl ApiError {
             Self::BadRequest(_) | Self::BodyTooLarge { .. } | Self::BodyUnreadable | Self::Faults(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NoEndpoint => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
@@ -100,14 +107,24 @@ fn seconds(after: Duration) -> u64 {
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorText(pub(crate) String);
 
-#[derive(Serialize)]
-struct Problem<'a> {
+/// The body of every refusal.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem<'a> {
+    /// What is wrong and what to do, in the words of the platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// What is wrong and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// The HTTP status.
     status: u16,
+    /// Its name.
     title: &'a str,
+}
+
+impl Problem<'_> {
+    /// The name of its schema.
+    pub(crate) const NAME: &'static str = "Problem";
 }
 
 impl IntoResponse for ApiError {

@@ -4,7 +4,9 @@ mod auth;
 pub(crate) mod body;
 mod client;
 mod delivery;
+mod docs;
 mod error;
+pub(crate) mod graphql;
 mod json;
 mod keys;
 mod metrics;
@@ -60,6 +62,11 @@ pub struct Keys {
     pub worker: KeySet,
 }
 
+/// Lets only callers with the client key through.
+pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
+    routes.layer(from_fn_with_state(keys.client.clone(), auth::check))
+}
+
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
     let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), options::admit));
@@ -68,13 +75,15 @@ pub fn router(app: App, keys: Keys) -> Router {
         let limited = routes.layer(from_fn_with_state(app.clone(), rate_limit::limit));
         admitted(limited).layer(from_fn_with_state(keys.client.clone(), auth::check))
     };
-    let plain = client(client::routes().merge(metrics::routes()));
+    let (documented, document) = client::routes().split_for_parts();
+    let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
     let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), faults::inject)))
         .layer(from_fn_with_state(keys.worker, auth::check));
     plain
         .merge(openai)
         .merge(worker)
+        .merge(docs::routes(document))
         .fallback(|| async { ApiError::NoRoute })
         .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
         .layer(DefaultBodyLimit::disable())

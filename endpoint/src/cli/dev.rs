@@ -12,7 +12,12 @@ pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output
     if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }
-    let opened = match open(&args.listen, &Extra { endpoint: Some(&args.endpoint_id), fault_header: true }).await {
+    let opened = match open(
+        &args.listen,
+        &Extra { shown: &args.endpoint_id, endpoint: Some(&args.endpoint_id), fault_header: true },
+    )
+    .await
+    {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, error.exit()),
     };
@@ -22,6 +27,7 @@ pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output
     };
     let (base_url, endpoint) = (opened.server.base_url(), &args.endpoint_id);
     output.line(&format!("RunPod-compatible endpoint: {base_url}/v2/{endpoint}"));
+    output.line(&format!("Console: {base_url}/    API browser: {base_url}/docs"));
     output.line(&format!(
         "Try: runpod-endpoint submit --url {base_url}/v2/{endpoint} --sync '{{\"prompt\": \"hi\"}}'    Stop: Ctrl-C\n"
     ));

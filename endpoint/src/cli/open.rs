@@ -12,6 +12,7 @@ use super::args::{ListenArgs, RateLimitChoice};
 use super::config::{Config, ConfigError};
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secret};
 use crate::faults::{Faults, Script, ScriptError};
+use crate::local::Local;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{Limits, MemoryStore, Policy, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
@@ -55,6 +56,8 @@ pub(crate) struct Opened {
     pub(crate) worker_key: Option<Secret>,
     pub(crate) faults: Option<Arc<Faults>>,
     pub(crate) webhooks: Deliveries,
+    /// The workers beside the server.
+    pub(crate) local: Local,
 }
 
 /// Webhook deliveries that have not begun.
@@ -72,6 +75,8 @@ impl Deliveries {
 
 /// What the command adds to the settings of the server.
 pub(crate) struct Extra<'a> {
+    /// The endpoint that the console shows first.
+    pub(crate) shown: &'a str,
     /// The endpoint of the handler on the command line: it exists, configured or not.
     pub(crate) endpoint: Option<&'a str>,
     /// Clients may bring faults for their own jobs.
@@ -104,14 +109,15 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         max_result_bytes: usize::from(listen.max_result_mib) << 20,
         options: Arc::new(options),
     };
-    let server = Server::bind(server_config).await?;
+    let local = Local::of(extra.shown);
+    let server = Server::bind(server_config).await?.with_local(local.clone());
     let (queue, due) = WebhookQueue::channel();
     let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
     let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
     let store = MemoryStore::new(limits).with_leases(leases(&config)).with_webhooks(queue);
     let store: Arc<dyn Store> = Arc::new(store);
     let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?;
-    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due } })
+    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, local })
 }
 
 fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {

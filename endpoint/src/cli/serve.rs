@@ -12,7 +12,7 @@ use crate::worker_env::worker_env;
 
 pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mut Output) -> Exit {
     let endpoint = (!args.handler.is_empty()).then_some(&*args.endpoint_id);
-    let extra = Extra { endpoint, fault_header: args.listen.allow_fault_header };
+    let extra = Extra { shown: &args.endpoint_id, endpoint, fault_header: args.listen.allow_fault_header };
     let opened = match open(&args.listen, &extra).await {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, error.exit()),
@@ -43,6 +43,7 @@ fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
     let base = server.base_url();
     let endpoint = &args.endpoint_id;
     output.line(&format!("RunPod-compatible endpoint: {base}/v2/{endpoint}"));
+    output.line(&format!("Console: {base}/    API browser: {base}/docs"));
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
     for (name, value) in worker_env(&base, endpoint, "worker-1", None) {
         let value = match name {

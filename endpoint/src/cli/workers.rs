@@ -10,7 +10,7 @@ use super::args::WorkerArgs;
 use super::open::Opened;
 use super::output::Output;
 use super::signals::StopRequests;
-use crate::dev::{DevError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, run_pools};
+use crate::dev::{DevError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, learn, run_pools};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
 pub(crate) fn pools(
@@ -48,7 +48,11 @@ pub(crate) fn pools(
             stop_grace: args.stop_grace,
             gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
             faults: opened.faults.clone(),
+            local: opened.local.clone(),
         };
+        if opened.local.endpoint() == Some(&*plan.endpoint) {
+            tokio::spawn(learn(plan.schema_command(&handler), opened.local.clone()));
+        }
         if http_port != 0 {
             http_port = http_port.saturating_add(scale.max);
         }

@@ -2,6 +2,7 @@
 
 mod find;
 mod gpus;
+mod manifest;
 mod pool;
 mod restart;
 mod scaler;
@@ -17,11 +18,13 @@ use tokio::task::JoinSet;
 
 use crate::api::Secret;
 use crate::faults::Faults;
+use crate::local::Local;
 use crate::store::{Store, StoreError};
 use spawn::WorkerCommand;
 
 pub use gpus::GpuChoice;
 pub(crate) use gpus::Gpus;
+pub(crate) use manifest::learn;
 pub(crate) use pool::Pool;
 pub(crate) use scaler::ScaleSettings;
 pub use scaler::ScalerRule;
@@ -68,6 +71,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) stop_grace: Duration,
     pub(crate) gpus: Gpus,
     pub(crate) faults: Option<Arc<Faults>>,
+    /// Where running workers are listed.
+    pub(crate) local: Local,
 }
 
 impl WorkerPlan {
@@ -80,6 +85,12 @@ impl WorkerPlan {
         let program = find::worker_program(program)?;
         let args = [&["run".into()], args, &["--".into()], handler].concat();
         Ok(WorkerCommand { program, args })
+    }
+
+    /// `runpod-worker schema -- <handler>`
+    pub(crate) fn schema_command(&self, handler: &[OsString]) -> WorkerCommand {
+        let args = [&["schema".into(), "--".into()], handler].concat();
+        WorkerCommand { program: self.command.program.clone(), args }
     }
 }
 

@@ -109,6 +109,7 @@ impl Supervisor {
         let mut process = WorkerProcess::start(&plan.command, self.env(&worker))?;
         self.current.set(Some(Arc::from(&*worker)));
         tracing::info!(worker, "worker started");
+        let _listed = process.id().map(|pid| plan.local.list(&worker, pid, self.http_port()));
         let end = loop {
             tokio::select! {
                 status = process.wait() => break End::Exited(status),
@@ -158,10 +159,15 @@ impl Supervisor {
         }
     }
 
+    /// `None` lets the system choose.
+    fn http_port(&self) -> Option<u16> {
+        (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
+    }
+
     fn env(&self, worker: &str) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
         let mut env = worker_env(&plan.base_url, &plan.endpoint, worker, plan.worker_key.as_ref());
-        let port = if plan.http_port == 0 { 0 } else { plan.http_port.saturating_add(self.number) };
+        let port = self.http_port().unwrap_or_default();
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::inspect::{History, Transition};
+
 /// Job ids, unique within one endpoint.
 pub type JobId = Arc<str>;
 
@@ -17,7 +19,7 @@ pub type Payload = Arc<RawValue>;
 pub type Timestamp = Duration;
 
 /// The states that RunPod's API reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(utoipa::ToSchema, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
     /// Waiting for a worker.
@@ -190,6 +192,7 @@ pub(crate) struct Job {
     pub(crate) armed: Timestamp,
     /// Bytes of this job in the store's account.
     pub(crate) counted_bytes: usize,
+    pub(crate) history: History,
 }
 
 impl Job {
@@ -220,7 +223,18 @@ impl Job {
         self.input.get().len() + size(&self.s3_config) + size(&self.output) + self.chunk_bytes
     }
 
+    /// Adds where the job stands now to its history.
+    pub(crate) fn note(&mut self, at: Timestamp) {
+        let (status, worker) = match &self.state {
+            State::Queued(_) => (Status::InQueue, None),
+            State::Running(run) => (Status::InProgress, Some(Arc::clone(&run.worker))),
+            State::Finished { status, .. } => (*status, None),
+        };
+        self.history.note(Transition { status, at, worker });
+    }
+
     pub(crate) fn clear_stream(&mut self) {
+        self.history.items_gone += self.chunks.len() as u64;
         self.chunks.clear();
         self.chunk_bytes = 0;
     }

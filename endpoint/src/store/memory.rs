@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::watchers::Watchers;
 use super::{
-    Assignment, Effect, Health, Heartbeat, JobId, JobView, Limits, Load, NewJob, Outcome, Payload, Queue, Status,
-    Store, StoreError, Timestamp, Webhook, WebhookQueue, WorkerEvent,
+    Assignment, Effect, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Limits, Load, NewJob, Outcome,
+    Payload, Queue, Seen, Status, Store, StoreError, Timestamp, Webhook, WebhookQueue, WorkerEvent, WorkerView,
 };
 
 /// Endpoint ids in use at once.
@@ -25,6 +25,7 @@ const REFUSED_HOLD: Duration = Duration::from_secs(5);
 pub struct MemoryStore {
     limits: Limits,
     origin: Instant,
+    started: SystemTime,
     endpoints: Mutex<HashMap<String, Arc<Endpoint>>>,
     webhooks: WebhookQueue,
     leases: HashMap<String, Duration>,
@@ -37,6 +38,7 @@ impl MemoryStore {
         Self {
             limits,
             origin: Instant::now(),
+            started: SystemTime::now(),
             endpoints: Mutex::default(),
             webhooks: WebhookQueue::default(),
             leases: HashMap::new(),
@@ -343,5 +345,37 @@ impl Store for MemoryStore {
         let Ok(endpoint) = self.open(endpoint) else { return false };
         let look = || endpoint.with(|queue, _| queue.is_recycled(worker)).then_some(());
         endpoint.supervisors.wait(worker, Instant::now() + wait, look).await.is_some()
+    }
+
+    fn origin(&self) -> SystemTime {
+        self.started
+    }
+
+    async fn endpoints(&self) -> Vec<String> {
+        let mut ids: Vec<_> = lock(&self.endpoints).keys().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    async fn list(&self, endpoint: &str, filter: &JobFilter) -> Vec<JobRow> {
+        self.find(endpoint).map_or_else(Vec::new, |endpoint| endpoint.with(|queue, _| queue.list(filter)))
+    }
+
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        let mut latest = None;
+        let look = || match endpoint.with(|queue, _| queue.inspect(id, seen)) {
+            Some(record) if record.revision == seen.revision && record.items.is_empty() => {
+                latest = Some(record);
+                None
+            }
+            other => Some(other),
+        };
+        let found = endpoint.job_readers.wait(id, Instant::now() + wait, look).await;
+        found.unwrap_or(latest).ok_or(StoreError::JobNotFound)
+    }
+
+    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView> {
+        self.find(endpoint).map_or_else(Vec::new, |endpoint| endpoint.with(|queue, now| queue.workers(now, max)))
     }
 }

@@ -1,5 +1,6 @@
 //! Jobs and workers behind one narrow interface, [`Store`], so that its engine can be replaced.
 
+mod inspect;
 mod job;
 mod limits;
 mod memory;
@@ -8,16 +9,17 @@ mod watchers;
 mod webhooks;
 mod worker;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use inspect::{JobFilter, JobRecord, JobRow, MAX_ITEMS, MAX_SEARCHED, Seen, Transition, WorkerState, WorkerView};
 pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
 pub use limits::Limits;
 pub use memory::MemoryStore;
 pub use state::{Effect, Health, Load, Queue, Webhook};
 pub use webhooks::{WebhookDue, WebhookQueue};
-pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, WorkerState, WorkerView};
+pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
 
 /// Why the store refused a request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -101,4 +103,29 @@ pub trait Store: Send + Sync + 'static {
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
     /// Waits until a worker asks to be replaced, at most `wait`; tells whether it did.
     async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
+
+    /// What [`Timestamp`]s count from.
+    fn origin(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+    /// The endpoint ids in use, sorted.
+    async fn endpoints(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The newest jobs that pass a filter.
+    async fn list(&self, endpoint: &str, filter: &JobFilter) -> Vec<JobRow> {
+        let _ = (endpoint, filter);
+        Vec::new()
+    }
+    /// One job with its history. Waits until there is more than was `seen`, at most `wait`. Takes nothing from the
+    /// readers of the stream.
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError> {
+        let _ = (endpoint, id, seen, wait);
+        Err(StoreError::JobNotFound)
+    }
+    /// Workers in the order of their ids, at most `max`.
+    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView> {
+        let _ = (endpoint, max);
+        Vec::new()
+    }
 }

@@ -4,12 +4,14 @@
 
 mod load;
 mod moves;
+mod observe;
 mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::inspect::History;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{Heartbeat, WorkerCounts, WorkerEvent, Workers};
@@ -55,7 +57,11 @@ pub struct Health {
 #[derive(Debug, Default)]
 pub struct Queue {
     limits: Limits,
+    /// The time of the last [`tick`](Self::tick).
+    now: Timestamp,
     jobs: HashMap<JobId, Job>,
+    /// All jobs in the order of their submission.
+    by_age: BTreeMap<u64, JobId>,
     waiting: BTreeMap<Place, JobId>,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
@@ -88,8 +94,9 @@ impl Queue {
         [job, self.workers.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Does everything whose time has come.
+    /// Does everything whose time has come. Call it before each operation.
     pub fn tick(&mut self, now: Timestamp) {
+        self.now = now;
         while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
             let Some(job) = self.jobs.get(&id) else { return };
             match &job.state {
@@ -139,9 +146,11 @@ impl Queue {
             cancel_told: false,
             armed: now,
             counted_bytes: 0,
+            history: History::new(place.number),
         };
         let view = job.view(&new.id);
         self.jobs.insert(Arc::clone(&new.id), job);
+        self.by_age.insert(place.number, Arc::clone(&new.id));
         self.settle(&new.id);
         self.enqueue(place, &new.id);
         Ok(view)
@@ -353,6 +362,7 @@ impl Queue {
         let Some(job) = self.jobs.get_mut(&id) else { return Err(StoreError::JobNotFound) };
         let status = job.status();
         let items: Vec<_> = job.chunks.drain(..).collect();
+        job.history.items_gone += items.len() as u64;
         job.chunk_bytes = 0;
         if status == Status::Cancelled && items.is_empty() {
             if job.cancel_told {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::inspect::{WorkerState, WorkerView};
 use super::job::{JobId, Timestamp};
 use super::limits::Limits;
 
@@ -50,32 +51,6 @@ pub struct WorkerCounts {
     pub running: usize,
     /// Reported a failed check, or went silent.
     pub unhealthy: usize,
-}
-
-/// What a worker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerState {
-    /// Started, has not asked for a job yet.
-    Initializing,
-    /// Available.
-    Idle,
-    /// Holding at least one job.
-    Running,
-    /// Reported a failed check, went silent, or keeps dying.
-    Unhealthy,
-}
-
-/// One worker as readers see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerView {
-    /// Its id.
-    pub id: Arc<str>,
-    /// What it does.
-    pub state: WorkerState,
-    /// Jobs that it holds.
-    pub jobs: usize,
-    /// Jobs that it has taken so far.
-    pub taken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -262,6 +237,19 @@ impl Workers {
         }
     }
 
+    /// What a worker does; `None` for one that stands for a worker counted by another name.
+    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
+        Some(match worker {
+            _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if !worker.held.is_empty() => WorkerState::Running,
+            _ if worker.recycled => WorkerState::Leaving,
+            _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
+            _ if worker.is_silent(now, limits) => WorkerState::Unhealthy,
+            _ if worker.polled => WorkerState::Idle,
+            _ => WorkerState::Initializing,
+        })
+    }
+
     pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
         let mut counts = WorkerCounts::default();
         for (id, worker) in &self.by_id {
@@ -270,37 +258,25 @@ impl Workers {
                 Some(WorkerState::Running) => counts.running += 1,
                 Some(WorkerState::Idle) => counts.idle += 1,
                 Some(WorkerState::Initializing) => counts.initializing += 1,
-                None => {}
+                Some(WorkerState::Leaving) | None => {}
             }
         }
         counts
     }
 
-    pub(crate) fn views(&self, now: Timestamp, limits: &Limits) -> Vec<WorkerView> {
+    /// Workers in the order of their ids, at most `max`.
+    pub(crate) fn list(&self, now: Timestamp, limits: &Limits, max: usize) -> Vec<WorkerView> {
         let view = |(id, worker): (&Arc<str>, &Worker)| {
             let state = self.state(id, worker, now, limits)?;
-            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken })
+            let silent_for = match worker.polls_open {
+                0 => now.saturating_sub(worker.last_contact),
+                _ => Timestamp::ZERO,
+            };
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken, silent_for })
         };
-        let mut views: Vec<_> = self.by_id.iter().filter_map(view).collect();
-        views.sort_unstable_by(|one, other| one.id.cmp(&other.id));
-        views
-    }
-
-    /// `None` for a worker that does not count: a recycled one is about to go, and a placeholder stands for a worker
-    /// that is counted by its name.
-    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
-        Some(if worker.unhealthy {
-            WorkerState::Unhealthy
-        } else if !worker.held.is_empty() {
-            WorkerState::Running
-        } else if worker.recycled || (*id == *ANONYMOUS && self.by_id.len() > 1) {
-            return None;
-        } else if worker.is_silent(now, limits) {
-            WorkerState::Unhealthy
-        } else if worker.polled {
-            WorkerState::Idle
-        } else {
-            WorkerState::Initializing
-        })
+        let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();
+        list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        list.truncate(max);
+        list
     }
 }

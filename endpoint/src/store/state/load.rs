@@ -1,8 +1,8 @@
 //! What there is to do and who is there to do it: what a scaler decides on.
 
 use super::Queue;
+use crate::store::inspect::WorkerView;
 use crate::store::job::{Place, Timestamp};
-use crate::store::worker::WorkerView;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
 const MAX_COUNTED: usize = 10_000;
@@ -31,7 +31,7 @@ impl Queue {
             waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count(),
             oldest: first.and_then(|(_, id)| self.jobs.get(id)).map(|job| now.saturating_sub(job.submitted)),
             in_progress: self.in_progress,
-            workers: self.workers.views(now, &self.limits),
+            workers: self.workers.list(now, &self.limits, usize::MAX),
         }
     }
 }

@@ -134,6 +134,7 @@ impl Queue {
     pub(super) fn forget(&mut self, id: &JobId) {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
+        self.by_age.remove(&job.history.number);
         self.bytes -= job.counted_bytes;
         match job.state {
             State::Queued(place) => {
@@ -157,6 +158,7 @@ impl Queue {
     /// Brings the ordered deadlines and the byte account in line with the job.
     pub(super) fn settle(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
+        job.note(self.now);
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         job.armed = job.deadline();
         self.deadlines.insert((job.armed, Arc::clone(id)));

@@ -211,6 +211,10 @@ impl Observer {
         let mut bytes = 0;
         for (id, job) in &queue.jobs {
             bytes += job.bytes();
+            assert_eq!(queue.by_age.get(&job.history.number), Some(id));
+            let noted = job.history.transitions().last().map(|last| last.status);
+            let stands = if matches!(job.state, State::Queued(_)) { Status::InQueue } else { job.status() };
+            assert_eq!(noted, Some(stands), "{id} has a stale history");
             assert_eq!(job.armed, job.deadline(), "{id} has a stale deadline");
             assert!(queue.deadlines.contains(&(job.armed, Arc::clone(id))), "{id} has no deadline");
             assert!(job.deadline() > self.now, "{id} should have moved on");
@@ -229,6 +233,7 @@ impl Observer {
         }
         assert_eq!(queue.waiting.len(), waiting.len());
         assert_eq!(queue.deadlines.len(), queue.jobs.len());
+        assert_eq!(queue.by_age.len(), queue.jobs.len());
         assert_eq!(queue.workers.held().collect::<HashSet<_>>(), running);
         assert_eq!(queue.workers.held().count(), queue.in_progress);
         assert_eq!(queue.bytes, bytes);

@@ -1,0 +1,44 @@
+//! Looking at the queue without changing it.
+
+use std::sync::Arc;
+
+use super::Queue;
+use crate::store::inspect::{JobFilter, JobRecord, JobRow, MAX_SEARCHED, Seen, WorkerView};
+use crate::store::job::{JobId, Timestamp};
+
+impl Queue {
+    /// The newest jobs that pass the filter. Looks at a bounded number of jobs.
+    #[must_use]
+    pub fn list(&self, filter: &JobFilter) -> Vec<JobRow> {
+        let row = |id: &JobId| {
+            let job = self.jobs.get(id)?;
+            let fits = filter.status.is_none_or(|status| status == job.status()) && id.contains(&filter.id);
+            fits.then(|| JobRow { view: job.view(id), submitted: job.submitted })
+        };
+        if let Some((id, _)) = self.jobs.get_key_value(&*filter.id) {
+            return row(id).into_iter().collect();
+        }
+        self.by_age.values().rev().take(MAX_SEARCHED).filter_map(row).take(filter.limit).collect()
+    }
+
+    /// Everything there is to see of one job, without what was `seen` of its stream.
+    #[must_use]
+    pub fn inspect(&self, id: &str, seen: Seen) -> Option<JobRecord> {
+        let (id, job) = self.jobs.get_key_value(id)?;
+        let (first_item, items) = job.history.items(job.chunks.iter(), seen.items);
+        Some(JobRecord {
+            view: job.view(id),
+            revision: job.history.revision,
+            input: Arc::clone(&job.input),
+            history: job.history.transitions().to_vec(),
+            first_item,
+            items,
+        })
+    }
+
+    /// Workers in the order of their ids, at most `max`.
+    #[must_use]
+    pub fn workers(&self, now: Timestamp, max: usize) -> Vec<WorkerView> {
+        self.workers.list(now, &self.limits, max)
+    }
+}
