@@ -48,7 +48,7 @@ impl Endpoint {
     pub(crate) async fn start(args: &[&str]) -> Self {
         let mut command = command(env!("CARGO_BIN_EXE_runpod-endpoint"));
         command.args(["serve", "--bind", "127.0.0.1:0", "--hold", "3s"]).args(args);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.env("RUST_LOG", "error").stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (mut base, mut worker_env) = (String::new(), Vec::new());
         let reading = async {
