@@ -1,6 +1,6 @@
 //! Scripted faults: bad days on request, so that handler and worker authors can rehearse them.
 //!
-//! [`script`] is what a user writes, [`plan`] decides which request is hit, [`layer`] makes it happen.
+//! `script` is what a user writes, `plan` decides which request is hit, `layer` makes it happen.
 
 mod alarms;
 mod connection;

@@ -14,8 +14,8 @@ pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
 /// Stop signals kept for a worker that does not fetch them; older ones make room.
 const MAX_STOPS: usize = 1000;
 
-/// A job that so many heartbeats still name after its stop signal was fetched has not been stopped: the first may have
-/// been on its way, the second is a whole interval later.
+/// A job that so many heartbeats name after its stop signal was fetched has not been stopped: the first may have been on
+/// its way, the second is a whole interval later.
 const HEARTBEATS_TO_STOP: u32 = 2;
 
 /// A heartbeat.
@@ -208,10 +208,9 @@ impl Workers {
     /// worker ignores a signal that overtakes the start of its job, and would run that job to its end.
     pub(crate) fn ignored_stops(&mut self, worker: &str, alive: &[JobId]) -> Vec<JobId> {
         let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
-        worker.told.retain_mut(|(id, heartbeats)| {
+        for (_, heartbeats) in worker.told.iter_mut().filter(|(id, _)| alive.contains(id)) {
             *heartbeats += 1;
-            alive.contains(id)
-        });
+        }
         let ignored = |(_, heartbeats): &&(JobId, u32)| *heartbeats >= HEARTBEATS_TO_STOP;
         worker.told.iter().filter(ignored).map(|(id, _)| Arc::clone(id)).collect()
     }

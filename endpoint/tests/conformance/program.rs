@@ -7,10 +7,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// A limit for whatever must happen; generous, because Python starts slowly on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
+
+/// Lines of a worker's log that are kept.
+const LOG_LINES: usize = 10_000;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
@@ -44,7 +48,7 @@ impl Endpoint {
     pub(crate) async fn start(args: &[&str]) -> Self {
         let mut command = command(env!("CARGO_BIN_EXE_runpod-endpoint"));
         command.args(["serve", "--bind", "127.0.0.1:0", "--hold", "3s"]).args(args);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.env("RUST_LOG", "error").stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (mut base, mut worker_env) = (String::new(), Vec::new());
         let reading = async {
@@ -116,8 +120,16 @@ impl Endpoint {
             };
         }
         // A group of its own: the heartbeat is a second process.
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
-        OfficialWorker { process }
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (sender, log) = mpsc::channel(LOG_LINES);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Nobody may be listening; the worker must be able to go on all the same.
+                let _ = sender.try_send(line);
+            }
+        });
+        OfficialWorker { process, log }
     }
 
     /// What the official client saw in this mode.
@@ -155,9 +167,23 @@ fn python(script: &str) -> Command {
 /// A running official worker.
 pub(crate) struct OfficialWorker {
     process: Child,
+    log: mpsc::Receiver<String>,
 }
 
 impl OfficialWorker {
+    /// Waits until its log says so.
+    pub(crate) async fn says(&mut self, part: &str) {
+        let reading = async {
+            while let Some(line) = self.log.recv().await {
+                if line.contains(part) {
+                    return;
+                }
+            }
+            panic!("the worker ended and never said {part}");
+        };
+        timeout(SOON, reading).await.unwrap();
+    }
+
     /// Kills it as a crash of the machine would, heartbeats included.
     pub(crate) fn crash(&self) {
         if let Some(pid) = self.process.id().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap())) {
