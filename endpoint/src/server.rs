@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App, Keys};
-use crate::store::Store;
+use crate::store::{OpenError, Store};
 
 /// How long open requests may take to end once the server stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -47,6 +47,9 @@ pub enum ServerError {
     /// Any other refusal of the system.
     #[error("cannot listen on {0}: {1}; choose another address with --bind")]
     Bind(SocketAddr, #[source] std::io::Error),
+    /// No place for the jobs.
+    #[error(transparent)]
+    Data(#[from] OpenError),
     /// The server failed while running.
     #[error("the server stopped: {0}; start it again")]
     Serve(#[source] std::io::Error),

@@ -143,13 +143,13 @@ async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
-async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    Json(Purged { removed: app.store.purge(&endpoint).await, status: "completed" }).into_response()
+async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    Ok(Json(Purged { removed: app.store.purge(&endpoint).await?, status: "completed" }).into_response())
 }
 
-async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await;
-    Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response()
+async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await?;
+    Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
 }
 
 async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Response {

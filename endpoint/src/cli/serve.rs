@@ -9,10 +9,13 @@ use super::output::Output;
 use super::{Exit, signals};
 use crate::api::Keys;
 use crate::server::{Server, ServerConfig, ServerError};
-use crate::store::{Limits, MemoryStore, Status, Store};
+use crate::store::{Limits, MemoryStore, SqliteStore, Status, Store};
 use crate::worker_env::worker_env;
 
-/// Opens the socket and an empty store.
+/// Payload bytes kept in a data file.
+const MAX_FILE_BYTES: usize = 64 << 30;
+
+/// Opens the socket and the store.
 pub(crate) async fn open(listen: &ListenArgs) -> Result<(Server, Arc<dyn Store>), ServerError> {
     let config = ServerConfig {
         bind: listen.bind,
@@ -23,7 +26,13 @@ pub(crate) async fn open(listen: &ListenArgs) -> Result<(Server, Arc<dyn Store>)
     };
     let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
     let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
-    Ok((Server::bind(config).await?, Arc::new(MemoryStore::new(limits))))
+    let server = Server::bind(config).await?;
+    let store: Arc<dyn Store> = match &listen.data {
+        // The disk has room for more than memory.
+        Some(path) => Arc::new(SqliteStore::open(path, Limits { max_bytes: MAX_FILE_BYTES, ..limits })?),
+        None => Arc::new(MemoryStore::new(limits)),
+    };
+    Ok((server, store))
 }
 
 /// The exit status for a server that could not start.

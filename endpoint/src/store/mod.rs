@@ -1,19 +1,26 @@
 //! Jobs and workers behind one narrow interface, [`Store`], so that its engine can be replaced.
 
+mod backing;
+mod content;
 mod job;
 mod limits;
-mod memory;
+mod queue_store;
+mod sqlite;
 mod state;
+mod wakers;
 mod watchers;
 mod worker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use content::{Content, Part};
 pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
 pub use limits::Limits;
-pub use memory::MemoryStore;
+pub use queue_store::{MemoryStore, QueueStore};
+pub use sqlite::{OpenError, SqliteStore};
 pub use state::{Effect, Health, Queue};
 pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
 
@@ -42,12 +49,16 @@ pub enum StoreError {
     /// `/retry` of a job that did not fail.
     #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
     NotRetryable(Status),
+    /// The data file cannot be written or read at the moment.
+    #[error("the endpoint cannot use its data file: {0}; send the request again later")]
+    Unavailable(Arc<str>),
 }
 
 /// The queue and its records, for any number of endpoints.
 ///
 /// `endpoint` is the id in the URL. Waiting happens in here, because only the engine knows what wakes a waiter; each
-/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing.
+/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing. A durable store returns
+/// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Queues a job.
@@ -64,9 +75,9 @@ pub trait Store: Send + Sync + 'static {
     /// Queues a failed job again.
     async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
     /// Cancels every job that no worker has taken; returns how many.
-    async fn purge(&self, endpoint: &str) -> usize;
+    async fn purge(&self, endpoint: &str) -> Result<usize, StoreError>;
     /// Unfinished jobs, at most `max`.
-    async fn pending(&self, endpoint: &str, max: usize) -> Vec<JobView>;
+    async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError>;
     /// The counters of `/health`.
     async fn health(&self, endpoint: &str) -> Health;
 
@@ -81,11 +92,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a job whose delivery failed to the head of the queue.
     async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32);
     /// Replaces the output of a running job by a progress update.
-    async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>);
+    async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
+    -> Result<(), StoreError>;
     /// Appends a stream item.
     async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
     /// Takes a final result. The first one wins; later ones change nothing.
-    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome);
+    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError>;
     /// Notes a heartbeat.
     async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError>;
     /// The jobs that a worker must stop; waits for the first one, at most `wait`.

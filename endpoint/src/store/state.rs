@@ -6,9 +6,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::content::Content;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, Workers};
+use journal::Journal;
+
+pub(crate) use journal::{Change, Changes, Counters, Row};
+
+/// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
+const MAX_DUE: usize = 1000;
 
 /// Something to tell the outside about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,15 +50,17 @@ pub struct Health {
 }
 
 /// All jobs and workers of one endpoint.
-#[derive(Debug, Default)]
-pub struct Queue {
+#[derive(Debug)]
+pub struct Queue<P = Payload> {
     limits: Limits,
-    jobs: HashMap<JobId, Job>,
+    /// Boxed: a growing table moves its entries, and jobs are large.
+    jobs: HashMap<JobId, Box<Job<P>>>,
     waiting: BTreeMap<Place, JobId>,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     workers: Workers,
     effects: Vec<Effect>,
+    journal: Journal,
     next_place: u64,
     bytes: usize,
     in_progress: usize,
@@ -60,11 +69,25 @@ pub struct Queue {
     retried: u64,
 }
 
-impl Queue {
+impl<P: Content> Queue<P> {
     /// An empty queue.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        Self {
+            limits,
+            jobs: HashMap::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            workers: Workers::default(),
+            effects: Vec::new(),
+            journal: Journal::default(),
+            next_place: 0,
+            bytes: 0,
+            in_progress: 0,
+            completed: 0,
+            failed: 0,
+            retried: 0,
+        }
     }
 
     /// What happened since the last call.
@@ -79,9 +102,10 @@ impl Queue {
         [job, self.workers.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Does everything whose time has come.
+    /// Does what is due, up to a bound: [`next_deadline`](Self::next_deadline) stays in the past while more is left.
     pub fn tick(&mut self, now: Timestamp) {
-        while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
+        for _ in 0..MAX_DUE {
+            let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() else { break };
             let Some(job) = self.jobs.get(&id) else { return };
             match &job.state {
                 _ if job.expires <= now => self.forget(&id),
@@ -100,7 +124,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the queue is full.
-    pub fn submit(&mut self, now: Timestamp, new: NewJob) -> Result<JobView, StoreError> {
+    pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
         if self.jobs.len() >= self.limits.max_jobs || self.bytes >= self.limits.max_bytes {
             return Err(StoreError::QueueFull);
         }
@@ -109,6 +133,7 @@ impl Queue {
         }
         let place = self.new_place(new.policy.low_priority);
         let job = Job {
+            number: place.number,
             input: new.input,
             s3_config: new.s3_config,
             webhook: new.webhook,
@@ -127,19 +152,21 @@ impl Queue {
             error: None,
             chunks: VecDeque::new(),
             chunk_bytes: 0,
+            next_chunk: 0,
             cancel_told: false,
             armed: now,
             counted_bytes: 0,
         };
         let view = job.view(&new.id);
-        self.jobs.insert(Arc::clone(&new.id), job);
+        self.jobs.insert(Arc::clone(&new.id), Box::new(job));
         self.settle(&new.id);
+        self.journal.touched(&new.id);
         self.enqueue(place, &new.id);
         Ok(view)
     }
 
     /// Gives the next jobs, at most `max`, to a worker.
-    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment> {
+    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
         let limits = self.limits.clone();
         let (worker, record) = self.workers.contact(now, worker, &limits);
         if !record.is_eligible() {
@@ -163,7 +190,7 @@ impl Queue {
             taken.push(Assignment {
                 id: Arc::clone(&id),
                 attempt: job.attempt,
-                input: Arc::clone(&job.input),
+                input: job.input.clone(),
                 s3_config: job.s3_config.clone(),
             });
             self.workers.hold(&worker, &id);
@@ -196,7 +223,7 @@ impl Queue {
     }
 
     /// Replaces the output of a running job by a progress update.
-    pub fn progress(&mut self, now: Timestamp, worker: &str, id: &str, output: Option<Payload>) {
+    pub fn progress(&mut self, now: Timestamp, worker: &str, id: &str, output: Option<P>) {
         if let Some(id) = self.held_by(now, worker, id) {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.output = output;
@@ -216,15 +243,18 @@ impl Queue {
             if job.chunk_bytes + size > self.limits.max_stream_bytes {
                 return Err(StoreError::StreamFull);
             }
+            self.journal.chunk(job, &item);
             job.chunk_bytes += size;
+            job.next_chunk += 1;
             job.chunks.push_back(item);
         }
-        self.changed(&id);
+        self.settle(&id);
+        self.effects.push(Effect::JobChanged(id));
         Ok(())
     }
 
     /// Takes the final result of a job. The first one wins; later ones change nothing.
-    pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome) {
+    pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome<P>) {
         let limits = self.limits.clone();
         self.workers.contact(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
@@ -262,8 +292,10 @@ impl Queue {
         }
         for id in extended {
             if let Some(id) = self.held_by(now, &worker, &id) {
-                if let Some(Job { state: State::Running(run), .. }) = self.jobs.get_mut(&id) {
-                    run.lease = Some(now + limits.lease);
+                if let Some(Job { state: State::Running(run), .. }) = self.jobs.get_mut(&id).map(Box::as_mut)
+                    && run.lease.replace(now + limits.lease).is_none()
+                {
+                    self.journal.touched(&id);
                 }
                 self.settle(&id);
             }
@@ -311,24 +343,31 @@ impl Queue {
 
     /// The job as readers see it.
     #[must_use]
-    pub fn view(&self, id: &str) -> Option<JobView> {
+    pub fn view(&self, id: &str) -> Option<JobView<P>> {
         self.jobs.get_key_value(id).map(|(id, job)| job.view(id))
     }
 
     /// The input and the webhook of a job, which only webhook bodies show.
     #[must_use]
-    pub fn origin(&self, id: &str) -> Option<(Payload, Option<String>)> {
-        self.jobs.get(id).map(|job| (Arc::clone(&job.input), job.webhook.clone()))
+    pub fn origin(&self, id: &str) -> Option<(P, Option<String>)> {
+        self.jobs.get(id).map(|job| (job.input.clone(), job.webhook.clone()))
     }
 
     /// Shortens the remaining life of a finished job's record.
     pub fn shorten(&mut self, now: Timestamp, id: &str, ttl: Timestamp) {
         let Some((id, _)) = self.jobs.get_key_value(id) else { return };
         let id = Arc::clone(id);
-        if let Some(Job { state: State::Finished { forget_at, .. }, .. }) = self.jobs.get_mut(&id) {
+        if let Some(Job { state: State::Finished { forget_at, .. }, .. }) = self.jobs.get_mut(&id).map(Box::as_mut) {
             *forget_at = (*forget_at).min(now + ttl);
+            self.journal.touched(&id);
         }
         self.settle(&id);
+    }
+
+    /// Whether [`drain`](Self::drain) has something to say.
+    #[must_use]
+    pub fn has_stream_news(&self, id: &str) -> bool {
+        self.jobs.get(id).is_none_or(|job| !job.chunks.is_empty() || job.status().is_terminal())
     }
 
     /// Removes and returns the stream items that nobody has read.
@@ -343,11 +382,15 @@ impl Queue {
         let status = job.status();
         let items: Vec<_> = job.chunks.drain(..).collect();
         job.chunk_bytes = 0;
+        if !items.is_empty() {
+            self.journal.chunks_gone(job);
+        }
         if status == Status::Cancelled && items.is_empty() {
             if job.cancel_told {
                 return Err(StoreError::StreamEnded);
             }
             job.cancel_told = true;
+            self.journal.touched(&id);
         }
         self.settle(&id);
         Ok((status, items))
@@ -357,7 +400,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the job is unknown.
-    pub fn cancel(&mut self, now: Timestamp, id: &str) -> Result<JobView, StoreError> {
+    pub fn cancel(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let Some((id, job)) = self.jobs.get_key_value(id) else { return Err(StoreError::JobNotFound) };
         let id = Arc::clone(id);
         if !job.status().is_terminal() {
@@ -370,7 +413,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the job is unknown, or neither FAILED nor TIMED_OUT.
-    pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView, StoreError> {
+    pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let Some((id, job)) = self.jobs.get_key_value(id) else { return Err(StoreError::JobNotFound) };
         let (id, status, low_priority) = (Arc::clone(id), job.status(), job.policy.low_priority);
         if !matches!(status, Status::Failed | Status::TimedOut) {
@@ -385,6 +428,7 @@ impl Queue {
         job.retries = 0;
         (job.delay, job.execution, job.worker) = (None, None, None);
         (job.output, job.error) = (None, None);
+        self.journal.chunks_gone(job);
         job.clear_stream();
         self.enqueue(place, &id);
         self.changed(&id);
@@ -407,7 +451,7 @@ impl Queue {
 
     /// Unfinished jobs, the waiting ones first and in order; at most `max`.
     #[must_use]
-    pub fn pending(&self, max: usize) -> Vec<JobView> {
+    pub fn pending(&self, max: usize) -> Vec<JobView<P>> {
         let held = self.workers.held();
         self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
     }
@@ -439,6 +483,7 @@ impl Queue {
             self.workers.hold(&name, &id);
             run.worker = Arc::clone(&name);
             job.worker = Some(name);
+            self.journal.touched(&id);
         }
         (*run.worker == *worker).then_some(id)
     }
@@ -481,14 +526,15 @@ impl Queue {
         job.retries += 1;
         job.output = None;
         // The next attempt streams from its beginning.
+        self.journal.chunks_gone(job);
         job.clear_stream();
         self.retried += 1;
         self.requeue(id);
     }
 
     /// Ends a job from this side: whoever runs it is told to stop.
-    fn close(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<Payload>, error: Option<String>) {
-        let poller = match self.jobs.get(id) {
+    fn close(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
+        let poller = match self.jobs.get(id).map(Box::as_ref) {
             Some(Job { state: State::Running(run), .. }) => Some(Arc::clone(&run.poller)),
             _ => None,
         };
@@ -499,7 +545,7 @@ impl Queue {
     }
 
     /// The one place where a job becomes terminal.
-    fn end(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<Payload>, error: Option<String>) {
+    fn end(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let finished = State::Finished { status, forget_at: now + job.retention };
         match std::mem::replace(&mut job.state, finished) {
@@ -535,6 +581,7 @@ impl Queue {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         self.bytes -= job.counted_bytes;
+        self.journal.gone(&job);
         match job.state {
             State::Queued(place) => {
                 self.waiting.remove(&place);
@@ -551,6 +598,7 @@ impl Queue {
 
     fn changed(&mut self, id: &JobId) {
         self.settle(id);
+        self.journal.touched(id);
         self.effects.push(Effect::JobChanged(Arc::clone(id)));
     }
 
@@ -565,5 +613,6 @@ impl Queue {
     }
 }
 
+mod journal;
 #[cfg(test)]
 mod tests;

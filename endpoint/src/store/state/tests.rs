@@ -359,7 +359,7 @@ fn the_queue_has_a_bound() {
 
 #[test]
 fn the_longest_silent_worker_makes_room() {
-    let mut queue = Queue::new(Limits { max_workers: 2, ..Limits::default() });
+    let mut queue: Queue = Queue::new(Limits { max_workers: 2, ..Limits::default() });
     for (second, worker) in [(1, "w0"), (2, "w1"), (3, "w2")] {
         queue.heartbeat(Duration::from_secs(second), worker, &Heartbeat::default());
     }
