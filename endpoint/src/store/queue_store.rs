@@ -17,6 +17,9 @@ use super::{
 /// Endpoint ids in use at once.
 const MAX_ENDPOINTS: usize = 1000;
 
+/// Jobs purged at once. Other requests get a turn in between.
+const PURGE_STEP: usize = 1000;
+
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
 const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
@@ -372,7 +375,17 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn purge(&self, endpoint: &str) -> Result<usize, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(0) };
-        self.commit(&endpoint, |queue, now| queue.purge(now)).await
+        let (mut left, _) = endpoint.with(|queue, now| queue.health(now).in_queue);
+        let mut removed = 0;
+        while left > 0 {
+            let some = self.commit(&endpoint, |queue, now| queue.purge(now, left.min(PURGE_STEP))).await?;
+            if some == 0 {
+                break;
+            }
+            removed += some;
+            left -= some;
+        }
+        Ok(removed)
     }
 
     async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError> {

@@ -435,12 +435,13 @@ impl<P: Content> Queue<P> {
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
 
-    /// Cancels every job that no worker has taken yet; returns how many.
-    pub fn purge(&mut self, now: Timestamp) -> usize {
+    /// Cancels jobs that no worker has taken yet, at most `max`; returns how many.
+    pub fn purge(&mut self, now: Timestamp, max: usize) -> usize {
         let untouched: Vec<_> = self
             .waiting
             .values()
             .filter(|id| self.jobs.get(*id).is_some_and(|job| job.retries == 0))
+            .take(max)
             .cloned()
             .collect();
         for id in &untouched {

@@ -33,7 +33,10 @@ pub use open::OpenError;
 pub type SqliteStore = QueueStore<SqliteFile>;
 
 /// Changes that may wait for the disk before requests are refused.
-const MAX_BACKLOG: u64 = 100_000;
+const MAX_BACKLOG: u64 = 32_768;
+
+/// Changes that may wait at most. What nobody asked for, such as deadlines, goes on while requests are refused.
+const MAX_WAITING: usize = 65_536;
 
 /// How long one request waits for the disk.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +54,7 @@ pub struct SqliteFile {
 
 /// The way to the writer; hands out marks in the order of sending.
 struct Sender {
-    channel: Option<mpsc::Sender<Message>>,
+    channel: Option<mpsc::SyncSender<Box<Message>>>,
     sent: Mark,
 }
 
@@ -69,7 +72,7 @@ impl SqliteStore {
         let restored =
             load::restore(&connection, &limits, clock.now()).map_err(|error| open::explain(&path, &error))?;
         let (progress_sender, progress) = watch::channel(Progress::default());
-        let (channel, receiver) = mpsc::channel();
+        let (channel, receiver) = mpsc::sync_channel(MAX_WAITING);
         let closing = Arc::<AtomicBool>::default();
         let writer = Writer { connection, receiver, progress: progress_sender, closing: Arc::clone(&closing) };
         let runtime = tokio::runtime::Handle::current();
@@ -100,7 +103,7 @@ impl SqliteFile {
         sender.sent += 1;
         if let Some(channel) = &sender.channel {
             // Fails only when the writer has died; then no mark is ever settled and every request says so.
-            let _ = channel.send(message);
+            let _ = channel.send(Box::new(message));
         }
         sender.sent
     }

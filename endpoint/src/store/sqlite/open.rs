@@ -15,7 +15,7 @@ const APPLICATION_ID: i32 = 0x5250_4550;
 const FORMAT: i32 = 1;
 
 /// How long a statement waits for a lock of another program, such as a backup.
-const BUSY_LIMIT: Duration = Duration::from_secs(5);
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a data file cannot be used.
 #[derive(Debug, thiserror::Error)]

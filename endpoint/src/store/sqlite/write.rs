@@ -36,7 +36,7 @@ pub(super) struct Progress {
 
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    pub(super) receiver: Receiver<Message>,
+    pub(super) receiver: Receiver<Box<Message>>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) closing: Arc<AtomicBool>,
 }
@@ -56,7 +56,7 @@ impl Writer {
                 progress.failure = None;
             });
             for message in &batch {
-                if let Message::Entry(entry) = message {
+                if let Message::Entry(entry) = &**message {
                     entry.effects.iter().for_each(|effect| entry.wakers.perform(effect));
                 }
             }
@@ -64,7 +64,7 @@ impl Writer {
     }
 
     /// Tries until it succeeds: the queue in memory has moved on, and what follows builds upon this batch.
-    fn write(&mut self, batch: &[Message]) -> bool {
+    fn write(&mut self, batch: &[Box<Message>]) -> bool {
         while let Err(error) = self.transact(batch) {
             tracing::error!(%error, "the data file cannot be written; requests are refused until it can");
             self.progress.send_modify(|progress| progress.failure = Some(error.to_string().into()));
@@ -76,10 +76,10 @@ impl Writer {
         true
     }
 
-    fn transact(&mut self, batch: &[Message]) -> rusqlite::Result<()> {
+    fn transact(&mut self, batch: &[Box<Message>]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for message in batch {
-            match message {
+            match &**message {
                 Message::Endpoint { endpoint, name } => {
                     let sql = "INSERT INTO endpoints (key, name) VALUES (?1, ?2)";
                     transaction.prepare_cached(sql)?.execute(params![endpoint, name])?;

@@ -143,7 +143,7 @@ impl Observer {
                 let _ = self.queue.drain(&self.job(*job));
             }
             Event::Purge => {
-                self.queue.purge(now);
+                self.queue.purge(now, usize::MAX);
             }
             Event::Stops { worker } => {
                 self.queue.take_stops(WORKERS[*worker]);
