@@ -83,6 +83,9 @@ async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Res
     let Some(input) = request.input else {
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
+    if request.webhook.is_some() {
+        tracing::warn!("this endpoint does not deliver webhooks yet; read the result with /status");
+    }
     let job = NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
         input: Arc::from(input),

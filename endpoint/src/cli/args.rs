@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub struct ListenArgs {
     #[arg(long, default_value = "25s", value_name = "TIME", value_parser = hold)]
     pub hold: Duration,
     /// A job missing from its worker's heartbeats for this long is given to another worker, once
-    #[arg(long, default_value = "40s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "40s", value_name = "TIME", value_parser = lease)]
     pub lease: Duration,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
@@ -210,12 +211,17 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
 }
 
 fn hold(text: &str) -> Result<Duration, String> {
-    let hold = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (Duration::from_secs(1)..=Duration::from_secs(85)).contains(&hold) {
-        Ok(hold)
-    } else {
-        Err("give 1s to 85s: workers give up after 90s".to_owned())
-    }
+    seconds(text, 1..=85, "give 1s to 85s: workers give up after 90s")
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    seconds(text, 5..=3600, "give 5s to 1h, at least three heartbeat intervals")
+}
+
+fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = time >= Duration::from_secs(*range.start()) && time <= Duration::from_secs(*range.end());
+    if fits { Ok(time) } else { Err(advice.to_owned()) }
 }
 
 fn endpoint_id(text: &str) -> Result<String, String> {

@@ -6,10 +6,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::DevArgs;
 use super::output::Output;
-use super::{Exit, serve, signals};
+use super::signals::StopRequests;
+use super::{Exit, serve};
 use crate::dev::{DevError, StopSignals, WorkerPlan, run_workers};
 
-pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
+pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output) -> Exit {
     let command = match WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &args.handler) {
         Ok(command) => command,
         Err(error) => return output.fail(&error, Exit::Usage),
@@ -26,7 +27,7 @@ pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
     ));
 
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
-    tokio::spawn(watch_signals(stop.clone()));
+    tokio::spawn(pass_on(stops, stop.clone()));
     let plan = WorkerPlan {
         endpoint,
         base_url,
@@ -61,10 +62,10 @@ pub(crate) async fn dev(args: &DevArgs, output: &mut Output) -> Exit {
 }
 
 /// The first signal lets jobs finish, the second one does not.
-async fn watch_signals(stop: StopSignals) {
-    signals::stop_requested().await;
+async fn pass_on(mut stops: StopRequests, stop: StopSignals) {
+    stops.next().await;
     tracing::info!("stopping: workers finish their jobs; press Ctrl-C again to skip that");
     stop.soon.cancel();
-    signals::stop_requested().await;
+    stops.next().await;
     stop.now.cancel();
 }

@@ -89,7 +89,7 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(target: &TargetArgs) -> Result<Self, ClientError> {
         let mut headers = HeaderMap::new();
-        if let Some(key) = &target.api_key {
+        if let Some(key) = target.api_key.as_ref().filter(|key| !key.expose().is_empty()) {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);

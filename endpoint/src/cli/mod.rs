@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+use signals::StopRequests;
+
 pub use args::{Cli, Command};
 pub use output::Output;
 
@@ -67,11 +69,17 @@ async fn run(command: Command, output: &mut Output) -> Exit {
     let outcome = match &command {
         Command::Serve(args) => {
             start_log();
-            return serve::serve(args, output).await;
+            return match StopRequests::watch() {
+                Ok(stops) => serve::serve(args, stops, output).await,
+                Err(error) => output.fail(&signals::unwatched(&error), Exit::Failure),
+            };
         }
         Command::Dev(args) => {
             start_log();
-            return dev::dev(args, output).await;
+            return match StopRequests::watch() {
+                Ok(stops) => dev::dev(args, stops, output).await,
+                Err(error) => output.fail(&signals::unwatched(&error), Exit::Failure),
+            };
         }
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Exit;
 use super::args::{ListenArgs, ServeArgs};
 use super::output::Output;
-use super::{Exit, signals};
+use super::signals::StopRequests;
 use crate::api::Keys;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{Limits, MemoryStore, SqliteStore, Status, Store};
@@ -43,7 +44,7 @@ pub(crate) fn exit_for(error: &ServerError) -> Exit {
     }
 }
 
-pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
+pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mut Output) -> Exit {
     let (server, store) = match open(&args.listen).await {
         Ok(opened) => opened,
         Err(error) => return output.fail(&error, exit_for(&error)),
@@ -52,7 +53,7 @@ pub(crate) async fn serve(args: &ServeArgs, output: &mut Output) -> Exit {
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
-        signals::stop_requested().await;
+        stops.next().await;
         stop.cancel();
     });
     match server.run(store, shutdown.clone(), shutdown).await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::job::Status;
 
 /// Bounds and timings of one endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A job that is missing from its worker's heartbeats for this long is lost. The platform: about 40 s.
     pub lease: Duration,

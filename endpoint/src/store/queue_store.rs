@@ -80,7 +80,7 @@ impl<B: Backing> QueueStore<B> {
         let key = endpoints.next_key;
         endpoints.next_key += 1;
         self.backing.add_endpoint(key, name);
-        let queue = self.backing.queue(self.limits.clone());
+        let queue = self.backing.queue(self.limits);
         let endpoint = Endpoint::start(key, queue, self.clock, &self.backing);
         endpoints.by_name.insert(name.to_owned(), Arc::clone(&endpoint));
         Ok(endpoint)

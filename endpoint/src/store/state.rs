@@ -2,6 +2,9 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for whoever owns the machine to perform.
 
+mod journal;
+mod moves;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use super::StoreError;
 use super::content::Content;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
-use super::worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent, Workers};
+use super::worker::{Heartbeat, WorkerCounts, WorkerEvent, Workers};
 use journal::Journal;
 
 pub(crate) use journal::{Change, Changes, Counters, Row};
@@ -167,7 +170,7 @@ impl<P: Content> Queue<P> {
 
     /// Gives the next jobs, at most `max`, to a worker.
     pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
-        let limits = self.limits.clone();
+        let limits = self.limits;
         let (worker, record) = self.workers.contact(now, worker, &limits);
         if !record.is_eligible() {
             return Vec::new();
@@ -255,7 +258,7 @@ impl<P: Content> Queue<P> {
 
     /// Takes the final result of a job. The first one wins; later ones change nothing.
     pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome<P>) {
-        let limits = self.limits.clone();
+        let limits = self.limits;
         self.workers.contact(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
         self.held_by(now, worker, id);
@@ -282,7 +285,7 @@ impl<P: Content> Queue<P> {
 
     /// Notes a heartbeat. It extends only jobs that this worker holds.
     pub fn heartbeat(&mut self, now: Timestamp, worker: &str, heartbeat: &Heartbeat) {
-        let limits = self.limits.clone();
+        let limits = self.limits;
         let first = self.workers.get(worker).is_none_or(|record| !record.heartbeat_seen);
         let worker = self.workers.heartbeat(now, worker, heartbeat.unhealthy, &limits);
         let mut extended = heartbeat.jobs.clone();
@@ -327,7 +330,7 @@ impl<P: Content> Queue<P> {
     pub fn worker_event(&mut self, now: Timestamp, worker: &str, event: WorkerEvent) {
         match event {
             WorkerEvent::Starting => {
-                let limits = self.limits.clone();
+                let limits = self.limits;
                 self.workers.contact(now, worker, &limits);
             }
             WorkerEvent::Gone => {
@@ -469,151 +472,7 @@ impl<P: Content> Queue<P> {
             workers: self.workers.counts(now, &self.limits),
         }
     }
-
-    /// The running job `id`, if this worker holds it. A job that was taken under the placeholder name belongs to the
-    /// first worker that reports it.
-    fn held_by(&mut self, now: Timestamp, worker: &str, id: &str) -> Option<JobId> {
-        let (id, _) = self.jobs.get_key_value(id)?;
-        let id = Arc::clone(id);
-        let job = self.jobs.get_mut(&id)?;
-        let State::Running(run) = &mut job.state else { return None };
-        if *run.worker == *ANONYMOUS && *worker != *ANONYMOUS {
-            let limits = self.limits.clone();
-            let (name, _) = self.workers.contact(now, worker, &limits);
-            self.workers.release(ANONYMOUS, &id);
-            self.workers.hold(&name, &id);
-            run.worker = Arc::clone(&name);
-            job.worker = Some(name);
-            self.journal.touched(&id);
-        }
-        (*run.worker == *worker).then_some(id)
-    }
-
-    fn new_place(&mut self, low_priority: bool) -> Place {
-        self.next_place += 1;
-        Place { low_priority, number: self.next_place }
-    }
-
-    fn enqueue(&mut self, place: Place, id: &JobId) {
-        self.waiting.insert(place, Arc::clone(id));
-        self.effects.push(Effect::JobWaiting);
-    }
-
-    /// Running → queued, at its old place: ahead of everything that was submitted later.
-    fn requeue(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let place = job.place;
-        let State::Running(run) = std::mem::replace(&mut job.state, State::Queued(place)) else { return };
-        if job.retries == 0 {
-            (job.delay, job.worker) = (None, None);
-        }
-        self.in_progress -= 1;
-        self.workers.release(&run.worker, id);
-        self.enqueue(place, id);
-        self.changed(id);
-    }
-
-    fn lease_lost(&mut self, now: Timestamp, id: &JobId) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if !matches!(job.state, State::Running(_)) {
-            return;
-        }
-        let max = self.limits.max_retries;
-        if job.retries >= max {
-            let error = format!("job timed out after {max} retries");
-            self.close(now, id, Status::Failed, None, Some(error));
-            return;
-        }
-        job.retries += 1;
-        job.output = None;
-        // The next attempt streams from its beginning.
-        self.journal.chunks_gone(job);
-        job.clear_stream();
-        self.retried += 1;
-        self.requeue(id);
-    }
-
-    /// Ends a job from this side: whoever runs it is told to stop.
-    fn close(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
-        let poller = match self.jobs.get(id).map(Box::as_ref) {
-            Some(Job { state: State::Running(run), .. }) => Some(Arc::clone(&run.poller)),
-            _ => None,
-        };
-        self.end(now, id, status, output, error);
-        if let Some(poller) = poller {
-            self.stop(&poller, id);
-        }
-    }
-
-    /// The one place where a job becomes terminal.
-    fn end(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let finished = State::Finished { status, forget_at: now + job.retention };
-        match std::mem::replace(&mut job.state, finished) {
-            State::Queued(place) => {
-                self.waiting.remove(&place);
-            }
-            State::Running(run) => {
-                job.execution = Some(now.saturating_sub(run.since));
-                self.in_progress -= 1;
-                self.workers.release(&run.worker, id);
-            }
-            State::Finished { .. } => {}
-        }
-        job.output = output;
-        job.error = error;
-        match status {
-            Status::Completed => self.completed += 1,
-            Status::Failed | Status::TimedOut => self.failed += 1,
-            Status::Cancelled | Status::InQueue | Status::InProgress => {}
-        }
-        self.changed(id);
-        self.effects.push(Effect::JobFinished(Arc::clone(id), status));
-    }
-
-    fn stop(&mut self, poller: &Arc<str>, id: &JobId) {
-        if self.workers.signal_stop(poller, id) {
-            self.effects.push(Effect::StopWaiting(Arc::clone(poller)));
-        }
-    }
-
-    /// Deletes a record. A worker that still runs the job is told to stop.
-    fn forget(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.remove(id) else { return };
-        self.deadlines.remove(&(job.armed, Arc::clone(id)));
-        self.bytes -= job.counted_bytes;
-        self.journal.gone(&job);
-        match job.state {
-            State::Queued(place) => {
-                self.waiting.remove(&place);
-            }
-            State::Running(run) => {
-                self.in_progress -= 1;
-                self.workers.release(&run.worker, id);
-                self.stop(&run.poller, id);
-            }
-            State::Finished { .. } => {}
-        }
-        self.effects.push(Effect::JobChanged(Arc::clone(id)));
-    }
-
-    fn changed(&mut self, id: &JobId) {
-        self.settle(id);
-        self.journal.touched(id);
-        self.effects.push(Effect::JobChanged(Arc::clone(id)));
-    }
-
-    /// Brings the ordered deadlines and the byte account in line with the job.
-    fn settle(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        self.deadlines.remove(&(job.armed, Arc::clone(id)));
-        job.armed = job.deadline();
-        self.deadlines.insert((job.armed, Arc::clone(id)));
-        self.bytes = self.bytes - job.counted_bytes + job.bytes();
-        job.counted_bytes = job.bytes();
-    }
 }
 
-mod journal;
 #[cfg(test)]
 mod tests;

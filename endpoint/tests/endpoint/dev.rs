@@ -1,8 +1,5 @@
 //! `dev`: starts, restarts and ends workers. The worker is a shell script.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -18,23 +15,23 @@ struct Dev {
     _folder: TempDir,
 }
 
+/// Idles, but not for longer than `dev` lives.
+const IDLE: &str = "while kill -0 $PPID 2>/dev/null; do sleep 0.1; done";
+
 /// Starts `dev` with a worker that runs `script`; everything the worker prints is seen by [`Dev::line`].
+///
+/// The worker program is the shell, for which `run`, the first argument of every worker, is the script to read. A
+/// script that is executed itself could be refused as busy: another test may fork while it is being written.
 fn start(script: &str, args: &[&str]) -> Dev {
     let folder = tempfile::tempdir().unwrap();
-    let worker = folder.path().join("runpod-worker");
-    write_script(&worker, script);
+    std::fs::write(folder.path().join("run"), script.replace("IDLE", IDLE)).unwrap();
     let mut command = program();
-    command.args(["dev", "--bind", "127.0.0.1:0", "--worker-bin"]).arg(worker).args(args);
+    command.current_dir(folder.path()).args(["dev", "--bind", "127.0.0.1:0", "--worker-bin", "/bin/sh"]).args(args);
     command.args(["--", "./handler", "--flag"]).env("RUNPOD_ENDPOINT_WORKER_KEY", "worker-secret");
     command.env_remove("RUNPOD_WORKER_LOG_FORMAT");
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     Dev { child, lines, _folder: folder }
-}
-
-fn write_script(path: &Path, script: &str) {
-    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 impl Dev {
@@ -67,8 +64,8 @@ fn process(text: &str) -> Pid {
 
 #[tokio::test]
 async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
-    let script = r#"echo "args $*"; env | grep -E '^RUNPOD_' | sed 's/^/env /'; echo end; sleep 60"#;
-    let mut dev = start(script, &["--worker-http-port", "9100", "--worker-arg", "--prefetch=1"]);
+    let script = r#"echo "args $0 $*"; env | grep -E '^RUNPOD_' | sed 's/^/env /'; echo end; IDLE"#;
+    let mut dev = start(script, &["--worker-http-port", "9100", "--worker-arg=--prefetch=1"]);
     let base = dev.line("RunPod-compatible endpoint: ").await;
     assert_eq!(dev.line("args ").await, "run --prefetch=1 -- ./handler --flag");
     let mut variables = Vec::new();
@@ -108,7 +105,7 @@ async fn a_configuration_error_ends_dev() {
 
 #[tokio::test]
 async fn a_stop_signal_is_passed_on_and_waited_for() {
-    let script = r#"trap 'echo leaving; exit 0' TERM; echo "pid $$"; while :; do sleep 0.1; done"#;
+    let script = r#"trap 'echo leaving; exit 0' TERM; echo "pid $$"; IDLE"#;
     for signal in [Signal::TERM, Signal::INT] {
         let mut dev = start(script, &[]);
         let worker = process(&dev.line("pid ").await);
@@ -121,7 +118,7 @@ async fn a_stop_signal_is_passed_on_and_waited_for() {
 
 #[tokio::test]
 async fn a_worker_that_does_not_leave_is_killed_with_its_children() {
-    let script = r#"trap '' TERM; sh -c 'trap "" TERM; echo "child $$"; while :; do sleep 0.1; done' & wait; wait"#;
+    let script = r#"trap '' TERM; (sh -c 'echo "child $PPID"'; IDLE) & IDLE"#;
     let mut dev = start(script, &["--stop-grace", "100ms"]);
     let child = process(&dev.line("child ").await);
     dev.signal(Signal::TERM);
@@ -143,16 +140,14 @@ fn is_alive(pid: Pid) -> bool {
 
 #[tokio::test]
 async fn a_second_signal_skips_the_waiting() {
-    let script = r#"trap '' TERM; echo "pid $$"; while :; do sleep 0.1; done"#;
+    let script = r#"trap 'echo asked' TERM; echo "pid $$"; IDLE"#;
     let mut dev = start(script, &["--stop-grace", "1h"]);
     let worker = process(&dev.line("pid ").await);
     dev.signal(Signal::TERM);
-    // The second signal counts only once the first one was seen.
-    let mut log = BufReader::new(dev.child.stderr.take().unwrap()).lines();
-    let seen = async { while !log.next_line().await.unwrap().unwrap().contains("stopping") {} };
-    timeout(SOON, seen).await.unwrap();
+    dev.line("asked").await;
     let code = async {
         loop {
+            // Signals that arrive together count as one.
             dev.signal(Signal::TERM);
             if let Ok(status) = timeout(std::time::Duration::from_millis(50), dev.child.wait()).await {
                 return status.unwrap().code();
@@ -165,7 +160,7 @@ async fn a_second_signal_skips_the_waiting() {
 
 #[tokio::test]
 async fn a_recycled_worker_is_replaced() {
-    let script = r#"trap 'exit 0' TERM; echo "life $RUNPOD_POD_ID"; while :; do sleep 0.1; done"#;
+    let script = r#"trap 'exit 0' TERM; echo "life $RUNPOD_POD_ID"; IDLE"#;
     let mut dev = start(script, &[]);
     let base = dev.line("RunPod-compatible endpoint: ").await;
     let first = dev.line("life ").await;

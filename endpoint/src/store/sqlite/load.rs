@@ -32,7 +32,7 @@ pub(super) fn restore(
     while let Some(row) = found.next()? {
         let number = |column| row.get::<_, i64>(column).map(natural);
         let (endpoint, name) = (row.get(0)?, row.get(1)?);
-        let mut queue = Queue::journaled(limits.clone());
+        let mut queue = Queue::journaled(*limits);
         queue.restore_counters(Counters {
             last_number: number(2)?,
             completed: number(3)?,

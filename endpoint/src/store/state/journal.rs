@@ -234,7 +234,7 @@ impl Queue<Filed> {
     /// time gets as long as a lease to arrive.
     fn restore_run(&mut self, now: Timestamp, run: &mut Run, id: &JobId) {
         let fresh = now + self.limits.lease;
-        let limits = self.limits.clone();
+        let limits = self.limits;
         for worker in [&run.poller, &run.worker] {
             self.workers.contact(now, worker, &limits);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::value::to_raw_value;
 
+use super::super::worker::ANONYMOUS;
 use super::*;
 use crate::store::Policy;
 
