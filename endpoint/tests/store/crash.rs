@@ -64,9 +64,9 @@ async fn start(engine: &Sqlite) -> Server {
     Server { child, url }
 }
 
-/// Submits until the server is gone.
-async fn submit(ledger: Arc<Ledger>, http: Client, url: String, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
+/// Submits until there is enough to do, or until the server is gone.
+async fn submit(ledger: Arc<Ledger>, http: Client, url: String, enough: usize) {
+    while ledger.accepted.lock().unwrap().len() < enough {
         let input = ledger.next_input.fetch_add(1, Ordering::Relaxed);
         let sent = http.post(format!("{url}/run")).body(json!({ "input": input }).to_string()).send().await;
         let Ok(reply) = sent else { return };
@@ -78,8 +78,9 @@ async fn submit(ledger: Arc<Ledger>, http: Client, url: String, stop: Arc<Atomic
 
 /// Runs jobs until told to stop, or until the server is gone.
 async fn work(ledger: Arc<Ledger>, http: Client, url: String, name: String, stop: Arc<AtomicBool>) {
-    let ping = async |job: &str| http.get(format!("{url}/ping/{name}?job_id={job}")).send().await.is_ok();
-    while !stop.load(Ordering::Relaxed) && ping("").await {
+    // From here on the server counts on heartbeats, and a job that is missing from them for a lease is lost.
+    let _ = http.get(format!("{url}/ping/{name}")).send().await;
+    while !stop.load(Ordering::Relaxed) {
         let Ok(reply) = http.get(format!("{url}/job-take/{name}")).send().await else { return };
         if reply.status() == StatusCode::NO_CONTENT {
             continue;
@@ -148,7 +149,7 @@ async fn accepted_jobs_and_results_survive_a_kill_under_load() {
         let never = Arc::<AtomicBool>::default();
         let mut tasks = workers(&ledger, &http, &server.url, &never);
         for _ in 0..CLIENTS {
-            tasks.spawn(submit(Arc::clone(&ledger), http.clone(), server.url.clone(), Arc::clone(&never)));
+            tasks.spawn(submit(Arc::clone(&ledger), http.clone(), server.url.clone(), 2 * kill * ACCEPTED));
         }
         let enough = async {
             while ledger.accepted.lock().unwrap().len() < kill * ACCEPTED
@@ -161,7 +162,7 @@ async fn accepted_jobs_and_results_survive_a_kill_under_load() {
         server.child.kill().await.unwrap();
         timeout(SOON, tasks.join_all()).await.unwrap();
 
-        let server = start(&engine).await;
+        let mut server = start(&engine).await;
         check(&ledger, &http, &server.url).await;
         let undelivered = std::mem::take(&mut *ledger.undelivered.lock().unwrap());
         for (worker, id, output) in undelivered {
@@ -169,6 +170,7 @@ async fn accepted_jobs_and_results_survive_a_kill_under_load() {
             assert!(deliver(&ledger, &http, &server.url, &worker, &id, &output).await);
         }
         check(&ledger, &http, &server.url).await;
+        server.child.kill().await.unwrap();
     }
 
     let server = start(&engine).await;
