@@ -231,8 +231,8 @@ async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<
     params(("endpoint" = String, Path, description = "Endpoint id")),
     responses((status = 200, body = Purged, description = "How many")),
 )]
-async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    Json(Purged { removed: app.store.purge(&endpoint).await, status: "completed" }).into_response()
+async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    Ok(Json(Purged { removed: app.store.purge(&endpoint).await?, status: "completed" }).into_response())
 }
 
 /// List unfinished jobs.
@@ -242,9 +242,9 @@ async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Re
     params(("endpoint" = String, Path, description = "Endpoint id")),
     responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
 )]
-async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await;
-    Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response()
+async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await?;
+    Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
 }
 
 /// Count jobs and workers.

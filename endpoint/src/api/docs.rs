@@ -67,6 +67,10 @@ fn complete_operation(operation: &mut Operation) {
         ("400", "The request is not understood"),
         ("401", "The key is missing or wrong"),
         ("403", "A page of another web site asks, and the endpoint has no keys"),
+        ("404", "There is no such endpoint"),
+        ("429", "Too many requests; try again after the time in Retry-After"),
+        ("431", "The headers are too large"),
+        ("503", "The data file cannot be used at the moment"),
     ] {
         let content = Content::new(Some(Ref::from_schema_name(Problem::NAME)));
         let response = ResponseBuilder::new().description(description).content("application/json", content).build();

@@ -92,6 +92,7 @@ impl ApiError {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
                 StoreError::StreamFull => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },
         }

@@ -56,6 +56,10 @@ pub struct ListenArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
     pub bind: SocketAddr,
+    /// Keep jobs, results and counters in this file, so that they survive a crash or a restart; a folder stands for
+    /// endpoint.db in it [default: in memory, lost at the end]
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
     /// Key that clients must send
     #[arg(long, env = "RUNPOD_ENDPOINT_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
     pub api_key: Option<Secret>,
@@ -163,6 +167,7 @@ impl WorkerArgs {
 #[command(after_help = "\
 Examples:
   runpod-endpoint serve
+  runpod-endpoint serve --data jobs.db
   runpod-endpoint serve --workers-min 0 --workers-max 4 -- ./my-handler
   runpod-endpoint serve --bind 0.0.0.0:8000 --api-key CLIENT-KEY --worker-key WORKER-KEY")]
 pub struct ServeArgs {

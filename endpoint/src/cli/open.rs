@@ -14,8 +14,11 @@ use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secre
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::server::{Server, ServerConfig, ServerError};
-use crate::store::{Limits, MemoryStore, Policy, Status, Store, WebhookDue, WebhookQueue};
+use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
+
+/// Payload bytes kept in a data file.
+const MAX_FILE_BYTES: usize = 64 << 30;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,8 @@ pub(crate) enum OpenError {
     EmptySecret,
     #[error(transparent)]
     Webhooks(#[from] WebhooksError),
+    #[error(transparent)]
+    Data(#[from] store::OpenError),
 }
 
 impl OpenError {
@@ -41,7 +46,7 @@ impl OpenError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
-            Self::Server(_) | Self::Webhooks(_) => Exit::Failure,
+            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) => Exit::Failure,
             _ => Exit::Usage,
         }
     }
@@ -83,7 +88,7 @@ pub(crate) struct Extra<'a> {
     pub(crate) fault_header: bool,
 }
 
-/// Opens the socket and an empty store.
+/// Opens the socket and the store.
 pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
     let keys = Keys {
         client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
@@ -114,8 +119,13 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
     let (queue, due) = WebhookQueue::channel();
     let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
     let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
-    let store = MemoryStore::new(limits).with_leases(leases(&config)).with_webhooks(queue);
-    let store: Arc<dyn Store> = Arc::new(store);
+    // The disk has room for more than memory.
+    let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
+    let setup = Setup { limits, leases: leases(&config), webhooks: queue };
+    let store: Arc<dyn Store> = match &listen.data {
+        Some(path) => Arc::new(SqliteStore::open(path, setup)?),
+        None => Arc::new(MemoryStore::new(setup)),
+    };
     let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?;
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, local })
 }

@@ -72,7 +72,7 @@ impl Overview {
         }
         let store = &self.console.store;
         let health = store.health(&self.endpoint).await;
-        let rows = store.list(&self.endpoint, &self.filter).await;
+        let rows = store.list(&self.endpoint, &self.filter).await.unwrap_or_default();
         let workers = store.workers(&self.endpoint, MAX_WORKERS).await;
         let origin = store.origin();
 

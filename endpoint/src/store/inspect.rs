@@ -1,5 +1,6 @@
 //! What an observer sees: lists of jobs and workers, and the history of one job. Nothing in here changes a job.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +29,9 @@ pub struct JobFilter {
 
 /// A line of the list of jobs.
 #[derive(Debug, Clone)]
-pub struct JobRow {
+pub struct JobRow<P = Payload> {
     /// The job.
-    pub view: JobView,
+    pub view: JobView<P>,
     /// When it was submitted, or queued again by `/retry`.
     pub submitted: Timestamp,
 }
@@ -57,13 +58,13 @@ pub struct Seen {
 
 /// Everything there is to see of one job.
 #[derive(Debug, Clone)]
-pub struct JobRecord {
+pub struct JobRecord<P = Payload> {
     /// The job as clients see it.
-    pub view: JobView,
+    pub view: JobView<P>,
     /// Grows with every change.
     pub revision: u64,
     /// What the handler gets.
-    pub input: Payload,
+    pub input: P,
     /// The states it went through, in order.
     pub history: Vec<Transition>,
     /// Number of the first one of `items`. Greater than what was asked for when a client has read items meanwhile.
@@ -105,19 +106,11 @@ pub struct WorkerView {
 /// The part of a job that only observers need.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// Order of submission.
-    pub(crate) number: u64,
     pub(crate) revision: u64,
-    /// Stream items that are gone: read by a client, or of an attempt that was lost.
-    pub(crate) items_gone: u64,
     transitions: Vec<Transition>,
 }
 
 impl History {
-    pub(crate) fn new(number: u64) -> Self {
-        Self { number, ..Self::default() }
-    }
-
     /// Notes a change, which may or may not be one of the state.
     pub(crate) fn note(&mut self, next: Transition) {
         self.revision += 1;
@@ -135,17 +128,19 @@ impl History {
     pub(crate) fn transitions(&self) -> &[Transition] {
         &self.transitions
     }
+}
 
-    /// The items from number `from` on, as many as fit into one record, and the number of the first one.
-    pub(crate) fn items<'a>(&self, kept: impl Iterator<Item = &'a Payload>, from: u64) -> (u64, Vec<Payload>) {
-        let first = from.max(self.items_gone);
-        let skipped = usize::try_from(first - self.items_gone).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let fits = |item: &&Payload| {
-            let before = bytes;
-            bytes += item.get().len();
-            before == 0 || bytes <= MAX_ITEM_BYTES
-        };
-        (first, kept.skip(skipped).take(MAX_ITEMS).take_while(fits).cloned().collect())
-    }
+/// The items from number `from` on, as many as fit into one record, and the number of the first one. `next` is the
+/// number of the item that comes after those that are `kept`.
+pub(crate) fn items(kept: &VecDeque<Payload>, next: u64, from: u64) -> (u64, Vec<Payload>) {
+    let gone = next.saturating_sub(kept.len() as u64);
+    let first = from.max(gone);
+    let skipped = usize::try_from(first - gone).unwrap_or(usize::MAX);
+    let mut bytes = 0;
+    let fits = |item: &&Payload| {
+        let before = bytes;
+        bytes += item.get().len();
+        before == 0 || bytes <= MAX_ITEM_BYTES
+    };
+    (first, kept.iter().skip(skipped).take(MAX_ITEMS).take_while(fits).cloned().collect())
 }

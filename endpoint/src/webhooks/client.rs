@@ -11,6 +11,7 @@ use reqwest::{Client, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::guard::{Guard, GuardedResolver, Lookup, NotPublic, system_lookup};
+use crate::store::StoreError;
 
 /// One attempt, redirects included. The platform's value is not known.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub(crate) enum SendError {
     Timeout,
     #[error("the receiver cannot be reached: {0}")]
     Unreachable(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl SendError {

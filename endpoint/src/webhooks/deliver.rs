@@ -82,7 +82,14 @@ impl Webhooks {
                 () = shutdown.cancelled() => return,
             };
             let Some(next) = next else { break };
-            let Some(webhook) = self.store.webhook(&next.endpoint, &next.job).await else { continue };
+            let webhook = match self.store.webhook(&next.endpoint, &next.job).await {
+                Ok(Some(webhook)) => webhook,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(job = next.job, %error, "a webhook is dropped: its job cannot be read");
+                    continue;
+                }
+            };
             let host = host_of(&mut hosts, &webhook.url);
             if Arc::strong_count(&host) > MAX_PENDING_PER_HOST {
                 tracing::warn!(job = next.job, host = host.name, "too many webhooks wait for this receiver: dropped");
@@ -120,7 +127,10 @@ impl Webhooks {
         // A full receiver must not occupy the places of the others, so its own limit comes first.
         let _of_host = host.in_flight.acquire().await.ok()?;
         let _of_all = self.in_flight.acquire().await.ok()?;
-        let webhook = self.store.webhook(&due.endpoint, &due.job).await?;
+        let webhook = match self.store.webhook(&due.endpoint, &due.job).await {
+            Ok(webhook) => webhook?,
+            Err(error) => return Some(Err(error.into())),
+        };
         let body = Bytes::from(serde_json::to_vec(&WebhookBody::from(&webhook)).ok()?);
         Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
     }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use runpod_endpoint::api::{Keys, Options, Secret};
-use runpod_endpoint::store::{Limits, MemoryStore, WebhookQueue};
+use runpod_endpoint::store::{MemoryStore, Setup, WebhookQueue};
 use runpod_endpoint::webhooks::{Guard, Signer, Webhooks};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -65,7 +65,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// An endpoint whose webhooks may reach this machine and whose pauses are short.
 fn endpoint(allowed: &[&str], signed: bool) -> Api {
     let (queue, due) = WebhookQueue::channel();
-    let store = MemoryStore::new(Limits::default()).with_webhooks(queue);
+    let store = MemoryStore::new(Setup { webhooks: queue, ..Setup::default() });
     let api = Api::build(Keys::default(), Options::default(), store);
     let allowed: Vec<_> = allowed.iter().map(|network| network.parse().unwrap()).collect();
     let signer = signed.then(|| Signer::new(&Secret::from(SECRET)).unwrap());

@@ -1,6 +1,7 @@
 //! What there is to do and who is there to do it: what a scaler decides on.
 
 use super::Queue;
+use crate::store::content::Content;
 use crate::store::inspect::WorkerView;
 use crate::store::job::{Place, Timestamp};
 
@@ -20,7 +21,7 @@ pub struct Load {
     pub workers: Vec<WorkerView>,
 }
 
-impl Queue {
+impl<P: Content> Queue<P> {
     /// The load. Low-priority jobs must not trigger scaling, so they are left out of what waits.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {

@@ -1,15 +1,14 @@
 //! Looking at the queue without changing it.
 
-use std::sync::Arc;
-
 use super::Queue;
-use crate::store::inspect::{JobFilter, JobRecord, JobRow, MAX_SEARCHED, Seen, WorkerView};
+use crate::store::content::Content;
+use crate::store::inspect::{JobFilter, JobRecord, JobRow, MAX_SEARCHED, Seen, WorkerView, items};
 use crate::store::job::{JobId, Timestamp};
 
-impl Queue {
+impl<P: Content> Queue<P> {
     /// The newest jobs that pass the filter. Looks at a bounded number of jobs.
     #[must_use]
-    pub fn list(&self, filter: &JobFilter) -> Vec<JobRow> {
+    pub fn list(&self, filter: &JobFilter) -> Vec<JobRow<P>> {
         let row = |id: &JobId| {
             let job = self.jobs.get(id)?;
             let fits = filter.status.is_none_or(|status| status == job.status()) && id.contains(&filter.id);
@@ -23,13 +22,13 @@ impl Queue {
 
     /// Everything there is to see of one job, without what was `seen` of its stream.
     #[must_use]
-    pub fn inspect(&self, id: &str, seen: Seen) -> Option<JobRecord> {
+    pub fn inspect(&self, id: &str, seen: Seen) -> Option<JobRecord<P>> {
         let (id, job) = self.jobs.get_key_value(id)?;
-        let (first_item, items) = job.history.items(job.chunks.iter(), seen.items);
+        let (first_item, items) = items(&job.chunks, job.next_chunk, seen.items);
         Some(JobRecord {
             view: job.view(id),
             revision: job.history.revision,
-            input: Arc::clone(&job.input),
+            input: job.input.clone(),
             history: job.history.transitions().to_vec(),
             first_item,
             items,
