@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, App, Keys};
+use crate::api::{self, App, Keys, Options};
+use crate::console::{self, Console};
+use crate::faults::{Connection, ResettableListener};
+use crate::local::Local;
 use crate::store::Store;
 
 /// How long open requests may take to end once the server stops.
@@ -28,6 +30,8 @@ pub struct ServerConfig {
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
+    /// What the operator switched on.
+    pub options: Arc<Options>,
 }
 
 /// Why the server does not run.
@@ -58,6 +62,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     config: ServerConfig,
+    local: Local,
 }
 
 impl Server {
@@ -67,10 +72,10 @@ impl Server {
     /// When the address cannot be used or must not be used without keys.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let Keys { client, worker } = &config.keys;
-        if [client, worker].into_iter().flatten().any(|key| key.expose().is_empty()) {
+        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
             return Err(ServerError::EmptyKey);
         }
-        let protected = client.is_some() && worker.is_some();
+        let protected = !client.is_empty() && !worker.is_empty();
         if !config.bind.ip().is_loopback() && !protected && !config.insecure {
             return Err(ServerError::Unprotected(config.bind));
         }
@@ -79,7 +84,13 @@ impl Server {
             _ => ServerError::Bind(config.bind, error),
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
-        Ok(Self { listener, address, config })
+        Ok(Self { listener, address, config, local: Local::default() })
+    }
+
+    /// Shows these workers in the console and in `/graphql`.
+    #[must_use]
+    pub fn with_local(self, local: Local) -> Self {
+        Self { local, ..self }
     }
 
     /// `http://host:port`, usable from this machine.
@@ -104,21 +115,22 @@ impl Server {
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) -> Result<(), ServerError> {
+        let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
+        tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let app = App {
             store,
             hold: self.config.hold,
             max_result_bytes: self.config.max_result_bytes,
             drain,
             shutdown: shutdown.clone(),
+            options: self.config.options,
         };
-        let router = api::router(app, self.config.keys);
-        // Without this the second half of a small reply waits for the acknowledgement of the first: 40 ms.
-        let listener = self.listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "a connection keeps its small packets back");
-            }
-        });
-        let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let router = api::router(app, self.config.keys.clone())
+            .merge(console::router(console, &self.config.keys))
+            .merge(api::graphql::router(self.local, &self.config.keys));
+        let service = router.into_make_service_with_connect_info::<Connection>();
+        let serving = axum::serve(ResettableListener(self.listener), service)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let mut serving = std::pin::pin!(serving.into_future());
         tokio::select! {
             result = &mut serving => result.map_err(ServerError::Serve),

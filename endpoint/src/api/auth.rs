@@ -11,6 +11,7 @@ use axum::response::Response;
 use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
+use super::keys::KeySet;
 
 /// A key. Never shown by `Debug`, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Secret {
         &self.0
     }
 
-    fn matches(&self, given: &str) -> bool {
+    pub(crate) fn matches(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 }
@@ -40,19 +41,19 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Lets a request through when its key is right, or when no key is set and the request comes from no other web site.
-pub(crate) async fn check(
-    State(key): State<Option<Secret>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    match key {
-        Some(key) if key.matches(given_key(request.headers())) => Ok(next.run(request).await),
-        Some(_) => Err(ApiError::Unauthorized),
-        None if is_foreign(request.headers()) => Err(ApiError::ForeignOrigin),
-        None => Ok(next.run(request).await),
+/// Lets a request through when its key is one of the keys, or when none is set and the request comes from no other web site.
+pub(crate) async fn check(State(keys): State<KeySet>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    if keys.is_empty() {
+        return if is_foreign(request.headers()) { Err(ApiError::ForeignOrigin) } else { Ok(next.run(request).await) };
     }
+    let number = keys.position(given_key(request.headers())).ok_or(ApiError::Unauthorized)?;
+    request.extensions_mut().insert(KeyNumber(number));
+    Ok(next.run(request).await)
 }
+
+/// Which of several keys a request came with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyNumber(pub(crate) usize);
 
 /// Workers send the bare key, clients `Bearer <key>`; both are taken everywhere.
 fn given_key(headers: &HeaderMap) -> &str {

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
 use super::body::{self, BodyError};
-use super::error::ApiError;
+use super::error::{ApiError, Problem};
 use super::json;
 use super::query::Params;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
-use crate::store::{JobView, NewJob, StoreError};
+use crate::faults;
+use crate::store::{JobView, NewJob, Payload, StoreError};
 
 /// Largest `wait` of `/runsync` and `/stream`.
 const MAX_WAIT_MS: u64 = 300_000;
@@ -29,50 +31,79 @@ const MAX_REQUESTS: usize = 1000;
 const MIB: usize = 1 << 20;
 
 /// The two ways to submit.
-struct Submission {
-    max_body: usize,
+pub(crate) struct Submission {
+    pub(crate) max_body: usize,
     id_prefix: &'static str,
     retention: Duration,
 }
 
 const RUN: Submission = Submission { max_body: 10 * MIB, id_prefix: "", retention: Duration::from_secs(30 * 60) };
-const RUNSYNC: Submission =
+pub(crate) const RUNSYNC: Submission =
     Submission { max_body: 20 * MIB, id_prefix: "sync-", retention: Duration::from_secs(5 * 60) };
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/v2/{endpoint}/run", post(run))
-        .route("/v2/{endpoint}/runsync", post(runsync))
-        .route("/v2/{endpoint}/status/{id}", get(status).post(status))
-        .route("/v2/{endpoint}/status-sync/{id}", get(status_sync).post(status_sync))
-        .route("/v2/{endpoint}/stream/{id}", get(stream).post(stream))
-        .route("/v2/{endpoint}/cancel/{id}", post(cancel))
-        .route("/v2/{endpoint}/retry/{id}", post(retry))
-        .route("/v2/{endpoint}/purge-queue", post(purge_queue))
-        .route("/v2/{endpoint}/requests", get(requests))
-        .route("/v2/{endpoint}/health", get(health))
+/// The routes and their OpenAPI document.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(run))
+        .routes(routes!(runsync))
+        .routes(routes!(status))
+        .routes(routes!(status_sync))
+        .routes(routes!(stream))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
+        .routes(routes!(purge_queue))
+        .routes(routes!(requests))
+        .routes(routes!(health))
 }
 
 type JobPath = Path<(String, String)>;
 
-async fn run(State(app): State<App>, Path(endpoint): Path<String>, body: Body) -> Result<Response, ApiError> {
-    let job = submit(&app, &endpoint, body, &RUN).await?;
+/// Queue a job.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/run",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    request_body = SubmitRequest,
+    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 429, body = Problem, description = "The queue is full")),
+)]
+async fn run(
+    State(app): State<App>,
+    Path(endpoint): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let job = submit(&app, &endpoint, &headers, body, &RUN).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
+/// Queue a job and wait for its end.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/runsync",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    request_body = SubmitRequest,
+    responses((status = 200, body = JobDocument, description = "The job has ended, or the wait has"), (status = 429, body = Problem, description = "The queue is full")),
+)]
 async fn runsync(
     State(app): State<App>,
     Path(endpoint): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
-    let job = submit(&app, &endpoint, body, &RUNSYNC).await?;
+    let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
 }
 
-async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Result<JobView, ApiError> {
+async fn submit(
+    app: &App,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: Body,
+    kind: &Submission,
+) -> Result<JobView, ApiError> {
     let body = body::read(body, kind.max_body).await.map_err(|error| match error {
         BodyError::TooLarge => ApiError::BodyTooLarge { limit: kind.max_body },
         BodyError::Unreadable => ApiError::BodyUnreadable,
@@ -83,20 +114,39 @@ async fn submit(app: &App, endpoint: &str, body: Body, kind: &Submission) -> Res
     let Some(input) = request.input else {
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
-    if request.webhook.is_some() {
-        tracing::warn!("this endpoint does not deliver webhooks yet; read the result with /status");
-    }
-    let job = NewJob {
-        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        input: Arc::from(input),
+    let mut job = NewJob {
         s3_config: request.s3_config.map(Arc::from),
-        webhook: request.webhook,
-        policy: request.policy.map(|policy| policy.validate()).transpose()?.unwrap_or_default(),
-        retention: kind.retention,
+        webhook: request.webhook.filter(|url| !url.is_empty()),
+        ..new_job(app, endpoint, Arc::from(input), kind)
     };
+    if let Some(policy) = request.policy {
+        job.policy = policy.validate(job.policy)?;
+    }
+    if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
+        faults.attach(&job.id, header.to_str().unwrap_or_default())?;
+    }
     Ok(app.store.submit(endpoint, job).await?)
 }
 
+/// A job with an id of its own and the endpoint's limits.
+pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
+    NewJob {
+        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
+        input,
+        s3_config: None,
+        webhook: None,
+        policy: app.options.catalog.policy(endpoint),
+        retention: kind.retention,
+    }
+}
+
+/// Read a job.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/status/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens the remaining life of a finished job's record, in milliseconds")),
+    responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn status(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -106,6 +156,13 @@ async fn status(
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
+/// Wait for the end of a job and read it.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/status-sync/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn status_sync(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -115,13 +172,20 @@ async fn status_sync(
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
-async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
+pub(crate) async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
     tokio::select! {
         job = app.store.wait_finished(endpoint, id, wait) => job,
         () = app.shutdown.cancelled() => app.store.view(endpoint, id, None).await,
     }
 }
 
+/// Read the items that a job has streamed since the last call.
+#[utoipa::path(
+    method(get, post),
+    path = "/v2/{endpoint}/stream/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    responses((status = 200, body = StreamReply, description = "The items; each is read once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn stream(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
@@ -136,25 +200,60 @@ async fn stream(
     Ok(Json(StreamReply { status, stream }).into_response())
 }
 
+/// Stop a job.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/cancel/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
+    responses((status = 200, body = JobStatus, description = "The state of the job now"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.cancel(&endpoint, &id).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
+/// Queue a FAILED or TIMED_OUT job again.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/retry/{id}",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
+    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+)]
 async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.retry(&endpoint, &id).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
-async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    Json(Purged { removed: app.store.purge(&endpoint).await, status: "completed" }).into_response()
+/// Cancel every job that no worker has taken.
+#[utoipa::path(
+    post,
+    path = "/v2/{endpoint}/purge-queue",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = Purged, description = "How many")),
+)]
+async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    Ok(Json(Purged { removed: app.store.purge(&endpoint).await?, status: "completed" }).into_response())
 }
 
-async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await;
-    Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response()
+/// List unfinished jobs.
+#[utoipa::path(
+    get,
+    path = "/v2/{endpoint}/requests",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
+)]
+async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await?;
+    Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
 }
 
+/// Count jobs and workers.
+#[utoipa::path(
+    get,
+    path = "/v2/{endpoint}/health",
+    params(("endpoint" = String, Path, description = "Endpoint id")),
+    responses((status = 200, body = HealthReply, description = "The counters")),
+)]
 async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
     Json(HealthReply::from(app.store.health(&endpoint).await)).into_response()
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -50,11 +51,21 @@ impl Drop for Receipt {
     }
 }
 
+/// The jobs in a reply, noted on the reply for whoever looks at it on its way out.
+#[derive(Debug, Clone)]
+pub(crate) struct HandedOut {
+    pub(crate) jobs: Vec<JobId>,
+    pub(crate) json: Bytes,
+}
+
 /// A JSON reply that carries jobs.
 pub(crate) fn respond(json: Vec<u8>, receipt: Receipt) -> Response {
     let headers = [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, json.len().to_string())];
-    let body = Body::from_stream(Delivery { rest: Bytes::from(json), step: Step::Most, receipt });
-    (headers, body).into_response()
+    let json = Bytes::from(json);
+    let jobs = receipt.jobs.iter().map(|(id, _)| Arc::clone(id)).collect();
+    let handed_out = Extension(HandedOut { jobs, json: json.clone() });
+    let body = Body::from_stream(Delivery { rest: json, step: Step::Most, receipt });
+    (headers, handed_out, body).into_response()
 }
 
 /// The reply in two parts. The server flushes the first part and looks at the connection before it asks for the

@@ -1,10 +1,15 @@
 //! Errors as the client sees them: a status and a small JSON document.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::faults::ScriptError;
 use crate::store::StoreError;
 
 /// Why a request was refused.
@@ -35,12 +40,36 @@ pub enum ApiError {
     /// A browser page of another site calls an endpoint without keys.
     #[error("requests from other web sites are refused while no API key is set; start the endpoint with --api-key")]
     ForeignOrigin,
+    /// The operator closed the list of endpoints and this one is not on it.
+    #[error("no such endpoint; use one of the configured endpoint ids")]
+    NoEndpoint,
+    /// Too many requests.
+    #[error("too many requests; try again in {} s", seconds(*.after))]
+    RateLimited {
+        /// When to come again.
+        after: Duration,
+    },
+    /// The headers are too large in all.
+    #[error("the request headers are larger than {} KiB; send fewer or shorter ones", .limit >> 10)]
+    HeadersTooLarge {
+        /// Bytes.
+        limit: usize,
+    },
+    /// The job's own faults are not understood.
+    #[error("the X-Runpod-Faults header is not usable: {0}")]
+    Faults(#[from] ScriptError),
     /// No such route.
     #[error("no such route; the client API is /v2/<endpoint id>/run, /runsync, /status/<job id>, /health ...")]
     NoRoute,
     /// Wrong method on a route.
     #[error("this route does not take that method; submit with POST, read with GET")]
     WrongMethod,
+    /// Nobody knows what the handler wants.
+    #[error("the handler's schema is not known; start the endpoint with `dev` to see it")]
+    NoManifest,
+    /// Too many open event streams.
+    #[error("too many console pages are open; close some of them")]
+    TooManyViewers,
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -49,30 +78,54 @@ pub enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BodyTooLarge { .. } | Self::BodyUnreadable => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BodyTooLarge { .. } | Self::BodyUnreadable | Self::Faults(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::RateLimited { .. } | Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
+            Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
-            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
                 StoreError::StreamFull => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },
         }
     }
 }
 
-#[derive(Serialize)]
-struct Problem<'a> {
+/// Whole seconds, rounded up: never zero.
+fn seconds(after: Duration) -> u64 {
+    after.as_secs() + u64::from(after.subsec_nanos() > 0)
+}
+
+/// The text of a refusal, for routes that word it in another format.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorText(pub(crate) String);
+
+/// The body of every refusal.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem<'a> {
+    /// What is wrong and what to do, in the words of the platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// What is wrong and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// The HTTP status.
     status: u16,
+    /// Its name.
     title: &'a str,
+}
+
+impl Problem<'_> {
+    /// The name of its schema.
+    pub(crate) const NAME: &'static str = "Problem";
 }
 
 impl IntoResponse for ApiError {
@@ -87,6 +140,11 @@ impl IntoResponse for ApiError {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error"),
         };
-        (status, Json(problem)).into_response()
+        let mut response = (status, Json(problem)).into_response();
+        if let Self::RateLimited { after } = self {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
+        }
+        response.extensions_mut().insert(ErrorText(text));
+        response
     }
 }

@@ -1,12 +1,19 @@
 //! The HTTP layer: thin handlers over the [`Store`].
 
 mod auth;
-mod body;
+pub(crate) mod body;
 mod client;
 mod delivery;
+mod docs;
 mod error;
+pub(crate) mod graphql;
 mod json;
+mod keys;
+mod metrics;
+mod openai;
+mod options;
 mod query;
+mod rate_limit;
 mod wire;
 mod worker;
 
@@ -19,8 +26,14 @@ use axum::middleware::from_fn_with_state;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::Secret;
+pub(crate) use delivery::HandedOut;
 pub use error::ApiError;
+pub use keys::{KeyFileError, KeySet};
+pub use options::{Catalog, Options};
+pub(crate) use query::Params;
+pub use rate_limit::RateLimits;
 
+use crate::faults;
 use crate::store::Store;
 
 /// What every handler needs.
@@ -36,23 +49,41 @@ pub struct App {
     pub drain: CancellationToken,
     /// Ends all held requests.
     pub shutdown: CancellationToken,
+    /// What the operator switched on.
+    pub options: Arc<Options>,
 }
 
-/// Keys to enforce; `None` lets everyone in.
+/// Keys to enforce; an empty set lets everyone in.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     /// For the client API.
-    pub client: Option<Secret>,
+    pub client: KeySet,
     /// For the worker API.
-    pub worker: Option<Secret>,
+    pub worker: KeySet,
+}
+
+/// Lets only callers with the client key through.
+pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
+    routes.layer(from_fn_with_state(keys.client.clone(), auth::check))
 }
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let client = client::routes().layer(from_fn_with_state(keys.client, auth::check));
-    let worker = worker::routes().layer(from_fn_with_state(keys.worker, auth::check));
-    client
+    let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), options::admit));
+    // Layers run from the last to the first.
+    let client = |routes: Router<App>| {
+        let limited = routes.layer(from_fn_with_state(app.clone(), rate_limit::limit));
+        admitted(limited).layer(from_fn_with_state(keys.client.clone(), auth::check))
+    };
+    let (documented, document) = client::routes().split_for_parts();
+    let plain = client(documented.merge(metrics::routes()));
+    let openai = openai::as_openai_errors(client(openai::routes()));
+    let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), faults::inject)))
+        .layer(from_fn_with_state(keys.worker, auth::check));
+    plain
+        .merge(openai)
         .merge(worker)
+        .merge(docs::routes(document))
         .fallback(|| async { ApiError::NoRoute })
         .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
         .layer(DefaultBodyLimit::disable())

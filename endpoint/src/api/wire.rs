@@ -6,32 +6,45 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::json;
 use crate::store::{Assignment, Health, JobView, Outcome, Payload, Policy, Status};
 
 /// `/run` and `/runsync` request. Other top-level fields are dropped, as on the platform.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct SubmitRequest {
+    /// What the handler gets.
     #[serde(default, deserialize_with = "json::present")]
+    #[schema(value_type = Object, required = true, example = json!({"prompt": "hi"}))]
     pub(crate) input: Option<Box<RawValue>>,
+    /// Where to report the end of the job.
     #[serde(default)]
     pub(crate) webhook: Option<String>,
+    /// Limits of this job.
     #[serde(default)]
     pub(crate) policy: Option<PolicyRequest>,
+    /// Bucket credentials for the handler, passed through.
     #[serde(default, rename = "s3Config")]
+    #[schema(value_type = Option<Object>)]
     pub(crate) s3_config: Option<Box<RawValue>>,
 }
 
 /// Limits of one job, in milliseconds.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Policy)]
 pub(crate) struct PolicyRequest {
+    /// Longest run time.
     #[serde(default)]
+    #[schema(minimum = 5000, maximum = 604_800_000)]
     execution_timeout: Option<u64>,
+    /// Longest life of the job, waiting included.
     #[serde(default)]
+    #[schema(minimum = 10_000, maximum = 604_800_000)]
     ttl: Option<u64>,
+    /// Runs only when no other job waits.
     #[serde(default)]
     low_priority: Option<bool>,
 }
@@ -39,9 +52,8 @@ pub(crate) struct PolicyRequest {
 const WEEK_MS: u64 = 604_800_000;
 
 impl PolicyRequest {
-    /// Values outside of the documented ranges are refused.
-    pub(crate) fn validate(self) -> Result<Policy, ApiError> {
-        let default = Policy::default();
+    /// Values outside of the documented ranges are refused; those left out are the endpoint's.
+    pub(crate) fn validate(self, default: Policy) -> Result<Policy, ApiError> {
         let within = |name: &str, value: Option<u64>, min: u64, default: Duration| match value {
             None => Ok(default),
             Some(value) if (min..=WEEK_MS).contains(&value) => Ok(Duration::from_millis(value)),
@@ -58,21 +70,30 @@ impl PolicyRequest {
 }
 
 /// A job as clients see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Job)]
 pub(crate) struct JobDocument<'a> {
+    /// Milliseconds from submission to the start of the latest attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_time: Option<u64>,
+    /// Why the job failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// Length of the latest attempt in milliseconds, once finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     execution_time: Option<u64>,
     id: &'a str,
+    /// Result, or the latest progress update: any JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
     output: Option<&'a RawValue>,
+    /// Number of automatic re-dispatches, absent when 0.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
     retries: u32,
     status: Status,
+    /// Worker of the latest attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker_id: Option<&'a str>,
 }
@@ -101,7 +122,7 @@ impl<'a> From<&'a JobView> for JobDocument<'a> {
 }
 
 /// Only id and state: the reply of `/run`, `/cancel`, `/retry` and an unfinished `/runsync`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobStatus<'a> {
     pub(crate) id: &'a str,
     pub(crate) status: Status,
@@ -114,39 +135,41 @@ impl<'a> From<&'a JobView> for JobStatus<'a> {
 }
 
 /// `/requests` reply.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Requests<'a> {
     pub(crate) requests: Vec<JobDocument<'a>>,
 }
 
 /// `/purge-queue` reply; the platform writes this one status in lower case.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Purged {
     pub(crate) removed: usize,
     pub(crate) status: &'static str,
 }
 
 /// `/stream` reply.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StreamReply<'a> {
     pub(crate) status: Status,
     pub(crate) stream: Vec<StreamItem<'a>>,
 }
 
 /// One item of a generator.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StreamItem<'a> {
+    #[schema(value_type = serde_json::Value)]
     pub(crate) output: &'a RawValue,
 }
 
 /// `/health` reply: eleven counters.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthReply {
     jobs: JobCounts,
     workers: WorkerCounts,
 }
 
-#[derive(Debug, Serialize)]
+/// Jobs by state.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct JobCounts {
     completed: u64,
@@ -156,7 +179,8 @@ struct JobCounts {
     retried: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// Workers by state.
+#[derive(Debug, Serialize, ToSchema)]
 struct WorkerCounts {
     idle: usize,
     initializing: usize,

@@ -122,12 +122,12 @@ async fn done(
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
     };
     match report {
-        Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await,
-        Ok(Report::Final(outcome)) => app.store.finish(&endpoint, &worker, job, outcome).await,
+        Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await?,
+        Ok(Report::Final(outcome)) => app.store.finish(&endpoint, &worker, job, outcome).await?,
         Err(error) => {
             // Workers do not repeat a refused result, so the job would wait for its lease and run again in vain.
             let outcome = Outcome { error: Some(error.to_string()), ..Outcome::default() };
-            app.store.finish(&endpoint, &worker, job, outcome).await;
+            app.store.finish(&endpoint, &worker, job, outcome).await?;
             return Err(error);
         }
     }

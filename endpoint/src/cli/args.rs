@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::api::Secret;
+use crate::dev::{GpuChoice, ScalerRule};
 
 /// A RunPod-compatible serverless endpoint on your own machine, and a client for it and for RunPod itself.
 #[derive(Debug, Parser)]
@@ -54,12 +56,22 @@ pub struct ListenArgs {
     /// Address and port to listen on; port 0 lets the system choose
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
     pub bind: SocketAddr,
+    /// Keep jobs, results and counters in this file, so that they survive a crash or a restart; a folder stands for
+    /// endpoint.db in it [default: in memory, lost at the end]
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
     /// Key that clients must send
     #[arg(long, env = "RUNPOD_ENDPOINT_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
     pub api_key: Option<Secret>,
     /// Key that workers must send
     #[arg(long, env = "RUNPOD_ENDPOINT_WORKER_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
     pub worker_key: Option<Secret>,
+    /// File with more client keys, one a line
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// File with more worker keys, one a line
+    #[arg(long, value_name = "FILE")]
+    pub worker_key_file: Option<PathBuf>,
     /// Listen beyond this machine without keys: everyone who reaches the port can run jobs
     #[arg(long)]
     pub insecure_no_auth: bool,
@@ -75,39 +87,59 @@ pub struct ListenArgs {
     /// Largest result or stream item, in MiB
     #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_result_mib: u16,
+    /// Endpoints with their own limits, handlers and workers, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Refuse requests beyond RunPod's rate limits with 429
+    #[arg(long, value_enum, default_value_t = RateLimitChoice::Off, value_name = "WHICH")]
+    pub rate_limits: RateLimitChoice,
+    /// Secret that signs webhooks (Standard Webhooks, HMAC-SHA256): `whsec_` and base64, or any text
+    #[arg(long, env = "RUNPOD_ENDPOINT_WEBHOOK_SECRET", hide_env_values = true, value_name = "SECRET", value_parser = secret)]
+    pub webhook_secret: Option<Secret>,
+    /// Network that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
+    #[arg(long, value_name = "CIDR")]
+    pub webhook_allow: Vec<IpNet>,
+    /// Script of faults to rehearse bad days with, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+    /// Let clients bring faults for their own jobs in the X-Runpod-Faults header; always on in `dev`
+    #[arg(long)]
+    pub allow_fault_header: bool,
 }
 
-/// `serve`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  runpod-endpoint serve
-  runpod-endpoint serve --bind 0.0.0.0:8000 --api-key CLIENT-KEY --worker-key WORKER-KEY")]
-pub struct ServeArgs {
-    /// The server's settings.
-    #[command(flatten)]
-    pub listen: ListenArgs,
-    /// Endpoint id in the printed examples; the server takes any id
-    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
-    pub endpoint_id: String,
+/// `--rate-limits`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RateLimitChoice {
+    /// RunPod's table.
+    Platform,
+    /// None.
+    Off,
 }
 
-/// `dev`
+/// How workers are started, scaled and ended.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  runpod-endpoint dev -- ./target/debug/my-handler
-  runpod-endpoint dev --workers 2 --worker-arg=--prefetch=1 -- ./my-handler --model small")]
-pub struct DevArgs {
-    /// The server's settings.
-    #[command(flatten)]
-    pub listen: ListenArgs,
-    /// Endpoint id, the last part of the URL
-    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
-    pub endpoint_id: String,
-    /// Number of workers to keep running
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub workers: u16,
+pub struct WorkerArgs {
+    /// Number of workers to keep running: the same as this --workers-min and --workers-max
+    #[arg(long, value_name = "N", conflicts_with_all = ["workers_min", "workers_max"], value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// Workers that always run [default: 1; 0 lets all leave when there is nothing to do]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub workers_min: Option<u16>,
+    /// Workers that run at most [default: the larger of --workers-min and 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers_max: Option<u16>,
+    /// When to add workers: queue-delay=TIME, once a job has waited that long, or request-count=N, one for N jobs
+    #[arg(long, default_value = "queue-delay=4s", value_name = "RULE")]
+    pub scaler: ScalerRule,
+    /// A worker beyond the minimum leaves after this time without a job
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+    /// GPUs to deal out to workers as CUDA_VISIBLE_DEVICES: auto, none or a list like 0,1
+    #[arg(long, default_value = "auto", value_name = "LIST")]
+    pub gpus: GpuChoice,
+    /// GPUs for each worker
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub gpus_per_worker: u8,
     /// The runpod-worker program; default: beside this program, then on PATH
     #[arg(long, value_name = "PATH")]
     pub worker_bin: Option<PathBuf>,
@@ -117,9 +149,59 @@ pub struct DevArgs {
     /// Port of the first worker's own HTTP server, the next worker gets the next port; 0 lets the system choose
     #[arg(long, default_value_t = 8001, value_name = "PORT")]
     pub worker_http_port: u16,
-    /// How long workers may finish their jobs when this program is stopped
+    /// How long workers may finish their jobs when this program is stopped or a worker is no longer needed
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub stop_grace: Duration,
+}
+
+impl WorkerArgs {
+    /// The least and the largest number of workers.
+    pub(crate) fn bounds(&self) -> (u16, u16) {
+        let min = self.workers.or(self.workers_min).unwrap_or(1).min(self.workers_max.unwrap_or(u16::MAX));
+        (min, self.workers.or(self.workers_max).unwrap_or(1).max(min))
+    }
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint serve
+  runpod-endpoint serve --data jobs.db
+  runpod-endpoint serve --workers-min 0 --workers-max 4 -- ./my-handler
+  runpod-endpoint serve --bind 0.0.0.0:8000 --api-key CLIENT-KEY --worker-key WORKER-KEY")]
+pub struct ServeArgs {
+    /// The server's settings.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Endpoint id in the printed examples; the server takes any id
+    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
+    pub endpoint_id: String,
+    /// Local workers, if there is a handler.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+    /// A handler program and its arguments: starts workers for it. Other workers may join all the same
+    #[arg(last = true, value_name = "HANDLER")]
+    pub handler: Vec<OsString>,
+}
+
+/// `dev`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint dev -- ./target/debug/my-handler
+  runpod-endpoint dev --workers-min 0 --workers-max 3 --faults bad-day.toml -- ./my-handler
+  runpod-endpoint dev --workers 2 --worker-arg=--prefetch=1 -- ./my-handler --model small")]
+pub struct DevArgs {
+    /// The server's settings.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Endpoint id, the last part of the URL
+    #[arg(long, default_value = "local", value_name = "NAME", value_parser = endpoint_id)]
+    pub endpoint_id: String,
+    /// Its workers.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
     /// The handler program and its arguments
     #[arg(last = true, required = true, value_name = "HANDLER")]
     pub handler: Vec<OsString>,
@@ -219,7 +301,7 @@ fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Durat
     if fits { Ok(time) } else { Err(advice.to_owned()) }
 }
 
-fn endpoint_id(text: &str) -> Result<String, String> {
+pub(crate) fn endpoint_id(text: &str) -> Result<String, String> {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
     if !text.is_empty() && text.len() <= 64 && text.chars().all(fits) {
         Ok(text.to_owned())
@@ -243,7 +325,25 @@ mod tests {
     fn handler_arguments_are_left_alone() {
         let cli = Cli::try_parse_from(["runpod-endpoint", "dev", "--workers", "2", "--", "./h", "--workers", "9"]);
         let Command::Dev(dev) = cli.unwrap().command else { panic!("not dev") };
-        assert_eq!((dev.workers, dev.handler), (2, ["./h", "--workers", "9"].map(OsString::from).to_vec()));
+        assert_eq!(
+            (dev.workers.bounds(), dev.handler),
+            ((2, 2), ["./h", "--workers", "9"].map(OsString::from).to_vec())
+        );
+    }
+
+    #[test]
+    fn worker_bounds_fit_together() {
+        for (args, bounds) in [
+            (&[][..], (1, 1)),
+            (&["--workers-max", "3"], (1, 3)),
+            (&["--workers-min", "2"], (2, 2)),
+            (&["--workers-min", "0", "--workers-max", "2"], (0, 2)),
+            (&["--workers-min", "0"], (0, 1)),
+        ] {
+            let cli = Cli::try_parse_from(["runpod-endpoint", "dev"].iter().chain(args).chain(&["--", "h"]));
+            let Command::Dev(dev) = cli.unwrap().command else { panic!("not dev") };
+            assert_eq!(dev.workers.bounds(), bounds, "{args:?}");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Subcommands.
 
 mod args;
+mod config;
 mod dev;
 mod http;
 mod jobs;
+mod open;
 mod output;
 mod request;
 mod serve;
 mod signals;
+mod workers;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

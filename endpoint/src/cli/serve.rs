@@ -1,55 +1,41 @@
-//! `serve`: the endpoint alone.
-
-use std::sync::Arc;
+//! `serve`: the endpoint, alone or with workers of its own.
 
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
-use super::args::{ListenArgs, ServeArgs};
+use super::args::ServeArgs;
+use super::open::{Extra, Opened, open};
 use super::output::Output;
 use super::signals::StopRequests;
-use crate::api::Keys;
-use crate::server::{Server, ServerConfig, ServerError};
-use crate::store::{Limits, MemoryStore, Status, Store};
+use super::{Exit, workers};
+use crate::server::Server;
 use crate::worker_env::worker_env;
 
-/// Opens the socket and an empty store.
-pub(crate) async fn open(listen: &ListenArgs) -> Result<(Server, Arc<dyn Store>), ServerError> {
-    let config = ServerConfig {
-        bind: listen.bind,
-        keys: Keys { client: listen.api_key.clone(), worker: listen.worker_key.clone() },
-        insecure: listen.insecure_no_auth,
-        hold: listen.hold,
-        max_result_bytes: usize::from(listen.max_result_mib) << 20,
-    };
-    let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
-    let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
-    Ok((Server::bind(config).await?, Arc::new(MemoryStore::new(limits))))
-}
-
-/// The exit status for a server that could not start.
-pub(crate) fn exit_for(error: &ServerError) -> Exit {
-    match error {
-        ServerError::Unprotected(_) | ServerError::EmptyKey => Exit::Usage,
-        _ => Exit::Failure,
-    }
-}
-
 pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mut Output) -> Exit {
-    let (server, store) = match open(&args.listen).await {
+    let endpoint = (!args.handler.is_empty()).then_some(&*args.endpoint_id);
+    let extra = Extra { shown: &args.endpoint_id, endpoint, fault_header: args.listen.allow_fault_header };
+    let opened = match open(&args.listen, &extra).await {
         Ok(opened) => opened,
-        Err(error) => return output.fail(&error, exit_for(&error)),
+        Err(error) => return output.fail(&error, error.exit()),
     };
-    print_banner(&server, args, output);
+    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers) {
+        Ok(pools) => pools,
+        Err(error) => return output.fail(&error, Exit::Usage),
+    };
+    print_banner(&opened.server, args, output);
+    if !pools.is_empty() {
+        return workers::run(opened, pools, stops, output).await;
+    }
+    let Opened { server, store, webhooks, .. } = opened;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
         stops.next().await;
         stop.cancel();
     });
+    webhooks.start(shutdown.clone());
     match server.run(store, shutdown.clone(), shutdown).await {
         Ok(()) => Exit::Success,
-        Err(error) => output.fail(&error, exit_for(&error)),
+        Err(error) => output.fail(&error, Exit::Failure),
     }
 }
 
@@ -57,15 +43,22 @@ fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
     let base = server.base_url();
     let endpoint = &args.endpoint_id;
     output.line(&format!("RunPod-compatible endpoint: {base}/v2/{endpoint}"));
+    output.line(&format!("Console: {base}/    API browser: {base}/docs"));
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
     for (name, value) in worker_env(&base, endpoint, "worker-1", None) {
         let value = match name {
-            "RUNPOD_AI_API_KEY" if args.listen.worker_key.is_some() => "<the value of --worker-key>",
+            "RUNPOD_AI_API_KEY" if args.listen.worker_key.is_some() || args.listen.worker_key_file.is_some() => {
+                "<the value of --worker-key>"
+            }
             _ => &value,
         };
         output.line(&format!("export {name}='{value}'"));
     }
-    let key = if args.listen.api_key.is_some() { " -H 'Authorization: Bearer <the value of --api-key>'" } else { "" };
+    let key = if args.listen.api_key.is_some() || args.listen.api_key_file.is_some() {
+        " -H 'Authorization: Bearer <the value of --api-key>'"
+    } else {
+        ""
+    };
     output.line("\nFor a client:\n");
     output.line(&format!(
         "curl -X POST {base}/v2/{endpoint}/runsync{key} -H 'Content-Type: application/json' -d '{{\"input\": {{\"prompt\": \"hi\"}}}}'"

@@ -1,7 +1,11 @@
 //! Runs workers beside the server, as the platform would: same program, same environment variables.
 
 mod find;
+mod gpus;
+mod manifest;
+mod pool;
 mod restart;
+mod scaler;
 mod spawn;
 mod supervisor;
 
@@ -13,10 +17,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::api::Secret;
+use crate::faults::Faults;
+use crate::local::Local;
 use crate::store::{Store, StoreError};
 use spawn::WorkerCommand;
-use supervisor::Supervisor;
 
+pub use gpus::GpuChoice;
+pub(crate) use gpus::Gpus;
+pub(crate) use manifest::learn;
+pub(crate) use pool::Pool;
+pub(crate) use scaler::ScaleSettings;
+pub use scaler::ScalerRule;
 pub(crate) use supervisor::StopSignals;
 
 /// Why `dev` ends.
@@ -58,6 +69,10 @@ pub(crate) struct WorkerPlan {
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,
     pub(crate) stop_grace: Duration,
+    pub(crate) gpus: Gpus,
+    pub(crate) faults: Option<Arc<Faults>>,
+    /// Where running workers are listed.
+    pub(crate) local: Local,
 }
 
 impl WorkerPlan {
@@ -71,23 +86,22 @@ impl WorkerPlan {
         let args = [&["run".into()], args, &["--".into()], handler].concat();
         Ok(WorkerCommand { program, args })
     }
+
+    /// `runpod-worker schema -- <handler>`
+    pub(crate) fn schema_command(&self, handler: &[OsString]) -> WorkerCommand {
+        let args = [&["schema".into(), "--".into()], handler].concat();
+        WorkerCommand { program: self.command.program.clone(), args }
+    }
 }
 
-/// Keeps `count` workers running until told to stop. The first one that cannot work at all ends them all.
-pub(crate) async fn run_workers(
-    plan: WorkerPlan,
-    count: u16,
-    store: Arc<dyn Store>,
-    stop: StopSignals,
-) -> Result<(), DevError> {
-    let plan = Arc::new(plan);
-    let mut workers = JoinSet::new();
-    for number in 0..count {
-        let (plan, store, stop) = (Arc::clone(&plan), Arc::clone(&store), stop.clone());
-        workers.spawn(Supervisor { plan, store, number, stop }.run());
+/// Runs the workers of all pools until told to stop. The first one that cannot work at all ends them all.
+pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), DevError> {
+    let mut running = JoinSet::new();
+    for pool in pools {
+        running.spawn(pool.run(Arc::clone(&store), stop.clone()));
     }
     let mut outcome = Ok(());
-    while let Some(ended) = workers.join_next().await {
+    while let Some(ended) = running.join_next().await {
         if let Ok(Err(error)) = ended {
             stop.soon.cancel();
             outcome = outcome.and(Err(error));

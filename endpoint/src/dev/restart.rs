@@ -8,10 +8,14 @@ use backoff::backoff::Backoff;
 /// A worker that lived this long starts over with the shortest pause.
 const HEALTHY_LIFE: Duration = Duration::from_secs(60);
 
+/// After this many early ends in a row a worker counts as unhealthy.
+const UNHEALTHY_AFTER: u32 = 3;
+
 /// Pauses that grow with each early end, with jitter so that workers do not start in step.
 #[derive(Debug)]
 pub(crate) struct RestartPauses {
     pauses: ExponentialBackoff,
+    early_ends: u32,
 }
 
 impl RestartPauses {
@@ -27,15 +31,22 @@ impl RestartPauses {
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        Self { pauses }
+        Self { pauses, early_ends: 0 }
     }
 
     /// The pause after a worker that lived for `life`.
     pub(crate) fn next(&mut self, life: Duration) -> Duration {
         if life >= HEALTHY_LIFE {
             self.pauses.reset();
+            self.early_ends = 0;
         }
+        self.early_ends += 1;
         self.pauses.next_backoff().unwrap_or(Self::LONGEST).min(Self::LONGEST)
+    }
+
+    /// Whether the worker keeps dying.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.early_ends >= UNHEALTHY_AFTER
     }
 }
 
@@ -49,7 +60,7 @@ mod tests {
         let first = pauses.next(Duration::ZERO);
         let tenth = (0..9).map(|_| pauses.next(Duration::ZERO)).last().unwrap();
         assert!(first < Duration::from_secs(1) && tenth > Duration::from_secs(15), "{first:?} {tenth:?}");
-        assert!(tenth <= RestartPauses::LONGEST);
-        assert!(pauses.next(HEALTHY_LIFE) < Duration::from_secs(1));
+        assert!(tenth <= RestartPauses::LONGEST && pauses.is_unhealthy());
+        assert!(pauses.next(HEALTHY_LIFE) < Duration::from_secs(1) && !pauses.is_unhealthy());
     }
 }

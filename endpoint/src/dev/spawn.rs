@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::AsyncReadExt;
 use tokio::process::Child;
 use tokio::time::timeout;
 
@@ -14,14 +15,42 @@ use super::DevError;
 /// How long the system may take to report the end of a killed process.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a program may take to print what it is asked for.
+const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
+
 /// The endpoint's own secrets; the worker gets its key under the platform's name.
-const WITHHELD: [&str; 2] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WORKER_KEY"];
+const WITHHELD: [&str; 3] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WEBHOOK_SECRET", "RUNPOD_ENDPOINT_WORKER_KEY"];
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerCommand {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
+}
+
+impl WorkerCommand {
+    fn process(&self) -> tokio::process::Command {
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+        let mut process = tokio::process::Command::new(&self.program);
+        process.args(&self.args).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        for name in WITHHELD {
+            process.env_remove(name);
+        }
+        process
+    }
+}
+
+/// What the program prints, at most `max` bytes, if it ends well and in time.
+pub(crate) async fn capture(command: &WorkerCommand, max: usize) -> Option<Vec<u8>> {
+    let mut child = command.process().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let stdout = child.stdout.take()?;
+    let printed = async {
+        let mut text = Vec::new();
+        stdout.take(max as u64).read_to_end(&mut text).await.ok()?;
+        let status = child.wait().await.ok()?;
+        status.success().then_some(text)
+    };
+    timeout(CAPTURE_LIMIT, printed).await.ok()?
 }
 
 /// One running worker, leader of its own process group: Ctrl-C in a terminal reaches this program only.
@@ -34,17 +63,18 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts the worker with its output going where ours goes.
     pub(crate) fn start(command: &WorkerCommand, env: Vec<(&'static str, String)>) -> Result<Self, DevError> {
-        #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
-        let mut process = tokio::process::Command::new(&command.program);
-        process.args(&command.args).stdin(Stdio::null()).process_group(0).kill_on_drop(true).envs(env);
-        for name in WITHHELD {
-            process.env_remove(name);
-        }
-        let child = process
+        let child = command
+            .process()
+            .envs(env)
             .spawn()
             .map_err(|error| DevError::Spawn { program: command.program.display().to_string(), error })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Ok(Self { child, pid })
+    }
+
+    /// The process number, while it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Waits for the process to end by itself. `None` when the system does not tell how it ended.
@@ -60,11 +90,16 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends the worker and everything in its group.
-    pub(crate) async fn kill(&mut self) {
+    /// SIGKILL to the worker and everything in its group, without waiting.
+    pub(crate) fn strike_down(&self) {
         if let Some(pid) = self.pid.filter(|_| self.is_running()) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
+    }
+
+    /// Ends the worker and everything in its group.
+    pub(crate) async fn kill(&mut self) {
+        self.strike_down();
         if timeout(REAP_LIMIT, self.child.wait()).await.is_err() {
             tracing::warn!("a killed worker process has not ended; the system may be stuck in a driver call");
         }

@@ -1,7 +1,7 @@
 //! Keeps one worker running: starts it, watches it, replaces it.
 
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::restart::RestartPauses;
 use super::spawn::WorkerProcess;
 use super::{DevError, WorkerPlan};
+use crate::faults::ProcessSignal;
 use crate::store::{Store, WorkerEvent};
 use crate::worker_env::worker_env;
 
@@ -36,10 +37,25 @@ pub(crate) struct StopSignals {
     pub(crate) now: CancellationToken,
 }
 
+/// What the worker of a slot is called at the moment; each life has its own name.
+#[derive(Debug, Default)]
+pub(crate) struct Current(Mutex<Option<Arc<str>>>);
+
+impl Current {
+    pub(crate) fn get(&self) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, worker: Option<Arc<str>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = worker;
+    }
+}
+
 pub(crate) struct Supervisor {
     pub(crate) plan: Arc<WorkerPlan>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) number: u16,
+    pub(crate) current: Arc<Current>,
     pub(crate) stop: StopSignals,
 }
 
@@ -62,10 +78,24 @@ impl Supervisor {
                     pause
                 }
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.stop.soon.cancelled() => {}
-            }
+            self.rest(pause, pauses.is_unhealthy()).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits before the next life; meanwhile `/health` shows a worker that keeps dying as unhealthy.
+    async fn rest(&self, pause: Duration, unhealthy: bool) -> Result<(), DevError> {
+        let endpoint = &self.plan.endpoint;
+        let marker = format!("{endpoint}-{}-failing", self.number);
+        if unhealthy {
+            self.store.worker_event(endpoint, &marker, WorkerEvent::Failing).await?;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.stop.soon.cancelled() => {}
+        }
+        if unhealthy {
+            self.store.worker_event(endpoint, &marker, WorkerEvent::Gone).await?;
         }
         Ok(())
     }
@@ -77,17 +107,38 @@ impl Supervisor {
         let worker = format!("{}-{}-{}", plan.endpoint, self.number, &suffix[..8]);
         self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Starting).await?;
         let mut process = WorkerProcess::start(&plan.command, self.env(&worker))?;
+        self.current.set(Some(Arc::from(&*worker)));
         tracing::info!(worker, "worker started");
-        let end = tokio::select! {
-            status = process.wait() => End::Exited(status),
-            () = self.recycled(&worker) => End::Recycled,
-            () = self.stop.soon.cancelled() => End::Stopped,
+        let _listed = process.id().map(|pid| plan.local.list(&worker, pid, self.http_port()));
+        let end = loop {
+            tokio::select! {
+                status = process.wait() => break End::Exited(status),
+                () = self.recycled(&worker) => break End::Recycled,
+                () = self.stop.soon.cancelled() => break End::Stopped,
+                signal = self.scripted_signal(&worker) => match signal {
+                    ProcessSignal::Terminate => process.ask_to_stop(),
+                    ProcessSignal::Kill => process.strike_down(),
+                },
+            }
         };
+        self.current.set(None);
         if !matches!(end, End::Exited(_)) {
+            self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Leaving).await?;
             self.end(&mut process).await;
         }
         self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Gone).await?;
         Ok(end)
+    }
+
+    async fn scripted_signal(&self, worker: &str) -> ProcessSignal {
+        match &self.plan.faults {
+            Some(faults) => {
+                let signal = faults.signals.next(worker).await;
+                tracing::info!(worker, ?signal, "scripted fault");
+                signal
+            }
+            None => std::future::pending().await,
+        }
     }
 
     async fn recycled(&self, worker: &str) {
@@ -108,10 +159,16 @@ impl Supervisor {
         }
     }
 
+    /// `None` lets the system choose.
+    fn http_port(&self) -> Option<u16> {
+        (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
+    }
+
     fn env(&self, worker: &str) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
         let mut env = worker_env(&plan.base_url, &plan.endpoint, worker, plan.worker_key.as_ref());
-        let port = if plan.http_port == 0 { 0 } else { plan.http_port.saturating_add(self.number) };
+        let port = self.http_port().unwrap_or_default();
+        env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
             env.push(("RUNPOD_WORKER_LOG_FORMAT", "text".to_owned()));

@@ -7,17 +7,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::content::Content;
+use super::inspect::{History, Transition};
+
 /// Job ids, unique within one endpoint.
 pub type JobId = Arc<str>;
 
 /// JSON text exactly as it was received; never re-encoded on its way through.
 pub type Payload = Arc<RawValue>;
 
-/// A point in time, counted from an origin that the store chooses.
+/// A point in time, counted from an origin that the store chooses. The stores of this crate count from 1970 (Unix time),
+/// so that a timestamp keeps its meaning on disk.
 pub type Timestamp = Duration;
 
 /// The states that RunPod's API reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(utoipa::ToSchema, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
     /// Waiting for a worker.
@@ -75,13 +79,13 @@ impl Default for Policy {
 
 /// A job as a client submits it.
 #[derive(Debug, Clone)]
-pub struct NewJob {
+pub struct NewJob<P = Payload> {
     /// The id, chosen by the caller.
     pub id: JobId,
     /// What the handler gets.
-    pub input: Payload,
+    pub input: P,
     /// Bucket credentials for the handler, passed through.
-    pub s3_config: Option<Payload>,
+    pub s3_config: Option<P>,
     /// Where to report the end of the job.
     pub webhook: Option<String>,
     /// Limits.
@@ -90,33 +94,58 @@ pub struct NewJob {
     pub retention: Duration,
 }
 
+impl NewJob {
+    pub(crate) fn map<P>(self, content: impl Fn(Payload) -> P) -> NewJob<P> {
+        NewJob {
+            id: self.id,
+            input: content(self.input),
+            s3_config: self.s3_config.map(content),
+            webhook: self.webhook,
+            policy: self.policy,
+            retention: self.retention,
+        }
+    }
+}
+
 /// A job on its way to a worker.
 #[derive(Debug, Clone)]
-pub struct Assignment {
+pub struct Assignment<P = Payload> {
     /// The job.
     pub id: JobId,
     /// Which attempt this is; tells a stale give-back from a current one.
     pub attempt: u32,
     /// What the handler gets.
-    pub input: Payload,
+    pub input: P,
     /// Bucket credentials for the handler.
-    pub s3_config: Option<Payload>,
+    pub s3_config: Option<P>,
 }
 
 /// The final result that a worker reports.
-#[derive(Debug, Clone, Default)]
-pub struct Outcome {
+#[derive(Debug, Clone)]
+pub struct Outcome<P = Payload> {
     /// The result, or what there is of it beside an error.
-    pub output: Option<Payload>,
+    pub output: Option<P>,
     /// Present: the job failed.
     pub error: Option<String>,
     /// The worker asks to be replaced (`stopPod`).
     pub recycle: bool,
 }
 
+impl<P> Default for Outcome<P> {
+    fn default() -> Self {
+        Self { output: None, error: None, recycle: false }
+    }
+}
+
+impl Outcome {
+    pub(crate) fn map<P>(self, content: impl Fn(Payload) -> P) -> Outcome<P> {
+        Outcome { output: self.output.map(content), error: self.error, recycle: self.recycle }
+    }
+}
+
 /// What a reader sees of a job.
 #[derive(Debug, Clone)]
-pub struct JobView {
+pub struct JobView<P = Payload> {
     /// The job.
     pub id: JobId,
     /// Its state.
@@ -130,13 +159,30 @@ pub struct JobView {
     /// Number of automatic re-dispatches.
     pub retries: u32,
     /// Result, or the latest progress update.
-    pub output: Option<Payload>,
+    pub output: Option<P>,
     /// Why the job failed.
     pub error: Option<String>,
 }
 
+impl<P> JobView<P> {
+    /// The output, and the rest for a view that holds it in another form.
+    pub(crate) fn take_output<Q>(self) -> (JobView<Q>, Option<P>) {
+        let rest = JobView {
+            id: self.id,
+            status: self.status,
+            delay: self.delay,
+            execution: self.execution,
+            worker: self.worker,
+            retries: self.retries,
+            output: None,
+            error: self.error,
+        };
+        (rest, self.output)
+    }
+}
+
 /// Where a job stands. Exactly one at any time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum State {
     Queued(Place),
     Running(Run),
@@ -151,7 +197,7 @@ pub(crate) struct Place {
 }
 
 /// One attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Run {
     /// The name under which the job was taken; stop signals go there.
     pub(crate) poller: Arc<str>,
@@ -164,9 +210,11 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) input: Payload,
-    pub(crate) s3_config: Option<Payload>,
+pub(crate) struct Job<P> {
+    /// Order of submission, unique within the endpoint and never used again.
+    pub(crate) number: u64,
+    pub(crate) input: P,
+    pub(crate) s3_config: Option<P>,
     pub(crate) webhook: Option<String>,
     pub(crate) policy: Policy,
     pub(crate) retention: Duration,
@@ -180,19 +228,22 @@ pub(crate) struct Job {
     pub(crate) delay: Option<Duration>,
     pub(crate) execution: Option<Duration>,
     pub(crate) worker: Option<Arc<str>>,
-    pub(crate) output: Option<Payload>,
+    pub(crate) output: Option<P>,
     pub(crate) error: Option<String>,
     pub(crate) chunks: VecDeque<Payload>,
     pub(crate) chunk_bytes: usize,
+    /// Number of the next stream item; counts on when items are removed.
+    pub(crate) next_chunk: u64,
     /// A stream reader has been told of the cancellation.
     pub(crate) cancel_told: bool,
     /// The entry of this job in the ordered deadlines.
     pub(crate) armed: Timestamp,
     /// Bytes of this job in the store's account.
     pub(crate) counted_bytes: usize,
+    pub(crate) history: History,
 }
 
-impl Job {
+impl<P: Content> Job<P> {
     pub(crate) fn status(&self) -> Status {
         match &self.state {
             // Clients keep seeing IN_PROGRESS while a lost job waits for its second worker.
@@ -216,8 +267,37 @@ impl Job {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let size = |payload: &Option<Payload>| payload.as_ref().map_or(0, |value| value.get().len());
-        self.input.get().len() + size(&self.s3_config) + size(&self.output) + self.chunk_bytes
+        let size = |payload: &Option<P>| payload.as_ref().map_or(0, P::bytes);
+        self.input.bytes() + size(&self.s3_config) + size(&self.output) + self.chunk_bytes
+    }
+
+    /// Adds where the job stands now to its history.
+    pub(crate) fn note(&mut self, at: Timestamp) {
+        let (status, worker) = match &self.state {
+            State::Queued(_) => (Status::InQueue, None),
+            State::Running(run) => (Status::InProgress, Some(Arc::clone(&run.worker))),
+            State::Finished { status, .. } => (*status, None),
+        };
+        self.history.note(Transition { status, at, worker });
+    }
+
+    /// Rebuilds the history of a job that was read from disk, where only its last attempt is kept.
+    pub(crate) fn recall(&mut self) {
+        let ended = match &self.state {
+            State::Finished { forget_at, .. } => Some(forget_at.saturating_sub(self.retention)),
+            State::Queued(_) | State::Running(_) => None,
+        };
+        self.history.note(Transition { status: Status::InQueue, at: self.submitted, worker: None });
+        if let (Some(ended), Some(execution)) = (ended, self.execution) {
+            let (at, worker) = (ended.saturating_sub(execution), self.worker.clone());
+            self.history.note(Transition { status: Status::InProgress, at, worker });
+        }
+        let at = match &self.state {
+            State::Queued(_) => self.submitted,
+            State::Running(run) => run.since,
+            State::Finished { .. } => ended.unwrap_or(self.submitted),
+        };
+        self.note(at);
     }
 
     pub(crate) fn clear_stream(&mut self) {
@@ -225,7 +305,7 @@ impl Job {
         self.chunk_bytes = 0;
     }
 
-    pub(crate) fn view(&self, id: &JobId) -> JobView {
+    pub(crate) fn view(&self, id: &JobId) -> JobView<P> {
         JobView {
             id: Arc::clone(id),
             status: self.status(),

@@ -33,7 +33,7 @@ impl Default for Limits {
             lease: Duration::from_secs(40),
             max_retries: 1,
             timeout_status: Status::Failed,
-            max_jobs: 100_000,
+            max_jobs: 2_000_000,
             max_bytes: 2 << 30,
             max_stream_bytes: 64 << 20,
             max_workers: 10_000,

@@ -1,20 +1,33 @@
 //! Jobs and workers behind one narrow interface, [`Store`], so that its engine can be replaced.
 
+mod backing;
+mod content;
+mod inspect;
 mod job;
 mod limits;
-mod memory;
+mod queue_store;
+mod setup;
+mod sqlite;
 mod state;
+mod wakers;
 mod watchers;
+mod webhooks;
 mod worker;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use content::{Content, Part};
+pub use inspect::{JobFilter, JobRecord, JobRow, MAX_ITEMS, MAX_SEARCHED, Seen, Transition, WorkerState, WorkerView};
 pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
 pub use limits::Limits;
-pub use memory::MemoryStore;
-pub use state::{Effect, Health, Queue};
+pub use queue_store::{MemoryStore, QueueStore};
+pub use setup::Setup;
+pub use sqlite::{OpenError, SqliteStore};
+pub use state::{Effect, Health, Load, Queue, Webhook};
+pub use webhooks::{WebhookDue, WebhookQueue};
 pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
 
 /// Why the store refused a request.
@@ -42,12 +55,16 @@ pub enum StoreError {
     /// `/retry` of a job that did not fail.
     #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
     NotRetryable(Status),
+    /// The data file cannot be written or read at the moment.
+    #[error("the endpoint cannot use its data file: {0}; send the request again later")]
+    Unavailable(Arc<str>),
 }
 
 /// The queue and its records, for any number of endpoints.
 ///
 /// `endpoint` is the id in the URL. Waiting happens in here, because only the engine knows what wakes a waiter; each
-/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing.
+/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing. A durable store returns
+/// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Queues a job.
@@ -64,11 +81,15 @@ pub trait Store: Send + Sync + 'static {
     /// Queues a failed job again.
     async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
     /// Cancels every job that no worker has taken; returns how many.
-    async fn purge(&self, endpoint: &str) -> usize;
+    async fn purge(&self, endpoint: &str) -> Result<usize, StoreError>;
     /// Unfinished jobs, at most `max`.
-    async fn pending(&self, endpoint: &str, max: usize) -> Vec<JobView>;
+    async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError>;
     /// The counters of `/health`.
     async fn health(&self, endpoint: &str) -> Health;
+    /// What there is to do and who is there to do it.
+    async fn load(&self, endpoint: &str) -> Load;
+    /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
+    async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError>;
 
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(
@@ -81,11 +102,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a job whose delivery failed to the head of the queue.
     async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32);
     /// Replaces the output of a running job by a progress update.
-    async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>);
+    async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
+    -> Result<(), StoreError>;
     /// Appends a stream item.
     async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
     /// Takes a final result. The first one wins; later ones change nothing.
-    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome);
+    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError>;
     /// Notes a heartbeat.
     async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError>;
     /// The jobs that a worker must stop; waits for the first one, at most `wait`.
@@ -95,4 +117,18 @@ pub trait Store: Send + Sync + 'static {
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
     /// Waits until a worker asks to be replaced, at most `wait`; tells whether it did.
     async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
+
+    /// What [`Timestamp`]s count from.
+    fn origin(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+    /// The endpoint ids in use, sorted.
+    async fn endpoints(&self) -> Vec<String>;
+    /// The newest jobs that pass a filter, without their outputs.
+    async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
+    /// One job with its history. Waits until there is more than was `seen`, at most `wait`. Takes nothing from the
+    /// readers of the stream.
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError>;
+    /// Workers in the order of their ids, at most `max`.
+    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView>;
 }

@@ -2,15 +2,30 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for whoever owns the machine to perform.
 
+mod journal;
+mod load;
 mod moves;
+mod observe;
+mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::content::Content;
+use super::inspect::History;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
 use super::worker::{Heartbeat, WorkerCounts, WorkerEvent, Workers};
+use journal::Journal;
+
+pub(crate) use journal::{Change, Changes, Counters, Row};
+
+/// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
+const MAX_DUE: usize = 1000;
+
+pub use load::Load;
+pub use webhook::Webhook;
 
 /// Something to tell the outside about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +38,10 @@ pub enum Effect {
     StopWaiting(Arc<str>),
     /// This worker asked to be replaced.
     WorkerRecycled(Arc<str>),
-    /// The job reached its end. Deliver webhooks from here.
+    /// The job reached its end.
     JobFinished(JobId, Status),
+    /// The job reached an end that its webhook wants to hear of.
+    WebhookDue(JobId),
 }
 
 /// The `/health` counters.
@@ -45,15 +62,21 @@ pub struct Health {
 }
 
 /// All jobs and workers of one endpoint.
-#[derive(Debug, Default)]
-pub struct Queue {
+#[derive(Debug)]
+pub struct Queue<P = Payload> {
     limits: Limits,
-    jobs: HashMap<JobId, Job>,
+    /// The time of the last [`tick`](Self::tick).
+    now: Timestamp,
+    /// Boxed: a growing table moves its entries, and jobs are large.
+    jobs: HashMap<JobId, Box<Job<P>>>,
+    /// All jobs in the order of their submission.
+    by_age: BTreeMap<u64, JobId>,
     waiting: BTreeMap<Place, JobId>,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     workers: Workers,
     effects: Vec<Effect>,
+    journal: Journal,
     next_place: u64,
     bytes: usize,
     in_progress: usize,
@@ -62,11 +85,27 @@ pub struct Queue {
     retried: u64,
 }
 
-impl Queue {
+impl<P: Content> Queue<P> {
     /// An empty queue.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        Self {
+            limits,
+            now: Timestamp::ZERO,
+            jobs: HashMap::new(),
+            by_age: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            workers: Workers::default(),
+            effects: Vec::new(),
+            journal: Journal::default(),
+            next_place: 0,
+            bytes: 0,
+            in_progress: 0,
+            completed: 0,
+            failed: 0,
+            retried: 0,
+        }
     }
 
     /// What happened since the last call.
@@ -81,9 +120,12 @@ impl Queue {
         [job, self.workers.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Does everything whose time has come.
+    /// Does what is due, up to a bound: [`next_deadline`](Self::next_deadline) stays in the past while more is left. Call it before each
+    /// operation.
     pub fn tick(&mut self, now: Timestamp) {
-        while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
+        self.now = now;
+        for _ in 0..MAX_DUE {
+            let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() else { break };
             let Some(job) = self.jobs.get(&id) else { return };
             match &job.state {
                 _ if job.expires <= now => self.forget(&id),
@@ -102,7 +144,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the queue is full.
-    pub fn submit(&mut self, now: Timestamp, new: NewJob) -> Result<JobView, StoreError> {
+    pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
         if self.jobs.len() >= self.limits.max_jobs || self.bytes >= self.limits.max_bytes {
             return Err(StoreError::QueueFull);
         }
@@ -111,6 +153,7 @@ impl Queue {
         }
         let place = self.new_place(new.policy.low_priority);
         let job = Job {
+            number: place.number,
             input: new.input,
             s3_config: new.s3_config,
             webhook: new.webhook,
@@ -129,19 +172,23 @@ impl Queue {
             error: None,
             chunks: VecDeque::new(),
             chunk_bytes: 0,
+            next_chunk: 0,
             cancel_told: false,
             armed: now,
             counted_bytes: 0,
+            history: History::default(),
         };
         let view = job.view(&new.id);
-        self.jobs.insert(Arc::clone(&new.id), job);
+        self.jobs.insert(Arc::clone(&new.id), Box::new(job));
+        self.by_age.insert(place.number, Arc::clone(&new.id));
         self.settle(&new.id);
+        self.journal.touched(&new.id);
         self.enqueue(place, &new.id);
         Ok(view)
     }
 
     /// Gives the next jobs, at most `max`, to a worker.
-    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment> {
+    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
         let limits = self.limits;
         let (worker, record) = self.workers.contact(now, worker, &limits);
         if !record.is_eligible() {
@@ -165,7 +212,7 @@ impl Queue {
             taken.push(Assignment {
                 id: Arc::clone(&id),
                 attempt: job.attempt,
-                input: Arc::clone(&job.input),
+                input: job.input.clone(),
                 s3_config: job.s3_config.clone(),
             });
             self.workers.hold(&worker, &id);
@@ -198,7 +245,7 @@ impl Queue {
     }
 
     /// Replaces the output of a running job by a progress update.
-    pub fn progress(&mut self, now: Timestamp, worker: &str, id: &str, output: Option<Payload>) {
+    pub fn progress(&mut self, now: Timestamp, worker: &str, id: &str, output: Option<P>) {
         if let Some(id) = self.held_by(now, worker, id) {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.output = output;
@@ -218,15 +265,18 @@ impl Queue {
             if job.chunk_bytes + size > self.limits.max_stream_bytes {
                 return Err(StoreError::StreamFull);
             }
+            self.journal.chunk(job, &item);
             job.chunk_bytes += size;
+            job.next_chunk += 1;
             job.chunks.push_back(item);
         }
-        self.changed(&id);
+        self.settle(&id);
+        self.effects.push(Effect::JobChanged(id));
         Ok(())
     }
 
     /// Takes the final result of a job. The first one wins; later ones change nothing.
-    pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome) {
+    pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome<P>) {
         let limits = self.limits;
         self.workers.contact(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
@@ -264,11 +314,17 @@ impl Queue {
         }
         for id in extended {
             if let Some(id) = self.held_by(now, &worker, &id) {
-                if let Some(Job { state: State::Running(run), .. }) = self.jobs.get_mut(&id) {
-                    run.lease = Some(now + limits.lease);
+                if let Some(Job { state: State::Running(run), .. }) = self.jobs.get_mut(&id).map(Box::as_mut)
+                    && run.lease.replace(now + limits.lease).is_none()
+                {
+                    self.journal.touched(&id);
                 }
                 self.settle(&id);
             }
+        }
+        for id in self.workers.ignored_stops(&worker, &heartbeat.jobs) {
+            self.workers.withdraw_stop(&worker, &id);
+            self.stop(&worker, &id);
         }
     }
 
@@ -300,6 +356,10 @@ impl Queue {
                 let limits = self.limits;
                 self.workers.contact(now, worker, &limits);
             }
+            WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
+            WorkerEvent::Failing => {
+                self.workers.heartbeat(now, worker, true, &self.limits);
+            }
             WorkerEvent::Gone => {
                 let mut lost: Vec<_> =
                     self.workers.remove(worker).map(|record| record.held.into_iter().collect()).unwrap_or_default();
@@ -313,24 +373,25 @@ impl Queue {
 
     /// The job as readers see it.
     #[must_use]
-    pub fn view(&self, id: &str) -> Option<JobView> {
+    pub fn view(&self, id: &str) -> Option<JobView<P>> {
         self.jobs.get_key_value(id).map(|(id, job)| job.view(id))
-    }
-
-    /// The input and the webhook of a job, which only webhook bodies show.
-    #[must_use]
-    pub fn origin(&self, id: &str) -> Option<(Payload, Option<String>)> {
-        self.jobs.get(id).map(|job| (Arc::clone(&job.input), job.webhook.clone()))
     }
 
     /// Shortens the remaining life of a finished job's record.
     pub fn shorten(&mut self, now: Timestamp, id: &str, ttl: Timestamp) {
         let Some((id, _)) = self.jobs.get_key_value(id) else { return };
         let id = Arc::clone(id);
-        if let Some(Job { state: State::Finished { forget_at, .. }, .. }) = self.jobs.get_mut(&id) {
+        if let Some(Job { state: State::Finished { forget_at, .. }, .. }) = self.jobs.get_mut(&id).map(Box::as_mut) {
             *forget_at = (*forget_at).min(now + ttl);
+            self.journal.touched(&id);
         }
         self.settle(&id);
+    }
+
+    /// Whether [`drain`](Self::drain) has something to say.
+    #[must_use]
+    pub fn has_stream_news(&self, id: &str) -> bool {
+        self.jobs.get(id).is_none_or(|job| !job.chunks.is_empty() || job.status().is_terminal())
     }
 
     /// Removes and returns the stream items that nobody has read.
@@ -345,11 +406,15 @@ impl Queue {
         let status = job.status();
         let items: Vec<_> = job.chunks.drain(..).collect();
         job.chunk_bytes = 0;
+        if !items.is_empty() {
+            self.journal.chunks_gone(job);
+        }
         if status == Status::Cancelled && items.is_empty() {
             if job.cancel_told {
                 return Err(StoreError::StreamEnded);
             }
             job.cancel_told = true;
+            self.journal.touched(&id);
         }
         self.settle(&id);
         Ok((status, items))
@@ -359,7 +424,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the job is unknown.
-    pub fn cancel(&mut self, now: Timestamp, id: &str) -> Result<JobView, StoreError> {
+    pub fn cancel(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let Some((id, job)) = self.jobs.get_key_value(id) else { return Err(StoreError::JobNotFound) };
         let id = Arc::clone(id);
         if !job.status().is_terminal() {
@@ -372,7 +437,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the job is unknown, or neither FAILED nor TIMED_OUT.
-    pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView, StoreError> {
+    pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let Some((id, job)) = self.jobs.get_key_value(id) else { return Err(StoreError::JobNotFound) };
         let (id, status, low_priority) = (Arc::clone(id), job.status(), job.policy.low_priority);
         if !matches!(status, Status::Failed | Status::TimedOut) {
@@ -387,18 +452,20 @@ impl Queue {
         job.retries = 0;
         (job.delay, job.execution, job.worker) = (None, None, None);
         (job.output, job.error) = (None, None);
+        self.journal.chunks_gone(job);
         job.clear_stream();
         self.enqueue(place, &id);
         self.changed(&id);
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
 
-    /// Cancels every job that no worker has taken yet; returns how many.
-    pub fn purge(&mut self, now: Timestamp) -> usize {
+    /// Cancels jobs that no worker has taken yet, at most `max`; returns how many.
+    pub fn purge(&mut self, now: Timestamp, max: usize) -> usize {
         let untouched: Vec<_> = self
             .waiting
             .values()
             .filter(|id| self.jobs.get(*id).is_some_and(|job| job.retries == 0))
+            .take(max)
             .cloned()
             .collect();
         for id in &untouched {
@@ -409,7 +476,7 @@ impl Queue {
 
     /// Unfinished jobs, the waiting ones first and in order; at most `max`.
     #[must_use]
-    pub fn pending(&self, max: usize) -> Vec<JobView> {
+    pub fn pending(&self, max: usize) -> Vec<JobView<P>> {
         let held = self.workers.held();
         self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
     }

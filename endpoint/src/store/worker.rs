@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::inspect::{WorkerState, WorkerView};
 use super::job::{JobId, Timestamp};
 use super::limits::Limits;
 
@@ -12,6 +13,10 @@ pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
 
 /// Stop signals kept for a worker that does not fetch them; older ones make room.
 const MAX_STOPS: usize = 1000;
+
+/// A job that so many heartbeats name after its stop signal was fetched has not been stopped: the first may have been on
+/// its way, the second is a whole interval later.
+const HEARTBEATS_TO_STOP: u32 = 2;
 
 /// A heartbeat.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +32,10 @@ pub struct Heartbeat {
 pub enum WorkerEvent {
     /// Its process was started.
     Starting,
+    /// It is about to be ended and must get no more jobs.
+    Leaving,
+    /// Its process ended early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
+    Failing,
     /// Its process has ended; whatever it held is lost.
     Gone,
 }
@@ -49,12 +58,15 @@ pub(crate) struct Worker {
     pub(crate) held: HashSet<JobId>,
     pub(crate) heartbeat_seen: bool,
     polled: bool,
+    taken: u64,
     unhealthy: bool,
     recycled: bool,
     polls_open: usize,
     last_poll: Timestamp,
     last_contact: Timestamp,
     stops: VecDeque<JobId>,
+    /// Stop signals that were fetched, and how many heartbeats have named the job since.
+    told: VecDeque<(JobId, u32)>,
     forget_at: Timestamp,
 }
 
@@ -152,8 +164,10 @@ impl Workers {
     pub(crate) fn hold(&mut self, worker: &str, job: &JobId) {
         if let Some(worker) = self.by_id.get_mut(worker) {
             worker.polled = true;
+            worker.taken += 1;
             worker.held.insert(Arc::clone(job));
             worker.stops.retain(|id| id != job);
+            worker.told.retain(|(id, _)| id != job);
         }
     }
 
@@ -177,12 +191,28 @@ impl Workers {
         for id in [worker, ANONYMOUS] {
             if let Some(worker) = self.by_id.get_mut(id) {
                 worker.stops.retain(|id| **id != *job);
+                worker.told.retain(|(id, _)| **id != *job);
             }
         }
     }
 
     pub(crate) fn take_stops(&mut self, worker: &str) -> Vec<JobId> {
-        self.by_id.get_mut(worker).map(|worker| worker.stops.drain(..).collect()).unwrap_or_default()
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        let stops: Vec<_> = worker.stops.drain(..).collect();
+        worker.told.extend(stops.iter().map(|id| (Arc::clone(id), 0)));
+        worker.told.drain(..worker.told.len().saturating_sub(MAX_STOPS));
+        stops
+    }
+
+    /// Compares a heartbeat with the stop signals that this worker has fetched; the jobs to stop once more. The official
+    /// worker ignores a signal that overtakes the start of its job, and would run that job to its end.
+    pub(crate) fn ignored_stops(&mut self, worker: &str, alive: &[JobId]) -> Vec<JobId> {
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        for (_, heartbeats) in worker.told.iter_mut().filter(|(id, _)| alive.contains(id)) {
+            *heartbeats += 1;
+        }
+        let ignored = |(_, heartbeats): &&(JobId, u32)| *heartbeats >= HEARTBEATS_TO_STOP;
+        worker.told.iter().filter(ignored).map(|(id, _)| Arc::clone(id)).collect()
     }
 
     pub(crate) fn held(&self) -> impl Iterator<Item = &JobId> {
@@ -206,23 +236,46 @@ impl Workers {
         }
     }
 
+    /// What a worker does; `None` for one that stands for a worker counted by another name.
+    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
+        Some(match worker {
+            _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if !worker.held.is_empty() => WorkerState::Running,
+            _ if worker.recycled => WorkerState::Leaving,
+            _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
+            _ if worker.is_silent(now, limits) => WorkerState::Unhealthy,
+            _ if worker.polled => WorkerState::Idle,
+            _ => WorkerState::Initializing,
+        })
+    }
+
     pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
         let mut counts = WorkerCounts::default();
         for (id, worker) in &self.by_id {
-            if worker.unhealthy {
-                counts.unhealthy += 1;
-            } else if !worker.held.is_empty() {
-                counts.running += 1;
-            } else if worker.recycled || (**id == *ANONYMOUS && self.by_id.len() > 1) {
-                // A recycled worker is about to go; a placeholder stands for a worker that is counted by its name.
-            } else if worker.is_silent(now, limits) {
-                counts.unhealthy += 1;
-            } else if worker.polled {
-                counts.idle += 1;
-            } else {
-                counts.initializing += 1;
+            match self.state(id, worker, now, limits) {
+                Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Running) => counts.running += 1,
+                Some(WorkerState::Idle) => counts.idle += 1,
+                Some(WorkerState::Initializing) => counts.initializing += 1,
+                Some(WorkerState::Leaving) | None => {}
             }
         }
         counts
+    }
+
+    /// Workers in the order of their ids, at most `max`.
+    pub(crate) fn list(&self, now: Timestamp, limits: &Limits, max: usize) -> Vec<WorkerView> {
+        let view = |(id, worker): (&Arc<str>, &Worker)| {
+            let state = self.state(id, worker, now, limits)?;
+            let silent_for = match worker.polls_open {
+                0 => now.saturating_sub(worker.last_contact),
+                _ => Timestamp::ZERO,
+            };
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken, silent_for })
+        };
+        let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();
+        list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        list.truncate(max);
+        list
     }
 }

@@ -12,7 +12,8 @@ async fn get(api: &Api, path: &str, header: &str, value: &str) -> Reply {
 
 #[tokio::test(start_paused = true)]
 async fn each_api_wants_its_own_key_bare_or_as_bearer() {
-    let api = Api::with(Keys { client: Some(Secret::from("client")), worker: Some(Secret::from("worker")) });
+    let api =
+        Api::with(Keys { client: Some(Secret::from("client")).into(), worker: Some(Secret::from("worker")).into() });
     for (path, key, other) in [("health", "client", "worker"), ("ping/w1", "worker", "client")] {
         for good in [key.to_owned(), format!("Bearer {key}"), format!("bearer {key}")] {
             assert_eq!(get(&api, path, "Authorization", &good).await.status, StatusCode::OK, "{path} {good}");

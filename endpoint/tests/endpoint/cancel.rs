@@ -51,6 +51,28 @@ async fn a_stop_signal_waits_for_its_worker_and_ends_with_the_job() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_signal_that_a_worker_ignores_is_repeated() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.post(&format!("cancel/{id}"), "").await;
+    let stops = json!({"jobsToStop": [id]});
+    for _ in 0..3 {
+        assert_eq!(api.get("job-stop/w1").await.json(), stops);
+        // The official worker's first heartbeat after a take may not name the job yet.
+        api.ping("w1", "").await;
+        api.ping("w1", &id).await;
+        assert_eq!(api.get("job-stop/w1").await.status, StatusCode::NO_CONTENT, "it may be stopping right now");
+        api.ping("w1", &id).await;
+    }
+    assert_eq!(api.get("job-stop/w1").await.json(), stops);
+    api.done("w1", &id, "{}").await;
+    api.ping("w1", &id).await;
+    api.ping("w1", &id).await;
+    assert_eq!(api.get("job-stop/w1").await.status, StatusCode::NO_CONTENT, "its result came");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finished_job_cannot_be_cancelled() {
     let api = Api::new();
     let id = api.run(r#"{"input": 1}"#).await;

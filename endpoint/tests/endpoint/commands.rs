@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::support::{Api, SOON};
 
 /// Serves `router` on a free port; the URL of endpoint `ep`.
-async fn serve(router: Router) -> String {
+pub(crate) async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v2/ep", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::api::{Keys, Secret};
+use runpod_endpoint::api::{KeySet, Keys, Secret};
 use runpod_endpoint::server::{Server, ServerConfig, ServerError};
 use runpod_endpoint::store::{Limits, MemoryStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,7 @@ fn config() -> ServerConfig {
         insecure: false,
         hold: HOLD,
         max_result_bytes: 1 << 20,
+        options: Arc::default(),
     }
 }
 
@@ -151,15 +152,15 @@ async fn a_port_in_use_is_named_with_the_fix() {
 #[tokio::test]
 async fn the_network_is_not_let_in_without_both_keys() {
     let open = ServerConfig { bind: ([0, 0, 0, 0], 0).into(), ..config() };
-    let half = Keys { client: Some(Secret::from("k")), worker: None };
+    let half = Keys { client: Some(Secret::from("k")).into(), worker: KeySet::default() };
     for keys in [Keys::default(), half] {
         let error = Server::bind(ServerConfig { keys, ..open.clone() }).await.err().unwrap();
         assert!(matches!(error, ServerError::Unprotected(_)), "{error}");
     }
-    let both = Keys { client: Some(Secret::from("k")), worker: Some(Secret::from("k")) };
+    let both = Keys { client: Some(Secret::from("k")).into(), worker: Some(Secret::from("k")).into() };
     assert!(Server::bind(ServerConfig { keys: both, ..open.clone() }).await.is_ok());
     assert!(Server::bind(ServerConfig { insecure: true, ..open }).await.is_ok());
-    let empty = Keys { client: Some(Secret::from(" ")), worker: None };
+    let empty = Keys { client: Some(Secret::from(" ")).into(), worker: KeySet::default() };
     assert!(Server::bind(ServerConfig { keys: empty, ..config() }).await.is_err());
 }
 

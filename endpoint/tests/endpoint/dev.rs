@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::commands::program;
 use crate::support::SOON;
 
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     _folder: TempDir,
@@ -22,7 +22,7 @@ const IDLE: &str = "while kill -0 $PPID 2>/dev/null; do sleep 0.1; done";
 ///
 /// The worker program is the shell, for which `run`, the first argument of every worker, is the script to read. A
 /// script that is executed itself could be refused as busy: another test may fork while it is being written.
-fn start(script: &str, args: &[&str]) -> Dev {
+pub(crate) fn start(script: &str, args: &[&str]) -> Dev {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("run"), script.replace("IDLE", IDLE)).unwrap();
     let mut command = program();
@@ -36,7 +36,7 @@ fn start(script: &str, args: &[&str]) -> Dev {
 
 impl Dev {
     /// The rest of the next line that starts with `prefix`.
-    async fn line(&mut self, prefix: &str) -> String {
+    pub(crate) async fn line(&mut self, prefix: &str) -> String {
         let reading = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 if let Some(rest) = line.strip_prefix(prefix) {
@@ -48,7 +48,7 @@ impl Dev {
         timeout(SOON, reading).await.unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use runpod_endpoint::api::{App, Keys, router};
+use runpod_endpoint::api::{App, Keys, Options, router};
 use runpod_endpoint::store::{Limits, MemoryStore};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -45,12 +45,21 @@ impl Api {
     }
 
     pub(crate) fn with(keys: Keys) -> Self {
+        Self::build(keys, Options::default(), MemoryStore::new(Limits::default()))
+    }
+
+    pub(crate) fn with_options(options: Options) -> Self {
+        Self::build(Keys::default(), options, MemoryStore::new(Limits::default()))
+    }
+
+    pub(crate) fn build(keys: Keys, options: Options, store: MemoryStore) -> Self {
         let app = App {
-            store: Arc::new(MemoryStore::new(Limits::default())),
+            store: Arc::new(store),
             hold: HOLD,
             max_result_bytes: 1 << 20,
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            options: Arc::new(options),
         };
         Self { router: router(app.clone(), keys), app }
     }

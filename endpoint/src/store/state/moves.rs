@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::super::job::{Job, JobId, Payload, Place, State, Status, Timestamp};
+use super::super::content::Content;
+use super::super::job::{Job, JobId, Place, State, Status, Timestamp};
 use super::super::worker::ANONYMOUS;
 use super::{Effect, Queue};
 
-impl Queue {
+impl<P: Content> Queue<P> {
     /// The running job `id`, if this worker holds it. A job that was taken under the placeholder name belongs to the
     /// first worker that reports it.
     pub(super) fn held_by(&mut self, now: Timestamp, worker: &str, id: &str) -> Option<JobId> {
@@ -21,6 +22,7 @@ impl Queue {
             self.workers.hold(&name, &id);
             run.worker = Arc::clone(&name);
             job.worker = Some(name);
+            self.journal.touched(&id);
         }
         (*run.worker == *worker).then_some(id)
     }
@@ -63,6 +65,7 @@ impl Queue {
         job.retries += 1;
         job.output = None;
         // The next attempt streams from its beginning.
+        self.journal.chunks_gone(job);
         job.clear_stream();
         self.retried += 1;
         self.requeue(id);
@@ -74,10 +77,10 @@ impl Queue {
         now: Timestamp,
         id: &JobId,
         status: Status,
-        output: Option<Payload>,
+        output: Option<P>,
         error: Option<String>,
     ) {
-        let poller = match self.jobs.get(id) {
+        let poller = match self.jobs.get(id).map(Box::as_ref) {
             Some(Job { state: State::Running(run), .. }) => Some(Arc::clone(&run.poller)),
             _ => None,
         };
@@ -88,14 +91,7 @@ impl Queue {
     }
 
     /// The one place where a job becomes terminal.
-    pub(super) fn end(
-        &mut self,
-        now: Timestamp,
-        id: &JobId,
-        status: Status,
-        output: Option<Payload>,
-        error: Option<String>,
-    ) {
+    pub(super) fn end(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let finished = State::Finished { status, forget_at: now + job.retention };
         match std::mem::replace(&mut job.state, finished) {
@@ -116,8 +112,12 @@ impl Queue {
             Status::Failed | Status::TimedOut => self.failed += 1,
             Status::Cancelled | Status::InQueue | Status::InProgress => {}
         }
+        let wants_webhook = job.webhook.is_some() && status != Status::Cancelled;
         self.changed(id);
         self.effects.push(Effect::JobFinished(Arc::clone(id), status));
+        if wants_webhook {
+            self.effects.push(Effect::WebhookDue(Arc::clone(id)));
+        }
     }
 
     pub(super) fn stop(&mut self, poller: &Arc<str>, id: &JobId) {
@@ -130,7 +130,9 @@ impl Queue {
     pub(super) fn forget(&mut self, id: &JobId) {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
+        self.by_age.remove(&job.number);
         self.bytes -= job.counted_bytes;
+        self.journal.gone(&job);
         match job.state {
             State::Queued(place) => {
                 self.waiting.remove(&place);
@@ -147,12 +149,14 @@ impl Queue {
 
     pub(super) fn changed(&mut self, id: &JobId) {
         self.settle(id);
+        self.journal.touched(id);
         self.effects.push(Effect::JobChanged(Arc::clone(id)));
     }
 
     /// Brings the ordered deadlines and the byte account in line with the job.
     pub(super) fn settle(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
+        job.note(self.now);
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         job.armed = job.deadline();
         self.deadlines.insert((job.armed, Arc::clone(id)));

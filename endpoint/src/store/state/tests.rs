@@ -144,7 +144,7 @@ impl Observer {
                 let _ = self.queue.drain(&self.job(*job));
             }
             Event::Purge => {
-                self.queue.purge(now);
+                self.queue.purge(now, usize::MAX);
             }
             Event::Stops { worker } => {
                 self.queue.take_stops(WORKERS[*worker]);
@@ -211,6 +211,10 @@ impl Observer {
         let mut bytes = 0;
         for (id, job) in &queue.jobs {
             bytes += job.bytes();
+            assert_eq!(queue.by_age.get(&job.number), Some(id));
+            let noted = job.history.transitions().last().map(|last| last.status);
+            let stands = if matches!(job.state, State::Queued(_)) { Status::InQueue } else { job.status() };
+            assert_eq!(noted, Some(stands), "{id} has a stale history");
             assert_eq!(job.armed, job.deadline(), "{id} has a stale deadline");
             assert!(queue.deadlines.contains(&(job.armed, Arc::clone(id))), "{id} has no deadline");
             assert!(job.deadline() > self.now, "{id} should have moved on");
@@ -229,6 +233,7 @@ impl Observer {
         }
         assert_eq!(queue.waiting.len(), waiting.len());
         assert_eq!(queue.deadlines.len(), queue.jobs.len());
+        assert_eq!(queue.by_age.len(), queue.jobs.len());
         assert_eq!(queue.workers.held().collect::<HashSet<_>>(), running);
         assert_eq!(queue.workers.held().count(), queue.in_progress);
         assert_eq!(queue.bytes, bytes);
@@ -360,7 +365,7 @@ fn the_queue_has_a_bound() {
 
 #[test]
 fn the_longest_silent_worker_makes_room() {
-    let mut queue = Queue::new(Limits { max_workers: 2, ..Limits::default() });
+    let mut queue: Queue = Queue::new(Limits { max_workers: 2, ..Limits::default() });
     for (second, worker) in [(1, "w0"), (2, "w1"), (3, "w2")] {
         queue.heartbeat(Duration::from_secs(second), worker, &Heartbeat::default());
     }

@@ -1,0 +1,73 @@
+//! What a long queue costs: memory for each job, and time to take the next one.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Connection};
+use crate::process::resident_bytes;
+use crate::stores::{ENDPOINT, ENGINES, fill, open};
+
+/// The argument with which this program calls itself.
+pub(crate) const CHILD: &str = "depth-of";
+
+const DEPTHS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+
+/// Takes that are timed at each depth. Few, so that the depth stays what it is.
+const TAKES: usize = 200;
+
+/// Each engine in a process of its own, so that memory freed by the first is not used by the second.
+pub(crate) fn measure_apart() {
+    println!("## Depth of the queue, 1 kB inputs\n");
+    println!(
+        "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for engine in ENGINES {
+        #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
+        let status = std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine]).status();
+        assert!(status.unwrap().success());
+    }
+    println!();
+}
+
+pub(crate) async fn measure(engine: &str) {
+    let (store, _folder) = open(engine);
+    let stop = CancellationToken::new();
+    let address = http::serve(store.clone(), Duration::from_secs(25), stop.clone()).await;
+    let mut connection = Connection::open(address).await;
+    // What the first jobs bring into memory is no part of a job.
+    fill(&store, 0, 100, 10).await;
+    let mut queued = 100;
+    let empty = resident_bytes();
+    let mut submitted = queued;
+    for depth in DEPTHS {
+        let more = depth - queued;
+        fill(&store, submitted, submitted + more, 1000).await;
+        submitted += more;
+        let bytes = (resident_bytes() - empty) as f64 / (depth - 100) as f64;
+        let mut direct = Vec::new();
+        let mut remote = Vec::new();
+        for _ in 0..TAKES {
+            let start = Instant::now();
+            let taken = store.take(ENDPOINT, "w", 1, Duration::ZERO).await.unwrap();
+            direct.push(start.elapsed());
+            assert_eq!(taken.len(), 1);
+            let start = Instant::now();
+            let (status, _) = connection.request("GET", "/v2/bench/job-take/w", "").await;
+            remote.push(start.elapsed());
+            assert_eq!(status, 200);
+        }
+        queued = depth - 2 * TAKES;
+        let [direct, direct_p99] = summary(direct);
+        let [remote, remote_p99] = summary(remote);
+        println!("| {engine} | {depth} | {bytes:.0} | {direct:.1} | {direct_p99:.1} | {remote:.1} | {remote_p99:.1} |");
+    }
+    stop.cancel();
+}
+
+/// Median and 99th percentile in microseconds.
+fn summary(mut times: Vec<Duration>) -> [f64; 2] {
+    times.sort_unstable();
+    [times.len() / 2, times.len() * 99 / 100].map(|index| times[index].as_secs_f64() * 1e6)
+}

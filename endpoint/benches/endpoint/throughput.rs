@@ -1,0 +1,80 @@
+//! Jobs per second.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Connection, id};
+use crate::stores::{ENGINES, empty, fill, kilobyte, open};
+
+const JOBS: usize = 20_000;
+
+pub(crate) async fn measure() {
+    println!("## Throughput, 1 kB inputs and outputs\n");
+    println!(
+        "| store | callers | accepted jobs/s, HTTP | take→done cycles/s, HTTP | accepted jobs/s, store | take→done cycles/s, store |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    for engine in ENGINES {
+        for callers in [1, 64, 512] {
+            // One caller at a time waits for the disk each time.
+            let jobs = if callers == 1 && engine == "file" { JOBS / 40 } else { JOBS };
+            let (store, _folder) = open(engine);
+            let stop = CancellationToken::new();
+            let address = http::serve(store, Duration::from_secs(25), stop.clone()).await;
+            let accepted = rate(jobs, submit_all(address, callers, jobs)).await;
+            let cycles = rate(jobs, work_all(address, callers, jobs)).await;
+            stop.cancel();
+            let (store, _folder) = open(engine);
+            let store_accepted = rate(jobs, fill(&store, 0, jobs, callers)).await;
+            let store_cycles = rate(jobs, async { assert_eq!(empty(&store, callers).await, jobs) }).await;
+            println!(
+                "| {engine} | {callers} | {accepted:.0} | {cycles:.0} | {store_accepted:.0} | {store_cycles:.0} |"
+            );
+        }
+    }
+    println!();
+}
+
+async fn rate(jobs: usize, work: impl Future<Output = ()>) -> f64 {
+    let start = Instant::now();
+    work.await;
+    jobs as f64 / start.elapsed().as_secs_f64()
+}
+
+async fn submit_all(address: SocketAddr, clients: usize, jobs: usize) {
+    let body = format!("{{\"input\":{}}}", kilobyte().get());
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
+        let body = body.clone();
+        tasks.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            for _ in (client..jobs).step_by(clients) {
+                let (status, reply) = connection.request("POST", "/v2/bench/run", &body).await;
+                assert_eq!(status, 200, "{reply}");
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+async fn work_all(address: SocketAddr, workers: usize, jobs: usize) {
+    let body = format!("{{\"output\":{}}}", kilobyte().get());
+    let mut tasks = JoinSet::new();
+    for worker in 0..workers {
+        let body = body.clone();
+        tasks.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            for _ in (worker..jobs).step_by(workers) {
+                let (status, job) = connection.request("GET", &format!("/v2/bench/job-take/w{worker}"), "").await;
+                assert_eq!(status, 200, "{job}");
+                let done = format!("/v2/bench/job-done/w{worker}/{}?isStream=false", id(&job));
+                assert_eq!(connection.request("POST", &done, &body).await.0, 200);
+            }
+        });
+    }
+    tasks.join_all().await;
+}

@@ -1,0 +1,131 @@
+//! `POST /graphql`: RunPod's pod query, answered for the workers that this program runs.
+
+mod pod;
+
+use async_graphql::{Context, EmptyMutation, EmptySubscription, InputObject, Object, Request, Schema, SimpleObject};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::post;
+
+use super::body::{self, BodyError};
+use super::error::ApiError;
+use super::{Keys, client_only};
+use crate::local::Local;
+use pod::Pod;
+
+const MAX_BODY: usize = 1 << 20;
+
+/// Bounds of one query; the official tools need a fraction, the usual introspection query about half.
+const MAX_DEPTH: usize = 24;
+const MAX_COMPLEXITY: usize = 1000;
+
+type Pods = Schema<Query, EmptyMutation, EmptySubscription>;
+
+/// The route, for those with the client key.
+pub(crate) fn router(local: Local, keys: &Keys) -> Router {
+    client_only(Router::new().route("/graphql", post(answer)), keys).with_state(schema(local))
+}
+
+fn schema(local: Local) -> Pods {
+    Schema::build(Query, EmptyMutation, EmptySubscription)
+        .data(local)
+        .limit_depth(MAX_DEPTH)
+        .limit_complexity(MAX_COMPLEXITY)
+        .finish()
+}
+
+/// Errors of a query are part of a 200 reply, as GraphQL has it.
+async fn answer(State(schema): State<Pods>, body: Body) -> Result<Response, ApiError> {
+    let body = body::read(body, MAX_BODY).await.map_err(|error| match error {
+        BodyError::TooLarge => ApiError::BodyTooLarge { limit: MAX_BODY },
+        BodyError::Unreadable => ApiError::BodyUnreadable,
+    })?;
+    let request: Request = serde_json::from_slice(&body).map_err(|error| {
+        ApiError::BadRequest(format!("the body must be a JSON object like {{\"query\": \"...\"}}: {error}"))
+    })?;
+    Ok(Json(schema.execute(request).await).into_response())
+}
+
+struct Query;
+
+#[derive(InputObject)]
+struct PodFilter {
+    /// The worker id.
+    pod_id: String,
+}
+
+#[derive(SimpleObject)]
+struct Myself {
+    pods: Vec<Pod>,
+}
+
+#[Object]
+impl Query {
+    /// One running worker, null when there is none of this id.
+    async fn pod(&self, context: &Context<'_>, input: PodFilter) -> async_graphql::Result<Option<Pod>> {
+        Ok(measure(context.data()?, vec![input.pod_id]).await.pop())
+    }
+
+    /// All running workers.
+    async fn myself(&self, context: &Context<'_>) -> async_graphql::Result<Myself> {
+        let local: &Local = context.data()?;
+        Ok(Myself { pods: measure(local, local.ids()).await })
+    }
+}
+
+async fn measure(local: &Local, ids: Vec<String>) -> Vec<Pod> {
+    let local = local.clone();
+    // Reads files: not on the event loop.
+    let measured =
+        tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).map(Pod::from).collect());
+    measured.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn ask(local: &Local, query: &str) -> Value {
+        serde_json::to_value(schema(local.clone()).execute(query).await).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_running_worker_has_runtime_figures() {
+        let local = Local::of("ep");
+        let _listed = local.list("ep-0-abc", std::process::id(), Some(8001));
+        let answer = ask(
+            &local,
+            r#"query { pod(input: {podId: "ep-0-abc"}) { id desiredStatus ports runtime {
+                uptimeInSeconds ports { ip isIpPublic privatePort publicPort type }
+                gpus { id gpuUtilPercent memoryUtilPercent } container { cpuPercent memoryPercent } } } }"#,
+        )
+        .await;
+        let pod = &answer["data"]["pod"];
+        assert_eq!(pod["id"], "ep-0-abc");
+        assert_eq!(pod["ports"], "8001/http");
+        assert_eq!(pod["runtime"]["gpus"], json!([]));
+        assert_eq!(
+            pod["runtime"]["ports"],
+            json!([{"ip": "127.0.0.1", "isIpPublic": false, "privatePort": 8001, "publicPort": 8001, "type": "http"}])
+        );
+        let memory = pod["runtime"]["container"]["memoryPercent"].as_f64().unwrap();
+        assert!(memory > 0.0 && memory < 100.0, "{memory}");
+        assert!(pod["runtime"]["uptimeInSeconds"].is_number());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_worker_is_null_and_no_error() {
+        let answer = ask(&Local::default(), r#"{ pod(input: {podId: "x"}) { id } myself { pods { id } } }"#).await;
+        assert_eq!(answer, json!({"data": {"pod": null, "myself": {"pods": []}}}));
+    }
+
+    #[tokio::test]
+    async fn a_field_that_does_not_exist_is_named() {
+        let answer = ask(&Local::default(), r#"{ pod(input: {podId: "x"}) { colour } }"#).await;
+        assert!(answer["errors"][0]["message"].as_str().unwrap().contains("colour"), "{answer}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The platform's rate limits, for rehearsing how a client copes with them. Off by default.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use tokio::time::Instant;
+
+use super::App;
+use super::auth::KeyNumber;
+use super::error::ApiError;
+use super::options::route_of;
+
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Windows kept before those without requests are forgotten.
+const MAX_WINDOWS: usize = 10_000;
+
+/// Requests in 10 s and at once. RunPod's documentation, "rate limits"; routes that it does not list have none.
+fn limits(operation: &str) -> Option<(u32, u32)> {
+    Some(match operation {
+        "run" => (1000, 200),
+        "runsync" | "status" | "status-sync" | "stream" | "openai" => (2000, 400),
+        "cancel" => (100, 20),
+        "purge-queue" => (2, u32::MAX),
+        "requests" => (10, 2),
+        _ => return None,
+    })
+}
+
+/// One user, one endpoint, one operation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Caller {
+    key: usize,
+    endpoint: String,
+    operation: String,
+}
+
+#[derive(Debug)]
+struct Window {
+    start: Instant,
+    requests: u32,
+    open: u32,
+}
+
+/// Counts requests and refuses the excess.
+#[derive(Debug, Clone, Default)]
+pub struct RateLimits {
+    windows: Arc<Mutex<HashMap<Caller, Window>>>,
+}
+
+/// A request that is being answered.
+struct Open<'a> {
+    limits: &'a RateLimits,
+    caller: Caller,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.limits.with(|windows| {
+            if let Some(window) = windows.get_mut(&self.caller) {
+                window.open = window.open.saturating_sub(1);
+            }
+        });
+    }
+}
+
+impl RateLimits {
+    fn with<T>(&self, operation: impl FnOnce(&mut HashMap<Caller, Window>) -> T) -> T {
+        operation(&mut self.windows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A place for one request, or the time after which to try again.
+    fn enter(&self, caller: Caller) -> Result<Option<Open<'_>>, Duration> {
+        let Some((max_requests, max_open)) = limits(&caller.operation) else { return Ok(None) };
+        let now = Instant::now();
+        self.with(|windows| {
+            if windows.len() >= MAX_WINDOWS {
+                windows.retain(|_, window| window.open > 0 || now < window.start + WINDOW);
+            }
+            let fresh = || Window { start: now, requests: 0, open: 0 };
+            let window = windows.entry(caller.clone()).or_insert_with(fresh);
+            if now >= window.start + WINDOW {
+                (window.start, window.requests) = (now, 0);
+            }
+            if window.requests >= max_requests {
+                return Err(window.start + WINDOW - now);
+            }
+            if window.open >= max_open {
+                return Err(Duration::from_secs(1));
+            }
+            window.requests += 1;
+            window.open += 1;
+            Ok(())
+        })?;
+        Ok(Some(Open { limits: self, caller }))
+    }
+}
+
+/// Lets a request through while its caller keeps to the limits.
+pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
+    let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };
+    let key = request.extensions().get::<KeyNumber>().map_or(0, |key| key.0);
+    let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
+    let _open = rates.enter(caller).map_err(|after| ApiError::RateLimited { after })?;
+    Ok(next.run(request).await)
+}

@@ -1,0 +1,163 @@
+//! `--config`: several endpoints in one server.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::args::endpoint_id;
+use crate::dev::ScalerRule;
+use crate::store::Policy;
+
+/// Why a configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read {}: {error}; check the path of --config", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("{} is not understood: {}; see the example in the documentation", .path.display(), .error.message())]
+    Syntax {
+        path: PathBuf,
+        #[source]
+        error: Box<toml::de::Error>,
+    },
+    #[error("endpoint {id:?} in {}: {text}", .path.display())]
+    Endpoint { path: PathBuf, id: String, text: &'static str },
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Requests to other endpoint ids get 404; otherwise these are created on first use.
+    #[serde(default)]
+    pub(crate) only_these: bool,
+    #[serde(default)]
+    pub(crate) endpoint: Vec<EndpointConfig>,
+}
+
+/// One endpoint. What is left out is the command line's or the platform's default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndpointConfig {
+    pub(crate) id: String,
+    #[serde(default, deserialize_with = "time")]
+    execution_timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "time")]
+    ttl: Option<Duration>,
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) lease: Option<Duration>,
+    /// Program and arguments; without it workers join from elsewhere.
+    #[serde(default)]
+    pub(crate) handler: Vec<String>,
+    pub(crate) workers_min: Option<u16>,
+    pub(crate) workers_max: Option<u16>,
+    #[serde(default, deserialize_with = "rule")]
+    pub(crate) scaler: Option<ScalerRule>,
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    humantime::parse_duration(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ScalerRule>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+impl Config {
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
+        let mut seen = HashSet::new();
+        for endpoint in &config.endpoint {
+            let text = endpoint.mistake().or_else(|| (!seen.insert(&endpoint.id)).then_some("appears twice"));
+            if let Some(text) = text {
+                return Err(ConfigError::Endpoint { path: path.to_owned(), id: endpoint.id.clone(), text });
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl EndpointConfig {
+    pub(crate) fn policy(&self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            execution_timeout: self.execution_timeout.unwrap_or(default.execution_timeout),
+            ttl: self.ttl.unwrap_or(default.ttl),
+            ..default
+        }
+    }
+
+    fn mistake(&self) -> Option<&'static str> {
+        const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+        let outside =
+            |time: Option<Duration>, min| time.is_some_and(|time| time < Duration::from_secs(min) || time > WEEK);
+        if endpoint_id(&self.id).is_err() {
+            return Some("`id` must be 1 to 64 letters, digits, - and _");
+        }
+        if outside(self.execution_timeout, 5) {
+            return Some("`execution_timeout` must be 5s to 7d");
+        }
+        if outside(self.ttl, 10) {
+            return Some("`ttl` must be 10s to 7d");
+        }
+        if outside(self.lease, 5) {
+            return Some("`lease` must be 5s to 7d");
+        }
+        if self.workers_max.is_some_and(|max| max > 64) {
+            return Some("`workers_max` must be at most 64");
+        }
+        if self.workers_min.unwrap_or(0) > self.workers_max.unwrap_or(u16::MAX) {
+            return Some("`workers_min` must not exceed `workers_max`");
+        }
+        let scales = self.workers_min.is_some() || self.workers_max.is_some() || self.scaler.is_some();
+        (scales && self.handler.is_empty()).then_some("workers are scaled only with a `handler` to start")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path))
+    }
+
+    #[test]
+    fn endpoints_have_their_own_limits() {
+        let config =
+            load("[[endpoint]]\nid = \"a\"\nexecution_timeout = \"30s\"\nlease = \"5s\"\n[[endpoint]]\nid = \"b\"");
+        let config = config.unwrap();
+        assert_eq!(config.endpoint[0].policy().execution_timeout, Duration::from_secs(30));
+        assert_eq!(config.endpoint[1].policy().execution_timeout, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, part) in [
+            ("[[endpoint]]\nid = \"a b\"", "1 to 64 letters"),
+            ("[[endpoint]]\nid = \"a\"\nttl = \"1s\"", "10s to 7d"),
+            ("[[endpoint]]\nid = \"a\"\n[[endpoint]]\nid = \"a\"", "twice"),
+            ("[[endpoint]]\nid = \"a\"\nworkers_max = 2", "handler"),
+            ("[[endpoint]]\nid = \"a\"\nworkers_min = 3\nworkers_max = 2\nhandler = [\"h\"]", "exceed"),
+            ("[[endpoint]]\nid = \"a\"\nscaler = \"cpu\"", "queue-delay"),
+            ("[[endpoint]]\nid = \"a\"\ntimeout = \"1s\"", "timeout"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! From the command line to a server that is ready to run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use super::args::{ListenArgs, RateLimitChoice};
+use super::config::{Config, ConfigError};
+use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secret};
+use crate::faults::{Faults, Script, ScriptError};
+use crate::local::Local;
+use crate::server::{Server, ServerConfig, ServerError};
+use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
+use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
+
+/// Payload bytes kept in a data file.
+const MAX_FILE_BYTES: usize = 64 << 30;
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("--faults: {0}")]
+    Faults(#[from] ScriptError),
+    #[error("--webhook-secret: {0}")]
+    Secret(#[from] BadSecret),
+    #[error("--webhook-secret is empty: give it a value or leave it out")]
+    EmptySecret,
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
+    #[error(transparent)]
+    Data(#[from] store::OpenError),
+}
+
+impl OpenError {
+    /// The exit status.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
+            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) => Exit::Failure,
+            _ => Exit::Usage,
+        }
+    }
+}
+
+/// A bound server and everything around it.
+pub(crate) struct Opened {
+    pub(crate) server: Server,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) config: Config,
+    /// The key that local workers send.
+    pub(crate) worker_key: Option<Secret>,
+    pub(crate) faults: Option<Arc<Faults>>,
+    pub(crate) webhooks: Deliveries,
+    /// The workers beside the server.
+    pub(crate) local: Local,
+}
+
+/// Webhook deliveries that have not begun.
+pub(crate) struct Deliveries {
+    webhooks: Webhooks,
+    due: mpsc::Receiver<WebhookDue>,
+}
+
+impl Deliveries {
+    /// Delivers in the background until `shutdown`.
+    pub(crate) fn start(self, shutdown: CancellationToken) {
+        tokio::spawn(self.webhooks.run(self.due, shutdown));
+    }
+}
+
+/// What the command adds to the settings of the server.
+pub(crate) struct Extra<'a> {
+    /// The endpoint that the console shows first.
+    pub(crate) shown: &'a str,
+    /// The endpoint of the handler on the command line: it exists, configured or not.
+    pub(crate) endpoint: Option<&'a str>,
+    /// Clients may bring faults for their own jobs.
+    pub(crate) fault_header: bool,
+}
+
+/// Opens the socket and the store.
+pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
+    let keys = Keys {
+        client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
+        worker: KeySet::load(listen.worker_key.as_ref(), listen.worker_key_file.as_deref())?,
+    };
+    let worker_key = keys.worker.first().cloned();
+    let config = Config::load(listen.config.as_deref())?;
+    let faults = faults(listen, extra.fault_header)?.map(Arc::new);
+    let options = Options {
+        catalog: catalog(&config, extra.endpoint),
+        rate_limits: (listen.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
+        faults: faults.clone(),
+    };
+    if listen.webhook_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+        return Err(OpenError::EmptySecret);
+    }
+    let signer = listen.webhook_secret.as_ref().map(Signer::new).transpose()?;
+    let server_config = ServerConfig {
+        bind: listen.bind,
+        keys,
+        insecure: listen.insecure_no_auth,
+        hold: listen.hold,
+        max_result_bytes: usize::from(listen.max_result_mib) << 20,
+        options: Arc::new(options),
+    };
+    let local = Local::of(extra.shown);
+    let server = Server::bind(server_config).await?.with_local(local.clone());
+    let (queue, due) = WebhookQueue::channel();
+    let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
+    let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
+    // The disk has room for more than memory.
+    let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
+    let setup = Setup { limits, leases: leases(&config), webhooks: queue };
+    let store: Arc<dyn Store> = match &listen.data {
+        Some(path) => Arc::new(SqliteStore::open(path, setup)?),
+        None => Arc::new(MemoryStore::new(setup)),
+    };
+    let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?;
+    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, local })
+}
+
+fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {
+    let script = listen.faults.as_deref().map(Script::load).transpose()?;
+    if script.is_some() {
+        tracing::warn!("scripted faults are on: this server misbehaves on purpose");
+    }
+    let wanted = script.is_some() || fault_header;
+    Ok(wanted.then(|| Faults::new(script.unwrap_or_default(), fault_header)))
+}
+
+fn catalog(config: &Config, own: Option<&str>) -> Catalog {
+    let own = own.map(|id| (id.to_owned(), Policy::default()));
+    let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));
+    let policies = own.into_iter().chain(configured).collect();
+    Catalog { policies, closed: config.only_these }
+}
+
+fn leases(config: &Config) -> HashMap<String, Duration> {
+    config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.lease?))).collect()
+}

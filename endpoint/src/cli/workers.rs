@@ -1,0 +1,102 @@
+//! The server together with local workers, from start to end.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use super::args::WorkerArgs;
+use super::open::Opened;
+use super::output::Output;
+use super::signals::StopRequests;
+use crate::dev::{DevError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, learn, run_pools};
+
+/// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
+pub(crate) fn pools(
+    opened: &Opened,
+    endpoint: &str,
+    handler: &[OsString],
+    args: &WorkerArgs,
+) -> Result<Vec<Pool>, DevError> {
+    let (min, max) = args.bounds();
+    let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
+    let mut wanted = Vec::new();
+    if !handler.is_empty() {
+        wanted.push((endpoint.to_owned(), handler.to_vec(), own));
+    }
+    for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
+        let handler = config.handler.iter().map(OsString::from).collect();
+        let min = config.workers_min.unwrap_or(own.min.min(config.workers_max.unwrap_or(u16::MAX)));
+        let scale = ScaleSettings {
+            min,
+            max: config.workers_max.unwrap_or(own.max).max(min).max(1),
+            rule: config.scaler.unwrap_or(own.rule),
+            idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
+        };
+        wanted.push((config.id.clone(), handler, scale));
+    }
+    let mut http_port = args.worker_http_port;
+    let mut pools = Vec::new();
+    for (endpoint, handler, scale) in wanted {
+        let plan = WorkerPlan {
+            endpoint,
+            base_url: opened.server.base_url(),
+            worker_key: opened.worker_key.clone(),
+            command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
+            http_port,
+            stop_grace: args.stop_grace,
+            gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
+            faults: opened.faults.clone(),
+            local: opened.local.clone(),
+        };
+        if opened.local.endpoint() == Some(&*plan.endpoint) {
+            tokio::spawn(learn(plan.schema_command(&handler), opened.local.clone()));
+        }
+        if http_port != 0 {
+            http_port = http_port.saturating_add(scale.max);
+        }
+        pools.push(Pool { plan, scale });
+    }
+    Ok(pools)
+}
+
+/// Serves and keeps the workers running until a stop signal or the first failure.
+pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
+    let Opened { server, store, webhooks, .. } = opened;
+    let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
+    tokio::spawn(pass_on(stops, stop.clone()));
+    // The server outlives the workers, so that they can deliver what they finish last.
+    let close = CancellationToken::new();
+    webhooks.start(close.clone());
+    let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
+    let working = async {
+        let outcome = run_pools(pools, store, stop.clone()).await;
+        close.cancel();
+        outcome
+    };
+    let mut serving = std::pin::pin!(serving);
+    let mut working = std::pin::pin!(working);
+    let (served, worked) = tokio::select! {
+        served = &mut serving => {
+            stop.soon.cancel();
+            (served, working.await)
+        }
+        worked = &mut working => (serving.await, worked),
+    };
+    match (worked, served) {
+        (Err(error @ DevError::Configuration), _) => output.fail(&error, Exit::Usage),
+        (Err(error), _) => output.fail(&error, Exit::Failure),
+        (_, Err(error)) => output.fail(&error, Exit::Failure),
+        (Ok(()), Ok(())) => Exit::Success,
+    }
+}
+
+/// The first signal lets jobs finish, the second one does not.
+async fn pass_on(mut stops: StopRequests, stop: StopSignals) {
+    stops.next().await;
+    tracing::info!("stopping: workers finish their jobs; press Ctrl-C again to skip that");
+    stop.soon.cancel();
+    stops.next().await;
+    stop.now.cancel();
+}

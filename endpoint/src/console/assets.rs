@@ -1,0 +1,49 @@
+//! The page itself. Everything is embedded, so that it works without a network and always fits the program.
+
+use axum::Router;
+use axum::http::HeaderName;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use super::Console;
+
+/// The page runs its own scripts and talks to its own server; what a job contains can never become code.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new()
+        .route("/", page(HTML, include_str!("assets/index.html")))
+        .route("/console/console.css", page(CSS, include_str!("assets/console.css")))
+        .route("/console/icon.svg", page(SVG, include_str!("assets/icon.svg")))
+        .route("/console/main.js", page(JS, include_str!("assets/main.js")))
+        .route("/console/api.js", page(JS, include_str!("assets/api.js")))
+        .route("/console/chart.js", page(JS, include_str!("assets/chart.js")))
+        .route("/console/dom.js", page(JS, include_str!("assets/dom.js")))
+        .route("/console/form.js", page(JS, include_str!("assets/form.js")))
+        .route("/console/job.js", page(JS, include_str!("assets/job.js")))
+        .route("/console/overview.js", page(JS, include_str!("assets/overview.js")))
+}
+
+fn page(media_type: &'static str, text: &'static str) -> axum::routing::MethodRouter<Console> {
+    get(move || async move { (headers(media_type), text).into_response() })
+}
+
+fn headers(media_type: &'static str) -> [(HeaderName, &'static str); 6] {
+    [
+        (CONTENT_TYPE, media_type),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (CACHE_CONTROL, "no-cache"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+    ]
+}

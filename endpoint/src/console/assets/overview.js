@@ -1,0 +1,173 @@
+// The overview of one endpoint: figures, charts, jobs, workers and the submit form.
+
+import { listen, part, post } from "./api.js";
+import { chart } from "./chart.js";
+import { STATES, ago, badge, duration, h, setBadge, setText, stateName, toast } from "./dom.js";
+import { submitPanel } from "./form.js";
+
+const KEPT = 600;
+/** Jobs shown at first, and how many more at a time. */
+const PAGE = 15;
+
+function tile(name, tone) {
+  const value = h("dd", {}, "0");
+  const detail = h("dd", {}, "\u00a0");
+  return { element: h("div", { class: `tile ${tone}` }, h("dt", {}, name), value, detail), value, detail };
+}
+
+/** Shows the overview in `main`; returns what ends it. */
+export function overview(main, endpoint, onState) {
+  const filter = { status: "", id: "" };
+  const points = [];
+  let rows = [];
+  let shown = PAGE;
+  let offset = 0;
+  let stop = () => {};
+
+  const tiles = {
+    queue: tile("In queue", "tone-queue"), run: tile("In progress", "tone-run"), done: tile("Completed", "tone-good"),
+    failed: tile("Failed", "tone-bad"), workers: tile("Workers", "tone-off"),
+  };
+  const jobsChart = chart("Queue depth", [
+    { key: "inProgress", name: "in progress", tone: "tone-run" }, { key: "inQueue", name: "in queue", tone: "tone-queue" },
+  ]);
+  const workersChart = chart("Worker states", [
+    { key: "running", name: "running", tone: "tone-run" }, { key: "idle", name: "idle", tone: "tone-good" },
+    { key: "initializing", name: "starting", tone: "tone-queue" }, { key: "unhealthy", name: "unhealthy", tone: "tone-bad" },
+  ]);
+
+  const chips = h("fieldset", { class: "chips", "aria-label": "State" }, ["", ...STATES].map((status) =>
+    h("label", {}, h("input", { type: "radio", name: "status", value: status, checked: status === "", onchange: () => {
+      filter.status = status;
+      open();
+    } }), h("span", {}, status === "" ? "All" : stateName(status)))));
+  let typing = 0;
+  const search = h("input", { type: "search", class: "search", placeholder: "Job id", "aria-label": "Job id contains", spellcheck: false, oninput: () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      filter.id = search.value.trim();
+      open();
+    }, 200);
+  } });
+  const purge = h("button", { type: "button", class: "danger", disabled: true, onclick: async () => {
+    if (!confirm("Cancel every job that no worker has taken yet?")) return;
+    try {
+      const { removed } = await post(`/v2/${part(endpoint)}/purge-queue`);
+      toast(`${removed} queued ${removed === 1 ? "job" : "jobs"} cancelled`);
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, "Purge queue");
+  const body = h("tbody");
+  const heads = ["Job", "State", "Submitted", "Waited", "Ran", "Worker"];
+  const table = h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads.map((name, index) =>
+    h("th", { scope: "col", class: index === 3 || index === 4 ? "number" : "" }, name)))), body);
+  const more = h("button", { type: "button", class: "more", hidden: true, onclick: () => {
+    const last = body.rows[body.rows.length - 1];
+    shown += PAGE;
+    showJobs(rows);
+    last?.nextElementSibling?.querySelector("a").focus();
+  } }, "Show more");
+  const noJobs = h("div", { class: "empty" });
+  const jobs = h("section", { class: "panel", "aria-labelledby": "jobs-title" },
+    h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }), purge),
+    h("div", { class: "filters" }, chips, search), table, more, noJobs);
+
+  const workerList = h("ul", { class: "workers" });
+  const noWorkers = h("div", { class: "empty" }, "No worker has joined. Start one with ", h("br"), h("code", {}, "runpod-endpoint dev -- ./my-handler"));
+  const workers = h("section", { class: "panel", "aria-labelledby": "workers-title" },
+    h("header", {}, h("h2", { id: "workers-title" }, "Workers")), workerList, noWorkers);
+
+  const submit = submitPanel(endpoint, (id) => {
+    location.hash = `#/${part(endpoint)}/jobs/${part(id)}`;
+  });
+  main.replaceChildren(
+    h("dl", { class: "panel tiles", "aria-label": "Counters" }, Object.values(tiles).map(({ element }) => element)),
+    h("div", { class: "charts" }, jobsChart.panel, workersChart.panel),
+    h("div", { class: "split" }, jobs, h("div", { class: "stack" }, submit, workers)));
+
+  function showPoint(point) {
+    offset = point.at - Date.now();
+    points.push(point);
+    points.splice(0, Math.max(0, points.length - KEPT));
+    const ended = point.completed + point.failed;
+    const all = point.idle + point.initializing + point.running + point.unhealthy;
+    setText(tiles.queue.value, String(point.inQueue));
+    setText(tiles.queue.detail, point.inQueue > 0 && all === 0 ? "no worker to run them" : "waiting for a worker");
+    setText(tiles.run.value, String(point.inProgress));
+    setText(tiles.run.detail, `on ${point.running} ${point.running === 1 ? "worker" : "workers"}`);
+    setText(tiles.done.value, String(point.completed));
+    setText(tiles.done.detail, `${point.retried} retried`);
+    setText(tiles.failed.value, String(point.failed));
+    setText(tiles.failed.detail, ended > 0 ? `${((100 * point.failed) / ended).toFixed(1)} % of finished` : "none finished");
+    setText(tiles.workers.value, String(all));
+    const trouble = point.unhealthy > 0 ? ` · ${point.unhealthy} unhealthy` : "";
+    setText(tiles.workers.detail, `${point.idle} idle · ${point.running} running${trouble}`);
+    purge.disabled = point.inQueue === 0;
+    jobsChart.draw(points, point.at);
+    workersChart.draw(points, point.at);
+    for (const row of body.rows) row.refresh();
+  }
+
+  /** Keeps the rows that stay, so that focus and selection do too. */
+  function showJobs(list) {
+    rows = list;
+    more.hidden = list.length <= shown;
+    list = list.slice(0, shown);
+    const known = new Map([...body.rows].map((row) => [row.dataset.id, row]));
+    list.forEach((job, index) => {
+      const row = known.get(job.id) ?? jobRow(job.id);
+      known.delete(job.id);
+      row.job = job;
+      row.refresh();
+      if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] ?? null);
+    });
+    for (const row of known.values()) row.remove();
+    table.hidden = list.length === 0;
+    noJobs.hidden = list.length > 0;
+    setText(noJobs, filter.status || filter.id ? "No job passes the filter." : "No jobs yet. Submit the first one.");
+  }
+
+  function jobRow(id) {
+    const state = badge("IN_QUEUE");
+    const cells = ["when", "delay number", "execution number", "worker"].map((name) => h("td", { class: name }));
+    const row = h("tr", {}, h("td", { class: "id" }, h("a", { href: `#/${part(endpoint)}/jobs/${part(id)}`, title: id }, id)),
+      h("td", { class: "state" }, state), cells);
+    row.dataset.id = id;
+    row.refresh = () => {
+      const { job } = row;
+      const age = Date.now() + offset - job.submittedAt;
+      setBadge(state, job.status);
+      setText(cells[0], ago(age));
+      setText(cells[1], duration(job.delay ?? (job.status === "IN_QUEUE" ? Math.max(0, age) : null)));
+      setText(cells[2], duration(job.execution ?? (job.status === "IN_PROGRESS" && job.delay !== null ? Math.max(0, age - job.delay) : null)));
+      setText(cells[3], job.worker ?? "–");
+      cells[3].title = job.worker ?? "";
+    };
+    return row;
+  }
+
+  function showWorkers(list) {
+    workerList.replaceChildren(...list.map((worker) => {
+      const silent = worker.silentSeconds >= 20 ? `silent ${duration(worker.silentSeconds * 1000)}` : "";
+      const held = worker.jobs > 0 ? `${worker.jobs} ${worker.jobs === 1 ? "job" : "jobs"}` : silent;
+      return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, held), badge(worker.state));
+    }));
+    workerList.hidden = list.length === 0;
+    noWorkers.hidden = list.length > 0;
+  }
+
+  function open() {
+    stop();
+    shown = PAGE;
+    const query = new URLSearchParams();
+    if (filter.status) query.set("status", filter.status);
+    if (filter.id) query.set("id", filter.id);
+    const history = (list) => points.splice(0, points.length, ...list);
+    stop = listen(`/console/${part(endpoint)}/events?${query}`, { history, point: showPoint, jobs: showJobs, workers: showWorkers }, onState);
+  }
+  showJobs([]);
+  showWorkers([]);
+  open();
+  return { pause: () => stop(), resume: open, end: () => stop() };
+}

@@ -1,0 +1,168 @@
+//! Server-sent events: the overview of an endpoint and the course of one job.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Path, Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, stream};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep};
+
+use super::Console;
+use super::wire::{Job, OverviewQuery, Point, Row, Worker};
+use crate::api::ApiError;
+use crate::store::{JobFilter, Seen};
+
+/// Between two looks at the store.
+const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
+/// Between two documents of one job, however fast it streams.
+const JOB_PERIOD: Duration = Duration::from_millis(100);
+/// One wait for a change of a job.
+const JOB_WAIT: Duration = Duration::from_secs(10);
+/// A stream ends after this time; the page opens the next one.
+const MAX_LIFE: Duration = Duration::from_secs(900);
+
+/// Longest lists of the overview.
+const MAX_ROWS: usize = 100;
+const MAX_WORKERS: usize = 100;
+
+type Batch = Vec<Result<Event, Infallible>>;
+
+/// Events `history` once, then `point`, `jobs` and `workers` whenever they have changed.
+pub(super) async fn overview(
+    State(console): State<Console>,
+    Path(endpoint): Path<String>,
+    Query(query): Query<OverviewQuery>,
+) -> Result<Response, ApiError> {
+    let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
+    let look = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };
+    respond(&console, stream::unfold(look, |look| async move { Some(look.next().await) }))
+}
+
+struct Overview {
+    console: Console,
+    endpoint: String,
+    filter: JobFilter,
+    sent: Sent,
+}
+
+/// What the page has, so that only changes are sent.
+#[derive(Default)]
+struct Sent {
+    any: bool,
+    point_at: Option<Instant>,
+    point: String,
+    jobs: String,
+    workers: String,
+}
+
+impl Overview {
+    async fn next(mut self) -> (Batch, Self) {
+        let mut batch = Batch::new();
+        if self.sent.any {
+            sleep(OVERVIEW_PERIOD).await;
+        } else {
+            let points: Vec<_> = self.console.samples.of(&self.endpoint).iter().map(Point::from).collect();
+            batch.push(Ok(event("history", &encode(&points))));
+            self.sent.any = true;
+        }
+        let store = &self.console.store;
+        let health = store.health(&self.endpoint).await;
+        let rows = store.list(&self.endpoint, &self.filter).await.unwrap_or_default();
+        let workers = store.workers(&self.endpoint, MAX_WORKERS).await;
+        let origin = store.origin();
+
+        let counters = format!("{health:?}");
+        let is_due = self.sent.point_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
+        if is_due || counters != self.sent.point {
+            batch.push(Ok(event("point", &encode(&Point::new(SystemTime::now(), &health)))));
+            (self.sent.point, self.sent.point_at) = (counters, Some(Instant::now()));
+        }
+        let rows = encode(&rows.iter().map(|row| Row::new(row, origin)).collect::<Vec<_>>());
+        if rows != self.sent.jobs {
+            batch.push(Ok(event("jobs", &rows)));
+            self.sent.jobs = rows;
+        }
+        let workers = encode(&workers.iter().map(Worker::from).collect::<Vec<_>>());
+        if workers != self.sent.workers {
+            batch.push(Ok(event("workers", &workers)));
+            self.sent.workers = workers;
+        }
+        (batch, self)
+    }
+}
+
+/// Event `job` at once and after every change, `gone` when the record has expired.
+pub(super) async fn job(
+    State(console): State<Console>,
+    Path((endpoint, id)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    // An unknown job is an error of the request, not an event.
+    console.store.inspect(&endpoint, &id, Seen::default(), Duration::ZERO).await?;
+    let watch = Watch { console: console.clone(), endpoint, id, seen: Seen::default(), is_over: false };
+    respond(&console, stream::unfold(watch, |watch| async move { watch.next().await }))
+}
+
+struct Watch {
+    console: Console,
+    endpoint: String,
+    id: String,
+    seen: Seen,
+    is_over: bool,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Batch, Self)> {
+        if self.is_over {
+            return None;
+        }
+        let is_first = self.seen.revision == 0;
+        if !is_first {
+            sleep(JOB_PERIOD).await;
+        }
+        let store = &self.console.store;
+        let batch = match store.inspect(&self.endpoint, &self.id, self.seen, JOB_WAIT).await {
+            Ok(record) if record.revision == self.seen.revision && record.items.is_empty() => Batch::new(),
+            Ok(record) => {
+                let next_item = record.first_item + record.items.len() as u64;
+                self.seen = Seen { revision: record.revision, items: next_item };
+                vec![Ok(event("job", &encode(&Job::new(&record, store.origin(), is_first))))]
+            }
+            Err(_) => {
+                self.is_over = true;
+                vec![Ok(event("gone", "{}"))]
+            }
+        };
+        Some((batch, self))
+    }
+}
+
+fn event(name: &str, data: &str) -> Event {
+    Event::default().event(name).data(data)
+}
+
+fn encode(document: &impl Serialize) -> String {
+    // Strings, numbers and JSON that was parsed before: there is nothing that could fail.
+    serde_json::to_string(document).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// The response, for as long as the viewer stays, within bounds.
+fn respond(console: &Console, batches: impl Stream<Item = Batch> + Send + 'static) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&console.viewers).try_acquire_owned().map_err(|_| ApiError::TooManyViewers)?;
+    let shutdown = console.shutdown.clone().cancelled_owned();
+    let end = async move {
+        tokio::select! {
+            () = sleep(MAX_LIFE) => {}
+            () = shutdown => {}
+        }
+    };
+    let events = batches.map(stream::iter).flatten().take_until(end).map(move |event| {
+        let _held: &OwnedSemaphorePermit = &permit;
+        event
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}

@@ -1,0 +1,79 @@
+//! The web console: one page, embedded in the program, and the event streams that feed it.
+//!
+//! The page submits, cancels and retries through the client API, as any other client would.
+
+mod assets;
+mod events;
+mod samples;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use samples::Samples;
+
+use crate::api::{ApiError, Keys, client_only};
+use crate::local::{Local, Manifest};
+use crate::store::Store;
+
+/// Event streams open at once; a page holds one.
+const MAX_VIEWERS: usize = 64;
+
+/// What the console shows.
+#[derive(Clone)]
+pub struct Console {
+    /// Jobs and workers.
+    pub store: Arc<dyn Store>,
+    /// The counters of the last minutes.
+    pub samples: Samples,
+    /// The handler and the workers that run beside the server.
+    pub local: Local,
+    /// Ends all event streams.
+    pub shutdown: CancellationToken,
+    viewers: Arc<Semaphore>,
+}
+
+impl Console {
+    /// A console over this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
+        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
+        Self { store, samples: Samples::default(), local, shutdown, viewers }
+    }
+}
+
+/// The page, open to everyone, and its data, for those with the client key.
+pub fn router(console: Console, keys: &Keys) -> Router {
+    let data = Router::new()
+        .route("/console/endpoints", get(endpoints))
+        .route("/console/{endpoint}/manifest", get(manifest))
+        .route("/console/{endpoint}/events", get(events::overview))
+        .route("/console/{endpoint}/jobs/{id}/events", get(events::job));
+    assets::routes().merge(client_only(data, keys)).with_state(console)
+}
+
+#[derive(Serialize)]
+struct Endpoints {
+    endpoints: Vec<String>,
+}
+
+async fn endpoints(State(console): State<Console>) -> Response {
+    let mut endpoints = console.store.endpoints().await;
+    // An endpoint without jobs is not in the store yet.
+    if let Some(own) = console.local.endpoint().filter(|own| !endpoints.iter().any(|id| id == own)) {
+        endpoints.insert(0, own.to_owned());
+    }
+    Json(Endpoints { endpoints }).into_response()
+}
+
+async fn manifest(State(console): State<Console>, Path(endpoint): Path<String>) -> Result<Json<Manifest>, ApiError> {
+    let is_own = console.local.endpoint().is_some_and(|own| own == endpoint);
+    console.local.manifest().filter(|_| is_own).map(Json).ok_or(ApiError::NoManifest)
+}

@@ -1,0 +1,192 @@
+//! The documents that the console's page reads. Times are milliseconds since 1970.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::samples::Sample;
+use crate::store::{Health, JobRecord, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
+
+/// Bytes of one payload that are shown; the client API has the rest.
+const MAX_SHOWN: usize = 1 << 20;
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn epoch_millis(at: SystemTime) -> u64 {
+    millis(at.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Query of the overview: which jobs to list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OverviewQuery {
+    pub(super) status: Option<Status>,
+    pub(super) id: String,
+}
+
+/// One point of the charts.
+#[derive(Debug, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Point {
+    at: u64,
+    completed: u64,
+    failed: u64,
+    in_progress: usize,
+    in_queue: usize,
+    retried: u64,
+    idle: usize,
+    initializing: usize,
+    running: usize,
+    unhealthy: usize,
+}
+
+impl Point {
+    pub(super) fn new(at: SystemTime, health: &Health) -> Self {
+        Self {
+            at: epoch_millis(at),
+            completed: health.completed,
+            failed: health.failed,
+            in_progress: health.in_progress,
+            in_queue: health.in_queue,
+            retried: health.retried,
+            idle: health.workers.idle,
+            initializing: health.workers.initializing,
+            running: health.workers.running,
+            unhealthy: health.workers.unhealthy,
+        }
+    }
+}
+
+impl From<&Sample> for Point {
+    fn from(sample: &Sample) -> Self {
+        Self::new(sample.at, &sample.health)
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Row<'a> {
+    id: &'a str,
+    status: Status,
+    submitted_at: u64,
+    delay: Option<u64>,
+    execution: Option<u64>,
+    worker: Option<&'a str>,
+    retries: u32,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(row: &'a JobRow, origin: SystemTime) -> Self {
+        let view = &row.view;
+        Self {
+            id: &view.id,
+            status: view.status,
+            submitted_at: epoch_millis(origin + row.submitted),
+            delay: view.delay.map(millis),
+            execution: view.execution.map(millis),
+            worker: view.worker.as_deref(),
+            retries: view.retries,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Worker<'a> {
+    id: &'a str,
+    state: &'static str,
+    jobs: usize,
+    silent_seconds: u64,
+}
+
+impl<'a> From<&'a WorkerView> for Worker<'a> {
+    fn from(worker: &'a WorkerView) -> Self {
+        let state = match worker.state {
+            WorkerState::Initializing => "initializing",
+            WorkerState::Idle => "idle",
+            WorkerState::Running => "running",
+            WorkerState::Unhealthy => "unhealthy",
+            WorkerState::Leaving => "leaving",
+        };
+        // In steps, so that a list of quiet workers is not sent every second.
+        let silent_seconds = worker.silent_for.as_secs() / 10 * 10;
+        Self { id: &worker.id, state, jobs: worker.jobs, silent_seconds }
+    }
+}
+
+/// A payload, or the beginning of a large one as text.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Shown<'a> {
+    Whole(&'a RawValue),
+    Cut { cut: String, bytes: usize },
+}
+
+impl<'a> From<&'a Payload> for Shown<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        let text = payload.get();
+        if text.len() <= MAX_SHOWN {
+            return Self::Whole(payload);
+        }
+        let end = (0..=MAX_SHOWN).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        Self::Cut { cut: text[..end].to_owned(), bytes: text.len() }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Step<'a> {
+    status: Status,
+    at: u64,
+    worker: Option<&'a str>,
+}
+
+/// Everything about one job.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Job<'a> {
+    id: &'a str,
+    now: u64,
+    status: Status,
+    delay: Option<u64>,
+    execution: Option<u64>,
+    worker: Option<&'a str>,
+    retries: u32,
+    input: Option<Shown<'a>>,
+    output: Option<Shown<'a>>,
+    error: Option<&'a str>,
+    history: Vec<Step<'a>>,
+    first_item: u64,
+    items: Vec<Shown<'a>>,
+}
+
+impl<'a> Job<'a> {
+    /// The input never changes and is sent once, with the first document.
+    pub(super) fn new(record: &'a JobRecord, origin: SystemTime, is_first: bool) -> Self {
+        let view = &record.view;
+        let at = |at: Timestamp| epoch_millis(origin + at);
+        let step = |step: &'a Transition| Step {
+            status: step.status,
+            at: at(step.at),
+            worker: step.worker.as_ref().map(Arc::as_ref),
+        };
+        Self {
+            id: &view.id,
+            now: epoch_millis(SystemTime::now()),
+            status: view.status,
+            delay: view.delay.map(millis),
+            execution: view.execution.map(millis),
+            worker: view.worker.as_deref(),
+            retries: view.retries,
+            input: is_first.then(|| Shown::from(&record.input)),
+            output: view.output.as_ref().map(Shown::from),
+            error: view.error.as_deref(),
+            history: record.history.iter().map(step).collect(),
+            first_item: record.first_item,
+            items: record.items.iter().map(Shown::from).collect(),
+        }
+    }
+}

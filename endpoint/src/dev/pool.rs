@@ -1,0 +1,125 @@
+//! The workers of one endpoint: starts and retires them as the scaler decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::scaler::{Action, Activity, Look, ScaleSettings, Scaler};
+use super::supervisor::{Current, StopSignals, Supervisor};
+use super::{DevError, WorkerPlan};
+use crate::store::{Load, Store, WorkerState};
+
+/// How often queue and workers are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Workers with the same handler for the same endpoint.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) plan: WorkerPlan,
+    pub(crate) scale: ScaleSettings,
+}
+
+/// A supervised worker.
+struct Slot {
+    current: Arc<Current>,
+    retire: CancellationToken,
+}
+
+type Ended = (u16, Result<(), DevError>);
+
+struct Running {
+    plan: Arc<WorkerPlan>,
+    store: Arc<dyn Store>,
+    stop: StopSignals,
+    slots: BTreeMap<u16, Slot>,
+    tasks: JoinSet<Ended>,
+}
+
+impl Pool {
+    /// Runs until told to stop, or until a worker cannot work at all.
+    pub(crate) async fn run(self, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), DevError> {
+        let (sets, max) = (self.plan.gpus.sets(), usize::from(self.scale.max));
+        if sets > 0 && max > sets {
+            tracing::warn!(workers = max, gpu_sets = sets, "more workers than GPUs: some workers share a GPU");
+        }
+        let mut scaler = Scaler::new(self.scale);
+        let mut running =
+            Running { plan: Arc::new(self.plan), store, stop, slots: BTreeMap::new(), tasks: JoinSet::new() };
+        let origin = Instant::now();
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut outcome = Ok(());
+        while !running.stop.soon.is_cancelled() {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let look = running.look().await;
+                    for action in scaler.decide(origin.elapsed(), &look) {
+                        running.act(action);
+                    }
+                }
+                Some(ended) = running.tasks.join_next() => {
+                    outcome = running.note_end(ended.ok());
+                    if outcome.is_err() {
+                        running.stop.soon.cancel();
+                    }
+                }
+                () = running.stop.soon.cancelled() => {}
+            }
+        }
+        while let Some(ended) = running.tasks.join_next().await {
+            outcome = outcome.and(running.note_end(ended.ok()));
+        }
+        outcome
+    }
+}
+
+impl Running {
+    async fn look(&self) -> Look {
+        let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await;
+        let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
+        let activity = |slot: &Slot| {
+            if slot.retire.is_cancelled() {
+                return Activity::Leaving;
+            }
+            let worker = slot.current.get().and_then(|worker| known.get(&worker));
+            match worker.map(|worker| (worker.state, worker.taken)) {
+                Some((WorkerState::Running, _)) => Activity::Busy,
+                Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
+                _ => Activity::Starting,
+            }
+        };
+        let slots = self.slots.iter().map(|(number, slot)| (*number, activity(slot))).collect();
+        Look { waiting, oldest, in_progress, slots }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Start(number) => {
+                let current = Arc::new(Current::default());
+                // Stopping all retires each; retiring one stops no other.
+                let retire = self.stop.soon.child_token();
+                let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
+                let (plan, store) = (Arc::clone(&self.plan), Arc::clone(&self.store));
+                let supervisor = Supervisor { plan, store, number, current: Arc::clone(&current), stop };
+                self.slots.insert(number, Slot { current, retire });
+                self.tasks.spawn(async move { (number, supervisor.run().await) });
+            }
+            Action::Retire(number) => {
+                if let Some(slot) = self.slots.get(&number) {
+                    tracing::info!(endpoint = self.plan.endpoint, worker = number, "idle: the worker leaves");
+                    slot.retire.cancel();
+                }
+            }
+        }
+    }
+
+    fn note_end(&mut self, ended: Option<Ended>) -> Result<(), DevError> {
+        let Some((number, result)) = ended else { return Ok(()) };
+        self.slots.remove(&number);
+        result
+    }
+}

@@ -1,0 +1,129 @@
+//! Where a [`QueueStore`](super::QueueStore) writes down what changes: nowhere, or into a file.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::StoreError;
+use super::content::Content;
+use super::job::Payload;
+use super::state::{Changes, Effect, Queue};
+use super::wakers::Wakers;
+use super::{Limits, Timestamp};
+
+/// A position in the sequence of all changes. Everything up to it is on disk once
+/// [`settled`](Backing::settled) returns.
+pub(crate) type Mark = u64;
+
+/// What one operation left behind.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which endpoint.
+    pub(crate) endpoint: u32,
+    /// To be written in one transaction.
+    pub(crate) changes: Changes,
+    /// To be performed afterwards: nobody is told of what a crash could still undo.
+    pub(crate) effects: Vec<Effect>,
+    /// Who performs them.
+    pub(crate) wakers: Arc<Wakers>,
+}
+
+/// Memory that outlives the process, or none.
+///
+/// Entries are written in the order of their marks, so a reader that waits for the mark it saw has seen only what
+/// lasts.
+pub trait Backing: Send + Sync + 'static {
+    /// How queues hold payloads.
+    type Content: Content;
+
+    /// A queue that notes what this backing needs.
+    fn queue(&self, limits: Limits) -> Queue<Self::Content>;
+    /// A payload on its way into a queue.
+    fn content(payload: Payload) -> Self::Content;
+    /// Whether changes can be written at the moment; asked before a change that must not be lost.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    fn ready(&self) -> Result<(), StoreError>;
+    /// Notes a new endpoint.
+    fn add_endpoint(&self, endpoint: u32, name: &str);
+    /// Files an entry. Called while the queue is locked, so it must not wait.
+    fn append(&self, entry: Entry) -> Mark;
+    /// Waits until everything up to `mark` is on disk.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn settled(&self, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// The text of payloads; `None` for what is no longer there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn load(
+        &self,
+        endpoint: u32,
+        contents: Vec<Self::Content>,
+    ) -> impl Future<Output = Result<Vec<Option<Payload>>, StoreError>> + Send;
+}
+
+/// Nothing outlives the process.
+#[derive(Debug, Clone, Copy)]
+pub struct InMemory;
+
+impl Backing for InMemory {
+    type Content = Payload;
+
+    fn queue(&self, limits: Limits) -> Queue {
+        Queue::new(limits)
+    }
+
+    fn content(payload: Payload) -> Payload {
+        payload
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn add_endpoint(&self, _: u32, _: &str) {}
+
+    fn append(&self, _: Entry) -> Mark {
+        0
+    }
+
+    async fn settled(&self, _: Mark) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn load(&self, _: u32, contents: Vec<Payload>) -> Result<Vec<Option<Payload>>, StoreError> {
+        Ok(contents.into_iter().map(Some).collect())
+    }
+}
+
+/// An endpoint as it was left, for a store that starts again.
+pub(crate) struct Restored<C> {
+    pub(crate) endpoint: u32,
+    pub(crate) name: String,
+    pub(crate) queue: Queue<C>,
+}
+
+/// The store's time: Unix time at the start, counted on by the monotonic clock, so that neither a step of the wall
+/// clock nor a restart confuses deadlines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: tokio::time::Instant,
+    unix: Timestamp,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { start: tokio::time::Instant::now(), unix }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.unix + self.start.elapsed()
+    }
+
+    pub(crate) fn instant(&self, at: Timestamp) -> tokio::time::Instant {
+        self.start + at.saturating_sub(self.unix)
+    }
+}

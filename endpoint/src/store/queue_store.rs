@@ -1,0 +1,523 @@
+//! The store around the state machine: time, waiting, and handing changes to a [`Backing`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::backing::{Backing, Clock, Entry, InMemory, Mark, Restored};
+use super::wakers::Wakers;
+use super::{
+    Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Outcome, Payload, Queue,
+    Seen, Setup, Status, Store, StoreError, Timestamp, Webhook, WorkerEvent, WorkerView,
+};
+
+/// Endpoint ids in use at once.
+const MAX_ENDPOINTS: usize = 1000;
+
+/// Jobs purged at once. Other requests get a turn in between.
+const PURGE_STEP: usize = 1000;
+
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
+/// The store that lives and dies with the process.
+pub type MemoryStore = QueueStore<InMemory>;
+
+/// All endpoints: a state machine for each, and a backing that all of them share.
+pub struct QueueStore<B: Backing> {
+    setup: Setup,
+    clock: Clock,
+    backing: Arc<B>,
+    endpoints: Mutex<Endpoints<B>>,
+}
+
+struct Endpoints<B: Backing> {
+    by_name: HashMap<String, Arc<Endpoint<B>>>,
+    next_key: u32,
+}
+
+impl MemoryStore {
+    /// An empty store. Must be used inside a tokio runtime.
+    #[must_use]
+    pub fn new(setup: impl Into<Setup>) -> Self {
+        Self::with(setup.into(), Clock::start(), InMemory, Vec::new())
+    }
+}
+
+impl<B: Backing> QueueStore<B> {
+    /// A store with what is left from earlier. Must be used inside a tokio runtime.
+    pub(crate) fn with(setup: Setup, clock: Clock, backing: B, restored: Vec<Restored<B::Content>>) -> Self {
+        let backing = Arc::new(backing);
+        let mut endpoints = Endpoints { by_name: HashMap::new(), next_key: 1 };
+        for Restored { endpoint: key, name, queue } in restored {
+            endpoints.next_key = endpoints.next_key.max(key.saturating_add(1));
+            let wakers = Wakers::new(&name, setup.webhooks.clone());
+            endpoints.by_name.insert(name, Endpoint::start(key, queue, clock, &backing, wakers));
+        }
+        Self { setup, clock, backing, endpoints: Mutex::new(endpoints) }
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Endpoint<B>>> {
+        lock(&self.endpoints).by_name.get(name).map(Arc::clone)
+    }
+
+    fn find_job_endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
+        self.find(name).ok_or(StoreError::JobNotFound)
+    }
+
+    /// The endpoint, created on first use.
+    fn endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
+        let mut endpoints = lock(&self.endpoints);
+        if let Some(endpoint) = endpoints.by_name.get(name) {
+            return Ok(Arc::clone(endpoint));
+        }
+        if endpoints.by_name.len() >= MAX_ENDPOINTS {
+            return Err(StoreError::TooManyEndpoints);
+        }
+        self.backing.ready()?;
+        let key = endpoints.next_key;
+        endpoints.next_key += 1;
+        self.backing.add_endpoint(key, name);
+        let queue = self.backing.queue(self.setup.limits_of(name));
+        let wakers = Wakers::new(name, self.setup.webhooks.clone());
+        let endpoint = Endpoint::start(key, queue, self.clock, &self.backing, wakers);
+        endpoints.by_name.insert(name.to_owned(), Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+
+    /// Runs an operation whose outcome must last; returns once it does.
+    async fn commit<T: Send>(
+        &self,
+        endpoint: &Endpoint<B>,
+        operation: impl FnOnce(&mut Queue<B::Content>, Timestamp) -> T + Send,
+    ) -> Result<T, StoreError> {
+        self.backing.ready()?;
+        let (result, mark) = endpoint.with(operation);
+        self.backing.settled(mark).await?;
+        Ok(result)
+    }
+
+    /// The view with its output, once what it shows is there to stay.
+    async fn settled_view(
+        &self,
+        endpoint: &Endpoint<B>,
+        view: JobView<B::Content>,
+        mark: Mark,
+    ) -> Result<JobView, StoreError> {
+        self.backing.settled(mark).await?;
+        let (view, output) = view.take_output();
+        let loaded = match output {
+            None => Vec::new(),
+            Some(output) => self.backing.load(endpoint.key, vec![output]).await?,
+        };
+        Ok(JobView { output: loaded.into_iter().flatten().next(), ..view })
+    }
+
+    async fn settled_assignments(
+        &self,
+        endpoint: &Endpoint<B>,
+        taken: Vec<Assignment<B::Content>>,
+        mark: Mark,
+    ) -> Result<Vec<Assignment>, StoreError> {
+        self.backing.settled(mark).await?;
+        let has_s3_config: Vec<_> = taken.iter().map(|job| job.s3_config.is_some()).collect();
+        let mut names = Vec::with_capacity(taken.len());
+        let mut contents = Vec::with_capacity(taken.len());
+        for job in taken {
+            names.push((job.id, job.attempt));
+            contents.push(job.input);
+            contents.extend(job.s3_config);
+        }
+        let mut loaded = self.backing.load(endpoint.key, contents).await?.into_iter();
+        let mut jobs = Vec::with_capacity(names.len());
+        for ((id, attempt), has_s3_config) in names.into_iter().zip(has_s3_config) {
+            let input = loaded.next().flatten();
+            let s3_config = if has_s3_config { loaded.next().flatten() } else { None };
+            // Without an input the record has expired meanwhile.
+            jobs.extend(input.map(|input| Assignment { id, attempt, input, s3_config }));
+        }
+        Ok(jobs)
+    }
+}
+
+/// One endpoint's state machine and those who wait for it.
+struct Endpoint<B: Backing> {
+    key: u32,
+    clock: Clock,
+    backing: Arc<B>,
+    /// The state machine and the mark of its latest change.
+    queue: Mutex<(Queue<B::Content>, Mark)>,
+    wakers: Arc<Wakers>,
+}
+
+impl<B: Backing> Endpoint<B> {
+    fn start(key: u32, queue: Queue<B::Content>, clock: Clock, backing: &Arc<B>, wakers: Wakers) -> Arc<Self> {
+        let wakers = Arc::new(wakers);
+        let backing = Arc::clone(backing);
+        let endpoint = Arc::new(Self { key, clock, backing, queue: Mutex::new((queue, 0)), wakers });
+        tokio::spawn(run_timers(Arc::downgrade(&endpoint), Arc::clone(&endpoint.wakers)));
+        endpoint
+    }
+
+    /// Runs one operation at the current time and passes on what it caused. The result lasts once the mark is
+    /// settled.
+    fn with<T>(&self, operation: impl FnOnce(&mut Queue<B::Content>, Timestamp) -> T) -> (T, Mark) {
+        let (result, effects, sooner, mark) = {
+            let mut locked = lock(&self.queue);
+            let (queue, mark) = &mut *locked;
+            let now = self.clock.now();
+            let before = queue.next_deadline();
+            queue.tick(now);
+            let result = operation(queue, now);
+            let after = queue.next_deadline();
+            let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+            let mut effects = queue.take_effects();
+            if let Some(changes) = queue.take_changes() {
+                let (effects, wakers) = (std::mem::take(&mut effects), Arc::clone(&self.wakers));
+                *mark = self.backing.append(Entry { endpoint: self.key, changes, effects, wakers });
+            }
+            (result, effects, sooner, *mark)
+        };
+        if sooner {
+            self.wakers.timer.notify_one();
+        }
+        for effect in effects {
+            self.wakers.perform(&effect);
+        }
+        (result, mark)
+    }
+
+    async fn take<'a>(&'a self, worker: &'a str, max: usize, deadline: Instant) -> Taken<'a, B> {
+        loop {
+            let mut woken = std::pin::pin!(self.wakers.jobs_waiting.notified());
+            // Registers before the look into the queue, so that a job submitted in between wakes this poll.
+            woken.as_mut().enable();
+            let ((jobs, eligible), mark) =
+                self.with(|queue, now| (queue.take(now, worker, max), queue.is_eligible(worker)));
+            let taken = Taken::new(self, worker, jobs, mark);
+            if !taken.jobs.is_empty() {
+                return taken;
+            }
+            if !eligible {
+                // Its wake-up belongs to another poll. Held all the same: an empty answer is followed by the next poll.
+                if self.with(|queue, _| queue.has_waiting()).0 {
+                    self.wakers.jobs_waiting.notify_one();
+                }
+                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
+                return taken;
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                return taken;
+            }
+        }
+    }
+}
+
+impl<B: Backing> Drop for Endpoint<B> {
+    fn drop(&mut self) {
+        self.wakers.timer.notify_one();
+    }
+}
+
+/// Performs what is due, for as long as the endpoint exists.
+async fn run_timers<B: Backing>(endpoint: Weak<Endpoint<B>>, wakers: Arc<Wakers>) {
+    loop {
+        let next = {
+            let Some(endpoint) = endpoint.upgrade() else { return };
+            endpoint.with(|queue, _| queue.next_deadline()).0.map(|at| endpoint.clock.instant(at))
+        };
+        match next {
+            Some(next) => {
+                let _ = timeout_at(next, wakers.timer.notified()).await;
+                // When more is due than one tick does, others get a turn in between.
+                tokio::task::yield_now().await;
+            }
+            None => wakers.timer.notified().await,
+        }
+    }
+}
+
+/// Jobs that were taken and not yet passed on. They go back when the poll ends before that.
+struct Taken<'a, B: Backing> {
+    endpoint: &'a Endpoint<B>,
+    worker: &'a str,
+    jobs: Vec<Assignment<B::Content>>,
+    mark: Mark,
+}
+
+impl<'a, B: Backing> Taken<'a, B> {
+    fn new(endpoint: &'a Endpoint<B>, worker: &'a str, jobs: Vec<Assignment<B::Content>>, mark: Mark) -> Self {
+        Self { endpoint, worker, jobs, mark }
+    }
+}
+
+impl<B: Backing> Drop for Taken<'_, B> {
+    fn drop(&mut self) {
+        if !self.jobs.is_empty() {
+            self.endpoint.with(|queue, _| {
+                for job in &self.jobs {
+                    queue.give_back(self.worker, &job.id, job.attempt);
+                }
+            });
+        }
+    }
+}
+
+/// A poll that is held open; tells the state machine when it ends, however it ends.
+struct Poll<'a, B: Backing> {
+    endpoint: &'a Endpoint<B>,
+    worker: &'a str,
+}
+
+impl<'a, B: Backing> Poll<'a, B> {
+    fn start(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+        endpoint.with(|queue, now| queue.poll_started(now, worker));
+        Self { endpoint, worker }
+    }
+}
+
+impl<B: Backing> Drop for Poll<'_, B> {
+    fn drop(&mut self) {
+        self.endpoint.with(|queue, now| queue.poll_ended(now, self.worker));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl<B: Backing> Store for QueueStore<B> {
+    async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError> {
+        let endpoint = self.endpoint(endpoint)?;
+        self.backing.ready()?;
+        let (view, mark) = endpoint.with(|queue, now| queue.submit(now, job.map(B::content)));
+        self.settled_view(&endpoint, view?, mark).await
+    }
+
+    async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        let (view, mark) = endpoint.with(|queue, now| {
+            if let Some(ttl) = ttl {
+                queue.shorten(now, id, ttl);
+            }
+            queue.view(id).ok_or(StoreError::JobNotFound)
+        });
+        self.settled_view(&endpoint, view?, mark).await
+    }
+
+    async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        let deadline = Instant::now() + wait;
+        let mut latest = None;
+        let look = || match endpoint.with(|queue, _| queue.view(id)) {
+            (Some(view), mark) if !view.status.is_terminal() => {
+                latest = Some((view, mark));
+                None
+            }
+            (Some(view), mark) => Some(Ok((view, mark))),
+            (None, _) => Some(Err(())),
+        };
+        let finished = endpoint.wakers.job_readers.wait(id, deadline, look).await;
+        let (view, mark) = match (finished, latest) {
+            (Some(Ok(seen)), _) | (None, Some(seen)) => seen,
+            (Some(Err(())), Some((view, mark))) => (JobView { status: Status::TimedOut, ..view }, mark),
+            (_, None) => return Err(StoreError::JobNotFound),
+        };
+        self.settled_view(&endpoint, view, mark).await
+    }
+
+    async fn drain(&self, endpoint: &str, id: &str, wait: Duration) -> Result<(Status, Vec<Payload>), StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        let deadline = Instant::now() + wait;
+        loop {
+            let look = || {
+                let (news, mark) = endpoint.with(|queue, _| queue.has_stream_news(id));
+                news.then_some(mark)
+            };
+            let news = endpoint.wakers.job_readers.wait(id, deadline, look).await;
+            if let Some(mark) = news {
+                self.backing.settled(mark).await?;
+            }
+            // Nothing may be awaited from here on: the items are in nobody's hands.
+            let (drained, _) = endpoint.with(|queue, _| queue.drain(id));
+            match drained {
+                // Another reader was faster.
+                Ok((status, items)) if items.is_empty() && !status.is_terminal() && news.is_some() => {}
+                drained => return drained,
+            }
+        }
+    }
+
+    async fn cancel(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        self.backing.ready()?;
+        let (view, mark) = endpoint.with(|queue, now| queue.cancel(now, id));
+        self.settled_view(&endpoint, view?, mark).await
+    }
+
+    async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        self.backing.ready()?;
+        let (view, mark) = endpoint.with(|queue, now| queue.retry(now, id));
+        self.settled_view(&endpoint, view?, mark).await
+    }
+
+    async fn purge(&self, endpoint: &str) -> Result<usize, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(0) };
+        let (mut left, _) = endpoint.with(|queue, now| queue.health(now).in_queue);
+        let mut removed = 0;
+        while left > 0 {
+            let some = self.commit(&endpoint, |queue, now| queue.purge(now, left.min(PURGE_STEP))).await?;
+            if some == 0 {
+                break;
+            }
+            removed += some;
+            left -= some;
+        }
+        Ok(removed)
+    }
+
+    async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
+        let (views, mark) = endpoint.with(|queue, _| queue.pending(max));
+        let mut pending = Vec::with_capacity(views.len());
+        for view in views {
+            pending.push(self.settled_view(&endpoint, view, mark).await?);
+        }
+        Ok(pending)
+    }
+
+    async fn health(&self, endpoint: &str) -> Health {
+        self.find(endpoint).map_or_else(Health::default, |endpoint| endpoint.with(|queue, now| queue.health(now)).0)
+    }
+
+    async fn load(&self, endpoint: &str) -> Load {
+        self.find(endpoint).map_or_else(Load::default, |endpoint| endpoint.with(|queue, now| queue.load(now)).0)
+    }
+
+    async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
+        let (Some(Webhook { url, job, input }), mark) = endpoint.with(|queue, _| queue.webhook(id)) else {
+            return Ok(None);
+        };
+        let job = self.settled_view(&endpoint, job, mark).await?;
+        let input = self.backing.load(endpoint.key, vec![input]).await?.into_iter().flatten().next();
+        // Without an input the record has expired meanwhile.
+        Ok(input.map(|input| Webhook { url, job, input }))
+    }
+
+    async fn take(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Assignment>, StoreError> {
+        let endpoint = self.endpoint(endpoint)?;
+        self.backing.ready()?;
+        let _poll = Poll::start(&endpoint, worker);
+        let mut taken = endpoint.take(worker, max, Instant::now() + wait).await;
+        if taken.jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let jobs = self.settled_assignments(&endpoint, taken.jobs.clone(), taken.mark).await?;
+        taken.jobs.clear();
+        Ok(jobs)
+    }
+
+    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) {
+        if let Some(endpoint) = self.find(endpoint) {
+            endpoint.with(|queue, _| queue.give_back(worker, id, attempt));
+        }
+    }
+
+    async fn progress(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        id: &str,
+        output: Option<Payload>,
+    ) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, now| queue.progress(now, worker, id, output.map(B::content))).await
+    }
+
+    async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, now| queue.chunk(now, worker, id, item)).await?
+    }
+
+    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, now| queue.finish(now, worker, id, outcome.map(B::content))).await
+    }
+
+    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError> {
+        self.endpoint(endpoint)?.with(|queue, now| queue.heartbeat(now, worker, &heartbeat));
+        Ok(())
+    }
+
+    async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {
+        let endpoint = self.endpoint(endpoint)?;
+        let look = || Some(endpoint.with(|queue, _| queue.take_stops(worker)).0).filter(|stops| !stops.is_empty());
+        Ok(endpoint.wakers.stop_polls.wait(worker, Instant::now() + wait, look).await.unwrap_or_default())
+    }
+
+    async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
+        self.endpoint(endpoint)?.with(|queue, now| queue.worker_event(now, worker, event));
+        Ok(())
+    }
+
+    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool {
+        let Ok(endpoint) = self.endpoint(endpoint) else { return false };
+        let look = || endpoint.with(|queue, _| queue.is_recycled(worker)).0.then_some(());
+        endpoint.wakers.supervisors.wait(worker, Instant::now() + wait, look).await.is_some()
+    }
+
+    async fn endpoints(&self) -> Vec<String> {
+        let mut ids: Vec<_> = lock(&self.endpoints).by_name.keys().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
+        let (rows, mark) = endpoint.with(|queue, _| queue.list(filter));
+        self.backing.settled(mark).await?;
+        let without_output = |row: JobRow<_>| JobRow { view: row.view.take_output().0, submitted: row.submitted };
+        Ok(rows.into_iter().map(without_output).collect())
+    }
+
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError> {
+        let endpoint = self.find_job_endpoint(endpoint)?;
+        let mut latest = None;
+        let look = || match endpoint.with(|queue, _| queue.inspect(id, seen)) {
+            (Some(record), mark) if record.revision == seen.revision && record.items.is_empty() => {
+                latest = Some((record, mark));
+                None
+            }
+            (Some(record), mark) => Some(Some((record, mark))),
+            (None, _) => Some(None),
+        };
+        let found = endpoint.wakers.job_readers.wait(id, Instant::now() + wait, look).await;
+        let Some((record, mark)) = found.unwrap_or(latest) else { return Err(StoreError::JobNotFound) };
+        let view = self.settled_view(&endpoint, record.view, mark).await?;
+        let input = self.backing.load(endpoint.key, vec![record.input]).await?.into_iter().flatten().next();
+        Ok(JobRecord {
+            view,
+            revision: record.revision,
+            input: input.ok_or(StoreError::JobNotFound)?,
+            history: record.history,
+            first_item: record.first_item,
+            items: record.items,
+        })
+    }
+
+    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView> {
+        self.find(endpoint).map_or_else(Vec::new, |endpoint| endpoint.with(|queue, now| queue.workers(now, max)).0)
+    }
+}

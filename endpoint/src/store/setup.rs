@@ -1,0 +1,31 @@
+//! What a store is told at its start.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::limits::Limits;
+use super::webhooks::WebhookQueue;
+
+/// The settings of a store. [`Limits`] alone are enough for most.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Bounds and timings of each endpoint.
+    pub limits: Limits,
+    /// Leases of single endpoints that differ, by endpoint id.
+    pub leases: HashMap<String, Duration>,
+    /// Is told of jobs whose end is to be reported.
+    pub webhooks: WebhookQueue,
+}
+
+impl Setup {
+    /// The limits of one endpoint.
+    pub(crate) fn limits_of(&self, endpoint: &str) -> Limits {
+        Limits { lease: self.leases.get(endpoint).copied().unwrap_or(self.limits.lease), ..self.limits }
+    }
+}
+
+impl From<Limits> for Setup {
+    fn from(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading: everything at the start, single payloads afterwards.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::value::RawValue;
+
+use super::open::connect;
+use super::rows::{self, key, natural, split_key, table};
+use crate::store::Setup;
+use crate::store::backing::Restored;
+use crate::store::content::Filed;
+use crate::store::job::{Payload, Timestamp};
+use crate::store::state::{Counters, Queue};
+
+/// Connections kept for the next reader.
+const MAX_SPARE: usize = 4;
+
+/// All endpoints as the file has them.
+pub(super) fn restore(
+    connection: &Connection,
+    setup: &Setup,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Restored<Filed>>> {
+    let mut endpoints = HashMap::new();
+    let mut statement =
+        connection.prepare("SELECT key, name, last_number, completed, failed, retried FROM endpoints")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let number = |column| row.get::<_, i64>(column).map(natural);
+        let (endpoint, name) = (row.get(0)?, row.get::<_, String>(1)?);
+        let mut queue = Queue::journaled(setup.limits_of(&name));
+        queue.restore_counters(Counters {
+            last_number: number(2)?,
+            completed: number(3)?,
+            failed: number(4)?,
+            retried: number(5)?,
+        });
+        endpoints.insert(endpoint, Restored { endpoint, name, queue });
+    }
+    let mut chunks = restore_chunks(connection)?;
+    let mut statement = connection.prepare("SELECT * FROM jobs ORDER BY key")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (endpoint, job) = rows::get(row)?;
+        let items = chunks.remove(&(endpoint, job.number)).unwrap_or_default();
+        if let Some(endpoint) = endpoints.get_mut(&endpoint) {
+            endpoint.queue.restore(now, job, items);
+        }
+    }
+    Ok(endpoints.into_values().collect())
+}
+
+type Chunks = HashMap<(u32, u64), Vec<(u64, Payload)>>;
+
+fn restore_chunks(connection: &Connection) -> rusqlite::Result<Chunks> {
+    let mut chunks = Chunks::new();
+    let mut statement = connection.prepare("SELECT key, number, body FROM chunks ORDER BY key, number")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let items = chunks.entry(split_key(row.get(0)?)).or_default();
+        items.push((natural(row.get(1)?), payload(row.get(2)?)?));
+    }
+    Ok(chunks)
+}
+
+fn payload(text: String) -> rusqlite::Result<Payload> {
+    let value = RawValue::from_string(text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))?;
+    Ok(value.into())
+}
+
+/// Connections for reading; they do not wait for the writer.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    spare: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, spare: Mutex::default() }
+    }
+
+    /// The text of each payload, where it still exists.
+    pub(super) fn load(&self, endpoint: u32, contents: Vec<Filed>) -> rusqlite::Result<Vec<Option<Payload>>> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match spare {
+            Some(connection) => connection,
+            None => connect(&self.path)?,
+        };
+        let loaded = contents.into_iter().map(|content| load(&connection, endpoint, content)).collect();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_SPARE {
+            spare.push(connection);
+        }
+        loaded
+    }
+}
+
+fn load(connection: &Connection, endpoint: u32, content: Filed) -> rusqlite::Result<Option<Payload>> {
+    let Filed::Stored { number, part, .. } = content else { return Ok(content.fresh()) };
+    let sql = format!("SELECT body FROM {} WHERE key = ?1", table(part));
+    let text = connection.prepare_cached(&sql)?.query_row([key(endpoint, number)], |row| row.get(0)).optional()?;
+    text.map(payload).transpose()
+}

@@ -1,0 +1,145 @@
+//! Opening the file: who may use it, whether it is ours, its tables.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+/// Marks the file as ours (`RPEP`).
+const APPLICATION_ID: i32 = 0x5250_4550;
+
+/// Raised with each change of the tables.
+const FORMAT: i32 = 1;
+
+/// How long a statement waits for a lock of another program, such as a backup.
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a data file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No folder to create it in.
+    #[error("--data {}: the folder does not exist; create it or choose another path", .0.display())]
+    NoFolder(PathBuf),
+    /// Locked.
+    #[error("--data {}: another process uses this file; stop it or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// Something else.
+    #[error("--data {}: this is not a data file of runpod-endpoint, or its start is damaged; choose another path, or restore the file from a backup", .0.display())]
+    Foreign(PathBuf),
+    /// Written by a later version.
+    #[error("--data {}: written by a newer runpod-endpoint (format {found}, this one knows {FORMAT}); upgrade runpod-endpoint or choose another path", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i32,
+    },
+    /// Its content contradicts itself.
+    #[error("--data {}: the file is damaged ({reason}); restore it from a backup, or move it away to start empty", .0.display(), reason = .1)]
+    Damaged(PathBuf, String),
+    /// No right to write.
+    #[error("--data {}: cannot write here ({reason}); make the file and its folder writable or choose another path", .0.display(), reason = .1)]
+    ReadOnly(PathBuf, String),
+    /// Anything else.
+    #[error("--data {}: cannot use this file ({reason}); check the disk or choose another path", .0.display(), reason = .1)]
+    Unusable(PathBuf, String),
+}
+
+/// The connection that writes, and the lock that says so to other processes.
+pub(super) fn open(path: &Path) -> Result<(Connection, File), OpenError> {
+    // SQLite would create it readable for everyone; jobs may hold secrets.
+    private_file(path, path)?;
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock = private_file(Path::new(&lock_path), path)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse(path.to_owned()),
+        TryLockError::Error(error) => OpenError::Unusable(path.to_owned(), error.to_string()),
+    })?;
+    let connection = prepare(path).map_err(|error| match error {
+        Problem::Sqlite(error) => explain(path, &error),
+        Problem::Foreign => OpenError::Foreign(path.to_owned()),
+        Problem::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
+    })?;
+    Ok((connection, lock))
+}
+
+fn private_file(path: &Path, data: &Path) -> Result<File, OpenError> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => OpenError::NoFolder(data.to_owned()),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly(data.to_owned(), error.to_string())
+        }
+        _ => OpenError::Unusable(data.to_owned(), error.to_string()),
+    })
+}
+
+enum Problem {
+    Sqlite(rusqlite::Error),
+    Foreign,
+    Newer(i32),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn prepare(path: &Path) -> Result<Connection, Problem> {
+    let connection = connect(path)?;
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 {
+        if pragma("application_id")? != APPLICATION_ID {
+            return Err(Problem::Foreign);
+        }
+        let found = pragma("user_version")?;
+        if found > FORMAT {
+            return Err(Problem::Newer(found));
+        }
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // With FULL a job that was accepted survives a power failure too, not only the end of the process.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    if tables == 0 {
+        let create = format!(
+            "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;",
+            include_str!("schema.sql")
+        );
+        connection.execute_batch(&create)?;
+    }
+    Ok(connection)
+}
+
+/// One more connection to the file.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_LIMIT)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// SQLite's error as advice.
+pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::Foreign(path),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::InUse(path),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            OpenError::ReadOnly(path, error.to_string())
+        }
+        Some(ErrorCode::DatabaseCorrupt) => OpenError::Damaged(path, error.to_string()),
+        // What is read is not what was written.
+        None => OpenError::Damaged(path, error.to_string()),
+        _ => OpenError::Unusable(path, error.to_string()),
+    }
+}

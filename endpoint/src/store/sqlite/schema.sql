@@ -1,0 +1,55 @@
+-- Format 1. Times are milliseconds since 1970, lengths of time are milliseconds.
+
+CREATE TABLE endpoints (
+    key INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    last_number INTEGER NOT NULL DEFAULT 0,
+    completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    retried INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- `key` is the endpoint's key and the job's number in one, so that new jobs are added at the end of every table.
+CREATE TABLE jobs (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    low_priority INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    submitted INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    retention INTEGER NOT NULL,
+    execution_timeout INTEGER NOT NULL,
+    webhook TEXT,
+    attempt INTEGER NOT NULL,
+    retries INTEGER NOT NULL,
+    delay INTEGER,
+    execution INTEGER,
+    worker TEXT,
+    error TEXT,
+    cancel_told INTEGER NOT NULL,
+    input_bytes INTEGER NOT NULL,
+    s3_config_bytes INTEGER,
+    output_bytes INTEGER,
+    -- Only while a worker has the job.
+    poller TEXT,
+    holder TEXT,
+    since INTEGER,
+    execution_deadline INTEGER,
+    leased INTEGER,
+    -- Only after its end.
+    forget_at INTEGER
+) STRICT;
+
+-- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.
+CREATE TABLE inputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE s3_configs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE outputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
+
+-- Stream items that nobody has read.
+CREATE TABLE chunks (
+    key INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (key, number)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,26 @@
+//! What a webhook delivery needs to know of a job.
+
+use super::Queue;
+use crate::store::content::Content;
+use crate::store::job::{JobView, Payload};
+
+/// A finished job and where to report it. The body of a webhook shows the input, which no other document does.
+#[derive(Debug, Clone)]
+pub struct Webhook<P = Payload> {
+    /// Where to send it, as the client gave it.
+    pub url: String,
+    /// The job as `/status` shows it.
+    pub job: JobView<P>,
+    /// What the client submitted.
+    pub input: P,
+}
+
+impl<P: Content> Queue<P> {
+    /// The delivery for a finished job that asked for one. `None` once the record has expired or the job runs again.
+    #[must_use]
+    pub fn webhook(&self, id: &str) -> Option<Webhook<P>> {
+        let (id, job) = self.jobs.get_key_value(id)?;
+        let url = job.webhook.clone()?;
+        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input: job.input.clone() })
+    }
+}

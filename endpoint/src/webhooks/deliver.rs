@@ -1,0 +1,167 @@
+//! Attempts, pauses and bounds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::body::WebhookBody;
+use super::client::{SendError, WebhookClient};
+use super::guard::Guard;
+use super::signature::Signer;
+use crate::store::{Store, Webhook, WebhookDue};
+
+/// Pauses before the second and the third attempt, as captured from the platform.
+const GAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+
+/// Attempts in flight at once, all receivers together and one receiver alone.
+const MAX_IN_FLIGHT: usize = 64;
+const MAX_IN_FLIGHT_PER_HOST: usize = 8;
+
+/// Deliveries begun and not ended, all receivers together and one receiver alone. Each is a few hundred bytes: the
+/// body is fetched for each attempt.
+const MAX_PENDING: usize = 100_000;
+const MAX_PENDING_PER_HOST: usize = 20_000;
+
+/// Receivers remembered before those without deliveries are forgotten.
+const MAX_HOSTS: usize = 1000;
+
+/// Why no webhooks can be delivered.
+#[derive(Debug, thiserror::Error)]
+#[error("the webhook client cannot start: {0}; check the certificate settings of this machine")]
+pub struct WebhooksError(#[from] reqwest::Error);
+
+/// Delivers webhooks.
+#[derive(Clone)]
+pub struct Webhooks {
+    store: Arc<dyn Store>,
+    client: WebhookClient,
+    signer: Option<Signer>,
+    in_flight: Arc<Semaphore>,
+    gaps: [Duration; 2],
+}
+
+/// One receiver: a slow one holds up its own deliveries only.
+#[derive(Debug)]
+struct Host {
+    name: String,
+    in_flight: Semaphore,
+}
+
+impl Webhooks {
+    /// A deliverer for the jobs of `store`; with a `signer` each request proves where it comes from.
+    ///
+    /// # Errors
+    /// When the TLS settings of this machine are unusable.
+    pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
+        let client = WebhookClient::new(guard)?;
+        Ok(Self { store, client, signer, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), gaps: GAPS })
+    }
+
+    /// Other pauses before the second and the third attempt.
+    #[must_use]
+    pub fn with_gaps(self, gaps: [Duration; 2]) -> Self {
+        Self { gaps, ..self }
+    }
+
+    /// Delivers until the store is gone or `shutdown`; what is not delivered by then is dropped.
+    pub async fn run(self, mut due: mpsc::Receiver<WebhookDue>, shutdown: CancellationToken) {
+        let mut hosts: HashMap<String, Weak<Host>> = HashMap::new();
+        let mut pending = JoinSet::new();
+        loop {
+            let next = tokio::select! {
+                next = due.recv(), if pending.len() < MAX_PENDING => next,
+                Some(_) = pending.join_next() => continue,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(next) = next else { break };
+            let webhook = match self.store.webhook(&next.endpoint, &next.job).await {
+                Ok(Some(webhook)) => webhook,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(job = next.job, %error, "a webhook is dropped: its job cannot be read");
+                    continue;
+                }
+            };
+            let host = host_of(&mut hosts, &webhook.url);
+            if Arc::strong_count(&host) > MAX_PENDING_PER_HOST {
+                tracing::warn!(job = next.job, host = host.name, "too many webhooks wait for this receiver: dropped");
+                continue;
+            }
+            pending.spawn(self.clone().deliver(next, host));
+        }
+        tokio::select! {
+            _ = pending.join_all() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn deliver(self, due: WebhookDue, host: Arc<Host>) {
+        let gaps = self.gaps.into_iter().map(Some).chain([None]);
+        for (attempt, gap) in gaps.enumerate() {
+            let Some(outcome) = self.attempt(&due, &host).await else { return };
+            let Err(error) = outcome else { return };
+            let attempt = attempt + 1;
+            match gap.filter(|_| !error.is_final()) {
+                Some(gap) => {
+                    tracing::info!(job = due.job, host = host.name, attempt, %error, ?gap, "webhook failed; trying again");
+                    sleep(gap).await;
+                }
+                None => {
+                    tracing::warn!(job = due.job, host = host.name, attempt, %error, "webhook given up");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One attempt. `None` when there is nothing left to tell: the record has expired or the job was queued again.
+    async fn attempt(&self, due: &WebhookDue, host: &Host) -> Option<Result<(), SendError>> {
+        // A full receiver must not occupy the places of the others, so its own limit comes first.
+        let _of_host = host.in_flight.acquire().await.ok()?;
+        let _of_all = self.in_flight.acquire().await.ok()?;
+        let webhook = match self.store.webhook(&due.endpoint, &due.job).await {
+            Ok(webhook) => webhook?,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let body = Bytes::from(serde_json::to_vec(&WebhookBody::from(&webhook)).ok()?);
+        Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
+    }
+
+    /// The headers of the Standard Webhooks specification. The id is the job's: receivers drop repetitions by it.
+    fn headers(&self, webhook: &Webhook, body: &[u8]) -> HeaderMap {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut headers = HeaderMap::new();
+        let mut insert = |name, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        };
+        insert("webhook-id", &webhook.job.id);
+        insert("webhook-timestamp", &now.to_string());
+        if let Some(signer) = &self.signer {
+            insert("webhook-signature", &signer.sign(&webhook.job.id, now, body));
+        }
+        headers
+    }
+}
+
+fn host_of(hosts: &mut HashMap<String, Weak<Host>>, url: &str) -> Arc<Host> {
+    let name = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    if let Some(host) = hosts.get(&name).and_then(Weak::upgrade) {
+        return host;
+    }
+    if hosts.len() >= MAX_HOSTS {
+        hosts.retain(|_, host| host.strong_count() > 0);
+    }
+    let host = Arc::new(Host { name: name.clone(), in_flight: Semaphore::new(MAX_IN_FLIGHT_PER_HOST) });
+    hosts.insert(name, Arc::downgrade(&host));
+    host
+}

@@ -1,0 +1,157 @@
+//! Which addresses webhooks may reach: clients choose the URLs, so the endpoint's own network is out of bounds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// The answers for a host name.
+pub(crate) type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// Lets public addresses through, and those of the given networks.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    allowed: Arc<[IpNet]>,
+}
+
+/// A host name leads nowhere that webhooks may go.
+#[derive(Debug, thiserror::Error)]
+#[error("the address is not public; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
+pub(crate) struct NotPublic;
+
+impl Guard {
+    /// A guard that also lets `allowed` through.
+    #[must_use]
+    pub fn new(allowed: &[IpNet]) -> Self {
+        Self { allowed: Arc::from(allowed) }
+    }
+
+    /// Whether a connection to `ip` may be opened.
+    #[must_use]
+    pub fn permits(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.allowed.iter().any(|network| network.contains(&ip)) || is_public(ip)
+    }
+}
+
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+/// By the IANA registry of special-purpose addresses.
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    let special = ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || matches!((a, b, c), (0, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18 | 19, _))
+        // Multicast, reserved and broadcast.
+        || a >= 224;
+    !special
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let [a, b, c, d, e, f, g, h] = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match (a, b, c, d, e, f) {
+        // Translated and tunnelled IPv4: what counts is where the packet comes out.
+        (0x64, 0xff9b, 0, 0, 0, 0) => embedded(g, h),
+        (0x2002, high, low, ..) => embedded(high, low),
+        // Protocol assignments (Teredo among them) and documentation.
+        (0x2001, 0..=0x1ff, ..) | (0x2001, 0xdb8, ..) | (0x3fff, 0..=0xfff, ..) => false,
+        // All global unicast is in 2000::/3: loopback, link-local, unique local and multicast are not.
+        _ => a & 0xe000 == 0x2000,
+    }
+}
+
+/// Resolves names and hands out only addresses that the guard permits. The connection goes to exactly these: there is
+/// no second look-up whose answer could differ.
+pub(crate) struct GuardedResolver {
+    pub(crate) guard: Guard,
+    pub(crate) lookup: Lookup,
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let guard = self.guard.clone();
+        let answers = (self.lookup)(name.as_str().to_owned());
+        Box::pin(async move {
+            let mut permitted = answers.await?;
+            permitted.retain(|address| guard.permits(address.ip()));
+            if permitted.is_empty() {
+                return Err(NotPublic.into());
+            }
+            Ok(Box::new(permitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The system's resolver.
+pub(crate) fn system_lookup() -> Lookup {
+    Arc::new(|name| Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_pass() {
+        let guard = Guard::default();
+        for inside in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.168.1.1",
+            "198.18.0.1",
+            "203.0.113.7",
+            "224.0.0.1",
+            "239.255.255.250",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "2001:0:1::1",
+            "2001:db8::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!guard.permits(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["1.1.1.1", "172.15.0.1", "172.32.0.1", "::ffff:8.8.8.8", "2606:4700::1", "64:ff9b::808:808"] {
+            assert!(guard.permits(outside.parse().unwrap()), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_network_can_be_allowed() {
+        let guard = Guard::new(&["10.0.0.0/24".parse().unwrap()]);
+        assert!(guard.permits("10.0.0.9".parse().unwrap()));
+        assert!(guard.permits("::ffff:10.0.0.9".parse().unwrap()));
+        assert!(!guard.permits("10.0.1.9".parse().unwrap()));
+    }
+}

@@ -1,0 +1,76 @@
+//! The unmodified official clients against the endpoint.
+
+use serde_json::json;
+
+use crate::program::{Endpoint, installed};
+
+const COUNTERS: [(&str, &[&str]); 2] = [
+    ("jobs", &["completed", "failed", "inProgress", "inQueue", "retried"]),
+    ("workers", &["idle", "initializing", "ready", "running", "throttled", "unhealthy"]),
+];
+
+#[tokio::test]
+async fn the_synchronous_client_completes_every_operation() {
+    let endpoint = Endpoint::start(&[]).await;
+    let _worker = endpoint.worker("generator", &[]);
+    let seen = endpoint.client(&["sync"]).await;
+    let items: Vec<_> = (0..5).map(|number| json!({"number": number})).collect();
+    assert_eq!(seen["stream"], json!(items), "exactly the items, and the iteration ended");
+    assert_eq!((&seen["status"], &seen["output"]), (&json!("COMPLETED"), &json!([])));
+    assert_eq!(seen["run_sync"], json!([]));
+    for (group, names) in COUNTERS {
+        for name in names {
+            assert!(seen["health"][group][name].is_u64(), "{group}.{name}: {}", seen["health"]);
+        }
+    }
+    assert_eq!((&seen["cancel"]["status"], &seen["cancelled"]), (&json!("CANCELLED"), &json!("CANCELLED")));
+    assert_eq!(seen["cancelled_stream"], "HTTPError", "an error status ends the client's endless loop");
+    assert_eq!(seen["purge"]["status"], "completed");
+    assert_eq!(seen["unknown"], "HTTPError");
+}
+
+#[tokio::test]
+async fn the_asynchronous_client_submits_polls_streams_and_cancels() {
+    let endpoint = Endpoint::start(&[]).await;
+    let _worker = endpoint.worker("aggregate", &[]);
+    let seen = endpoint.client(&["async"]).await;
+    let items = json!([{"number": 0}, {"number": 1}, {"number": 2}]);
+    assert_eq!((&seen["stream"], &seen["output"], &seen["status"]), (&items, &items, &json!("COMPLETED")));
+    assert_eq!(seen["cancel"]["status"], "CANCELLED");
+    assert_eq!(seen["purge"]["status"], "completed");
+}
+
+async fn many_jobs(count: usize) {
+    let endpoint = Endpoint::start(&[]).await;
+    let _worker = endpoint.worker("crowd", &[]);
+    let seen = endpoint.client(&["thousand", &count.to_string()]).await;
+    assert_eq!(seen["right"], count);
+    let jobs = json!({"completed": count, "failed": 0, "inProgress": 0, "inQueue": 0, "retried": 0});
+    assert_eq!(seen["health"]["jobs"], jobs, "none lost, none run twice");
+}
+
+#[tokio::test]
+async fn many_jobs_in_a_row_are_neither_lost_nor_run_twice() {
+    many_jobs(100).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute: the official worker starts at most 16 short jobs a second"]
+async fn a_thousand_jobs_in_a_row_are_neither_lost_nor_run_twice() {
+    many_jobs(1000).await;
+}
+
+#[tokio::test]
+#[ignore = "needs node and the official SDK: npm install --prefix .venv/js runpod-sdk@1.1.2"]
+async fn the_javascript_client_completes_every_operation() {
+    assert!(installed("js/node_modules/runpod-sdk").is_dir(), "npm install --prefix .venv/js runpod-sdk@1.1.2");
+    let endpoint = Endpoint::start(&[]).await;
+    let _worker = endpoint.worker("generator", &[]);
+    let seen = endpoint.javascript_client().await;
+    assert_eq!((&seen["runSync"]["status"], &seen["runSync"]["succeeded"]), (&json!("COMPLETED"), &json!(true)));
+    assert_eq!(seen["stream"], json!([{"number": 0}, {"number": 1}, {"number": 2}]));
+    assert_eq!((&seen["status"]["completed"], &seen["statusSync"]), (&json!(true), &json!("COMPLETED")));
+    assert_eq!(seen["cancel"], "CANCELLED");
+    assert_eq!(seen["purge"]["status"], "completed");
+    assert!(seen["health"]["workers"]["idle"].is_u64());
+}

@@ -1,0 +1,55 @@
+"""Handlers for the unmodified official worker. CONFORMANCE_HANDLER names the one to serve."""
+
+import asyncio
+import os
+import time
+
+import runpod
+
+
+def plain(job):
+    job_input = job["input"]
+    if job_input.get("fail"):
+        raise ValueError("told to fail")
+    if job_input.get("progress"):
+        runpod.serverless.progress_update(job, {"percent": 50})
+        time.sleep(job_input["progress"])
+    if "return" in job_input:
+        return job_input["return"]
+    if job_input.get("nan"):
+        return {"value": float("nan"), "text": "NaN"}
+    return {"doubled": job_input["number"] * 2}
+
+
+async def asynchronous(job):
+    await asyncio.sleep(job["input"].get("sleep", 0))
+    return job["input"]
+
+
+def generator(job):
+    for number in range(job["input"]["items"]):
+        yield {"number": number}
+
+
+def unfit():
+    raise RuntimeError("this machine has no unicorn")
+
+
+def main():
+    name = os.environ["CONFORMANCE_HANDLER"]
+    config = {
+        "plain": {"handler": plain},
+        "async": {"handler": asynchronous},
+        "generator": {"handler": generator},
+        "aggregate": {"handler": generator, "return_aggregate_stream": True},
+        "concurrent": {"handler": asynchronous, "concurrency_modifier": lambda _: 4},
+        "crowd": {"handler": asynchronous, "concurrency_modifier": lambda _: 32},
+        "refresh": {"handler": plain, "refresh_worker": True},
+        "unfit": {"handler": plain},
+    }[name]
+    if name == "unfit":
+        runpod.serverless.register_fitness_check(unfit)
+    runpod.serverless.start(config)
+
+
+main()

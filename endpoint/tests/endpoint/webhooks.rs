@@ -1,0 +1,201 @@
+//! Webhooks, as their receivers see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use runpod_endpoint::api::{Keys, Options, Secret};
+use runpod_endpoint::store::{MemoryStore, Setup, WebhookQueue};
+use runpod_endpoint::webhooks::{Guard, Signer, Webhooks};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Api, SOON};
+
+struct Received {
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Received {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// A receiver that answers with each of `answers` in turn and then with 200.
+struct Receiver {
+    url: String,
+    received: mpsc::Receiver<Received>,
+}
+
+impl Receiver {
+    async fn start(answers: &[u16]) -> Self {
+        let (sender, received) = mpsc::channel(100);
+        let (answers_in, answers_out) = std::sync::mpsc::sync_channel(100);
+        answers.iter().for_each(|answer| answers_in.send(*answer).unwrap());
+        let state = Arc::new((sender, std::sync::Mutex::new(answers_out)));
+        let router = Router::new().route("/hook", post(receive)).with_state(state);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, received }
+    }
+
+    async fn next(&mut self) -> Received {
+        timeout(SOON, self.received.recv()).await.unwrap().unwrap()
+    }
+}
+
+type ReceiverState = Arc<(mpsc::Sender<Received>, std::sync::Mutex<std::sync::mpsc::Receiver<u16>>)>;
+
+async fn receive(State(state): State<ReceiverState>, headers: HeaderMap, body: String) -> StatusCode {
+    state.0.send(Received { headers, body }).await.unwrap();
+    let answer = state.1.lock().unwrap().try_recv().unwrap_or(200);
+    StatusCode::from_u16(answer).unwrap()
+}
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// An endpoint whose webhooks may reach this machine and whose pauses are short.
+fn endpoint(allowed: &[&str], signed: bool) -> Api {
+    let (queue, due) = WebhookQueue::channel();
+    let store = MemoryStore::new(Setup { webhooks: queue, ..Setup::default() });
+    let api = Api::build(Keys::default(), Options::default(), store);
+    let allowed: Vec<_> = allowed.iter().map(|network| network.parse().unwrap()).collect();
+    let signer = signed.then(|| Signer::new(&Secret::from(SECRET)).unwrap());
+    let webhooks = Webhooks::new(Arc::clone(&api.app.store), Guard::new(&allowed), signer).unwrap();
+    let webhooks = webhooks.with_gaps([Duration::from_millis(1); 2]);
+    tokio::spawn(webhooks.run(due, CancellationToken::new()));
+    api
+}
+
+const LOOPBACK: &[&str] = &["127.0.0.0/8"];
+
+async fn submit(api: &Api, url: &str) -> String {
+    let id = api.run(&json!({"input": {"x": 1}, "webhook": url}).to_string()).await;
+    assert_eq!(api.take("w1").await, id);
+    id
+}
+
+#[tokio::test]
+async fn the_body_is_the_job_document_with_input_and_webhook() {
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, false);
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, r#"{"output": {"y": 2.50}}"#).await;
+    let received = receiver.next().await;
+    let mut expected = api.status(&id).await;
+    expected["input"] = json!({"x": 1});
+    expected["webhook"] = json!(receiver.url);
+    assert_eq!(received.json(), expected);
+    assert!(received.body.contains(r#"{"y": 2.50}"#), "payloads are not re-encoded: {}", received.body);
+    assert_eq!(received.headers["content-type"], "application/json");
+
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, r#"{"error": "no"}"#).await;
+    let failed = receiver.next().await.json();
+    assert_eq!((failed["status"].as_str(), failed["error"].as_str()), (Some("FAILED"), Some("no")));
+}
+
+#[tokio::test]
+async fn three_attempts_are_made_and_no_more() {
+    let mut receiver = Receiver::start(&[500, 404, 503]).await;
+    let api = endpoint(LOOPBACK, false);
+    let first = submit(&api, &receiver.url).await;
+    api.done("w1", &first, "{}").await;
+    for _ in 0..3 {
+        assert_eq!(receiver.next().await.json()["id"], first);
+    }
+    // The fourth answer would be a success, so that what comes next is another job's.
+    let second = submit(&api, &receiver.url).await;
+    api.done("w1", &second, "{}").await;
+    assert_eq!(receiver.next().await.json()["id"], second);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_sends_nothing() {
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, false);
+    let cancelled = submit(&api, &receiver.url).await;
+    api.post(&format!("cancel/{cancelled}"), "").await;
+    let other = submit(&api, &receiver.url).await;
+    api.done("w1", &other, "{}").await;
+    assert_eq!(receiver.next().await.json()["id"], other);
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_delays_neither_jobs_nor_other_receivers() {
+    // Connections are accepted by the system and nobody ever reads them.
+    let silent = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let silent_url = format!("http://{}/", silent.local_addr().unwrap());
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, false);
+    for _ in 0..100 {
+        let id = submit(&api, &silent_url).await;
+        api.done("w1", &id, "{}").await;
+        assert_eq!(api.state(&id).await, "COMPLETED");
+    }
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, "{}").await;
+    assert_eq!(receiver.next().await.json()["id"], id);
+}
+
+#[tokio::test]
+async fn this_machine_is_not_reached_unless_allowed() {
+    let mut receiver = Receiver::start(&[]).await;
+    let closed = endpoint(&["10.0.0.0/8"], false);
+    for url in [receiver.url.clone(), receiver.url.replace("127.0.0.1", "localhost")] {
+        let id = submit(&closed, &url).await;
+        closed.done("w1", &id, "{}").await;
+        assert_eq!(closed.state(&id).await, "COMPLETED");
+    }
+    let open = endpoint(LOOPBACK, false);
+    let id = submit(&open, &receiver.url).await;
+    open.done("w1", &id, "{}").await;
+    assert_eq!(receiver.next().await.json()["id"], id);
+}
+
+/// The first code block of the documentation in this language that contains `part`.
+fn documented(language: &str, part: &str) -> String {
+    let text = include_str!("../../../docs/endpoint.md");
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("\n```").next());
+    blocks.find(|block| block.contains(part)).unwrap_or_else(|| panic!("no {language} block has {part}")).to_owned()
+}
+
+#[tokio::test]
+async fn the_documented_python_code_verifies_a_delivery() {
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, true);
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, r#"{"output": "ä"}"#).await;
+    let received = receiver.next().await;
+    assert_eq!(received.headers["webhook-id"], id.as_str());
+    let header = |name: &str| received.headers[name].to_str().unwrap().to_owned();
+    let headers = json!({
+        "webhook-id": header("webhook-id"),
+        "webhook-timestamp": header("webhook-timestamp"),
+        "webhook-signature": header("webhook-signature"),
+    });
+    let check = format!(
+        "{}\nimport json, sys\nheaders, body, secret = json.loads(sys.argv[1]), sys.argv[2].encode(), sys.argv[3]\n\
+         assert verify(secret, headers, body)\n\
+         assert not verify(secret, headers, body + b' ')\n\
+         assert not verify('whsec_AAAA', headers, body)\n\
+         headers['webhook-timestamp'] = '1600000000'\n\
+         assert not verify(secret, headers, body)\n",
+        documented("python", "def verify")
+    );
+    #[expect(clippy::disallowed_methods, reason = "the test runs the documented code")]
+    let mut python = tokio::process::Command::new("python3");
+    let run = python.arg("-c").arg(check).args([&headers.to_string(), &received.body, SECRET]).output();
+    let output = timeout(SOON, run).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

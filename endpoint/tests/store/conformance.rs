@@ -1,0 +1,399 @@
+//! What every store must do.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runpod_endpoint::store::{ANONYMOUS, Heartbeat, Limits, NewJob, Outcome, Policy, Status, StoreError, WorkerEvent};
+use tokio::time::timeout;
+
+use crate::support::{
+    EP, Engine, Memory, SOON, Sqlite, done, failed, new_job, payload, status, submit, take, take_ids, text, until, view,
+};
+
+/// One test for each store from each rule.
+macro_rules! every_store {
+    ($($rule:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $rule() { super::$rule::<super::Memory>().await; })*
+        }
+        mod sqlite {
+            $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
+        }
+    };
+}
+
+every_store!(
+    jobs_leave_in_order_of_submission_and_low_priority_last,
+    payloads_come_out_byte_for_byte,
+    a_waiting_take_is_woken_by_a_submission,
+    a_take_that_nobody_waits_for_takes_nothing,
+    the_first_result_wins,
+    progress_shows_until_the_result_replaces_it,
+    stream_items_are_read_once_and_in_order,
+    a_stream_reader_is_woken,
+    a_waiting_reader_is_woken_by_the_end,
+    a_cancelled_job_is_never_delivered,
+    a_failed_job_runs_again_when_retried,
+    purge_cancels_what_no_worker_has_taken,
+    a_job_that_was_given_back_is_the_next_one,
+    a_record_ends_with_its_ttl,
+    a_result_ends_with_its_retention,
+    a_lost_job_runs_once_more_and_then_fails,
+    a_job_over_its_run_time_fails_and_its_worker_is_told,
+    a_job_taken_anonymously_belongs_to_whoever_reports_it,
+    endpoints_know_nothing_of_each_other,
+    bounds_are_kept,
+    many_clients_and_workers_lose_nothing,
+    the_worker_of_a_process_that_ended_loses_its_jobs,
+);
+
+async fn jobs_leave_in_order_of_submission_and_low_priority_last<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let low = NewJob { policy: Policy { low_priority: true, ..Policy::default() }, ..new_job("low") };
+    store.submit(EP, low).await.unwrap();
+    for id in ["a", "b", "c"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(take_ids(&*store, "w", 2).await, ["a", "b"]);
+    assert_eq!(take_ids(&*store, "w", 9).await, ["c", "low"]);
+    assert_eq!(take_ids(&*store, "w", 9).await, Vec::<String>::new());
+}
+
+async fn payloads_come_out_byte_for_byte<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let odd = "{ \"b\":1.50,\n \"a\" :\"\\u00e9é\\u0000\", \"b\": 1e400 }";
+    let large = format!("\"{}\"", "x".repeat(3 << 20));
+    let s3_config = Some(payload("{\"bucketName\":  \"b\"}"));
+    store.submit(EP, NewJob { input: payload(odd), s3_config, ..new_job("odd") }).await.unwrap();
+    store.submit(EP, NewJob { input: payload(&large), ..new_job("large") }).await.unwrap();
+    let jobs = take(&*store, "w", 2).await;
+    assert_eq!((jobs[0].input.get(), text(jobs[0].s3_config.as_ref())), (odd, Some("{\"bucketName\":  \"b\"}")));
+    assert!(jobs[1].input.get() == large && jobs[1].s3_config.is_none());
+    for (id, output) in [("odd", odd), ("large", &large)] {
+        store.finish(EP, "w", id, done(output)).await.unwrap();
+        assert!(text(view(&*store, id).await.output.as_ref()) == Some(output), "{id} has changed");
+    }
+}
+
+async fn a_waiting_take_is_woken_by_a_submission<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let waiting = store.take(EP, "w", 1, SOON * 10);
+    let submitting = async {
+        // The poll is open once the worker counts as idle.
+        while store.health(EP).await.workers.idle == 0 {
+            tokio::task::yield_now().await;
+        }
+        submit(&*store, "a").await;
+    };
+    let (taken, ()) = timeout(SOON, async { tokio::join!(waiting, submitting) }).await.unwrap();
+    assert_eq!(&*taken.unwrap()[0].id, "a");
+}
+
+async fn a_take_that_nobody_waits_for_takes_nothing<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for round in 0..20 {
+        let id = format!("job-{round}");
+        let gone = Arc::clone(&store);
+        let poll = tokio::spawn(async move { gone.take(EP, "gone", 1, SOON * 10).await });
+        // Ends the poll before, while or after the job reaches it.
+        let submitting = submit(&*store, &id);
+        let ending = async {
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            poll.abort();
+            poll.await.is_ok()
+        };
+        let ((), delivered) = tokio::join!(submitting, ending);
+        if !delivered {
+            assert_eq!(take_ids(&*store, "next", 1).await, [id]);
+        }
+    }
+}
+
+async fn the_first_result_wins<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    store.finish(EP, "w", "a", done("0")).await.unwrap();
+    assert_eq!(status(&*store, "a").await, Status::InQueue, "nobody has taken the job");
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    store.finish(EP, "w", "a", failed("late")).await.unwrap();
+    store.finish(EP, "w", "unknown", done("2")).await.unwrap();
+    let ended = view(&*store, "a").await;
+    assert_eq!((ended.status, text(ended.output.as_ref()), ended.error), (Status::Completed, Some("1"), None));
+    assert!(ended.delay.is_some() && ended.execution.is_some());
+    assert_eq!(ended.worker.as_deref(), Some("w"));
+    let health = store.health(EP).await;
+    assert_eq!((health.completed, health.failed, health.in_progress, health.in_queue), (1, 0, 0, 0));
+}
+
+async fn progress_shows_until_the_result_replaces_it<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    for step in ["1", "2"] {
+        store.progress(EP, "w", "a", Some(payload(step))).await.unwrap();
+    }
+    store.progress(EP, "other", "a", Some(payload("3"))).await.unwrap();
+    let running = view(&*store, "a").await;
+    assert_eq!((running.status, text(running.output.as_ref())), (Status::InProgress, Some("2")));
+    store.finish(EP, "w", "a", Outcome::default()).await.unwrap();
+    assert_eq!(text(view(&*store, "a").await.output.as_ref()), None);
+}
+
+async fn stream_items_are_read_once_and_in_order<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { max_stream_bytes: 4, ..Limits::default() });
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    let read = async || {
+        let (status, items) = store.drain(EP, "a", Duration::ZERO).await.unwrap();
+        (status, items.iter().map(|item| item.get().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(read().await, (Status::InProgress, vec![]));
+    for item in ["1", "2"] {
+        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+    }
+    assert_eq!(read().await.1, ["1", "2"]);
+    for item in ["3", "4", "5", "6"] {
+        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+    }
+    assert_eq!(store.chunk(EP, "w", "a", payload("7")).await, Err(StoreError::StreamFull));
+    store.finish(EP, "w", "a", done("[]")).await.unwrap();
+    store.chunk(EP, "w", "a", payload("8")).await.unwrap();
+    assert_eq!(read().await, (Status::Completed, ["3", "4", "5", "6"].map(String::from).to_vec()));
+    assert_eq!(read().await, (Status::Completed, vec![]));
+}
+
+async fn a_stream_reader_is_woken<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    let reading = store.drain(EP, "a", SOON * 10);
+    let writing = store.chunk(EP, "w", "a", payload("1"));
+    let (read, written) = timeout(SOON, async { tokio::join!(reading, writing) }).await.unwrap();
+    written.unwrap();
+    assert_eq!(read.unwrap().1[0].get(), "1");
+}
+
+async fn a_waiting_reader_is_woken_by_the_end<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    let waiting = store.wait_finished(EP, "a", SOON * 10);
+    let ending = store.finish(EP, "w", "a", done("1"));
+    let (ended, finished) = timeout(SOON, async { tokio::join!(waiting, ending) }).await.unwrap();
+    finished.unwrap();
+    assert_eq!(text(ended.unwrap().output.as_ref()), Some("1"));
+    submit(&*store, "b").await;
+    assert_eq!(store.wait_finished(EP, "b", Duration::ZERO).await.unwrap().status, Status::InQueue);
+    assert_eq!(store.wait_finished(EP, "unknown", SOON).await.unwrap_err(), StoreError::JobNotFound);
+}
+
+async fn a_cancelled_job_is_never_delivered<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["queued", "running"] {
+        submit(&*store, id).await;
+    }
+    store.cancel(EP, "queued").await.unwrap();
+    assert_eq!(take_ids(&*store, "w", 9).await, ["running"]);
+    assert_eq!(store.cancel(EP, "running").await.unwrap().status, Status::Cancelled);
+    assert_eq!(store.stops(EP, "w", SOON).await.unwrap(), ["running".into()]);
+    store.finish(EP, "w", "running", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "running").await, Status::Cancelled);
+    assert_eq!(store.drain(EP, "running", Duration::ZERO).await.unwrap().0, Status::Cancelled);
+    assert_eq!(store.drain(EP, "running", Duration::ZERO).await.unwrap_err(), StoreError::StreamEnded);
+    assert_eq!(store.cancel(EP, "unknown").await.unwrap_err(), StoreError::JobNotFound);
+}
+
+async fn a_failed_job_runs_again_when_retried<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(store.retry(EP, "a").await.unwrap_err(), StoreError::NotRetryable(Status::InQueue));
+    take(&*store, "w", 1).await;
+    let outcome = Outcome { output: Some(payload("1")), ..failed("bad") };
+    store.finish(EP, "w", "a", outcome).await.unwrap();
+    let ended = view(&*store, "a").await;
+    assert_eq!((ended.error.as_deref(), text(ended.output.as_ref())), (Some("bad"), Some("1")));
+    let again = store.retry(EP, "a").await.unwrap();
+    assert_eq!((again.status, again.error, again.output.is_none()), (Status::InQueue, None, true));
+    let jobs = take(&*store, "w", 2).await;
+    assert_eq!([&*jobs[0].id, &*jobs[1].id], ["b", "a"]);
+    assert_eq!(jobs[1].input.get(), "\"input of a\"");
+}
+
+async fn purge_cancels_what_no_worker_has_taken<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for number in 0..5 {
+        submit(&*store, &format!("job-{number}")).await;
+    }
+    take(&*store, "w", 1).await;
+    assert_eq!(store.purge(EP).await, Ok(4));
+    assert_eq!(store.purge(EP).await, Ok(0));
+    assert_eq!(store.purge("unused").await, Ok(0));
+    assert_eq!(status(&*store, "job-0").await, Status::InProgress);
+    assert_eq!(status(&*store, "job-4").await, Status::Cancelled);
+}
+
+async fn a_job_that_was_given_back_is_the_next_one<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+    }
+    let taken = take(&*store, "w", 1).await;
+    store.give_back(EP, "w", "a", taken[0].attempt).await;
+    assert_eq!(view(&*store, "a").await.retries, 0);
+    assert_eq!(take_ids(&*store, "w", 9).await, ["a", "b"]);
+}
+
+async fn a_record_ends_with_its_ttl<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let policy = Policy { ttl: Duration::from_millis(50), ..Policy::default() };
+    store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
+    until(&*store, "a", |job| job.err() == Some(&StoreError::JobNotFound)).await;
+    assert_eq!(take_ids(&*store, "w", 1).await, Vec::<String>::new());
+}
+
+async fn a_result_ends_with_its_retention<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["a", "b"] {
+        store.submit(EP, NewJob { retention: Duration::from_millis(50), ..new_job(id) }).await.unwrap();
+    }
+    take(&*store, "w", 2).await;
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    until(&*store, "a", |job| job.err() == Some(&StoreError::JobNotFound)).await;
+    assert_eq!(status(&*store, "b").await, Status::InProgress);
+    store.finish(EP, "w", "b", done("1")).await.unwrap();
+    let shortened = store.view(EP, "b", Some(Duration::ZERO)).await.err();
+    assert!(shortened.is_none_or(|error| error == StoreError::JobNotFound));
+    until(&*store, "b", |job| job.err() == Some(&StoreError::JobNotFound)).await;
+}
+
+async fn a_lost_job_runs_once_more_and_then_fails<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { lease: Duration::from_millis(50), ..Limits::default() });
+    store.heartbeat(EP, "w", Heartbeat::default()).await.unwrap();
+    submit(&*store, "a").await;
+    for retries in [1, 2] {
+        let taken = timeout(SOON, store.take(EP, "w", 1, SOON)).await.unwrap().unwrap();
+        assert_eq!((&*taken[0].id, taken[0].attempt), ("a", retries));
+    }
+    until(&*store, "a", |job| job.is_ok_and(|job| job.status == Status::Failed)).await;
+    let ended = view(&*store, "a").await;
+    assert_eq!((ended.error.as_deref(), ended.retries), (Some("job timed out after 1 retries"), 1));
+    let health = store.health(EP).await;
+    assert_eq!((health.retried, health.failed), (1, 1));
+}
+
+async fn a_job_over_its_run_time_fails_and_its_worker_is_told<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { timeout_status: Status::TimedOut, ..Limits::default() });
+    let policy = Policy { execution_timeout: Duration::from_millis(50), ..Policy::default() };
+    store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
+    take(&*store, "w", 1).await;
+    assert_eq!(timeout(SOON, store.stops(EP, "w", SOON * 10)).await.unwrap().unwrap(), ["a".into()]);
+    let ended = view(&*store, "a").await;
+    assert_eq!((ended.status, ended.error.as_deref()), (Status::TimedOut, Some("executionTimeout exceeded")));
+}
+
+async fn a_job_taken_anonymously_belongs_to_whoever_reports_it<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, ANONYMOUS, 1).await;
+    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    assert_eq!(view(&*store, "a").await.worker.as_deref(), Some("w"));
+}
+
+async fn endpoints_know_nothing_of_each_other<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for endpoint in ["one", "two"] {
+        let input = payload(&format!("\"{endpoint}\""));
+        store.submit(endpoint, NewJob { input, ..new_job("same") }).await.unwrap();
+    }
+    let taken = store.take("two", "w", 9, Duration::ZERO).await.unwrap();
+    assert_eq!((taken.len(), taken[0].input.get()), (1, "\"two\""));
+    assert_eq!(store.view("one", "same", None).await.unwrap().status, Status::InQueue);
+    assert_eq!(store.view("three", "same", None).await.unwrap_err(), StoreError::JobNotFound);
+}
+
+async fn bounds_are_kept<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { max_jobs: 1, ..Limits::default() });
+    submit(&*store, "a").await;
+    assert_eq!(store.submit(EP, new_job("b")).await.unwrap_err(), StoreError::QueueFull);
+    let store = E::new().open(Limits { max_bytes: 10, ..Limits::default() });
+    submit(&*store, "a").await;
+    assert_eq!(store.submit(EP, new_job("b")).await.unwrap_err(), StoreError::QueueFull);
+    let store = E::new().open(Limits::default());
+    submit(&*store, "a").await;
+    assert_eq!(store.submit(EP, new_job("a")).await.unwrap_err(), StoreError::DuplicateJob);
+}
+
+async fn many_clients_and_workers_lose_nothing<E: Engine>() {
+    const CLIENTS: usize = 8;
+    const JOBS: usize = 25;
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let mut clients = tokio::task::JoinSet::new();
+    let mut workers = tokio::task::JoinSet::new();
+    for task in 0..CLIENTS {
+        let client = Arc::clone(&store);
+        clients.spawn(async move {
+            for number in 0..JOBS {
+                submit(&*client, &format!("{task}-{number}")).await;
+            }
+        });
+        let worker = Arc::clone(&store);
+        workers.spawn(async move {
+            let name = format!("w{task}");
+            let mut ids = Vec::new();
+            while worker.health(EP).await.completed < (CLIENTS * JOBS) as u64 {
+                for job in worker.take(EP, &name, 3, Duration::from_millis(20)).await.unwrap() {
+                    worker.finish(EP, &name, &job.id, done(job.input.get())).await.unwrap();
+                    ids.push(job.id);
+                }
+            }
+            ids
+        });
+    }
+    let (_, ids) =
+        timeout(SOON, async { (clients.join_all().await, workers.join_all().await.concat()) }).await.unwrap();
+    assert_eq!(ids.len(), CLIENTS * JOBS, "a job was done twice");
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), CLIENTS * JOBS);
+    for id in &ids {
+        let ended = view(&*store, id).await;
+        assert_eq!(text(ended.output.as_ref()), Some(&*format!("\"input of {id}\"")));
+    }
+}
+
+async fn the_worker_of_a_process_that_ended_loses_its_jobs<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    store.worker_event(EP, "w", WorkerEvent::Starting).await.unwrap();
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    store.worker_event(EP, "w", WorkerEvent::Gone).await.unwrap();
+    let lost = view(&*store, "a").await;
+    assert_eq!((lost.status, lost.retries), (Status::InProgress, 1));
+    assert_eq!(take_ids(&*store, "next", 1).await, ["a"]);
+}

@@ -1,0 +1,181 @@
+//! What a store in a file must bring back when it is opened again.
+
+use std::time::Duration;
+
+use runpod_endpoint::store::{Heartbeat, Limits, NewJob, Outcome, Policy, Status, StoreError};
+use rusqlite::Connection;
+use tokio::time::timeout;
+
+use crate::support::{
+    EP, Engine, SOON, Sqlite, done, failed, new_job, payload, status, submit, take, take_ids, text, until, view,
+};
+
+#[tokio::test]
+async fn the_queue_keeps_its_order() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    let low = NewJob { policy: Policy { low_priority: true, ..Policy::default() }, ..new_job("low") };
+    store.submit(EP, low).await.unwrap();
+    for id in ["retried", "given-back", "a", "b"] {
+        submit(&*store, id).await;
+    }
+    let taken = take(&*store, "w", 2).await;
+    store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
+    store.give_back(EP, "w", "given-back", taken[1].attempt).await;
+    store.retry(EP, "retried").await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    submit(&*store, "later").await;
+    assert_eq!(take_ids(&*store, "w", 9).await, ["given-back", "a", "b", "retried", "later", "low"]);
+    let inputs: Vec<_> = store.pending(EP, 9).await.unwrap();
+    assert_eq!(inputs.len(), 6);
+}
+
+#[tokio::test]
+async fn a_running_job_stays_with_its_worker() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+    }
+    take(&*store, "w", 1).await;
+    store.progress(EP, "w", "a", Some(payload("{\"step\": 1}"))).await.unwrap();
+    let before = view(&*store, "a").await;
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let after = view(&*store, "a").await;
+    assert_eq!((after.status, after.worker.as_deref(), after.retries), (Status::InProgress, Some("w"), 0));
+    assert_eq!(after.delay.map(|delay| delay.as_millis()), before.delay.map(|delay| delay.as_millis()));
+    assert_eq!(text(after.output.as_ref()), Some("{\"step\": 1}"));
+    assert_eq!(store.health(EP).await.workers.running, 1);
+    assert_eq!(take_ids(&*store, "other", 9).await, ["b"]);
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "a").await, Status::Completed);
+}
+
+#[tokio::test]
+async fn the_lease_of_a_running_job_starts_afresh() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    store.heartbeat(EP, "w", Heartbeat::default()).await.unwrap();
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    drop(store);
+
+    let lease = Duration::from_millis(50);
+    let store = engine.open(Limits { lease, ..Limits::default() });
+    let again = timeout(SOON, store.take(EP, "other", 1, SOON)).await.unwrap().unwrap();
+    assert_eq!((&*again[0].id, again[0].attempt), ("a", 2));
+    assert_eq!(view(&*store, "a").await.retries, 1);
+}
+
+#[tokio::test]
+async fn a_run_time_that_ended_meanwhile_leaves_time_for_the_result() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    drop(store);
+    let long_ago = "UPDATE jobs SET since = 1, execution_deadline = 2";
+    assert_eq!(Connection::open(engine.path()).unwrap().execute(long_ago, []), Ok(1));
+
+    let store = engine.open(Limits::default());
+    assert_eq!(status(&*store, "a").await, Status::InProgress);
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "a").await, Status::Completed);
+}
+
+#[tokio::test]
+async fn results_errors_and_counters_are_kept() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["done", "failed", "cancelled"] {
+        submit(&*store, id).await;
+    }
+    take(&*store, "w", 2).await;
+    store.finish(EP, "w", "done", done("{\"a\":  1.50}")).await.unwrap();
+    let outcome = Outcome { output: Some(payload("[1]")), ..failed("bad input") };
+    store.finish(EP, "w", "failed", outcome).await.unwrap();
+    store.cancel(EP, "cancelled").await.unwrap();
+    let before = store.health(EP).await;
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let job = view(&*store, "done").await;
+    assert_eq!((job.status, text(job.output.as_ref())), (Status::Completed, Some("{\"a\":  1.50}")));
+    assert!(job.execution.is_some());
+    let job = view(&*store, "failed").await;
+    assert_eq!((job.error.as_deref(), text(job.output.as_ref())), (Some("bad input"), Some("[1]")));
+    assert_eq!(status(&*store, "cancelled").await, Status::Cancelled);
+    let after = store.health(EP).await;
+    assert_eq!((after.completed, after.failed), (1, 1));
+    assert_eq!((after.completed, after.failed, after.retried), (before.completed, before.failed, before.retried));
+}
+
+#[tokio::test]
+async fn unread_stream_items_are_kept_and_read_ones_are_not() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    store.drain(EP, "a", Duration::ZERO).await.unwrap();
+    for item in ["2", "3"] {
+        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+    }
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    store.chunk(EP, "w", "a", payload("4")).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let (_, items) = store.drain(EP, "a", Duration::ZERO).await.unwrap();
+    assert_eq!(items.iter().map(|item| item.get()).collect::<Vec<_>>(), ["2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn what_has_expired_leaves_the_file() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    let retention = Duration::from_millis(200);
+    let s3_config = Some(payload("{}"));
+    store.submit(EP, NewJob { retention, s3_config, ..new_job("a") }).await.unwrap();
+    take(&*store, "w", 1).await;
+    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    drop(store);
+
+    // Its time goes on while nobody has the file open.
+    let store = engine.open(Limits::default());
+    until(&*store, "a", |job| job.err() == Some(&StoreError::JobNotFound)).await;
+    drop(store);
+    let file = Connection::open(engine.path()).unwrap();
+    for table in ["jobs", "inputs", "s3_configs", "outputs", "chunks"] {
+        let rows: i64 = file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table} has rows left");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_refuses_jobs_until_it_can() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "before").await;
+    let other = Connection::open(engine.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = timeout(SOON, store.submit(EP, new_job("meanwhile"))).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("database is locked"), "{refused}");
+    let refused = timeout(SOON, store.take(EP, "w", 1, SOON * 10)).await.unwrap().unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    other.execute_batch("ROLLBACK").unwrap();
+    let accepted = async { while store.submit(EP, new_job("after")).await.is_err() {} };
+    timeout(SOON, accepted).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let ids = take_ids(&*store, "w", 9).await;
+    assert_eq!((ids.first().map(|id| &**id), ids.last().map(|id| &**id)), (Some("before"), Some("after")));
+}

@@ -1,0 +1,106 @@
+//! Data files that cannot be used: one line that says what to do, and an exit status.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use runpod_endpoint::store::{Limits, OpenError, SqliteStore};
+use rusqlite::Connection;
+use tokio::time::timeout;
+
+use crate::support::{EP, Engine, SOON, Sqlite, new_job, submit};
+
+fn refusal(path: &Path) -> OpenError {
+    match SqliteStore::open(path, Limits::default()) {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn a_folder_stands_for_a_file_in_it() {
+    let engine = Sqlite::new();
+    drop(SqliteStore::open(engine.folder(), Limits::default()).unwrap());
+    assert!(engine.folder().join("endpoint.db").is_file());
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    for entry in std::fs::read_dir(engine.folder()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_refused() {
+    let engine = Sqlite::new();
+    let _store = engine.open(Limits::default());
+    assert!(matches!(refusal(&engine.path()), OpenError::InUse(_)));
+}
+
+#[tokio::test]
+async fn something_else_is_refused_and_left_alone() {
+    let engine = Sqlite::new();
+    let text = "not a database, though long enough to be looked at as one. ".repeat(100);
+    std::fs::write(engine.path(), &text).unwrap();
+    assert!(matches!(refusal(&engine.path()), OpenError::Foreign(_)));
+    assert_eq!(std::fs::read_to_string(engine.path()).unwrap(), text);
+
+    let other = engine.folder().join("other.db");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+    assert!(matches!(refusal(&other), OpenError::Foreign(_)));
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let engine = Sqlite::new();
+    drop(engine.open(Limits::default()));
+    Connection::open(engine.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(refusal(&engine.path()), OpenError::Newer { found: 99, .. }));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for number in 0..200 {
+        store.submit(EP, new_job(&number.to_string())).await.unwrap();
+    }
+    drop(store);
+    let mut bytes = std::fs::read(engine.path()).unwrap();
+    let page = 4096;
+    assert!(bytes.len() > 4 * page, "everything is in the first pages");
+    bytes[page..].fill(0xa5);
+    std::fs::write(engine.path(), bytes).unwrap();
+    assert!(matches!(refusal(&engine.path()), OpenError::Damaged(..)));
+}
+
+#[tokio::test]
+async fn places_without_a_folder_or_without_rights_are_refused() {
+    let engine = Sqlite::new();
+    assert!(matches!(refusal(&engine.folder().join("missing/jobs.db")), OpenError::NoFolder(_)));
+    // Not even root may create files here.
+    assert!(matches!(refusal(Path::new("/proc/self/jobs.db")), OpenError::NoFolder(_) | OpenError::ReadOnly(..)));
+}
+
+#[tokio::test]
+async fn the_program_says_it_in_one_line() {
+    let engine = Sqlite::new();
+    let _store = engine.open(Limits::default());
+    #[expect(clippy::disallowed_methods, reason = "the test runs the program under test")]
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_runpod-endpoint"));
+    command.args(["serve", "--bind", "127.0.0.1:0", "--data"]).arg(engine.path());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(SOON, command.output()).await.unwrap().unwrap();
+    let expected = format!(
+        "runpod-endpoint: --data {}: another process uses this file; stop it or choose another path\n",
+        engine.path().display()
+    );
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
+}

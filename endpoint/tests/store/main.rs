@@ -1,0 +1,10 @@
+//! What every store must do, what a durable one must do besides, and what becomes of jobs when the process is killed.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a test that fails")]
+
+mod conformance;
+mod crash;
+mod durable;
+mod files;
+mod model;
+mod support;

@@ -1,0 +1,191 @@
+//! Random sequences of events on whole stores: the rules hold on each, and a file that is closed and opened again at
+//! any moment cannot be told from memory that never was.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use runpod_endpoint::store::{Limits, Outcome, Policy, Status, Store, StoreError};
+
+use crate::support::{EP, Engine, Memory, Sqlite, new_job, payload};
+
+const WORKERS: [&str; 2] = ["w0", "w1"];
+
+#[derive(Debug, Clone)]
+enum Event {
+    Submit { low_priority: bool },
+    Take { worker: usize, max: usize },
+    GiveBack { job: usize },
+    Finish { worker: usize, job: usize, failed: bool },
+    Progress { worker: usize, job: usize },
+    Chunk { worker: usize, job: usize },
+    Cancel { job: usize },
+    Retry { job: usize },
+    Drain { job: usize },
+    Purge,
+    Reopen,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let job = || 0..8_usize;
+    let worker = || 0..WORKERS.len();
+    prop_oneof![
+        4 => any::<bool>().prop_map(|low_priority| Event::Submit { low_priority }),
+        4 => (worker(), 1..3_usize).prop_map(|(worker, max)| Event::Take { worker, max }),
+        1 => job().prop_map(|job| Event::GiveBack { job }),
+        3 => (worker(), job(), any::<bool>()).prop_map(|(worker, job, failed)| Event::Finish { worker, job, failed }),
+        1 => (worker(), job()).prop_map(|(worker, job)| Event::Progress { worker, job }),
+        2 => (worker(), job()).prop_map(|(worker, job)| Event::Chunk { worker, job }),
+        1 => job().prop_map(|job| Event::Cancel { job }),
+        2 => job().prop_map(|job| Event::Retry { job }),
+        1 => job().prop_map(|job| Event::Drain { job }),
+        1 => Just(Event::Purge),
+        2 => Just(Event::Reopen),
+    ]
+}
+
+/// A job as it looks from outside, without times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Look {
+    status: Status,
+    retries: u32,
+    worker: Option<String>,
+    output: Option<String>,
+    error: Option<String>,
+}
+
+/// One store and what an observer remembers of it.
+struct Observer<E> {
+    engine: E,
+    reopens: bool,
+    store: Arc<dyn Store>,
+    jobs: usize,
+    /// Who got the job last, and which attempt it was.
+    takers: HashMap<usize, (&'static str, u32)>,
+    looks: Vec<Look>,
+    /// Everything that was seen.
+    trace: Vec<String>,
+}
+
+fn id(job: usize) -> String {
+    format!("job-{job}")
+}
+
+impl<E: Engine> Observer<E> {
+    fn new(reopens: bool) -> Self {
+        let engine = E::new();
+        let store = engine.open(Limits::default());
+        Self { engine, reopens, store, jobs: 0, takers: HashMap::new(), looks: Vec::new(), trace: Vec::new() }
+    }
+
+    async fn apply(&mut self, step: usize, event: &Event) {
+        match event {
+            Event::Submit { low_priority } => {
+                let mut job = new_job(&id(self.jobs));
+                job.policy = Policy { low_priority: *low_priority, ..Policy::default() };
+                self.store.submit(EP, job).await.unwrap();
+                self.jobs += 1;
+            }
+            Event::Take { worker, max } => self.take(WORKERS[*worker], *max).await,
+            Event::GiveBack { job } => {
+                if let Some((taker, attempt)) = self.takers.get(job) {
+                    self.store.give_back(EP, taker, &id(*job), *attempt).await;
+                }
+            }
+            Event::Finish { worker, job, failed } => {
+                let error = failed.then(|| format!("error {step}"));
+                let outcome = Outcome { output: Some(payload(&step.to_string())), error, recycle: false };
+                self.store.finish(EP, WORKERS[*worker], &id(*job), outcome).await.unwrap();
+            }
+            Event::Progress { worker, job } => {
+                let output = Some(payload(&format!("\"progress {step}\"")));
+                self.store.progress(EP, WORKERS[*worker], &id(*job), output).await.unwrap();
+            }
+            Event::Chunk { worker, job } => {
+                self.store.chunk(EP, WORKERS[*worker], &id(*job), payload(&step.to_string())).await.unwrap();
+            }
+            Event::Cancel { job } => {
+                let cancelled = self.store.cancel(EP, &id(*job)).await.map(|job| job.status);
+                self.trace.push(format!("{cancelled:?}"));
+            }
+            Event::Retry { job } => {
+                let retried = self.store.retry(EP, &id(*job)).await.map(|job| job.status);
+                if retried.is_ok() {
+                    // Its first end does not count any more.
+                    self.looks[*job].status = Status::InQueue;
+                }
+                self.trace.push(format!("{retried:?}"));
+            }
+            Event::Drain { job } => {
+                let drained = self.store.drain(EP, &id(*job), Duration::ZERO).await;
+                let seen = drained.map(|(status, items)| {
+                    (status, items.iter().map(|item| item.get().to_owned()).collect::<Vec<_>>())
+                });
+                self.trace.push(format!("{seen:?}"));
+            }
+            Event::Purge => {
+                let purged = self.store.purge(EP).await;
+                self.trace.push(format!("{purged:?}"));
+            }
+            Event::Reopen if self.reopens => {
+                // A file can be opened again only once it is closed.
+                self.store = Memory.open(Limits::default());
+                self.store = self.engine.open(Limits::default());
+            }
+            Event::Reopen => {}
+        }
+        self.look().await;
+    }
+
+    async fn take(&mut self, worker: &'static str, max: usize) {
+        for assignment in self.store.take(EP, worker, max, Duration::ZERO).await.unwrap() {
+            let job: usize = assignment.id.trim_start_matches("job-").parse().unwrap();
+            assert_eq!(self.looks[job].status, Status::InQueue, "{job} was given to a second worker");
+            assert_eq!(assignment.input.get(), format!("\"input of job-{job}\""));
+            self.takers.insert(job, (worker, assignment.attempt));
+            self.trace.push(format!("{worker} takes {job} as {}", assignment.attempt));
+        }
+    }
+
+    async fn look(&mut self) {
+        let mut looks = Vec::new();
+        for job in 0..self.jobs {
+            let view = self.store.view(EP, &id(job), None).await.unwrap();
+            looks.push(Look {
+                status: view.status,
+                retries: view.retries,
+                worker: view.worker.map(|worker| worker.to_string()),
+                output: view.output.map(|output| output.get().to_owned()),
+                error: view.error,
+            });
+        }
+        for (job, (old, new)) in self.looks.iter().zip(&looks).enumerate() {
+            assert!(!old.status.is_terminal() || old == new, "{job} ended twice: {old:?}, then {new:?}");
+        }
+        let health = self.store.health(EP).await;
+        let count = |wanted| looks.iter().filter(|look| look.status == wanted).count();
+        assert_eq!((health.in_queue, health.in_progress), (count(Status::InQueue), count(Status::InProgress)));
+        self.trace.push(format!("{} completed, {} failed, {looks:?}", health.completed, health.failed));
+        self.looks = looks;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_file_cannot_be_told_from_memory(events in prop::collection::vec(event(), 1..50)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut memory, mut file) = (Observer::<Memory>::new(false), Observer::<Sqlite>::new(true));
+            for (step, event) in events.iter().enumerate() {
+                memory.apply(step, event).await;
+                file.apply(step, event).await;
+                assert_eq!(memory.trace.last(), file.trace.last());
+            }
+            assert_eq!(memory.trace, file.trace);
+            assert_eq!(file.store.view(EP, "unknown", None).await.unwrap_err(), StoreError::JobNotFound);
+        });
+    }
+}

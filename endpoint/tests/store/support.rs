@@ -1,0 +1,125 @@
+//! Stores to test, and short names for what is done with them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runpod_endpoint::store::{
+    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, SqliteStore, Status, Store,
+    StoreError,
+};
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+
+/// A limit for whatever must happen in real time.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The endpoint of most tests.
+pub(crate) const EP: &str = "ep";
+
+/// A kind of store. One value stands for one place where jobs are kept.
+pub(crate) trait Engine {
+    fn new() -> Self;
+    fn open(&self, limits: Limits) -> Arc<dyn Store>;
+}
+
+pub(crate) struct Memory;
+
+impl Engine for Memory {
+    fn new() -> Self {
+        Self
+    }
+
+    fn open(&self, limits: Limits) -> Arc<dyn Store> {
+        Arc::new(MemoryStore::new(limits))
+    }
+}
+
+pub(crate) struct Sqlite {
+    folder: TempDir,
+}
+
+impl Sqlite {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("jobs.db")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Engine for Sqlite {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self, limits: Limits) -> Arc<dyn Store> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match SqliteStore::open(&self.path(), limits) {
+                // A timer of the store that was dropped may hold on to it for another moment.
+                Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
+                opened => return Arc::new(opened.unwrap()),
+            }
+        }
+    }
+}
+
+pub(crate) fn payload(json: &str) -> Payload {
+    RawValue::from_string(json.to_owned()).unwrap().into()
+}
+
+pub(crate) fn new_job(id: &str) -> NewJob {
+    NewJob {
+        id: id.into(),
+        input: payload(&format!("\"input of {id}\"")),
+        s3_config: None,
+        webhook: None,
+        policy: Policy::default(),
+        retention: Duration::from_secs(300),
+    }
+}
+
+pub(crate) fn done(output: &str) -> Outcome {
+    Outcome { output: Some(payload(output)), ..Outcome::default() }
+}
+
+pub(crate) fn failed(error: &str) -> Outcome {
+    Outcome { error: Some(error.to_owned()), ..Outcome::default() }
+}
+
+pub(crate) async fn submit(store: &dyn Store, id: &str) {
+    store.submit(EP, new_job(id)).await.unwrap();
+}
+
+pub(crate) async fn view(store: &dyn Store, id: &str) -> JobView {
+    store.view(EP, id, None).await.unwrap()
+}
+
+pub(crate) async fn status(store: &dyn Store, id: &str) -> Status {
+    view(store, id).await.status
+}
+
+/// What is there to take without waiting.
+pub(crate) async fn take(store: &dyn Store, worker: &str, max: usize) -> Vec<Assignment> {
+    store.take(EP, worker, max, Duration::ZERO).await.unwrap()
+}
+
+pub(crate) async fn take_ids(store: &dyn Store, worker: &str, max: usize) -> Vec<String> {
+    take(store, worker, max).await.iter().map(|job| job.id.to_string()).collect()
+}
+
+pub(crate) fn text(payload: Option<&Payload>) -> Option<&str> {
+    payload.map(|payload| payload.get())
+}
+
+/// Asks again until the job is as wanted. Time is real here: a file does not wait for a paused clock.
+pub(crate) async fn until(store: &dyn Store, id: &str, wanted: impl Fn(Result<&JobView, &StoreError>) -> bool) {
+    let asking = async {
+        while !wanted(store.view(EP, id, None).await.as_ref()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, asking).await.unwrap();
+}

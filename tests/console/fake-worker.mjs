@@ -1,0 +1,91 @@
+#!/usr/bin/env node
+// A worker that speaks the platform's protocol and does what the job's input says. Stands in for `runpod-worker`.
+
+const MANIFEST = {
+  name: "storyteller",
+  version: "1.0.0",
+  idempotent: true,
+  streams: true,
+  input_schema: {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Input",
+    type: "object",
+    required: ["prompt"],
+    properties: {
+      prompt: { type: "string", description: "What the story is about." },
+      max_tokens: { type: "integer", minimum: 1, maximum: 400, default: 24, description: "Length of the story." },
+      style: { $ref: "#/$defs/Style", default: "plain" },
+      temperature: { type: ["number", "null"], minimum: 0, maximum: 2 },
+      fail: { type: "boolean", default: false, description: "End with an error." },
+    },
+    $defs: { Style: { type: "string", enum: ["plain", "poem", "letter"] } },
+  },
+  output_schema: true,
+  chunk_schema: { type: "string" },
+};
+
+const WORDS = `Once upon a time there was a small machine that waited for work. It slept most of the day, and woke whenever
+somebody asked it a question. One evening a letter came from the harbour: the lamps had gone out, and forty ships were on
+their way. So it counted the ships, lit the lamps one by one, and told each captain where to go.`.split(/\s+/);
+
+const env = process.env;
+const worker = env.RUNPOD_POD_ID;
+const url = (name, job = "") =>
+  env[`RUNPOD_WEBHOOK_${name}`].replaceAll("$RUNPOD_POD_ID", worker).replaceAll("$ID", name === "GET_JOB" ? worker : job);
+const headers = { Authorization: env.RUNPOD_AI_API_KEY ?? "", "Content-Type": "application/json" };
+const post = (name, job, body) => fetch(url(name, job), { method: "POST", headers, body: JSON.stringify(body) });
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const stopped = new Set();
+
+async function work({ id, input }) {
+  const length = input.max_tokens ?? 24;
+  const pause = input.pause_ms ?? 60;
+  const story = [];
+  for (let index = 0; index < length; index += 1) {
+    if (stopped.has(id)) return;
+    if (input.fail && index === Math.floor(length / 2)) {
+      const error = {
+        error_type: "InputError",
+        error_message: `the story got lost after ${index} words`,
+        error_traceback: "storyteller::tell\n    at src/story.rs:41:9\nstoryteller::run\n    at src/main.rs:17:5",
+        hostname: "storyteller",
+        worker_id: worker,
+      };
+      await post("POST_OUTPUT", id, { error: JSON.stringify(error) });
+      return;
+    }
+    const word = `${WORDS[index % WORDS.length]} `;
+    story.push(word);
+    await post("POST_STREAM", id, { output: word });
+    await sleep(pause);
+  }
+  await post("POST_OUTPUT", id, { output: { story: story.join("").trim(), words: length, style: input.style ?? "plain", prompt: input.prompt } });
+}
+
+async function listenForStops() {
+  for (;;) {
+    const response = await fetch(url("GET_JOB").replace("job-take", "job-stop"), { headers }).catch(() => null);
+    if (response?.status === 200) for (const id of (await response.json()).jobsToStop) stopped.add(id);
+    if (response === null) await sleep(200);
+  }
+}
+
+async function run() {
+  listenForStops();
+  let held = [];
+  setInterval(() => fetch(`${url("PING")}&job_id=${held.join(",")}`, { headers }).catch(() => {}), 2000).unref();
+  for (;;) {
+    const response = await fetch(`${url("GET_JOB")}&job_in_progress=0`, { headers }).catch(() => null);
+    if (response?.status === 200) {
+      const job = await response.json();
+      held = [job.id];
+      await work(job).catch(() => {});
+      held = [];
+    }
+    if (response === null) await sleep(200);
+  }
+}
+
+process.on("SIGTERM", () => process.exit(0));
+if (process.argv[2] === "schema") console.log(JSON.stringify(MANIFEST));
+else await run();
