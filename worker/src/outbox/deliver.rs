@@ -197,7 +197,7 @@ impl<S: ResultSink> Courier<S> {
         if kept {
             tracing::error!(%job, why, "a result could not be delivered; it is kept: see `runpod-worker dead-letters`");
         } else {
-            tracing::error!(%job, why, "a result could not be delivered and is lost");
+            tracing::error!(%job, why, "a result could not be delivered and is not kept");
         }
         false
     }

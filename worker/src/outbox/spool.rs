@@ -107,6 +107,8 @@ struct Inner {
 enum Place {
     /// Not written (yet).
     Memory,
+    /// A write failed, and what it left behind may still be there.
+    Unsure,
     /// In `results/`.
     Disk,
     /// Delivered, buried or discarded: must not be written any more.
@@ -247,10 +249,16 @@ impl Spool {
     /// # Errors
     /// What the disk says; nothing is left behind then, as far as the disk allows.
     pub fn write(&self, ticket: &Ticket, record: &Record) -> io::Result<()> {
+        ticket.0.begun.store(true, Ordering::Release);
         let mut place = ticket.lock();
+        if *place == Place::Unsure {
+            self.clear(ticket)?;
+            ticket.put(&mut place, Place::Memory);
+        }
         if *place == Place::Memory {
-            self.store(&self.results, &ticket.0.stem, record)?;
-            ticket.put(&mut place, Place::Disk);
+            let stored = self.store(&self.results, &ticket.0.stem, record);
+            ticket.put(&mut place, if stored.is_ok() { Place::Disk } else { Place::Unsure });
+            return stored;
         }
         Ok(())
     }
@@ -261,9 +269,9 @@ impl Spool {
     /// What the disk says; the call may be repeated.
     pub fn remove(&self, ticket: &Ticket) -> io::Result<()> {
         let mut place = ticket.lock();
-        if *place == Place::Disk {
+        if matches!(*place, Place::Disk | Place::Unsure) {
             // Without a sync: a power cut that brings the file back costs one more post, which is counted.
-            gone(self.files.remove(&self.result(&self.results, ticket)))?;
+            self.clear(ticket)?;
         }
         ticket.put(&mut place, Place::Gone);
         Ok(())
@@ -287,9 +295,13 @@ impl Spool {
                 self.files.sync_folder(&self.dead)?;
                 self.files.sync_folder(&self.results)?;
             }
-            Place::Memory => {
+            Place::Memory | Place::Unsure => {
                 self.note(&note, &text);
                 self.store(&self.dead, stem, record)?;
+                if *place == Place::Unsure {
+                    // What stays is posted once more at the next start, and counted.
+                    let _ = self.clear(ticket);
+                }
                 ticket.put(&mut place, Place::Gone);
             }
         }
@@ -312,6 +324,12 @@ impl Spool {
 
     fn result(&self, folder: &Path, ticket: &Ticket) -> PathBuf {
         folder.join(format!("{}{RESULT}", ticket.0.stem))
+    }
+
+    /// Removes whatever there is of a result.
+    fn clear(&self, ticket: &Ticket) -> io::Result<()> {
+        gone(self.files.remove(&self.result(&self.results, ticket)))?;
+        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.0.stem))))
     }
 
     /// A dead letter without its note is still a dead letter.
@@ -363,13 +381,13 @@ impl Spool {
                     continue;
                 }
             };
-            let stem = file.name.split('.').next().unwrap_or_default().to_owned();
-            if file.name.ends_with(TEMPORARY) {
-                // Whole but for its name: the crash came between fsync and rename.
-                self.files.rename(&path, &self.results.join(format!("{stem}{RESULT}")))?;
-            }
             newest.insert(record.job.as_str().to_owned(), recovery.results.len());
-            recovery.results.push((Ticket::new(stem, Place::Disk), record));
+            let ticket = if file.name.ends_with(TEMPORARY) {
+                self.adopt(&path, &record)
+            } else {
+                Ticket::new(file.name.trim_end_matches(RESULT).to_owned(), Place::Disk)
+            };
+            recovery.results.push((ticket, record));
         }
         if recovery.set_aside > 0 {
             self.files.sync_folder(&self.aside)?;
@@ -378,6 +396,16 @@ impl Spool {
         self.files.sync_folder(&self.results)?;
         self.keep_newest(&mut recovery, &newest)?;
         Ok(recovery)
+    }
+
+    /// A file that is whole but has not got its name: the crash came before the rename, perhaps before the fsync, so it is
+    /// written once more. If that fails, it is delivered from memory.
+    fn adopt(&self, temporary: &Path, record: &Record) -> Ticket {
+        let ticket = self.ticket();
+        if self.write(&ticket, record).is_ok() {
+            let _ = self.files.remove(temporary);
+        }
+        ticket
     }
 
     /// A job has one outcome: of several results the last one is delivered.

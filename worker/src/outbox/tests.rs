@@ -1,5 +1,7 @@
 //! With a queue in memory and the clock stopped.
 
+mod spooled;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
