@@ -24,7 +24,7 @@ async fn work(api: Api) {
     loop {
         for endpoint in store.endpoints().await {
             for job in store.take(&endpoint, "w1", 100, Duration::ZERO).await.unwrap() {
-                store.finish(&endpoint, "w1", &job.id, Outcome::default()).await;
+                store.finish(&endpoint, "w1", &job.id, Outcome::default()).await.unwrap();
             }
         }
         sleep(Duration::from_millis(20)).await;

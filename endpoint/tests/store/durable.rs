@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use runpod_endpoint::store::{Heartbeat, Limits, NewJob, Outcome, Policy, Status, StoreError};
+use runpod_endpoint::store::{
+    Heartbeat, JobFilter, JobRecord, Limits, NewJob, Outcome, Policy, Seen, Status, StoreError,
+};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
@@ -53,6 +55,33 @@ async fn a_running_job_stays_with_its_worker() {
     assert_eq!(take_ids(&*store, "other", 9).await, ["b"]);
     store.finish(EP, "w", "a", done("1")).await.unwrap();
     assert_eq!(status(&*store, "a").await, Status::Completed);
+}
+
+#[tokio::test]
+async fn observers_and_webhooks_find_a_finished_job() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    let webhook = Some("https://example.com/hook".to_owned());
+    store.submit(EP, NewJob { webhook, ..new_job("a") }).await.unwrap();
+    submit(&*store, "b").await;
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "a", done("1")).await.unwrap();
+    let before = store.inspect(EP, "a", Seen::default(), Duration::ZERO).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let after = store.inspect(EP, "a", Seen::default(), Duration::ZERO).await.unwrap();
+    let states = |record: &JobRecord| -> Vec<_> {
+        record.history.iter().map(|entry| (entry.status, entry.worker.clone())).collect()
+    };
+    assert_eq!(states(&after), states(&before));
+    assert!(after.history.is_sorted_by_key(|entry| entry.at));
+    assert_eq!((after.input.get(), text(after.view.output.as_ref())), ("\"input of a\"", Some("1")));
+    let rows = store.list(EP, &JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
+    assert_eq!(rows.iter().map(|row| &*row.view.id).collect::<Vec<_>>(), ["b", "a"]);
+    let webhook = store.webhook(EP, "a").await.unwrap().unwrap();
+    assert_eq!((&*webhook.url, webhook.input.get()), ("https://example.com/hook", "\"input of a\""));
+    assert_eq!(text(webhook.job.output.as_ref()), Some("1"));
 }
 
 #[tokio::test]
