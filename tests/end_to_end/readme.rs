@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use end_to_end_tests::{Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository};
+use rustix::process::Signal;
 use serde_json::json;
 
 fn readme() -> String {
@@ -49,12 +50,15 @@ async fn a_handler_is_tried_without_a_queue_and_behind_one() {
     let behind = behind.replace("dev --", &dev).replace(":8000", &format!(":{port}"));
     let (start, curl) = behind.split_once('\n').unwrap();
     let start = start.split('#').next().unwrap();
-    let _dev = shell("README: dev", &format!("exec {start}"), folder.path());
+    let mut dev = shell("README: dev", &format!("exec {start}"), folder.path());
     let url = format!("http://127.0.0.1:{port}/v2/local/health");
     eventually("the endpoint of the README to answer", || async { reqwest::get(&url).await.ok() }).await;
     let mut curl = shell("README: curl", curl, folder.path());
     assert!(curl.wait(Duration::from_secs(60)).success());
     assert!(curl.log().contains("\"output\":{\"text\":\"hello\"}"), "{}", curl.log());
+    // As Ctrl-C does: the worker goes with it.
+    dev.signal(Signal::TERM);
+    assert!(dev.wait(Duration::from_secs(60)).success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
