@@ -10,6 +10,7 @@ mod lifecycle;
 mod network;
 mod packaging;
 mod readme;
+mod spool;
 mod startup;
 mod tools;
 mod upkeep;

@@ -106,8 +106,8 @@ impl Model {
         self.known.entry(record.job.as_str().to_owned()).or_default()
     }
 
-    fn act(&mut self, step: Move) {
-        match step {
+    fn act(&mut self, step: &Move) {
+        match *step {
             Move::Write => {
                 let version = u32::try_from(self.known.len()).unwrap();
                 let record = record(&format!("job-{version}"), version);
@@ -219,7 +219,7 @@ proptest! {
     fn what_was_written_is_never_lost_and_a_second_delivery_is_counted(moves in moves(), seed in any::<u64>()) {
         let mut model = Model::new(seed);
         for step in moves {
-            model.act(step);
+            model.act(&step);
         }
         model.restart(false);
         while !model.held.is_empty() {
@@ -331,7 +331,7 @@ fn dead_letters_are_bounded_and_the_oldest_go() {
     assert_eq!(files.list(Path::new("/spool/w1/results")).unwrap(), []);
 
     let small = KeepLimits { max_count: 100, max_bytes: 200 };
-    let (spool, _) = Spool::start(Arc::new(files.clone()), Path::new(OWN), OWNER, small).unwrap();
+    let (spool, _) = Spool::start(Arc::new(files), Path::new(OWN), OWNER, small).unwrap();
     spool.bury(&spool.ticket(), &record("last", 1), &Reason::new(None, "old".into())).unwrap();
     assert_eq!(dead.ids().unwrap().len(), 1, "one of them fits");
 }
