@@ -6,17 +6,19 @@ use runpod_handler_protocol::CheckReport;
 
 use super::gib;
 
-/// At least `min_percent` of the file system that holds `folder` must be free for this user.
+/// At least `min_percent` of the file system that holds `folder`, or will hold it, must be free for this user.
 pub(super) fn check(folder: &Path, min_percent: f64) -> CheckReport {
     const NAME: &str = "disk";
     let shown = folder.display();
-    let space = match rustix::fs::statvfs(folder) {
+    // What is only created later lies on the disk of the folder above.
+    let nearest = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    let space = match rustix::fs::statvfs(nearest) {
         Ok(space) => space,
         Err(error) => {
             return CheckReport::failed(
                 NAME,
                 format!("the disk of {shown} cannot be looked at: {error}"),
-                "create the folder, or let this user see it",
+                "let this user see the folder, or choose another",
             );
         }
     };
@@ -42,8 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_missing_is_a_failure() {
-        let report = check(Path::new("/no/such/folder"), 0.0);
-        assert!(report.is_failure() && report.detail.contains("/no/such/folder"), "{report:?}");
+    fn a_folder_that_is_yet_to_be_created_counts_where_it_will_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let report = check(&folder.path().join("spool/w1"), 0.0);
+        assert!(!report.is_failure() && report.detail.contains("spool/w1"), "{report:?}");
     }
 }

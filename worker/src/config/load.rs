@@ -33,7 +33,7 @@ impl Config {
         let identity = identity(&mut settings);
         let policy = policy(&mut settings, args, &identity);
         let policy = upkeep::policy(&mut settings, &args.upkeep, policy);
-        let checks = upkeep::checks(&mut settings, &args.upkeep);
+        let mut checks = upkeep::checks(&mut settings, &args.upkeep);
         handler.devices = handler::devices(&mut settings, policy.processes);
         let http_bind = settings.read(
             "http-bind",
@@ -53,6 +53,7 @@ impl Config {
             ..OutboxLimits::default()
         };
         let spool = spool(&mut settings, args, &identity);
+        checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();

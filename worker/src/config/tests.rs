@@ -329,6 +329,9 @@ fn checks_follow_the_platforms_variables_and_defaults() {
     assert_eq!((order.min_cuda, order.benchmark_limit_ms, order.gpu_limit_ms), ((11, 8), 2000, 30_000));
     assert_eq!((config.checks.min_memory, config.checks.min_disk_percent), (4 << 30, 10.0));
     assert_eq!((config.checks.network, config.checks.network_timeout), (None, Duration::from_secs(5)));
+    let folders = |flags: &[&str]| load(flags, &platform()).checks.folders;
+    assert_eq!(folders(&["--spool-dir=/var/spool/x"]), [Path::new("/"), Path::new("/var/spool/x")]);
+    assert_eq!(folders(&["--spool-dir=none"]), [Path::new("/")]);
 
     let config = load(
         &[],
