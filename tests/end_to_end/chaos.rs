@@ -66,8 +66,11 @@ struct Chaos {
     kills_of_this_worker: usize,
 }
 
-fn start_worker(proxy: &FaultyProxy) -> Worker {
-    let env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
+fn start_worker(proxy: &FaultyProxy, endpoint: &Endpoint) -> Worker {
+    let mut env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
+    // Each worker finds what the one before it could not deliver.
+    let spool = endpoint.daemon.folder().join("spool");
+    env.push(("RUNPOD_WORKER_SPOOL_DIR".to_owned(), spool.to_string_lossy().into_owned()));
     Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::flags(&FLAGS))
 }
 
@@ -76,7 +79,7 @@ impl Chaos {
         let endpoint = Endpoint::start(&["--lease", "5s"]).await;
         let target = endpoint.base.trim_end_matches("/v2").to_owned();
         let proxy = FaultyProxy::start(&target, seed, FAULTS).await;
-        let worker = start_worker(&proxy);
+        let worker = start_worker(&proxy, &endpoint);
         let (jobs, handler_deaths) = (BTreeMap::new(), Vec::new());
         Self { rng: Rng::with_seed(seed), endpoint, proxy, worker, jobs, handler_deaths, kills_of_this_worker: 0 }
     }
@@ -140,7 +143,7 @@ impl Chaos {
         for id in self.open() {
             self.jobs.get_mut(&id).into_iter().for_each(|job| job.abandoned += 1);
         }
-        self.worker = start_worker(&self.proxy);
+        self.worker = start_worker(&self.proxy, &self.endpoint);
         self.kills_of_this_worker = 0;
     }
 

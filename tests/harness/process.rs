@@ -30,6 +30,8 @@ impl Daemon {
             let child = Command::new(program)
                 .args(args)
                 .env_remove("RUNPOD_ENDPOINT_ID")
+                // Tests that run at the same time use the same worker id, and must not meet in the user's state folder.
+                .env("RUNPOD_WORKER_SPOOL_DIR", folder.path().join("spool"))
                 .envs(env.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)

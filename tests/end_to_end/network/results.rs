@@ -38,7 +38,7 @@ async fn the_slot_does_not_wait_for_the_network_and_the_job_stays_in_the_heartbe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_breaks_while_posting_is_no_loss() {
     let (mut queue, worker) = start(WorkerOptions::default()).await;
-    queue.job("lonely", &json!({"do": "sleep_ms", "ms": 500}));
+    queue.job("lonely", &json!({"do": "sleep_ms", "ms": 3000}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("lonely")).await;
     queue.take_down().await;
     eventually("a failed attempt to post", || async {
