@@ -9,14 +9,7 @@ if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
   echo 'node 20 and npm are needed: apt-get install -y nodejs npm' >&2
   exit 1
 fi
-if [[ ! -x ${CHROMIUM:-/usr/bin/chromium} ]]; then
-  if [[ $(id -u) != 0 ]]; then
-    echo 'chromium is needed: apt-get install -y chromium, or set CHROMIUM to the path of one' >&2
-    exit 1
-  fi
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
-fi
+[[ -n ${CHROMIUM:-} ]] || ../install-packages.sh chromium fonts-dejavu-core
 [[ -d node_modules/playwright-core ]] || npm ci --no-audit --no-fund
 if [[ -z ${RUNPOD_ENDPOINT_BIN:-} ]]; then
   cargo build --locked --package runpod-endpoint
