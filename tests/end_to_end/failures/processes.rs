@@ -46,7 +46,28 @@ async fn a_segfault_names_its_signal_and_quotes_the_last_words() {
     assert!(crashed["error_message"].as_str().unwrap().contains("SIGSEGV"), "{crashed}");
     assert!(crashed["error_traceback"].as_str().unwrap().contains("puppet"), "{crashed}");
     assert_eq!(crashed["worker_id"], "worker-1");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 0, "that it had begun was known at once");
     assert_eq!(stack.client.run(json!({"do": "ok"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_a_dying_process_had_not_begun_runs_in_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = folder.path().join("once").to_string_lossy().into_owned();
+    let options = WorkerOptions::default().env("PUPPET_START", "raw_segv_on_arrival").env("PUPPET_ONCE", &once);
+    let stack = Stack::start("puppet-handler", options).await;
+    let job = stack.client.run(json!({"do": "ok"})).await;
+    assert_eq!((&job["status"], &job["output"]["attempt"]), (&json!("COMPLETED"), &json!(2)), "{job}");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_arrival_kills_every_process_fails_in_the_end() {
+    let options = WorkerOptions::default().env("PUPPET_START", "raw_segv_on_arrival");
+    let stack = Stack::start("puppet-handler", options).await;
+    let crashed = error(&stack.client.run(json!({"do": "ok"})).await);
+    assert_eq!(crashed["error_type"], "crashed", "{crashed}");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
