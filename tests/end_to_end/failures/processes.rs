@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::{Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually};
+use end_to_end_tests::{Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually, worker_env};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -48,6 +48,19 @@ async fn a_segfault_names_its_signal_and_quotes_the_last_words() {
     assert_eq!(crashed["worker_id"], "worker-1");
     assert_eq!(stack.worker.health().await["jobs"]["retried"], 0, "that it had begun was known at once");
     assert_eq!(stack.client.run(json!({"do": "ok"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_words_are_quoted_without_the_workers_key() {
+    let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
+    let key = worker_env("", "")
+        .into_iter()
+        .find_map(|(name, value)| (name == "RUNPOD_AI_API_KEY").then_some(value))
+        .unwrap();
+    let job = json!({"do": "last_words", "text": format!("the key {key} does not fit")});
+    let crashed = error(&stack.client.run(job).await);
+    let words = crashed["error_traceback"].as_str().unwrap();
+    assert!(words.contains("the key *** does not fit") && !words.contains(&key), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
