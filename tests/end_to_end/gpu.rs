@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use end_to_end_tests::{Stack, WorkerOptions};
+use end_to_end_tests::{Stack, WorkerOptions, not_tested};
 use serde_json::{Value, json};
 
 use crate::failures::error;
@@ -18,7 +18,7 @@ async fn stack(flags: &[&str]) -> Stack {
 fn no_gpu(what: &str) -> bool {
     let none = !Path::new("/dev/nvidiactl").exists();
     if none {
-        eprintln!("*** NOT TESTED: {what}: this machine has no NVIDIA GPU ***");
+        not_tested(&format!("{what}: this machine has no NVIDIA GPU"));
     }
     none
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::{Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually, worker_env};
+use end_to_end_tests::{
+    Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually, not_tested, worker_env,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -175,7 +177,7 @@ async fn a_process_that_cannot_be_reaped_ends_the_worker_after_its_jobs_were_ans
     let tracer = Daemon::start("tracer", Path::new("python3"), &["-c".to_owned(), script], &[]);
     let answer = eventually("the tracer", || async { Some(tracer.log()).filter(|log| log.contains('\n')) }).await;
     if answer.trim() != "seized" {
-        eprintln!("*** NOT TESTED: this machine does not let one process trace another ***");
+        not_tested("this machine does not let one process trace another");
         return;
     }
     queue.job("stuck", &json!({"do": "spin"}));
@@ -218,7 +220,7 @@ impl Drop for MemoryGroup {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kernels_oom_killer_is_told_from_a_crash() {
     let Some(group) = MemoryGroup::new(256 * 1024 * 1024) else {
-        eprintln!("*** NOT TESTED: this machine does not let us make a memory cgroup ***");
+        not_tested("this machine does not let us make a memory cgroup");
         return;
     };
     let queue = FakeQueue::start();

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{Daemon, FakeQueue, Reply, WorkerOptions, eventually};
+use end_to_end_tests::{Daemon, FakeQueue, Reply, WorkerOptions, eventually, not_tested};
 use serde_json::json;
 
 use super::{start, still_works};
@@ -103,7 +103,7 @@ except ChildProcessError:
     let tracer = Daemon::start("tracer", Path::new("python3"), &args, &[]);
     let answer = eventually("the tracer", || async { Some(tracer.log()).filter(|log| log.contains('\n')) }).await;
     if answer.trim() != "stopped" {
-        eprintln!("*** NOT TESTED: this machine does not let one process trace another ***");
+        not_tested("this machine does not let one process trace another");
         return;
     }
     assert!(longest_silence(&queue, 3).await < SILENCE, "the heartbeat itself is well");
