@@ -145,7 +145,7 @@ async fn too_many_requests_are_five_seconds_of_rest_and_shown() {
 async fn errors_slow_the_poll_down_and_a_good_answer_ends_that() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     takes(&queue, 1).await;
-    for code in [401, 404, 500, 502] {
+    for code in [401, 403, 404, 500] {
         queue.take(Reply::status(code));
     }
     takes(&queue, 5).await;
