@@ -183,6 +183,12 @@ async fn a_job_that_comes_twice_is_run_once() {
     queue.sees("ping", "the job is held", |ping| ping.query.contains("twin")).await;
     queue.job("twin", &json!({"do": "sleep_ms", "ms": 1000}));
     let first = queue.result("twin").await;
+    eventually("the result to be delivered", || async {
+        let health = worker.health().await;
+        let open = (&health["jobs"]["inProgress"], &health["worker"]["jobs"]["delivering"]);
+        (open == (&json!(0), &json!(0))).then_some(())
+    })
+    .await;
     // And once more when it is over: answered from memory.
     queue.job("twin", &json!({"do": "sleep_ms", "ms": 600_000}));
     eventually("the second answer", || async { (queue.results("twin").len() >= 2).then_some(()) }).await;
