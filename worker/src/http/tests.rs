@@ -39,6 +39,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
             pid: Some(4711),
             device: Some("cuda:0".into()),
             busy: 1,
+            device_memory: None,
             last_exit: Some(exit),
         }],
         ..Snapshot::default()
