@@ -49,11 +49,7 @@ impl Memory {
     fn device_bytes(&self) -> Option<[(&'static str, u64); 3]> {
         #[cfg(feature = "torch")]
         return crate::torch::memory::stats(self.device).map(|stats| {
-            [
-                (DEVICE_BYTES, stats.allocated),
-                (RESERVED_DEVICE_BYTES, stats.reserved),
-                (PEAK_DEVICE_BYTES, stats.peak),
-            ]
+            [(DEVICE_BYTES, stats.allocated), (RESERVED_DEVICE_BYTES, stats.reserved), (PEAK_DEVICE_BYTES, stats.peak)]
         });
         #[cfg(not(feature = "torch"))]
         None

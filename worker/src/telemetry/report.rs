@@ -207,7 +207,10 @@ mod tests {
             Report::StartFailed { process, reason: reason(), retry_in: Some(Duration::from_secs(2)) },
             Report::StartFailed { process, reason: reason(), retry_in: None },
             Report::GpusThrottled {
-                gpus: vec![ThrottledGpu { gpu: 1, reasons: vec![ThrottleReason::HwThermal, ThrottleReason::HwSlowdown] }],
+                gpus: vec![ThrottledGpu {
+                    gpu: 1,
+                    reasons: vec![ThrottleReason::HwThermal, ThrottleReason::HwSlowdown],
+                }],
             },
             Report::GpusThrottled { gpus: Vec::new() },
             Report::Draining { reason: reason() },
