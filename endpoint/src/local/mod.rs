@@ -1,5 +1,6 @@
 //! What is known about the handler and the workers that this program runs itself.
 
+mod gpus;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use gpus::{Gpu, GpuClient};
 pub use usage::{Usage, UsageMeter};
+
+#[cfg(test)]
+pub(crate) use gpus::tests::worker_saying;
 
 /// What a handler says about itself: the reply of `runpod-worker schema`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

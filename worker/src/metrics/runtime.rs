@@ -126,6 +126,9 @@ fn encode<M: EncodeMetric>(
     let (stem, unit) = with_unit.map_or((name, None), |(stem, unit)| (stem, Some(unit)));
     let mut encoder = out.encode_descriptor(stem, &format!("{help}."), unit, kind)?;
     for (labels, value) in series {
+        if labels.is_empty() {
+            return metric(value).encode(encoder);
+        }
         metric(value).encode(encoder.encode_family(&labels)?)?;
     }
     Ok(())

@@ -14,6 +14,10 @@ use crate::core::ThrottleReason;
 /// Events read after one sample; more than that wait for the next.
 const MAX_EVENTS: usize = 64;
 
+/// Milliwatts and degrees that no card reaches. Drivers have been seen to write "no value" as a huge one.
+const MAX_POWER: u32 = 100_000_000;
+const MAX_TEMPERATURE: u32 = 500;
+
 const REASONS: [(ThrottleReasons, ThrottleReason); 5] = [
     (ThrottleReasons::HW_THERMAL_SLOWDOWN, ThrottleReason::HwThermal),
     (ThrottleReasons::SW_THERMAL_SLOWDOWN, ThrottleReason::SwThermal),
@@ -85,16 +89,23 @@ impl<'nvml> Visible<'nvml> {
     fn read(&mut self, index: usize) -> GpuFigures {
         self.take_events(index);
         let device = &self.device;
-        let memory = device.memory_info().ok();
+        let memory = device.memory_info().ok().filter(|memory| memory.used <= memory.total);
         let ecc = |counter| device.total_ecc_errors(MemoryError::Uncorrected, counter);
         GpuFigures {
             uuid: self.uuid.clone(),
             name: self.name.clone(),
-            utilization: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
+            utilization: device.utilization_rates().ok().and_then(|rates| known(rates.gpu, 100)).map(|gpu| gpu / 100.0),
             memory_used: memory.as_ref().map(|memory| memory.used),
             memory_total: memory.map(|memory| memory.total),
-            power_watts: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
-            temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
+            power_watts: device
+                .power_usage()
+                .ok()
+                .and_then(|power| known(power, MAX_POWER))
+                .map(|power| power / 1000.0),
+            temperature_celsius: device
+                .temperature(TemperatureSensor::Gpu)
+                .ok()
+                .and_then(|t| known(t, MAX_TEMPERATURE)),
             throttled: device.current_throttle_reasons().ok().map(reasons),
             ecc_errors: ecc(EccCounter::Volatile).ok(),
             xid_errors: self.events.is_some().then_some(self.xid),
@@ -114,6 +125,10 @@ impl<'nvml> Visible<'nvml> {
             tracing::error!(gpu = index, xid = self.xid.last, "The driver reports a critical error of a GPU.");
         }
     }
+}
+
+fn known(value: u32, most: u32) -> Option<f64> {
+    (value <= most).then(|| f64::from(value))
 }
 
 fn reasons(found: ThrottleReasons) -> Vec<ThrottleReason> {
