@@ -40,17 +40,19 @@ impl Memory {
         if let Some(peak) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak_host_bytes) {
             records.insert(PEAK_HOST_BYTES.to_owned(), peak as f64);
         }
-        for (name, bytes) in self.device_bytes().into_iter().flatten() {
-            records.insert(name.to_owned(), bytes as f64);
+        if let Some((allocated, reserved, peak)) = self.device_bytes() {
+            for (name, bytes) in
+                [(DEVICE_BYTES, allocated), (RESERVED_DEVICE_BYTES, reserved), (PEAK_DEVICE_BYTES, peak)]
+            {
+                records.insert(name.to_owned(), bytes as f64);
+            }
         }
     }
 
     /// Device memory in tensors and in the allocator now, and the most in tensors since [`Memory::begin`].
-    fn device_bytes(&self) -> Option<[(&'static str, u64); 3]> {
+    fn device_bytes(&self) -> Option<(u64, u64, u64)> {
         #[cfg(feature = "torch")]
-        return crate::torch::memory::stats(self.device).map(|stats| {
-            [(DEVICE_BYTES, stats.allocated), (RESERVED_DEVICE_BYTES, stats.reserved), (PEAK_DEVICE_BYTES, stats.peak)]
-        });
+        return crate::torch::memory::stats(self.device).map(|stats| (stats.allocated, stats.reserved, stats.peak));
         #[cfg(not(feature = "torch"))]
         None
     }

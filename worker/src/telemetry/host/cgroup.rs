@@ -41,7 +41,7 @@ impl Cgroup {
         };
         let folders = |root: PathBuf, controller: &str| {
             let own = path(controller).map(|path| root.join(path));
-            own.into_iter().chain([root.clone()]).collect()
+            own.into_iter().chain([root]).collect()
         };
         Self {
             unified: folders(mount.to_owned(), ""),
