@@ -8,12 +8,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
-use futures_util::future::join_all;
 
 use super::body::{self, BodyError};
 use super::error::ApiError;
 use super::{Keys, client_only};
-use crate::local::{GpuClient, Local};
+use crate::local::{GpuFigures, Local, LocalWorker};
 use pod::Pod;
 
 const MAX_BODY: usize = 1 << 20;
@@ -31,8 +30,8 @@ pub(crate) fn router(local: Local, keys: &Keys) -> Router {
 
 fn schema(local: Local) -> Pods {
     Schema::build(Query, EmptyMutation, EmptySubscription)
+        .data(GpuFigures::new(local.clone()))
         .data(local)
-        .data(GpuClient::new())
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
         .finish()
@@ -77,20 +76,17 @@ impl Query {
     }
 }
 
-async fn measure(local: &Local, client: &GpuClient, ids: Vec<String>) -> Vec<Pod> {
+async fn measure(local: &Local, figures: &GpuFigures, ids: Vec<String>) -> Vec<Pod> {
     let local = local.clone();
     // Reads files: not on the event loop.
     let measured =
         tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
-    let workers = measured.await.unwrap_or_default().into_iter();
-    let with_gpus = workers.map(|worker| async {
-        let gpus = match worker.http_port {
-            Some(port) => client.ask(port).await,
-            None => Vec::new(),
-        };
+    let (measured, mut gpus) = tokio::join!(measured, figures.latest());
+    let pod = |worker: LocalWorker| {
+        let gpus = gpus.remove(&worker.id).unwrap_or_default();
         Pod::new(worker, gpus)
-    });
-    join_all(with_gpus).await
+    };
+    measured.unwrap_or_default().into_iter().map(pod).collect()
 }
 
 #[cfg(test)]
@@ -98,7 +94,17 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::local::worker_saying;
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
+    /// A worker that says this about its health; its port.
+    async fn worker_saying(health: &'static str) -> u16 {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let app = Router::new().route("/health", get(move || async move { health }));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        port
+    }
 
     async fn ask(local: &Local, query: &str) -> Value {
         serde_json::to_value(schema(local.clone()).execute(query).await).unwrap()
@@ -130,6 +136,20 @@ mod tests {
         let memory = pod["runtime"]["container"]["memoryPercent"].as_f64().unwrap();
         assert!(memory > 0.0 && memory < 100.0, "{memory}");
         assert!(pod["runtime"]["uptimeInSeconds"].is_number());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_tells_nothing_of_gpus_has_none() {
+        for health in [r#"{"runtime": {"ports": []}}"#, "{}", "no JSON"] {
+            let local = Local::of("ep");
+            let _listed = local.list("w", std::process::id(), Some(worker_saying(health).await));
+            let answer = ask(&local, "{ myself { pods { gpuCount runtime { gpus { id } } } } }").await;
+            assert_eq!(
+                answer["data"]["myself"]["pods"][0],
+                json!({"gpuCount": 0, "runtime": {"gpus": []}}),
+                "{health}"
+            );
+        }
     }
 
     #[tokio::test]
