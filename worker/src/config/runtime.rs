@@ -51,7 +51,12 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// a port that has the same number on both sides.
 pub(super) fn ports<E: Environment>(settings: &mut Settings<'_, E>) -> Vec<Port> {
     const PREFIX: &str = "RUNPOD_TCP_PORT_";
-    let ip: Option<IpAddr> = settings.env.get("RUNPOD_PUBLIC_IP").and_then(|ip| ip.parse().ok());
+    const ADDRESS: &str = "RUNPOD_PUBLIC_IP";
+    let given = settings.env.get(ADDRESS);
+    let ip: Option<IpAddr> = given.as_deref().and_then(|ip| ip.parse().ok());
+    if given.is_some() && ip.is_none() {
+        settings.warnings.push(format!("{ADDRESS} is no IP address and is not shown in /health"));
+    }
     let mut ports = Vec::new();
     for name in settings.env.names() {
         let Some(inside) = name.strip_prefix(PREFIX) else { continue };
@@ -93,16 +98,21 @@ mod tests {
 
     #[test]
     fn the_platforms_ports_are_read_and_what_is_none_is_named() {
-        let env = env(&[
+        let good = env(&[
             ("RUNPOD_TCP_PORT_22", "10341"),
             ("RUNPOD_TCP_PORT_70000", "18541"),
             ("RUNPOD_TCP_PORT_x", "1"),
             ("RUNPOD_TCP_PORT_80", "http"),
             ("RUNPOD_PUBLIC_IP", "203.0.113.7"),
         ]);
-        let mut settings = Settings::new(&env);
+        let mut settings = Settings::new(&good);
         let found: Vec<(u16, u16)> = ports(&mut settings).iter().map(|port| (port.private, port.public)).collect();
         assert_eq!(found, [(22, 10341), (18541, 18541)]);
         assert_eq!(settings.warnings.len(), 2);
+
+        let bad = env(&[("RUNPOD_TCP_PORT_22", "10341"), ("RUNPOD_PUBLIC_IP", "somewhere")]);
+        let mut settings = Settings::new(&bad);
+        assert_eq!(ports(&mut settings)[0].ip, None);
+        assert_eq!(settings.warnings.len(), 1);
     }
 }
