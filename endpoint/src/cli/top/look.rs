@@ -79,6 +79,8 @@ pub(super) struct Details {
     pub(super) output: Option<Value>,
     #[serde(default)]
     pub(super) error: Option<Value>,
+    #[serde(default)]
+    pub(super) items: Vec<Value>,
 }
 
 /// The job entered a state.

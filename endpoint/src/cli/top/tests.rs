@@ -56,7 +56,7 @@ fn details(status: &str) -> Details {
             {"status": "IN_PROGRESS", "at": NOW - 94_990, "worker": "local-1"},
             {"status": "FAILED", "at": NOW - 94_190, "worker": null},
         ],
-        "firstItem": 0, "items": [],
+        "firstItem": 4, "items": ["step 5", {"n": 6}],
     }))
     .unwrap()
 }

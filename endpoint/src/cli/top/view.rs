@@ -18,6 +18,8 @@ const MAX_WORKERS: usize = 12;
 const MAX_PAYLOAD_LINES: usize = 2000;
 /// Below this height the chart is left out.
 const HEIGHT_OF_CHART: u16 = 24;
+/// Below this width the list of jobs has no room for retries and workers: the ids matter more.
+const WIDTH_OF_ALL: u16 = 100;
 
 const OVERVIEW_HELP: &str = "q quit  ↑↓ j k select  Enter details  c cancel  / filter";
 const JOB_HELP: &str = "Esc back  ↑↓ j k scroll  c cancel";
@@ -86,7 +88,9 @@ fn foot_line(model: &Model, theme: Theme) -> Line<'_> {
         }
         Input::Confirm(id) => Line::styled(format!("cancel {id}? y yes, any other key no"), BOLD),
         Input::Commands => match &model.message {
-            Some(message) if model.is_stale => Line::styled(format!("no answer: {message}"), theme.colour(Color::Red)),
+            Some(message) if model.is_stale => {
+                Line::styled(message.as_str(), theme.colour(Color::Red).add_modifier(Modifier::BOLD))
+            }
             Some(message) => Line::styled(message.as_str(), BOLD),
             None if matches!(model.screen, Screen::Overview) => Line::styled(OVERVIEW_HELP, DIM),
             None => Line::styled(JOB_HELP, DIM),
@@ -204,8 +208,9 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
         let text = if model.filter.is_empty() { "no jobs" } else { "no job fits the filter; Esc clears it" };
         return frame.render_widget(Paragraph::new(text).block(block), area);
     }
+    let columns = if area.width < WIDTH_OF_ALL { 5 } else { 7 };
     let rows = jobs.iter().map(|job| {
-        Row::new(vec![
+        let cells = vec![
             Cell::from(job.id.as_str()),
             Cell::from(job.status.name()).style(theme.status(job.status)),
             Cell::from(job.submitted_at.map(|at| span(now.saturating_sub(at))).unwrap_or_default()),
@@ -213,10 +218,11 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
             Cell::from(execution(job, now).map(span).unwrap_or_default()),
             Cell::from(if job.retries == 0 { String::new() } else { job.retries.to_string() }),
             Cell::from(job.worker.as_deref().unwrap_or_default()),
-        ])
+        ];
+        Row::new(cells.into_iter().take(columns))
     });
     let widths = [
-        Constraint::Length(44),
+        Constraint::Max(44),
         Constraint::Length(11),
         Constraint::Length(8),
         Constraint::Length(8),
@@ -224,8 +230,9 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
         Constraint::Length(7),
         Constraint::Min(8),
     ];
-    let header = Row::new(["JOB", "STATE", "AGE", "DELAY", "RAN", "RETRIES", "WORKER"]).style(DIM);
-    let table = Table::new(rows, widths)
+    let header = ["JOB", "STATE", "AGE", "DELAY", "RAN", "RETRIES", "WORKER"];
+    let header = Row::new(header.into_iter().take(columns)).style(DIM);
+    let table = Table::new(rows, widths.into_iter().take(columns))
         .header(header)
         .block(block)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -265,6 +272,11 @@ fn job_text(details: &Details, theme: Theme) -> Text<'_> {
         let after = span(step.at.saturating_sub(start));
         let worker = step.worker.as_deref().unwrap_or_default();
         lines.push(Line::raw(format!("  +{after:<8} {:<11} {worker}", step.status.name())));
+    }
+    if !details.items.is_empty() {
+        lines.push(Line::default());
+        lines.push(Line::styled("Stream items that nobody has read", BOLD));
+        lines.extend(details.items.iter().flat_map(payload_lines).take(MAX_PAYLOAD_LINES).map(Line::raw));
     }
     for (name, value) in [("Error", &details.error), ("Input", &details.input), ("Output", &details.output)] {
         if let Some(value) = value {
