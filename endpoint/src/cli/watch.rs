@@ -35,8 +35,16 @@ pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
     follow(&Endpoint::new(&target.server)?, &args.job.job, None, wanted, output).await
 }
 
-/// One line.
-#[derive(Debug, Default, Serialize)]
+/// Something to tell of a job.
+#[derive(Debug, Clone, Copy)]
+enum News<'a> {
+    Status(Status),
+    Progress(&'a RawValue),
+    Item(&'a RawValue),
+}
+
+/// One line of JSON.
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     elapsed_ms: u64,
@@ -55,33 +63,35 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn status(&self, status: Status, output: &mut Output) {
-        if self.wanted.changes {
-            self.line(status.name(), "", Line { status: Some(status), ..Line::default() }, output);
+    fn tell(&self, news: News<'_>, output: &mut Output) {
+        let is_wanted = if matches!(news, News::Item(_)) { self.wanted.items } else { self.wanted.changes };
+        if is_wanted {
+            let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+            let line = if self.wanted.as_json { self.json(news, timestamp) } else { self.text(news, &timestamp) };
+            output.line(&line);
         }
     }
 
-    fn progress(&self, value: &RawValue, output: &mut Output) {
-        if self.wanted.changes {
-            self.line("progress", &plain(value), Line { progress: Some(value), ..Line::default() }, output);
-        }
+    fn text(&self, news: News<'_>, timestamp: &str) -> String {
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let (name, text) = match news {
+            News::Status(status) => (status.name(), String::new()),
+            News::Progress(value) => ("progress", plain(value)),
+            News::Item(value) => ("item", plain(value)),
+        };
+        format!("{timestamp}  +{elapsed:.1}s  {name:<NAME_WIDTH$}  {text}").trim_end().to_owned()
     }
 
-    fn item(&self, value: &RawValue, output: &mut Output) {
-        self.line("item", &plain(value), Line { item: Some(value), ..Line::default() }, output);
-    }
-
-    fn line(&self, name: &str, text: &str, line: Line<'_>, output: &mut Output) {
-        let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let elapsed = self.started.elapsed();
-        if !self.wanted.as_json {
-            let line = format!("{timestamp}  +{:.1}s  {name:<NAME_WIDTH$}  {text}", elapsed.as_secs_f64());
-            return output.line(line.trim_end());
+    fn json(&self, news: News<'_>, timestamp: String) -> String {
+        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut line = Line { elapsed_ms, status: None, progress: None, item: None, timestamp };
+        match news {
+            News::Status(status) => line.status = Some(status),
+            News::Progress(value) => line.progress = Some(value),
+            News::Item(value) => line.item = Some(value),
         }
-        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let line = Line { elapsed_ms, timestamp, ..line };
         // Strings, numbers and JSON that was parsed before: there is nothing that could fail.
-        output.line(&serde_json::to_string(&line).unwrap_or_default());
+        serde_json::to_string(&line).unwrap_or_default()
     }
 }
 
@@ -97,7 +107,7 @@ pub(super) async fn follow(
     let reporter = Reporter { started: Instant::now(), wanted };
     let mut seen = known;
     if let Some(status) = known {
-        reporter.status(status, output);
+        reporter.tell(News::Status(status), output);
     }
     let mut progress: Option<Box<RawValue>> = None;
     let mut pause = FIRST_PAUSE;
@@ -106,19 +116,19 @@ pub(super) async fn follow(
         let job: Job = serde_json::from_str(&reply)?;
         if seen == Some(Status::InQueue) && job.status.is_terminal() && job.execution_time.is_some() {
             // It was quicker than the questions, but a job with an execution time has been in progress.
-            reporter.status(Status::InProgress, output);
+            reporter.tell(News::Status(Status::InProgress), output);
         }
         if job.status.is_terminal() && wanted.items {
             take_items(endpoint, id, &reporter, output).await;
         }
         if seen.replace(job.status) != Some(job.status) {
-            reporter.status(job.status, output);
+            reporter.tell(News::Status(job.status), output);
         }
         if job.status.is_terminal() {
             return Ok(print_end(&job, &reply, wanted.as_json, output));
         }
         if let Some(update) = job.output.filter(|update| Some(update.get()) != progress.as_ref().map(|old| old.get())) {
-            reporter.progress(&update, output);
+            reporter.tell(News::Progress(&update), output);
             progress = Some(update);
         }
         if output.is_closed() {
@@ -139,7 +149,7 @@ async fn take_items(endpoint: &Endpoint, id: &str, reporter: &Reporter, output: 
     let chunks: Option<Chunks> = reply.ok().and_then(|reply| serde_json::from_str(&reply).ok());
     let items = chunks.map(|chunks| chunks.stream).unwrap_or_default();
     for item in &items {
-        reporter.item(&item.output, output);
+        reporter.tell(News::Item(&item.output), output);
     }
     !items.is_empty()
 }

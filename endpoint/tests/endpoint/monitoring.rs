@@ -85,6 +85,7 @@ async fn mixed_load(api: &Api) {
     assert_eq!(rest[1]["id"], json!(slow));
     sleep(Duration::from_secs(11)).await;
     api.run(r#"{"input": 8}"#).await;
+    api.get("status/unknown").await;
     sleep(Duration::from_secs(1)).await;
 }
 

@@ -1,5 +1,6 @@
 //! `top` as a user sees it: the real program in a real terminal, which tmux provides.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -8,6 +9,9 @@ use tokio::time::{sleep, timeout};
 
 use super::commands::serve;
 use crate::support::{Api, SOON};
+
+/// Prints `icanon` if the terminal gives whole lines again, `-icanon` if it does not. Short, for small screens.
+const MODE: &str = "stty -a | tr ' ' '\\n' | grep icanon";
 
 /// A terminal of its own, closed with the test.
 struct Tmux {
@@ -73,7 +77,9 @@ async fn has_tmux() -> bool {
     let installed = tokio::process::Command::new(script).arg("tmux").status().await;
     let has_it = installed.is_ok_and(|status| status.success());
     if !has_it {
-        eprintln!("SKIPPED: `top` is not tried in a terminal, because tmux is not installed: apt-get install tmux");
+        // Not `eprintln`, which the test harness keeps to itself.
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: `top` in a terminal, because there is no tmux: apt-get install tmux");
     }
     has_it
 }
@@ -93,8 +99,7 @@ async fn jobs_are_seen_selected_and_cancelled_and_the_terminal_is_given_back() {
     api.take("worker-7").await;
 
     let program = env!("CARGO_BIN_EXE_runpod-endpoint");
-    // `stty` tells whether the terminal is as it was.
-    let command = format!("{program} top --url {url} --interval 100ms; echo ended $?; stty -a; cat");
+    let command = format!("{program} top --url {url} --interval 100ms; echo ended $?; {MODE}; cat");
     let tmux = Tmux::start(("120", "30"), &command).await;
     let screen = tmux.until(&second).await;
     assert!(screen.contains("in queue 1  in progress 1") && screen.contains("worker-7"), "{screen}");
@@ -130,7 +135,7 @@ async fn a_signal_gives_the_terminal_back_too() {
     let api = Api::new();
     let url = serve(api.router.clone()).await;
     let program = env!("CARGO_BIN_EXE_runpod-endpoint");
-    let tmux = Tmux::start(("100", "24"), &format!("{program} top --url {url}; echo ended $?; stty -a; cat")).await;
+    let tmux = Tmux::start(("100", "24"), &format!("{program} top --url {url}; echo ended $?; {MODE}; cat")).await;
     // This endpoint has no console: `/health` and `/requests` are all there is.
     tmux.until("no jobs").await;
     let shell = String::from_utf8(tmux.run(&["list-panes", "-F", "#{pane_pid}"]).await.stdout).unwrap();

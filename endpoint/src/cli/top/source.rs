@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::de::DeserializeOwned;
+
 use super::super::http::{ClientError, Endpoint};
 use super::look::{Details, Health, Look, Requests};
 use super::model::status_named;
@@ -27,16 +29,16 @@ impl Source {
                 Some(status) => format!("status={}", status.name()),
                 None => form_urlencoded::Serializer::new(String::new()).append_pair("id", filter).finish(),
             };
-            match self.endpoint.get_at(&format!("{console}/overview?{query}")).await.and_then(parse) {
+            match self.endpoint.get_at(&format!("{console}/overview?{query}")).await.and_then(|reply| parse(&reply)) {
                 Err(error) if is_elsewhere(&error) => self.console = None,
                 answer => return answer,
             }
         }
-        let health: Health = parse(self.endpoint.get("health").await?)?;
+        let health: Health = parse(&self.endpoint.get("health").await?)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let counters = health.counters(u64::try_from(now.as_millis()).unwrap_or_default());
         // Not every endpoint lists its unfinished jobs.
-        let jobs = self.endpoint.get("requests").await.and_then(parse::<Requests>);
+        let jobs = self.endpoint.get("requests").await.and_then(|reply| parse::<Requests>(&reply));
         let jobs = jobs.map(|requests| requests.requests).unwrap_or_default();
         Ok(Look { counters, jobs, ..Look::default() })
     }
@@ -46,7 +48,7 @@ impl Source {
             Some(console) => self.endpoint.get_at(&format!("{console}/jobs/{id}")).await?,
             None => self.endpoint.get(&format!("status/{id}")).await?,
         };
-        parse(reply)
+        parse(&reply)
     }
 
     pub(super) async fn cancel(&self, id: &str) -> Result<(), ClientError> {
@@ -63,6 +65,6 @@ fn is_elsewhere(error: &ClientError) -> bool {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(reply: String) -> Result<T, ClientError> {
-    Ok(serde_json::from_str(&reply)?)
+fn parse<T: DeserializeOwned>(reply: &str) -> Result<T, ClientError> {
+    Ok(serde_json::from_str(reply)?)
 }
