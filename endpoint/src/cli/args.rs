@@ -310,6 +310,10 @@ pub struct WatchArgs {
 
 /// `requests` and `purge`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint requests --json
+  runpod-endpoint purge --url http://127.0.0.1:8000/v2/images")]
 pub struct EndpointArgs {
     /// Where to ask.
     #[command(flatten)]
@@ -331,7 +335,7 @@ pub struct HealthArgs {
     #[arg(long)]
     pub watch: bool,
     /// How often to ask with --watch
-    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = period)]
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = period, requires = "watch")]
     pub interval: Duration,
 }
 
@@ -339,7 +343,7 @@ pub struct HealthArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Keys: q quit, arrows or j and k select a job, Enter its details, c cancel it, / filter by state or id.
-With NO_COLOR set there are no colours. An endpoint other than this program is shown by its /health alone.
+With NO_COLOR set there are no colours. Of an endpoint other than this program it shows what /health and /requests tell.
 
 Examples:
   runpod-endpoint top

@@ -148,7 +148,7 @@ pub(crate) async fn purge(args: &EndpointArgs, output: &mut Output) -> Outcome {
         return Ok(Exit::Success);
     }
     let Purged { removed } = serde_json::from_str(&reply)?;
-    output.line(&format!("{removed} jobs cancelled"));
+    output.line(&format!("CANCELLED: {removed}"));
     Ok(Exit::Success)
 }
 

@@ -176,7 +176,7 @@ async fn jobs_are_listed_purged_and_queued_again() {
     api.done("w1", &failed, r#"{"error": "no"}"#).await;
     assert_eq!(text(&run(&url, &["retry", &failed]).await.stdout), "IN_QUEUE\n");
     assert_eq!(text(&run(&url, &["requests"]).await.stdout), format!("{failed}  IN_QUEUE\n"));
-    assert_eq!(text(&run(&url, &["purge"]).await.stdout), "1 jobs cancelled\n");
+    assert_eq!(text(&run(&url, &["purge"]).await.stdout), "CANCELLED: 1\n");
     let refused = run(&url, &["retry", &failed]).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("only FAILED and TIMED_OUT"), "{}", text(&refused.stderr));
