@@ -52,7 +52,7 @@ test: tools libtorch model python-client lint ## Everything that CI runs: lint, 
 
 .PHONY: soak
 soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
-	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes
+	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes network::heartbeat
 
 .PHONY: lint
 lint: tools libtorch ## Format, clippy, documentation; licences and sources if cargo-deny is installed
@@ -68,9 +68,10 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure the example one text at a time against batches, and how soon a slot is free again
+bench: tools libtorch model ## Measure the example, how soon a slot is free again, and what a durable result costs
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
+	cargo bench --locked --package runpod-worker --bench spool
 
 .PHONY: clean
 clean: ## Remove what was built; libtorch, the model and the Python package stay

@@ -6,6 +6,7 @@ use runpod_handler_protocol::ErrorKind;
 const OOM: &[&str] = &[
     "cuda out of memory",
     "cuda error: out of memory",
+    "cuda driver error: out of memory",
     "hip out of memory",
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
@@ -30,7 +31,8 @@ const DEVICE_LOST: &[&str] = &[
     "the launch timed out and was terminated",
     "unknown error",
     "driver shutting down",
-    "all cuda-capable devices are busy or unavailable",
+    "busy or unavailable",
+    "invalid access of peer gpu memory over nvlink",
 ];
 
 /// The kind that `text` gives away, if any.
@@ -38,7 +40,9 @@ pub(crate) fn classify(text: &str) -> Option<ErrorKind> {
     let text = text.to_ascii_lowercase();
     let holds = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
     // A CUDA text is asked for, so that "unknown error" from elsewhere does not cost a process.
-    let from_cuda = ["cuda error", "cublas_status", "cudnn_status", "nvrtc"].iter().any(|word| text.contains(word));
+    let from_cuda = ["cuda error", "cuda driver error", "cublas_status", "cudnn_status", "nvrtc"]
+        .iter()
+        .any(|word| text.contains(word));
     if from_cuda && holds(DEVICE_LOST) {
         return Some(ErrorKind::DeviceLost);
     }
@@ -66,6 +70,7 @@ mod tests {
             ),
             (oom, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             (oom, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            (oom, "CUDA driver error: out of memory"),
             (
                 oom,
                 "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to \
@@ -81,12 +86,24 @@ mod tests {
             (lost, "CUDA error: misaligned address"),
             (lost, "CUDA error: the launch timed out and was terminated"),
             (lost, "CUDA error: unknown error"),
+            (lost, "CUDA driver error: unknown error"),
+            (lost, "CUDA error: an illegal instruction was encountered"),
+            (lost, "CUDA error: operation not supported on global/shared address space"),
+            (lost, "CUDA error: invalid program counter"),
+            (lost, "CUDA error: hardware stack error"),
+            (lost, "CUDA error: uncorrectable NVLink error detected during the execution"),
+            (lost, "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error"),
+            (lost, "CUDA error: driver shutting down"),
+            (lost, "CUDA error: all CUDA-capable devices are busy or unavailable"),
+            (lost, "CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
             (None, "CUDA error: no kernel image is available for execution on the device"),
             (None, "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"),
             (None, "CUDA error: invalid configuration argument"),
             (None, "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
             (None, "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+            (None, "CUDA error: peer access is not supported between these two devices"),
             (None, "upstream said: unknown error"),
+            (None, "the printer is busy or unavailable"),
             (None, "the robot reports a misaligned address label"),
         ];
         for (expected, text) in table {

@@ -96,7 +96,7 @@ impl<C> Job<C> {
         &self.running.id
     }
 
-    /// 1 for the first run on this worker, 2 when it is run again after a crash.
+    /// 1 for the first run on this worker, more when it is run again after a crash.
     pub fn attempt(&self) -> u32 {
         self.running.attempt
     }

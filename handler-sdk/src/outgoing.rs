@@ -25,7 +25,9 @@ struct State {
     /// Overtakes everything: it says that the process is alive.
     pong: Option<u64>,
     frames: VecDeque<Frame>,
-    writing: bool,
+    /// How many frames were ever queued, and how many of them have left. Pongs are not counted.
+    queued: u64,
+    left: u64,
     closed: bool,
 }
 
@@ -66,7 +68,10 @@ impl Outgoing {
             .and_then(|key| state.frames.iter_mut().find(|waiting| waiting.replaced_by.as_ref() == Some(key)));
         match older {
             Some(older) => *older = frame,
-            None => state.frames.push_back(frame),
+            None => {
+                state.frames.push_back(frame);
+                state.queued += 1;
+            }
         }
         drop(state);
         self.changed.notify_all();
@@ -86,11 +91,14 @@ impl Outgoing {
         self.changed.notify_all();
     }
 
-    /// Waits until everything has left; `false` when `limit` passed first or the connection is gone.
+    /// Waits until everything that was queued up to now has left; `false` when `limit` passed first or the connection is
+    /// gone. What has left reaches the supervisor even if this process dies at once.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
-        let busy = |state: &mut State| !state.closed && (state.writing || !state.frames.is_empty());
+        let state = self.lock();
+        let last = state.queued;
+        let waiting = |state: &mut State| !state.closed && state.left < last;
         let (state, result) =
-            self.changed.wait_timeout_while(self.lock(), limit, busy).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait_timeout_while(state, limit, waiting).unwrap_or_else(PoisonError::into_inner);
         !result.timed_out() && !state.closed
     }
 
@@ -102,10 +110,10 @@ impl Outgoing {
 
     /// Writes until the queue is closed. Runs on the writer thread.
     pub(crate) fn write_to(&self, stream: &mut impl Write) -> io::Result<()> {
-        while let Some(frame) = self.take() {
+        while let Some((frame, counts)) = self.take() {
             let written = stream.write_all(&frame.header).and_then(|()| stream.write_all(&frame.payload));
             let mut state = self.lock();
-            state.writing = false;
+            state.left += u64::from(counts);
             state.closed |= written.is_err();
             drop(state);
             self.changed.notify_all();
@@ -114,16 +122,15 @@ impl Outgoing {
         Ok(())
     }
 
-    fn take(&self) -> Option<Frame> {
+    /// The next frame and whether it is one of those that are counted; `None` once the queue is closed and empty.
+    fn take(&self) -> Option<(Frame, bool)> {
         let idle = |state: &mut State| !state.closed && state.pong.is_none() && state.frames.is_empty();
         let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let pong = state.pong.take().and_then(|seq| encode_header(&ToSupervisor::Pong { seq }, 0).ok());
-        let frame = match pong {
-            Some(header) => Frame { header, payload: Bytes::new(), replaced_by: None },
-            None => state.frames.pop_front()?,
-        };
-        state.writing = true;
-        Some(frame)
+        match pong {
+            Some(header) => Some((Frame { header, payload: Bytes::new(), replaced_by: None }, false)),
+            None => Some((state.frames.pop_front()?, true)),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -177,6 +184,40 @@ mod tests {
         outgoing.pong(2);
         let messages: Vec<_> = written(&outgoing).into_iter().map(|(message, _)| message).collect();
         assert_eq!(messages, [ToSupervisor::Pong { seq: 2 }, progress("a")]);
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_came_before_it_and_for_nothing_else() {
+        struct Gate(std::sync::mpsc::Receiver<()>);
+        impl Write for Gate {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.recv().map_err(io::Error::other)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let outgoing = Outgoing::default();
+        let (open, gate) = std::sync::mpsc::sync_channel(0);
+        outgoing.push(&progress("a"), Bytes::new());
+        outgoing.push(&progress("b"), Bytes::new());
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| outgoing.write_to(&mut Gate(gate)));
+            open.send(()).unwrap();
+            assert!(!outgoing.flush(Duration::from_millis(20)), "b has not left");
+            let flush = scope.spawn(|| outgoing.flush(Duration::from_secs(60)));
+            open.send(()).unwrap();
+            assert!(flush.join().unwrap());
+            // A pong is no part of the order.
+            outgoing.pong(1);
+            outgoing.push(&progress("c"), Bytes::new());
+            open.send(()).unwrap();
+            assert!(!outgoing.flush(Duration::from_millis(20)), "only the pong has left");
+            drop(open);
+            writer.join().unwrap().unwrap_err();
+        });
+        assert!(!outgoing.flush(Duration::from_secs(60)), "the connection is gone");
     }
 
     #[test]

@@ -160,13 +160,18 @@ fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Proces
     if reloading { After::Reload } else { After::Ready }
 }
 
-/// A job that was stopped while it waited is not begun.
+/// A job that was stopped while it waited is not begun. The supervisor must know that this one is before user code can end
+/// the process: a job without a begin would not be blamed for it, and be run again.
 fn begin(running: &RunningJob, outgoing: &Outgoing, payload: &[u8]) -> Result<Envelope, HandlerError> {
-    if let Some(stopped) = running.stopped() {
-        return Err(HandlerError::new(stopped.kind(), format!("{stopped} (before it was run)")));
+    let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+    if running.stopped().is_none() {
+        outgoing.push(&started, Bytes::new());
+        outgoing.flush(running.deadline.saturating_duration_since(Instant::now()));
     }
-    outgoing.push(&ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt }, Bytes::new());
-    parse_envelope(payload)
+    match running.stopped() {
+        Some(stopped) => Err(HandlerError::new(stopped.kind(), format!("{stopped} (before it was run)"))),
+        None => parse_envelope(payload),
+    }
 }
 
 /// Dropping a model is user code too, and after a CUDA error likely to panic.

@@ -1,5 +1,5 @@
-//! Random jobs, a proxy with bad days, handlers and workers that are killed: no job is lost, none ends twice or differently,
-//! and the worker does not grow.
+//! Random jobs, a proxy with bad days, handlers, workers and endpoints that are killed: no job is lost, none ends twice or
+//! differently, and the worker does not grow.
 //!
 //! `CHAOS_SEED` replays the decisions (what is submitted, when something is killed, what the proxy does to the n-th request);
 //! their interleaving remains the machine's. `CHAOS_SECONDS` makes it longer; `make soak` does.
@@ -52,7 +52,7 @@ struct Job {
     submitted: Instant,
     ended: Option<(Instant, Value)>,
     cancelled: bool,
-    /// Times that its worker was taken away from under it.
+    /// Times that its worker or its endpoint was taken away from under it.
     abandoned: u32,
 }
 
@@ -64,24 +64,35 @@ struct Chaos {
     jobs: BTreeMap<String, Job>,
     handler_deaths: Vec<Instant>,
     kills_of_this_worker: usize,
+    worker_restarts: usize,
+    endpoint_restarts: usize,
 }
 
 fn start_worker(proxy: &FaultyProxy, endpoint: &Endpoint) -> Worker {
     let mut env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
     // Each worker finds what the one before it could not deliver.
-    let spool = endpoint.daemon.folder().join("spool");
+    let spool = endpoint.folder().join("spool");
     env.push(("RUNPOD_WORKER_SPOOL_DIR".to_owned(), spool.to_string_lossy().into_owned()));
     Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::flags(&FLAGS))
 }
 
 impl Chaos {
     async fn start(seed: u64) -> Self {
-        let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+        let endpoint = Endpoint::start_durable(&["--lease", "5s"]).await;
         let target = endpoint.base.trim_end_matches("/v2").to_owned();
         let proxy = FaultyProxy::start(&target, seed, FAULTS).await;
         let worker = start_worker(&proxy, &endpoint);
-        let (jobs, handler_deaths) = (BTreeMap::new(), Vec::new());
-        Self { rng: Rng::with_seed(seed), endpoint, proxy, worker, jobs, handler_deaths, kills_of_this_worker: 0 }
+        Self {
+            rng: Rng::with_seed(seed),
+            endpoint,
+            proxy,
+            worker,
+            jobs: BTreeMap::new(),
+            handler_deaths: Vec::new(),
+            kills_of_this_worker: 0,
+            worker_restarts: 0,
+            endpoint_restarts: 0,
+        }
     }
 
     async fn submit(&mut self) {
@@ -140,11 +151,23 @@ impl Chaos {
         self.worker.daemon.signal(signal);
         let status = self.worker.daemon.wait(Duration::from_secs(30));
         assert!(signal == Signal::KILL || status.code() == Some(0), "{status:?}\n{}", self.worker.daemon.log());
-        for id in self.open() {
-            self.jobs.get_mut(&id).into_iter().for_each(|job| job.abandoned += 1);
-        }
+        self.abandon_open_jobs();
         self.worker = start_worker(&self.proxy, &self.endpoint);
         self.kills_of_this_worker = 0;
+        self.worker_restarts += 1;
+    }
+
+    /// Ends the endpoint and starts it again on the same data.
+    async fn restart_endpoint(&mut self, signal: Signal) {
+        self.look().await;
+        self.endpoint.restart(signal).await;
+        // Each may have been in an answer that never left.
+        self.abandon_open_jobs();
+        self.endpoint_restarts += 1;
+    }
+
+    fn abandon_open_jobs(&mut self) {
+        self.jobs.values_mut().filter(|job| job.ended.is_none()).for_each(|job| job.abandoned += 1);
     }
 
     async fn rage(&mut self, time: Duration, restarts: bool) {
@@ -160,6 +183,8 @@ impl Chaos {
                 0..15 if self.kills_of_this_worker < KILLS => self.kill_handler().await,
                 100..106 if restarts => self.restart_worker(Signal::KILL).await,
                 200..204 if restarts => self.restart_worker(Signal::TERM).await,
+                300..304 if restarts => self.restart_endpoint(Signal::KILL).await,
+                400..402 if restarts => self.restart_endpoint(Signal::TERM).await,
                 _ => {}
             }
             assert!(self.worker.daemon.is_running(), "the worker ended by itself:\n{}", self.worker.daemon.log());
@@ -216,7 +241,7 @@ impl Chaos {
                 let kind = error["error_type"].as_str().unwrap_or_default();
                 let as_asked = matches!(job.end, End::Error(expected) if expected == kind);
                 let died = matches!(kind, "crashed" | "infra") && self.was_near_a_death(job);
-                // The platform hands a job out twice. That is not enough when the worker was taken away both times.
+                // The platform hands a job out twice. That is not enough when worker or endpoint went away both times.
                 let twice = job.abandoned + u32::from(self.proxy.has_lost(id)) >= 2;
                 let given_up = text.contains("timed out after 1 retries") && twice;
                 assert!(as_asked || died || given_up, "{}", context());
@@ -248,7 +273,12 @@ async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
     eprintln!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds} replays this run");
     let mut chaos = Chaos::start(seed).await;
 
-    chaos.rage(Duration::from_secs(seconds / 2), true).await;
+    chaos.rage(Duration::from_secs(seconds / 4), true).await;
+    // However short the run and whatever the dice say, each of these happens under load.
+    chaos.restart_endpoint(Signal::KILL).await;
+    chaos.kill_handler().await;
+    chaos.restart_worker(Signal::KILL).await;
+    chaos.rage(Duration::from_secs(seconds / 4), true).await;
     // From here on one worker lives to the end, so that it can be measured.
     chaos.restart_worker(Signal::TERM).await;
     chaos.rage(Duration::from_secs(seconds / 8), false).await;
@@ -261,10 +291,12 @@ async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
     let (memory, files) = chaos.size();
     let (passed, hurt) = chaos.proxy.traffic();
     eprintln!(
-        "{} jobs, {passed} requests of which {hurt} were hurt, {} handlers killed; worker {memory_before} → {memory} KiB, \
-         {files_before} → {files} files",
+        "{} jobs, {passed} requests of which {hurt} were hurt, {} handlers killed, {} workers and {} endpoints started again; \
+         worker {memory_before} → {memory} KiB, {files_before} → {files} files",
         chaos.jobs.len(),
-        chaos.handler_deaths.len()
+        chaos.handler_deaths.len(),
+        chaos.worker_restarts,
+        chaos.endpoint_restarts
     );
     assert!(memory <= memory_before + MORE_KIB, "memory grew from {memory_before} to {memory} KiB");
     assert!(files <= files_before + MORE_FILES, "open files grew from {files_before} to {files}");

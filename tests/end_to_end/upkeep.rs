@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use end_to_end_tests::{Endpoint, Stack, Worker, WorkerOptions, binary, eventually, free_port, run_tool};
+use end_to_end_tests::{Endpoint, FakeQueue, Stack, Worker, WorkerOptions, binary, eventually, free_port, run_tool};
 use serde_json::{Value, json};
 
 /// Runs `runpod-worker check` with these variables and flags; returns its exit status and what it printed.
@@ -137,6 +137,16 @@ async fn refresh_worker_ends_the_worker_after_one_job() {
     assert_eq!(stack.client.finished(&id).await["status"], "COMPLETED");
     assert_eq!(stack.worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
     assert_eq!(stack.client.status(&next).await["status"], "IN_QUEUE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platform_is_told_that_a_job_asks_for_a_fresh_worker() {
+    let queue = FakeQueue::start();
+    let _worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), WorkerOptions::default());
+    queue.job("content", &json!({"do": "ok"}));
+    assert_eq!(queue.result("content").await["stopPod"], Value::Null);
+    queue.job("weary", &json!({"do": "refresh"}));
+    assert_eq!(queue.result("weary").await["stopPod"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

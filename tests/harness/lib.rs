@@ -21,10 +21,17 @@ pub use process::Daemon;
 pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
 use std::future::Future;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says on the terminal that something was not tested here, and why. Straight to stderr: what a test prints is shown only when
+/// it fails.
+pub fn not_tested(what: &str) {
+    let _ = writeln!(io::stderr(), "*** NOT TESTED: {what} ***");
+}
 
 /// Asks again and again until there is an answer.
 ///

@@ -2,8 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::{Client, Daemon, binary, eventually};
 
@@ -23,20 +26,52 @@ pub struct Endpoint {
     pub daemon: Daemon,
     /// `http://127.0.0.1:PORT/v2`.
     pub base: String,
+    args: Vec<String>,
+    folder: TempDir,
 }
 
 impl Endpoint {
     /// Starts one and waits until it answers.
     pub async fn start(args: &[&str]) -> Self {
+        Self::start_in(TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}")), args).await
+    }
+
+    /// Starts one that keeps its jobs in a file, and waits until it answers.
+    ///
+    /// # Panics
+    /// When there is no place for the file.
+    pub async fn start_durable(args: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}"));
+        let data = folder.path().join("jobs.db").to_string_lossy().into_owned();
+        Self::start_in(folder, &[args, &["--data", &data]].concat()).await
+    }
+
+    async fn start_in(folder: TempDir, args: &[&str]) -> Self {
         let port = free_port();
         let mut all = vec!["serve".to_owned(), "--bind".to_owned(), format!("127.0.0.1:{port}")];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &all, &[]);
-        let base = format!("http://127.0.0.1:{port}/v2");
-        let endpoint = Self { daemon, base };
-        let url = format!("{}/test/health", endpoint.base);
-        eventually("the endpoint to answer", || async { reqwest::get(&url).await.ok() }).await;
+        let endpoint = Self { daemon, base: format!("http://127.0.0.1:{port}/v2"), args: all, folder };
+        endpoint.answers().await;
         endpoint
+    }
+
+    /// Ends it with this signal and starts it again as it was.
+    pub async fn restart(&mut self, signal: Signal) {
+        self.daemon.signal(signal);
+        self.daemon.wait(Duration::from_secs(30));
+        self.daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &self.args, &[]);
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        let url = format!("{}/test/health", self.base);
+        eventually("the endpoint to answer", || async { reqwest::get(&url).await.ok() }).await;
+    }
+
+    /// A folder that lives as long as this, restarts included.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A client of the endpoint id `test`.
@@ -48,10 +83,7 @@ impl Endpoint {
     pub fn worker_env(&self, id: &str) -> Vec<(String, String)> {
         let mut env = worker_env(&format!("{}/test", self.base), id);
         // As long-lived as the endpoint, so that a worker started again with the same id finds its own.
-        env.push((
-            "RUNPOD_WORKER_SPOOL_DIR".to_owned(),
-            self.daemon.folder().join("spool").to_string_lossy().into_owned(),
-        ));
+        env.push(("RUNPOD_WORKER_SPOOL_DIR".to_owned(), self.folder().join("spool").to_string_lossy().into_owned()));
         env
     }
 }

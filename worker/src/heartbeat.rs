@@ -50,6 +50,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// and goes on has missed time but no look.
 const WATCH_LIMIT: u32 = 60;
 
+/// The log is written by a thread of its own, and an abort does not wait for it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Where and how often to ping.
 #[derive(Clone, Debug)]
 pub struct HeartbeatConfig {
@@ -227,6 +230,7 @@ async fn run(pinger: Option<&Pinger>, inbox: mpsc::Receiver<Unhealthy>, pulse: &
             () = pings => {}
             () = until_silent(pulse) => {
                 tracing::error!("the dispatcher has been stuck for a minute; aborting, so that its jobs are given to others");
+                sleep(LAST_WORDS).await;
                 std::process::abort();
             }
         }

@@ -121,7 +121,8 @@ pub enum ToSupervisor {
         /// Slot.
         slot: u32,
     },
-    /// User code has the job.
+    /// User code is about to get the job, and this message has left the process. A job without it is not blamed for the end
+    /// of the process.
     Started {
         /// Job id.
         job: String,

@@ -86,6 +86,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
+    use crate::text::log;
 
     static BROKEN: LazyLock<Cuda> = LazyLock::new(|| Cuda::Broken("the driver is too old".to_owned()));
 
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn without_a_gpu_auto_is_the_cpu_and_cuda_an_error() {
         if gpu_expected() {
-            eprintln!("SKIPPED: this machine has a GPU");
+            log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
             return;
         }
         let env = LoadEnv::for_tests("auto");

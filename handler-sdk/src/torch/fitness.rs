@@ -171,6 +171,7 @@ mod tests {
     use runpod_handler_protocol::CheckStatus;
 
     use super::*;
+    use crate::text::log;
 
     fn order(device: &str) -> CheckOrder {
         CheckOrder {
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn without_a_gpu_only_cuda_is_a_failure() {
         if gpu_expected() {
-            eprintln!("SKIPPED: this machine has a GPU");
+            log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
             return;
         }
         let (ok, skipped) = (("libtorch", CheckStatus::Ok), ("cuda", CheckStatus::Skipped));
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn on_a_gpu_everything_passes() {
         if *probe() != Cuda::Usable {
-            eprintln!("SKIPPED: no usable GPU");
+            log(format_args!("NOT TESTED: a GPU, for this machine has none that works"));
             return;
         }
         let reports = device_checks(&order("cuda"));

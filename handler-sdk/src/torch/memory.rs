@@ -151,6 +151,7 @@ mod ffi {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::log;
     use crate::torch::cuda::{Cuda, probe};
 
     #[test]
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn a_device_that_does_not_exist_is_an_answer_and_not_a_crash() {
         if *probe() == Cuda::Usable {
-            eprintln!("SKIPPED: this machine has a GPU");
+            log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
             return;
         }
         // Straight into C++, where libtorch finds no accelerator.
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn figures_follow_the_tensors_on_a_gpu() {
         if *probe() != Cuda::Usable {
-            eprintln!("SKIPPED: no usable GPU");
+            log(format_args!("NOT TESTED: a GPU, for this machine has none that works"));
             return;
         }
         let device = Device::Cuda(0);

@@ -28,6 +28,20 @@ async fn a_job_that_yields_at_its_deadline_keeps_its_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_over_its_ttl_is_stopped() {
+    let stack = Stack::start("puppet-handler", WorkerOptions::flags(&["--cancel-grace", "200ms"])).await;
+    // The shortest that the platform allows.
+    let policy = json!({"ttl": 10_000});
+    let id = stack.client.submit_request(json!({"input": {"do": "ignore_cancel"}, "policy": policy})).await;
+    stack.client.reaches(&id, "IN_PROGRESS").await;
+    eventually("the worker to be told", || async {
+        (stack.worker.health().await["worker"]["jobs"]["cancelled"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(stack.client.run(json!({"do": "ok"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_within_the_grace_beats_the_deadline() {
     let options = WorkerOptions::flags(&["--job-timeout", "1s", "--cancel-grace", "30s"]);
     let stack = Stack::start("puppet-handler", options).await;

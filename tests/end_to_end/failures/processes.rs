@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::{Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually};
+use end_to_end_tests::{
+    Daemon, FakeQueue, Reply, Stack, Worker, WorkerOptions, binary, eventually, not_tested, worker_env,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -46,7 +48,41 @@ async fn a_segfault_names_its_signal_and_quotes_the_last_words() {
     assert!(crashed["error_message"].as_str().unwrap().contains("SIGSEGV"), "{crashed}");
     assert!(crashed["error_traceback"].as_str().unwrap().contains("puppet"), "{crashed}");
     assert_eq!(crashed["worker_id"], "worker-1");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 0, "that it had begun was known at once");
     assert_eq!(stack.client.run(json!({"do": "ok"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_words_are_quoted_without_the_workers_key() {
+    let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
+    let key = worker_env("", "")
+        .into_iter()
+        .find_map(|(name, value)| (name == "RUNPOD_AI_API_KEY").then_some(value))
+        .unwrap();
+    let job = json!({"do": "last_words", "text": format!("the key {key} does not fit")});
+    let crashed = error(&stack.client.run(job).await);
+    let words = crashed["error_traceback"].as_str().unwrap();
+    assert!(words.contains("the key *** does not fit") && !words.contains(&key), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_a_dying_process_had_not_begun_runs_in_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = folder.path().join("once").to_string_lossy().into_owned();
+    let options = WorkerOptions::default().env("PUPPET_START", "raw_segv_on_arrival").env("PUPPET_ONCE", &once);
+    let stack = Stack::start("puppet-handler", options).await;
+    let job = stack.client.run(json!({"do": "ok"})).await;
+    assert_eq!((&job["status"], &job["output"]["attempt"]), (&json!("COMPLETED"), &json!(2)), "{job}");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_arrival_kills_every_process_fails_in_the_end() {
+    let options = WorkerOptions::default().env("PUPPET_START", "raw_segv_on_arrival");
+    let stack = Stack::start("puppet-handler", options).await;
+    let crashed = error(&stack.client.run(json!({"do": "ok"})).await);
+    assert_eq!(crashed["error_type"], "crashed", "{crashed}");
+    assert_eq!(stack.worker.health().await["jobs"]["retried"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +177,7 @@ async fn a_process_that_cannot_be_reaped_ends_the_worker_after_its_jobs_were_ans
     let tracer = Daemon::start("tracer", Path::new("python3"), &["-c".to_owned(), script], &[]);
     let answer = eventually("the tracer", || async { Some(tracer.log()).filter(|log| log.contains('\n')) }).await;
     if answer.trim() != "seized" {
-        eprintln!("*** NOT TESTED: this machine does not let one process trace another ***");
+        not_tested("this machine does not let one process trace another");
         return;
     }
     queue.job("stuck", &json!({"do": "spin"}));
@@ -184,7 +220,7 @@ impl Drop for MemoryGroup {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kernels_oom_killer_is_told_from_a_crash() {
     let Some(group) = MemoryGroup::new(256 * 1024 * 1024) else {
-        eprintln!("*** NOT TESTED: this machine does not let us make a memory cgroup ***");
+        not_tested("this machine does not let us make a memory cgroup");
         return;
     };
     let queue = FakeQueue::start();

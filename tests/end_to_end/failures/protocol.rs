@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::{Stack, WorkerOptions, eventually};
+use end_to_end_tests::{Stack, WorkerOptions};
 use serde_json::{Value, json};
 
 use super::error;
@@ -62,14 +62,10 @@ async fn half_a_result_is_no_result() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_result_counts_even_if_the_process_dies_right_after() {
     let stack = stack("result_then_segv").await;
-    for _ in 0..2 {
-        let before = stack.worker.handler_pid().await;
+    // Each may be sent to its predecessor's process in the moment of its death. It was not begun there, so it runs again.
+    for _ in 0..4 {
         let job = stack.client.run(json!({"do": "ok"})).await;
         assert_eq!((&job["status"], &job["output"]), (&json!("COMPLETED"), &json!({"ok": true})), "{job}");
-        // A job that is sent to a process in the moment of its death shares its fate; that is another row.
-        eventually("a new process", || async { stack.worker.handler_pid().await.filter(|pid| Some(*pid) != before) })
-            .await;
-        stack.worker.ready().await;
     }
 }
 

@@ -1,8 +1,10 @@
 //! The heartbeat goes on whatever else does not.
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{FakeQueue, Reply, WorkerOptions, eventually};
+use end_to_end_tests::{Daemon, FakeQueue, Reply, WorkerOptions, eventually, not_tested};
 use serde_json::json;
 
 use super::{start, still_works};
@@ -72,6 +74,45 @@ async fn it_goes_on_while_the_worker_drowns_in_messages() {
     for id in ["talks", "shouts"] {
         assert!(queue.result(id).await["error"].as_str().unwrap().contains("timeout"));
     }
+}
+
+/// A tracer can stop single threads, which is as close as a test comes to a dispatcher that hangs.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes more than a minute: `make soak` runs it"]
+async fn it_ends_the_worker_when_the_dispatcher_hangs() {
+    const SCRIPT: &str = "
+import ctypes, os, sys
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+ptrace = ctypes.CDLL(None).ptrace
+folder = f'/proc/{sys.argv[1]}/task'
+name_of = lambda thread: open(f'{folder}/{thread}/comm').read().strip()
+threads = [int(thread) for thread in os.listdir(folder) if name_of(thread) not in ('heartbeat', 'log')]
+stopped = all(ptrace(SEIZE, thread, None, None) == 0 and ptrace(INTERRUPT, thread, None, None) == 0 for thread in threads)
+print('stopped' if stopped else 'refused', flush=True)
+try:
+    while True:
+        os.waitpid(-1, WALL)
+except ChildProcessError:
+    pass";
+    let (queue, mut worker) = start(WorkerOptions::default()).await;
+    queue.job("held", &json!({"do": "sleep_ms", "ms": 600_000}));
+    queue.sees("ping", "the job is held", |ping| ping.query.contains("held")).await;
+    let handler = worker.handler_pid().await.unwrap();
+    let worker_pid = worker.daemon.pid().as_raw_nonzero().to_string();
+    let args = ["-c".to_owned(), SCRIPT.to_owned(), worker_pid];
+    let tracer = Daemon::start("tracer", Path::new("python3"), &args, &[]);
+    let answer = eventually("the tracer", || async { Some(tracer.log()).filter(|log| log.contains('\n')) }).await;
+    if answer.trim() != "stopped" {
+        not_tested("this machine does not let one process trace another");
+        return;
+    }
+    assert!(longest_silence(&queue, 3).await < SILENCE, "the heartbeat itself is well");
+    // A minute of silence, and then some for a loaded machine.
+    let status = worker.daemon.wait(Duration::from_secs(120));
+    assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status:?}");
+    assert!(worker.daemon.log().contains("the dispatcher has been stuck"), "{}", worker.daemon.log());
+    eventually("its handler to be gone", || async { (!Path::new(&format!("/proc/{handler}")).exists()).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

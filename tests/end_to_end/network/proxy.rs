@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{Daemon, FakeQueue, Worker, WorkerOptions, binary, eventually, free_port, run_tool, worker_env};
+use end_to_end_tests::{
+    Daemon, FakeQueue, Worker, WorkerOptions, binary, eventually, free_port, not_tested, run_tool, worker_env,
+};
 use rustix::process::Signal;
 
 use super::still_works;
@@ -72,7 +74,7 @@ fn self_signed(port: u16) -> Option<Daemon> {
 async fn a_certificate_of_nobody_is_refused() {
     let port = free_port();
     let Some(_server) = self_signed(port) else {
-        eprintln!("*** NOT TESTED: a self-signed certificate needs openssl ***");
+        not_tested("a self-signed certificate needs openssl");
         return;
     };
     let env = worker_env(&format!("https://localhost:{port}/v2/test"), "worker-1");

@@ -145,7 +145,7 @@ async fn too_many_requests_are_five_seconds_of_rest_and_shown() {
 async fn errors_slow_the_poll_down_and_a_good_answer_ends_that() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     takes(&queue, 1).await;
-    for code in [401, 404, 500, 502] {
+    for code in [401, 403, 404, 500] {
         queue.take(Reply::status(code));
     }
     takes(&queue, 5).await;
@@ -183,6 +183,12 @@ async fn a_job_that_comes_twice_is_run_once() {
     queue.sees("ping", "the job is held", |ping| ping.query.contains("twin")).await;
     queue.job("twin", &json!({"do": "sleep_ms", "ms": 1000}));
     let first = queue.result("twin").await;
+    eventually("the result to be delivered", || async {
+        let health = worker.health().await;
+        let open = (&health["jobs"]["inProgress"], &health["worker"]["jobs"]["delivering"]);
+        (open == (&json!(0), &json!(0))).then_some(())
+    })
+    .await;
     // And once more when it is over: answered from memory.
     queue.job("twin", &json!({"do": "sleep_ms", "ms": 600_000}));
     eventually("the second answer", || async { (queue.results("twin").len() >= 2).then_some(()) }).await;

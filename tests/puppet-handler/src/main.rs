@@ -37,6 +37,8 @@ enum Do {
     Segv,
     /// Dies of SIGABRT.
     Abort,
+    /// Says something on stderr and dies of SIGABRT.
+    LastWords { text: String },
     /// Exits.
     Exit { code: i32 },
     /// Returns an error.
@@ -109,6 +111,10 @@ impl Handler for Puppet {
             Do::Panic => panic!("the puppet panics as asked"),
             Do::Segv => die_of(Signal::SEGV),
             Do::Abort => std::process::abort(),
+            Do::LastWords { text } => {
+                writeln!(io::stderr(), "{text}")?;
+                std::process::abort();
+            }
             Do::Exit { code } => std::process::exit(code),
             Do::Error => return Err("the puppet fails as asked".into()),
             Do::Validation => return Err(HandlerError::validation("input.do: refused as asked")),

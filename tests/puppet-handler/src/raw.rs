@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `no_pong` | answers no ping |
 //! | `no_answer` | answers no job |
+//! | `segv_on_arrival` | SIGSEGV as soon as a job arrives, before it has begun |
 //! | `bad_header` | a header that is no message before every result |
 //! | `oversize_header` | a header over the limit instead of a result |
 //! | `oversize_result` | a result over the limit, complete and in step |
@@ -108,8 +109,10 @@ fn answer(fault: &str, job: &str, attempt: u32) -> io::Result<()> {
         records: if fault == "on_gpu" { memory() } else { BTreeMap::new() },
     };
     let good = || send(&done(job, attempt), br#"{"ok":true}"#);
-    if fault != "out_of_order" {
-        send(&started, b"")?;
+    match fault {
+        "segv_on_arrival" => die_of(Signal::SEGV),
+        "out_of_order" => {}
+        _ => send(&started, b"")?,
     }
     match fault {
         "no_answer" => Ok(()),

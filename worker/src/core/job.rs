@@ -21,14 +21,17 @@ use runpod_handler_protocol::CancelReason;
 use super::event::TakenJob;
 use super::ids::{JobId, Place, ProcessId, Time};
 
+/// A process may die that often between the arrival of a job and its begin before the job is taken for the reason.
+const MAX_LOST_STARTS: u32 = 2;
+
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
     /// Held, waiting for a slot.
     Queued,
-    /// Sent to a slot, not yet confirmed.
+    /// Sent to a slot, which has not begun with it.
     Assigned(Place),
-    /// User code has it.
+    /// User code has it: the handler says so before it lets it in.
     Running(Place),
     /// Asked to stop; user code still has it.
     Stopping {
@@ -66,6 +69,8 @@ pub(super) struct Job {
     pub timeout: Duration,
     /// How often a process died under it.
     pub crashes: u32,
+    /// How often a process died that had been sent it and had not begun.
+    pub lost_starts: u32,
     /// It may have killed its process, so it runs again with nobody beside it.
     pub alone: bool,
     /// At least one chunk has gone out, so that a second run would repeat output.
@@ -87,6 +92,7 @@ impl Job {
             deadline: now + timeout,
             timeout,
             crashes: 0,
+            lost_starts: 0,
             alone: false,
             streamed: false,
         }
@@ -103,6 +109,12 @@ impl Job {
     /// Whether a slot of this process has it.
     pub(super) fn runs_in(&self, process: ProcessId) -> bool {
         self.place().is_some_and(|place| place.process == process)
+    }
+
+    /// Whether it may be why its process died. One that was not begun is not, unless that has become too much of a chance:
+    /// its mere arrival may do harm.
+    pub(super) fn is_suspect(&self) -> bool {
+        !matches!(self.state, JobState::Assigned(_)) || self.lost_starts >= MAX_LOST_STARTS
     }
 
     /// Whether it was asked to stop and its grace is over.

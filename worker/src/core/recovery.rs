@@ -2,9 +2,9 @@
 //!
 //! The crash policy. One job was running: it is the suspect and fails; if the handler is idempotent and nothing was
 //! streamed, it is run once more, alone. Several were running: we cannot know which one did it, so each is run once more,
-//! alone; the one that kills its process again fails, the others complete. Jobs in a process that *we* had to kill because
-//! of another job carry no blame and are simply run again. A job that has streamed is never run again: its reader would
-//! see the same items twice.
+//! alone; the one that kills its process again fails, the others complete. A job that was sent to a process in the moment
+//! of its death and never begun, and jobs in a process that *we* had to kill because of another job, carry no blame and are
+//! simply run again. A job that has streamed is never run again: its reader would see the same items twice.
 
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
 
@@ -196,7 +196,7 @@ impl Worker {
             self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.id.clone()).collect();
         victims.sort_by_key(|job| self.jobs.get(job).map(|job| job.taken_at));
         let blamed = cause.is_none_or(|cause| matches!(cause, KillCause::Unresponsive | KillCause::Protocol(_)));
-        let several = victims.len() > 1;
+        let several = victims.iter().filter_map(|job| self.jobs.get(job)).filter(|job| job.is_suspect()).count() > 1;
         let idempotent = self.manifest.as_ref().is_some_and(|manifest| manifest.idempotent);
         let error = death(cause, exit);
         // Newest first, because each goes to the head of the queue.
@@ -206,17 +206,20 @@ impl Worker {
                 self.settle_stopped(now, &id, why);
                 continue;
             }
-            let again = if blamed {
+            let again = if !blamed {
+                true
+            } else if job.is_suspect() {
                 job.crashes += 1;
+                job.alone = true;
                 several || (idempotent && job.crashes == 1)
             } else {
+                job.lost_starts += 1;
                 true
             };
             if job.streamed || !again {
                 self.fail(now, &id, error.clone());
                 continue;
             }
-            job.alone |= blamed;
             job.state = JobState::Queued;
             self.queue.push_front(id.clone());
             self.counts.retried += 1;
@@ -238,7 +241,7 @@ fn death(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
                 exit.status
             ),
         ),
-        None => (ErrorKind::Crashed, format!("the handler process died with {} while it ran this job", exit.status)),
+        None => (ErrorKind::Crashed, format!("the handler process died with {} while it had this job", exit.status)),
     };
     ErrorReport { kind, message, traceback: exit.last_lines.join("\n") }
 }

@@ -3,7 +3,7 @@
 //! The files beside this one hold its parts: `schedule.rs` fills slots and polls, `conversation.rs` follows what processes
 //! say, `ending.rs` ends jobs, `recovery.rs` deals with dead processes, `shutdown.rs` winds everything down.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use runpod_handler_protocol::Manifest;
@@ -232,8 +232,14 @@ impl Worker {
     fn poll_ended(&mut self, now: Time, answer: PollAnswer) {
         self.poll.ended(now, &answer);
         if let PollAnswer::Jobs(jobs) = answer {
+            // One answer may name a job twice, and the first of them may be over at once.
+            let mut seen = BTreeSet::new();
             for job in &jobs {
-                self.take(now, job);
+                if seen.insert(&job.id) {
+                    self.take(now, job);
+                } else {
+                    self.report(Report::DuplicateJob { job: job.id.clone() });
+                }
             }
         }
         self.forget_early_stops();

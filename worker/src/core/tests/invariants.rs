@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use runpod_handler_protocol::ToHandler;
+use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 
 use crate::core::job::JobState;
 use crate::core::process::Phase;
 use crate::core::shutdown::Lifecycle;
-use crate::core::{DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, Report, Worker};
+use crate::core::{DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Worker};
 
 /// Books kept beside the worker, from events and effects alone.
 pub(super) struct Ledger {
@@ -19,6 +19,8 @@ pub(super) struct Ledger {
     decided: BTreeSet<JobId>,
     /// How often each job was taken in and how often it was decided.
     tally: BTreeMap<JobId, (u32, u32)>,
+    /// How often each open job was sent to a process, and whether the last of them has begun with it.
+    runs: BTreeMap<JobId, (u32, bool)>,
     serving_before: Vec<bool>,
 }
 
@@ -30,6 +32,7 @@ impl Ledger {
             open: BTreeSet::new(),
             decided: BTreeSet::new(),
             tally: BTreeMap::new(),
+            runs: BTreeMap::new(),
             serving_before: vec![false; policy.processes],
         }
     }
@@ -38,6 +41,12 @@ impl Ledger {
         self.serving_before = worker.processes.iter().map(|process| process.phase == Phase::Serving).collect();
         if let Event::Delivery(DeliveryEvent::Leftovers(jobs)) = event {
             self.decided.extend(jobs.iter().cloned());
+        }
+        if let Event::Process { event: ProcessEvent::Message { message, .. }, .. } = event
+            && let ToSupervisor::Started { job, attempt } | ToSupervisor::Chunk { job, attempt, .. } = message
+            && let Some((runs, begun)) = self.runs.get_mut(&JobId::from(job.as_str()))
+        {
+            *begun |= runs == attempt;
         }
         if let Event::Poll(PollAnswer::Jobs(jobs)) = event {
             let mut seen = BTreeSet::new();
@@ -73,9 +82,14 @@ impl Ledger {
             Effect::Send { process, message: ToHandler::Run { job, .. }, .. } => {
                 let serving = worker.processes[process.0].phase == Phase::Serving || self.serving_before[process.0];
                 assert!(serving, "{job} was sent to a process that does not serve");
+                let (runs, begun) = self.runs.entry(JobId::from(job.as_str())).or_default();
+                (*runs, *begun) = (*runs + 1, false);
             }
-            Effect::Report(Report::JobFinished { job, .. }) => {
+            Effect::Report(Report::JobFinished { job, error, .. }) => {
                 assert!(self.open.remove(job), "{job} was decided twice, or never taken");
+                let (runs, begun) = self.runs.remove(job).unwrap_or_default();
+                let blamed = error.as_ref().is_some_and(|error| error.kind == ErrorKind::Crashed);
+                assert!(!blamed || begun || runs > 2, "{job} is blamed for a crash and was not begun");
                 self.tally.entry(job.clone()).or_default().1 += 1;
             }
             Effect::Deliver { job, item } => match item {
@@ -123,7 +137,7 @@ impl Ledger {
             assert_eq!(job.place().is_some(), in_slots.contains(&job.id), "{} has a place but no slot", job.id);
             let queued = worker.queue.iter().filter(|id| **id == job.id).count();
             assert_eq!(queued, usize::from(job.state == JobState::Queued), "{} is in the queue {queued} times", job.id);
-            assert!(job.attempt <= 3, "{} was run {} times", job.id, job.attempt);
+            assert!(job.attempt <= 5, "{} was run {} times", job.id, job.attempt);
         }
         assert!(worker.queue.iter().all(|id| worker.jobs.contains_key(id)), "the queue holds a closed job");
     }

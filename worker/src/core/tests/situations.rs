@@ -212,6 +212,15 @@ fn a_stop_that_comes_before_its_job_is_not_forgotten() {
 }
 
 #[test]
+fn a_job_that_is_stopped_early_and_comes_twice_in_one_answer_is_not_run_the_second_time() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.stop("a");
+    world.arrive(&["a", "a"]);
+    assert!(world.running().is_empty());
+    assert_eq!(world.snapshot().jobs.cancelled, 1);
+}
+
+#[test]
 fn a_stop_for_nobody_is_forgotten_with_the_poll_that_could_have_brought_its_job() {
     let mut world = World::serving_with(Policy::default());
     world.stop("a");
@@ -274,12 +283,39 @@ fn a_crash_with_several_jobs_runs_each_again_alone() {
     assert_eq!(world.poll, None, "no new job beside a suspect");
     world.done("a");
     assert_eq!(world.running(), ["b/2"]);
+    world.started("b");
     world.die(0, SEGV);
     assert_eq!(world.result("b"), Some(Err(ErrorKind::Crashed)), "it was b");
     world.bring_up(0);
     world.done("c");
     assert_eq!(world.result("c"), Some(Ok("42".into())));
     assert_eq!(world.poll, Some(3));
+}
+
+#[test]
+fn a_job_that_a_dying_process_had_not_begun_is_run_again_without_blame() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.arrive(&["a", "b"]);
+    world.started("a");
+    world.die(0, SEGV);
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)), "there is no doubt who did it");
+    assert_eq!((world.result("b"), world.snapshot().jobs.retried), (None, 1));
+    world.bring_up(0);
+    assert_eq!((world.running(), world.poll), (vec!["b/2".to_owned()], Some(1)), "and not alone");
+}
+
+#[test]
+fn a_job_whose_mere_arrival_kills_is_not_run_for_ever() {
+    let mut world = World::serving();
+    world.arrive(&["a"]);
+    for attempt in 1..=3 {
+        assert_eq!(world.running(), [format!("a/{attempt}")]);
+        world.die(0, SEGV);
+        world.wait(seconds(20));
+        world.bring_up(0);
+    }
+    assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)));
+    assert!(world.running().is_empty());
 }
 
 #[test]
@@ -292,9 +328,11 @@ fn an_idempotent_handler_gets_one_more_try() {
     };
     bring_up(&mut world);
     world.arrive(&["a"]);
+    world.started("a");
     world.die(0, SEGV);
     bring_up(&mut world);
     assert_eq!(world.running(), ["a/2"]);
+    world.started("a");
     world.die(0, SEGV);
     assert_eq!(world.result("a"), Some(Err(ErrorKind::Crashed)));
 }
@@ -314,7 +352,9 @@ fn a_crash_loop_makes_the_worker_unhealthy_and_it_exits_with_1() {
     let mut world = World::serving();
     for round in 0..5 {
         assert_ne!(world.snapshot().state, WorkerState::Unhealthy);
-        world.arrive(&[&format!("job-{round}")]);
+        let job = format!("job-{round}");
+        world.arrive(&[&job]);
+        world.started(&job);
         world.die(0, SEGV);
         world.wait(seconds(20));
         world.bring_up(0);

@@ -227,6 +227,7 @@ fn a_crash_while_it_waits_is_still_a_crash() {
     let mut world = World::serving_with(Policy { slots: 2, ..recycling(limits) });
     world.arrive(&["a", "b"]);
     world.done("a");
+    world.started("b");
     world.die(0, SEGV);
     assert_eq!(world.result("b").map(|result| result.is_err()), Some(true), "the job is the suspect");
 }
