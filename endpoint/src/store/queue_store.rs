@@ -410,6 +410,11 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(input.map(|input| Webhook { url, job, input }))
     }
 
+    async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, _| queue.webhook_told(id)).await
+    }
+
     async fn take(
         &self,
         endpoint: &str,

@@ -157,6 +157,7 @@ impl<P: Content> Queue<P> {
             input: new.input,
             s3_config: new.s3_config,
             webhook: new.webhook,
+            webhook_due: false,
             policy: new.policy,
             retention: new.retention,
             submitted: now,
@@ -306,7 +307,7 @@ impl<P: Content> Queue<P> {
     pub fn heartbeat(&mut self, now: Timestamp, worker: &str, heartbeat: &Heartbeat) {
         let limits = self.limits;
         let first = self.workers.get(worker).is_none_or(|record| !record.heartbeat_seen);
-        let worker = self.workers.heartbeat(now, worker, heartbeat.unhealthy, &limits);
+        let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
         let mut extended = heartbeat.jobs.clone();
         if first {
             // Until now nobody expected heartbeats for what it holds; from here on they are.
@@ -353,21 +354,12 @@ impl<P: Content> Queue<P> {
     pub fn worker_event(&mut self, now: Timestamp, worker: &str, event: WorkerEvent) {
         match event {
             WorkerEvent::Starting => {
-                let limits = self.limits;
-                self.workers.contact(now, worker, &limits);
+                self.lose_worker(now, worker);
+                self.workers.contact(now, worker, &self.limits);
             }
             WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
-            WorkerEvent::Failing => {
-                self.workers.heartbeat(now, worker, true, &self.limits);
-            }
-            WorkerEvent::Gone => {
-                let mut lost: Vec<_> =
-                    self.workers.remove(worker).map(|record| record.held.into_iter().collect()).unwrap_or_default();
-                lost.sort_unstable();
-                for id in lost {
-                    self.lease_lost(now, &id);
-                }
-            }
+            WorkerEvent::Failing => self.workers.fail(now, worker, &self.limits),
+            WorkerEvent::Gone => self.lose_worker(now, worker),
         }
     }
 
@@ -448,6 +440,7 @@ impl<P: Content> Queue<P> {
         job.place = place;
         job.state = State::Queued(place);
         job.submitted = now;
+        job.webhook_due = false;
         job.attempt = 0;
         job.retries = 0;
         (job.delay, job.execution, job.worker) = (None, None, None);

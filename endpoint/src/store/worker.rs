@@ -30,7 +30,7 @@ pub struct Heartbeat {
 /// What the process supervisor tells about a worker that it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerEvent {
-    /// Its process was started.
+    /// Its process was started; whatever an earlier one of this name held is lost.
     Starting,
     /// It is about to be ended and must get no more jobs.
     Leaving,
@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     polled: bool,
     taken: u64,
     unhealthy: bool,
+    /// Its latest heartbeat named no job, as the first one of a fresh process does.
+    introduced: bool,
     recycled: bool,
     polls_open: usize,
     last_poll: Timestamp,
@@ -134,6 +136,9 @@ impl Workers {
         if worker.recycled && fresh {
             worker.recycled = false;
         }
+        // A process that reported a failed check asks for no more jobs, though it sends heartbeats for those it still holds.
+        // One that introduces itself and then asks is a fresh one.
+        worker.unhealthy &= !worker.introduced;
         worker.polled = true;
         worker.polls_open += 1;
         worker.last_poll = now;
@@ -147,11 +152,25 @@ impl Workers {
         }
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, unhealthy: bool, limits: &Limits) -> Arc<str> {
+    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, heartbeat: &Heartbeat, limits: &Limits) -> Arc<str> {
         let (id, worker) = self.contact(now, id, limits);
-        worker.unhealthy = unhealthy;
         worker.heartbeat_seen = true;
+        worker.unhealthy |= heartbeat.unhealthy;
+        worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
         id
+    }
+
+    /// Notes that a worker cannot work, by other means than a heartbeat.
+    pub(crate) fn fail(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        (worker.unhealthy, worker.introduced) = (true, false);
+    }
+
+    /// Notes that heartbeats of this worker were seen before the endpoint was started again.
+    pub(crate) fn expect_heartbeats(&mut self, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.heartbeat_seen = true;
+        }
     }
 
     pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {

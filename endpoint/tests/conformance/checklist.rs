@@ -75,7 +75,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "recycled and unhealthy workers get no job",
         &[
             "take::a_recycled_worker_gets_no_further_job",
-            "take::an_unhealthy_worker_gets_no_job_until_it_is_well",
+            "take::an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one",
             "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
         ],
     ),
@@ -191,7 +191,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     (
         "an unhealthy report shows in /health",
         &[
-            "take::an_unhealthy_worker_gets_no_job_until_it_is_well",
+            "take::an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one",
             "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
         ],
     ),

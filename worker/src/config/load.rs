@@ -54,6 +54,14 @@ impl Config {
         };
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
+        let stop_with_stdin = settings.read(
+            "stop-with-stdin",
+            args.stop_with_stdin.as_deref(),
+            &[],
+            false,
+            parse::boolean,
+            bool::to_string,
+        );
         let log = log(&mut settings, args, &identity);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
@@ -71,6 +79,7 @@ impl Config {
             outbox,
             spool,
             http_bind,
+            stop_with_stdin,
             log,
             identity,
             warnings,
