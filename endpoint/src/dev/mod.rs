@@ -3,6 +3,7 @@
 mod find;
 mod gpus;
 mod manifest;
+mod output;
 mod pool;
 mod restart;
 mod scaler;

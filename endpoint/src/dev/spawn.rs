@@ -11,6 +11,8 @@ use tokio::process::{Child, ChildStdin};
 use tokio::time::timeout;
 
 use super::DevError;
+use super::output::WorkerOutput;
+use crate::local::Local;
 
 /// How long the system may take to report the end of a killed process.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -61,24 +63,32 @@ pub(crate) async fn capture(command: &WorkerCommand, max: usize) -> Option<Vec<u
 pub(crate) struct WorkerProcess {
     child: Child,
     pid: Option<Pid>,
+    output: WorkerOutput,
     /// Never written to. It closes however this program ends, and the worker stops then.
     _alive: Option<ChildStdin>,
 }
 
 impl WorkerProcess {
-    /// Starts the worker with its output going where ours goes.
-    pub(crate) fn start(command: &WorkerCommand, env: Vec<(&'static str, String)>) -> Result<Self, DevError> {
+    /// Starts the worker; its output goes where ours goes.
+    pub(crate) fn start(
+        command: &WorkerCommand,
+        env: Vec<(&'static str, String)>,
+        local: &Local,
+    ) -> Result<Self, DevError> {
         let mut child = command
             .process()
             .envs(env)
             .env(STOP_WITH_STDIN, "true")
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| DevError::Spawn { program: command.program.display().to_string(), error })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         // Left in there it would be closed by the first wait for the process.
         let alive = child.stdin.take();
-        Ok(Self { child, pid, _alive: alive })
+        let output = WorkerOutput::of(&mut child, local);
+        Ok(Self { child, pid, output, _alive: alive })
     }
 
     /// The process number, while it runs.
@@ -112,6 +122,11 @@ impl WorkerProcess {
         if timeout(REAP_LIMIT, self.child.wait()).await.is_err() {
             tracing::warn!("a killed worker process has not ended; the system may be stuck in a driver call");
         }
+    }
+
+    /// Waits, not for long, until all that the ended process has printed is passed on.
+    pub(crate) async fn finish_output(&mut self) {
+        self.output.rest().await;
     }
 
     /// Until the process has been waited for, its number cannot belong to another one.

@@ -92,7 +92,7 @@ impl Supervisor {
             faults.signals.forget(worker);
         }
         self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Starting).await?;
-        let mut process = WorkerProcess::start(&plan.command, self.env())?;
+        let mut process = WorkerProcess::start(&plan.command, self.env(), &plan.local)?;
         tracing::info!(%worker, "worker started");
         let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
         let end = loop {
@@ -110,6 +110,7 @@ impl Supervisor {
             self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Leaving).await?;
             self.end(&mut process).await;
         }
+        process.finish_output().await;
         self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Gone).await?;
         Ok(end)
     }

@@ -286,6 +286,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "the asynchronous Python client completes every operation",
         &["clients::the_asynchronous_client_submits_polls_streams_and_cancels"],
     ),
+    ("the SDK's pod queries show local workers", &["clients::the_official_pod_queries_show_local_workers"]),
     ("the JavaScript SDK completes every operation", &["clients::the_javascript_client_completes_every_operation"]),
     ("a wrong key is a 401 with a JSON body", &["auth::each_api_wants_its_own_key_bare_or_as_bearer"]),
     (

@@ -96,16 +96,16 @@ mod tests {
     #[tokio::test]
     async fn a_running_worker_has_runtime_figures() {
         let local = Local::of("ep");
-        let _listed = local.list("ep-0-abc", std::process::id(), Some(8001));
+        let _listed = local.list("ep-0", std::process::id(), Some(8001));
         let answer = ask(
             &local,
-            r#"query { pod(input: {podId: "ep-0-abc"}) { id desiredStatus ports runtime {
+            r#"query { pod(input: {podId: "ep-0"}) { id desiredStatus ports runtime {
                 uptimeInSeconds ports { ip isIpPublic privatePort publicPort type }
                 gpus { id gpuUtilPercent memoryUtilPercent } container { cpuPercent memoryPercent } } } }"#,
         )
         .await;
         let pod = &answer["data"]["pod"];
-        assert_eq!(pod["id"], "ep-0-abc");
+        assert_eq!(pod["id"], "ep-0");
         assert_eq!(pod["ports"], "8001/http");
         assert_eq!(pod["runtime"]["gpus"], json!([]));
         assert_eq!(
