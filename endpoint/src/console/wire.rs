@@ -42,6 +42,7 @@ pub(super) struct Point {
     idle: usize,
     initializing: usize,
     running: usize,
+    throttled: usize,
     unhealthy: usize,
 }
 
@@ -57,6 +58,7 @@ impl Point {
             idle: health.workers.idle,
             initializing: health.workers.initializing,
             running: health.workers.running,
+            throttled: health.workers.throttled,
             unhealthy: health.workers.unhealthy,
         }
     }
@@ -110,6 +112,7 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             WorkerState::Initializing => "initializing",
             WorkerState::Idle => "idle",
             WorkerState::Running => "running",
+            WorkerState::Throttled => "throttled",
             WorkerState::Unhealthy => "unhealthy",
             WorkerState::Leaving => "leaving",
         };

@@ -28,11 +28,15 @@ impl WorkerOutput {
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
             let local = local.clone();
-            readers.spawn(async move { drop(pass_on(stdout, io::stdout(), &local).await) });
+            readers.spawn(async move {
+                pass_on(stdout, io::stdout(), &local).await;
+            });
         }
         if let Some(stderr) = child.stderr.take() {
             let local = local.clone();
-            readers.spawn(async move { drop(pass_on(stderr, io::stderr(), &local).await) });
+            readers.spawn(async move {
+                pass_on(stderr, io::stderr(), &local).await;
+            });
         }
         Self { readers }
     }

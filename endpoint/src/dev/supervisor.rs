@@ -22,6 +22,8 @@ const RECYCLE_WAIT: Duration = Duration::from_secs(60);
 
 /// How a worker's life ended.
 enum End {
+    /// It could not begin.
+    NoRoom,
     Exited(Option<ExitStatus>),
     Recycled,
     Stopped,
@@ -51,9 +53,17 @@ impl Supervisor {
         let mut pauses = RestartPauses::new();
         while !self.stop.soon.is_cancelled() {
             let started = Instant::now();
-            let pause = match self.live().await? {
+            let end = match self.live().await {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(worker = %self.worker, %error, "this machine has no room for the worker; trying again");
+                    End::NoRoom
+                }
+                end => end?,
+            };
+            let (pause, meanwhile) = match end {
                 End::Stopped => return Ok(()),
-                End::Recycled => Duration::ZERO,
+                End::Recycled => (Duration::ZERO, None),
+                End::NoRoom => (pauses.next(Duration::ZERO), Some(WorkerEvent::Throttled)),
                 End::Exited(Some(status)) if status.code() == Some(CONFIGURATION_ERROR) => {
                     return Err(DevError::Configuration);
                 }
@@ -61,25 +71,25 @@ impl Supervisor {
                     let pause = pauses.next(started.elapsed());
                     let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
                     tracing::warn!(worker = %self.worker, %status, ?pause, "the worker ended; starting it again");
-                    pause
+                    (pause, pauses.is_unhealthy().then_some(WorkerEvent::Failing))
                 }
             };
-            self.rest(pause, pauses.is_unhealthy()).await?;
+            self.rest(pause, meanwhile).await?;
         }
         Ok(())
     }
 
-    /// Waits before the next life; meanwhile `/health` shows a worker that keeps dying as unhealthy.
-    async fn rest(&self, pause: Duration, unhealthy: bool) -> Result<(), DevError> {
+    /// Waits before the next life; meanwhile `/health` shows why there is none.
+    async fn rest(&self, pause: Duration, meanwhile: Option<WorkerEvent>) -> Result<(), DevError> {
         let (endpoint, worker) = (&self.plan.endpoint, &self.worker);
-        if unhealthy {
-            self.store.worker_event(endpoint, worker, WorkerEvent::Failing).await?;
+        if let Some(event) = meanwhile {
+            self.store.worker_event(endpoint, worker, event).await?;
         }
         tokio::select! {
             () = sleep(pause) => {}
             () = self.stop.soon.cancelled() => {}
         }
-        if unhealthy {
+        if meanwhile.is_some() {
             self.store.worker_event(endpoint, worker, WorkerEvent::Gone).await?;
         }
         Ok(())

@@ -36,6 +36,8 @@ pub enum WorkerEvent {
     Leaving,
     /// Its process ended early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
     Failing,
+    /// This machine has no room for its process at the moment; the next one will be tried.
+    Throttled,
     /// Its process has ended; whatever it held is lost.
     Gone,
 }
@@ -49,6 +51,8 @@ pub struct WorkerCounts {
     pub initializing: usize,
     /// Holding at least one job.
     pub running: usize,
+    /// Cannot be started for lack of room on this machine.
+    pub throttled: usize,
     /// Reported a failed check, or went silent.
     pub unhealthy: usize,
 }
@@ -60,6 +64,7 @@ pub(crate) struct Worker {
     polled: bool,
     taken: u64,
     unhealthy: bool,
+    throttled: bool,
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
     recycled: bool,
@@ -166,6 +171,12 @@ impl Workers {
         (worker.unhealthy, worker.introduced) = (true, false);
     }
 
+    /// Notes that there is no room for a worker's process.
+    pub(crate) fn throttle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        worker.throttled = true;
+    }
+
     /// Notes that heartbeats of this worker were seen before the endpoint was started again.
     pub(crate) fn expect_heartbeats(&mut self, id: &str) {
         if let Some(worker) = self.by_id.get_mut(id) {
@@ -259,6 +270,7 @@ impl Workers {
     fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
         Some(match worker {
             _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if worker.throttled => WorkerState::Throttled,
             _ if !worker.held.is_empty() => WorkerState::Running,
             _ if worker.recycled => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
@@ -273,6 +285,7 @@ impl Workers {
         for (id, worker) in &self.by_id {
             match self.state(id, worker, now, limits) {
                 Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Throttled) => counts.throttled += 1,
                 Some(WorkerState::Running) => counts.running += 1,
                 Some(WorkerState::Idle) => counts.idle += 1,
                 Some(WorkerState::Initializing) => counts.initializing += 1,

@@ -180,6 +180,7 @@ impl<P: Content> Queue<P> {
             }
             WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
             WorkerEvent::Failing => self.workers.fail(now, worker, &self.limits),
+            WorkerEvent::Throttled => self.workers.throttle(now, worker, &self.limits),
             WorkerEvent::Gone => self.lose_worker(now, worker),
         }
     }
