@@ -18,8 +18,9 @@ use tower::ServiceExt;
 use crate::faults::ResettableStream;
 
 /// How long a client may take to send the headers of a request, and how long a connection may wait for its next one.
-/// Without a limit, clients that send a byte now and then would hold connections for ever.
-const HEADER_LIMIT: Duration = Duration::from_secs(60);
+/// Without a limit, clients that send a byte now and then would hold connections for ever. Longer than the 90 s after which
+/// HTTP libraries close idle connections, so that none sends a request on one that is about to end here.
+const HEADER_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long open requests may take to end once the server stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);

@@ -152,7 +152,7 @@ async fn a_client_that_never_ends_its_request_is_cut_off_and_one_that_waits_for_
         (reply, started.elapsed())
     };
     let (cut_off, (reply, answered)) = tokio::join!(slow, patient);
-    assert!(cut_off <= Duration::from_secs(90), "{cut_off:?}");
+    assert!(cut_off <= Duration::from_secs(150), "{cut_off:?}");
     assert!(reply.contains("IN_QUEUE") && answered >= Duration::from_secs(200), "{reply} after {answered:?}");
 }
 
