@@ -1,5 +1,6 @@
 //! What is known about the handler and the workers that this program runs itself.
 
+mod gpus;
 mod logs;
 mod usage;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use gpus::{Gpu, GpuFigures};
 pub use logs::{JobLogs, LogLine};
 pub use usage::{Usage, UsageMeter};
 
@@ -108,6 +110,12 @@ impl Local {
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// The ports of the workers' own HTTP servers, as far as they are known.
+    #[must_use]
+    pub fn http_ports(&self) -> Vec<(String, u16)> {
+        self.lock().iter().filter_map(|(id, entry)| Some((id.clone(), entry.http_port?))).collect()
     }
 
     /// One running worker with its present usage. Reads `/proc`: call it off the event loop.

@@ -17,6 +17,7 @@ use super::content::Content;
 use super::inspect::History;
 use super::job::{Job, JobId, JobView, NewJob, Payload, Place, State, Status, Timestamp};
 use super::limits::Limits;
+use super::totals::{Observation, Totals};
 use super::worker::{WorkerCounts, Workers};
 use journal::Journal;
 
@@ -84,6 +85,7 @@ pub struct Queue<P = Payload> {
     completed: u64,
     failed: u64,
     retried: u64,
+    totals: Totals,
 }
 
 impl<P: Content> Queue<P> {
@@ -106,6 +108,7 @@ impl<P: Content> Queue<P> {
             completed: 0,
             failed: 0,
             retried: 0,
+            totals: Totals::default(),
         }
     }
 
@@ -186,6 +189,7 @@ impl<P: Content> Queue<P> {
         self.settle(&new.id);
         self.journal.touched(&new.id);
         self.enqueue(place, &new.id);
+        self.totals.in_queue += 1;
         Ok(view)
     }
 
@@ -274,6 +278,7 @@ impl<P: Content> Queue<P> {
         self.journal.chunks_gone(job);
         job.clear_stream();
         self.enqueue(place, &id);
+        self.totals.in_queue += 1;
         self.changed(&id);
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
@@ -311,6 +316,14 @@ impl<P: Content> Queue<P> {
             retried: self.retried,
             workers: self.workers.counts(now, &self.limits),
         }
+    }
+
+    /// Everything that is counted.
+    #[must_use]
+    pub fn observe(&self, now: Timestamp) -> Observation {
+        let first = self.waiting.values().next().and_then(|id| self.jobs.get(id));
+        let oldest_wait = first.map(|job| now.saturating_sub(job.submitted));
+        Observation { health: self.health(now), totals: self.totals, oldest_wait }
     }
 }
 

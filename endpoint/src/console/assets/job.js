@@ -61,7 +61,7 @@ export function jobPage(main, endpoint, id, onState) {
   const timeline = h("section", { class: "panel", "aria-label": "Timeline" }, h("header", {}, h("h2", {}, "Timeline")), steps);
   const gone = h("p", { class: "panel empty", hidden: true }, "This job does not exist, or its record has expired. ", h("a", { href: home }, "All jobs"));
   const waiting = h("section", { class: "panel empty", hidden: true });
-  const content = h("div", { class: "split" }, h("div", { class: "stack" }, error.panel, stream, output.panel, waiting, input.panel, logPanel), timeline);
+  const content = h("div", { class: "split" }, h("div", { class: "stack" }, error.panel, stream, output.panel, waiting, logPanel, input.panel), timeline);
   main.replaceChildren(h("div", { class: "headline" }, h("a", { class: "back", href: home }, "← All jobs"),
     h("div", { class: "row" }, h("h1", {}, id), state, h("span", { class: "spacer" }), retry, cancel), facts), gone, content);
   error.panel.hidden = output.panel.hidden = true;

@@ -22,7 +22,12 @@ impl<P: Content> Queue<P> {
             let Some((_, id)) = self.waiting.pop_first() else { break };
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.attempt += 1;
-            job.delay = Some(now.saturating_sub(job.submitted));
+            let delay = now.saturating_sub(job.submitted);
+            job.delay = Some(delay);
+            self.totals.in_progress += 1;
+            if job.retries == 0 {
+                self.totals.delay.observe(delay);
+            }
             job.worker = Some(Arc::clone(&worker));
             job.state = State::Running(Run {
                 poller: Arc::clone(&worker),
