@@ -38,7 +38,10 @@ done
 python3 tests/schemathesis/worker.py "$url" 2>"$folder/worker" &
 started+=($!)
 
-# The seed makes a failure repeatable. Nothing is kept between runs.
-env PYTHONPATH="$packages" python3 -m schemathesis.cli --config-file tests/schemathesis/schemathesis.toml run "${url%/v2/local}/openapi.json" \
+# The seed makes a failure repeatable. Nothing is kept between runs: schemathesis writes a cache into the working folder.
+config=$PWD/tests/schemathesis/schemathesis.toml
+export PYTHONPATH=$PWD/$packages
+cd "$folder"
+python3 -m schemathesis.cli --config-file "$config" run "${url%/v2/local}/openapi.json" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
     --seed 1 --max-examples 40 --max-time 60 --request-timeout 20 --generation-database none --no-color "$@"
