@@ -10,6 +10,11 @@ SHELL := /bin/bash
 # The official Python package, which the conformance tests run against the endpoint and the worker.
 python_client_version := 1.12.0
 python_client := .venv/runpod/.installed-$(python_client_version)
+# The official JavaScript SDK, a client of the endpoint in one more conformance test.
+js_client_version := 1.1.2
+js_client := .venv/js/.installed-$(js_client_version)
+# The browser and schema tests take what is built already. Built alone, it would be built again with other features.
+built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 # End-to-end tests mostly wait, so more of them than there are cores run at the same time.
 test_threads := 8
 # How long `make soak` makes the chaos test.
@@ -19,7 +24,7 @@ demo_packages := --package runpod-endpoint --package runpod-worker --package tex
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: libtorch
 libtorch: ## Install libtorch into .libtorch (once, about 550 MB to download)
@@ -46,12 +51,23 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 
 # The programs are built before the tests, because the end-to-end tests start them.
 .PHONY: test
-test: tools libtorch model python-client lint ## Everything that CI runs: lint, all tests
+test: tools libtorch model python-client js-client lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
+	$(built_endpoint) tests/console/run.sh
+	$(built_endpoint) tests/schemathesis/run.sh
+
+.PHONY: console
+console: tools ## The endpoint's console in Debian's chromium
+	tests/console/run.sh
+
+.PHONY: schemathesis
+schemathesis: tools ## Requests made from /openapi.json against a running endpoint
+	tests/schemathesis/run.sh
 
 .PHONY: soak
 soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
+	cargo test --locked --package runpod-endpoint --test conformance -- --ignored
 	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes network::heartbeat
 
 .PHONY: lint
@@ -68,10 +84,15 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure the example, how soon a slot is free again, and what a durable result costs
+bench: tools libtorch model ## Measure batching, how soon a slot is free again, what a durable result costs, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
+	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
+
+.PHONY: bench-depth
+bench-depth: tools ## The endpoint with up to a million queued jobs: memory for each, time to take the next
+	cargo bench --locked --package runpod-endpoint --bench endpoint -- depth
 
 .PHONY: clean
 clean: ## Remove what was built; libtorch, the model and the Python package stay
@@ -85,6 +106,15 @@ $(python_client):
 	@python3 -m pip --version >/dev/null 2>&1 || { echo 'python3 with pip is needed: apt-get install -y python3-pip' >&2; exit 1; }
 	rm -rf .venv/runpod
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv/runpod runpod==$(python_client_version)
+	touch $@
+
+.PHONY: js-client
+js-client: $(js_client)
+
+$(js_client):
+	@command -v node >/dev/null && command -v npm >/dev/null || tests/install-packages.sh nodejs npm
+	rm -rf .venv/js
+	npm install --silent --no-audit --no-fund --prefix .venv/js runpod-sdk@$(js_client_version)
 	touch $@
 
 .PHONY: tools

@@ -1,23 +1,20 @@
 //! The listening socket, what is printed when it opens, and how it closes.
 
+mod accept;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App, Keys, Options};
 use crate::console::{self, Console};
-use crate::faults::{Connection, ResettableListener};
 use crate::local::Local;
 use crate::monitoring::Monitoring;
 use crate::store::{Store, WebhookOutcomes};
-
-/// How long open requests may take to end once the server stops.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -54,9 +51,6 @@ pub enum ServerError {
     /// Any other refusal of the system.
     #[error("cannot listen on {0}: {1}; choose another address with --bind")]
     Bind(SocketAddr, #[source] std::io::Error),
-    /// The server failed while running.
-    #[error("the server stopped: {0}; start it again")]
-    Serve(#[source] std::io::Error),
 }
 
 /// A bound server that does not answer yet.
@@ -122,15 +116,7 @@ impl Server {
     }
 
     /// Answers requests until `shutdown`, then closes within a few seconds. From `drain` on, workers get no jobs.
-    ///
-    /// # Errors
-    /// When accepting connections fails.
-    pub async fn run(
-        self,
-        store: Arc<dyn Store>,
-        drain: CancellationToken,
-        shutdown: CancellationToken,
-    ) -> Result<(), ServerError> {
+    pub async fn run(self, store: Arc<dyn Store>, drain: CancellationToken, shutdown: CancellationToken) {
         let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let monitoring =
@@ -146,15 +132,6 @@ impl Server {
         let router = api::router(app, self.config.keys.clone())
             .merge(console::router(console, &self.config.keys))
             .merge(api::graphql::router(self.local, &self.config.keys));
-        let service = monitoring.watch(router).into_make_service_with_connect_info::<Connection>();
-        let serving = axum::serve(ResettableListener(self.listener), service)
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let mut serving = std::pin::pin!(serving.into_future());
-        tokio::select! {
-            result = &mut serving => result.map_err(ServerError::Serve),
-            () = shutdown.cancelled() => {
-                timeout(CLOSE_LIMIT, serving).await.unwrap_or(Ok(())).map_err(ServerError::Serve)
-            }
-        }
+        accept::serve(self.listener, monitoring.watch(router), &shutdown).await;
     }
 }

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { browser, dev, eventually, jobStatus, serve, submit } from "./support.mjs";
 
+const LIMIT = { timeout: 120_000 };
 let endpoint;
 let chrome;
 
@@ -27,7 +28,7 @@ const open = async (path = "/", options = {}) => {
 };
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
-describe("jobs", () => {
+describe("jobs", LIMIT, () => {
   test("a job submitted with the form streams to its end", async () => {
     const page = await open();
     await page.getByLabel("prompt").fill("a lighthouse");
@@ -64,6 +65,9 @@ describe("jobs", () => {
     const page = await open(`/#/local/jobs/${id}`);
     await badge(page).filter({ hasText: "Failed" }).waitFor();
     assert.match(await page.getByLabel("Error", { exact: true }).locator("pre").textContent(), /^InputError: the story got lost after 2 words\n\nstoryteller::tell\n/);
+    const lines = page.getByLabel("Log lines").locator("li");
+    await eventually("its log", async () => (await lines.count()) === 2);
+    assert.match(await lines.nth(1).textContent(), /ERROR.*the story got lost after 2 words/);
     await page.getByRole("button", { name: "Retry job" }).click();
     await eventually("both runs", async () => (await page.locator(".timeline li").count()) === 6);
     const steps = await page.locator(".timeline .what span:first-child").allTextContents();
@@ -101,7 +105,7 @@ describe("jobs", () => {
   });
 });
 
-describe("overview", () => {
+describe("overview", LIMIT, () => {
   test("the list is filtered by state and by id and follows new jobs", async () => {
     const failed = await submit(endpoint.url, { prompt: "lost", max_tokens: 2, fail: true });
     await eventually("failure", async () => (await jobStatus(endpoint.url, failed)) === "FAILED");
@@ -139,7 +143,7 @@ describe("overview", () => {
   });
 });
 
-describe("access", () => {
+describe("access", LIMIT, () => {
   test("everything can be done with the keyboard alone", async () => {
     const page = await open();
     await page.getByLabel("prompt").waitFor();

@@ -37,7 +37,10 @@ const post = (name, job, body) => fetch(url(name, job), { method: "POST", header
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const stopped = new Set();
 
+const log = (id, level, text) => console.log(`${level.padEnd(7)}| ${id} | ${text}`);
+
 async function work({ id, input }) {
+  log(id, "INFO", "Started. attempt=1");
   const length = input.max_tokens ?? 24;
   const pause = input.pause_ms ?? 60;
   const story = [];
@@ -51,6 +54,7 @@ async function work({ id, input }) {
         hostname: "storyteller",
         worker_id: worker,
       };
+      log(id, "ERROR", `Failed. Delivering the error. kind=inference_error reason="${error.error_message}"`);
       await post("POST_OUTPUT", id, { error: JSON.stringify(error) });
       return;
     }
@@ -59,6 +63,7 @@ async function work({ id, input }) {
     await post("POST_STREAM", id, { output: word });
     await sleep(pause);
   }
+  log(id, "INFO", `Completed. Delivering the result. words=${length}`);
   await post("POST_OUTPUT", id, { output: { story: story.join("").trim(), words: length, style: input.style ?? "plain", prompt: input.prompt } });
 }
 

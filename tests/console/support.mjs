@@ -14,7 +14,8 @@ const program = process.env.RUNPOD_ENDPOINT_BIN ?? join(repository, "target/debu
 
 /** Runs `runpod-endpoint` with these arguments; `url` is where it listens. */
 async function start(args) {
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const env = { RUST_LOG: "warn", ...process.env };
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"], env });
   const url = await new Promise((resolve, reject) => {
     child.once("error", reject);
     child.once("exit", (code) => reject(new Error(`runpod-endpoint ended with ${code}`)));

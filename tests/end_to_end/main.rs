@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chaos;
+mod dev;
 mod drain;
 mod failures;
 mod gpu;

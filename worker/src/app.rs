@@ -16,6 +16,7 @@ use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
 use crate::metrics::{Metrics, RuntimeMetrics};
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
+use crate::parent;
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
 use crate::telemetry::runtime::{Port, Runtime};
@@ -41,8 +42,8 @@ pub enum StartError {
         /// What the operating system says.
         error: std::io::Error,
     },
-    /// Signals cannot be received.
-    #[error("cannot receive signals: {0}")]
+    /// Signals cannot be received, or standard input cannot be watched.
+    #[error("cannot watch for the signal to stop: {0}; raise the limits on open files and processes (ulimit -n, -u)")]
     Signals(std::io::Error),
     /// The spool that was asked for cannot be used.
     #[error(transparent)]
@@ -91,6 +92,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     let metrics = Arc::new(metrics);
 
     forward_signals(events.clone(), over.clone())?;
+    if config.stop_with_stdin {
+        parent::watch(events.clone()).map_err(StartError::Signals)?;
+    }
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);

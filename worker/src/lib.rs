@@ -12,6 +12,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod metrics;
 pub mod outbox;
+mod parent;
 pub mod process;
 pub mod queue;
 pub mod retry;

@@ -187,7 +187,7 @@ struct WorkerCounts {
     /// Equal to `idle` in every live sample.
     ready: usize,
     running: usize,
-    /// Lack of host capacity, which a local endpoint does not know.
+    /// Lack of host capacity.
     throttled: usize,
     unhealthy: usize,
 }
@@ -208,7 +208,7 @@ impl From<Health> for HealthReply {
                 initializing: workers.initializing,
                 ready: workers.idle,
                 running: workers.running,
-                throttled: 0,
+                throttled: workers.throttled,
                 unhealthy: workers.unhealthy,
             },
         }

@@ -33,10 +33,8 @@ pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mu
         stop.cancel();
     });
     webhooks.start(shutdown.clone());
-    match server.run(store, shutdown.clone(), shutdown).await {
-        Ok(()) => Exit::Success,
-        Err(error) => output.fail(&error, Exit::Failure),
-    }
+    server.run(store, shutdown.clone(), shutdown).await;
+    Exit::Success
 }
 
 fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {

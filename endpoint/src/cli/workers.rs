@@ -75,20 +75,11 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
         close.cancel();
         outcome
     };
-    let mut serving = std::pin::pin!(serving);
-    let mut working = std::pin::pin!(working);
-    let (served, worked) = tokio::select! {
-        served = &mut serving => {
-            stop.soon.cancel();
-            (served, working.await)
-        }
-        worked = &mut working => (serving.await, worked),
-    };
-    match (worked, served) {
-        (Err(error @ DevError::Configuration), _) => output.fail(&error, Exit::Usage),
-        (Err(error), _) => output.fail(&error, Exit::Failure),
-        (_, Err(error)) => output.fail(&error, Exit::Failure),
-        (Ok(()), Ok(())) => Exit::Success,
+    let ((), worked) = tokio::join!(serving, working);
+    match worked {
+        Ok(()) => Exit::Success,
+        Err(error @ DevError::Configuration) => output.fail(&error, Exit::Usage),
+        Err(error) => output.fail(&error, Exit::Failure),
     }
 }
 

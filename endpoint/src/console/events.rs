@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::Console;
-use super::wire::{Job, OverviewQuery, Point, Row, Worker};
+use super::wire::{Job, Line, OverviewQuery, Point, Row, Worker};
 use crate::api::ApiError;
 use crate::store::{JobFilter, Seen};
 
@@ -96,14 +96,15 @@ impl Overview {
     }
 }
 
-/// Event `job` at once and after every change, `gone` when the record has expired.
+/// Event `job` at once and after every change, `log` with what local workers log about it, `gone` when the record has
+/// expired.
 pub(super) async fn job(
     State(console): State<Console>,
     Path((endpoint, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     // An unknown job is an error of the request, not an event.
     console.store.inspect(&endpoint, &id, Seen::default(), Duration::ZERO).await?;
-    let watch = Watch { console: console.clone(), endpoint, id, seen: Seen::default(), is_over: false };
+    let watch = Watch { console: console.clone(), endpoint, id, seen: Seen::default(), logged: 0, is_over: false };
     respond(&console, stream::unfold(watch, |watch| async move { watch.next().await }))
 }
 
@@ -112,6 +113,8 @@ struct Watch {
     endpoint: String,
     id: String,
     seen: Seen,
+    /// Number of the next log line.
+    logged: u64,
     is_over: bool,
 }
 
@@ -125,7 +128,16 @@ impl Watch {
             sleep(JOB_PERIOD).await;
         }
         let store = &self.console.store;
-        let batch = match store.inspect(&self.endpoint, &self.id, self.seen, JOB_WAIT).await {
+        let found = tokio::select! {
+            found = store.inspect(&self.endpoint, &self.id, self.seen, JOB_WAIT) => found,
+            // The job itself comes first.
+            (lines, next) = self.console.local.logs().after(&self.id, self.logged), if !is_first => {
+                self.logged = next;
+                let lines: Vec<_> = lines.iter().map(Line::from).collect();
+                return Some((vec![Ok(event("log", &encode(&lines)))], self));
+            }
+        };
+        let batch = match found {
             Ok(record) if record.revision == self.seen.revision && record.items.is_empty() => Batch::new(),
             Ok(record) => {
                 let next_item = record.first_item + record.items.len() as u64;

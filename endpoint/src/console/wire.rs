@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::samples::Sample;
+use crate::local::LogLine;
 use crate::store::{Health, JobRecord, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
 
 /// Bytes of one payload that are shown; the client API has the rest.
@@ -41,6 +42,7 @@ pub(super) struct Point {
     idle: usize,
     initializing: usize,
     running: usize,
+    throttled: usize,
     unhealthy: usize,
 }
 
@@ -56,6 +58,7 @@ impl Point {
             idle: health.workers.idle,
             initializing: health.workers.initializing,
             running: health.workers.running,
+            throttled: health.workers.throttled,
             unhealthy: health.workers.unhealthy,
         }
     }
@@ -109,6 +112,7 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             WorkerState::Initializing => "initializing",
             WorkerState::Idle => "idle",
             WorkerState::Running => "running",
+            WorkerState::Throttled => "throttled",
             WorkerState::Unhealthy => "unhealthy",
             WorkerState::Leaving => "leaving",
         };
@@ -134,6 +138,20 @@ impl<'a> From<&'a Payload> for Shown<'a> {
         }
         let end = (0..=MAX_SHOWN).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         Self::Cut { cut: text[..end].to_owned(), bytes: text.len() }
+    }
+}
+
+/// A log line of a job.
+#[derive(Debug, Serialize)]
+pub(super) struct Line<'a> {
+    at: u64,
+    level: &'a str,
+    text: &'a str,
+}
+
+impl<'a> From<&'a LogLine> for Line<'a> {
+    fn from(line: &'a LogLine) -> Self {
+        Self { at: epoch_millis(line.at), level: &line.level, text: &line.text }
     }
 }
 

@@ -3,6 +3,7 @@
 mod find;
 mod gpus;
 mod manifest;
+mod output;
 mod pool;
 mod restart;
 mod scaler;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::task::JoinSet;
 
 use crate::api::Secret;
@@ -57,6 +59,15 @@ pub enum DevError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl DevError {
+    /// Whether the same may succeed a moment later: this machine has no room for one more process now.
+    pub(crate) fn is_passing(&self) -> bool {
+        let Self::Spawn { error, .. } = self else { return false };
+        let full = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+        error.raw_os_error().is_some_and(|code| full.iter().any(|errno| errno.raw_os_error() == code))
+    }
 }
 
 /// What every worker of one `dev` has in common.
@@ -108,4 +119,20 @@ pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: Sto
         }
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_full_machine_is_waited_for_and_a_missing_program_is_not() {
+        let passes = |error| DevError::Spawn { program: "worker".to_owned(), error }.is_passing();
+        assert!(passes(Error::from_raw_os_error(Errno::AGAIN.raw_os_error())));
+        assert!(passes(Error::from_raw_os_error(Errno::MFILE.raw_os_error())));
+        assert!(!passes(Error::from_raw_os_error(Errno::NOENT.raw_os_error())));
+        assert!(!DevError::Configuration.is_passing());
+    }
 }

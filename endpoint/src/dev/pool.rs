@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::scaler::{Action, Activity, Look, ScaleSettings, Scaler};
-use super::supervisor::{Current, StopSignals, Supervisor};
+use super::supervisor::{StopSignals, Supervisor};
 use super::{DevError, WorkerPlan};
 use crate::store::{Load, Store, WorkerState};
 
@@ -25,7 +25,7 @@ pub(crate) struct Pool {
 
 /// A supervised worker.
 struct Slot {
-    current: Arc<Current>,
+    worker: Arc<str>,
     retire: CancellationToken,
 }
 
@@ -85,8 +85,7 @@ impl Running {
             if slot.retire.is_cancelled() {
                 return Activity::Leaving;
             }
-            let worker = slot.current.get().and_then(|worker| known.get(&worker));
-            match worker.map(|worker| (worker.state, worker.taken)) {
+            match known.get(&slot.worker).map(|worker| (worker.state, worker.taken)) {
                 Some((WorkerState::Running, _)) => Activity::Busy,
                 Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
                 _ => Activity::Starting,
@@ -99,18 +98,18 @@ impl Running {
     fn act(&mut self, action: Action) {
         match action {
             Action::Start(number) => {
-                let current = Arc::new(Current::default());
+                let worker: Arc<str> = format!("{}-{number}", self.plan.endpoint).into();
                 // Stopping all retires each; retiring one stops no other.
                 let retire = self.stop.soon.child_token();
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
                 let (plan, store) = (Arc::clone(&self.plan), Arc::clone(&self.store));
-                let supervisor = Supervisor { plan, store, number, current: Arc::clone(&current), stop };
-                self.slots.insert(number, Slot { current, retire });
+                let supervisor = Supervisor { plan, store, number, worker: Arc::clone(&worker), stop };
+                self.slots.insert(number, Slot { worker, retire });
                 self.tasks.spawn(async move { (number, supervisor.run().await) });
             }
             Action::Retire(number) => {
                 if let Some(slot) = self.slots.get(&number) {
-                    tracing::info!(endpoint = self.plan.endpoint, worker = number, "idle: the worker leaves");
+                    tracing::info!(worker = %slot.worker, "idle: the worker leaves");
                     slot.retire.cancel();
                 }
             }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::AsyncReadExt;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdin};
 use tokio::time::timeout;
 
 use super::DevError;
+use super::output::WorkerOutput;
+use crate::local::Local;
 
 /// How long the system may take to report the end of a killed process.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -20,6 +22,9 @@ const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The endpoint's own secrets; the worker gets its key under the platform's name.
 const WITHHELD: [&str; 3] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WEBHOOK_SECRET", "RUNPOD_ENDPOINT_WORKER_KEY"];
+
+/// Tells the worker to stop when its standard input ends, which this program holds open.
+const STOP_WITH_STDIN: &str = "RUNPOD_WORKER_STOP_WITH_STDIN";
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -58,18 +63,32 @@ pub(crate) async fn capture(command: &WorkerCommand, max: usize) -> Option<Vec<u
 pub(crate) struct WorkerProcess {
     child: Child,
     pid: Option<Pid>,
+    output: WorkerOutput,
+    /// Never written to. It closes however this program ends, and the worker stops then.
+    _alive: Option<ChildStdin>,
 }
 
 impl WorkerProcess {
-    /// Starts the worker with its output going where ours goes.
-    pub(crate) fn start(command: &WorkerCommand, env: Vec<(&'static str, String)>) -> Result<Self, DevError> {
-        let child = command
+    /// Starts the worker; its output goes where ours goes.
+    pub(crate) fn start(
+        command: &WorkerCommand,
+        env: Vec<(&'static str, String)>,
+        local: &Local,
+    ) -> Result<Self, DevError> {
+        let mut child = command
             .process()
             .envs(env)
+            .env(STOP_WITH_STDIN, "true")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| DevError::Spawn { program: command.program.display().to_string(), error })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Ok(Self { child, pid })
+        // Left in there it would be closed by the first wait for the process.
+        let alive = child.stdin.take();
+        let output = WorkerOutput::of(&mut child, local);
+        Ok(Self { child, pid, output, _alive: alive })
     }
 
     /// The process number, while it runs.
@@ -103,6 +122,11 @@ impl WorkerProcess {
         if timeout(REAP_LIMIT, self.child.wait()).await.is_err() {
             tracing::warn!("a killed worker process has not ended; the system may be stuck in a driver call");
         }
+    }
+
+    /// Waits, not for long, until all that the ended process has printed is passed on.
+    pub(crate) async fn finish_output(&mut self) {
+        self.output.rest().await;
     }
 
     /// Until the process has been waited for, its number cannot belong to another one.

@@ -1,12 +1,11 @@
 //! Keeps one worker running: starts it, watches it, replaces it.
 
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::restart::RestartPauses;
 use super::spawn::WorkerProcess;
@@ -23,6 +22,8 @@ const RECYCLE_WAIT: Duration = Duration::from_secs(60);
 
 /// How a worker's life ended.
 enum End {
+    /// It could not begin.
+    NoRoom,
     Exited(Option<ExitStatus>),
     Recycled,
     Stopped,
@@ -37,25 +38,12 @@ pub(crate) struct StopSignals {
     pub(crate) now: CancellationToken,
 }
 
-/// What the worker of a slot is called at the moment; each life has its own name.
-#[derive(Debug, Default)]
-pub(crate) struct Current(Mutex<Option<Arc<str>>>);
-
-impl Current {
-    pub(crate) fn get(&self) -> Option<Arc<str>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, worker: Option<Arc<str>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = worker;
-    }
-}
-
 pub(crate) struct Supervisor {
     pub(crate) plan: Arc<WorkerPlan>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) number: u16,
-    pub(crate) current: Arc<Current>,
+    /// What every process of this worker is called: a spool that one leaves behind is found by the next.
+    pub(crate) worker: Arc<str>,
     pub(crate) stop: StopSignals,
 }
 
@@ -65,85 +53,92 @@ impl Supervisor {
         let mut pauses = RestartPauses::new();
         while !self.stop.soon.is_cancelled() {
             let started = Instant::now();
-            let pause = match self.live().await? {
+            let end = match self.live().await {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(worker = %self.worker, %error, "this machine has no room for the worker; trying again");
+                    End::NoRoom
+                }
+                end => end?,
+            };
+            let (pause, meanwhile) = match end {
                 End::Stopped => return Ok(()),
-                End::Recycled => Duration::ZERO,
+                End::Recycled => (Duration::ZERO, None),
+                End::NoRoom => (pauses.next(Duration::ZERO), Some(WorkerEvent::Throttled)),
                 End::Exited(Some(status)) if status.code() == Some(CONFIGURATION_ERROR) => {
                     return Err(DevError::Configuration);
                 }
                 End::Exited(status) => {
                     let pause = pauses.next(started.elapsed());
                     let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-                    tracing::warn!(worker = self.number, %status, ?pause, "the worker ended; starting it again");
-                    pause
+                    tracing::warn!(worker = %self.worker, %status, ?pause, "the worker ended; starting it again");
+                    (pause, pauses.is_unhealthy().then_some(WorkerEvent::Failing))
                 }
             };
-            self.rest(pause, pauses.is_unhealthy()).await?;
+            self.rest(pause, meanwhile).await?;
         }
         Ok(())
     }
 
-    /// Waits before the next life; meanwhile `/health` shows a worker that keeps dying as unhealthy.
-    async fn rest(&self, pause: Duration, unhealthy: bool) -> Result<(), DevError> {
-        let endpoint = &self.plan.endpoint;
-        let marker = format!("{endpoint}-{}-failing", self.number);
-        if unhealthy {
-            self.store.worker_event(endpoint, &marker, WorkerEvent::Failing).await?;
+    /// Waits before the next life; meanwhile `/health` shows why there is none.
+    async fn rest(&self, pause: Duration, meanwhile: Option<WorkerEvent>) -> Result<(), DevError> {
+        let (endpoint, worker) = (&self.plan.endpoint, &self.worker);
+        if let Some(event) = meanwhile {
+            self.store.worker_event(endpoint, worker, event).await?;
         }
         tokio::select! {
             () = sleep(pause) => {}
             () = self.stop.soon.cancelled() => {}
         }
-        if unhealthy {
-            self.store.worker_event(endpoint, &marker, WorkerEvent::Gone).await?;
+        if meanwhile.is_some() {
+            self.store.worker_event(endpoint, worker, WorkerEvent::Gone).await?;
         }
         Ok(())
     }
 
-    /// One process from start to end. Every life has its own worker id, as on the platform.
+    /// One process from start to end.
     async fn live(&self) -> Result<End, DevError> {
-        let plan = &self.plan;
-        let suffix = Uuid::new_v4().simple().to_string();
-        let worker = format!("{}-{}-{}", plan.endpoint, self.number, &suffix[..8]);
-        self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Starting).await?;
-        let mut process = WorkerProcess::start(&plan.command, self.env(&worker))?;
-        self.current.set(Some(Arc::from(&*worker)));
-        tracing::info!(worker, "worker started");
-        let _listed = process.id().map(|pid| plan.local.list(&worker, pid, self.http_port()));
+        let (plan, worker) = (&self.plan, &self.worker);
+        if let Some(faults) = &plan.faults {
+            faults.signals.forget(worker);
+        }
+        self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Starting).await?;
+        let mut process = WorkerProcess::start(&plan.command, self.env(), &plan.local)?;
+        tracing::info!(%worker, "worker started");
+        let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
         let end = loop {
             tokio::select! {
                 status = process.wait() => break End::Exited(status),
-                () = self.recycled(&worker) => break End::Recycled,
+                () = self.recycled() => break End::Recycled,
                 () = self.stop.soon.cancelled() => break End::Stopped,
-                signal = self.scripted_signal(&worker) => match signal {
+                signal = self.scripted_signal() => match signal {
                     ProcessSignal::Terminate => process.ask_to_stop(),
                     ProcessSignal::Kill => process.strike_down(),
                 },
             }
         };
-        self.current.set(None);
         if !matches!(end, End::Exited(_)) {
-            self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Leaving).await?;
+            self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Leaving).await?;
             self.end(&mut process).await;
         }
-        self.store.worker_event(&plan.endpoint, &worker, WorkerEvent::Gone).await?;
+        process.finish_output().await;
+        self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Gone).await?;
         Ok(end)
     }
 
-    async fn scripted_signal(&self, worker: &str) -> ProcessSignal {
+    async fn scripted_signal(&self) -> ProcessSignal {
         match &self.plan.faults {
             Some(faults) => {
-                let signal = faults.signals.next(worker).await;
-                tracing::info!(worker, ?signal, "scripted fault");
+                let signal = faults.signals.next(&self.worker).await;
+                tracing::info!(worker = %self.worker, ?signal, "scripted fault");
                 signal
             }
             None => std::future::pending().await,
         }
     }
 
-    async fn recycled(&self, worker: &str) {
-        while !self.store.recycled(&self.plan.endpoint, worker, RECYCLE_WAIT).await {}
-        tracing::info!(worker, "the worker asks to be replaced");
+    async fn recycled(&self) {
+        while !self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {}
+        tracing::info!(worker = %self.worker, "the worker asks to be replaced");
     }
 
     /// Asks, waits, kills.
@@ -154,7 +149,7 @@ impl Supervisor {
             () = self.stop.now.cancelled() => false,
         };
         if !left {
-            tracing::warn!(worker = self.number, "the worker did not leave in time and is killed");
+            tracing::warn!(worker = %self.worker, "the worker did not leave in time and is killed");
             process.kill().await;
         }
     }
@@ -164,9 +159,9 @@ impl Supervisor {
         (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
     }
 
-    fn env(&self, worker: &str) -> Vec<(&'static str, String)> {
+    fn env(&self) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
-        let mut env = worker_env(&plan.base_url, &plan.endpoint, worker, plan.worker_key.as_ref());
+        let mut env = worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref());
         let port = self.http_port().unwrap_or_default();
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));

@@ -38,6 +38,11 @@ impl<T> Alarms<T> {
         self.changed.notify_waiters();
     }
 
+    /// Drops the alarms of a worker, which were meant for an earlier process of it.
+    pub(crate) fn forget(&self, worker: &str) {
+        self.by_worker.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
+    }
+
     /// Waits for the next alarm of this worker.
     pub(crate) async fn next(&self, worker: &str) -> T {
         loop {

@@ -1,16 +1,13 @@
 //! Connections that can be reset from inside a request.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 /// The handle that requests see.
 #[derive(Debug, Clone, Default)]
@@ -25,34 +22,6 @@ impl Connection {
     }
 }
 
-impl Connected<IncomingStream<'_, ResettableListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, ResettableListener>) -> Self {
-        stream.io().connection.clone()
-    }
-}
-
-/// A TCP listener whose connections carry a [`Connection`].
-#[derive(Debug)]
-pub(crate) struct ResettableListener(pub(crate) TcpListener);
-
-impl Listener for ResettableListener {
-    type Io = ResettableStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (ResettableStream, SocketAddr) {
-        let (inner, address) = Listener::accept(&mut self.0).await;
-        // Without this the second half of a small reply waits for the acknowledgement of the first: 40 ms.
-        if let Err(error) = inner.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its small packets back");
-        }
-        (ResettableStream { inner, connection: Connection::default() }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct ResettableStream {
     inner: TcpStream,
@@ -60,6 +29,12 @@ pub(crate) struct ResettableStream {
 }
 
 impl ResettableStream {
+    /// A stream and the handle for its requests.
+    pub(crate) fn new(inner: TcpStream) -> (Self, Connection) {
+        let connection = Connection::default();
+        (Self { inner, connection: connection.clone() }, connection)
+    }
+
     fn check(&self) -> io::Result<()> {
         if !self.connection.reset.load(Ordering::Acquire) {
             return Ok(());

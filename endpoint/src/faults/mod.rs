@@ -8,7 +8,7 @@ mod layer;
 mod plan;
 mod script;
 
-pub(crate) use connection::{Connection, ResettableListener};
+pub(crate) use connection::ResettableStream;
 pub(crate) use layer::inject;
 pub use plan::Faults;
 pub(crate) use plan::ProcessSignal;

@@ -1,6 +1,7 @@
 //! What is known about the handler and the workers that this program runs itself.
 
 mod gpus;
+mod logs;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use gpus::{Gpu, GpuFigures};
+pub use logs::{JobLogs, LogLine};
 pub use usage::{Usage, UsageMeter};
 
 /// What a handler says about itself: the reply of `runpod-worker schema`.
@@ -53,6 +55,7 @@ struct Inner {
     endpoint: OnceLock<String>,
     manifest: OnceLock<Manifest>,
     workers: Mutex<BTreeMap<String, Entry>>,
+    logs: JobLogs,
 }
 
 #[derive(Debug)]
@@ -87,6 +90,12 @@ impl Local {
     #[must_use]
     pub fn manifest(&self) -> Option<Manifest> {
         self.0.manifest.get().cloned()
+    }
+
+    /// What the workers log about jobs.
+    #[must_use]
+    pub fn logs(&self) -> &JobLogs {
+        &self.0.logs
     }
 
     /// Lists a worker until the returned guard is dropped.

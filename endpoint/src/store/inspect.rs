@@ -82,6 +82,8 @@ pub enum WorkerState {
     Idle,
     /// Holds a job.
     Running,
+    /// Cannot be started for lack of room on this machine.
+    Throttled,
     /// Reported a failed check, went silent, or keeps dying.
     Unhealthy,
     /// Asked to be replaced.

@@ -216,6 +216,8 @@ pub(crate) struct Job<P> {
     pub(crate) input: P,
     pub(crate) s3_config: Option<P>,
     pub(crate) webhook: Option<String>,
+    /// The job has ended and its webhook has not been told.
+    pub(crate) webhook_due: bool,
     pub(crate) policy: Policy,
     pub(crate) retention: Duration,
     pub(crate) submitted: Timestamp,

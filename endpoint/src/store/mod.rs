@@ -92,6 +92,9 @@ pub trait Store: Send + Sync + 'static {
     async fn load(&self, endpoint: &str) -> Load;
     /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError>;
+    /// Notes that such a delivery has ended, with or without success. A durable store reports those that have not as due
+    /// when it is opened again.
+    async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError>;
 
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(

@@ -30,12 +30,14 @@ pub struct Heartbeat {
 /// What the process supervisor tells about a worker that it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerEvent {
-    /// Its process was started.
+    /// Its process was started; whatever an earlier one of this name held is lost.
     Starting,
     /// It is about to be ended and must get no more jobs.
     Leaving,
     /// Its process ended early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
     Failing,
+    /// This machine has no room for its process at the moment; the next one will be tried.
+    Throttled,
     /// Its process has ended; whatever it held is lost.
     Gone,
 }
@@ -49,6 +51,8 @@ pub struct WorkerCounts {
     pub initializing: usize,
     /// Holding at least one job.
     pub running: usize,
+    /// Cannot be started for lack of room on this machine.
+    pub throttled: usize,
     /// Reported a failed check, or went silent.
     pub unhealthy: usize,
 }
@@ -60,6 +64,9 @@ pub(crate) struct Worker {
     polled: bool,
     taken: u64,
     unhealthy: bool,
+    throttled: bool,
+    /// Its latest heartbeat named no job, as the first one of a fresh process does.
+    introduced: bool,
     recycled: bool,
     polls_open: usize,
     last_poll: Timestamp,
@@ -134,6 +141,9 @@ impl Workers {
         if worker.recycled && fresh {
             worker.recycled = false;
         }
+        // A process that reported a failed check asks for no more jobs, though it sends heartbeats for those it still holds.
+        // One that introduces itself and then asks is a fresh one.
+        worker.unhealthy &= !worker.introduced;
         worker.polled = true;
         worker.polls_open += 1;
         worker.last_poll = now;
@@ -147,11 +157,31 @@ impl Workers {
         }
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, unhealthy: bool, limits: &Limits) -> Arc<str> {
+    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, heartbeat: &Heartbeat, limits: &Limits) -> Arc<str> {
         let (id, worker) = self.contact(now, id, limits);
-        worker.unhealthy = unhealthy;
         worker.heartbeat_seen = true;
+        worker.unhealthy |= heartbeat.unhealthy;
+        worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
         id
+    }
+
+    /// Notes that a worker cannot work, by other means than a heartbeat.
+    pub(crate) fn fail(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        (worker.unhealthy, worker.introduced) = (true, false);
+    }
+
+    /// Notes that there is no room for a worker's process.
+    pub(crate) fn throttle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        worker.throttled = true;
+    }
+
+    /// Notes that heartbeats of this worker were seen before the endpoint was started again.
+    pub(crate) fn expect_heartbeats(&mut self, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.heartbeat_seen = true;
+        }
     }
 
     pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
@@ -240,6 +270,7 @@ impl Workers {
     fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
         Some(match worker {
             _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if worker.throttled => WorkerState::Throttled,
             _ if !worker.held.is_empty() => WorkerState::Running,
             _ if worker.recycled => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
@@ -254,6 +285,7 @@ impl Workers {
         for (id, worker) in &self.by_id {
             match self.state(id, worker, now, limits) {
                 Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Throttled) => counts.throttled += 1,
                 Some(WorkerState::Running) => counts.running += 1,
                 Some(WorkerState::Idle) => counts.idle += 1,
                 Some(WorkerState::Initializing) => counts.initializing += 1,

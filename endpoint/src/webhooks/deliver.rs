@@ -79,7 +79,8 @@ impl Webhooks {
         Self { gaps, ..self }
     }
 
-    /// Delivers until the store is gone or `shutdown`; what is not delivered by then is dropped.
+    /// Delivers until the store is gone or `shutdown`. What is not delivered by then is due again when a durable store is
+    /// opened the next time.
     pub async fn run(self, mut due: mpsc::Receiver<WebhookDue>, shutdown: CancellationToken) {
         let mut hosts: HashMap<String, Weak<Host>> = HashMap::new();
         let mut pending = JoinSet::new();
@@ -108,7 +109,13 @@ impl Webhooks {
                 tracing::warn!(job = next.job, host = host.name, "too many webhooks wait for this receiver: dropped");
                 continue;
             }
-            pending.spawn(self.clone().deliver(next, host));
+            let deliverer = self.clone();
+            pending.spawn(async move {
+                deliverer.deliver(&next, &host).await;
+                if let Err(error) = deliverer.store.webhook_told(&next.endpoint, &next.job).await {
+                    tracing::warn!(job = next.job, %error, "this webhook may be delivered again after a restart");
+                }
+            });
         }
         tokio::select! {
             _ = pending.join_all() => {}
@@ -116,10 +123,10 @@ impl Webhooks {
         }
     }
 
-    async fn deliver(self, due: WebhookDue, host: Arc<Host>) {
+    async fn deliver(&self, due: &WebhookDue, host: &Host) {
         let gaps = self.gaps.into_iter().map(Some).chain([None]);
         for (attempt, gap) in gaps.enumerate() {
-            let error = match self.attempt(&due, &host).await {
+            let error = match self.attempt(due, host).await {
                 None => return self.outcomes.count_dropped(),
                 Some(Ok(())) => return self.outcomes.count_delivered(),
                 Some(Err(error)) => error,

@@ -75,7 +75,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "recycled and unhealthy workers get no job",
         &[
             "take::a_recycled_worker_gets_no_further_job",
-            "take::an_unhealthy_worker_gets_no_job_until_it_is_well",
+            "take::an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one",
             "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
         ],
     ),
@@ -191,7 +191,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     (
         "an unhealthy report shows in /health",
         &[
-            "take::an_unhealthy_worker_gets_no_job_until_it_is_well",
+            "take::an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one",
             "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
         ],
     ),
@@ -286,6 +286,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "the asynchronous Python client completes every operation",
         &["clients::the_asynchronous_client_submits_polls_streams_and_cancels"],
     ),
+    ("the SDK's pod queries show local workers", &["clients::the_official_pod_queries_show_local_workers"]),
     ("the JavaScript SDK completes every operation", &["clients::the_javascript_client_completes_every_operation"]),
     ("a wrong key is a 401 with a JSON body", &["auth::each_api_wants_its_own_key_bare_or_as_bearer"]),
     (

@@ -1,6 +1,6 @@
 """Drives an endpoint with the unmodified official clients and prints what they got as one JSON document.
 
-usage: client.py sync|async|thousand   (RUNPOD_ENDPOINT_BASE_URL names the server, the endpoint id is `local`)
+usage: client.py sync|async|pods|thousand   (RUNPOD_ENDPOINT_BASE_URL names the server, the endpoint id is `local`)
 """
 
 import asyncio
@@ -51,6 +51,10 @@ async def asynchronous():
         return seen
 
 
+def pods():
+    return {"pods": runpod.get_pods(), "pod": runpod.get_pod("local-0"), "unknown": runpod.get_pod("nobody")}
+
+
 async def thousand():
     """Many jobs in a row; every result must be the one of its own job."""
     count = int(sys.argv[2])
@@ -67,5 +71,5 @@ async def thousand():
         return {"right": sum(right), "health": await endpoint.health()}
 
 
-modes = {"sync": sync, "async": lambda: asyncio.run(asynchronous()), "thousand": lambda: asyncio.run(thousand())}
+modes = {"sync": sync, "pods": pods, "async": lambda: asyncio.run(asynchronous()), "thousand": lambda: asyncio.run(thousand())}
 print(json.dumps(modes[sys.argv[1]]()))

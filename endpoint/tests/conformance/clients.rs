@@ -40,6 +40,25 @@ async fn the_asynchronous_client_submits_polls_streams_and_cancels() {
     assert_eq!(seen["purge"]["status"], "completed");
 }
 
+#[tokio::test]
+async fn the_official_pod_queries_show_local_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    // For a shell, `run`, the first argument of every worker, is the script to read. This worker only waits for its end.
+    std::fs::write(folder.path().join("run"), "cat\n").unwrap();
+    let args = ["--worker-bin", "/bin/sh", "--worker-http-port", "9200", "--", "handler"];
+    let endpoint = Endpoint::start_in(folder.path(), &args).await;
+    endpoint.until("health", |health| health["workers"]["initializing"] == 1).await;
+    let seen = endpoint.client(&["pods"]).await;
+    assert_eq!((&seen["pods"][0]["id"], &seen["unknown"]), (&json!("local-0"), &json!(null)));
+    let pod = &seen["pod"];
+    assert_eq!(
+        (&pod["id"], &pod["desiredStatus"], &pod["ports"]),
+        (&json!("local-0"), &json!("RUNNING"), &json!("9200/http"))
+    );
+    assert_eq!(pod["runtime"]["ports"][0]["privatePort"], 9200);
+    assert!(pod["uptimeSeconds"].is_u64() && pod["memoryInGb"].is_u64(), "{pod}");
+}
+
 async fn many_jobs(count: usize) {
     let endpoint = Endpoint::start(&[]).await;
     let _worker = endpoint.worker("crowd", &[]);
@@ -61,9 +80,11 @@ async fn a_thousand_jobs_in_a_row_are_neither_lost_nor_run_twice() {
 }
 
 #[tokio::test]
-#[ignore = "needs node and the official SDK: npm install --prefix .venv/js runpod-sdk@1.1.2"]
 async fn the_javascript_client_completes_every_operation() {
-    assert!(installed("js/node_modules/runpod-sdk").is_dir(), "npm install --prefix .venv/js runpod-sdk@1.1.2");
+    assert!(
+        installed("js/node_modules/runpod-sdk").is_dir(),
+        "the official SDK is not installed: run `make js-client`"
+    );
     let endpoint = Endpoint::start(&[]).await;
     let _worker = endpoint.worker("generator", &[]);
     let seen = endpoint.javascript_client().await;

@@ -1,6 +1,6 @@
 //! The real endpoint program, and the official programs that talk to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -46,7 +46,13 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Starts `serve` on a free port and reads the worker variables that it prints.
     pub(crate) async fn start(args: &[&str]) -> Self {
+        Self::start_in(&folder(), args).await
+    }
+
+    /// The same with another working folder.
+    pub(crate) async fn start_in(folder: &Path, args: &[&str]) -> Self {
         let mut command = command(env!("CARGO_BIN_EXE_runpod-endpoint"));
+        command.current_dir(folder);
         command.args(["serve", "--bind", "127.0.0.1:0", "--hold", "3s"]).args(args);
         let mut process = command.env("RUST_LOG", "error").stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -135,7 +141,11 @@ impl Endpoint {
     /// What the official client saw in this mode.
     pub(crate) async fn client(&self, args: &[&str]) -> Value {
         let mut command = python("client.py");
-        command.env("RUNPOD_ENDPOINT_BASE_URL", self.base.trim_end_matches("/local")).args(args);
+        let base = self.base.trim_end_matches("/local");
+        command
+            .env("RUNPOD_ENDPOINT_BASE_URL", base)
+            .env("RUNPOD_API_BASE_URL", base.trim_end_matches("/v2"))
+            .args(args);
         printed(command).await
     }
 

@@ -8,7 +8,7 @@ use runpod_endpoint::server::{Server, ServerConfig, ServerError};
 use runpod_endpoint::store::{Limits, MemoryStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Api, HOLD, SOON};
@@ -27,7 +27,7 @@ fn config() -> ServerConfig {
 struct Running {
     address: String,
     shutdown: CancellationToken,
-    task: tokio::task::JoinHandle<Result<(), ServerError>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 async fn start() -> Running {
@@ -126,6 +126,36 @@ async fn an_oversized_body_is_answered_and_not_reset() {
     assert!(reply.text().await.unwrap().contains("exceeded max body size of 10MiB"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_ends_its_request_is_cut_off_and_one_that_waits_for_an_answer_is_not() {
+    let server = start().await;
+    submit(&server, "1").await;
+    let started = Instant::now();
+    let slow = async {
+        let mut socket = server.open("GET /v2/ep/health HTTP/1.1\r\nHost: ").await;
+        for _ in 0..1000 {
+            sleep(Duration::from_secs(10)).await;
+            if socket.write_all(b"x").await.is_err() {
+                break;
+            }
+        }
+        // What was sent to a closed connection is answered with a reset.
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+        started.elapsed()
+    };
+    let patient = async {
+        let body = r#"{"input": 2}"#;
+        let head = format!("POST /v2/ep/runsync?wait=200000 HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+        let mut socket = server.open(&format!("{head}Host: x\r\nConnection: close\r\n\r\n{body}")).await;
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).await.unwrap();
+        (reply, started.elapsed())
+    };
+    let (cut_off, (reply, answered)) = tokio::join!(slow, patient);
+    assert!(cut_off <= Duration::from_secs(150), "{cut_off:?}");
+    assert!(reply.contains("IN_QUEUE") && answered >= Duration::from_secs(200), "{reply} after {answered:?}");
+}
+
 #[tokio::test]
 async fn stopping_ends_held_requests() {
     let server = start().await;
@@ -138,7 +168,7 @@ async fn stopping_ends_held_requests() {
     for poll in polls {
         assert_eq!(timeout(SOON, poll).await.unwrap().unwrap(), 204);
     }
-    timeout(SOON, server.task).await.unwrap().unwrap().unwrap();
+    timeout(SOON, server.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -89,6 +89,25 @@ async fn a_job_is_followed_from_the_queue_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_local_workers_log_about_a_job_is_shown_with_it() {
+    let api = Api::new();
+    let local = Local::of("ep");
+    let router = open(&api, local.clone(), &Keys::default());
+    let id = api.run(r#"{"input": 1}"#).await;
+    local.logs().add(&format!("INFO   | {id} | Started. attempt=1"));
+    local.logs().add("INFO   | other | Started. attempt=1");
+    let mut events = Events::open(&router, &format!("/console/ep/jobs/{id}/events")).await;
+    assert!(events.next("job").await.is_some(), "the job comes first");
+    let shown = |lines: Value| lines.as_array().unwrap().iter().map(|line| line["text"].clone()).collect::<Vec<_>>();
+    assert_eq!(shown(events.next("log").await.unwrap()), ["Started. attempt=1"]);
+    api.take("w1").await;
+    assert!(events.next("job").await.is_some());
+    local.logs().add(&format!(r#"{{"requestId": "{id}", "message": "step 1", "level": "WARN"}}"#));
+    let line = events.next("log").await.unwrap();
+    assert_eq!((shown(line.clone()), &line[0]["level"]), (vec![json!("step 1")], &json!("WARN")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn looking_takes_nothing_from_the_stream() {
     let api = Api::new();
     let router = open(&api, Local::default(), &Keys::default());

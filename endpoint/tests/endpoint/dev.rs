@@ -12,7 +12,7 @@ use crate::support::SOON;
 pub(crate) struct Dev {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Idles, but not for longer than `dev` lives.
@@ -31,7 +31,7 @@ pub(crate) fn start(script: &str, args: &[&str]) -> Dev {
     command.env_remove("RUNPOD_WORKER_LOG_FORMAT");
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    Dev { child, lines, _folder: folder }
+    Dev { child, lines, folder }
 }
 
 impl Dev {
@@ -81,20 +81,34 @@ async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
         "RUNPOD_PING_INTERVAL=10000".to_owned(),
         "RUNPOD_AI_API_KEY=worker-secret".to_owned(),
         "RUNPOD_ENDPOINT_ID=local".to_owned(),
+        "RUNPOD_POD_ID=local-0".to_owned(),
+        "RUNPOD_WORKER_STOP_WITH_STDIN=true".to_owned(),
         "RUNPOD_WORKER_HTTP_BIND=127.0.0.1:9100".to_owned(),
         "RUNPOD_WORKER_LOG_FORMAT=text".to_owned(),
     ] {
         assert!(variables.contains(&expected), "{expected} is missing in {variables:#?}");
     }
-    assert!(variables.iter().any(|variable| variable.starts_with("RUNPOD_POD_ID=local-0-")), "{variables:#?}");
     assert!(!variables.iter().any(|variable| variable.starts_with("RUNPOD_ENDPOINT_WORKER_KEY")), "{variables:#?}");
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_is_replaced_under_a_new_name() {
+async fn a_worker_that_dies_is_replaced_under_its_old_name() {
     let mut dev = start(r#"echo "life $RUNPOD_POD_ID"; exit 1"#, &[]);
-    let first = dev.line("life ").await;
-    assert_ne!(dev.line("life ").await, first);
+    assert_eq!(dev.line("life ").await, "local-0");
+    assert_eq!(dev.line("life ").await, "local-0", "what it left in its spool is found again");
+}
+
+#[tokio::test]
+async fn a_worker_hears_that_dev_was_killed() {
+    let mut dev = start(r#"echo started; cat; touch heard"#, &[]);
+    dev.line("started").await;
+    dev.child.kill().await.unwrap();
+    let heard = async {
+        while !dev.folder.path().join("heard").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, heard).await.unwrap();
 }
 
 #[tokio::test]
@@ -160,12 +174,12 @@ async fn a_second_signal_skips_the_waiting() {
 
 #[tokio::test]
 async fn a_recycled_worker_is_replaced() {
-    let script = r#"trap 'exit 0' TERM; echo "life $RUNPOD_POD_ID"; IDLE"#;
+    let script = r#"trap 'exit 0' TERM; echo "life $$"; IDLE"#;
     let mut dev = start(script, &[]);
     let base = dev.line("RunPod-compatible endpoint: ").await;
     let first = dev.line("life ").await;
     let client = reqwest::Client::new();
-    let done = client.post(format!("{base}/job-done/{first}/job?isStream=false")).body(r#"{"stopPod": true}"#);
+    let done = client.post(format!("{base}/job-done/local-0/job?isStream=false")).body(r#"{"stopPod": true}"#);
     done.header("Authorization", "worker-secret").send().await.unwrap().error_for_status().unwrap();
     assert_ne!(dev.line("life ").await, first);
 }

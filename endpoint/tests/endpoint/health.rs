@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runpod_endpoint::store::WorkerEvent;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -41,6 +42,23 @@ async fn a_worker_goes_from_initializing_to_idle_to_unhealthy_to_forgotten() {
     assert_eq!((&workers().await["unhealthy"], &workers().await["idle"]), (&json!(1), &json!(0)));
     sleep(Duration::from_secs(300)).await;
     assert_eq!(workers().await["unhealthy"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_room_on_the_machine_is_throttled_until_its_process_starts() {
+    let api = Api::new();
+    let workers = || async { api.get("health").await.json()["workers"].clone() };
+    for (event, state) in [
+        (WorkerEvent::Throttled, "throttled"),
+        (WorkerEvent::Starting, "initializing"),
+        (WorkerEvent::Failing, "unhealthy"),
+        (WorkerEvent::Starting, "initializing"),
+    ] {
+        api.app.store.worker_event("ep", "ep-0", event).await.unwrap();
+        let workers = workers().await;
+        let counted: u64 = workers.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!((&workers[state], counted), (&json!(1), 1), "{event:?}: {workers}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

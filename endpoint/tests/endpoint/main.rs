@@ -15,7 +15,6 @@ mod lease;
 mod metrics_docs;
 mod monitoring;
 mod openai;
-mod openapi;
 mod policy;
 mod rate_limits;
 mod results;

@@ -6,9 +6,9 @@ use tokio::time::timeout;
 use crate::dev::{Dev, start};
 use crate::support::SOON;
 
-/// Tells its name and its GPUs, and leaves when asked to.
+/// Tells its name, its process and its GPUs, and leaves when asked to.
 const WORKER: &str =
-    r#"trap 'echo "gone $RUNPOD_POD_ID"; exit 0' TERM; echo "life $RUNPOD_POD_ID $CUDA_VISIBLE_DEVICES"; IDLE"#;
+    r#"trap 'echo "gone $RUNPOD_POD_ID"; exit 0' TERM; echo "life $RUNPOD_POD_ID $$ $CUDA_VISIBLE_DEVICES"; IDLE"#;
 
 struct Client {
     http: reqwest::Client,
@@ -70,7 +70,7 @@ async fn a_worker_starts_with_the_first_job_and_leaves_when_idle() {
     assert_eq!(dev.line("gone ").await, name(&life));
     client.health("workers", "idle", 0).await;
     client.send("run", Some(r#"{"input": 3}"#)).await;
-    assert_ne!(name(&dev.line("life ").await), name(&life));
+    assert_ne!(dev.line("life ").await, life, "another process");
 }
 
 #[tokio::test]

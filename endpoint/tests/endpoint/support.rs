@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use runpod_endpoint::api::{App, Keys, Options, router};
-use runpod_endpoint::store::{Limits, MemoryStore};
+use runpod_endpoint::store::{Limits, MemoryStore, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -52,7 +52,7 @@ impl Api {
         Self::build(Keys::default(), options, MemoryStore::new(Limits::default()))
     }
 
-    pub(crate) fn build(keys: Keys, options: Options, store: MemoryStore) -> Self {
+    pub(crate) fn build(keys: Keys, options: Options, store: impl Store) -> Self {
         let app = App {
             store: Arc::new(store),
             hold: HOLD,

@@ -120,14 +120,23 @@ async fn polls_may_be_posts_and_unknown_parameters_are_ignored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unhealthy_worker_gets_no_job_until_it_is_well() {
+async fn an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one() {
     let api = Api::new();
-    let id = api.run(r#"{"input": 1}"#).await;
-    api.get("ping/w1?status=unhealthy&check=gpu&reason=RuntimeError%3A+no").await;
-    assert_eq!(api.take("w1").await, "");
-    assert_eq!(api.get("health").await.json()["workers"]["unhealthy"], 1);
+    let [held, next] = [api.run(r#"{"input": 1}"#).await, api.run(r#"{"input": 2}"#).await];
+    let unhealthy = || async { api.get("health").await.json()["workers"]["unhealthy"].clone() };
     api.ping("w1", "").await;
-    assert_eq!(api.take("w1").await, id);
+    assert_eq!(api.take("w1").await, held);
+    api.get("ping/w1?status=unhealthy&check=gpu&reason=RuntimeError%3A+no").await;
+    api.ping("w1", &held).await;
+    assert_eq!(unhealthy().await, 1, "a heartbeat for the job that it still holds does not say that all is well");
+    assert_eq!(api.take("w1").await, "");
+    api.done("w1", &held, r#"{"output": 1}"#).await;
+    assert_eq!((api.take("w1").await.as_str(), unhealthy().await), ("", 1.into()));
+    // The same name, started again.
+    api.ping("w1", "").await;
+    assert_eq!(unhealthy().await, 1, "it is not known to work before it asks for a job");
+    assert_eq!(api.take("w1").await, next);
+    assert_eq!(unhealthy().await, 0);
 }
 
 #[tokio::test(start_paused = true)]

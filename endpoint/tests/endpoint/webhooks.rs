@@ -1,5 +1,7 @@
 //! Webhooks, as their receivers see them.
 
+use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use runpod_endpoint::api::{Keys, Options, Secret};
-use runpod_endpoint::store::{MemoryStore, Setup, WebhookQueue};
+use runpod_endpoint::store::{MemoryStore, OpenError, Setup, SqliteStore, WebhookQueue};
 use runpod_endpoint::webhooks::{Guard, Signer, Webhooks};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -159,6 +161,49 @@ async fn this_machine_is_not_reached_unless_allowed() {
     let id = submit(&open, &receiver.url).await;
     open.done("w1", &id, "{}").await;
     assert_eq!(receiver.next().await.json()["id"], id);
+}
+
+/// An endpoint with this data file, delivering with long pauses after a failure until `heard`.
+async fn one_life(file: &Path, work: impl AsyncFnOnce(&Api), heard: impl Future<Output = ()>) {
+    let opening = async {
+        loop {
+            let (webhooks, due) = WebhookQueue::channel();
+            match SqliteStore::open(file, Setup { webhooks, ..Setup::default() }) {
+                Ok(store) => return (store, due),
+                // A timer of the store that was dropped may hold on to it for another moment.
+                Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let (store, due) = timeout(SOON, opening).await.unwrap();
+    let api = Api::build(Keys::default(), Options::default(), store);
+    let guard = Guard::new(&["127.0.0.0/8".parse().unwrap()]);
+    let webhooks = Webhooks::new(Arc::clone(&api.app.store), guard, None).unwrap();
+    let stop = CancellationToken::new();
+    let delivering = webhooks.with_gaps([Duration::from_secs(3600); 2]).run(due, stop.clone());
+    let end = async {
+        work(&api).await;
+        heard.await;
+        stop.cancel();
+    };
+    tokio::join!(delivering, end);
+}
+
+#[tokio::test]
+async fn a_delivery_that_a_stop_interrupts_begins_anew_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.db");
+    let mut receiver = Receiver::start(&[503]).await;
+    let url = receiver.url.clone();
+    let mut told = Vec::new();
+    let finish_a_job = async |api: &Api| {
+        let id = submit(api, &url).await;
+        api.done("w1", &id, r#"{"output": 1}"#).await;
+    };
+    one_life(&file, finish_a_job, async { told.push(receiver.next().await.json()) }).await;
+    one_life(&file, async |_: &Api| {}, async { told.push(receiver.next().await.json()) }).await;
+    assert_eq!((&told[0], &told[0]["output"]), (&told[1], &json!(1)));
 }
 
 /// The first code block of the documentation in this language that contains `part`.

@@ -389,11 +389,14 @@ async fn many_clients_and_workers_lose_nothing<E: Engine>() {
 async fn the_worker_of_a_process_that_ended_loses_its_jobs<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
-    store.worker_event(EP, "w", WorkerEvent::Starting).await.unwrap();
-    submit(&*store, "a").await;
-    take(&*store, "w", 1).await;
-    store.worker_event(EP, "w", WorkerEvent::Gone).await.unwrap();
-    let lost = view(&*store, "a").await;
-    assert_eq!((lost.status, lost.retries), (Status::InProgress, 1));
-    assert_eq!(take_ids(&*store, "next", 1).await, ["a"]);
+    // That the next process of the same name starts says as much as the end of the one before.
+    for (id, event) in [("a", WorkerEvent::Gone), ("b", WorkerEvent::Starting)] {
+        store.worker_event(EP, "w", WorkerEvent::Starting).await.unwrap();
+        submit(&*store, id).await;
+        take(&*store, "w", 1).await;
+        store.worker_event(EP, "w", event).await.unwrap();
+        let lost = view(&*store, id).await;
+        assert_eq!((lost.status, lost.retries), (Status::InProgress, 1));
+        assert_eq!(take_ids(&*store, "next", 1).await, [id]);
+    }
 }

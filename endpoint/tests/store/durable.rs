@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runpod_endpoint::store::{
-    Heartbeat, JobFilter, JobRecord, Limits, NewJob, Outcome, Policy, Seen, Status, StoreError,
+    Heartbeat, JobFilter, JobRecord, Limits, NewJob, Outcome, Policy, Seen, Setup, Status, StoreError, WebhookQueue,
 };
 use rusqlite::Connection;
 use tokio::time::timeout;
@@ -82,6 +82,39 @@ async fn observers_and_webhooks_find_a_finished_job() {
     let webhook = store.webhook(EP, "a").await.unwrap().unwrap();
     assert_eq!((&*webhook.url, webhook.input.get()), ("https://example.com/hook", "\"input of a\""));
     assert_eq!(text(webhook.job.output.as_ref()), Some("1"));
+}
+
+#[tokio::test]
+async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
+    let engine = Sqlite::new();
+    let due_at_start = async |engine: &Sqlite| {
+        let (webhooks, mut due) = WebhookQueue::channel();
+        let store = engine.open_with(&Setup { webhooks, ..Setup::default() });
+        // Any look at the queue lets out what the start has found.
+        store.health(EP).await;
+        let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job).collect();
+        (store, ids)
+    };
+    let (store, _) = due_at_start(&engine).await;
+    for id in ["waits", "told", "cancelled", "retried", "untold"] {
+        let webhook = Some("https://example.com/hook".to_owned());
+        store.submit(EP, NewJob { webhook, ..new_job(id) }).await.unwrap();
+    }
+    store.cancel(EP, "cancelled").await.unwrap();
+    take(&*store, "w", 4).await;
+    for id in ["told", "untold"] {
+        store.finish(EP, "w", id, done("1")).await.unwrap();
+    }
+    store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
+    store.retry(EP, "retried").await.unwrap();
+    store.webhook_told(EP, "told").await.unwrap();
+    drop(store);
+
+    let (store, due) = due_at_start(&engine).await;
+    assert_eq!(due, ["untold"]);
+    store.webhook_told(EP, "untold").await.unwrap();
+    drop(store);
+    assert_eq!(due_at_start(&engine).await.1, [""; 0]);
 }
 
 #[tokio::test]

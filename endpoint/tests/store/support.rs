@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runpod_endpoint::store::{
-    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, SqliteStore, Status, Store,
-    StoreError,
+    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Setup, SqliteStore, Status,
+    Store, StoreError,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -47,6 +47,17 @@ impl Sqlite {
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
+
+    pub(crate) fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match SqliteStore::open(&self.path(), setup.clone()) {
+                // A timer of the store that was dropped may hold on to it for another moment.
+                Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
+                opened => return Arc::new(opened.unwrap()),
+            }
+        }
+    }
 }
 
 impl Engine for Sqlite {
@@ -55,14 +66,7 @@ impl Engine for Sqlite {
     }
 
     fn open(&self, limits: Limits) -> Arc<dyn Store> {
-        let deadline = Instant::now() + SOON;
-        loop {
-            match SqliteStore::open(&self.path(), limits) {
-                // A timer of the store that was dropped may hold on to it for another moment.
-                Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
-                opened => return Arc::new(opened.unwrap()),
-            }
-        }
+        self.open_with(&limits.into())
     }
 }
 

@@ -70,6 +70,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHICH")]
     pub spool: Option<String>,
 
+    /// Stop at once when standard input ends, because whoever started this worker is gone then. `runpod-endpoint` sets it for
+    /// the workers that it starts [env: RUNPOD_WORKER_STOP_WITH_STDIN] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub stop_with_stdin: Option<String>,
+
     /// json, text, or auto: json when RUNPOD_ENDPOINT_ID is set [env: RUNPOD_WORKER_LOG_FORMAT] [default: auto]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,

@@ -54,6 +54,14 @@ impl Config {
         };
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
+        let stop_with_stdin = settings.read(
+            "stop-with-stdin",
+            args.stop_with_stdin.as_deref(),
+            &[],
+            false,
+            parse::boolean,
+            bool::to_string,
+        );
         let log = log(&mut settings, args, &identity);
         let gpus = runtime::gpus(&mut settings, &args.runtime);
         let ports = runtime::ports(&mut settings);
@@ -73,6 +81,7 @@ impl Config {
             outbox,
             spool,
             http_bind,
+            stop_with_stdin,
             log,
             gpus,
             ports,

@@ -53,6 +53,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Where `/health`, `/ready` and `/metrics` are served; `None` for nowhere.
     pub http_bind: Option<SocketAddr>,
+    /// Stop at once when standard input ends.
+    pub stop_with_stdin: bool,
     /// Logs.
     pub log: LogConfig,
     /// Which GPUs are looked at, and how often.

@@ -115,16 +115,16 @@ mod tests {
         let health = r#"{"runtime": {"gpus": [{"id": "GPU-1", "name": "NVIDIA L4", "gpuUtilPercent": 57.5}]}}"#;
         let port = worker_saying(health).await;
         let local = Local::of("ep");
-        let _listed = local.list("ep-0-abc", std::process::id(), Some(port));
+        let _listed = local.list("ep-0", std::process::id(), Some(port));
         let answer = ask(
             &local,
-            r#"query { pod(input: {podId: "ep-0-abc"}) { id desiredStatus ports gpuCount machine { gpuDisplayName } runtime {
+            r#"query { pod(input: {podId: "ep-0"}) { id desiredStatus ports gpuCount machine { gpuDisplayName } runtime {
                 uptimeInSeconds ports { ip isIpPublic privatePort publicPort type }
                 gpus { id gpuUtilPercent memoryUtilPercent } container { cpuPercent memoryPercent } } } }"#,
         )
         .await;
         let pod = &answer["data"]["pod"];
-        assert_eq!(pod["id"], "ep-0-abc");
+        assert_eq!(pod["id"], "ep-0");
         assert_eq!(pod["ports"], format!("{port}/http"));
         assert_eq!((&pod["gpuCount"], &pod["machine"]["gpuDisplayName"]), (&json!(1), &json!("NVIDIA L4")));
         let gpu = json!({"id": "GPU-1", "gpuUtilPercent": 57.5, "memoryUtilPercent": null});

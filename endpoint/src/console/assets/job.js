@@ -3,8 +3,12 @@
 import { listen, part, post } from "./api.js";
 import { clock, duration, h, isOver, setBadge, setText, showJson, stateName, toast, tone } from "./dom.js";
 
-/** Stream items on the page; older ones leave it. */
+/** Stream items, and log lines, on the page; older ones leave it. */
 const MAX_ITEMS = 2000;
+const LOUD = new Set(["WARN", "ERROR"]);
+
+/** Whether a list shows its end, and is to follow what is added. */
+const isAtTail = (element) => element.scrollHeight - element.scrollTop - element.clientHeight < 40;
 
 function payloadPanel(title) {
   const pre = h("pre", { tabIndex: 0, "aria-label": title });
@@ -51,11 +55,13 @@ export function jobPage(main, endpoint, id, onState) {
   const tabs = h("div", { class: "tabs", role: "group", "aria-label": "How to show the stream" }, asItems, asText);
   const missing = h("p", { class: "note", hidden: true });
   const stream = h("section", { class: "panel", "aria-label": "Stream", hidden: true }, h("header", {}, h("h2", {}, "Stream"), count, tabs), list, text, missing);
+  const logs = h("ol", { class: "log", tabIndex: 0, "aria-label": "Log lines" });
+  const logPanel = h("section", { class: "panel", "aria-label": "Log", hidden: true }, h("header", {}, h("h2", {}, "Log")), logs);
   const steps = h("ol", { class: "timeline" });
   const timeline = h("section", { class: "panel", "aria-label": "Timeline" }, h("header", {}, h("h2", {}, "Timeline")), steps);
   const gone = h("p", { class: "panel empty", hidden: true }, "This job does not exist, or its record has expired. ", h("a", { href: home }, "All jobs"));
   const waiting = h("section", { class: "panel empty", hidden: true });
-  const content = h("div", { class: "split" }, h("div", { class: "stack" }, error.panel, stream, output.panel, waiting, input.panel), timeline);
+  const content = h("div", { class: "split" }, h("div", { class: "stack" }, error.panel, stream, output.panel, waiting, logPanel, input.panel), timeline);
   main.replaceChildren(h("div", { class: "headline" }, h("a", { class: "back", href: home }, "← All jobs"),
     h("div", { class: "row" }, h("h1", {}, id), state, h("span", { class: "spacer" }), retry, cancel), facts), gone, content);
   error.panel.hidden = output.panel.hidden = true;
@@ -72,8 +78,7 @@ export function jobPage(main, endpoint, id, onState) {
   const inText = (item) => (typeof item === "string" ? item : `${JSON.stringify(item?.cut ?? item)}\n`);
 
   function addItems(next) {
-    const isTail = (element) => element.scrollHeight - element.scrollTop - element.clientHeight < 40;
-    const [tailList, tailText] = [isTail(list), isTail(text)];
+    const [tailList, tailText] = [isAtTail(list), isAtTail(text)];
     if (items.length === 0 && next.items.length > 0) mode(next.items.every((item) => typeof item === "string"));
     next.items.forEach((item, index) => {
       const line = h("li", {}, h("span", {}, typeof item === "string" ? item : JSON.stringify(item?.cut ?? item)));
@@ -96,6 +101,16 @@ export function jobPage(main, endpoint, id, onState) {
     setText(missing, `${unseen} ${unseen === 1 ? "item was" : "items were"} read by a client before this page could show ${unseen === 1 ? "it" : "them"}.`);
   }
 
+  function addLines(lines) {
+    const atTail = isAtTail(logs);
+    for (const { at, level, text: words } of lines) {
+      logs.append(h("li", { class: LOUD.has(level) ? "loud" : "" }, h("span", { class: "soft" }, clock(at)), h("b", {}, level), h("span", {}, words)));
+    }
+    while (logs.childElementCount > MAX_ITEMS) logs.firstElementChild.remove();
+    if (atTail) logs.scrollTop = logs.scrollHeight;
+    logPanel.hidden = false;
+  }
+
   function show(next) {
     const isNews = job === null || job.status !== next.status;
     if (next.input !== null) {
@@ -104,6 +119,7 @@ export function jobPage(main, endpoint, id, onState) {
       items = [];
       list.replaceChildren();
       text.replaceChildren();
+      logs.replaceChildren();
     }
     offset = next.now - Date.now();
     if (job === null || JSON.stringify(job.output) !== JSON.stringify(next.output)) showJson(output.pre, next.output);
@@ -167,7 +183,7 @@ export function jobPage(main, endpoint, id, onState) {
   }
   function open() {
     stop();
-    stop = listen(`/console/${part(endpoint)}/jobs/${part(id)}/events`, { job: show, gone: vanish }, onState, vanish);
+    stop = listen(`/console/${part(endpoint)}/jobs/${part(id)}/events`, { job: show, log: addLines, gone: vanish }, onState, vanish);
   }
   const ticking = setInterval(() => {
     if (job !== null && !isOver(job.status)) refresh();

@@ -33,7 +33,8 @@ export function overview(main, endpoint, onState) {
   ]);
   const workersChart = chart("Worker states", [
     { key: "running", name: "running", tone: "tone-run" }, { key: "idle", name: "idle", tone: "tone-good" },
-    { key: "initializing", name: "starting", tone: "tone-queue" }, { key: "unhealthy", name: "unhealthy", tone: "tone-bad" },
+    { key: "initializing", name: "starting", tone: "tone-queue" }, { key: "throttled", name: "throttled", tone: "tone-late" },
+    { key: "unhealthy", name: "unhealthy", tone: "tone-bad" },
   ]);
 
   const chips = h("fieldset", { class: "chips", "aria-label": "State" }, ["", ...STATES].map((status) =>
@@ -91,7 +92,7 @@ export function overview(main, endpoint, onState) {
     points.push(point);
     points.splice(0, Math.max(0, points.length - KEPT));
     const ended = point.completed + point.failed;
-    const all = point.idle + point.initializing + point.running + point.unhealthy;
+    const all = point.idle + point.initializing + point.running + point.throttled + point.unhealthy;
     setText(tiles.queue.value, String(point.inQueue));
     setText(tiles.queue.detail, point.inQueue > 0 && all === 0 ? "no worker to run them" : "waiting for a worker");
     setText(tiles.run.value, String(point.inProgress));
@@ -101,7 +102,7 @@ export function overview(main, endpoint, onState) {
     setText(tiles.failed.value, String(point.failed));
     setText(tiles.failed.detail, ended > 0 ? `${((100 * point.failed) / ended).toFixed(1)} % of finished` : "none finished");
     setText(tiles.workers.value, String(all));
-    const trouble = point.unhealthy > 0 ? ` · ${point.unhealthy} unhealthy` : "";
+    const trouble = ["throttled", "unhealthy"].filter((state) => point[state] > 0).map((state) => ` · ${point[state]} ${state}`).join("");
     setText(tiles.workers.detail, `${point.idle} idle · ${point.running} running${trouble}`);
     purge.disabled = point.inQueue === 0;
     jobsChart.draw(points, point.at);

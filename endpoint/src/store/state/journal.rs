@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Queue;
+use super::{Effect, Queue};
 use crate::store::content::{Content, Filed, Part};
 use crate::store::inspect::History;
 use crate::store::job::{Job, JobId, Payload, Place, Policy, Run, State, Timestamp};
@@ -97,6 +97,7 @@ pub(crate) struct Row {
     pub(crate) retention: Duration,
     pub(crate) execution_timeout: Duration,
     pub(crate) webhook: Option<String>,
+    pub(crate) webhook_due: bool,
     pub(crate) attempt: u32,
     pub(crate) retries: u32,
     pub(crate) delay: Option<Duration>,
@@ -130,6 +131,7 @@ fn row<P: Content>(id: &JobId, job: &mut Job<P>) -> Row {
         retention: job.retention,
         execution_timeout: job.policy.execution_timeout,
         webhook: job.webhook.clone(),
+        webhook_due: job.webhook_due,
         attempt: job.attempt,
         retries: job.retries,
         delay: job.delay,
@@ -203,6 +205,7 @@ impl Queue<Filed> {
             input: stored(Part::Input, row.input_bytes),
             s3_config: row.s3_config_bytes.map(|bytes| stored(Part::S3Config, bytes)),
             webhook: row.webhook,
+            webhook_due: row.webhook_due,
             policy: Policy {
                 execution_timeout: row.execution_timeout,
                 ttl: row.expires.saturating_sub(row.submitted),
@@ -229,6 +232,9 @@ impl Queue<Filed> {
             history: History::default(),
         };
         job.recall();
+        if job.webhook_due {
+            self.effects.push(Effect::WebhookDue(Arc::clone(&id)));
+        }
         self.by_age.insert(number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
         self.settle(&id);
@@ -243,7 +249,7 @@ impl Queue<Filed> {
             self.workers.contact(now, worker, &limits);
         }
         if run.lease.is_some() {
-            self.workers.heartbeat(now, &run.worker, false, &limits);
+            self.workers.expect_heartbeats(&run.worker);
             run.lease = Some(fresh);
         }
         run.execution_deadline = run.execution_deadline.max(fresh);

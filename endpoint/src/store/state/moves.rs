@@ -72,6 +72,16 @@ impl<P: Content> Queue<P> {
         self.requeue(id);
     }
 
+    /// Forgets a worker whose process has ended, and hands its jobs to others.
+    pub(super) fn lose_worker(&mut self, now: Timestamp, worker: &str) {
+        let Some(record) = self.workers.remove(worker) else { return };
+        let mut lost: Vec<_> = record.held.into_iter().collect();
+        lost.sort_unstable();
+        for id in lost {
+            self.lease_lost(now, &id);
+        }
+    }
+
     /// Ends a job from this side: whoever runs it is told to stop.
     pub(super) fn close(
         &mut self,
@@ -116,10 +126,11 @@ impl<P: Content> Queue<P> {
             Status::Failed | Status::TimedOut => self.failed += 1,
             Status::Cancelled | Status::InQueue | Status::InProgress => {}
         }
-        let wants_webhook = job.webhook.is_some() && status != Status::Cancelled;
+        let webhook_due = job.webhook.is_some() && status != Status::Cancelled;
+        job.webhook_due = webhook_due;
         self.changed(id);
         self.effects.push(Effect::JobFinished(Arc::clone(id), status));
-        if wants_webhook {
+        if webhook_due {
             self.effects.push(Effect::WebhookDue(Arc::clone(id)));
         }
     }

@@ -8,7 +8,7 @@ use serde_json::value::to_raw_value;
 
 use super::super::worker::ANONYMOUS;
 use super::*;
-use crate::store::Policy;
+use crate::store::{Assignment, Heartbeat, Outcome, Policy, WorkerEvent};
 
 const WORKERS: [&str; 3] = ["w0", "w1", ANONYMOUS];
 

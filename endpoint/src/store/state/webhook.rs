@@ -1,5 +1,7 @@
 //! What a webhook delivery needs to know of a job.
 
+use std::sync::Arc;
+
 use super::Queue;
 use crate::store::content::Content;
 use crate::store::job::{JobView, Payload};
@@ -22,5 +24,14 @@ impl<P: Content> Queue<P> {
         let (id, job) = self.jobs.get_key_value(id)?;
         let url = job.webhook.clone()?;
         job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input: job.input.clone() })
+    }
+
+    /// Notes that a delivery has ended, with or without success. Until then it is due again after a restart.
+    pub fn webhook_told(&mut self, id: &str) {
+        let Some((id, _)) = self.jobs.get_key_value(id) else { return };
+        let id = Arc::clone(id);
+        if self.jobs.get_mut(&id).is_some_and(|job| std::mem::take(&mut job.webhook_due)) {
+            self.journal.touched(&id);
+        }
     }
 }

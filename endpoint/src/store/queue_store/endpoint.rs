@@ -1,0 +1,163 @@
+//! One endpoint of the store: its state machine, its timers, and the polls of its workers.
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::lock;
+use crate::store::backing::{Backing, Clock, Entry, Mark};
+use crate::store::wakers::Wakers;
+use crate::store::{Assignment, Queue, Timestamp};
+
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
+/// One endpoint's state machine and those who wait for it.
+pub(super) struct Endpoint<B: Backing> {
+    pub(super) key: u32,
+    clock: Clock,
+    backing: Arc<B>,
+    /// The state machine and the mark of its latest change.
+    queue: Mutex<(Queue<B::Content>, Mark)>,
+    pub(super) wakers: Arc<Wakers>,
+}
+
+impl<B: Backing> Endpoint<B> {
+    pub(super) fn start(
+        key: u32,
+        queue: Queue<B::Content>,
+        clock: Clock,
+        backing: &Arc<B>,
+        wakers: Wakers,
+    ) -> Arc<Self> {
+        let wakers = Arc::new(wakers);
+        let backing = Arc::clone(backing);
+        let endpoint = Arc::new(Self { key, clock, backing, queue: Mutex::new((queue, 0)), wakers });
+        tokio::spawn(run_timers(Arc::downgrade(&endpoint), Arc::clone(&endpoint.wakers)));
+        endpoint
+    }
+
+    /// Runs one operation at the current time and passes on what it caused. The result lasts once the mark is
+    /// settled.
+    pub(super) fn with<T>(&self, operation: impl FnOnce(&mut Queue<B::Content>, Timestamp) -> T) -> (T, Mark) {
+        let (result, effects, sooner, mark) = {
+            let mut locked = lock(&self.queue);
+            let (queue, mark) = &mut *locked;
+            let now = self.clock.now();
+            let before = queue.next_deadline();
+            queue.tick(now);
+            let result = operation(queue, now);
+            let after = queue.next_deadline();
+            let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+            let mut effects = queue.take_effects();
+            if let Some(changes) = queue.take_changes() {
+                let (effects, wakers) = (std::mem::take(&mut effects), Arc::clone(&self.wakers));
+                *mark = self.backing.append(Entry { endpoint: self.key, changes, effects, wakers });
+            }
+            (result, effects, sooner, *mark)
+        };
+        if sooner {
+            self.wakers.timer.notify_one();
+        }
+        for effect in effects {
+            self.wakers.perform(&effect);
+        }
+        (result, mark)
+    }
+
+    /// Takes jobs; waits for the first one until `deadline`.
+    pub(super) async fn take<'a>(&'a self, worker: &'a str, max: usize, deadline: Instant) -> Taken<'a, B> {
+        loop {
+            let mut woken = std::pin::pin!(self.wakers.jobs_waiting.notified());
+            // Registers before the look into the queue, so that a job submitted in between wakes this poll.
+            woken.as_mut().enable();
+            let ((jobs, eligible), mark) =
+                self.with(|queue, now| (queue.take(now, worker, max), queue.is_eligible(worker)));
+            let taken = Taken::new(self, worker, jobs, mark);
+            if !taken.jobs.is_empty() {
+                return taken;
+            }
+            if !eligible {
+                // Its wake-up belongs to another poll. Held all the same: an empty answer is followed by the next poll.
+                if self.with(|queue, _| queue.has_waiting()).0 {
+                    self.wakers.jobs_waiting.notify_one();
+                }
+                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
+                return taken;
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                return taken;
+            }
+        }
+    }
+}
+
+impl<B: Backing> Drop for Endpoint<B> {
+    fn drop(&mut self) {
+        self.wakers.timer.notify_one();
+    }
+}
+
+/// Performs what is due, for as long as the endpoint exists.
+async fn run_timers<B: Backing>(endpoint: Weak<Endpoint<B>>, wakers: Arc<Wakers>) {
+    loop {
+        let next = {
+            let Some(endpoint) = endpoint.upgrade() else { return };
+            endpoint.with(|queue, _| queue.next_deadline()).0.map(|at| endpoint.clock.instant(at))
+        };
+        match next {
+            Some(next) => {
+                let _ = timeout_at(next, wakers.timer.notified()).await;
+                // When more is due than one tick does, others get a turn in between.
+                tokio::task::yield_now().await;
+            }
+            None => wakers.timer.notified().await,
+        }
+    }
+}
+
+/// Jobs that were taken and not yet passed on. They go back when the poll ends before that.
+pub(super) struct Taken<'a, B: Backing> {
+    endpoint: &'a Endpoint<B>,
+    worker: &'a str,
+    pub(super) jobs: Vec<Assignment<B::Content>>,
+    pub(super) mark: Mark,
+}
+
+impl<'a, B: Backing> Taken<'a, B> {
+    fn new(endpoint: &'a Endpoint<B>, worker: &'a str, jobs: Vec<Assignment<B::Content>>, mark: Mark) -> Self {
+        Self { endpoint, worker, jobs, mark }
+    }
+}
+
+impl<B: Backing> Drop for Taken<'_, B> {
+    fn drop(&mut self) {
+        if !self.jobs.is_empty() {
+            self.endpoint.with(|queue, _| {
+                for job in &self.jobs {
+                    queue.give_back(self.worker, &job.id, job.attempt);
+                }
+            });
+        }
+    }
+}
+
+/// A poll that is held open; tells the state machine when it ends, however it ends.
+pub(super) struct Poll<'a, B: Backing> {
+    endpoint: &'a Endpoint<B>,
+    worker: &'a str,
+}
+
+impl<'a, B: Backing> Poll<'a, B> {
+    pub(super) fn start(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+        endpoint.with(|queue, now| queue.poll_started(now, worker));
+        Self { endpoint, worker }
+    }
+}
+
+impl<B: Backing> Drop for Poll<'_, B> {
+    fn drop(&mut self) {
+        self.endpoint.with(|queue, now| queue.poll_ended(now, self.worker));
+    }
+}

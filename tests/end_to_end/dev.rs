@@ -1,0 +1,66 @@
+//! `runpod-endpoint dev` with the real worker: what the death of one leaves behind.
+
+use std::path::PathBuf;
+
+use end_to_end_tests::{Client, Daemon, binary, eventually, free_port};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+async fn dev(handler: &str) -> (Daemon, Client) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let handler = binary(handler).to_string_lossy().into_owned();
+    let args = ["dev", "--bind", &address, "--worker-http-port", "0", "--", &handler].map(str::to_owned);
+    let daemon = Daemon::start("dev", &binary("runpod-endpoint"), &args, &[]);
+    let base = format!("http://{address}/v2/local");
+    eventually("the endpoint to answer", || async { reqwest::get(format!("{base}/health")).await.ok() }).await;
+    (daemon, Client::new(&base))
+}
+
+fn proc(pid: Pid, file: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/{file}", pid.as_raw_nonzero()))
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(proc(pid, "task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// A process that has ended, whether or not somebody has waited for it.
+fn is_gone(pid: Pid) -> bool {
+    std::fs::read_to_string(proc(pid, "stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// The worker and its handler, once a job has shown that both work.
+async fn at_work(dev: &Daemon, client: &Client) -> [Pid; 2] {
+    let job = client.run(json!({"text": "hello"})).await;
+    assert_eq!((&job["status"], &job["workerId"]), (&json!("COMPLETED"), &json!("local-0")));
+    let runs = |pid: &Pid| std::fs::read_to_string(proc(*pid, "cmdline")).is_ok_and(|line| line.contains("\0run\0"));
+    let worker = children(dev.pid()).into_iter().find(runs).unwrap();
+    let handler = children(worker).into_iter().find(|pid| !is_gone(*pid)).unwrap();
+    [worker, handler]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_replaced_and_a_killed_endpoint_leaves_nothing_running() {
+    let (dev, client) = dev("echo").await;
+    let first = at_work(&dev, &client).await;
+    kill_process(first[0], Signal::KILL).unwrap();
+    eventually("the first worker and its handler to be gone", || async {
+        first.iter().all(|pid| is_gone(*pid)).then_some(())
+    })
+    .await;
+    let second = at_work(&dev, &client).await;
+    let spools = std::fs::read_dir(dev.folder().join("spool")).unwrap();
+    let spools: Vec<_> = spools.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(spools, ["local-0"], "each process of a worker uses the same spool");
+
+    dev.signal(Signal::KILL);
+    eventually("the second worker and its handler to be gone", || async {
+        second.iter().all(|pid| is_gone(*pid)).then_some(())
+    })
+    .await;
+}
