@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::telemetry::alerts;
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The spool that was asked for cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The alert webhook cannot be used.
+    #[error(transparent)]
+    Alerts(#[from] runpod_alerts::SendError),
     /// The heartbeat cannot be started.
     #[error(transparent)]
     Heartbeat(#[from] HeartbeatError),
@@ -83,6 +87,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
+    let alerts = alerts::spawn(config.alerts, &config.identity.worker_id, latest.clone(), over.clone())?;
     let server = listener.map(|listener| {
         let state = HttpState::new(
             config.identity,
@@ -118,6 +123,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     if let Some(server) = server {
         let _ = server.await;
     }
+    let _ = alerts.await;
     // Last of all, so that the platform hears of the worker as long as it holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;

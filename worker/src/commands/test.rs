@@ -144,8 +144,10 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     config.http_bind = None;
     config.queue = None;
     config.heartbeat = None;
-    // As RunPod's own worker: checks are for production.
+    // As RunPod's own worker: checks are for production. So are alerts.
     config.policy.checks = None;
+    config.alerts.webhook = None;
+    config.alerts.rules.clear();
     config.spool.folder = None;
     config.policy.processes = 1;
     let started = Instant::now();

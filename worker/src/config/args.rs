@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::alerts::AlertArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -77,6 +78,10 @@ pub struct RunArgs {
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// Alerts.
+    #[command(flatten)]
+    pub alerts: AlertArgs,
 
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]

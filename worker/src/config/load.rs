@@ -7,6 +7,7 @@ use reqwest::header::HeaderValue;
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
+use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
@@ -55,6 +56,7 @@ impl Config {
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
+        let alerts = alerts(&mut settings, &args.alerts);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
@@ -72,6 +74,7 @@ impl Config {
             spool,
             http_bind,
             log,
+            alerts,
             identity,
             warnings,
             description,

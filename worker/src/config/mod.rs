@@ -1,5 +1,6 @@
 //! Settings: raw text in, one validated [`Config`] out, or all mistakes at once, before anything is started.
 
+mod alerts;
 mod args;
 mod environment;
 mod errors;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 
 use tracing::level_filters::LevelFilter;
 
+pub use alerts::{AlertArgs, AlertConfig};
 pub use args::RunArgs;
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
@@ -51,6 +53,8 @@ pub struct Config {
     pub http_bind: Option<SocketAddr>,
     /// Logs.
     pub log: LogConfig,
+    /// Alerts.
+    pub alerts: AlertConfig,
     /// Who this worker is.
     pub identity: Identity,
     /// What is odd but can be lived with; one line each, for the log.

@@ -358,3 +358,31 @@ fn checks_follow_the_platforms_variables_and_defaults() {
     let not_true = env(&[("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "1")]);
     assert!(load(&[], &not_true).checks.system, "RunPod's SDK takes only `true`");
 }
+
+#[test]
+fn alerts_have_rules_without_being_asked_for_and_a_webhook_that_is_not_shown() {
+    let config = load(&[], &platform());
+    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (6, None));
+
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.toml");
+    write(&rules, "[queue_depth]\nenabled = false\n").unwrap();
+    let url = "https://hooks.example.org/T0/s3cret";
+    let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", url);
+    let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
+    assert_eq!((config.alerts.rules.len(), config.alerts.format), (5, runpod_alerts::Format::Slack));
+    assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
+    let shown = format!("{} {:?}", config.describe(), config.alerts);
+    assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
+fn mistakes_about_alerts_are_named_without_the_url() {
+    let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", "hooks.example.org/s3cret");
+    let flags = ["--alert-rules", "/nowhere/rules.toml", "--alert-format", "email"];
+    let error = Config::load(&args(&flags), &env).unwrap_err().to_string();
+    for part in ["the alert webhook is not a URL", "/nowhere/rules.toml", "use plain, slack, discord"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+    assert!(!error.contains("s3cret"), "{error}");
+}

@@ -1,5 +1,6 @@
-//! Logs: their format, what the core's reports look like in them, and what must never stand in them.
+//! Logs: their format, what the core's reports look like in them, and what must never stand in them. Alerts.
 
+pub mod alerts;
 pub mod logs;
 pub mod redact;
 pub mod report;
