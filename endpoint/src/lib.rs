@@ -3,7 +3,8 @@
 //! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`server`] listens, [`dev`] keeps workers running, [`local`]
 //! knows them, [`cli`] is the program.
 
-pub mod api;
+pub mod alerts;
+mod api;
 pub mod cli;
 pub mod console;
 pub mod dev;

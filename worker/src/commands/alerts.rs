@@ -142,7 +142,22 @@ mod tests {
         let config = AlertConfig { rules: parse_rules("").unwrap(), webhook: None, format: Format::Plain };
         let text = dry_run(&config, "w1", Some(&seen), SystemTime::UNIX_EPOCH);
         let values = text.split("# Values now").nth(1).unwrap();
-        insta::assert_snapshot!(values, @"");
+        insta::assert_snapshot!(values, @r#"
+        ; those with a window are since the start
+
+        failure_rate                0.400   above 0.1      FIRES if it lasts for 1m
+        gpu_underused               0.200   below 0.2      quiet
+        no_idle_worker            150.000   above 0        FIRES if it lasts for 5m
+        queue_depth               150.000   above 100      FIRES if it lasts for 1m
+        timeout_spike               2.000   above 5        quiet
+        unhealthy                   0.000   above 0        quiet
+
+        # Bodies that would be posted; the webhook is not set
+
+        {"message":"share of jobs that failed within 5m: 0.4. The alert fires when it is above 0.1 for 1m. What to do: docs/operations.md#failure_rate","severity":"critical","timestamp":"1970-01-01T00:00:00Z","title":"w1: failure_rate is firing"}
+        {"message":"jobs waiting while no worker is idle: 150. The alert fires when it is above 0 for 5m. What to do: docs/operations.md#no_idle_worker","severity":"warning","timestamp":"1970-01-01T00:00:00Z","title":"w1: no_idle_worker is firing"}
+        {"message":"jobs waiting: 150. The alert fires when it is above 100 for 1m. What to do: docs/operations.md#queue_depth","severity":"warning","timestamp":"1970-01-01T00:00:00Z","title":"w1: queue_depth is firing"}
+        "#);
     }
 
     #[test]
