@@ -1,10 +1,10 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
 //! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`server`] listens, [`dev`] keeps workers running, [`local`]
-//! knows them, [`cli`] is the program.
+//! knows them, [`alerts`] tells of trouble, [`cli`] is the program.
 
 pub mod alerts;
-mod api;
+pub mod api;
 pub mod cli;
 pub mod console;
 pub mod dev;
