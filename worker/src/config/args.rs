@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::metrics::MetricsArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -77,6 +78,10 @@ pub struct RunArgs {
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// Metrics and cost.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -55,7 +55,11 @@ impl Config {
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
+        let tenant = metrics::tenant_field(&mut settings, &args.metrics);
+        let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
+        let policy = metrics::cost(&mut settings, &args.metrics, policy);
         let (queue, heartbeat) = queue(&mut settings, &identity);
+        let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));
@@ -71,6 +75,7 @@ impl Config {
             outbox,
             spool,
             http_bind,
+            tenant_limit,
             log,
             identity,
             warnings,
@@ -178,7 +183,7 @@ pub(super) fn queue<E: Environment>(
     let stream = stream.and_then(|name| template(settings, identity, name));
     let heartbeat = heartbeat(settings, identity, &key);
     let worker_id = identity.worker_id.clone();
-    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id });
+    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, tenant: None });
     (queue, heartbeat)
 }
 
