@@ -79,7 +79,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new(config.tenant_limit));
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
 

@@ -85,8 +85,9 @@ pub(crate) fn run(fault: &str) -> io::Result<()> {
 
 fn handle(fault: &str, message: ToHandler) -> io::Result<()> {
     match message {
-        ToHandler::Load { slots, .. } => (0..slots)
-            .try_for_each(|slot| send(&ToSupervisor::Loaded { slot, device: "cpu".to_owned(), millis: 0 }, b"")),
+        ToHandler::Load { slots, .. } => (0..slots).try_for_each(|slot| {
+            send(&ToSupervisor::Loaded { slot, device: "cpu".to_owned(), millis: 0, warm_up_millis: 0 }, b"")
+        }),
         ToHandler::Ping { seq } if fault != "no_pong" => send(&ToSupervisor::Pong { seq }, b""),
         ToHandler::Run { job, attempt, .. } => answer(fault, &job, attempt),
         _ => Ok(()),

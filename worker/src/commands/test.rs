@@ -112,7 +112,7 @@ pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Re
         }
     };
     let body = serde_json::to_vec(&job).map_err(|error| TestError::Invalid(error.to_string()))?;
-    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None })
+    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None, tenant: None })
 }
 
 /// What came of the job, printed as JSON.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use super::alerts::AlertArgs;
+use super::metrics::MetricsArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -82,6 +83,10 @@ pub struct RunArgs {
     /// Alerts.
     #[command(flatten)]
     pub alerts: AlertArgs,
+
+    /// Metrics and cost.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]

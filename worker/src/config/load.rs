@@ -11,7 +11,7 @@ use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -57,7 +57,11 @@ impl Config {
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
         let alerts = alerts(&mut settings, &args.alerts);
+        let tenant = metrics::tenant_field(&mut settings, &args.metrics);
+        let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
+        let policy = metrics::cost(&mut settings, &args.metrics, policy);
         let (queue, heartbeat) = queue(&mut settings, &identity);
+        let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));
@@ -73,6 +77,7 @@ impl Config {
             outbox,
             spool,
             http_bind,
+            tenant_limit,
             log,
             alerts,
             identity,
@@ -181,7 +186,7 @@ pub(super) fn queue<E: Environment>(
     let stream = stream.and_then(|name| template(settings, identity, name));
     let heartbeat = heartbeat(settings, identity, &key);
     let worker_id = identity.worker_id.clone();
-    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id });
+    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, tenant: None });
     (queue, heartbeat)
 }
 

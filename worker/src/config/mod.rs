@@ -7,6 +7,7 @@ mod errors;
 mod handler;
 mod identity;
 mod load;
+mod metrics;
 mod parse;
 mod secret;
 mod settings;
@@ -23,6 +24,7 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
+pub use metrics::MetricsArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use upkeep::{CheckConfig, UpkeepArgs};
@@ -51,6 +53,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Where `/health`, `/ready` and `/metrics` are served; `None` for nowhere.
     pub http_bind: Option<SocketAddr>,
+    /// Tenants that have series of their own in `/metrics`.
+    pub tenant_limit: usize,
     /// Logs.
     pub log: LogConfig,
     /// Alerts.

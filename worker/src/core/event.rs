@@ -56,6 +56,19 @@ pub enum PollAnswer {
     Aborted,
 }
 
+impl PollAnswer {
+    /// The word used in `/health` and as a metric label.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Jobs(_) => "jobs",
+            Self::Nothing => "empty",
+            Self::Throttled { .. } => "throttled",
+            Self::Failed { .. } => "failed",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 /// A job as the queue handed it out.
 #[derive(Clone, Debug)]
 pub struct TakenJob {
@@ -67,6 +80,8 @@ pub struct TakenJob {
     pub timeout: Option<Duration>,
     /// W3C trace context, if it carries one.
     pub traceparent: Option<String>,
+    /// On whose behalf it runs, if that was asked for and it says so. For metrics only.
+    pub tenant: Option<String>,
 }
 
 /// What happened to a handler process.

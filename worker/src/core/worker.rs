@@ -19,7 +19,8 @@ use super::recent::Recent;
 use super::schedule::Poll;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
-use super::snapshot::{JobCounts, SlotCounts, Snapshot, WorkerState};
+use super::snapshot::{JobCounts, PollView, SlotCounts, Snapshot, Versions, WorkerState};
+use super::usage::Usage;
 
 /// The state machine. Feed it events, perform what it answers.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub struct Worker {
     pub(super) crashes: VecDeque<Time>,
     pub(super) counts: JobCounts,
     pub(super) manifest: Option<Arc<Manifest>>,
+    pub(super) versions: Arc<Versions>,
+    /// What the time of the processes went into, up to `spent_until`.
+    pub(super) usage: Usage,
+    pub(super) spent_until: Time,
     /// Why no process is serving, as far as known.
     pub(super) trouble: Option<String>,
     /// The outbox is over its limit, or its disk is broken.
@@ -60,6 +65,9 @@ impl Worker {
             crashes: VecDeque::new(),
             counts: JobCounts::default(),
             manifest: None,
+            versions: Arc::default(),
+            usage: Usage::default(),
+            spent_until: Time::default(),
             trouble: None,
             outbox_full: false,
             leftovers: Leftovers::default(),
@@ -69,6 +77,7 @@ impl Worker {
 
     /// Takes one event and says what to do, in order.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
+        self.spend(now);
         match event {
             Event::Poll(answer) => self.poll_ended(now, answer),
             Event::Stop(jobs) => {
@@ -129,11 +138,16 @@ impl Worker {
         Snapshot {
             state,
             reason: self.reason(state),
+            serving: self.is_serving(),
             jobs,
             slots,
+            poll: PollView { in_flight: self.poll.in_flight, last: self.poll.last },
             processes: self.processes.iter().map(Process::view).collect(),
             held: self.jobs.keys().cloned().collect(),
             manifest: self.manifest.clone(),
+            versions: Arc::clone(&self.versions),
+            usage: self.usage,
+            price: self.price(),
         }
     }
 
@@ -144,7 +158,7 @@ impl Worker {
             WorkerState::Draining
         } else if self.jobs.values().any(|job| job.state != JobState::Delivering) {
             WorkerState::Running
-        } else if !self.processes.iter().any(|process| process.phase == Phase::Serving) {
+        } else if !self.is_serving() {
             WorkerState::Initializing
         } else if self.poll.throttled {
             WorkerState::Throttled
@@ -155,12 +169,18 @@ impl Worker {
         }
     }
 
+    /// Whether at least one process takes jobs.
+    pub(super) fn is_serving(&self) -> bool {
+        self.processes.iter().any(|process| process.phase == Phase::Serving)
+    }
+
     fn reason(&self, state: WorkerState) -> Option<String> {
         match state {
             WorkerState::Unhealthy => self.lifecycle.unhealthy_reason().map(str::to_owned),
             WorkerState::Draining => Some("the worker is shutting down".to_owned()),
-            WorkerState::Initializing => {
-                Some(self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned()))
+            WorkerState::Initializing => Some(self.not_serving()),
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running if !self.is_serving() => {
+                Some(self.not_serving())
             }
             WorkerState::Throttled => Some("the queue asked for fewer requests (429)".to_owned()),
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.outbox_full => {
@@ -173,6 +193,10 @@ impl Worker {
                 self.leftovers.pending().then(|| reason.to_owned())
             }
         }
+    }
+
+    fn not_serving(&self) -> String {
+        self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned())
     }
 
     fn process_event(&mut self, now: Time, id: ProcessId, event: ProcessEvent) {

@@ -53,7 +53,7 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(Arc::new(NoQueue), identity.clone(), OutboxLimits::default(), events);
     let monitor = HeartbeatMonitor::default();
-    let state = HttpState::new(identity, snapshots, Arc::new(Metrics::new()), outbox, monitor, Pulse::default());
+    let state = HttpState::new(identity, snapshots, Arc::new(Metrics::default()), outbox, monitor, Pulse::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let over = CancellationToken::new();
