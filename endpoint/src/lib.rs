@@ -1,7 +1,7 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
-//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`server`] listens, [`dev`] keeps workers running, [`local`]
-//! knows them, [`alerts`] tells of trouble, [`cli`] is the program.
+//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`monitoring`] counts, [`alerts`] tells of trouble, [`server`]
+//! listens, [`dev`] keeps workers running, [`local`] knows them, [`cli`] is the program.
 
 pub mod alerts;
 pub mod api;
@@ -10,6 +10,7 @@ pub mod console;
 pub mod dev;
 pub mod faults;
 pub mod local;
+pub mod monitoring;
 pub mod server;
 pub mod store;
 pub mod webhooks;

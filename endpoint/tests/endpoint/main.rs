@@ -12,6 +12,7 @@ mod dev;
 mod faults;
 mod health;
 mod lease;
+mod monitoring;
 mod openai;
 mod openapi;
 mod policy;
