@@ -7,7 +7,7 @@ use runpod_alerts::{Counters, EVALUATION_INTERVAL, Readings, Rule, Sender, Watch
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Health, Store};
+use crate::store::{Observation, Store};
 
 /// Endpoints that are watched; of more, those that were there first.
 const MAX_ENDPOINTS: usize = 64;
@@ -42,7 +42,7 @@ impl Alerts {
                         watches.insert(endpoint.clone(), watch);
                     }
                     if let Some(watch) = watches.get_mut(&endpoint) {
-                        watch.observe(&readings(&store.health(&endpoint).await));
+                        watch.observe(&readings(&store.observe(&endpoint).await));
                     }
                 }
             }
@@ -52,7 +52,8 @@ impl Alerts {
 }
 
 /// No GPU is seen from here: what is said about them comes from the workers.
-fn readings(health: &Health) -> Readings {
+fn readings(seen: &Observation) -> Readings {
+    let (health, totals) = (&seen.health, &seen.totals);
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Readings {
         waiting: count(health.in_queue),
@@ -60,6 +61,10 @@ fn readings(health: &Health) -> Readings {
         idle_workers: count(health.workers.idle),
         unhealthy_workers: count(health.workers.unhealthy),
         gpu_utilization: None,
-        counters: Counters { completed: health.completed, failed: health.failed, timed_out: 0 },
+        counters: Counters {
+            completed: totals.completed,
+            failed: totals.failed.saturating_add(totals.timed_out),
+            timed_out: totals.timed_out,
+        },
     }
 }
