@@ -46,7 +46,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 
 # The programs are built before the tests, because the end-to-end tests start them.
 .PHONY: test
-test: tools libtorch model python-client lint ## Everything that CI runs: lint, all tests
+test: tools libtorch model python-client monitoring-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 
@@ -85,6 +85,11 @@ $(python_client):
 	rm -rf .venv/runpod
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv/runpod runpod==$(python_client_version)
 	touch $@
+
+# A real Prometheus and a real Alertmanager look at the programs in the monitoring tests.
+.PHONY: monitoring-packages
+monitoring-packages:
+	@tests/install-packages.sh prometheus prometheus-alertmanager
 
 .PHONY: tools
 tools:
