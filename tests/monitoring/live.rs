@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use end_to_end_tests::{Client, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::receiver::Receiver;
@@ -33,11 +34,14 @@ async fn mixed_load(client: &Client) {
             assert_eq!(client.run(input.clone()).await["status"], state, "{input}");
         }
     }
-    let unlimited = json!({"input": {"do": "check_cancel"}, "policy": {"executionTimeout": 60_000}});
-    let id = client.submit_request(unlimited).await;
-    client.reaches(&id, "IN_PROGRESS").await;
-    client.cancel(&id).await;
-    client.reaches(&id, "CANCELLED").await;
+    // Cancelled before its deadline, or else ended by it and tried again.
+    eventually("a job to be cancelled while it runs", || async {
+        let id = client.submit(json!({"do": "check_cancel"})).await;
+        client.reaches(&id, "IN_PROGRESS").await;
+        client.cancel(&id).await;
+        (client.finished(&id).await["status"] == "CANCELLED").then_some(())
+    })
+    .await;
 }
 
 /// Keeps jobs coming until it is dropped, so that rates have something to be rates of.
@@ -104,7 +108,8 @@ fn selectors_are_found() {
 async fn every_query_has_data_and_alerts_start_and_end() {
     let receiver = Receiver::start().await;
     let alertmanager = Alertmanager::start(&receiver.url).await;
-    let endpoint = Endpoint::start(&[]).await;
+    // A worker that is silent for 5 s is gone.
+    let endpoint = Endpoint::start(&["--lease", "5s"]).await;
     let address = format!("127.0.0.1:{}", free_port());
     let mut first = worker(&endpoint, &address);
     first.ready().await;
@@ -129,13 +134,21 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     }
     overdue_jobs(&prometheus, &client).await;
     crashes(&prometheus, &client).await;
-    jobs_that_wait(&prometheus, &client).await;
 
-    first.daemon.signal(rustix::process::Signal::KILL);
+    // Without its only worker the endpoint's jobs wait.
+    first.daemon.signal(Signal::KILL);
     first.daemon.wait(Duration::from_secs(10));
-    prometheus.until_it_fires("RunpodTargetDown").await;
+    for _ in 0..101 {
+        client.submit(json!({"do": "ok"})).await;
+    }
+    const ALONE: [&str; 3] = ["RunpodTargetDown", "RunpodQueueDepth", "RunpodNoIdleWorker"];
+    for alert in ALONE {
+        prometheus.until_it_fires(alert).await;
+    }
     let _second = worker(&endpoint, &address);
-    prometheus.until_it_is_over("RunpodTargetDown").await;
+    for alert in ALONE {
+        prometheus.until_it_is_over(alert).await;
+    }
 }
 
 /// A message of Alertmanager about this alert in this state.
@@ -202,18 +215,4 @@ async fn crashes(prometheus: &Prometheus, client: &Client) {
     }
     prometheus.until_it_fires("RunpodCrashLoop").await;
     prometheus.until_it_is_over("RunpodCrashLoop").await;
-}
-
-async fn jobs_that_wait(prometheus: &Prometheus, client: &Client) {
-    let long = json!({"input": {"do": "check_cancel"}, "policy": {"executionTimeout": 600_000}});
-    let id = client.submit_request(long).await;
-    client.reaches(&id, "IN_PROGRESS").await;
-    for _ in 0..101 {
-        client.submit(json!({"do": "ok"})).await;
-    }
-    prometheus.until_it_fires("RunpodQueueDepth").await;
-    prometheus.until_it_fires("RunpodNoIdleWorker").await;
-    client.cancel(&id).await;
-    prometheus.until_it_is_over("RunpodQueueDepth").await;
-    prometheus.until_it_is_over("RunpodNoIdleWorker").await;
 }

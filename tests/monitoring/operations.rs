@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{Client, Daemon, Endpoint, FakeQueue, Reply, Worker, WorkerOptions, binary, eventually, repository};
+use end_to_end_tests::{
+    Client, Daemon, Endpoint, FakeQueue, Reply, Worker, WorkerOptions, binary, eventually, repository,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+
+use crate::receiver::Receiver;
 
 fn curl(url: &str) -> String {
     let mut curl = Daemon::start("curl", Path::new("curl"), &["-s".to_owned(), url.to_owned()], &[]);
@@ -89,4 +93,40 @@ async fn the_guide_shows_every_state_as_it_is() {
     let guide = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
     let shown = guide.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     assert_eq!(shown, captured, "put this into docs/operations.md:\n{captured}");
+}
+
+/// A shell block of the guide that contains `word`, run with the programs of this build on the path.
+fn run_block(word: &str, changes: &[(&str, &str)]) -> String {
+    let guide = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let mut blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut script = blocks.find(|block| block.contains(word)).unwrap_or_else(|| panic!("no block: {word}")).to_owned();
+    for (from, to) in changes {
+        assert!(script.contains(from), "no {from} in {script}");
+        script = script.replace(from, to);
+    }
+    let programs = binary("runpod-worker").parent().unwrap().to_string_lossy().into_owned();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut shell =
+        Daemon::start("sh", Path::new("/bin/sh"), &["-ec".to_owned(), script], &[("PATH".to_owned(), path)]);
+    let status = shell.wait(Duration::from_secs(60));
+    assert!(status.success(), "{}", shell.log());
+    shell.log()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_guide_work() {
+    let receiver = Receiver::start().await;
+    let endpoint = Endpoint::start(&[]).await;
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), WorkerOptions::default());
+    worker.ready().await;
+    endpoint.client().run(json!({"do": "ok"})).await;
+    let root = endpoint.base.trim_end_matches("/v2");
+    let (at, local) = (("http://127.0.0.1:8001", &*worker.http), ("/v2/local", "/v2/test"));
+    let seen = run_block("curl -s http://127.0.0.1:8001/ready", &[at, ("http://127.0.0.1:8000", root), local]);
+    for part in ["\"state\":\"idle\"", "runpod_worker_state{", "\"completed\":1", "runpod_endpoint_queue_depth{"] {
+        assert!(seen.contains(part), "{part} is not in {seen}");
+    }
+    let seen = run_block("alerts --test", &[at, ("https://hooks.example.org/…", &receiver.url)]);
+    assert!(seen.contains("delivered: ") && seen.contains("the webhook is set"), "{seen}");
+    receiver.gets("/", "the test message", |body| body["title"] == "runpod-worker: test").await;
 }

@@ -33,7 +33,8 @@ fn every_alert_fires_when_it_should_and_ends() {
     assert!(alerts.len() > 10, "the rules are elsewhere");
     for alert in alerts {
         // Each must be seen both ways.
-        let cases: Vec<&str> = tests.split("alertname: ").filter(|case| case.starts_with(&format!("{alert}\n"))).collect();
+        let cases: Vec<&str> =
+            tests.split("alertname: ").filter(|case| case.starts_with(&format!("{alert}\n"))).collect();
         let quiet = |case: &&&str| case.lines().nth(1).is_some_and(|line| line.trim() == "exp_alerts: []");
         let firing = cases.iter().filter(|case| !quiet(case)).count();
         assert!(firing > 0 && firing < cases.len(), "{alert} is not tested both firing and quiet");
@@ -56,4 +57,42 @@ fn every_alert_has_a_section_in_the_runbook() {
     for rule in own.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')) {
         assert!(sections.contains(rule), "docs/operations.md has no section {rule}");
     }
+}
+
+/// What no Kubernetes and no Docker is needed for: the files are YAML, and what they mount and name is there.
+#[test]
+fn the_compose_file_and_the_scaled_object_hang_together() {
+    let packages = repository().join(".venv/runpod");
+    assert!(packages.join("yaml").is_dir(), "PyYAML is not installed: run `make python-client`");
+    let script = format!(
+        r#"
+import sys
+sys.path.insert(0, "{}")
+import pathlib, yaml
+compose = yaml.safe_load(open("docker/compose.yml"))
+services = compose["services"]
+assert set(services) == {{"endpoint", "worker", "prometheus", "alertmanager", "grafana"}}, services
+for name, service in services.items():
+    for volume in service.get("volumes", []):
+        source = volume.split(":")[0]
+        if source.startswith("./"):
+            assert (pathlib.Path("docker") / source).exists(), f"{{name}} mounts {{source}}"
+        elif not source.startswith("../target/"):
+            assert source in compose["volumes"], f"{{name}} mounts {{source}}"
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:"), f"{{name}} is open to the network"
+targets = [t for job in yaml.safe_load(open("docker/monitoring/prometheus.yml"))["scrape_configs"]
+           for config in job["static_configs"] for t in config["targets"]]
+assert {{target.split(":")[0] for target in targets}} <= set(services), targets
+scaled = yaml.safe_load(open("docker/monitoring/keda.yml"))
+assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+trigger = scaled["spec"]["triggers"][0]
+assert trigger["type"] == "prometheus" and {{"serverAddress", "query", "threshold"}} <= set(trigger["metadata"])
+for path in pathlib.Path("docker/monitoring/grafana/provisioning").rglob("*.yml"):
+    assert yaml.safe_load(path.open())["apiVersion"] == 1, path
+"#,
+        packages.display()
+    );
+    let output = run_tool("python3", &["-c", &script]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -203,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_the_guide_is_one() {
+        let guide = include_str!("../../../docs/operations.md");
+        let file = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let rules = parse_rules(file).unwrap();
+        assert_eq!(named(&rules, "queue_depth").unwrap().condition, Condition::Above(500.0));
+        assert_eq!(named(&rules, "gpu_underused"), None);
+        assert!(named(&rules, "very_deep").is_some());
+    }
+
+    #[test]
     fn every_mistake_is_named_at_once() {
         let text = "nonsense = 1\n[Bad]\nabove = 1\n[queue_depth]\nabov = 5\n[failure_rate]\nwindow = \"2h\"\n\
                     [unhealthy]\nwindow = \"1m\"\n[new]\nsignal = \"cpu\"\nabove = 1\nseverity = \"info\"\n\
