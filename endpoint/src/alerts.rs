@@ -36,7 +36,9 @@ impl Alerts {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                for endpoint in store.endpoints().await {
+                let endpoints = store.endpoints().await;
+                watches.retain(|endpoint, _| endpoints.contains(endpoint));
+                for endpoint in endpoints {
                     if !watches.contains_key(&endpoint) && watches.len() < MAX_ENDPOINTS {
                         let watch = Watch::new(&endpoint, rules.clone(), sender.clone());
                         watches.insert(endpoint.clone(), watch);

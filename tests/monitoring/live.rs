@@ -162,6 +162,7 @@ async fn has_data(prometheus: &Prometheus, what: &str, query: &str) {
     eventually(&format!("data of {what}: {query}"), look).await;
 }
 
+#[expect(clippy::print_stderr, reason = "what is not tested is said")]
 async fn every_dashboard_query_has_data(prometheus: &Prometheus) {
     let dashboard: Value = serde_json::from_str(&shipped("grafana/dashboards/runpod.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();

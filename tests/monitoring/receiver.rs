@@ -28,11 +28,6 @@ impl Receiver {
         Self { url, seen }
     }
 
-    /// All bodies so far.
-    pub(crate) fn bodies(&self) -> Vec<Value> {
-        self.seen.lock().unwrap().iter().map(|(_, body)| body.clone()).collect()
-    }
-
     /// Waits for a body on a path with this end for which `wanted` holds.
     pub(crate) async fn gets(&self, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let look = || async {

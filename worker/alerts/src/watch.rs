@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::evaluator::{AlertState, Evaluator};
 use crate::message::Message;
-use crate::rule::Rule;
+use crate::rule::{Rule, Severity};
 use crate::sender::Sender;
 use crate::signal::Readings;
 
@@ -33,6 +33,9 @@ impl Watch {
             let message = Message::new(&self.source, &alert, SystemTime::now());
             let (source, rule, severity) = (&self.source, &alert.rule.name, alert.rule.severity.as_str());
             match alert.state {
+                AlertState::Firing if alert.rule.severity == Severity::Info => {
+                    tracing::info!(source, rule, severity, "{}", message.message);
+                }
                 AlertState::Firing => tracing::warn!(source, rule, severity, "{}", message.message),
                 AlertState::Resolved => tracing::info!(source, rule, severity, "Resolved: {}", message.message),
             }
