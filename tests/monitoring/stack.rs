@@ -73,12 +73,13 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// With the shipped configuration and rules, hurried, looking at these two once a second.
-    pub(crate) async fn start(worker: &str, endpoint: &str, alertmanager: &Alertmanager) -> Self {
+    /// With the shipped configuration and rules, hurried, looking at all of these once a second.
+    pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &Alertmanager) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let target = |url: &str| url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+        let workers: Vec<String> = workers.iter().map(|worker| target(worker)).collect();
         let changes = [
-            ("worker:8001", &*target(worker)),
+            ("worker:8001", &*workers.join("\", \"")),
             ("endpoint:8000", &*target(endpoint)),
             ("alertmanager:9093", &*alertmanager.address),
             ("15s", "1s"),
@@ -94,10 +95,9 @@ impl Prometheus {
         ];
         let daemon = Daemon::start("prometheus", &tool("prometheus"), &args, &[]);
         let prometheus = Self { base: format!("http://{address}/api/v1"), _daemon: daemon, _folder: folder };
-        eventually("both targets to be scraped", || async {
-            (prometheus.query("sum(up) == 2").await.len() == 1).then_some(())
-        })
-        .await;
+        let all = format!("sum(up) == {}", workers.len() + 1);
+        eventually("all targets to be scraped", || async { (prometheus.query(&all).await.len() == 1).then_some(()) })
+            .await;
         prometheus
     }
 

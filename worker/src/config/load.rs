@@ -11,7 +11,9 @@ use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, upkeep};
+use super::{
+    Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, runtime, upkeep,
+};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -60,6 +62,8 @@ impl Config {
         let tenant = metrics::tenant_field(&mut settings, &args.metrics);
         let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
         let policy = metrics::cost(&mut settings, &args.metrics, policy);
+        let gpus = runtime::gpus(&mut settings, &args.runtime);
+        let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         settings.warn_of_unknown();
@@ -80,6 +84,8 @@ impl Config {
             tenant_limit,
             log,
             alerts,
+            gpus,
+            ports,
             identity,
             warnings,
             description,

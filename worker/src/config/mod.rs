@@ -9,6 +9,7 @@ mod identity;
 mod load;
 mod metrics;
 mod parse;
+mod runtime;
 mod secret;
 mod settings;
 mod spool;
@@ -25,6 +26,7 @@ pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
 pub use metrics::MetricsArgs;
+pub use runtime::RuntimeArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use upkeep::{CheckConfig, UpkeepArgs};
@@ -33,6 +35,8 @@ use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
+use crate::telemetry::gpu::GpuSettings;
+use crate::telemetry::runtime::Port;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -59,6 +63,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Alerts.
     pub alerts: AlertConfig,
+    /// Which GPUs are looked at, and how often.
+    pub gpus: GpuSettings,
+    /// Ports of the container that the platform has made reachable.
+    pub ports: Vec<Port>,
     /// Who this worker is.
     pub identity: Identity,
     /// What is odd but can be lived with; one line each, for the log.

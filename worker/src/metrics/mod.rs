@@ -10,12 +10,14 @@ mod jobs;
 mod labels;
 mod outbox;
 mod processes;
+mod runtime;
 mod tenants;
 mod worker;
 
 use std::fmt;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
@@ -24,6 +26,7 @@ use self::inference::InferenceMetrics;
 use self::jobs::JobMetrics;
 use self::outbox::OutboxMetrics;
 use self::processes::ProcessMetrics;
+pub use self::runtime::RuntimeMetrics;
 use self::worker::WorkerMetrics;
 use crate::core::{PollAnswer, Report, Snapshot};
 use crate::outbox::OutboxStats;
@@ -86,6 +89,11 @@ impl Metrics {
             inference: InferenceMetrics::new(r, tenant_limit),
             registry,
         }
+    }
+
+    /// Adds metrics that are looked up when they are asked for.
+    pub fn add(&mut self, collector: impl Collector) {
+        self.registry.register_collector(Box::new(collector));
     }
 
     /// The OpenMetrics text of everything, to be served with [`CONTENT_TYPE`].

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::gpu::Gpus;
 use crate::config::AlertConfig;
 use crate::core::{Snapshot, WorkerState};
 
@@ -23,6 +24,7 @@ pub fn spawn(
     config: AlertConfig,
     worker_id: &str,
     snapshots: watch::Receiver<Snapshot>,
+    gpus: Gpus,
     over: CancellationToken,
 ) -> Result<JoinHandle<()>, SendError> {
     let mut alerts = Alerts::start(config, worker_id)?;
@@ -30,9 +32,9 @@ pub fn spawn(
         let mut ticks = interval(EVALUATION_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while let Some(_tick) = over.run_until_cancelled(ticks.tick()).await {
-            alerts.watch.observe(&readings(&snapshots.borrow()));
+            alerts.watch.observe(&readings(&snapshots.borrow(), &gpus));
         }
-        alerts.watch.observe(&readings(&snapshots.borrow()));
+        alerts.watch.observe(&readings(&snapshots.borrow(), &gpus));
         alerts.finish().await;
     }))
 }
@@ -68,7 +70,7 @@ impl Alerts {
     }
 }
 
-fn readings(snapshot: &Snapshot) -> Readings {
+fn readings(snapshot: &Snapshot, gpus: &Gpus) -> Readings {
     let jobs = snapshot.jobs;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Readings {
@@ -76,27 +78,44 @@ fn readings(snapshot: &Snapshot) -> Readings {
         running: count(jobs.in_progress),
         idle_workers: u64::from(matches!(snapshot.state, WorkerState::Ready | WorkerState::Idle)),
         unhealthy_workers: u64::from(snapshot.state == WorkerState::Unhealthy),
-        gpu_utilization: None,
+        gpu_utilization: utilization(gpus),
         counters: Counters { completed: jobs.completed, failed: jobs.failed, timed_out: jobs.timed_out },
     }
+}
+
+/// The mean of the GPUs that tell theirs.
+fn utilization(gpus: &Gpus) -> Option<f64> {
+    let gpus = gpus.latest()?;
+    let used: Vec<f64> = gpus.iter().filter_map(|gpu| gpu.figures.utilization).collect();
+    (!used.is_empty()).then(|| used.iter().sum::<f64>() / used.len() as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::JobCounts;
+    use crate::telemetry::gpu::{Gpu, GpuFigures};
 
     #[test]
     fn the_readings_are_those_of_the_health_document() {
         let jobs =
             JobCounts { completed: 5, failed: 3, timed_out: 1, in_progress: 2, in_queue: 4, ..JobCounts::default() };
         let snapshot = Snapshot { state: WorkerState::Running, jobs, ..Snapshot::default() };
-        let seen = readings(&snapshot);
+        let seen = readings(&snapshot, &Gpus::absent());
         assert_eq!((seen.waiting, seen.running, seen.idle_workers, seen.unhealthy_workers), (4, 2, 0, 0));
         assert_eq!(seen.counters, Counters { completed: 5, failed: 3, timed_out: 1 });
         for (state, idle, unhealthy) in [(WorkerState::Idle, 1, 0), (WorkerState::Unhealthy, 0, 1)] {
-            let seen = readings(&Snapshot { state, ..Snapshot::default() });
+            let seen = readings(&Snapshot { state, ..Snapshot::default() }, &Gpus::absent());
             assert_eq!((seen.idle_workers, seen.unhealthy_workers), (idle, unhealthy));
         }
+    }
+
+    #[test]
+    fn utilization_is_the_mean_of_the_gpus_that_tell_it() {
+        let gpu =
+            |utilization| Gpu { figures: GpuFigures { utilization, ..GpuFigures::default() }, memory_floor: None };
+        let gpus = Gpus::fixed(vec![gpu(Some(0.5)), gpu(None), gpu(Some(0.1))]);
+        assert_eq!(utilization(&gpus), Some(0.3));
+        assert_eq!(utilization(&Gpus::absent()), None);
     }
 }
