@@ -4,8 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
 
 use super::metrics::Requests;
 use crate::store::{Distribution, Health, Observation, Totals};
@@ -142,7 +143,7 @@ impl Collected {
         label: &'static str,
         values: impl Fn(&Series) -> [(&'static str, u64); N],
     ) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut family = describe(encoder, name, help, MetricType::Counter)?;
         for series in &self.series {
             for (value, count) in values(series) {
                 let labels = labels(series, label, value);
@@ -160,7 +161,7 @@ impl Collected {
         label: &'static str,
         values: impl Fn(&Series) -> [(&'static str, f64); N],
     ) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut family = describe(encoder, name, help, MetricType::Gauge)?;
         for series in &self.series {
             for (value, gauge) in values(series) {
                 family.encode_family(&labels(series, label, value))?.encode_gauge(&gauge)?;
@@ -176,7 +177,7 @@ impl Collected {
         help: &str,
         times: impl Fn(&Series) -> &Distribution,
     ) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let mut family = describe(encoder, name, help, MetricType::Histogram)?;
         for series in &self.series {
             let times = times(series);
             let buckets: Vec<_> = times.buckets().collect();
@@ -185,6 +186,19 @@ impl Collected {
             metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
         }
         Ok(())
+    }
+}
+
+/// Begins a family of metrics. Its unit is part of its name.
+fn describe<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+    kind: MetricType,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    match name.strip_suffix("_seconds") {
+        Some(name) => encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind),
+        None => encoder.encode_descriptor(name, help, None, kind),
     }
 }
 

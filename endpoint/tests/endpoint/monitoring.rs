@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use runpod_endpoint::api::{Keys, Options, Secret};
+use runpod_endpoint::api::{App, Keys, Options, Secret, router};
 use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::store::{
     Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
@@ -85,11 +85,12 @@ async fn mixed_load(api: &Api) {
     assert_eq!(rest[1]["id"], json!(slow));
     sleep(Duration::from_secs(11)).await;
     api.run(r#"{"input": 8}"#).await;
+    api.get("status/unknown").await;
     sleep(Duration::from_secs(1)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_text_after_a_mixed_load() {
+/// `/metrics` after that, of an endpoint that reports timeouts as such.
+pub(crate) async fn text_after_a_mixed_load() -> String {
     let api = Api::build(
         Keys::default(),
         Options::default(),
@@ -97,7 +98,12 @@ async fn the_text_after_a_mixed_load() {
     );
     let api = watched(&api, &["ep", "unused"], WebhookOutcomes::default());
     mixed_load(&api).await;
-    insta::assert_snapshot!("metrics", scrape(&api.router).await);
+    scrape(&api.router).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_text_after_a_mixed_load() {
+    insta::assert_snapshot!("metrics", text_after_a_mixed_load().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,4 +259,23 @@ async fn a_server_that_is_stopping_is_not_ready() {
     let (status, _, text) = get(&api.router, "/ready").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(text, r#"{"state":"draining","reason":"the endpoint is shutting down"}"#);
+}
+
+#[tokio::test]
+async fn counters_start_at_zero_with_the_program_and_those_of_health_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let store = SqliteStore::open(&folder.path().join("jobs.db"), Limits::default()).unwrap();
+        let app = App { store: Arc::new(store), ..Api::new().app };
+        Api { router: router(app.clone(), Keys::default()), app }
+    };
+    let api = open();
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.done("w1", &id, r#"{"output": 1}"#).await;
+    let before = api.app.store.observe("ep").await;
+    assert_eq!((before.health.completed, before.totals.completed), (1, 1));
+    drop(api);
+    let after = open().app.store.observe("ep").await;
+    assert_eq!((after.health.completed, after.totals.completed), (1, 0));
 }
