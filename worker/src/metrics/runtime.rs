@@ -144,7 +144,7 @@ mod tests {
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::default();
         metrics.add(RuntimeMetrics::new(Runtime::new(gpus, host, Vec::new()), snapshots));
         let text = metrics.encode().unwrap();
         let ours = |line: &&str| line.contains("runpod_gpu") || line.contains("runpod_container");
