@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,6 +75,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
+    let begun = Instant::now();
     let metrics = Arc::new(Metrics::new(config.tenant_limit));
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
@@ -91,6 +92,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             outbox.clone(),
             heartbeat.monitor(),
             pulse.clone(),
+            begun,
         );
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
@@ -112,7 +114,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
-    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse).run().await;
+    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse, begun).run().await;
 
     over.cancel();
     if let Some(server) = server {

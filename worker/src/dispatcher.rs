@@ -47,15 +47,16 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher that has not done anything yet.
+    /// A dispatcher that has not done anything yet. The core counts time from `started`.
     pub fn new(
         policy: Policy,
         hands: Hands,
         events: mpsc::Receiver<Event>,
         snapshots: watch::Sender<Snapshot>,
         pulse: Pulse,
+        started: std::time::Instant,
     ) -> Self {
-        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: Instant::now() }
+        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: started.into() }
     }
 
     /// Runs until the worker is over and answers its exit code.

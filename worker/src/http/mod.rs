@@ -32,7 +32,7 @@ const INDEX: &str = "\
 /health   job and worker counts, slots, processes, deliveries (JSON)
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
 /live     200 while the worker's dispatcher moves, 503 otherwise (JSON)
-/ping     200 when ready, 204 while starting, 503 otherwise
+/ping     200 when ready, 204 while starting, 503 with the reason otherwise (JSON)
 /metrics  OpenMetrics for Prometheus
 ";
 
@@ -49,7 +49,7 @@ pub struct HttpState {
 }
 
 impl HttpState {
-    /// Everything it answers from.
+    /// Everything it answers from. `started` is the beginning of the dispatcher's time.
     pub fn new(
         identity: Identity,
         snapshots: watch::Receiver<Snapshot>,
@@ -57,6 +57,7 @@ impl HttpState {
         outbox: Outbox,
         heartbeat: HeartbeatMonitor,
         pulse: Pulse,
+        started: Instant,
     ) -> Self {
         Self {
             snapshots,
@@ -65,7 +66,7 @@ impl HttpState {
             outbox,
             heartbeat,
             pulse: Arc::new(PulseWatch::new(pulse)),
-            started: Instant::now(),
+            started,
         }
     }
 }
