@@ -109,7 +109,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),
-        metrics,
+        metrics: Some(metrics),
     };
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
