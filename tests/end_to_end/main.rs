@@ -7,6 +7,7 @@ mod chaos;
 mod drain;
 mod failures;
 mod lifecycle;
+mod metrics;
 mod network;
 mod packaging;
 mod readme;
