@@ -102,7 +102,9 @@ pub async fn serve(listener: TcpListener, state: HttpState, over: CancellationTo
 }
 
 async fn encode_metrics(State(state): State<HttpState>) -> Response {
-    state.metrics.publish(&state.snapshots.borrow());
+    // A copy, because the dispatcher waits for whoever looks at the original.
+    let snapshot = state.snapshots.borrow().clone();
+    state.metrics.publish(&snapshot);
     state.metrics.sample(state.started.elapsed(), state.heartbeat.stats().age, &state.outbox.stats());
     match state.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

@@ -26,10 +26,7 @@ pub(super) struct Probe {
 
 /// 200 when the worker can take or is running jobs.
 pub(super) async fn ready(State(state): State<HttpState>) -> (StatusCode, Json<Probe>) {
-    let snapshot = state.snapshots.borrow();
-    let probe = Probe { state: snapshot.state.as_str(), reason: snapshot.reason.clone() };
-    let status = if is_ready(&snapshot) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(probe))
+    readiness(&state.snapshots.borrow())
 }
 
 /// 200 while the dispatcher moves. Says nothing about the handler: restarting the worker does not mend a handler.
@@ -45,11 +42,18 @@ pub(super) async fn live(State(state): State<HttpState>) -> (StatusCode, Json<Pr
 
 /// RunPod's health check of load-balancing endpoints: 200 ready, 204 (which has no body) starting.
 pub(super) async fn ping(State(state): State<HttpState>) -> Response {
-    let (status, probe) = ready(State(state.clone())).await;
-    if status != StatusCode::OK && state.snapshots.borrow().state == WorkerState::Initializing {
-        return StatusCode::NO_CONTENT.into_response();
+    let snapshot = state.snapshots.borrow();
+    match readiness(&snapshot) {
+        (StatusCode::SERVICE_UNAVAILABLE, _) if snapshot.state == WorkerState::Initializing => {
+            StatusCode::NO_CONTENT.into_response()
+        }
+        answer => answer.into_response(),
     }
-    (status, probe).into_response()
+}
+
+fn readiness(snapshot: &Snapshot) -> (StatusCode, Json<Probe>) {
+    let status = if is_ready(snapshot) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Probe { state: snapshot.state.as_str(), reason: snapshot.reason.clone() }))
 }
 
 /// Whether jobs are taken, or would be if the queue had any. A worker that holds jobs while its only handler process is
