@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, upkeep};
+use super::{
+    Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, runtime, upkeep,
+};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -58,6 +60,8 @@ impl Config {
         let tenant = metrics::tenant_field(&mut settings, &args.metrics);
         let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
         let policy = metrics::cost(&mut settings, &args.metrics, policy);
+        let gpus = runtime::gpus(&mut settings, &args.runtime);
+        let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         settings.warn_of_unknown();
@@ -77,6 +81,8 @@ impl Config {
             http_bind,
             tenant_limit,
             log,
+            gpus,
+            ports,
             identity,
             warnings,
             description,

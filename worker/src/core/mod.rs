@@ -24,6 +24,7 @@ pub mod snapshot;
 mod start;
 #[cfg(test)]
 mod tests;
+mod throttle;
 pub mod usage;
 mod worker;
 
@@ -32,6 +33,7 @@ pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, 
 pub use ids::{Epoch, JobId, Place, ProcessId, Time};
 pub use policy::{OnRefresh, Policy};
 pub use recycling::{RecycleLimits, RecycleReason};
-pub use snapshot::{JobCounts, PollView, ProcessView, SlotCounts, Snapshot, Versions, WorkerState};
+pub use snapshot::{DeviceMemory, JobCounts, PollView, ProcessView, SlotCounts, Snapshot, Versions, WorkerState};
+pub use throttle::{ThrottleReason, ThrottledGpu};
 pub use usage::{JobCost, Price, Usage, Use};
 pub use worker::Worker;

@@ -20,6 +20,7 @@ use super::schedule::Poll;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
 use super::snapshot::{JobCounts, PollView, SlotCounts, Snapshot, Versions, WorkerState};
+use super::throttle::{self, ThrottledGpu};
 use super::usage::Usage;
 
 /// The state machine. Feed it events, perform what it answers.
@@ -48,6 +49,7 @@ pub struct Worker {
     /// The outbox is over its limit, or its disk is broken.
     pub(super) outbox_full: bool,
     pub(super) leftovers: Leftovers,
+    pub(super) throttled_gpus: Vec<ThrottledGpu>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -73,6 +75,7 @@ impl Worker {
             trouble: None,
             outbox_full: false,
             leftovers: Leftovers::default(),
+            throttled_gpus: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -95,6 +98,7 @@ impl Worker {
                 }
             }
             Event::Delivery(event) => self.delivery_event(now, event),
+            Event::Throttled(gpus) => self.gpus_throttled(gpus),
             Event::Drain(cause) => self.begin_drain(now, &cause),
             Event::Abort => self.abort(now),
             Event::Timer => {}
@@ -163,7 +167,7 @@ impl Worker {
             WorkerState::Running
         } else if !self.is_serving() {
             WorkerState::Initializing
-        } else if self.poll.throttled {
+        } else if self.poll.throttled || !self.throttled_gpus.is_empty() {
             WorkerState::Throttled
         } else if self.poll.begun {
             WorkerState::Idle
@@ -185,16 +189,20 @@ impl Worker {
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if !self.is_serving() => {
                 Some(self.not_serving())
             }
-            WorkerState::Throttled => Some("the queue asked for fewer requests (429)".to_owned()),
+            WorkerState::Throttled => {
+                let queue = self.poll.throttled.then(|| "the queue asked for fewer requests (429)".to_owned());
+                let reasons: Vec<String> = queue.into_iter().chain(throttle::describe(&self.throttled_gpus)).collect();
+                Some(reasons.join("; "))
+            }
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.outbox_full => {
                 let reason = "undelivered results are over their limit or cannot be kept safe, so no job is taken: see \
                               worker.outbox in /health";
                 Some(reason.to_owned())
             }
-            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => {
-                let reason = "results of an earlier run are delivered before any job is taken";
-                self.leftovers.pending().then(|| reason.to_owned())
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.leftovers.pending() => {
+                Some("results of an earlier run are delivered before any job is taken".to_owned())
             }
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => throttle::describe(&self.throttled_gpus),
         }
     }
 

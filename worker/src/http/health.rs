@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use self::worker::Worker;
 use super::HttpState;
+use super::runtime::{Runtime, runtime};
 use crate::core::{JobCounts, WorkerState};
 
 /// Health of one worker.
@@ -62,14 +63,6 @@ struct Workers {
     unhealthy: u8,
 }
 
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-#[serde(rename_all = "camelCase")]
-struct Runtime {
-    /// Since the worker program started.
-    uptime_in_seconds: u64,
-}
-
 /// The document. Reads the latest snapshot and counters, and nothing that could make it wait.
 pub(super) async fn health(State(state): State<HttpState>) -> Json<Health> {
     let snapshot = state.snapshots.borrow().clone();
@@ -77,7 +70,7 @@ pub(super) async fn health(State(state): State<HttpState>) -> Json<Health> {
         jobs: jobs(snapshot.jobs),
         workers: workers(snapshot.state),
         worker: Worker::new(&state, &snapshot),
-        runtime: Runtime { uptime_in_seconds: state.started.elapsed().as_secs() },
+        runtime: runtime(&state.runtime, state.started.elapsed(), &snapshot),
     })
 }
 

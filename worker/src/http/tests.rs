@@ -10,6 +10,8 @@ use crate::core::{
 };
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
+use crate::telemetry::gpu::Gpus;
+use crate::telemetry::host::Host;
 
 struct NoQueue;
 
@@ -46,10 +48,16 @@ fn snapshot(state: WorkerState) -> Snapshot {
             pid: Some(4711),
             device: Some("cuda:0".into()),
             busy: 1,
+            device_memory: None,
             last_exit: Some(exit),
         }],
         ..Snapshot::default()
     }
+}
+
+/// A machine that tells nothing.
+fn nothing_known() -> Runtime {
+    Runtime::new(Gpus::absent(), Host::absent(), Vec::new())
 }
 
 /// A server in this state: its address, and what keeps it alive.
@@ -67,6 +75,7 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
         outbox,
         monitor,
         Pulse::default(),
+        nothing_known(),
         Instant::now(),
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

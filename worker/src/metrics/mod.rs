@@ -10,12 +10,14 @@ mod jobs;
 mod labels;
 mod outbox;
 mod processes;
+mod runtime;
 mod tenants;
 mod worker;
 
 use std::fmt;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use runpod_handler_protocol::Manifest;
@@ -28,6 +30,8 @@ use self::processes::ProcessMetrics;
 use self::worker::WorkerMetrics;
 use crate::core::{PollAnswer, Report, Snapshot};
 use crate::outbox::OutboxStats;
+
+pub use runtime::RuntimeMetrics;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -87,6 +91,11 @@ impl Metrics {
             inference: InferenceMetrics::new(r, tenant_limit),
             registry,
         }
+    }
+
+    /// Adds metrics that are looked up when they are asked for.
+    pub fn add(&mut self, collector: impl Collector) {
+        self.registry.register_collector(Box::new(collector));
     }
 
     /// The OpenMetrics text of everything, to be served with [`CONTENT_TYPE`].

@@ -72,6 +72,12 @@ pub fn log(report: &Report) {
                 "Results of an earlier run cannot be delivered yet. Jobs are taken meanwhile; they are tried again."
             );
         }
+        Report::GpusThrottled { gpus } if gpus.is_empty() => info!("No GPU is slowed down any more."),
+        Report::GpusThrottled { gpus } => {
+            for gpu in gpus {
+                warn!("{gpu}. It takes jobs as before; they take longer.");
+            }
+        }
         Report::Draining { reason } => info!(reason, "No more jobs are taken. Finishing what is running."),
         Report::ShutdownOverrun { part } => {
             warn!(part, "A part of the shutdown took longer than its limit and was cut short.");
@@ -148,7 +154,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase};
+    use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase, ThrottleReason, ThrottledGpu};
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {
@@ -207,6 +213,13 @@ mod tests {
             died(true, false),
             Report::StartFailed { process, reason: reason(), retry_in: Some(Duration::from_secs(2)) },
             Report::StartFailed { process, reason: reason(), retry_in: None },
+            Report::GpusThrottled {
+                gpus: vec![ThrottledGpu {
+                    gpu: 1,
+                    reasons: vec![ThrottleReason::HwThermal, ThrottleReason::HwSlowdown],
+                }],
+            },
+            Report::GpusThrottled { gpus: Vec::new() },
             Report::Draining { reason: reason() },
             Report::LeftoversFound { jobs: 3 },
             Report::LeftoversLate { jobs: 1 },

@@ -4,5 +4,6 @@ mod invariants;
 mod observed;
 mod properties;
 mod situations;
+mod throttle;
 mod upkeep;
 mod world;
