@@ -68,9 +68,10 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure the example one text at a time against batches, and how soon a slot is free again
+bench: tools libtorch model ## Measure the example one text at a time against batches, how soon a slot is free again, and what metrics cost
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
+	cargo bench --locked --package runpod-worker --bench metrics
 
 .PHONY: clean
 clean: ## Remove what was built; libtorch, the model and the Python package stay

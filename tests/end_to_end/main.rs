@@ -8,6 +8,7 @@ mod drain;
 mod failures;
 mod gpu_figures;
 mod lifecycle;
+mod metrics;
 mod network;
 mod packaging;
 mod readme;

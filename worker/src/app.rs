@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -84,6 +84,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
+    let begun = Instant::now();
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
     let gpus = gpu::spawn(config.gpus.clone(), latest.clone(), events.clone()).map_err(StartError::Gpus)?;
@@ -108,6 +109,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             heartbeat.monitor(),
             pulse.clone(),
             runtime,
+            begun,
         );
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
@@ -124,12 +126,12 @@ pub async fn run<Q: JobSource + ResultSink>(
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),
-        metrics,
+        metrics: Some(metrics),
     };
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
-    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse).run().await;
+    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse, begun).run().await;
 
     over.cancel();
     if let Some(server) = server {

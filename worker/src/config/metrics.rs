@@ -47,9 +47,8 @@ pub(super) fn tenant_limit<E: Environment>(settings: &mut Settings<'_, E>, args:
 
 /// Reads what belongs to the policy.
 pub(super) fn cost<E: Environment>(settings: &mut Settings<'_, E>, args: &MetricsArgs, policy: Policy) -> Policy {
-    let price_per_hour = settings.optional("price-per-hour", args.price_per_hour.as_deref(), |text| {
-        parse::decimal(text.trim_start_matches('$'), 0.0, MAX_PRICE)
-    });
+    let price_per_hour = settings
+        .optional("price-per-hour", args.price_per_hour.as_deref(), |text| parse::decimal(text, 0.0, MAX_PRICE));
     let cost_in_result =
         settings.read("cost-in-result", args.cost_in_result.as_deref(), &[], false, parse::boolean, bool::to_string);
     Policy { price_per_hour, cost_in_result, ..policy }

@@ -71,6 +71,9 @@ impl Worker {
         self.book(status.into(), gpu_time);
         let cost = JobCost { gpu_time, dollars: self.price().map(|price| price.of(gpu_time)) };
         let error = result.as_ref().and_then(|result| result.as_ref().err().cloned());
+        if let Some(error) = &error {
+            *self.failures.entry(error.kind).or_default() += 1;
+        }
         self.report(Report::JobFinished {
             job: id.clone(),
             status,

@@ -60,6 +60,9 @@ pub enum PollAnswer {
 }
 
 impl PollAnswer {
+    /// The words of [`PollAnswer::outcome`].
+    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
+
     /// The word used in `/health` and as a metric label.
     pub fn outcome(&self) -> &'static str {
         match self {

@@ -44,9 +44,7 @@ impl KillCause {
     pub(super) fn is_crash(&self) -> bool {
         matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
     }
-}
 
-impl KillCause {
     /// Why nothing serves meanwhile. A fatal error of the device is named as in results, logs and metrics.
     pub(super) fn trouble(&self) -> String {
         match self {

@@ -1,8 +1,9 @@
 //! What the worker looks like from outside: the one source of `/health`, `/ready`, gauges and heartbeats.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runpod_handler_protocol::Manifest;
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::event::Exit;
 use super::ids::{Epoch, JobId, ProcessId, Time};
@@ -148,6 +149,8 @@ pub struct Snapshot {
     pub serving: bool,
     /// Job counts.
     pub jobs: JobCounts,
+    /// Failed jobs by kind of error.
+    pub failures: BTreeMap<ErrorKind, u64>,
     /// Slot counts.
     pub slots: SlotCounts,
     /// Requests for jobs.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use runpod_handler_protocol::Manifest;
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::effect::{Effect, Report};
 use super::event::{DeliveryEvent, Event, PollAnswer, ProcessEvent};
@@ -38,6 +38,7 @@ pub struct Worker {
     /// Moments of the last crashes.
     pub(super) crashes: VecDeque<Time>,
     pub(super) counts: JobCounts,
+    pub(super) failures: BTreeMap<ErrorKind, u64>,
     pub(super) manifest: Option<Arc<Manifest>>,
     pub(super) versions: Arc<Versions>,
     /// What the time of the processes went into, up to `spent_until`.
@@ -66,6 +67,7 @@ impl Worker {
             recent: Recent::default(),
             crashes: VecDeque::new(),
             counts: JobCounts::default(),
+            failures: BTreeMap::new(),
             manifest: None,
             versions: Arc::default(),
             usage: Usage::default(),
@@ -144,6 +146,7 @@ impl Worker {
             reason: self.reason(state),
             serving: self.is_serving(),
             jobs,
+            failures: self.failures.clone(),
             slots,
             poll: PollView { in_flight: self.poll.in_flight, last: self.poll.last },
             processes: self.processes.iter().map(Process::view).collect(),

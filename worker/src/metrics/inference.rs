@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use runpod_handler_protocol::Manifest;
 
 use super::labels::{Device, Histograms, Model, count, error_type, register};
 use super::tenants::Tenants;
@@ -86,9 +87,15 @@ impl InferenceMetrics {
         }
     }
 
+    /// Jobs are counted under the name that the first handler process gives.
+    pub(super) fn introduce(&self, manifest: Option<&Manifest>) {
+        if let (None, Some(manifest)) = (self.model.get(), manifest) {
+            self.model.get_or_init(|| Model::new(manifest));
+        }
+    }
+
     pub(super) fn publish(&self, snapshot: &Snapshot) {
-        if let Some(manifest) = &snapshot.manifest {
-            let model = self.model.get_or_init(|| Model::new(manifest));
+        if let Some(model) = self.model.get() {
             self.queue_depth.get_or_create(model).set(count(snapshot.jobs.in_queue));
         }
         // Several processes may share a device, such as the CPU.

@@ -20,16 +20,18 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use runpod_handler_protocol::Manifest;
 
 use self::cost::CostMetrics;
 use self::inference::InferenceMetrics;
 use self::jobs::JobMetrics;
 use self::outbox::OutboxMetrics;
 use self::processes::ProcessMetrics;
-pub use self::runtime::RuntimeMetrics;
 use self::worker::WorkerMetrics;
 use crate::core::{PollAnswer, Report, Snapshot};
 use crate::outbox::OutboxStats;
+
+pub use runtime::RuntimeMetrics;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -123,8 +125,14 @@ impl Metrics {
         self.inference.observe(report);
     }
 
-    /// Sets what follows from the state of the worker.
+    /// The handler has introduced itself; cheap to say again.
+    pub fn introduce(&self, manifest: Option<&Manifest>) {
+        self.inference.introduce(manifest);
+    }
+
+    /// Sets what follows from the state of the worker. Done when somebody asks, because the state changes more often.
     pub fn publish(&self, snapshot: &Snapshot) {
+        self.introduce(snapshot.manifest.as_deref());
         self.jobs.publish(snapshot);
         self.worker.publish(snapshot);
         self.outbox.publish(snapshot);
@@ -132,7 +140,7 @@ impl Metrics {
         self.inference.publish(snapshot);
     }
 
-    /// Sets what is looked at only when somebody asks. `heartbeat_age` is `None` without a heartbeat.
+    /// Sets what is no part of that state. `heartbeat_age` is `None` without a heartbeat.
     pub fn sample(&self, uptime: Duration, heartbeat_age: Option<Duration>, outbox: &OutboxStats) {
         self.worker.sample(uptime, heartbeat_age);
         self.outbox.sample(outbox);

@@ -9,7 +9,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Cause, Measure, Phase, long_histogram, register};
-use crate::core::{Epoch, Exit, ExitReason, ProcessId, Report, StartPhase};
+use crate::core::{Epoch, Exit, ExitReason, ProcessId, RecycleReason, Report, StartPhase};
+
+const RESTART_CAUSES: [&str; 7] = ["exit", "killed", "oom", "planned", "signal", "start_failed", "unknown"];
 
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
@@ -25,7 +27,7 @@ pub(super) struct ProcessMetrics {
 
 impl ProcessMetrics {
     pub(super) fn new(r: &mut Registry) -> Self {
-        Self {
+        let metrics = Self {
             restarts: register(r, "runpod_worker_handler_restarts", "Handler restarts, by cause", Family::default()),
             recycles: register(
                 r,
@@ -58,7 +60,14 @@ impl ProcessMetrics {
                 long_histogram(),
             ),
             restart_causes: Mutex::default(),
+        };
+        for cause in RESTART_CAUSES {
+            drop(metrics.restarts.get_or_create(&Cause { cause }));
         }
+        for cause in RecycleReason::ALL.map(RecycleReason::as_str) {
+            drop(metrics.recycles.get_or_create(&Cause { cause }));
+        }
+        metrics
     }
 
     pub(super) fn observe(&self, report: &Report) {

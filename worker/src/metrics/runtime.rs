@@ -135,7 +135,7 @@ fn encode<M: EncodeMetric>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::core::{Epoch, ProcessId, ProcessView};
     use crate::metrics::Metrics;
@@ -151,8 +151,8 @@ mod tests {
         text.lines().filter(ours).map(|line| format!("{line}\n")).collect()
     }
 
-    #[test]
-    fn everything_that_is_known_has_its_series() {
+    /// Every figure there can be.
+    pub(in crate::metrics) fn everything() -> (Gpus, Host, Snapshot) {
         let figures = GpuFigures {
             uuid: Some("GPU-1".into()),
             name: Some("H100".into()),
@@ -178,7 +178,13 @@ mod tests {
             last_exit: None,
         };
         let snapshot = Snapshot { processes: vec![process], ..Snapshot::default() };
-        insta::assert_snapshot!(text(Gpus::fixed(gpus), Host::fixed(host), snapshot));
+        (Gpus::fixed(gpus), Host::fixed(host), snapshot)
+    }
+
+    #[test]
+    fn everything_that_is_known_has_its_series() {
+        let (gpus, host, snapshot) = everything();
+        insta::assert_snapshot!(text(gpus, host, snapshot));
     }
 
     #[test]

@@ -14,8 +14,6 @@ use super::labels::{Bare, Measure, Outcome, State, count, register};
 use crate::core::snapshot::{Snapshot, WorkerState};
 use crate::core::{PollAnswer, SlotCounts};
 
-const POLL_OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
-
 /// Jobs in one answer of the queue.
 const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
@@ -54,7 +52,7 @@ impl WorkerMetrics {
             ),
             uptime: register(r, "runpod_worker_uptime_seconds", "Time since the worker started", Measure::default()),
         };
-        for outcome in POLL_OUTCOMES {
+        for outcome in PollAnswer::OUTCOMES {
             drop(metrics.polls.get_or_create(&Outcome { outcome }));
         }
         for outcome in HeartbeatOutcome::ALL.map(HeartbeatOutcome::as_str) {

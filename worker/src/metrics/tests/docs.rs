@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use tokio::sync::watch;
+
 use super::eventful;
+use crate::metrics::RuntimeMetrics;
+use crate::metrics::runtime::tests::everything;
+use crate::telemetry::runtime::Runtime;
 
 const BEGIN: &str = "<!-- worker metrics: generated, see worker/src/metrics -->\n";
 const END: &str = "<!-- end of worker metrics -->";
@@ -91,8 +96,12 @@ impl Described {
 }
 
 fn table() -> String {
+    let (gpus, host, snapshot) = everything();
+    let (_sender, snapshots) = watch::channel(snapshot);
+    let mut metrics = eventful();
+    metrics.add(RuntimeMetrics::new(Runtime::new(gpus, host, Vec::new()), snapshots));
     let families: BTreeMap<String, Described> =
-        families(&eventful().encode().unwrap()).into_iter().map(|family| (family.exposed(), family)).collect();
+        families(&metrics.encode().unwrap()).into_iter().map(|family| (family.exposed(), family)).collect();
     let mut text = "| metric | type | unit | labels | what it is |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for family in families.values() {
         let _ = writeln!(text, "{}", family.row());
