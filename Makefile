@@ -51,7 +51,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 
 # The programs are built before the tests, because the end-to-end tests start them.
 .PHONY: test
-test: tools libtorch model python-client js-client lint ## Everything that CI runs: lint, all tests
+test: tools libtorch model python-client js-client monitoring-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
@@ -84,10 +84,11 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure batching, how soon a slot is free again, what a durable result costs, what the endpoint can do
+bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
+	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
 
 .PHONY: bench-depth
@@ -116,6 +117,11 @@ $(js_client):
 	rm -rf .venv/js
 	npm install --silent --no-audit --no-fund --prefix .venv/js runpod-sdk@$(js_client_version)
 	touch $@
+
+# A real Prometheus and a real Alertmanager look at the programs in the monitoring tests.
+.PHONY: monitoring-packages
+monitoring-packages:
+	@tests/install-packages.sh prometheus prometheus-alertmanager
 
 .PHONY: tools
 tools:

@@ -1,8 +1,9 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
-//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`monitoring`] counts, [`server`] listens, [`dev`] keeps
-//! workers running, [`local`] knows them, [`cli`] is the program.
+//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`monitoring`] counts, [`alerts`] tells of trouble, [`server`]
+//! listens, [`dev`] keeps workers running, [`local`] knows them, [`cli`] is the program.
 
+pub mod alerts;
 pub mod api;
 pub mod cli;
 pub mod console;

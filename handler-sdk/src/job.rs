@@ -154,8 +154,9 @@ impl<C> Job<C> {
         Ok(self.temp_dir.get_or_init(|| dir).path())
     }
 
-    /// Records a figure about the job, such as `tokens`; it goes to the worker's log and metrics, not to the caller. At most
-    /// 32 names of 64 bytes a job; what is over, or not finite, is logged and dropped.
+    /// Records a figure about the job; it goes to the worker's log, not to the caller. `items`, `tokens`, `images` and
+    /// `audio_seconds` are also summed up in the worker's metrics, over all jobs that complete, so that a rate can be had: say
+    /// `job.record("tokens", 512.0)`. At most 32 names of 64 bytes a job; what is over, or not finite, is logged and dropped.
     pub fn record(&self, name: &str, value: f64) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let room = records.len() < MAX_RECORDS || records.contains_key(name);

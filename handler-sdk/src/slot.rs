@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
@@ -86,14 +86,16 @@ fn load<H: Handler>(slot: u32, process: &Process) -> Result<(H, Memory), LoadFai
     };
     let loaded = panics::catch("load", || {
         let mut handler = H::load(&env)?;
+        let loaded = Instant::now();
         handler.warm_up()?;
-        Ok((handler, env.device_in_use()?))
+        let warm_up_millis = millis(loaded.elapsed());
+        Ok((handler, env.device_in_use()?, warm_up_millis))
     });
     match loaded.and_then(|result| result) {
-        Ok((handler, device)) => {
-            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok((handler, device, warm_up_millis)) => {
+            let millis = millis(started.elapsed());
             let memory = Memory::of(&device);
-            process.outgoing.push(&ToSupervisor::Loaded { slot, device, millis }, Bytes::new());
+            process.outgoing.push(&ToSupervisor::Loaded { slot, device, millis, warm_up_millis }, Bytes::new());
             Ok((handler, memory))
         }
         Err(error) => {
@@ -103,6 +105,10 @@ fn load<H: Handler>(slot: u32, process: &Process) -> Result<(H, Memory), LoadFai
             Err(LoadFailed)
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn probe(slot: u32, process: &Process, memory: &Memory) {

@@ -10,6 +10,7 @@ mod failures;
 mod gpu;
 mod gpu_figures;
 mod lifecycle;
+mod metrics;
 mod network;
 mod packaging;
 mod readme;

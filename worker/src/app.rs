@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,7 @@ use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::telemetry::alerts;
 use crate::telemetry::runtime::{Port, Runtime};
 use crate::telemetry::{gpu, host};
 
@@ -48,6 +49,9 @@ pub enum StartError {
     /// The spool that was asked for cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The alert webhook cannot be used.
+    #[error(transparent)]
+    Alerts(#[from] runpod_alerts::SendError),
     /// There can be no thread that looks at the GPUs.
     #[error("cannot start the thread that looks at the GPUs: {0}; --gpu-interval 0s does without")]
     Gpus(std::io::Error),
@@ -81,13 +85,14 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
+    let begun = Instant::now();
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
     let gpus = gpu::spawn(config.gpus.clone(), latest.clone(), events.clone()).map_err(StartError::Gpus)?;
     let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(Port::http);
     let ports = own_port.into_iter().chain(config.ports.clone()).collect();
     let runtime = Runtime::new(gpus.gpus(), host::spawn(over.clone()), ports);
-    let mut metrics = Metrics::new();
+    let mut metrics = Metrics::new(config.tenant_limit);
     metrics.add(RuntimeMetrics::new(runtime.clone(), latest.clone()));
     let metrics = Arc::new(metrics);
 
@@ -98,6 +103,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
+    let alerts = alerts::spawn(config.alerts, &config.identity.worker_id, latest.clone(), gpus.gpus(), over.clone())?;
     let server = listener.map(|listener| {
         let state = HttpState::new(
             config.identity,
@@ -107,6 +113,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             heartbeat.monitor(),
             pulse.clone(),
             runtime,
+            begun,
         );
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
@@ -123,17 +130,18 @@ pub async fn run<Q: JobSource + ResultSink>(
         poller: poller::spawn(queue, events.clone()),
         outbox,
         heartbeat: Arc::clone(&heartbeat),
-        metrics,
+        metrics: Some(metrics),
     };
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
-    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse).run().await;
+    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse, begun).run().await;
 
     over.cancel();
     if let Some(server) = server {
         let _ = server.await;
     }
+    let _ = alerts.await;
     gpus.stop().await;
     // Last of all, so that the platform hears of the worker as long as it holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::RunArgs;
+use crate::config::{AlertArgs, RunArgs};
 
 /// Takes jobs from a RunPod-style queue, runs them in a handler process and delivers the results.
 #[derive(Debug, Parser)]
@@ -50,6 +50,32 @@ pub enum Command {
     ///
     /// Reads the same variables as `run`, and needs no handler. The worker may be running meanwhile.
     DeadLetters(DeadLetterArgs),
+    /// Alert rules: what they are, which would fire now, and whether the webhook works
+    Alerts(AlertsArgs),
+}
+
+/// Arguments of `alerts`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-worker alerts --dry-run                                      the rules in effect
+  runpod-worker alerts --dry-run --url http://127.0.0.1:8001          which of them would fire now
+  runpod-worker alerts --dry-run --url http://127.0.0.1:8000/v2/local for an endpoint
+  RUNPOD_WORKER_ALERT_WEBHOOK=URL runpod-worker alerts --test         send a test message")]
+#[group(skip)]
+pub struct AlertsArgs {
+    /// Print the rules in effect and the bodies that would be posted; nothing is sent
+    #[arg(long, required_unless_present = "test", conflicts_with = "test")]
+    pub dry_run: bool,
+    /// Send one test message
+    #[arg(long)]
+    pub test: bool,
+    /// With --dry-run: the worker or endpoint to look at, such as http://127.0.0.1:8001
+    #[arg(long, value_name = "URL", conflicts_with = "test")]
+    pub url: Option<String>,
+    /// Rules and webhook.
+    #[command(flatten)]
+    pub alerts: AlertArgs,
 }
 
 /// Arguments of `dead-letters`.

@@ -31,8 +31,8 @@ pub struct Hands {
     pub outbox: Outbox,
     /// The heartbeat thread. It outlives the dispatcher, because results may still be on their way.
     pub heartbeat: Arc<Heartbeat>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+    /// Counters; `None` for a worker that counts nothing, as `benches/metrics.rs` has it to see what counting costs.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// The task's state.
@@ -47,15 +47,16 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher that has not done anything yet.
+    /// A dispatcher that has not done anything yet. The core counts time from `started`.
     pub fn new(
         policy: Policy,
         hands: Hands,
         events: mpsc::Receiver<Event>,
         snapshots: watch::Sender<Snapshot>,
         pulse: Pulse,
+        started: std::time::Instant,
     ) -> Self {
-        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: Instant::now() }
+        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: started.into() }
     }
 
     /// Runs until the worker is over and answers its exit code.
@@ -87,8 +88,8 @@ impl Dispatcher {
     }
 
     fn step(&mut self, event: Event) -> Option<u8> {
-        if let Event::Poll(answer) = &event {
-            self.hands.metrics.poll(answer);
+        if let (Event::Poll(answer), Some(metrics)) = (&event, &self.hands.metrics) {
+            metrics.poll(answer);
         }
         let now = Time(self.started.elapsed());
         let mut exit = None;
@@ -111,7 +112,9 @@ impl Dispatcher {
             }
             Effect::Report(report) => {
                 report::log(&report);
-                self.hands.metrics.observe(&report);
+                if let Some(metrics) = &self.hands.metrics {
+                    metrics.observe(&report);
+                }
             }
             Effect::Exit { code } => return Some(code),
         }
@@ -120,7 +123,9 @@ impl Dispatcher {
 
     fn publish(&self) {
         let snapshot = self.worker.snapshot();
-        self.hands.metrics.publish(&snapshot);
+        if let Some(metrics) = &self.hands.metrics {
+            metrics.introduce(snapshot.manifest.as_deref());
+        }
         self.snapshots.send_replace(snapshot);
         self.pulse.beat();
     }

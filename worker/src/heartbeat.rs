@@ -99,6 +99,8 @@ impl Pulse {
 pub struct HeartbeatStats {
     /// Time since the platform last answered a ping with a success.
     pub since_last_ok: Option<Duration>,
+    /// The same, or the time since the first ping was due when there was no success; `None` without a heartbeat.
+    pub age: Option<Duration>,
     /// Pings answered with a success.
     pub sent: u64,
     /// Pings that failed, all their attempts included.
@@ -109,6 +111,7 @@ pub struct HeartbeatStats {
 
 #[derive(Debug, Default)]
 struct Record {
+    begun: Option<Instant>,
     last_ok: Option<Instant>,
     stats: HeartbeatStats,
     /// Kind of the last failure; `None` after a success.
@@ -123,7 +126,9 @@ impl HeartbeatMonitor {
     /// How the pings went.
     pub fn stats(&self) -> HeartbeatStats {
         let record = lock(&self.0);
-        HeartbeatStats { since_last_ok: record.last_ok.map(|at| at.elapsed()), ..record.stats }
+        let since_last_ok = record.last_ok.map(|at| at.elapsed());
+        let age = since_last_ok.or_else(|| record.begun.map(|at| at.elapsed()));
+        HeartbeatStats { since_last_ok, age, ..record.stats }
     }
 }
 
@@ -204,7 +209,10 @@ pub fn spawn(
     let (reports, inbox) = mpsc::channel(4);
     let (ending, ended) = oneshot::channel();
     let pinger = match config {
-        Some(config) => Some(Pinger::new(&config, snapshot, Arc::clone(&record), metrics)?),
+        Some(config) => {
+            lock(&record).begun = Some(Instant::now());
+            Some(Pinger::new(&config, snapshot, Arc::clone(&record), metrics)?)
+        }
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

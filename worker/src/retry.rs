@@ -1,4 +1,4 @@
-//! Pauses between attempts. The one place that uses the `backoff` crate.
+//! Pauses between attempts. The one place of the worker that uses the `backoff` crate.
 
 use std::time::{Duration, SystemTime};
 

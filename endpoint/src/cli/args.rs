@@ -108,12 +108,40 @@ pub struct ListenArgs {
     /// Network that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
     #[arg(long, value_name = "CIDR")]
     pub webhook_allow: Vec<IpNet>,
+    /// Alerts.
+    #[command(flatten)]
+    pub alerts: AlertArgs,
     /// Script of faults to rehearse bad days with, as TOML
     #[arg(long, value_name = "FILE")]
     pub faults: Option<PathBuf>,
     /// Let clients bring faults for their own jobs in the X-Runpod-Faults header; always on in `dev`
     #[arg(long)]
     pub allow_fault_header: bool,
+}
+
+/// Who is told when something goes wrong.
+#[derive(Debug, Args)]
+pub struct AlertArgs {
+    /// URL that alerts are posted to [default: none, alerts are only logged]
+    #[arg(long, env = "RUNPOD_ENDPOINT_ALERT_WEBHOOK", hide_env_values = true, value_name = "URL", value_parser = secret)]
+    pub alert_webhook: Option<Secret>,
+    /// TOML file that changes, adds or switches off alert rules; `runpod-worker alerts --dry-run` prints those in effect
+    #[arg(long, value_name = "FILE")]
+    pub alert_rules: Option<PathBuf>,
+    /// Shape of the body
+    #[arg(long, value_enum, default_value_t = AlertFormat::Plain, value_name = "FORMAT")]
+    pub alert_format: AlertFormat,
+}
+
+/// `--alert-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AlertFormat {
+    /// `{title, message, severity, timestamp}`
+    Plain,
+    /// An incoming webhook of Slack
+    Slack,
+    /// A webhook of a Discord channel
+    Discord,
 }
 
 /// `--rate-limits`

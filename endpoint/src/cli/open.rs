@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
-use super::args::{ListenArgs, RateLimitChoice};
+use super::args::{AlertArgs, AlertFormat, ListenArgs, RateLimitChoice};
 use super::config::{Config, ConfigError};
+use crate::alerts::Alerts;
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secret};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
@@ -39,6 +41,12 @@ pub(crate) enum OpenError {
     Webhooks(#[from] WebhooksError),
     #[error(transparent)]
     Data(#[from] store::OpenError),
+    #[error("--alert-rules: {0}")]
+    AlertRules(#[from] runpod_alerts::RulesError),
+    #[error("--alert-webhook: {0}")]
+    AlertUrl(#[from] runpod_alerts::BadUrl),
+    #[error(transparent)]
+    AlertWebhook(#[from] runpod_alerts::SendError),
 }
 
 impl OpenError {
@@ -46,7 +54,7 @@ impl OpenError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
-            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) => Exit::Failure,
+            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) | Self::AlertWebhook(_) => Exit::Failure,
             _ => Exit::Usage,
         }
     }
@@ -61,6 +69,7 @@ pub(crate) struct Opened {
     pub(crate) worker_key: Option<Secret>,
     pub(crate) faults: Option<Arc<Faults>>,
     pub(crate) webhooks: Deliveries,
+    pub(crate) alerts: Alerts,
     /// The workers beside the server.
     pub(crate) local: Local,
 }
@@ -102,6 +111,7 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         rate_limits: (listen.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
     };
+    let alerts = alerts(&listen.alerts)?;
     if listen.webhook_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
         return Err(OpenError::EmptySecret);
     }
@@ -128,7 +138,7 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         None => Arc::new(MemoryStore::new(setup)),
     };
     let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?.counting(outcomes);
-    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, local })
+    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, alerts, local })
 }
 
 fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {
@@ -138,6 +148,18 @@ fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, Scr
     }
     let wanted = script.is_some() || fault_header;
     Ok(wanted.then(|| Faults::new(script.unwrap_or_default(), fault_header)))
+}
+
+fn alerts(args: &AlertArgs) -> Result<Alerts, OpenError> {
+    let rules = load_rules(args.alert_rules.as_deref())?;
+    let format = match args.alert_format {
+        AlertFormat::Plain => Format::Plain,
+        AlertFormat::Slack => Format::Slack,
+        AlertFormat::Discord => Format::Discord,
+    };
+    let url = args.alert_webhook.as_ref().map(|url| WebhookUrl::parse(url.expose())).transpose()?;
+    let webhook = url.map(|url| Webhook::new(url, format)).transpose()?;
+    Ok(Alerts::new(rules, webhook))
 }
 
 fn catalog(config: &Config, own: Option<&str>) -> Catalog {

@@ -1,5 +1,7 @@
 //! `serve`: the endpoint, alone or with workers of its own.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -25,7 +27,7 @@ pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mu
     if !pools.is_empty() {
         return workers::run(opened, pools, stops, output).await;
     }
-    let Opened { server, store, webhooks, .. } = opened;
+    let Opened { server, store, webhooks, alerts, .. } = opened;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -33,6 +35,7 @@ pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mu
         stop.cancel();
     });
     webhooks.start(shutdown.clone());
+    alerts.start(Arc::clone(&store), shutdown.clone());
     server.run(store, shutdown.clone(), shutdown).await;
     Exit::Success
 }

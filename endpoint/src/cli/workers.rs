@@ -63,12 +63,13 @@ pub(crate) fn pools(
 
 /// Serves and keeps the workers running until a stop signal or the first failure.
 pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
-    let Opened { server, store, webhooks, .. } = opened;
+    let Opened { server, store, webhooks, alerts, .. } = opened;
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
     tokio::spawn(pass_on(stops, stop.clone()));
     // The server outlives the workers, so that they can deliver what they finish last.
     let close = CancellationToken::new();
     webhooks.start(close.clone());
+    alerts.start(Arc::clone(&store), close.clone());
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
     let working = async {
         let outcome = run_pools(pools, store, stop.clone()).await;

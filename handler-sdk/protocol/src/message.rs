@@ -115,6 +115,9 @@ pub enum ToSupervisor {
         device: String,
         /// Milliseconds spent in `load` and `warm_up`.
         millis: u64,
+        /// Of those, in `warm_up`.
+        #[serde(default)]
+        warm_up_millis: u64,
     },
     /// The slot's model could not be built. Payload: [`ErrorReport`]. The process exits next.
     LoadFailed {
@@ -241,6 +244,23 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Validation,
+        Self::ModelNotFound,
+        Self::InferenceError,
+        Self::Oom,
+        Self::DeviceLost,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Crashed,
+        Self::Unresponsive,
+        Self::Protocol,
+        Self::Load,
+        Self::Delivery,
+        Self::Infra,
+    ];
+
     /// The word used on the wire, in logs and as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -338,7 +358,7 @@ mod tests {
         vec![
             ToSupervisor::Hello { protocol: 1, sdk_version: "0.1.0".into() },
             ToSupervisor::Loading { slot: 0, stage: "weights".into(), done: 3, total: 10 },
-            ToSupervisor::Loaded { slot: 0, device: "cuda:0".into(), millis: 812 },
+            ToSupervisor::Loaded { slot: 0, device: "cuda:0".into(), millis: 812, warm_up_millis: 300 },
             ToSupervisor::LoadFailed { slot: 0 },
             ToSupervisor::Started { job: job(), attempt: 1 },
             ToSupervisor::Chunk { job: job(), attempt: 1, seq: 1 },
@@ -397,21 +417,7 @@ mod tests {
 
     #[test]
     fn error_kinds_have_one_spelling() {
-        for kind in [
-            ErrorKind::Validation,
-            ErrorKind::ModelNotFound,
-            ErrorKind::InferenceError,
-            ErrorKind::Oom,
-            ErrorKind::DeviceLost,
-            ErrorKind::Timeout,
-            ErrorKind::Cancelled,
-            ErrorKind::Crashed,
-            ErrorKind::Unresponsive,
-            ErrorKind::Protocol,
-            ErrorKind::Load,
-            ErrorKind::Delivery,
-            ErrorKind::Infra,
-        ] {
+        for kind in ErrorKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.as_str()));
         }
     }

@@ -90,7 +90,7 @@ fn handle(fault: &str, message: ToHandler) -> io::Result<()> {
     match message {
         ToHandler::Load { slots, .. } => {
             let device = if fault == "on_gpu" { "cuda:0" } else { "cpu" }.to_owned();
-            let loaded = |slot| ToSupervisor::Loaded { slot, device: device.clone(), millis: 0 };
+            let loaded = |slot| ToSupervisor::Loaded { slot, device: device.clone(), millis: 0, warm_up_millis: 0 };
             (0..slots).try_for_each(|slot| send(&loaded(slot), b""))
         }
         ToHandler::Ping { seq } if fault != "no_pong" => send(&ToSupervisor::Pong { seq }, b""),

@@ -1,5 +1,6 @@
 //! One function per command of the command line, each ending in an exit status.
 
+mod alerts;
 mod check;
 mod dead_letters;
 mod run;
@@ -29,6 +30,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
+            Command::Alerts(args) => alerts::alerts_command(&args).await,
         }
     });
     // Whatever still waits for the network is not worth waiting for.
@@ -45,6 +47,9 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
 fn start_log(config: &Config, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
     if let Some(queue) = &config.queue {
         telemetry::redact::add(queue.key.expose());
+    }
+    if let Some(webhook) = &config.alerts.webhook {
+        telemetry::redact::add(webhook.expose());
     }
     telemetry::init(config.log.format, config.log.level, &config.identity.worker_id, out)
         .map_err(|error| complain(1, &error.to_string()))

@@ -12,6 +12,7 @@ use super::{complain, configure, print, start_log};
 use crate::app::StartError;
 use crate::config::{Config, EXIT_CONFIG, RunArgs};
 use crate::queue::HttpQueue;
+use crate::telemetry::alerts;
 use crate::{app, checks, heartbeat};
 
 /// Runs until the worker is over.
@@ -75,6 +76,7 @@ async fn is_fit(config: &Config) -> bool {
     if let Some(heartbeat) = &config.heartbeat {
         heartbeat::report_once(heartbeat, &failed.name, &failed.reason()).await;
     }
+    alerts::report_unfit(config.alerts.clone(), &config.identity.worker_id).await;
     false
 }
 

@@ -112,7 +112,7 @@ pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Re
         }
     };
     let body = serde_json::to_vec(&job).map_err(|error| TestError::Invalid(error.to_string()))?;
-    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None })
+    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None, tenant: None })
 }
 
 /// What came of the job, printed as JSON.
@@ -144,8 +144,10 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     config.http_bind = None;
     config.queue = None;
     config.heartbeat = None;
-    // As RunPod's own worker: checks are for production.
+    // As RunPod's own worker: checks are for production. So are alerts.
     config.policy.checks = None;
+    config.alerts.webhook = None;
+    config.alerts.rules.clear();
     config.spool.folder = None;
     config.policy.processes = 1;
     let started = Instant::now();

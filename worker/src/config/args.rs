@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use super::alerts::AlertArgs;
+use super::metrics::MetricsArgs;
 use super::runtime::RuntimeArgs;
 use super::upkeep::UpkeepArgs;
 
@@ -83,6 +85,14 @@ pub struct RunArgs {
     /// [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// Alerts.
+    #[command(flatten)]
+    pub alerts: AlertArgs,
+
+    /// Metrics and cost.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]

@@ -7,10 +7,13 @@ use reqwest::header::HeaderValue;
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
+use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, runtime, upkeep};
+use super::{
+    Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, runtime, upkeep,
+};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -63,9 +66,14 @@ impl Config {
             bool::to_string,
         );
         let log = log(&mut settings, args, &identity);
+        let alerts = alerts(&mut settings, &args.alerts);
+        let tenant = metrics::tenant_field(&mut settings, &args.metrics);
+        let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
+        let policy = metrics::cost(&mut settings, &args.metrics, policy);
         let gpus = runtime::gpus(&mut settings, &args.runtime);
         let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
+        let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));
@@ -82,7 +90,9 @@ impl Config {
             spool,
             http_bind,
             stop_with_stdin,
+            tenant_limit,
             log,
+            alerts,
             gpus,
             ports,
             identity,
@@ -191,7 +201,7 @@ pub(super) fn queue<E: Environment>(
     let stream = stream.and_then(|name| template(settings, identity, name));
     let heartbeat = heartbeat(settings, identity, &key);
     let worker_id = identity.worker_id.clone();
-    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id });
+    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, tenant: None });
     (queue, heartbeat)
 }
 

@@ -1,11 +1,13 @@
 //! Settings: raw text in, one validated [`Config`] out, or all mistakes at once, before anything is started.
 
+mod alerts;
 mod args;
 mod environment;
 mod errors;
 mod handler;
 mod identity;
 mod load;
+mod metrics;
 mod parse;
 mod runtime;
 mod secret;
@@ -17,11 +19,13 @@ use std::net::SocketAddr;
 
 use tracing::level_filters::LevelFilter;
 
+pub use alerts::{AlertArgs, AlertConfig};
 pub use args::RunArgs;
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
+pub use metrics::MetricsArgs;
 pub use runtime::RuntimeArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
@@ -55,8 +59,12 @@ pub struct Config {
     pub http_bind: Option<SocketAddr>,
     /// Stop at once when standard input ends.
     pub stop_with_stdin: bool,
+    /// Tenants that have series of their own in `/metrics`.
+    pub tenant_limit: usize,
     /// Logs.
     pub log: LogConfig,
+    /// Alerts.
+    pub alerts: AlertConfig,
     /// Which GPUs are looked at, and how often.
     pub gpus: GpuSettings,
     /// Ports of the container that the platform has made reachable.

@@ -72,6 +72,18 @@ impl<'a, E: Environment> Settings<'a, E> {
         self.read(name, flag, &[], default, |text| parse::number(text, &range), T::to_string)
     }
 
+    /// As [`Settings::read`], for a setting without a default; `none` switches it off.
+    pub(super) fn optional<T: ToString>(
+        &mut self,
+        name: &str,
+        flag: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let parse = |text: &str| if text.eq_ignore_ascii_case("none") { Ok(None) } else { parse(text).map(Some) };
+        let show = |value: &Option<T>| value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+        self.read(name, flag, &[], None, parse, show)
+    }
+
     /// As [`Settings::read`], for a duration that may be zero.
     pub(super) fn duration(&mut self, name: &str, flag: Option<&str>, default: Duration) -> Duration {
         self.read(name, flag, &[], default, parse::duration, show_duration)

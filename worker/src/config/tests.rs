@@ -286,9 +286,42 @@ fn each_process_sees_a_gpu_of_its_own() {
     assert!(errors.lines().iter().any(|line| line.contains("CUDA_VISIBLE_DEVICES names 3 of the 4")), "{errors}");
 }
 
+type Look = fn(&Config) -> String;
+
+/// Flag, value, what it looks like in the configuration. Each has its effect by flag and by variable, and no other.
+fn assert_settings(cases: &[(&str, &str, &str, Look)], env: &Env) {
+    let defaults = load(&[], env);
+    for (name, value, expected, look) in cases {
+        let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
+        for config in [load(&[&format!("--{name}"), value], env), load(&[], &with(env.clone(), &variable, value))] {
+            assert_eq!(look(&config), *expected, "{name}");
+            assert_ne!(look(&defaults), *expected, "{name}");
+            for (other, _, _, look) in cases.iter().filter(|(other, ..)| other != name) {
+                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn metrics_and_cost_are_set_by_flag_and_by_variable() {
+    let cases: [(&str, &str, &str, Look); 4] = [
+        ("tenant-field", "input.org", "input.org", |c| {
+            c.queue.as_ref().and_then(|queue| queue.tenant.as_ref()).map(ToString::to_string).unwrap_or_default()
+        }),
+        ("tenant-limit", "7", "7", |c| c.tenant_limit.to_string()),
+        ("price-per-hour", "1.25", "Some(1.25)", |c| format!("{:?}", c.policy.price_per_hour)),
+        ("cost-in-result", "true", "true", |c| c.policy.cost_in_result.to_string()),
+    ];
+    assert_settings(&cases, &platform());
+    for bad in ["--tenant-field=a..b", "--tenant-limit=0", "--price-per-hour=cheap", "--price-per-hour=-1"] {
+        let error = Config::load(&args(&[bad]), &platform()).unwrap_err();
+        assert_eq!(error.lines().len(), 1, "{bad}: {error}");
+    }
+}
+
 #[test]
 fn upkeep_is_set_by_flag_and_by_variable() {
-    type Look = fn(&Config) -> String;
     let cases: [(&str, &str, &str, Look); 9] = [
         ("max-jobs", "7", "Some(7)", |c| format!("{:?}", c.policy.recycle.max_jobs)),
         ("max-rss", "2KiB", "Some(2048)", |c| format!("{:?}", c.policy.recycle.max_rss)),
@@ -300,17 +333,7 @@ fn upkeep_is_set_by_flag_and_by_variable() {
         ("min-gpu-memory", "1KiB", "1024", |c| c.policy.checks.as_ref().unwrap().min_gpu_memory.to_string()),
         ("check-network", "example.com:443", "example.com:443", |c| c.checks.network.clone().unwrap_or_default()),
     ];
-    let defaults = load(&[], &Env::new());
-    for (name, value, expected, look) in cases {
-        let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
-        for config in [load(&[&format!("--{name}"), value], &Env::new()), load(&[], &env(&[(&variable, value)]))] {
-            assert_eq!(look(&config), expected, "{name}");
-            assert_ne!(look(&defaults), expected, "{name}");
-            for (other, _, _, look) in cases.iter().filter(|(other, ..)| *other != name) {
-                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
-            }
-        }
-    }
+    assert_settings(&cases, &Env::new());
     assert!(load(&["--refresh-worker"], &Env::new()).policy.refresh_worker, "the flag alone is enough");
     assert_eq!(load(&["--max-jobs", "none"], &Env::new()).policy.recycle.max_jobs, None);
 }
@@ -359,4 +382,32 @@ fn checks_follow_the_platforms_variables_and_defaults() {
     assert_eq!(error.lines().len(), 4, "{error}");
     let not_true = env(&[("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "1")]);
     assert!(load(&[], &not_true).checks.system, "RunPod's SDK takes only `true`");
+}
+
+#[test]
+fn alerts_have_rules_without_being_asked_for_and_a_webhook_that_is_not_shown() {
+    let config = load(&[], &platform());
+    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (6, None));
+
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.toml");
+    write(&rules, "[queue_depth]\nenabled = false\n").unwrap();
+    let url = "https://hooks.example.org/T0/s3cret";
+    let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", url);
+    let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
+    assert_eq!((config.alerts.rules.len(), config.alerts.format), (5, runpod_alerts::Format::Slack));
+    assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
+    let shown = format!("{} {:?}", config.describe(), config.alerts);
+    assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
+fn mistakes_about_alerts_are_named_without_the_url() {
+    let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", "hooks.example.org/s3cret");
+    let flags = ["--alert-rules", "/nowhere/rules.toml", "--alert-format", "email"];
+    let error = Config::load(&args(&flags), &env).unwrap_err().to_string();
+    for part in ["the alert webhook is not a URL", "/nowhere/rules.toml", "use plain, slack, discord"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+    assert!(!error.contains("s3cret"), "{error}");
 }

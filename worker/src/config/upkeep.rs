@@ -78,9 +78,9 @@ pub struct CheckConfig {
 /// Reads what belongs to the policy.
 pub(super) fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &UpkeepArgs, policy: Policy) -> Policy {
     let recycle = RecycleLimits {
-        max_jobs: optional(settings, "max-jobs", args.max_jobs.as_deref(), |text| parse::number(text, &(1..=u64::MAX))),
-        max_rss: optional(settings, "max-rss", args.max_rss.as_deref(), parse::size),
-        max_vram: optional(settings, "max-vram", args.max_vram.as_deref(), parse::size),
+        max_jobs: settings.optional("max-jobs", args.max_jobs.as_deref(), |text| parse::number(text, &(1..=u64::MAX))),
+        max_rss: settings.optional("max-rss", args.max_rss.as_deref(), parse::size),
+        max_vram: settings.optional("max-vram", args.max_vram.as_deref(), parse::size),
         max_age: optional_duration(settings, "max-age", args.max_age.as_deref()),
     };
     let refresh_worker =
@@ -98,7 +98,7 @@ pub(super) fn checks<E: Environment>(settings: &mut Settings<'_, E>, args: &Upke
         min_memory: gibibytes(platform(settings, "RUNPOD_MIN_MEMORY_GB", 4.0, |text| parse::decimal(text, 0.0, 1e6))),
         min_disk_percent: platform(settings, "RUNPOD_MIN_DISK_PERCENT", 10.0, |text| parse::decimal(text, 0.0, 100.0)),
         folders: vec![PathBuf::from("/")],
-        network: optional(settings, "check-network", args.check_network.as_deref(), parse::host_and_port),
+        network: settings.optional("check-network", args.check_network.as_deref(), parse::host_and_port),
         network_timeout: seconds(platform(settings, "RUNPOD_NETWORK_CHECK_TIMEOUT", 5.0, positive)),
     }
 }
@@ -108,7 +108,7 @@ const SKIP_GPU: &str = "RUNPOD_SKIP_GPU_CHECK";
 
 /// What the handler process checks, with RunPod's variables and defaults.
 fn order<E: Environment>(settings: &mut Settings<'_, E>, args: &UpkeepArgs, policy: &Policy) -> CheckOrder {
-    let min_gpu_memory = optional(settings, "min-gpu-memory", args.min_gpu_memory.as_deref(), parse::size);
+    let min_gpu_memory = settings.optional("min-gpu-memory", args.min_gpu_memory.as_deref(), parse::size);
     let millis = |value: f64| (value * 1000.0) as u64;
     CheckOrder {
         worker_id: policy.worker_id.clone(),
@@ -150,19 +150,6 @@ fn on_refresh<E: Environment>(settings: &mut Settings<'_, E>, args: &UpkeepArgs)
         },
         |what| what.as_str().to_owned(),
     )
-}
-
-/// A setting without a default; `none` switches it off.
-fn optional<T: ToString, E: Environment>(
-    settings: &mut Settings<'_, E>,
-    name: &str,
-    flag: Option<&str>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Option<T> {
-    let parse = |text: &str| if text.eq_ignore_ascii_case("none") { Ok(None) } else { parse(text).map(Some) };
-    settings.read(name, flag, &[], None, parse, |value| {
-        value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
-    })
 }
 
 fn optional_duration<E: Environment>(

@@ -9,12 +9,13 @@ use runpod_handler_protocol::{
     CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor,
 };
 
-use super::effect::{Effect, Outgoing, Report};
+use super::effect::{Effect, Outgoing, Report, StartPhase};
 use super::ending::{Extras, Outcome};
 use super::ids::{JobId, ProcessId, Time};
 use super::job::JobState;
 use super::process::{KillCause, Phase};
 use super::slot::Slot;
+use super::start::first_line;
 use super::worker::Worker;
 
 /// How far the clocks of worker and handler may be apart about a deadline.
@@ -29,6 +30,7 @@ impl Worker {
             return;
         }
         process.phase = Phase::Handshaking { until };
+        self.start_phase_over(now, id, StartPhase::Spawn);
         let message =
             ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: env!("CARGO_PKG_VERSION").to_owned() };
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
@@ -39,7 +41,16 @@ impl Worker {
             ToSupervisor::Hello { protocol, sdk_version } => self.greeted(now, id, protocol, &sdk_version, &payload),
             ToSupervisor::Checked => self.checked(now, id, &payload),
             ToSupervisor::Loading { slot, stage, done, total } => self.loading(now, id, slot, stage, done, total),
-            ToSupervisor::Loaded { slot, device, millis } => self.loaded(now, id, slot, device, millis),
+            ToSupervisor::Loaded { slot, device, millis, warm_up_millis } => {
+                self.loaded(
+                    now,
+                    id,
+                    slot,
+                    device,
+                    Duration::from_millis(millis),
+                    Duration::from_millis(warm_up_millis),
+                );
+            }
             ToSupervisor::LoadFailed { slot } => self.load_failed(now, id, slot, &payload),
             ToSupervisor::Probed { slot, ok } => self.probed(now, id, slot, ok),
             ToSupervisor::Pong { .. } => self.process(id).heard(now),
@@ -92,6 +103,8 @@ impl Worker {
             }
         };
         self.manifest = Some(Arc::clone(&manifest));
+        self.note_sdk(sdk_version);
+        self.start_phase_over(now, id, StartPhase::Handshake);
         let message = ToHandler::Load {
             worker_id: self.policy.worker_id.clone(),
             slots: self.policy.slots,
@@ -112,16 +125,14 @@ impl Worker {
         }
     }
 
-    fn loaded(&mut self, now: Time, id: ProcessId, slot: u32, device: String, millis: u64) {
+    fn loaded(&mut self, now: Time, id: ProcessId, slot: u32, device: String, load_time: Duration, warm_up: Duration) {
         let process = self.process(id);
         let Some(state @ Slot::Loading { .. }) = process.slots.get_mut(slot as usize) else { return };
         *state = Slot::Ready;
         process.device = Some(device.clone());
         if process.phase == Phase::Loading && process.is_loaded() {
-            process.begin_serving(now);
-            self.trouble = None;
+            self.begin_serving(now, id, warm_up);
         }
-        let load_time = Duration::from_millis(millis);
         self.report(Report::SlotReady { process: id, slot, device, load_time });
     }
 
@@ -178,7 +189,7 @@ impl Worker {
 
     fn failed(&mut self, now: Time, id: ProcessId, job: &JobId, payload: &[u8], refresh: bool, reloading: bool) {
         let error = read_error(payload);
-        let kind = error.kind;
+        let (kind, message) = (error.kind, first_line(&error.message));
         let place = self.jobs.get(job).and_then(super::job::Job::place);
         match self.jobs.get(job).map(|held| held.state) {
             Some(JobState::Stopping { why, .. }) => self.settle_stopped(now, job, why),
@@ -196,6 +207,7 @@ impl Worker {
         process.ooms = if kind == ErrorKind::Oom { process.ooms + 1 } else { 0 };
         if kind == ErrorKind::DeviceLost {
             self.kill(now, id, &KillCause::DeviceLost);
+            self.trouble = Some(format!("{kind}: {message}"));
         } else if self.process(id).ooms >= 2 {
             self.condemn(now, id, KillCause::OutOfMemory);
         }

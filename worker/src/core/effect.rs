@@ -11,6 +11,7 @@ use super::event::Exit;
 use super::ids::{Epoch, JobId, ProcessId};
 use super::recycling::RecycleReason;
 use super::throttle::ThrottledGpu;
+use super::usage::JobCost;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -97,6 +98,8 @@ pub struct FinalResult {
     pub streamed: bool,
     /// Ask the platform to recycle this worker.
     pub stop_pod: bool,
+    /// What the job has used up, if the result is to say so.
+    pub cost: Option<JobCost>,
 }
 
 /// How a job ended, as counted and logged.
@@ -115,6 +118,9 @@ pub enum JobStatus {
 }
 
 impl JobStatus {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Completed, Self::Failed, Self::TimedOut, Self::Cancelled, Self::HandedBack];
+
     /// The word used in logs and as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -127,6 +133,37 @@ impl JobStatus {
     }
 }
 
+/// A part of bringing a handler process up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StartPhase {
+    /// The operating system starts the program.
+    Spawn,
+    /// The program introduces itself.
+    Handshake,
+    /// Machine, device and handler are checked.
+    Checks,
+    /// Models are built.
+    Load,
+    /// The handler's own warm-up.
+    WarmUp,
+}
+
+impl StartPhase {
+    /// All phases in their order.
+    pub const ALL: [Self; 5] = [Self::Spawn, Self::Handshake, Self::Checks, Self::Load, Self::WarmUp];
+
+    /// The word used in logs and as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spawn => "spawn",
+            Self::Handshake => "handshake",
+            Self::Checks => "checks",
+            Self::Load => "load",
+            Self::WarmUp => "warm_up",
+        }
+    }
+}
+
 /// Something that happened, for logs and metrics. Logs, metrics and health all follow from the same transition.
 #[derive(Clone, Debug)]
 pub enum Report {
@@ -134,6 +171,8 @@ pub enum Report {
     JobTaken {
         /// Job.
         job: JobId,
+        /// On whose behalf it runs.
+        tenant: Option<String>,
     },
     /// The queue sent a job that the worker already has or has just completed.
     DuplicateJob {
@@ -178,6 +217,12 @@ pub enum Report {
         error: Option<ErrorReport>,
         /// From the start of its last run; zero if it never ran.
         run_time: Duration,
+        /// On whose behalf it ran.
+        tenant: Option<String>,
+        /// From the first request to stop; `None` if it was not asked to.
+        stop_time: Option<Duration>,
+        /// What its last run has used up.
+        cost: JobCost,
         /// Where it ran last, if a slot had it to the end.
         device: Option<String>,
         /// Figures recorded by the handler.
@@ -201,6 +246,15 @@ pub enum Report {
         process: ProcessId,
         /// 1 for the first start.
         epoch: Epoch,
+    },
+    /// A part of the start of a handler process is over.
+    StartPhase {
+        /// Process.
+        process: ProcessId,
+        /// Which part.
+        phase: StartPhase,
+        /// How long it took.
+        time: Duration,
     },
     /// Start-up of a slot is moving.
     Loading {

@@ -10,6 +10,7 @@ use super::ids::{JobId, Time};
 use super::job::{Job, JobState};
 use super::process::KillCause;
 use super::slot::Slot;
+use super::usage::JobCost;
 use super::worker::Worker;
 
 /// What decides a job.
@@ -44,7 +45,8 @@ impl Worker {
             return;
         }
         let run_time = job.started_at.map(|started| now.since(started)).unwrap_or_default();
-        let timeout = job.timeout;
+        let stop_time = job.stopping_since.map(|since| now.since(since));
+        let (gpu_time, tenant, timeout) = (job.gpu_time, job.tenant.clone(), job.timeout);
         let process = job.place().map(|place| place.process);
         let device = job.place().and_then(|place| self.processes[place.process.0].device.clone());
         self.free_slot(id);
@@ -66,14 +68,31 @@ impl Worker {
             Outcome::HandedBack => (JobStatus::HandedBack, None),
         };
         self.count(status);
+        self.book(status.into(), gpu_time);
+        let cost = JobCost { gpu_time, dollars: self.price().map(|price| price.of(gpu_time)) };
         let error = result.as_ref().and_then(|result| result.as_ref().err().cloned());
-        self.report(Report::JobFinished { job: id.clone(), status, error, run_time, device, records: extras.records });
+        if let Some(error) = &error {
+            *self.failures.entry(error.kind).or_default() += 1;
+        }
+        self.report(Report::JobFinished {
+            job: id.clone(),
+            status,
+            error,
+            run_time,
+            tenant,
+            stop_time,
+            cost,
+            device,
+            records: extras.records,
+        });
 
         let posted = result.is_some();
         let item = match result {
             Some(result) => {
                 let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
-                let result = FinalResult { result, streamed, stop_pod: extras.refresh || self.policy.refresh_worker };
+                let stop_pod = extras.refresh || self.policy.refresh_worker;
+                let cost = self.policy.cost_in_result.then_some(cost);
+                let result = FinalResult { result, streamed, stop_pod, cost };
                 self.recent.keep(id, &result);
                 if let Some(job) = self.jobs.get_mut(id) {
                     job.state = JobState::Delivering;
@@ -137,6 +156,7 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let Some(place) = job.place() else { return };
         job.state = JobState::Stopping { place, why, kill_at };
+        job.stopping_since = Some(now);
         let message = ToHandler::Cancel { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
         self.process(place.process).slots[place.slot as usize] = Slot::Lingering(id.clone());
         self.report(Report::JobStopping { job: id.clone(), reason: why.to_string() });

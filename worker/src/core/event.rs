@@ -59,6 +59,22 @@ pub enum PollAnswer {
     Aborted,
 }
 
+impl PollAnswer {
+    /// The words of [`PollAnswer::outcome`].
+    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
+
+    /// The word used in `/health` and as a metric label.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Jobs(_) => "jobs",
+            Self::Nothing => "empty",
+            Self::Throttled { .. } => "throttled",
+            Self::Failed { .. } => "failed",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 /// A job as the queue handed it out.
 #[derive(Clone, Debug)]
 pub struct TakenJob {
@@ -70,6 +86,8 @@ pub struct TakenJob {
     pub timeout: Option<Duration>,
     /// W3C trace context, if it carries one.
     pub traceparent: Option<String>,
+    /// On whose behalf it runs, if that was asked for and it says so. For metrics only.
+    pub tenant: Option<String>,
 }
 
 /// What happened to a handler process.

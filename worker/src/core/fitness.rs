@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use runpod_handler_protocol::{CheckReport, ToHandler};
 
-use super::effect::{Effect, Report};
+use super::effect::{Effect, Report, StartPhase};
 use super::event::DrainCause;
 use super::ids::{ProcessId, Time};
 use super::process::{KillCause, Phase, Process};
@@ -37,7 +37,9 @@ impl Worker {
                 *slot = Slot::Loading { stalls_at };
             }
         }
+        self.start_phase_over(now, id, StartPhase::Checks);
         for check in checks {
+            self.note_checked_version(&check);
             if check.is_failure() {
                 self.process(id).fit = false;
                 let (check, reason) = (check.name.clone(), check.reason());

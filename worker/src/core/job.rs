@@ -55,6 +55,8 @@ pub(super) struct Job {
     pub body: Bytes,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// On whose behalf it runs.
+    pub tenant: Option<String>,
     /// Where it is.
     pub state: JobState,
     /// Runs begun so far on this worker.
@@ -63,6 +65,10 @@ pub(super) struct Job {
     pub taken_at: Time,
     /// When its last run began.
     pub started_at: Option<Time>,
+    /// When it was first asked to stop.
+    pub stopping_since: Option<Time>,
+    /// Its share of its process's time in its last run.
+    pub gpu_time: Duration,
     /// When it must be over, and how long that was from `taken_at`.
     pub deadline: Time,
     /// Its execution timeout.
@@ -85,10 +91,13 @@ impl Job {
             id: taken.id.clone(),
             body,
             traceparent: taken.traceparent.clone(),
+            tenant: taken.tenant.clone(),
             state: JobState::Queued,
             attempt: 0,
             taken_at: now,
             started_at: None,
+            stopping_since: None,
+            gpu_time: Duration::ZERO,
             deadline: now + timeout,
             timeout,
             crashes: 0,

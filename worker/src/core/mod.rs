@@ -21,16 +21,19 @@ mod schedule;
 mod shutdown;
 mod slot;
 pub mod snapshot;
+mod start;
 #[cfg(test)]
 mod tests;
 mod throttle;
+pub mod usage;
 mod worker;
 
-pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report};
+pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report, StartPhase};
 pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, ProcessEvent, TakenJob};
 pub use ids::{Epoch, JobId, Place, ProcessId, Time};
 pub use policy::{OnRefresh, Policy};
 pub use recycling::{RecycleLimits, RecycleReason};
-pub use snapshot::{DeviceMemory, JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
+pub use snapshot::{DeviceMemory, JobCounts, PollView, ProcessView, SlotCounts, Snapshot, Versions, WorkerState};
 pub use throttle::{ThrottleReason, ThrottledGpu};
+pub use usage::{JobCost, Price, Usage, Use};
 pub use worker::Worker;

@@ -88,6 +88,11 @@ pub struct Policy {
     /// How long results of an earlier run may hold up the first poll. They are delivered all the same.
     pub leftover_grace: Duration,
 
+    /// Dollars an hour for the worker with all its GPUs, where known.
+    pub price_per_hour: Option<f64>,
+    /// Results say what their job has used up.
+    pub cost_in_result: bool,
+
     /// On shutdown, how long the poll in flight may go on.
     pub poll_grace: Duration,
     /// On shutdown, how long running jobs may go on before they are cancelled.
@@ -127,6 +132,8 @@ impl Default for Policy {
             crash_limit: 5,
             crash_window: seconds(600),
             leftover_grace: seconds(60),
+            price_per_hour: None,
+            cost_in_result: false,
             poll_grace: seconds(1),
             drain_grace: seconds(30),
             flush_grace: seconds(10),

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_handler_protocol::Manifest;
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::event::Exit;
 use super::ids::{Epoch, ProcessId, Time};
@@ -43,6 +43,14 @@ impl KillCause {
     /// Whether it counts towards the crash limit.
     pub(super) fn is_crash(&self) -> bool {
         matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
+    }
+
+    /// Why nothing serves meanwhile. A fatal error of the device is named as in results, logs and metrics.
+    pub(super) fn trouble(&self) -> String {
+        match self {
+            Self::DeviceLost => format!("{}: {self}", ErrorKind::DeviceLost),
+            _ => self.to_string(),
+        }
     }
 }
 
@@ -167,6 +175,8 @@ pub(super) struct Process {
     pub idle_since: Time,
     /// Out-of-memory failures in a row.
     pub ooms: u32,
+    /// When the current part of its start began.
+    pub start_phase_since: Time,
     /// When to ping next.
     ping_at: Time,
     /// When it last answered.
@@ -195,6 +205,7 @@ impl Process {
             wear: Wear::default(),
             idle_since: Time::default(),
             ooms: 0,
+            start_phase_since: Time::default(),
             ping_at: Time::default(),
             heard_at: Time::default(),
             ping_seq: 0,
@@ -209,6 +220,7 @@ impl Process {
         self.load_error = None;
         self.served = false;
         self.ooms = 0;
+        self.start_phase_since = now;
     }
 
     /// The handshake is done; its slots load.
@@ -286,6 +298,11 @@ impl Process {
     /// Whether all slots have a model.
     pub(super) fn is_loaded(&self) -> bool {
         self.slots.iter().all(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
+    }
+
+    /// Whether at least one slot has a model.
+    pub(super) fn has_model(&self) -> bool {
+        self.slots.iter().any(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
     }
 
     /// Slots waiting for a job.

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn output(len: usize) -> FinalResult {
-        FinalResult { result: Ok(Bytes::from(vec![b'1'; len])), streamed: false, stop_pod: false }
+        FinalResult { result: Ok(Bytes::from(vec![b'1'; len])), streamed: false, stop_pod: false, cost: None }
     }
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
     fn errors_are_not_kept() {
         let mut recent = Recent::default();
         let error = ErrorReport { kind: ErrorKind::InferenceError, message: "no".into(), traceback: String::new() };
-        recent.keep(&"j".into(), &FinalResult { result: Err(error), streamed: false, stop_pod: false });
+        recent.keep(&"j".into(), &FinalResult { result: Err(error), streamed: false, stop_pod: false, cost: None });
         assert!(recent.get(&"j".into()).is_none());
     }
 }

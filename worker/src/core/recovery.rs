@@ -13,6 +13,7 @@ use super::event::{DrainCause, Exit, ExitReason};
 use super::ids::{JobId, ProcessId, Time};
 use super::job::JobState;
 use super::process::{KillCause, Phase};
+use super::usage::Use;
 use super::worker::Worker;
 
 impl Worker {
@@ -98,6 +99,7 @@ impl Worker {
         process.phase = Phase::Killing { cause: cause.clone(), until };
         if !matches!(cause, KillCause::Shutdown | KillCause::Recycled(_)) {
             self.report(Report::ProcessKilled { process: id, reason: cause.to_string() });
+            self.trouble = Some(cause.trouble());
         }
         self.emit(Effect::Kill { process: id });
     }
@@ -138,6 +140,9 @@ impl Worker {
             let stage = if matches!(phase, Phase::Loading) { "while loading" } else { "before it introduced itself" };
             self.start_failed(now, id, format!("the handler ended with {} {stage}{}", exit.status, quote(exit)));
         } else {
+            if cause.is_none() {
+                self.trouble = Some(format!("the handler process died with {}", exit.status));
+            }
             if !expected {
                 self.process(id).strikes += 1;
                 self.note_crash(now, exit);
@@ -221,6 +226,8 @@ impl Worker {
                 continue;
             }
             job.state = JobState::Queued;
+            let wasted = std::mem::take(&mut job.gpu_time);
+            self.book(Use::Failed, wasted);
             self.queue.push_front(id.clone());
             self.counts.retried += 1;
             self.report(Report::JobRetried { job: id, reason: error.message.clone() });

@@ -36,6 +36,9 @@ pub enum RecycleReason {
 }
 
 impl RecycleReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Jobs, Self::HostMemory, Self::DeviceMemory, Self::Age, Self::Refresh];
+
     /// The word used in logs and as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {

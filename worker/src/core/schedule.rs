@@ -1,6 +1,7 @@
 //! Filling slots and asking for more: a job is asked for only when a slot is ready for it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
 
@@ -9,7 +10,6 @@ use super::ending::{Extras, Outcome};
 use super::event::{PollAnswer, TakenJob};
 use super::ids::{JobId, Place, Time};
 use super::job::{Job, JobState};
-use super::process::Phase;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
 use super::worker::Worker;
@@ -32,6 +32,8 @@ pub(super) struct Poll {
     pub throttled: bool,
     /// The queue has been asked at least once.
     pub begun: bool,
+    /// When the last poll ended, and how.
+    pub last: Option<(Time, &'static str)>,
     /// Jobs that the platform stopped while the answer that brings them was on its way. The stop channel is a connection of
     /// its own, and a stop is said once, so it may come first and must not be forgotten. Kept until the poll ends.
     early_stops: BTreeSet<JobId>,
@@ -64,6 +66,7 @@ impl Poll {
     pub(super) fn ended(&mut self, now: Time, answer: &PollAnswer) {
         self.in_flight = false;
         self.aborted = false;
+        self.last = Some((now, answer.outcome()));
         match answer {
             PollAnswer::Jobs(_) | PollAnswer::Nothing => {
                 self.throttled = false;
@@ -99,7 +102,7 @@ impl Worker {
             self.emit(Effect::Deliver { job: taken.id.clone(), item: Outgoing::Final(result) });
             return;
         }
-        self.report(Report::JobTaken { job: taken.id.clone() });
+        self.report(Report::JobTaken { job: taken.id.clone(), tenant: taken.tenant.clone() });
         if self.poll.early_stops.remove(&taken.id) {
             let job = Job::new(taken, bytes::Bytes::new(), now, self.policy.job_timeout);
             self.jobs.insert(taken.id.clone(), job);
@@ -166,6 +169,7 @@ impl Worker {
         job.attempt += 1;
         job.state = JobState::Assigned(place);
         job.started_at = Some(now);
+        job.gpu_time = Duration::ZERO;
         let message = ToHandler::Run {
             job: id.as_str().to_owned(),
             attempt: job.attempt,
@@ -223,7 +227,7 @@ impl Worker {
             && !self.outbox_full
             && !self.leftovers.pending()
             && !self.has_suspects()
-            && self.processes.iter().any(|process| process.phase == Phase::Serving)
+            && self.is_serving()
     }
 
     fn has_suspects(&self) -> bool {

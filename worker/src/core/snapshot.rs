@@ -1,11 +1,13 @@
 //! What the worker looks like from outside: the one source of `/health`, `/ready`, gauges and heartbeats.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runpod_handler_protocol::Manifest;
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::event::Exit;
-use super::ids::{Epoch, JobId, ProcessId};
+use super::ids::{Epoch, JobId, ProcessId, Time};
+use super::usage::{Price, Usage};
 
 /// The state of the whole worker, in the platform's words where it has some.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -116,6 +118,26 @@ pub struct ProcessView {
     pub last_exit: Option<Exit>,
 }
 
+/// The worker's own requests for jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollView {
+    /// One is under way.
+    pub in_flight: bool,
+    /// When the last one ended, and [how](super::PollAnswer::outcome).
+    pub last: Option<(Time, &'static str)>,
+}
+
+/// What the handler process runs on, as far as it has said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// The SDK it was built with.
+    pub sdk: Option<String>,
+    /// libtorch, from its checks.
+    pub libtorch: Option<String>,
+    /// Driver and CUDA, from its checks.
+    pub cuda: Option<String>,
+}
+
 /// A consistent picture of the worker after an event.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -123,14 +145,26 @@ pub struct Snapshot {
     pub state: WorkerState,
     /// Why it is unhealthy, not ready or slow, in one sentence.
     pub reason: Option<String>,
+    /// At least one handler process takes jobs.
+    pub serving: bool,
     /// Job counts.
     pub jobs: JobCounts,
+    /// Failed jobs by kind of error.
+    pub failures: BTreeMap<ErrorKind, u64>,
     /// Slot counts.
     pub slots: SlotCounts,
+    /// Requests for jobs.
+    pub poll: PollView,
     /// Processes in order of their ids.
     pub processes: Vec<ProcessView>,
     /// Ids of all jobs that are not closed: what the heartbeat lists.
     pub held: Arc<[JobId]>,
     /// What the handler said about itself, once it has.
     pub manifest: Option<Arc<Manifest>>,
+    /// What the handler process runs on.
+    pub versions: Arc<Versions>,
+    /// What the time of the processes went into.
+    pub usage: Usage,
+    /// What the worker costs, where that is known.
+    pub price: Option<Price>,
 }

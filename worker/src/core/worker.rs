@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use runpod_handler_protocol::Manifest;
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::effect::{Effect, Report};
 use super::event::{DeliveryEvent, Event, PollAnswer, ProcessEvent};
@@ -19,8 +19,9 @@ use super::recent::Recent;
 use super::schedule::Poll;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
-use super::snapshot::{JobCounts, SlotCounts, Snapshot, WorkerState};
+use super::snapshot::{JobCounts, PollView, SlotCounts, Snapshot, Versions, WorkerState};
 use super::throttle::{self, ThrottledGpu};
+use super::usage::Usage;
 
 /// The state machine. Feed it events, perform what it answers.
 #[derive(Debug)]
@@ -37,7 +38,12 @@ pub struct Worker {
     /// Moments of the last crashes.
     pub(super) crashes: VecDeque<Time>,
     pub(super) counts: JobCounts,
+    pub(super) failures: BTreeMap<ErrorKind, u64>,
     pub(super) manifest: Option<Arc<Manifest>>,
+    pub(super) versions: Arc<Versions>,
+    /// What the time of the processes went into, up to `spent_until`.
+    pub(super) usage: Usage,
+    pub(super) spent_until: Time,
     /// Why no process is serving, as far as known.
     pub(super) trouble: Option<String>,
     /// The outbox is over its limit, or its disk is broken.
@@ -61,7 +67,11 @@ impl Worker {
             recent: Recent::default(),
             crashes: VecDeque::new(),
             counts: JobCounts::default(),
+            failures: BTreeMap::new(),
             manifest: None,
+            versions: Arc::default(),
+            usage: Usage::default(),
+            spent_until: Time::default(),
             trouble: None,
             outbox_full: false,
             leftovers: Leftovers::default(),
@@ -72,6 +82,7 @@ impl Worker {
 
     /// Takes one event and says what to do, in order.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
+        self.spend(now);
         match event {
             Event::Poll(answer) => self.poll_ended(now, answer),
             Event::Stop(jobs) => {
@@ -133,11 +144,17 @@ impl Worker {
         Snapshot {
             state,
             reason: self.reason(state),
+            serving: self.is_serving(),
             jobs,
+            failures: self.failures.clone(),
             slots,
+            poll: PollView { in_flight: self.poll.in_flight, last: self.poll.last },
             processes: self.processes.iter().map(Process::view).collect(),
             held: self.jobs.keys().cloned().collect(),
             manifest: self.manifest.clone(),
+            versions: Arc::clone(&self.versions),
+            usage: self.usage,
+            price: self.price(),
         }
     }
 
@@ -148,7 +165,7 @@ impl Worker {
             WorkerState::Draining
         } else if self.jobs.values().any(|job| job.state != JobState::Delivering) {
             WorkerState::Running
-        } else if !self.processes.iter().any(|process| process.phase == Phase::Serving) {
+        } else if !self.is_serving() {
             WorkerState::Initializing
         } else if self.poll.throttled || !self.throttled_gpus.is_empty() {
             WorkerState::Throttled
@@ -159,12 +176,18 @@ impl Worker {
         }
     }
 
+    /// Whether at least one process takes jobs.
+    pub(super) fn is_serving(&self) -> bool {
+        self.processes.iter().any(|process| process.phase == Phase::Serving)
+    }
+
     fn reason(&self, state: WorkerState) -> Option<String> {
         match state {
             WorkerState::Unhealthy => self.lifecycle.unhealthy_reason().map(str::to_owned),
             WorkerState::Draining => Some("the worker is shutting down".to_owned()),
-            WorkerState::Initializing => {
-                Some(self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned()))
+            WorkerState::Initializing => Some(self.not_serving()),
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running if !self.is_serving() => {
+                Some(self.not_serving())
             }
             WorkerState::Throttled => {
                 let queue = self.poll.throttled.then(|| "the queue asked for fewer requests (429)".to_owned());
@@ -181,6 +204,10 @@ impl Worker {
             }
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running => throttle::describe(&self.throttled_gpus),
         }
+    }
+
+    fn not_serving(&self) -> String {
+        self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned())
     }
 
     fn process_event(&mut self, now: Time, id: ProcessId, event: ProcessEvent) {

@@ -34,7 +34,7 @@ const INDEX: &str = "\
 /health   job and worker counts, slots, processes, deliveries, GPUs (JSON)
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
 /live     200 while the worker's dispatcher moves, 503 otherwise (JSON)
-/ping     200 when ready, 204 while starting, 503 otherwise
+/ping     200 when ready, 204 while starting, 503 with the reason otherwise (JSON)
 /metrics  OpenMetrics for Prometheus
 ";
 
@@ -52,7 +52,7 @@ pub struct HttpState {
 }
 
 impl HttpState {
-    /// Everything it answers from.
+    /// Everything it answers from. `started` is the beginning of the dispatcher's time.
     pub fn new(
         identity: Identity,
         snapshots: watch::Receiver<Snapshot>,
@@ -61,6 +61,7 @@ impl HttpState {
         heartbeat: HeartbeatMonitor,
         pulse: Pulse,
         runtime: Runtime,
+        started: Instant,
     ) -> Self {
         Self {
             snapshots,
@@ -70,7 +71,7 @@ impl HttpState {
             heartbeat,
             pulse: Arc::new(PulseWatch::new(pulse)),
             runtime,
-            started: Instant::now(),
+            started,
         }
     }
 }
@@ -106,6 +107,10 @@ pub async fn serve(listener: TcpListener, state: HttpState, over: CancellationTo
 }
 
 async fn encode_metrics(State(state): State<HttpState>) -> Response {
+    // A copy, because the dispatcher waits for whoever looks at the original.
+    let snapshot = state.snapshots.borrow().clone();
+    state.metrics.publish(&snapshot);
+    state.metrics.sample(state.started.elapsed(), state.heartbeat.stats().age, &state.outbox.stats());
     match state.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use super::HttpState;
-use crate::core::WorkerState;
+use crate::core::{Snapshot, WorkerState};
 use crate::heartbeat::Pulse;
 
 /// A dispatcher that has not moved for this long is stuck. It moves every two seconds when nothing happens.
@@ -18,16 +19,14 @@ const STUCK: Duration = Duration::from_secs(20);
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {
     state: &'static str,
+    /// Why the answer is what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
 /// 200 when the worker can take or is running jobs.
 pub(super) async fn ready(State(state): State<HttpState>) -> (StatusCode, Json<Probe>) {
-    let snapshot = state.snapshots.borrow();
-    let probe = Probe { state: snapshot.state.as_str(), reason: snapshot.reason.clone() };
-    let status = if is_ready(snapshot.state) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(probe))
+    readiness(&state.snapshots.borrow())
 }
 
 /// 200 while the dispatcher moves. Says nothing about the handler: restarting the worker does not mend a handler.
@@ -41,17 +40,30 @@ pub(super) async fn live(State(state): State<HttpState>) -> (StatusCode, Json<Pr
     }
 }
 
-/// RunPod's health check of load-balancing endpoints: 200 ready, 204 starting.
-pub(super) async fn ping(State(state): State<HttpState>) -> StatusCode {
-    match state.snapshots.borrow().state {
-        ready if is_ready(ready) => StatusCode::OK,
-        WorkerState::Initializing => StatusCode::NO_CONTENT,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+/// RunPod's health check of load-balancing endpoints: 200 ready, 204 (which has no body) starting.
+pub(super) async fn ping(State(state): State<HttpState>) -> Response {
+    let snapshot = state.snapshots.borrow();
+    match readiness(&snapshot) {
+        (StatusCode::SERVICE_UNAVAILABLE, _) if snapshot.state == WorkerState::Initializing => {
+            StatusCode::NO_CONTENT.into_response()
+        }
+        answer => answer.into_response(),
     }
 }
 
-fn is_ready(state: WorkerState) -> bool {
-    matches!(state, WorkerState::Ready | WorkerState::Idle | WorkerState::Running | WorkerState::Throttled)
+fn readiness(snapshot: &Snapshot) -> (StatusCode, Json<Probe>) {
+    let status = if is_ready(snapshot) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Probe { state: snapshot.state.as_str(), reason: snapshot.reason.clone() }))
+}
+
+/// Whether jobs are taken, or would be if the queue had any. A worker that holds jobs while its only handler process is
+/// being replaced is not.
+pub(super) fn is_ready(snapshot: &Snapshot) -> bool {
+    let willing = matches!(
+        snapshot.state,
+        WorkerState::Ready | WorkerState::Idle | WorkerState::Running | WorkerState::Throttled
+    );
+    willing && snapshot.serving
 }
 
 /// Tells how long a pulse has stood still, by looking at it whenever somebody asks.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::core::{DeviceMemory, Snapshot, ThrottleReason};
@@ -11,6 +13,7 @@ use crate::telemetry::host::HostUsage;
 use crate::telemetry::runtime::{self, Port as PortView, Runtime as Sources};
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Runtime {
     uptime_in_seconds: u64,
@@ -23,6 +26,7 @@ pub(super) struct Runtime {
 }
 
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct Gpu {
     /// Its UUID, or what the handler calls it.
@@ -66,6 +70,7 @@ struct Gpu {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct Container {
     /// Of the CPUs that the container may use.
@@ -76,6 +81,7 @@ struct Container {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct Port {
     #[serde(skip_serializing_if = "Option::is_none")]

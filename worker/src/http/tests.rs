@@ -1,10 +1,12 @@
 //! Every document in every state.
 
-use serde_json::Value;
+use runpod_handler_protocol::ErrorKind;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::core::{
-    DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, ProcessId, ProcessView, SlotCounts, WorkerState,
+    DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
+    Time, Versions, WorkerState,
 };
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
@@ -32,6 +34,11 @@ fn snapshot(state: WorkerState) -> Snapshot {
     Snapshot {
         state,
         reason: (state == WorkerState::Unhealthy).then(|| "the handler crashed 5 times".to_owned()),
+        serving: !matches!(state, WorkerState::Initializing | WorkerState::Unhealthy),
+        failures: [(ErrorKind::Oom, 1)].into(),
+        poll: PollView { in_flight: true, last: Some((Time::default(), "empty")) },
+        versions: Arc::new(Versions { sdk: Some("0.1.0".into()), libtorch: Some("2.11.0".into()), cuda: None }),
+        price: (state == WorkerState::Running).then_some(Price { per_hour: 1.2, processes: 1 }),
         jobs: JobCounts { completed: 31, failed: 1, retried: 2, in_progress: 1, ..JobCounts::default() },
         slots: SlotCounts { busy: 1, ready: 3, ..SlotCounts::default() },
         processes: vec![ProcessView {
@@ -64,11 +71,12 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     let state = HttpState::new(
         identity,
         snapshots,
-        Arc::new(Metrics::new()),
+        Arc::new(Metrics::default()),
         outbox,
         monitor,
         Pulse::default(),
         nothing_known(),
+        Instant::now(),
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -84,14 +92,69 @@ async fn get(url: String) -> (u16, String) {
 
 #[tokio::test]
 async fn health_in_every_state() {
+    let schema = jsonschema::validator_for(&health_schema()).unwrap();
     for state in WorkerState::ALL {
         let (address, _sender, _over) = server(state).await;
         let (status, text) = get(format!("{address}/health")).await;
         assert_eq!(status, 200);
         assert!(!text.contains("user's words"), "{text}");
-        let health: Value = serde_json::from_str(&text).unwrap();
+        let mut health: Value = serde_json::from_str(&text).unwrap();
+        let problems: Vec<String> = schema.iter_errors(&health).map(|error| error.to_string()).collect();
+        assert!(problems.is_empty(), "{problems:?} in {text}");
+        // It differs from run to run.
+        let ago = health["worker"]["lastPoll"]["secondsAgo"].take();
+        assert!(ago.is_f64(), "{ago}");
         insta::assert_json_snapshot!(format!("health_{}", state.as_str()), health);
     }
+}
+
+/// The shipped schema is the one of the types. `UPDATE_DOCS=1` writes it anew.
+#[test]
+fn docs_have_the_schema_of_the_health_document() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/health.schema.json");
+    let expected = format!("{:#}\n", health_schema());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, expected).unwrap();
+        return;
+    }
+    let found = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        found == expected,
+        "docs/health.schema.json is not what the code says: run UPDATE_DOCS=1 cargo test --package runpod-worker docs"
+    );
+}
+
+fn health_schema() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<health::Health>().to_value()
+}
+
+#[test]
+fn a_document_that_breaks_the_schema_is_noticed() {
+    let schema = jsonschema::validator_for(&health_schema()).unwrap();
+    let mut health = json!({"jobs": {}, "workers": {}, "worker": {}, "runtime": {}});
+    assert!(!schema.is_valid(&health));
+    health["worker"]["state"] = "on fire".into();
+    assert!(schema.iter_errors(&health).any(|error| error.to_string().contains("on fire")));
+}
+
+/// A worker that holds a job while its only process is being replaced after a fatal error of its GPU.
+#[tokio::test]
+async fn a_lost_device_turns_readiness_red_and_a_new_process_turns_it_green() {
+    let (address, sender, _over) = server(WorkerState::Running).await;
+    assert_eq!(get(format!("{address}/ready")).await.0, 200);
+    let reason = "device_lost: CUDA error: an illegal memory access was encountered";
+    sender.send_modify(|snapshot| {
+        snapshot.serving = false;
+        snapshot.reason = Some(reason.to_owned());
+    });
+    for path in ["ready", "ping"] {
+        let (status, text) = get(format!("{address}/{path}")).await;
+        let probe: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &probe["reason"]), (503, &json!(reason)), "{path}: {text}");
+    }
+    sender.send_modify(|snapshot| snapshot.serving = true);
+    assert_eq!(get(format!("{address}/ready")).await.0, 200);
 }
 
 #[tokio::test]
@@ -100,7 +163,8 @@ async fn probes_in_every_state() {
     for state in WorkerState::ALL {
         let (address, _sender, _over) = server(state).await;
         let (ready, reason) = get(format!("{address}/ready")).await;
-        let (ping, _) = get(format!("{address}/ping")).await;
+        let (ping, said) = get(format!("{address}/ping")).await;
+        assert_eq!(said.is_empty(), ping == 204, "{said}");
         let (live, _) = get(format!("{address}/live")).await;
         table.push(format!("{:<13} ready {ready} ping {ping} live {live} {reason}", state.as_str()));
     }

@@ -135,7 +135,7 @@ fn encode<M: EncodeMetric>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::core::{Epoch, ProcessId, ProcessView};
     use crate::metrics::Metrics;
@@ -144,15 +144,15 @@ mod tests {
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::default();
         metrics.add(RuntimeMetrics::new(Runtime::new(gpus, host, Vec::new()), snapshots));
         let text = metrics.encode().unwrap();
         let ours = |line: &&str| line.contains("runpod_gpu") || line.contains("runpod_container");
         text.lines().filter(ours).map(|line| format!("{line}\n")).collect()
     }
 
-    #[test]
-    fn everything_that_is_known_has_its_series() {
+    /// Every figure there can be.
+    pub(in crate::metrics) fn everything() -> (Gpus, Host, Snapshot) {
         let figures = GpuFigures {
             uuid: Some("GPU-1".into()),
             name: Some("H100".into()),
@@ -178,7 +178,13 @@ mod tests {
             last_exit: None,
         };
         let snapshot = Snapshot { processes: vec![process], ..Snapshot::default() };
-        insta::assert_snapshot!(text(Gpus::fixed(gpus), Host::fixed(host), snapshot));
+        (Gpus::fixed(gpus), Host::fixed(host), snapshot)
+    }
+
+    #[test]
+    fn everything_that_is_known_has_its_series() {
+        let (gpus, host, snapshot) = everything();
+        insta::assert_snapshot!(text(gpus, host, snapshot));
     }
 
     #[test]

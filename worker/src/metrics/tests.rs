@@ -1,10 +1,18 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest};
 use serde_json::json;
 
+use super::labels::{CATEGORIES, category, error_type};
 use super::*;
-use crate::core::JobId;
 use crate::core::snapshot::{JobCounts, ProcessView, SlotCounts};
+use crate::core::{
+    Epoch, Exit, ExitReason, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob, WorkerState,
+};
+use crate::outbox::SpoolStats;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn process(device: &str) -> ProcessView {
     ProcessView {
@@ -22,7 +30,7 @@ fn process(device: &str) -> ProcessView {
 fn snapshot(device: &str) -> Snapshot {
     Snapshot {
         state: WorkerState::Running,
-        jobs: JobCounts { in_queue: 2, ..JobCounts::default() },
+        jobs: JobCounts { in_queue: 2, delivering: 3, ..JobCounts::default() },
         slots: SlotCounts { ready: 1, busy: 1, lingering: 1, ..SlotCounts::default() },
         processes: vec![process(device)],
         manifest: Some(Arc::new(Manifest {
@@ -38,22 +46,33 @@ fn snapshot(device: &str) -> Snapshot {
     }
 }
 
-/// A job from beginning to end.
-fn run_job(metrics: &Metrics, id: usize, status: JobStatus, error: Option<ErrorKind>) {
+/// A job from beginning to end, on behalf of somebody.
+fn run_job_for(metrics: &Metrics, tenant: &str, id: usize, status: JobStatus, error: Option<ErrorKind>) {
     let job = JobId::from(format!("job-{id}"));
-    metrics.observe(&Report::JobTaken { job: job.clone() });
+    let tenant = Some(tenant.to_owned());
+    metrics.observe(&Report::JobTaken { job: job.clone(), tenant: tenant.clone() });
     metrics.observe(&Report::JobStarted { job: job.clone(), attempt: 1, waited: Duration::from_millis(20) });
     metrics.observe(&Report::JobFinished {
         job: job.clone(),
         status,
         error: error.map(|kind| ErrorReport { kind, message: format!("about {id}"), traceback: String::new() }),
         run_time: Duration::from_millis(300),
+        tenant,
+        stop_time: matches!(status, JobStatus::TimedOut | JobStatus::Cancelled).then_some(SECOND),
+        cost: JobCost { gpu_time: Duration::from_millis(300), dollars: Some(0.0002) },
         device: Some("cuda:0".into()),
-        records: BTreeMap::new(),
+        records: match status {
+            JobStatus::Completed => [("tokens".to_owned(), 12.5), (format!("own_figure_{id}"), 1.0)].into(),
+            _ => BTreeMap::new(),
+        },
     });
     if status != JobStatus::Cancelled {
         metrics.observe(&Report::JobDelivered { job, accepted: status != JobStatus::Failed });
     }
+}
+
+fn run_job(metrics: &Metrics, id: usize, status: JobStatus, error: Option<ErrorKind>) {
+    run_job_for(metrics, "acme", id, status, error);
 }
 
 fn process_life(metrics: &Metrics, epoch: u32, status: ExitReason, host_oom: bool) {
@@ -61,6 +80,54 @@ fn process_life(metrics: &Metrics, epoch: u32, status: ExitReason, host_oom: boo
     metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(epoch) });
     let exit = Exit { status, host_oom, last_lines: Vec::new() };
     metrics.observe(&Report::ProcessExited { process, exit, expected: false });
+}
+
+fn come_up(metrics: &Metrics) {
+    let process = ProcessId(0);
+    for (phase, millis) in StartPhase::ALL.into_iter().zip([2, 40, 500, 3000, 1000]) {
+        metrics.observe(&Report::StartPhase { process, phase, time: Duration::from_millis(millis) });
+    }
+    let load_time = Duration::from_secs(4);
+    metrics.observe(&Report::SlotReady { process, slot: 0, device: "cuda:0".into(), load_time });
+}
+
+fn jobs(count: usize) -> PollAnswer {
+    let job = |id| TakenJob {
+        id: JobId::from(format!("job-{id}")),
+        body: Ok("{}".into()),
+        timeout: None,
+        traceparent: None,
+        tenant: None,
+    };
+    PollAnswer::Jobs((0..count).map(job).collect())
+}
+
+/// Metrics in which every family has a series.
+fn eventful() -> Metrics {
+    let metrics = Metrics::default();
+    let price = Price { per_hour: 3.6, processes: 1 };
+    metrics.publish(&Snapshot { price: Some(price), ..snapshot("cuda:0") });
+    come_up(&metrics);
+    run_job(&metrics, 1, JobStatus::Completed, None);
+    run_job(&metrics, 2, JobStatus::Failed, Some(ErrorKind::Oom));
+    run_job(&metrics, 3, JobStatus::TimedOut, Some(ErrorKind::Timeout));
+    run_job(&metrics, 4, JobStatus::Cancelled, None);
+    run_job(&metrics, 5, JobStatus::Failed, Some(ErrorKind::InferenceError));
+    run_job(&metrics, 6, JobStatus::Failed, Some(ErrorKind::ModelNotFound));
+    process_life(&metrics, 1, ExitReason::Signal(11), false);
+    process_life(&metrics, 2, ExitReason::Signal(9), true);
+    process_life(&metrics, 3, ExitReason::Code(1), false);
+    let reason = crate::core::RecycleReason::Jobs;
+    metrics.observe(&Report::ProcessRecycled { process: ProcessId(0), reason });
+    metrics.poll(&PollAnswer::Nothing);
+    metrics.poll(&PollAnswer::Failed { retry_after: Duration::ZERO });
+    metrics.poll(&jobs(3));
+    metrics.heartbeat(HeartbeatOutcome::Ok);
+    let spool = Some(SpoolStats { results: 4, ..SpoolStats::default() });
+    let outbox =
+        OutboxStats { held_bytes: 100, dead_letters: 1, retries: 7, lost_chunks: 2, spool, ..OutboxStats::default() };
+    metrics.sample(SECOND * 60, Some(SECOND * 3), &outbox);
+    metrics
 }
 
 /// The text with its samples in a fixed order below each description.
@@ -81,49 +148,93 @@ fn sorted(metrics: &Metrics) -> String {
     blocks.concat().join("\n")
 }
 
-#[test]
-fn golden_text() {
-    let metrics = Metrics::new();
-    metrics.publish(&snapshot("cuda:0"));
-    run_job(&metrics, 1, JobStatus::Completed, None);
-    run_job(&metrics, 2, JobStatus::Failed, Some(ErrorKind::Oom));
-    run_job(&metrics, 3, JobStatus::TimedOut, Some(ErrorKind::Timeout));
-    run_job(&metrics, 4, JobStatus::Cancelled, None);
-    process_life(&metrics, 1, ExitReason::Signal(11), false);
-    process_life(&metrics, 2, ExitReason::Signal(9), true);
-    process_life(&metrics, 3, ExitReason::Code(1), false);
-    metrics.observe(&Report::SlotReady {
-        process: ProcessId(0),
-        slot: 0,
-        device: "cuda:0".into(),
-        load_time: Duration::from_secs(4),
-    });
-    metrics.poll(&PollAnswer::Nothing);
-    metrics.poll(&PollAnswer::Failed { retry_after: Duration::ZERO });
-    metrics.heartbeat(HeartbeatOutcome::Ok);
-    insta::assert_snapshot!(sorted(&metrics));
+/// Names of series, without their values.
+fn series(metrics: &Metrics) -> BTreeSet<String> {
+    let text = metrics.encode().unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()))
+        .collect()
+}
+
+fn has(metrics: &Metrics, line: &str) {
+    let text = metrics.encode().unwrap();
+    assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
 }
 
 #[test]
-fn series_do_not_grow_with_jobs_or_restarts() {
-    let metrics = Metrics::new();
+fn golden_text() {
+    insta::assert_snapshot!(sorted(&eventful()));
+}
+
+#[test]
+fn series_do_not_grow_with_jobs_tenants_or_restarts() {
+    let metrics = Metrics::new(5);
     metrics.publish(&snapshot("cpu"));
     let work = |from: usize| {
-        for id in from..from + 50 {
-            run_job(&metrics, id, JobStatus::Completed, None);
-            run_job(&metrics, id, JobStatus::Failed, Some(ErrorKind::InferenceError));
-            run_job(&metrics, id, JobStatus::TimedOut, Some(ErrorKind::Timeout));
+        for id in from..from + 1000 {
+            let tenant = format!("tenant-{id}");
+            run_job_for(&metrics, &tenant, id, JobStatus::Completed, None);
+            run_job_for(&metrics, &tenant, id, JobStatus::Failed, Some(ErrorKind::InferenceError));
+            run_job_for(&metrics, &tenant, id, JobStatus::TimedOut, Some(ErrorKind::Timeout));
             process_life(&metrics, 2, ExitReason::Signal(i32::try_from(id).unwrap()), false);
+            metrics.poll(&jobs(id % 200 + 1));
             metrics.publish(&snapshot(&format!("a made up device {id}")));
         }
-        metrics.encode().unwrap().lines().count()
+        series(&metrics)
     };
-    assert_eq!(work(0), work(50));
+    let first = work(0);
+    assert_eq!(first, work(1000));
+    assert!(first.len() < 1000, "{}", first.len());
+    assert!(!first.iter().any(|series| series.contains("job-")), "{first:?}");
+}
+
+#[test]
+fn tenants_over_the_limit_are_others() {
+    let metrics = Metrics::new(2);
+    for (id, tenant) in ["a", "b", "c", "a", "d"].into_iter().enumerate() {
+        run_job_for(&metrics, tenant, id, JobStatus::Completed, None);
+    }
+    metrics.observe(&Report::JobTaken { job: "none".into(), tenant: None });
+    for (tenant, count) in [("a", 2), ("b", 1), ("other", 2), ("default", 1)] {
+        let labels = format!("model=\"unknown\",version=\"unknown\",tenant=\"{tenant}\"");
+        has(&metrics, &format!("inference_requests_total{{{labels}}} {count}"));
+    }
+}
+
+#[test]
+fn every_kind_of_error_has_one_category_and_one_type() {
+    let expected = [
+        ("validation", "validation", "inference_error"),
+        ("model_not_found", "validation", "model_not_found"),
+        ("inference_error", "unknown", "inference_error"),
+        ("oom", "oom", "inference_error"),
+        ("device_lost", "unknown", "inference_error"),
+        ("timeout", "timeout", "timeout"),
+        ("cancelled", "unknown", "inference_error"),
+        ("crashed", "unknown", "inference_error"),
+        ("unresponsive", "unknown", "inference_error"),
+        ("protocol", "unknown", "inference_error"),
+        ("load", "unknown", "inference_error"),
+        ("delivery", "unknown", "inference_error"),
+        ("infra", "unknown", "inference_error"),
+    ];
+    assert_eq!(ErrorKind::ALL.map(|kind| (kind.as_str(), category(kind), error_type(kind))), expected);
+    for kind in ErrorKind::ALL {
+        assert!(CATEGORIES.contains(&category(kind)));
+        let metrics = Metrics::default();
+        run_job(&metrics, 1, JobStatus::Failed, Some(kind));
+        has(&metrics, &format!("runpod_job_failures_total{{kind=\"{kind}\"}} 1"));
+        has(&metrics, &format!("runpod_job_errors_total{{category=\"{}\"}} 1", category(kind)));
+        let labels =
+            format!("model=\"unknown\",version=\"unknown\",error_type=\"{}\",tenant=\"acme\"", error_type(kind));
+        has(&metrics, &format!("inference_errors_total{{{labels}}} 1"));
+    }
 }
 
 #[test]
 fn a_killed_process_is_restarted_because_it_was_killed() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let process = ProcessId(0);
     metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(1) });
     metrics.observe(&Report::ProcessKilled { process, reason: "no answer".into() });
@@ -132,26 +243,42 @@ fn a_killed_process_is_restarted_because_it_was_killed() {
     metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(2) });
     let text = metrics.encode().unwrap();
     assert!(text.contains("runpod_worker_handler_restarts_total{cause=\"killed\"} 1\n"), "{text}");
-    assert_eq!(text.matches("restarts_total{").count(), 1);
+    let restarts: u64 = text
+        .lines()
+        .filter(|line| line.starts_with("runpod_worker_handler_restarts_total{"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum();
+    assert_eq!(restarts, 1);
 }
 
 #[test]
 fn a_second_run_is_no_second_job() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     for attempt in [1, 2] {
         metrics.observe(&Report::JobStarted { job: "a".into(), attempt, waited: Duration::ZERO });
     }
-    assert!(metrics.encode().unwrap().contains("runpod_jobs_total{status=\"in_progress\"} 1\n"));
+    has(&metrics, "runpod_jobs_total{status=\"in_progress\"} 1");
 }
 
 #[test]
 fn each_device_has_its_own_gauge() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let mut view = snapshot("cuda:0");
     view.processes.extend([process("cuda:1"), process("cuda:1")]);
     metrics.publish(&view);
-    let text = metrics.encode().unwrap();
-    for line in ["executor_inflight{device=\"cuda:0\"} 2\n", "executor_inflight{device=\"cuda:1\"} 4\n"] {
-        assert!(text.contains(line), "{text}");
+    has(&metrics, "executor_inflight{device=\"cuda:0\"} 2");
+    has(&metrics, "executor_inflight{device=\"cuda:1\"} 4");
+}
+
+#[test]
+fn what_is_not_known_is_absent() {
+    let metrics = Metrics::default();
+    metrics.publish(&snapshot("cpu"));
+    metrics.sample(SECOND, None, &OutboxStats::default());
+    let found = series(&metrics);
+    for absent in ["dollars", "heartbeat_age"] {
+        assert!(!found.iter().any(|series| series.contains(absent)), "{absent} in {found:?}");
     }
 }
+
+mod docs;

@@ -175,7 +175,7 @@ impl<S: ResultSink> Courier<S> {
             Outcome::Refused { code } => {
                 let why = refusal(code, len);
                 let report = ErrorReport { kind: ErrorKind::Delivery, message: why.clone(), traceback: String::new() };
-                let substitute = self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod });
+                let substitute = self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod, cost: None });
                 // Before the original goes, so that a crash in between leaves at least one of them to be posted.
                 self.save(&substitute).await;
                 let kept = self.bury(parcel, Some(code), &why).await;

@@ -141,7 +141,7 @@ fn progress(value: &'static str) -> Outgoing {
 }
 
 fn done(output: &str) -> Outgoing {
-    Outgoing::Final(FinalResult { result: Ok(output.to_owned().into()), streamed: false, stop_pod: false })
+    Outgoing::Final(FinalResult { result: Ok(output.to_owned().into()), streamed: false, stop_pod: false, cost: None })
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +150,7 @@ async fn a_lane_is_emptied_in_order() {
     for seq in 1..=3 {
         rig.send("j", chunk(seq));
     }
-    let last = FinalResult { result: Ok("[]".into()), streamed: true, stop_pod: true };
+    let last = FinalResult { result: Ok("[]".into()), streamed: true, stop_pod: true, cost: None };
     rig.send("j", Outgoing::Final(last));
     assert_eq!(rig.until_final().await, (true, vec![1, 2, 3]));
     assert_eq!(
@@ -382,6 +382,7 @@ async fn a_full_event_channel_never_blocks_the_dispatcher() {
             result: Err(ErrorReport { kind: ErrorKind::Oom, message: "m".into(), traceback: String::new() }),
             streamed: true,
             stop_pod: false,
+            cost: None,
         }),
     );
     assert_eq!(rig.until_final().await, (true, (1..=50).collect()));

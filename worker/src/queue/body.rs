@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config::Identity;
-use crate::core::FinalResult;
+use crate::core::{FinalResult, JobCost};
 
 /// Sent as `runpod_version` in heartbeats and errors.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -18,6 +18,15 @@ struct ErrorText<'a> {
     hostname: &'a str,
     worker_id: &'a str,
     runpod_version: &'a str,
+}
+
+/// What the job has used up, beside `output` or `error`, where the platform does not look.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cost {
+    gpu_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dollars: Option<f64>,
 }
 
 /// The job-done body of a final result.
@@ -45,6 +54,10 @@ pub fn result_body(result: &FinalResult, identity: &Identity) -> Bytes {
             body.extend_from_slice(json_text(&json_text(&text)).as_bytes());
         }
     }
+    if let Some(JobCost { gpu_time, dollars }) = result.cost {
+        body.extend_from_slice(b",\"cost\":");
+        body.extend_from_slice(json_text(&Cost { gpu_seconds: gpu_time.as_secs_f64(), dollars }).as_bytes());
+    }
     body.extend_from_slice(if result.stop_pod { b",\"stopPod\":true}" } else { b"}" });
     body.into()
 }
@@ -66,6 +79,8 @@ pub fn progress_body(progress: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use runpod_handler_protocol::{ErrorKind, ErrorReport};
     use serde_json::{Value, json};
 
@@ -76,7 +91,12 @@ mod tests {
     }
 
     fn body_of(result: Result<&'static str, ErrorReport>, streamed: bool, stop_pod: bool) -> String {
-        let result = FinalResult { result: result.map(|text| Bytes::from_static(text.as_bytes())), streamed, stop_pod };
+        let result = FinalResult {
+            result: result.map(|text| Bytes::from_static(text.as_bytes())),
+            streamed,
+            stop_pod,
+            cost: None,
+        };
         String::from_utf8(result_body(&result, &identity()).to_vec()).unwrap()
     }
 
@@ -100,6 +120,16 @@ mod tests {
             "hostname": "h1", "worker_id": "w1", "runpod_version": VERSION,
         });
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn what_a_job_has_used_up_stands_beside_its_output() {
+        let cost = |dollars| Some(JobCost { gpu_time: Duration::from_millis(1500), dollars });
+        let mut result = FinalResult { result: Ok("7".into()), streamed: false, stop_pod: true, cost: cost(Some(0.5)) };
+        let expected = r#"{"output":7,"cost":{"gpuSeconds":1.5,"dollars":0.5},"stopPod":true}"#;
+        assert_eq!(result_body(&result, &identity()), expected);
+        result.cost = cost(None);
+        assert_eq!(result_body(&result, &identity()), r#"{"output":7,"cost":{"gpuSeconds":1.5},"stopPod":true}"#);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use tokio::time::timeout;
 
 use super::url::{Template, append};
-use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, wire};
+use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
 use crate::config::Secret;
 use crate::core::JobId;
 use crate::retry::retry_after;
@@ -75,6 +75,7 @@ pub struct HttpQueue {
     stop: Option<String>,
     done: Template,
     stream: Option<Template>,
+    tenant: Option<TenantField>,
 }
 
 /// Shows the one URL that can be shown without what may be secret in it.
@@ -102,6 +103,7 @@ impl HttpQueue {
             stop: stop.map(|stop| stop.for_worker(worker)),
             done: config.done.clone(),
             stream: config.stream.clone(),
+            tenant: config.tenant.clone(),
         })
     }
 
@@ -113,6 +115,16 @@ impl HttpQueue {
         }
         append(&mut url, "job_in_progress", if holding { "1" } else { "0" });
         url
+    }
+
+    /// Notes on whose behalf each job runs, if that was asked for.
+    fn with_tenants(&self, mut reply: TakeReply) -> TakeReply {
+        if let (Some(field), TakeReply::Jobs(jobs)) = (&self.tenant, &mut reply) {
+            for job in jobs {
+                job.tenant = job.body.as_ref().ok().and_then(|body| field.read(body));
+            }
+        }
+        reply
     }
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
@@ -163,7 +175,9 @@ impl JobSource for HttpQueue {
                 let limit = MAX_PAYLOAD_LEN.saturating_mul(want.clamp(1, MAX_LARGE_JOBS));
                 match read_body(response, limit, BODY_LIMIT).await {
                     Ok(Body::Complete(body)) if body.is_empty() => TakeReply::Nothing,
-                    Ok(Body::Complete(body)) if media_type == "application/json" => wire::take_reply(&body),
+                    Ok(Body::Complete(body)) if media_type == "application/json" => {
+                        self.with_tenants(wire::take_reply(&body))
+                    }
                     Ok(Body::Complete(body)) => wire::unusable(
                         &body,
                         &format!("its media type is `{}` instead of `application/json`", printable(&media_type)),

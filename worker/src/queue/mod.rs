@@ -4,6 +4,7 @@ mod body;
 mod http;
 pub mod poller;
 pub mod stop;
+mod tenant;
 pub mod url;
 pub mod wire;
 
@@ -16,6 +17,7 @@ use crate::core::{JobId, TakenJob};
 
 pub use body::{VERSION, chunk_body, progress_body, result_body};
 pub use http::{ClientError, HttpQueue, http_client, request_error};
+pub use tenant::TenantField;
 pub use url::Template;
 
 /// Where jobs come from.
@@ -156,4 +158,6 @@ pub struct QueueConfig {
     pub key: Secret,
     /// Stands for `$ID` in `take`.
     pub worker_id: String,
+    /// Where jobs say on whose behalf they run.
+    pub tenant: Option<TenantField>,
 }

@@ -75,6 +75,7 @@ pub fn unusable(body: &[u8], reason: &str) -> TakeReply {
             body: Err(format!("the queue's reply with this job cannot be used: {reason}")),
             timeout: None,
             traceparent: None,
+            tenant: None,
         })
         .collect();
     if jobs.is_empty() { failed(reason.to_owned()) } else { TakeReply::Jobs(jobs) }
@@ -98,7 +99,7 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
         Ok(job) => job,
         Err(error) => {
             let id = recover_ids(text.as_bytes()).into_iter().next().ok_or_else(|| error.to_string())?;
-            return Ok(TakenJob { id, body: Err(error.to_string()), timeout: None, traceparent: None });
+            return Ok(TakenJob { id, body: Err(error.to_string()), timeout: None, traceparent: None, tenant: None });
         }
     };
     let id = job.id.ok_or_else(|| "it has no `id`".to_owned())?;
@@ -115,6 +116,7 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
         body,
         timeout: job.policy.and_then(execution_timeout),
         traceparent: job.traceparent.and_then(traceparent),
+        tenant: None,
     })
 }
 

@@ -1,5 +1,6 @@
-//! Logs, GPUs and host: what is told of the worker, and what must never be.
+//! Logs, alerts, GPUs and host: what is told of the worker, and what must never be.
 
+pub mod alerts;
 pub mod gpu;
 pub mod host;
 pub mod logs;

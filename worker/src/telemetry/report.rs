@@ -14,7 +14,7 @@ use crate::core::{Exit, JobId, JobStatus, Report};
 /// written when the platform has the result (or when nothing is to be posted), not when the handler is done.
 pub fn log(report: &Report) {
     match report {
-        Report::JobTaken { job } => debug!(%job, "Taken."),
+        Report::JobTaken { job, .. } => debug!(%job, "Taken."),
         Report::DuplicateJob { job } => warn!(%job, "The queue sent this job again. It is not run twice."),
         Report::JobRefused { job } => {
             warn!(%job, "A job came when the worker was already closing. It is left to another worker.");
@@ -24,7 +24,7 @@ pub fn log(report: &Report) {
         }
         Report::JobRetried { job, reason } => warn!(%job, reason, "The job will be run again."),
         Report::JobStopping { job, reason } => info!(%job, reason, "The job is asked to stop."),
-        Report::JobFinished { job, status, error, run_time, records, device: _ } => {
+        Report::JobFinished { job, status, error, run_time, records, .. } => {
             job_finished(job, *status, error.as_ref(), *run_time, records);
         }
         Report::JobDelivered { job, accepted: true } => info!(%job, "Finished."),
@@ -34,6 +34,9 @@ pub fn log(report: &Report) {
         Report::LateMessage { job } => debug!(%job, "A message came after the end of its job and was dropped."),
         Report::ProcessStarting { process, epoch } => {
             info!(process = process.0, start = epoch.0, "Starting the handler process.");
+        }
+        Report::StartPhase { process, phase, time } => {
+            debug!(process = process.0, phase = phase.as_str(), ms = millis(*time), "A part of the start is over.");
         }
         Report::Loading { process, stage, done, total } => {
             debug!(process = process.0, stage, done, total, "Loading.");
@@ -151,7 +154,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use crate::core::{Epoch, ExitReason, ProcessId, RecycleReason, ThrottleReason, ThrottledGpu};
+    use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase, ThrottleReason, ThrottledGpu};
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {
@@ -164,6 +167,9 @@ mod tests {
             status,
             error: error.map(|(kind, message)| ErrorReport { kind, message: message.into(), traceback: String::new() }),
             run_time: Duration::from_millis(250),
+            tenant: None,
+            stop_time: None,
+            cost: JobCost { gpu_time: Duration::from_millis(250), dollars: None },
             device: None,
             records: BTreeMap::new(),
         }
@@ -178,7 +184,7 @@ mod tests {
             expected,
         };
         let reports = [
-            Report::JobTaken { job: job() },
+            Report::JobTaken { job: job(), tenant: None },
             Report::DuplicateJob { job: job() },
             Report::JobRefused { job: job() },
             Report::JobStarted { job: job(), attempt: 1, waited: Duration::from_millis(3) },
@@ -194,6 +200,7 @@ mod tests {
             Report::JobDelivered { job: job(), accepted: false },
             Report::LateMessage { job: job() },
             Report::ProcessStarting { process, epoch: Epoch(1) },
+            Report::StartPhase { process, phase: StartPhase::Load, time: Duration::from_secs(3) },
             Report::Loading { process, stage: "weights".into(), done: 1, total: 2 },
             Report::SlotReady { process, slot: 0, device: "cpu".into(), load_time: Duration::from_secs(1) },
             Report::Checked { process, check: CheckReport::ok("memory", "12 GiB available") },

@@ -1,6 +1,7 @@
 //! What must hold after every event, whatever happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 
@@ -67,6 +68,7 @@ impl Ledger {
         }
         self.table(worker);
         self.slots_and_jobs_agree(worker);
+        all_time_is_booked(worker);
     }
 
     fn effect(&mut self, worker: &Worker, effect: &Effect) {
@@ -141,4 +143,14 @@ impl Ledger {
         }
         assert!(worker.queue.iter().all(|id| worker.jobs.contains_key(id)), "the queue holds a closed job");
     }
+}
+
+/// Every moment of every process went into one use, or belongs to a job that still runs.
+fn all_time_is_booked(worker: &Worker) {
+    let running: Duration = worker.jobs.values().filter(|job| job.place().is_some()).map(|job| job.gpu_time).sum();
+    let booked = worker.usage.total() + running;
+    let passed = worker.spent_until.0 * u32::try_from(worker.processes.len()).unwrap();
+    // Shares are rounded down to nanoseconds.
+    let lost = passed.checked_sub(booked).expect("more time is booked than has passed");
+    assert!(lost < Duration::from_millis(1), "{lost:?} of {passed:?} are not booked");
 }

@@ -1,6 +1,7 @@
 //! Tests of the state machines: a table of named situations and random sequences with invariants.
 
 mod invariants;
+mod observed;
 mod properties;
 mod situations;
 mod throttle;

@@ -88,7 +88,7 @@ impl World {
     /// An earlier run has left the results of these jobs.
     pub(super) fn leave(&mut self, jobs: &[String]) {
         let jobs: Vec<JobId> = jobs.iter().map(|job| job.as_str().into()).collect();
-        let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: false };
+        let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: false, cost: None };
         self.finals.extend(jobs.iter().map(|job| (job.clone(), result.clone())));
         self.feed(Event::Delivery(DeliveryEvent::Leftovers(jobs)));
     }
@@ -180,7 +180,7 @@ impl World {
 
     pub(super) fn loaded(&mut self, index: usize, slot: u32) {
         let device = self.device.to_owned();
-        self.say(index, ToSupervisor::Loaded { slot, device, millis: 5 }, Bytes::new());
+        self.say(index, ToSupervisor::Loaded { slot, device, millis: 5, warm_up_millis: 2 }, Bytes::new());
     }
 
     pub(super) fn arrive(&mut self, ids: &[&str]) {
@@ -294,5 +294,5 @@ impl World {
 }
 
 pub(super) fn taken(id: &str) -> TakenJob {
-    TakenJob { id: id.into(), body: Ok(Bytes::from_static(b"{}")), timeout: None, traceparent: None }
+    TakenJob { id: id.into(), body: Ok(Bytes::from_static(b"{}")), timeout: None, traceparent: None, tenant: None }
 }

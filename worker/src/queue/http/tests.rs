@@ -75,6 +75,7 @@ impl Server {
             stream: Some(template("job-stream/$RUNPOD_POD_ID/$ID")),
             key: Secret::new("hunter2"),
             worker_id: "w1".into(),
+            tenant: None,
         })
         .unwrap()
     }
@@ -327,7 +328,7 @@ async fn neither_keys_nor_payloads_reach_the_log() {
     let job = JobId::from("j1");
     outbox.send(job.clone(), Outgoing::Chunk { attempt: 1, seq: 1, payload: "\"hunter2\"".into() });
     let result = Ok("\"hunter2\"".into());
-    outbox.send(job, Outgoing::Final(FinalResult { result, streamed: false, stop_pod: false }));
+    outbox.send(job, Outgoing::Final(FinalResult { result, streamed: false, stop_pod: false, cost: None }));
     for _ in 0..2 {
         events.recv().await.unwrap();
     }
@@ -347,6 +348,7 @@ async fn missing_routes_are_said_and_not_guessed() {
         stream: None,
         key: Secret::default(),
         worker_id: "w1".into(),
+        tenant: None,
     })
     .unwrap();
     assert_eq!(queue.stops().await, StopReply::Unsupported);

@@ -1,0 +1,72 @@
+//! Alerts about each endpoint, from the same counters that `/health` shows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use runpod_alerts::{Counters, EVALUATION_INTERVAL, Readings, Rule, Sender, Watch, Webhook};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Observation, Store};
+
+/// Endpoints that are watched; of more, those that were there first.
+const MAX_ENDPOINTS: usize = 64;
+
+/// The rules and who is told.
+#[derive(Debug)]
+pub struct Alerts {
+    rules: Vec<Rule>,
+    webhook: Option<Webhook>,
+}
+
+impl Alerts {
+    /// Without a webhook alerts are only logged.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>, webhook: Option<Webhook>) -> Self {
+        Self { rules, webhook }
+    }
+
+    /// Watches every endpoint of `store` in the background until `stop`. What is not delivered by then is dropped.
+    pub fn start(self, store: Arc<dyn Store>, stop: CancellationToken) {
+        let sender = self.webhook.map(|webhook| Arc::new(Sender::start(webhook)));
+        let rules = self.rules;
+        let watch = async move {
+            let mut watches: BTreeMap<String, Watch> = BTreeMap::new();
+            let mut ticks = interval(EVALUATION_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let endpoints = store.endpoints().await;
+                watches.retain(|endpoint, _| endpoints.contains(endpoint));
+                for endpoint in endpoints {
+                    if !watches.contains_key(&endpoint) && watches.len() < MAX_ENDPOINTS {
+                        let watch = Watch::new(&endpoint, rules.clone(), sender.clone());
+                        watches.insert(endpoint.clone(), watch);
+                    }
+                    if let Some(watch) = watches.get_mut(&endpoint) {
+                        watch.observe(&readings(&store.observe(&endpoint).await));
+                    }
+                }
+            }
+        };
+        tokio::spawn(async move { stop.run_until_cancelled(watch).await });
+    }
+}
+
+/// No GPU is seen from here: what is said about them comes from the workers.
+fn readings(seen: &Observation) -> Readings {
+    let (health, totals) = (&seen.health, &seen.totals);
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    Readings {
+        waiting: count(health.in_queue),
+        running: count(health.in_progress),
+        idle_workers: count(health.workers.idle),
+        unhealthy_workers: count(health.workers.unhealthy),
+        gpu_utilization: None,
+        counters: Counters {
+            completed: totals.completed,
+            failed: totals.failed.saturating_add(totals.timed_out),
+            timed_out: totals.timed_out,
+        },
+    }
+}

@@ -1,0 +1,120 @@
+//! Alerts without a stack: rules of the programs themselves, and a webhook.
+
+use std::time::Duration;
+
+use end_to_end_tests::{Endpoint, FakeQueue, Worker, WorkerOptions, binary, eventually, run_tool};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::receiver::Receiver;
+
+/// A file with these rules.
+fn rules(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path.to_string_lossy().into_owned())
+}
+
+fn titled(title: &str) -> impl Fn(&Value) -> bool {
+    move |body| body["title"] == title
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_tells_of_failing_jobs_and_of_their_end() {
+    let receiver = Receiver::start().await;
+    let (_folder, path) = rules("[failure_rate]\nmin_jobs = 2\nwindow = \"3s\"\nfor = \"0s\"");
+    let endpoint = Endpoint::start(&[]).await;
+    let options = WorkerOptions::flags(&["--alert-rules", &path])
+        .env("RUNPOD_WORKER_ALERT_WEBHOOK", &format!("{}/s3cret-path", receiver.url));
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), options);
+    worker.ready().await;
+    let client = endpoint.client();
+    for _ in 0..2 {
+        assert_eq!(client.run(json!({"do": "error"})).await["status"], "FAILED");
+    }
+    let firing = receiver.gets("/s3cret-path", "the alert", titled("worker-1: failure_rate is firing")).await;
+    let mut keys: Vec<&String> = firing.as_object().unwrap().keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["message", "severity", "timestamp", "title"]);
+    assert_eq!(firing["severity"], "critical");
+    assert!(firing["message"].as_str().unwrap().starts_with("share of jobs that failed within 3s: 1."), "{firing}");
+    // The window passes and nothing fails any more.
+    receiver.gets("/s3cret-path", "the end", titled("worker-1: failure_rate is resolved")).await;
+    let log = worker.daemon.log();
+    assert!(log.contains("failure_rate") && !log.contains("s3cret-path"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_word_of_an_unhealthy_worker_arrives() {
+    let receiver = Receiver::start().await;
+    let queue = FakeQueue::start();
+    let options = WorkerOptions::flags(&["--alert-webhook", &receiver.url, "--alert-format", "slack"])
+        .env("PUPPET_START", "load_fail");
+    let mut worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);
+    let told = receiver.gets("/", "the alert", |body| body["text"].to_string().contains("unhealthy is firing")).await;
+    assert!(told["text"].as_str().unwrap().starts_with("*worker-1: unhealthy is firing* (critical)"), "{told}");
+    assert_eq!(worker.daemon.wait(Duration::from_secs(60)).code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_tells_of_its_queue_and_a_dead_receiver_holds_nobody_up() {
+    let receiver = Receiver::start().await;
+    let (_folder, path) = rules("[queue_depth]\nabove = 2\nfor = \"1s\"\n[no_idle_worker]\nenabled = false");
+    let flags = ["--alert-rules", &path, "--alert-webhook", &receiver.url, "--alert-format", "discord"];
+    let endpoint = Endpoint::start(&flags).await;
+    let client = endpoint.client();
+    for _ in 0..3 {
+        client.submit(json!({})).await;
+    }
+    let said = |word: &'static str| move |body: &Value| body["content"].to_string().contains(word);
+    let firing = receiver.gets("/", "the alert", said("test: queue_depth is firing")).await;
+    assert!(firing["content"].as_str().unwrap().contains("jobs waiting: 3."), "{firing}");
+    client.post("/purge-queue", Value::Null).await;
+    receiver.gets("/", "the end", said("test: queue_depth is resolved")).await;
+
+    // Nothing listens on port 1.
+    let flags = ["--alert-rules", &path, "--alert-webhook", "http://127.0.0.1:1/s3cret"];
+    let mut lonely = Endpoint::start(&flags).await;
+    for _ in 0..3 {
+        lonely.client().submit(json!({})).await;
+    }
+    eventually("the alert in the log", || async { lonely.daemon.log().contains("did not arrive").then_some(()) }).await;
+    assert_eq!(lonely.client().health().await["jobs"]["inQueue"], 3);
+    lonely.daemon.signal(Signal::TERM);
+    assert!(lonely.daemon.wait(Duration::from_secs(60)).success());
+    assert!(!lonely.daemon.log().contains("s3cret"), "{}", lonely.daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_shows_rules_values_and_bodies_and_a_test_message_arrives() {
+    let receiver = Receiver::start().await;
+    let endpoint = Endpoint::start(&[]).await;
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), WorkerOptions::default());
+    worker.ready().await;
+    let client = endpoint.client();
+    client.run(json!({"do": "error"})).await;
+
+    let (_folder, path) = rules("[failure_rate]\nmin_jobs = 1");
+    let program = binary("runpod-worker");
+    let alerts = |args: &[&str]| {
+        let words: Vec<&str> = ["alerts"].iter().chain(args).copied().collect();
+        let output = run_tool(&program.to_string_lossy(), &words);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    for url in [worker.http.clone(), format!("{}/test", endpoint.base)] {
+        let (code, text) = alerts(&["--dry-run", "--rules", &path, "--url", &url]);
+        assert_eq!(code, Some(0), "{text}");
+        for part in ["[queue_depth]", "FIRES if it lasts for 1m", "failure_rate is firing", "the webhook is not set"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    }
+    let (code, text) = alerts(&["--dry-run", "--url", "http://127.0.0.1:1"]);
+    assert!(code == Some(1) && text.contains("check --url"), "{text}");
+    let (code, text) = alerts(&["--test"]);
+    assert!(code == Some(64) && text.contains("no webhook to test"), "{text}");
+    let (code, text) = alerts(&["--test", "--webhook", &receiver.url]);
+    assert_eq!(code, Some(0), "{text}");
+    receiver.gets("/", "the test message", titled("runpod-worker: test")).await;
+}

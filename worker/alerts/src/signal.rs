@@ -1,0 +1,163 @@
+//! What rules can be about, and how each value follows from the readings.
+
+use serde::Deserialize;
+
+/// What a program knows about itself at one moment. Everything in here is also in its `/health` or `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Readings {
+    /// Jobs that wait.
+    pub waiting: u64,
+    /// Jobs that run.
+    pub running: u64,
+    /// Workers that wait for a job.
+    pub idle_workers: u64,
+    /// Workers that cannot work.
+    pub unhealthy_workers: u64,
+    /// Mean utilisation of the GPUs, from 0 to 1; `None` where there is no GPU or nobody can tell.
+    pub gpu_utilization: Option<f64>,
+    /// What only grows.
+    pub counters: Counters,
+}
+
+/// Jobs that have ended since the program started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// With an output.
+    pub completed: u64,
+    /// With an error, timeouts included.
+    pub failed: u64,
+    /// Of those, by their deadline.
+    pub timed_out: u64,
+}
+
+impl Counters {
+    /// What was added since `before`. A counter that was reset has added nothing.
+    fn since(self, before: Self) -> Self {
+        Self {
+            completed: self.completed.saturating_sub(before.completed),
+            failed: self.failed.saturating_sub(before.failed),
+            timed_out: self.timed_out.saturating_sub(before.timed_out),
+        }
+    }
+}
+
+/// What a rule looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signal {
+    /// Jobs that wait.
+    QueueDepth,
+    /// Share of the jobs that ended within the window and failed, from 0 to 1.
+    FailureRate,
+    /// Jobs that ran into their deadline within the window.
+    Timeouts,
+    /// Jobs that wait while no worker is idle.
+    JobsWithoutIdleWorker,
+    /// Workers that cannot work.
+    UnhealthyWorkers,
+    /// Utilisation of the GPUs, from 0 to 1, while jobs run or wait.
+    GpuUtilization,
+}
+
+impl Signal {
+    /// All signals.
+    pub const ALL: [Self; 6] = [
+        Self::QueueDepth,
+        Self::FailureRate,
+        Self::Timeouts,
+        Self::JobsWithoutIdleWorker,
+        Self::UnhealthyWorkers,
+        Self::GpuUtilization,
+    ];
+
+    /// The word used in rules.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueDepth => "queue_depth",
+            Self::FailureRate => "failure_rate",
+            Self::Timeouts => "timeouts",
+            Self::JobsWithoutIdleWorker => "jobs_without_idle_worker",
+            Self::UnhealthyWorkers => "unhealthy_workers",
+            Self::GpuUtilization => "gpu_utilization",
+        }
+    }
+
+    /// For people.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::QueueDepth => "jobs waiting",
+            Self::FailureRate => "share of jobs that failed",
+            Self::Timeouts => "jobs that ran into their deadline",
+            Self::JobsWithoutIdleWorker => "jobs waiting while no worker is idle",
+            Self::UnhealthyWorkers => "unhealthy workers",
+            Self::GpuUtilization => "GPU utilisation while there is work",
+        }
+    }
+
+    /// Whether it is about what happened within a window, and not about this moment.
+    pub fn has_window(self) -> bool {
+        matches!(self, Self::FailureRate | Self::Timeouts)
+    }
+
+    /// Its value; `before` is what had been counted when the window began. `None` when there is nothing to say: no GPU, no
+    /// work, or fewer than `min_jobs` ended jobs.
+    pub fn value(self, now: &Readings, before: Counters, min_jobs: u64) -> Option<f64> {
+        let ended = now.counters.since(before);
+        match self {
+            Self::QueueDepth => Some(now.waiting as f64),
+            Self::FailureRate => {
+                let jobs = ended.completed.saturating_add(ended.failed);
+                (jobs >= min_jobs.max(1)).then(|| ended.failed as f64 / jobs as f64)
+            }
+            Self::Timeouts => Some(ended.timed_out as f64),
+            Self::JobsWithoutIdleWorker => Some(if now.idle_workers == 0 { now.waiting as f64 } else { 0.0 }),
+            Self::UnhealthyWorkers => Some(now.unhealthy_workers as f64),
+            Self::GpuUtilization => now.gpu_utilization.filter(|_| now.waiting + now.running > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(completed: u64, failed: u64, timed_out: u64) -> Counters {
+        Counters { completed, failed, timed_out }
+    }
+
+    #[test]
+    fn each_signal_has_its_value() {
+        let busy = Readings {
+            waiting: 7,
+            running: 1,
+            gpu_utilization: Some(0.5),
+            counters: counters(80, 20, 3),
+            ..Readings::default()
+        };
+        let none = Counters::default();
+        assert_eq!(Signal::QueueDepth.value(&busy, none, 0), Some(7.0));
+        assert_eq!(Signal::FailureRate.value(&busy, none, 10), Some(0.2));
+        assert_eq!(Signal::Timeouts.value(&busy, counters(0, 0, 1), 0), Some(2.0));
+        assert_eq!(Signal::JobsWithoutIdleWorker.value(&busy, none, 0), Some(7.0));
+        assert_eq!(Signal::JobsWithoutIdleWorker.value(&Readings { idle_workers: 1, ..busy }, none, 0), Some(0.0));
+        assert_eq!(Signal::UnhealthyWorkers.value(&Readings { unhealthy_workers: 2, ..busy }, none, 0), Some(2.0));
+        assert_eq!(Signal::GpuUtilization.value(&busy, none, 0), Some(0.5));
+    }
+
+    #[test]
+    fn without_enough_to_go_by_there_is_no_value() {
+        let quiet = Readings { gpu_utilization: Some(0.0), counters: counters(1, 1, 0), ..Readings::default() };
+        assert_eq!(Signal::GpuUtilization.value(&quiet, Counters::default(), 0), None);
+        assert_eq!(Signal::FailureRate.value(&quiet, Counters::default(), 3), None);
+        assert_eq!(Signal::FailureRate.value(&quiet, quiet.counters, 0), None);
+        assert_eq!(Signal::FailureRate.value(&quiet, counters(9, 9, 9), 0), None, "a counter was reset");
+    }
+
+    #[test]
+    fn words_are_those_of_the_rules() {
+        for signal in Signal::ALL {
+            let read: Signal = serde_json::from_value(signal.as_str().into()).unwrap();
+            assert_eq!(read, signal);
+        }
+    }
+}

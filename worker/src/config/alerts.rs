@@ -1,0 +1,87 @@
+//! Alerts: which rules hold and who is told.
+
+use std::path::PathBuf;
+
+use runpod_alerts::{Format, Rule, WebhookUrl, load_rules};
+
+use super::environment::Environment;
+use super::settings::Settings;
+use super::{ConfigErrors, parse};
+
+/// Flags of `run` and `alerts` about alerts.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AlertArgs {
+    /// URL that alerts are posted to. It is a secret: the variable keeps it out of lists of processes
+    /// [env: RUNPOD_WORKER_ALERT_WEBHOOK] [default: none, alerts are only logged]
+    #[arg(long, value_name = "URL", alias = "webhook")]
+    pub alert_webhook: Option<String>,
+
+    /// TOML file that changes, adds or switches off alert rules; `runpod-worker alerts --dry-run` prints those in effect
+    /// [env: RUNPOD_WORKER_ALERT_RULES] [default: none]
+    #[arg(long, value_name = "FILE", alias = "rules")]
+    pub alert_rules: Option<String>,
+
+    /// Shape of the body: plain, slack or discord [env: RUNPOD_WORKER_ALERT_FORMAT] [default: plain]
+    #[arg(long, value_name = "FORMAT", alias = "format")]
+    pub alert_format: Option<String>,
+}
+
+/// Alerts, checked.
+#[derive(Clone, Debug)]
+pub struct AlertConfig {
+    /// The rules in effect.
+    pub rules: Vec<Rule>,
+    /// Who is told; `None` for nobody but the log.
+    pub webhook: Option<WebhookUrl>,
+    /// In which shape.
+    pub format: Format,
+}
+
+impl AlertConfig {
+    /// Reads what `run` would read.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(args: &AlertArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
+        let mut settings = Settings::new(env);
+        let config = alerts(&mut settings, args);
+        if settings.problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(settings.problems)) }
+    }
+}
+
+pub(super) fn alerts<E: Environment>(settings: &mut Settings<'_, E>, args: &AlertArgs) -> AlertConfig {
+    // Read even if it is wrong, so that no error shows it.
+    let url = settings.read(
+        "alert-webhook",
+        args.alert_webhook.as_deref(),
+        &[],
+        None,
+        |text| Ok(Some(WebhookUrl::parse(text))),
+        |url| if url.is_some() { "set" } else { "not set" }.to_owned(),
+    );
+    let webhook = url.and_then(|url| url.map_err(|error| settings.problems.push(error.to_string())).ok());
+    let file = settings.read(
+        "alert-rules",
+        args.alert_rules.as_deref(),
+        &[],
+        None,
+        |text| Ok(Some(PathBuf::from(text))),
+        |file| file.as_ref().map_or_else(|| "default".to_owned(), |file| file.display().to_string()),
+    );
+    let rules = load_rules(file.as_deref()).unwrap_or_else(|error| {
+        settings.problems.push(error.to_string());
+        Vec::new()
+    });
+    let format = settings.read(
+        "alert-format",
+        args.alert_format.as_deref(),
+        &[],
+        Format::Plain,
+        |text| {
+            let name = parse::word(text, &Format::ALL.map(Format::as_str))?;
+            Ok(Format::from_name(&name).unwrap_or_default())
+        },
+        |format| format.as_str().to_owned(),
+    );
+    AlertConfig { rules, webhook, format }
+}
