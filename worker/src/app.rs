@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::telemetry::traces::Traces;
+use crate::telemetry::{Observer, TraceError};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
@@ -45,6 +47,9 @@ pub enum StartError {
     /// The spool that was asked for cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// The heartbeat cannot be started.
     #[error(transparent)]
     Heartbeat(#[from] HeartbeatError),
@@ -79,6 +84,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
 
+    let (traces, export) = config.traces.as_ref().map(|traces| Traces::start(traces, &config.identity)).transpose()?.unzip();
     forward_signals(events.clone(), over.clone())?;
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
@@ -95,9 +101,11 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
+    // The handler keeps back what would not be logged.
+    let env = vec![("RUNPOD_LOG_LEVEL".into(), config.log.level.to_string().into())];
+    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval);
+    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
@@ -108,6 +116,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         outbox,
         heartbeat: Arc::clone(&heartbeat),
         metrics,
+        observer: Observer::new(traces),
     };
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
@@ -121,6 +130,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Last of all, so that the platform hears of the worker as long as it holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;
+    }
+    if let Some(export) = export {
+        export.close().await;
     }
     Ok(code)
 }

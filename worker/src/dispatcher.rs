@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::core::{Effect, Event, Policy, Snapshot, Time, Worker};
+use crate::core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::poller::PollHandle;
-use crate::telemetry::report;
+use crate::telemetry::Observer;
 
 /// Events handled before the picture for the outside is drawn again.
 const BATCH: usize = 64;
@@ -33,6 +33,8 @@ pub struct Hands {
     pub heartbeat: Arc<Heartbeat>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Logs and traces.
+    pub observer: Observer,
 }
 
 /// The task's state.
@@ -86,9 +88,12 @@ impl Dispatcher {
         }
     }
 
-    fn step(&mut self, event: Event) -> Option<u8> {
-        if let Event::Poll(answer) = &event {
+    fn step(&mut self, mut event: Event) -> Option<u8> {
+        if let Event::Poll(answer) = &mut event {
             self.hands.metrics.poll(answer);
+            if let PollAnswer::Jobs(jobs) = answer {
+                self.hands.observer.taken(jobs);
+            }
         }
         let now = Time(self.started.elapsed());
         let mut exit = None;
@@ -110,7 +115,7 @@ impl Dispatcher {
                 self.hands.heartbeat.report_unhealthy(&check, &reason);
             }
             Effect::Report(report) => {
-                report::log(&report);
+                self.hands.observer.observe(&report);
                 self.hands.metrics.observe(&report);
             }
             Effect::Exit { code } => return Some(code),

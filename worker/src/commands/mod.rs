@@ -10,8 +10,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, EXIT_CONFIG, ProcessEnvironment, RunArgs};
-use crate::telemetry::{self, LogGuard};
+use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
+use crate::telemetry::{self, LogGuard, Sink, redact};
 
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
@@ -42,12 +42,20 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
 }
 
 /// Sets up the log. The guard must live until the command is over.
-fn start_log(config: &Config, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
-    if let Some(queue) = &config.queue {
-        telemetry::redact::add(queue.key.expose());
-    }
-    telemetry::init(config.log.format, config.log.level, &config.identity.worker_id, out)
-        .map_err(|error| complain(1, &error.to_string()))
+fn start_log(
+    config: &Config,
+    sink: Option<&Sink>,
+    out: impl io::Write + Send + 'static,
+) -> Result<LogGuard, ExitCode> {
+    let env = ProcessEnvironment;
+    let variables = env.names().into_iter().map(|name| {
+        let value = env.raw(&name).unwrap_or_default();
+        (name, value)
+    });
+    redact::add_variables(variables);
+    let keys = config.queue.iter().map(|queue| &queue.key).chain(config.log_sink.iter().map(|sink| &sink.token));
+    keys.for_each(|key| redact::add(key.expose()));
+    telemetry::init(&config.log, &config.identity.worker_id, sink, out).map_err(|error| complain(1, &error.to_string()))
 }
 
 /// Says on stderr what went wrong.

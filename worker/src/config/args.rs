@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::telemetry::TelemetryArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -69,14 +70,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHICH")]
     pub spool: Option<String>,
 
-    /// json, text, or auto: json when RUNPOD_ENDPOINT_ID is set [env: RUNPOD_WORKER_LOG_FORMAT] [default: auto]
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
-
-    /// trace, debug, info, warn, error or off [env: RUNPOD_WORKER_LOG_LEVEL, RUNPOD_LOG_LEVEL or RUNPOD_DEBUG_LEVEL]
-    /// [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]

@@ -4,13 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
-use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
+use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, parse, telemetry, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -54,7 +53,9 @@ impl Config {
         };
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
-        let log = log(&mut settings, args, &identity);
+        let log = telemetry::log(&mut settings, &args.telemetry, &identity);
+        let log_sink = telemetry::sink(&mut settings, &args.telemetry, &identity);
+        let traces = telemetry::traces(&mut settings, &args.telemetry, &identity);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
@@ -72,6 +73,8 @@ impl Config {
             spool,
             http_bind,
             log,
+            log_sink,
+            traces,
             identity,
             warnings,
             description,
@@ -127,34 +130,6 @@ fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identi
             show_duration,
         ),
         ..Policy::default()
-    }
-}
-
-fn log<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity: &Identity) -> LogConfig {
-    let auto = if identity.endpoint_id.is_some() { LogFormat::Json } else { LogFormat::Text };
-    LogConfig {
-        format: settings.read(
-            "log-format",
-            args.log_format.as_deref(),
-            &[],
-            auto,
-            |text| {
-                Ok(match parse::word(text, &["auto", "json", "text"])?.as_str() {
-                    "json" => LogFormat::Json,
-                    "text" => LogFormat::Text,
-                    _ => auto,
-                })
-            },
-            |format| format.as_str().to_owned(),
-        ),
-        level: settings.read(
-            "log-level",
-            args.log_level.as_deref(),
-            &["RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"],
-            LevelFilter::INFO,
-            parse::level,
-            LevelFilter::to_string,
-        ),
     }
 }
 

@@ -10,6 +10,7 @@ mod parse;
 mod secret;
 mod settings;
 mod spool;
+mod telemetry;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -23,12 +24,14 @@ pub use handler::HandlerConfig;
 pub use identity::Identity;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
+pub use telemetry::TelemetryArgs;
 pub use upkeep::{CheckConfig, UpkeepArgs};
 
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
+use crate::telemetry::{SinkConfig, TraceConfig};
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -51,6 +54,10 @@ pub struct Config {
     pub http_bind: Option<SocketAddr>,
     /// Logs.
     pub log: LogConfig,
+    /// Where the log is posted to; `None` for nowhere.
+    pub log_sink: Option<SinkConfig>,
+    /// Where traces are exported to; `None` for nowhere.
+    pub traces: Option<TraceConfig>,
     /// Who this worker is.
     pub identity: Identity,
     /// What is odd but can be lived with; one line each, for the log.
@@ -72,6 +79,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What is not worth logging.
     pub level: LevelFilter,
+    /// Lines a second, of each level and of each stream of a handler; 0 for no limit.
+    pub rate: u32,
 }
 
 /// Form of a log line.

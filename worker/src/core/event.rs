@@ -67,6 +67,19 @@ pub struct TakenJob {
     pub timeout: Option<Duration>,
     /// W3C trace context, if it carries one.
     pub traceparent: Option<String>,
+    /// The batch that it belongs to, if it names one.
+    pub batch: Option<String>,
+    /// How long it has waited in the queue, if it tells.
+    pub waited: Option<Duration>,
+    /// How long the reply with it took to arrive, from its first byte.
+    pub transfer: Duration,
+}
+
+impl TakenJob {
+    /// A job that carries nothing but its body.
+    pub fn new(id: JobId, body: Result<Bytes, String>) -> Self {
+        Self { id, body, timeout: None, traceparent: None, batch: None, waited: None, transfer: Duration::ZERO }
+    }
 }
 
 /// What happened to a handler process.
