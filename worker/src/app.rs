@@ -84,7 +84,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
 
-    let (traces, export) = config.traces.as_ref().map(|traces| Traces::start(traces, &config.identity)).transpose()?.unzip();
+    let (traces, export) =
+        config.traces.as_ref().map(|traces| Traces::start(traces, &config.identity)).transpose()?.unzip();
     forward_signals(events.clone(), over.clone())?;
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
@@ -105,7 +106,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     let env = vec![("RUNPOD_LOG_LEVEL".into(), config.log.level.to_string().into())];
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
+    let mut processes =
+        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);

@@ -157,6 +157,7 @@ impl<P: Content> Queue<P> {
             input: new.input,
             s3_config: new.s3_config,
             webhook: new.webhook,
+            traceparent: new.traceparent,
             policy: new.policy,
             retention: new.retention,
             submitted: now,
@@ -214,6 +215,8 @@ impl<P: Content> Queue<P> {
                 attempt: job.attempt,
                 input: job.input.clone(),
                 s3_config: job.s3_config.clone(),
+                traceparent: job.traceparent.clone(),
+                delay: now.saturating_sub(job.submitted),
             });
             self.workers.hold(&worker, &id);
             self.in_progress += 1;

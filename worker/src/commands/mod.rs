@@ -42,11 +42,7 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
 }
 
 /// Sets up the log. The guard must live until the command is over.
-fn start_log(
-    config: &Config,
-    sink: Option<&Sink>,
-    out: impl io::Write + Send + 'static,
-) -> Result<LogGuard, ExitCode> {
+fn start_log(config: &Config, sink: Option<&Sink>, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
     let env = ProcessEnvironment;
     let variables = env.names().into_iter().map(|name| {
         let value = env.raw(&name).unwrap_or_default();

@@ -127,7 +127,9 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("log-format", "json", |c| c.log.format.as_str().to_owned()),
         ("log-level", "trace", |c| c.log.level.to_string()),
         ("log-rate", "7", |c| c.log.rate.to_string()),
-        ("log-sink", "http://h/logs?x=1", |c| c.log_sink.as_ref().map(|sink| sink.url.for_worker("")).unwrap_or_default()),
+        ("log-sink", "http://h/logs?x=1", |c| {
+            c.log_sink.as_ref().map(|sink| sink.url.for_worker("")).unwrap_or_default()
+        }),
         ("otlp-endpoint", "http://h:4318", |c| {
             c.traces.as_ref().map(|traces| traces.endpoint.for_worker("")).unwrap_or_default()
         }),

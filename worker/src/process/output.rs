@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use runpod_handler_protocol::{LOG_MARK, MAX_LOG_LINE};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until};
-use runpod_handler_protocol::{LOG_MARK, MAX_LOG_LINE};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::redact;
@@ -189,7 +189,8 @@ mod tests {
         let (mut writer, reader) = tokio::io::duplex(64 * 1024);
         let (sender, mut outputs) = tokio::sync::mpsc::channel(4096);
         let task = tokio::spawn(async move {
-            read_lines(reader, CancellationToken::new(), LINES_PER_WINDOW, |output| sender.try_send(output).unwrap()).await;
+            read_lines(reader, CancellationToken::new(), LINES_PER_WINDOW, |output| sender.try_send(output).unwrap())
+                .await;
         });
         let flood = "a\n".repeat(LINES_PER_WINDOW as usize + 7);
         writer.write_all(flood.as_bytes()).await.unwrap();

@@ -23,8 +23,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::rate::RateLimit;
 use super::sink::{self, Sink, SinkQueue};
-use super::writer::{LineQueue, Loss};
 pub use super::writer::LogGuard;
+use super::writer::{LineQueue, Loss};
 use super::{jobs, redact};
 use crate::config::{LogConfig, LogFormat};
 

@@ -22,8 +22,7 @@ const MAX_OF_JOBS: usize = 3 * 1024;
 /// What stands unescaped in a URL (RFC 3986).
 const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Words that a name of a secret ends with.
-const NAMES: [&str; 9] =
-    ["key", "keys", "token", "tokens", "secret", "secrets", "password", "passwd", "credentials"];
+const NAMES: [&str; 9] = ["key", "keys", "token", "tokens", "secret", "secrets", "password", "passwd", "credentials"];
 
 static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { known: Vec::new(), clock: 0 });
 
@@ -113,7 +112,8 @@ fn spellings(secret: &str) -> Vec<String> {
     let mut spellings = Vec::new();
     for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_LEN) {
         let quoted = Value::from(line).to_string();
-        let forms = [line.to_owned(), quoted[1..quoted.len() - 1].to_owned(), utf8_percent_encode(line, IN_URL).to_string()];
+        let forms =
+            [line.to_owned(), quoted[1..quoted.len() - 1].to_owned(), utf8_percent_encode(line, IN_URL).to_string()];
         for form in forms {
             if !spellings.contains(&form) {
                 spellings.push(form);
@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn json_stays_json() {
         add("secret-in-json");
-        let payload = Bytes::from_static(br#"{"kind":"oom","message":"a secret-in-json","list":[{"n":1,"s":"secret-in-json"}]}"#);
+        let payload =
+            Bytes::from_static(br#"{"kind":"oom","message":"a secret-in-json","list":[{"n":1,"s":"secret-in-json"}]}"#);
         let cleaned: Value = serde_json::from_slice(&clean_json(&payload)).unwrap();
         assert_eq!(cleaned, serde_json::json!({"kind": "oom", "message": "a ***", "list": [{"n": 1, "s": "***"}]}));
         let harmless = Bytes::from_static(b"{ \"a\" : 1 }");

@@ -40,16 +40,23 @@ mod tests {
 
     #[test]
     fn signed_urls_lose_their_signature_and_keep_their_place() {
-        let masked = mask("got https://b.s3.amazonaws.com/in.png?X-Amz-Expires=60&X-Amz-Signature=0a1b2c&response=x end");
+        let masked =
+            mask("got https://b.s3.amazonaws.com/in.png?X-Amz-Expires=60&X-Amz-Signature=0a1b2c&response=x end");
         assert_eq!(
             masked,
             "got https://b.s3.amazonaws.com/in.png?X-Amz-Expires=***&X-Amz-Signature=***&response=x end"
         );
         for (url, expected) in [
             ("https://a/b?sv=1&sig=abc%2Bd%3D", "https://a/b?sv=1&sig=***"),
-            ("\"https://a/b?Expires=5&Signature=ab~cd&Key-Pair-Id=K\"", "\"https://a/b?Expires=5&Signature=***&Key-Pair-Id=K\""),
+            (
+                "\"https://a/b?Expires=5&Signature=ab~cd&Key-Pair-Id=K\"",
+                "\"https://a/b?Expires=5&Signature=***&Key-Pair-Id=K\"",
+            ),
             ("https://a/b?access_token=t1\\u0026x=2", "https://a/b?access_token=***\\u0026x=2"),
-            ("https://s/?X-Goog-Credential=me&X-Goog-Signature=zz", "https://s/?X-Goog-Credential=***&X-Goog-Signature=***"),
+            (
+                "https://s/?X-Goog-Credential=me&X-Goog-Signature=zz",
+                "https://s/?X-Goog-Credential=***&X-Goog-Signature=***",
+            ),
             ("postgres://user:hunter22@db:5432/x", "postgres://user:***@db:5432/x"),
         ] {
             assert_eq!(mask(url), expected);
@@ -74,7 +81,9 @@ mod tests {
 
     #[test]
     fn ordinary_text_is_left_alone() {
-        for text in ["max_tokens=7 top_k=50", "key=value", "https://h/x?monkeys=3&page=2", "the bearer of news", "a & b; c=d"] {
+        for text in
+            ["max_tokens=7 top_k=50", "key=value", "https://h/x?monkeys=3&page=2", "the bearer of news", "a & b; c=d"]
+        {
             assert!(matches!(mask(text), Cow::Borrowed(_)), "{text}: {}", mask(text));
         }
     }

@@ -250,3 +250,6 @@ impl Receiver {
         Err(Refusal::ForGood(reason))
     }
 }
+
+#[cfg(test)]
+mod tests;

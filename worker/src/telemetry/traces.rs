@@ -252,3 +252,6 @@ impl HttpClient for Exporter {
         Ok(response.body(body)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,9 @@ impl LineQueue {
         let (items, queue) = sync_channel(QUEUE_LEN);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&queue, out, &counter, &limit, note))?;
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_lines(&queue, out, &counter, &limit, note))?;
         Ok((Self { items: items.clone(), dropped }, LogGuard { items }))
     }
 }

@@ -63,7 +63,7 @@ fn small(value: i64) -> u32 {
 }
 
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
-    :retention, :execution_timeout, :webhook, :attempt, :retries, :delay, :execution, :worker, :error, :cancel_told, \
+    :retention, :execution_timeout, :webhook, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, :cancel_told, \
     :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, :forget_at)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite::Result<()> {
@@ -83,6 +83,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite
         ":retention": millis(row.retention),
         ":execution_timeout": millis(row.execution_timeout),
         ":webhook": row.webhook,
+        ":traceparent": row.traceparent.as_deref(),
         ":attempt": row.attempt,
         ":retries": row.retries,
         ":delay": row.delay.map(millis),
@@ -131,6 +132,7 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
         retention: duration(row.get("retention")?),
         execution_timeout: duration(row.get("execution_timeout")?),
         webhook: row.get("webhook")?,
+        traceparent: text("traceparent")?,
         attempt: small(row.get("attempt")?),
         retries: small(row.get("retries")?),
         delay: length_of("delay")?.map(duration),

@@ -21,6 +21,7 @@ CREATE TABLE jobs (
     retention INTEGER NOT NULL,
     execution_timeout INTEGER NOT NULL,
     webhook TEXT,
+    traceparent TEXT,
     attempt INTEGER NOT NULL,
     retries INTEGER NOT NULL,
     delay INTEGER,

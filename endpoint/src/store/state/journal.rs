@@ -97,6 +97,7 @@ pub(crate) struct Row {
     pub(crate) retention: Duration,
     pub(crate) execution_timeout: Duration,
     pub(crate) webhook: Option<String>,
+    pub(crate) traceparent: Option<Arc<str>>,
     pub(crate) attempt: u32,
     pub(crate) retries: u32,
     pub(crate) delay: Option<Duration>,
@@ -130,6 +131,7 @@ fn row<P: Content>(id: &JobId, job: &mut Job<P>) -> Row {
         retention: job.retention,
         execution_timeout: job.policy.execution_timeout,
         webhook: job.webhook.clone(),
+        traceparent: job.traceparent.clone(),
         attempt: job.attempt,
         retries: job.retries,
         delay: job.delay,
@@ -203,6 +205,7 @@ impl Queue<Filed> {
             input: stored(Part::Input, row.input_bytes),
             s3_config: row.s3_config_bytes.map(|bytes| stored(Part::S3Config, bytes)),
             webhook: row.webhook,
+            traceparent: row.traceparent,
             policy: Policy {
                 execution_timeout: row.execution_timeout,
                 ttl: row.expires.saturating_sub(row.submitted),

@@ -1,5 +1,7 @@
 //! What a webhook delivery needs to know of a job.
 
+use std::sync::Arc;
+
 use super::Queue;
 use crate::store::content::Content;
 use crate::store::job::{JobView, Payload};
@@ -13,6 +15,8 @@ pub struct Webhook<P = Payload> {
     pub job: JobView<P>,
     /// What the client submitted.
     pub input: P,
+    /// The trace that the job belongs to.
+    pub traceparent: Option<Arc<str>>,
 }
 
 impl<P: Content> Queue<P> {
@@ -21,6 +25,7 @@ impl<P: Content> Queue<P> {
     pub fn webhook(&self, id: &str) -> Option<Webhook<P>> {
         let (id, job) = self.jobs.get_key_value(id)?;
         let url = job.webhook.clone()?;
-        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input: job.input.clone() })
+        let (input, traceparent) = (job.input.clone(), job.traceparent.clone());
+        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input, traceparent })
     }
 }
