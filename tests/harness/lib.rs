@@ -9,6 +9,7 @@ mod client;
 mod fake_queue;
 mod faulty_proxy;
 mod process;
+mod receiver;
 mod stack;
 
 pub use binaries::{binary, repository, run_tool};
@@ -16,6 +17,7 @@ pub use client::{Client, TERMINAL};
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
 pub use process::Daemon;
+pub use receiver::{Posted, Receiver};
 pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
 use std::future::Future;

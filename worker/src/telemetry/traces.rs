@@ -26,6 +26,8 @@ use crate::queue::{ClientError, Template, http_client};
 
 /// The header and field that carries a trace context (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
+/// Its length in version 00; later versions may add to it.
+const TRACEPARENT_LEN: usize = 55;
 /// One export may take this long, attempts and pauses together.
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end of the program may wait for the last export.
@@ -166,21 +168,23 @@ impl Traces {
     /// Ends the phase that a job is in, with what went wrong in it, and begins the next one.
     fn next_phase(&mut self, job: &JobId, name: &'static str, attributes: Vec<KeyValue>, error: Option<&str>) {
         let Some(context) = self.jobs.get(job).map(|trace| trace.job.clone()) else { return };
-        let mut next = self.child(&context, name, SystemTime::now());
+        let now = SystemTime::now();
+        let mut next = self.child(&context, name, now);
         next.set_attributes(attributes);
         if let Some(mut last) = self.jobs.get_mut(job).and_then(|trace| trace.phase.replace(next)) {
             fail(&mut last, error);
-            last.end();
+            last.end_with_timestamp(now);
         }
     }
 
     fn end(&mut self, job: &JobId, error: Option<&str>) {
         let Some(trace) = self.jobs.remove(job) else { return };
+        let now = SystemTime::now();
         if let Some(mut phase) = trace.phase {
             fail(&mut phase, error);
-            phase.end();
+            phase.end_with_timestamp(now);
         }
-        trace.job.span().end();
+        trace.job.span().end_with_timestamp(now);
     }
 
     fn child(&self, job: &Context, name: &'static str, start: SystemTime) -> Span {
@@ -215,6 +219,10 @@ pub(super) fn trace_id(traceparent: &str) -> Option<String> {
 
 /// The context of a span elsewhere. Of a text that names none: a context without a span.
 fn remote(traceparent: &str) -> Context {
+    // The propagator fills ids up that are too short.
+    if traceparent.len() < TRACEPARENT_LEN {
+        return Context::new();
+    }
     let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
 }

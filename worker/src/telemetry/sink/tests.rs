@@ -64,7 +64,10 @@ async fn lines_arrive_in_order_with_the_token() {
     (0..100).for_each(|number| sink.queue().push(format!("{number}\n")));
     let (headers, body) = receiver.next().await;
     assert_eq!(body, (0..100).map(|number| format!("{number}\n")).collect::<String>());
-    assert_eq!((&headers["authorization"], &headers["content-type"]), (&"Bearer sink-token".parse().unwrap(), &"application/x-ndjson".parse().unwrap()));
+    assert_eq!(
+        (&headers["authorization"], &headers["content-type"]),
+        (&"Bearer sink-token".parse().unwrap(), &"application/x-ndjson".parse().unwrap())
+    );
     sink.queue().push("last\n".to_owned());
     sink.close().await;
     let (_, body) = receiver.next().await;

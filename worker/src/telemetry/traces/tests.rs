@@ -167,7 +167,10 @@ async fn what_went_wrong_stands_where_it_went_wrong() {
     assert_eq!(status(find(&spans, "deliver")), failed("the platform refused the result for good"));
     let whole: Vec<_> = spans.iter().filter(|span| span.name == "job").collect();
     let first = whole.iter().find(|span| text(&span.attributes, "runpod.job.id").as_deref() == Some("j-1")).unwrap();
-    assert_eq!((status(first), text(&first.attributes, "error.type").as_deref()), (failed("out of memory"), Some("oom")));
+    assert_eq!(
+        (status(first), text(&first.attributes, "error.type").as_deref()),
+        (failed("out of memory"), Some("oom"))
+    );
     let second = whole.iter().find(|span| text(&span.attributes, "runpod.job.id").as_deref() == Some("j-2")).unwrap();
     let names: Vec<_> = spans.iter().filter(|span| span.trace_id == second.trace_id).map(|span| &*span.name).collect();
     assert_eq!(names, ["take", "dispatch", "job"]);
@@ -186,7 +189,9 @@ async fn a_job_that_is_not_to_be_traced_is_not_exported() {
 #[test]
 fn only_valid_contexts_name_a_trace() {
     assert_eq!(trace_id(PARENT).as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
-    for bad in ["", "00-ab-cd-01", "of my own making", &PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32))] {
+    for bad in
+        ["", "00-ab-cd-01", "of my own making", &PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32))]
+    {
         assert_eq!(trace_id(bad), None, "{bad}");
     }
 }
