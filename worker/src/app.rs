@@ -103,7 +103,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     // The handler keeps back what would not be logged.
-    let env = vec![("RUNPOD_LOG_LEVEL".into(), config.log.level.to_string().into())];
+    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
     let mut processes =

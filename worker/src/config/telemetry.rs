@@ -23,7 +23,7 @@ pub struct TelemetryArgs {
     pub log_level: Option<String>,
 
     /// Lines a second that are logged of each level by the worker, and of stdout and stderr of each handler process; the rest
-    /// is counted. 0 for no limit [env: RUNPOD_WORKER_LOG_RATE] [default: 500]
+    /// is counted. 0 for no limit [env: RUNPOD_WORKER_LOG_RATE] [default: 1000]
     #[arg(long, value_name = "N")]
     pub log_rate: Option<String>,
 
@@ -76,7 +76,7 @@ pub(super) fn log<E: Environment>(
             parse::level,
             LevelFilter::to_string,
         ),
-        rate: settings.number("log-rate", args.log_rate.as_deref(), 500, 0..=1_000_000),
+        rate: settings.number("log-rate", args.log_rate.as_deref(), 1000, 0..=1_000_000),
     }
 }
 

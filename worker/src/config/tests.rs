@@ -72,7 +72,7 @@ fn the_platforms_variables_make_a_complete_configuration() {
     let endpoint_id = Some("ep".to_owned());
     assert_eq!(config.identity, Identity { worker_id: "w1".into(), hostname: "host-1".into(), endpoint_id });
     assert_eq!(config.policy.worker_id, "w1");
-    assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: LevelFilter::INFO, rate: 500 });
+    assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: LevelFilter::INFO, rate: 1000 });
     assert_eq!(config.handler.program, Path::new("/bin/sh"));
     assert_eq!(config.handler.args, ["-c", "true"]);
     assert_eq!(config.http_bind, Some("127.0.0.1:8001".parse().unwrap()));

@@ -4,6 +4,7 @@
 //! (one per attempt) and `deliver`, all below `job`, whose parent is the `traceparent` that the job came with.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -91,7 +92,7 @@ impl Traces {
         let client = http_client(&Secret::default(), None, reqwest::redirect::Policy::none())?;
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Exporter { client, runtime: Handle::current() })
+            .with_http_client(Exporter { client, runtime: Handle::current(), trouble: AtomicBool::new(false) })
             .with_endpoint(format!("{}/v1/traces", url.trim_end_matches('/')))
             .with_timeout(EXPORT_LIMIT)
             .build()?;
@@ -238,26 +239,45 @@ fn traceparent(context: &Context) -> String {
 struct Exporter {
     client: reqwest::Client,
     runtime: Handle,
+    /// The last export failed; it is told once.
+    trouble: AtomicBool,
 }
 
-#[async_trait]
-impl HttpClient for Exporter {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+impl Exporter {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let request = self.client.execute(request.try_into()?);
         let sent = self.runtime.spawn(async move {
             let response = timeout(EXPORT_LIMIT, request).await??;
-            let status = response.status();
-            Ok::<_, HttpError>((status, response.headers().clone(), response.bytes().await?))
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok::<_, HttpError>((status, headers, response.bytes().await?))
         });
         let (status, headers, body) = sent.await??;
-        if !status.is_success() {
-            tracing::debug!(%status, "The receiver of traces refused some.");
-        }
         let mut response = Response::builder().status(status);
         if let Some(own) = response.headers_mut() {
             *own = headers;
         }
         Ok(response.body(body)?)
+    }
+}
+
+#[async_trait]
+impl HttpClient for Exporter {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let result = self.send(request).await;
+        let problem = match &result {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("it answered {}", response.status())),
+            Err(_) => Some("it cannot be reached".to_owned()),
+        };
+        let known = self.trouble.swap(problem.is_some(), Ordering::Relaxed);
+        match problem {
+            Some(problem) if !known => {
+                tracing::warn!(problem, "The receiver of traces takes none: check --otlp-endpoint. Spans may be lost.");
+            }
+            None if known => tracing::info!("The receiver of traces takes some again."),
+            _ => {}
+        }
+        result
     }
 }
 
