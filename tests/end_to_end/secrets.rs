@@ -62,6 +62,12 @@ async fn planted_secrets_are_seen_nowhere() {
             5 => {
                 let pid = worker.handler_pid().await.and_then(Pid::from_raw).unwrap();
                 kill_process(pid, Signal::KILL).unwrap();
+                eventually("another handler", || async {
+                    let next = worker.handler_pid().await.and_then(Pid::from_raw);
+                    next.filter(|next| *next != pid)
+                })
+                .await;
+                worker.ready().await;
             }
             _ => {}
         }

@@ -42,7 +42,8 @@ async fn a_clients_trace_reaches_the_handler_and_the_receiver_of_traces() {
 
     let mut spans: Vec<Span> = Vec::new();
     for posted in receiver.posted() {
-        assert_eq!((posted.path.as_str(), &posted.headers["content-type"]), ("/v1/traces", "application/x-protobuf"));
+        assert_eq!(posted.path, "/v1/traces");
+        assert_eq!(posted.headers["content-type"], "application/x-protobuf");
         let request = ExportTraceServiceRequest::decode(posted.body).unwrap();
         let groups = request.resource_spans.into_iter().flat_map(|group| group.scope_spans);
         spans.extend(groups.flat_map(|group| group.spans));

@@ -150,14 +150,14 @@ fn execution_timeout(policy: &RawValue) -> Option<Duration> {
         execution_timeout: Option<&'a RawValue>,
     }
     let policy: Policy<'_> = serde_json::from_str(policy.get()).ok()?;
-    policy.execution_timeout.and_then(millis)
+    policy.execution_timeout.and_then(millis).filter(|timeout| !timeout.is_zero())
 }
 
-/// A number of milliseconds over zero.
+/// A number of milliseconds.
 fn millis(raw: &RawValue) -> Option<Duration> {
     let millis: Value = serde_json::from_str(raw.get()).ok()?;
-    let millis = millis.as_u64().or_else(|| millis.as_f64().filter(|value| *value >= 1.0).map(|value| value as u64))?;
-    (millis > 0).then(|| Duration::from_millis(millis))
+    let millis = millis.as_u64().or_else(|| millis.as_f64().filter(|value| *value >= 0.0).map(|value| value as u64))?;
+    Some(Duration::from_millis(millis))
 }
 
 /// `batchId`, if it is a text fit for a log line. RunPod's SDK takes any value that is not empty.
@@ -372,9 +372,11 @@ mod tests {
 
     #[test]
     fn batch_and_waiting_time_are_read_when_they_make_sense() {
-        let job = jobs(r#"{"id":"j","batchId":"b-1","delayTime":1500}"#).remove(0);
-        assert_eq!((job.batch.as_deref(), job.waited), (Some("b-1"), Some(Duration::from_millis(1500))));
-        for (batch, delay) in [("null", "null"), ("7", "\"x\""), ("\"\"", "-1"), ("{}", "0")] {
+        for delay in [0, 1500] {
+            let job = jobs(&format!(r#"{{"id":"j","batchId":"b-1","delayTime":{delay}}}"#)).remove(0);
+            assert_eq!((job.batch.as_deref(), job.waited), (Some("b-1"), Some(Duration::from_millis(delay))));
+        }
+        for (batch, delay) in [("null", "null"), ("7", "\"x\""), ("\"\"", "-1"), ("{}", "[0]")] {
             let job = jobs(&format!(r#"{{"id":"j","batchId":{batch},"delayTime":{delay}}}"#)).remove(0);
             assert_eq!((job.batch, job.waited), (None, None), "{batch} {delay}");
         }

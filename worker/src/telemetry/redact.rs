@@ -16,9 +16,9 @@ use super::secret_forms;
 const MASK: &str = "***";
 /// Shorter values are no secrets, and masking them would make the log unreadable.
 const MIN_LEN: usize = 8;
-/// Values that came with jobs and are still masked; the ones not seen for longest are forgotten. A secret has up to three
+/// Values that came with jobs and are still masked; the ones not seen for longest are forgotten. A secret has up to four
 /// spellings.
-const MAX_OF_JOBS: usize = 3 * 1024;
+const MAX_OF_JOBS: usize = 4 * 1024;
 /// What stands unescaped in a URL (RFC 3986).
 const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Words that a name of a secret ends with.
@@ -107,14 +107,17 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// The ways in which a secret may be written: line by line, quoted as in JSON or by `{:?}`, escaped as in a URL.
+/// The ways in which a secret may be written: line by line, quoted as in JSON or by `{:?}`, such a text quoted once more,
+/// escaped as in a URL.
 fn spellings(secret: &str) -> Vec<String> {
+    let quoted = |text: &str| {
+        let text = Value::from(text).to_string();
+        text[1..text.len() - 1].to_owned()
+    };
     let mut spellings = Vec::new();
     for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_LEN) {
-        let quoted = Value::from(line).to_string();
-        let forms =
-            [line.to_owned(), quoted[1..quoted.len() - 1].to_owned(), utf8_percent_encode(line, IN_URL).to_string()];
-        for form in forms {
+        let once = quoted(line);
+        for form in [line.to_owned(), quoted(&once), once, utf8_percent_encode(line, IN_URL).to_string()] {
             if !spellings.contains(&form) {
                 spellings.push(form);
             }
@@ -196,6 +199,7 @@ mod tests {
         add("pass/word \"1\"+");
         add("-----BEGIN-----\nfirst-line-of-key\nsecond-line-of-key\n");
         assert_eq!(clean(r#"{"p": "pass/word \"1\"+"}"#), r#"{"p": "***"}"#);
+        assert_eq!(clean(r#"{\"p\": \"pass/word \\\"1\\\"+\"}"#), r#"{\"p\": \"***\"}"#);
         assert_eq!(clean("u?p=pass%2Fword%20%221%22%2B&q"), "u?p=***&q");
         assert_eq!(clean("x second-line-of-key y"), "x *** y");
     }
