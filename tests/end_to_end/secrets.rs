@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use end_to_end_tests::{Endpoint, Receiver, Worker, WorkerOptions, binary, eventually};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KEY: &str = "planted-worker-key-1";
 const VARIABLE: &str = "planted-variable/2+";
@@ -20,8 +20,21 @@ fn url() -> String {
     )
 }
 
-/// Nothing of what was planted is in `text`. `tokens` is the beginning of all secret inputs.
-fn assert_clean(what: &str, text: &str) {
+/// A job whose handler tells everything that it was told in confidence.
+pub(crate) fn blab(number: u32) -> Value {
+    json!({
+        "input": {"do": "blab", "token": format!("secret-input-{number}"), "url": url()},
+        "s3Config": {"accessId": ACCESS_ID, "accessSecret": ACCESS_SECRET, "bucketName": "b", "endpointUrl": "https://s3"},
+    })
+}
+
+/// A variable that the handler tells.
+pub(crate) fn planted_variable() -> (String, String) {
+    ("PUPPET_API_KEY".to_owned(), VARIABLE.to_owned())
+}
+
+/// Nothing of what was planted is in `text`.
+pub(crate) fn assert_clean(what: &str, text: &str) {
     let planted =
         [KEY, VARIABLE, ACCESS_ID, "access\\secret-4", "access\\\\secret-4", SIGNATURE, URL_PASSWORD, SINK_TOKEN];
     for secret in planted.iter().copied().chain(["AKIAPLANTED", "secret-input-"]) {
@@ -42,12 +55,6 @@ async fn planted_secrets_are_seen_nowhere() {
     let mut worker = Worker::start(&endpoint, &binary("puppet-handler"), options);
     worker.ready().await;
     let client = endpoint.client();
-    let blab = |number: u32| {
-        json!({
-            "input": {"do": "blab", "token": format!("secret-input-{number}"), "url": url()},
-            "s3Config": {"accessId": ACCESS_ID, "accessSecret": ACCESS_SECRET, "bucketName": "b", "endpointUrl": "https://s3"},
-        })
-    };
     for number in 0..8 {
         let id = client.submit_request(blab(number)).await;
         let job = client.finished(&id).await;
