@@ -14,6 +14,8 @@ use super::secret_forms;
 
 /// What stands in place of a secret.
 const MASK: &str = "***";
+/// What this program and the SDK put where a text was cut.
+const ELLIPSIS: &str = "…";
 /// Shorter values are no secrets, and masking them would make the log unreadable.
 const MIN_LEN: usize = 8;
 /// Values that came with jobs and are still masked; the ones not seen for longest are forgotten. A secret has up to four
@@ -126,29 +128,41 @@ fn spellings(secret: &str) -> Vec<String> {
     spellings
 }
 
-/// `text` with every secret replaced by `***`.
+/// `text` with every secret replaced by `***`, and every beginning of one before an ellipsis: what was cut off there would
+/// not be recognised.
 pub fn clean(text: &str) -> Cow<'_, str> {
-    let secrets = read();
-    let mut text = Cow::Borrowed(text);
-    for Known { text: secret, .. } in &secrets.known {
-        if text.contains(secret.as_str()) {
-            text = Cow::Owned(text.replace(secret.as_str(), MASK));
+    let mut cleaned = Cow::Borrowed(text);
+    {
+        let secrets = read();
+        for Known { text: secret, .. } in &secrets.known {
+            if cleaned.contains(secret.as_str()) {
+                cleaned = Cow::Owned(cleaned.replace(secret.as_str(), MASK));
+            }
+        }
+        if cleaned.contains(ELLIPSIS) {
+            cleaned = Cow::Owned(mask_begun(&cleaned, &secrets));
         }
     }
-    drop(secrets);
-    match secret_forms::mask(&text) {
-        Cow::Borrowed(_) => text,
+    match secret_forms::mask(&cleaned) {
+        Cow::Borrowed(_) => cleaned,
         Cow::Owned(masked) => Cow::Owned(masked),
     }
 }
 
-/// As [`clean`], for the beginning of a text whose end is missing: what may be the beginning of a secret goes too.
-pub fn clean_beginning(text: &str) -> Cow<'_, str> {
-    let begun = read().known.iter().filter_map(|known| overlap(text, &known.text)).max().unwrap_or(0);
-    if begun == 0 {
-        return clean(text);
+fn mask_begun(text: &str, secrets: &Secrets) -> String {
+    let mut masked = String::with_capacity(text.len());
+    for part in text.split_inclusive(ELLIPSIS) {
+        let cut = part.strip_suffix(ELLIPSIS).map(|part| part.trim_end().trim_end_matches(char::REPLACEMENT_CHARACTER));
+        let begun = cut.and_then(|cut| {
+            let begun = secrets.known.iter().filter_map(|known| overlap(cut, &known.text)).max()?;
+            Some(&cut[..cut.len() - begun])
+        });
+        match begun {
+            Some(kept) => masked.extend([kept, MASK, ELLIPSIS]),
+            None => masked.push_str(part),
+        }
     }
-    Cow::Owned(format!("{}{MASK}", clean(&text[..text.len() - begun])))
+    masked
 }
 
 /// How many bytes at the end of `text` are the beginning of `secret`. Fewer than four give nothing away.
@@ -200,9 +214,9 @@ mod tests {
     #[test]
     fn a_secret_that_is_cut_off_is_masked() {
         add("cut-off-secret-value");
-        assert_eq!(clean_beginning("it is cut-off-secr"), "it is ***");
-        assert_eq!(clean_beginning("it is cut-off-secret-value"), "it is ***");
-        assert_eq!(clean_beginning("it is cut"), "it is cut");
+        assert_eq!(clean("it is cut-off-secr… (9 bytes more)"), "it is ***… (9 bytes more)");
+        assert_eq!(clean("a … b cut-off-secret … c cut-off-secret-value…"), "a … b ***… c ***…");
+        assert_eq!(clean("it is cut… cut-off-secr"), "it is cut… cut-off-secr");
     }
 
     #[test]
