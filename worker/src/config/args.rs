@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::runtime::RuntimeArgs;
 use super::telemetry::TelemetryArgs;
 use super::upkeep::UpkeepArgs;
 
@@ -77,6 +78,10 @@ pub struct RunArgs {
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]
     pub upkeep: UpkeepArgs,
+
+    /// What is measured.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
 
     /// Check the configuration, print the effective values and where each comes from, and exit: 0, or 64 with every mistake
     #[arg(long)]

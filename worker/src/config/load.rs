@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, parse, telemetry, upkeep};
+use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, parse, runtime, telemetry, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -56,6 +56,8 @@ impl Config {
         let log = telemetry::log(&mut settings, &args.telemetry, &identity);
         let log_sink = telemetry::sink(&mut settings, &args.telemetry, &identity);
         let traces = telemetry::traces(&mut settings, &args.telemetry, &identity);
+        let gpus = runtime::gpus(&mut settings, &args.runtime);
+        let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
@@ -75,6 +77,8 @@ impl Config {
             log,
             log_sink,
             traces,
+            gpus,
+            ports,
             identity,
             warnings,
             description,

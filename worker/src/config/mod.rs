@@ -7,6 +7,7 @@ mod handler;
 mod identity;
 mod load;
 mod parse;
+mod runtime;
 mod secret;
 mod settings;
 mod spool;
@@ -22,6 +23,7 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
+pub use runtime::RuntimeArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
@@ -31,6 +33,8 @@ use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
+use crate::telemetry::gpu::GpuSettings;
+use crate::telemetry::runtime::Port;
 use crate::telemetry::{SinkConfig, TraceConfig};
 
 /// Everything the worker needs to know, checked.
@@ -58,6 +62,10 @@ pub struct Config {
     pub log_sink: Option<SinkConfig>,
     /// Where traces are exported to; `None` for nowhere.
     pub traces: Option<TraceConfig>,
+    /// Which GPUs are looked at, and how often.
+    pub gpus: GpuSettings,
+    /// Ports of the container that the platform has made reachable.
+    pub ports: Vec<Port>,
     /// Who this worker is.
     pub identity: Identity,
     /// What is odd but can be lived with; one line each, for the log.

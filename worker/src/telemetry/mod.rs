@@ -1,11 +1,14 @@
-//! Logs and traces: their form, what the core's reports look like in them, and what must never stand in them.
+//! Logs, traces, GPUs and host: what is told of the worker, and what must never be.
 
+pub mod gpu;
+pub mod host;
 mod jobs;
 pub mod logs;
 pub mod observer;
 mod rate;
 pub mod redact;
 pub mod report;
+pub mod runtime;
 mod secret_forms;
 pub mod sink;
 pub mod traces;
