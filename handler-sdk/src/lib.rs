@@ -90,6 +90,12 @@
 //! and writing the socket happens on threads that run no user code. Whatever the handler prints to stdout or stderr becomes
 //! the worker's log; standard input is empty.
 //!
+//! # Logs
+//!
+//! What is printed is logged line by line at level INFO, and named after the job while only one runs. Events of the `tracing`
+//! crate keep their level and always name their job; see `LogLayer`. (Feature `tracing`, on by default.) Secrets among the
+//! inputs are of type [`Secret`].
+//!
 //! # Feature `torch`
 //!
 //! Chooses the device, loads the CUDA half of libtorch, switches gradients off on slot threads, shows device memory and loads
@@ -107,6 +113,8 @@ mod classify;
 mod control;
 mod encode;
 mod error;
+#[cfg(feature = "tracing")]
+mod events;
 mod handler;
 mod input;
 mod job;
@@ -117,6 +125,7 @@ mod outgoing;
 mod panics;
 mod running;
 mod schema_check;
+mod secret;
 mod serve;
 mod slot;
 mod text;
@@ -127,8 +136,11 @@ mod usage;
 pub use checks::Check;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
+#[cfg(feature = "tracing")]
+pub use events::LogLayer;
 pub use handler::{Handler, NoChunks};
 pub use job::{EmitError, Job, Stopped};
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{CancelReason, ErrorKind};
+pub use secret::Secret;
 pub use serve::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve};

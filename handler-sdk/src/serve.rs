@@ -55,7 +55,11 @@ pub fn serve<H: Handler>() -> ExitCode {
         return print_manifest::<H>();
     }
     match take_socket() {
-        Ok(Some(stream)) => ExitCode::from(serve_on::<H>(stream, die)),
+        Ok(Some(stream)) => {
+            #[cfg(feature = "tracing")]
+            crate::events::install();
+            ExitCode::from(serve_on::<H>(stream, die))
+        }
         Ok(None) => {
             let name = program_name();
             let usage = format!(

@@ -135,6 +135,8 @@ fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Proces
             // A job can be large: each form of it goes when the next is built.
             drop(payload);
             let context = Job::new(Arc::clone(&running), Arc::clone(&process.outgoing), fields);
+            #[cfg(feature = "tracing")]
+            let _span = crate::events::job_span(&job).entered();
             let result = panics::catch("the handler", || {
                 let parsed = parse_input(input.as_deref())?;
                 drop(input);

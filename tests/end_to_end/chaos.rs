@@ -1,5 +1,5 @@
 //! Random jobs, a proxy with bad days, handlers, workers and endpoints that are killed: no job is lost, none ends twice or
-//! differently, and the worker does not grow.
+//! differently, the worker does not grow, and what handlers tell of their secrets is seen nowhere.
 //!
 //! `CHAOS_SEED` replays the decisions (what is submitted, when something is killed, what the proxy does to the n-th request);
 //! their interleaving remains the machine's. `CHAOS_SECONDS` makes it longer; `make soak` does.
@@ -11,6 +11,8 @@ use end_to_end_tests::{Endpoint, FaultyProxy, TERMINAL, Worker, WorkerOptions, b
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+
+use crate::secrets::{assert_clean, blab, planted_variable};
 
 const FLAGS: [&str; 12] = [
     "--slots",
@@ -72,6 +74,7 @@ fn start_worker(proxy: &FaultyProxy, endpoint: &Endpoint) -> Worker {
     let mut env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
     // Each worker finds what the one before it could not deliver.
     let spool = endpoint.folder().join("spool");
+    env.push(planted_variable());
     env.push(("RUNPOD_WORKER_SPOOL_DIR".to_owned(), spool.to_string_lossy().into_owned()));
     Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::flags(&FLAGS))
 }
@@ -96,7 +99,7 @@ impl Chaos {
     }
 
     async fn submit(&mut self) {
-        let (input, end) = match self.rng.u8(0..12) {
+        let (input, end) = match self.rng.u8(0..13) {
             0..=2 => (json!({"do": "ok"}), End::Output),
             3..=5 => (json!({"do": "sleep_ms", "ms": self.rng.u64(0..400)}), End::Output),
             6 => (json!({"do": "stream", "n": self.rng.u64(1..20)}), End::Output),
@@ -107,9 +110,11 @@ impl Chaos {
             }
             9 => (json!({"do": "error"}), End::Error("inference_error")),
             10 => (json!({"do": "panic"}), End::Error("inference_error")),
-            _ => (json!({"do": "check_cancel"}), End::Cancelled),
+            11 => (json!({"do": "check_cancel"}), End::Cancelled),
+            _ => (Value::Null, End::Error("inference_error")),
         };
-        let id = self.endpoint.client().submit(input).await;
+        let request = if input.is_null() { blab(self.rng.u32(..)) } else { json!({ "input": input }) };
+        let id = self.endpoint.client().submit_request(request).await;
         let job = Job { end, submitted: Instant::now(), ended: None, cancelled: false, abandoned: 0 };
         assert!(self.jobs.insert(id, job).is_none(), "an id was given twice");
     }
@@ -152,6 +157,7 @@ impl Chaos {
         let status = self.worker.daemon.wait(Duration::from_secs(30));
         assert!(signal == Signal::KILL || status.code() == Some(0), "{status:?}\n{}", self.worker.daemon.log());
         self.abandon_open_jobs();
+        assert_clean("a worker's log", &self.worker.daemon.log());
         self.worker = start_worker(&self.proxy, &self.endpoint);
         self.kills_of_this_worker = 0;
         self.worker_restarts += 1;
@@ -237,6 +243,7 @@ impl Chaos {
             "CANCELLED" => assert!(job.cancelled, "{}", context()),
             "FAILED" => {
                 let text = document["error"].as_str().unwrap_or_default();
+                assert_clean("a job's error", text);
                 let error: Value = serde_json::from_str(text).unwrap_or_default();
                 let kind = error["error_type"].as_str().unwrap_or_default();
                 let as_asked = matches!(job.end, End::Error(expected) if expected == kind);
@@ -288,6 +295,9 @@ async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
     chaos.proxy.set_faults(0);
     chaos.settle().await;
 
+    assert_clean("a worker's log", &chaos.worker.daemon.log());
+    assert_clean("/health", &chaos.worker.health().await.to_string());
+    assert_clean("/metrics", &chaos.worker.metrics().await);
     let (memory, files) = chaos.size();
     let (passed, hurt) = chaos.proxy.traffic();
     eprintln!(

@@ -11,16 +11,21 @@ fn readme() -> String {
     std::fs::read_to_string(repository().join("README.md")).unwrap()
 }
 
-/// The first fenced block of this language that contains `word`.
 fn block(language: &str, word: &str) -> String {
-    let text = readme();
+    block_of("README.md", language, word)
+}
+
+/// The first fenced block of this language that contains `word`.
+pub(crate) fn block_of(file: &str, language: &str, word: &str) -> String {
+    let text = std::fs::read_to_string(repository().join(file)).unwrap();
     let blocks = text.split("```").skip(1).step_by(2);
     let found =
         blocks.filter_map(|block| block.split_once('\n')).find(|(tag, body)| *tag == language && body.contains(word));
-    found.unwrap_or_else(|| panic!("no {language} block with {word} in README.md")).1.to_owned()
+    found.unwrap_or_else(|| panic!("no {language} block with {word} in {file}")).1.to_owned()
 }
 
-fn shell(name: &str, script: &str, folder: &Path) -> Daemon {
+/// Runs a shell script as a reader of the documentation would.
+pub(crate) fn shell(name: &str, script: &str, folder: &Path) -> Daemon {
     let programs = binary("echo").parent().unwrap().to_string_lossy().into_owned();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let script = format!("cd '{}' && {script}", folder.display());
@@ -30,7 +35,7 @@ fn shell(name: &str, script: &str, folder: &Path) -> Daemon {
 }
 
 /// A folder that looks like the repository after a build.
-fn built_repository() -> tempfile::TempDir {
+pub(crate) fn built_repository() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let debug = folder.path().join("target/debug");
     std::fs::create_dir_all(&debug).unwrap();

@@ -10,6 +10,7 @@ mod fake_nvml;
 mod fake_queue;
 mod faulty_proxy;
 mod process;
+mod receiver;
 mod stack;
 
 pub use binaries::{binary, repository, run_tool};
@@ -18,6 +19,7 @@ pub use fake_nvml::FakeNvml;
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
 pub use process::Daemon;
+pub use receiver::{Posted, Receiver};
 pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
 use std::future::Future;

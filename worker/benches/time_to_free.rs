@@ -45,7 +45,7 @@ impl JobSource for Queue {
             return std::future::pending().await;
         };
         let body = Bytes::from(format!(r#"{{"id":"{id}","input":{deed}}}"#));
-        TakeReply::Jobs(vec![TakenJob { id: id.into(), body: Ok(body), timeout, traceparent: None, tenant: None }])
+        TakeReply::Jobs(vec![TakenJob { timeout, ..TakenJob::new(id.into(), Ok(body)) }])
     }
 
     async fn stops(&self) -> StopReply {

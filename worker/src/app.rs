@@ -21,6 +21,8 @@ use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
 use crate::telemetry::alerts;
 use crate::telemetry::runtime::{Port, Runtime};
+use crate::telemetry::traces::Traces;
+use crate::telemetry::{Observer, TraceError};
 use crate::telemetry::{gpu, host};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
@@ -52,6 +54,9 @@ pub enum StartError {
     /// The alert webhook cannot be used.
     #[error(transparent)]
     Alerts(#[from] runpod_alerts::SendError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// There can be no thread that looks at the GPUs.
     #[error("cannot start the thread that looks at the GPUs: {0}; --gpu-interval 0s does without")]
     Gpus(std::io::Error),
@@ -96,6 +101,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     metrics.add(RuntimeMetrics::new(runtime.clone(), latest.clone()));
     let metrics = Arc::new(metrics);
 
+    let (traces, export) =
+        config.traces.as_ref().map(|traces| Traces::start(traces, &config.identity)).transpose()?.unzip();
     forward_signals(events.clone(), over.clone())?;
     if config.stop_with_stdin {
         parent::watch(events.clone()).map_err(StartError::Signals)?;
@@ -118,9 +125,12 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };
+    // The handler keeps back what would not be logged.
+    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
+    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes = Processes::new(handler, events.clone()).watching_memory(memory_interval);
+    let mut processes =
+        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
@@ -131,6 +141,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         outbox,
         heartbeat: Arc::clone(&heartbeat),
         metrics: Some(metrics),
+        observer: Observer::new(traces),
     };
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
@@ -146,6 +157,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Last of all, so that the platform hears of the worker as long as it holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;
+    }
+    if let Some(export) = export {
+        export.close().await;
     }
     Ok(code)
 }

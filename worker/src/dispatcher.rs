@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::core::{Effect, Event, Policy, Snapshot, Time, Worker};
+use crate::core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::poller::PollHandle;
-use crate::telemetry::report;
+use crate::telemetry::Observer;
 
 /// Events handled before the picture for the outside is drawn again.
 const BATCH: usize = 64;
@@ -33,6 +33,8 @@ pub struct Hands {
     pub heartbeat: Arc<Heartbeat>,
     /// Counters; `None` for a worker that counts nothing, as `benches/metrics.rs` has it to see what counting costs.
     pub metrics: Option<Arc<Metrics>>,
+    /// Logs and traces.
+    pub observer: Observer,
 }
 
 /// The task's state.
@@ -87,9 +89,14 @@ impl Dispatcher {
         }
     }
 
-    fn step(&mut self, event: Event) -> Option<u8> {
-        if let (Event::Poll(answer), Some(metrics)) = (&event, &self.hands.metrics) {
-            metrics.poll(answer);
+    fn step(&mut self, mut event: Event) -> Option<u8> {
+        if let Event::Poll(answer) = &mut event {
+            if let Some(metrics) = &self.hands.metrics {
+                metrics.poll(answer);
+            }
+            if let PollAnswer::Jobs(jobs) = answer {
+                self.hands.observer.taken(jobs);
+            }
         }
         let now = Time(self.started.elapsed());
         let mut exit = None;
@@ -111,7 +118,7 @@ impl Dispatcher {
                 self.hands.heartbeat.report_unhealthy(&check, &reason);
             }
             Effect::Report(report) => {
-                report::log(&report);
+                self.hands.observer.observe(&report);
                 if let Some(metrics) = &self.hands.metrics {
                     metrics.observe(&report);
                 }

@@ -34,6 +34,7 @@ pub(crate) fn new_job(number: usize) -> NewJob {
         input: RawValue::from_string(kilobyte().get().to_owned()).unwrap().into(),
         s3_config: None,
         webhook: None,
+        traceparent: None,
         policy: Policy::default(),
         retention: Duration::from_secs(1800),
     }

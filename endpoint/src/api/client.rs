@@ -16,6 +16,7 @@ use super::body::{self, BodyError};
 use super::error::{ApiError, Problem};
 use super::json;
 use super::query::Params;
+use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
 use crate::faults;
 use crate::store::{JobView, NewJob, Payload, StoreError};
@@ -117,6 +118,7 @@ async fn submit(
     let mut job = NewJob {
         s3_config: request.s3_config.map(Arc::from),
         webhook: request.webhook.filter(|url| !url.is_empty()),
+        traceparent: trace::traceparent(headers),
         ..new_job(app, endpoint, Arc::from(input), kind)
     };
     if let Some(policy) = request.policy {
@@ -135,6 +137,7 @@ pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submissi
         input,
         s3_config: None,
         webhook: None,
+        traceparent: None,
         policy: app.options.catalog.policy(endpoint),
         retention: kind.retention,
     }

@@ -215,18 +215,29 @@ impl From<Health> for HealthReply {
     }
 }
 
-/// A job as a worker gets it. `id` and `input` are always there.
+/// A job as a worker gets it. `id` and `input` are always there. One that belongs to a trace also says how long it has
+/// waited, in milliseconds, so that the trace can show it.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobMessage<'a> {
+    #[serde(rename = "delayTime", skip_serializing_if = "Option::is_none")]
+    delay_time: Option<u128>,
     id: &'a str,
     input: &'a RawValue,
     #[serde(rename = "s3Config", skip_serializing_if = "Option::is_none")]
     s3_config: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
 }
 
 impl<'a> From<&'a Assignment> for JobMessage<'a> {
     fn from(job: &'a Assignment) -> Self {
-        Self { id: &job.id, input: &job.input, s3_config: job.s3_config.as_deref() }
+        Self {
+            delay_time: job.traceparent.as_ref().map(|_| job.delay.as_millis()),
+            id: &job.id,
+            input: &job.input,
+            s3_config: job.s3_config.as_deref(),
+            traceparent: job.traceparent.as_deref(),
+        }
     }
 }
 

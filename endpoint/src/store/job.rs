@@ -88,6 +88,8 @@ pub struct NewJob<P = Payload> {
     pub s3_config: Option<P>,
     /// Where to report the end of the job.
     pub webhook: Option<String>,
+    /// The trace that the job belongs to, passed through.
+    pub traceparent: Option<Arc<str>>,
     /// Limits.
     pub policy: Policy,
     /// How long the result stays readable.
@@ -101,6 +103,7 @@ impl NewJob {
             input: content(self.input),
             s3_config: self.s3_config.map(content),
             webhook: self.webhook,
+            traceparent: self.traceparent,
             policy: self.policy,
             retention: self.retention,
         }
@@ -118,6 +121,10 @@ pub struct Assignment<P = Payload> {
     pub input: P,
     /// Bucket credentials for the handler.
     pub s3_config: Option<P>,
+    /// The trace that the job belongs to.
+    pub traceparent: Option<Arc<str>>,
+    /// How long the job has waited.
+    pub delay: Duration,
 }
 
 /// The final result that a worker reports.
@@ -218,6 +225,7 @@ pub(crate) struct Job<P> {
     pub(crate) webhook: Option<String>,
     /// The job has ended and its webhook has not been told.
     pub(crate) webhook_due: bool,
+    pub(crate) traceparent: Option<Arc<str>>,
     pub(crate) policy: Policy,
     pub(crate) retention: Duration,
     pub(crate) submitted: Timestamp,

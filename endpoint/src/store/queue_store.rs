@@ -128,17 +128,17 @@ impl<B: Backing> QueueStore<B> {
         let mut names = Vec::with_capacity(taken.len());
         let mut contents = Vec::with_capacity(taken.len());
         for job in taken {
-            names.push((job.id, job.attempt));
+            names.push((job.id, job.attempt, job.traceparent, job.delay));
             contents.push(job.input);
             contents.extend(job.s3_config);
         }
         let mut loaded = self.backing.load(endpoint.key, contents).await?.into_iter();
         let mut jobs = Vec::with_capacity(names.len());
-        for ((id, attempt), has_s3_config) in names.into_iter().zip(has_s3_config) {
+        for ((id, attempt, traceparent, delay), has_s3_config) in names.into_iter().zip(has_s3_config) {
             let input = loaded.next().flatten();
             let s3_config = if has_s3_config { loaded.next().flatten() } else { None };
             // Without an input the record has expired meanwhile.
-            jobs.extend(input.map(|input| Assignment { id, attempt, input, s3_config }));
+            jobs.extend(input.map(|input| Assignment { id, attempt, input, s3_config, traceparent, delay }));
         }
         Ok(jobs)
     }
@@ -260,13 +260,13 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
-        let (Some(Webhook { url, job, input }), mark) = endpoint.with(|queue, _| queue.webhook(id)) else {
+        let (Some(Webhook { url, job, input, traceparent }), mark) = endpoint.with(|queue, _| queue.webhook(id)) else {
             return Ok(None);
         };
         let job = self.settled_view(&endpoint, job, mark).await?;
         let input = self.backing.load(endpoint.key, vec![input]).await?.into_iter().flatten().next();
         // Without an input the record has expired meanwhile.
-        Ok(input.map(|input| Webhook { url, job, input }))
+        Ok(input.map(|input| Webhook { url, job, input, traceparent }))
     }
 
     async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {

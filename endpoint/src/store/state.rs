@@ -162,6 +162,7 @@ impl<P: Content> Queue<P> {
             s3_config: new.s3_config,
             webhook: new.webhook,
             webhook_due: false,
+            traceparent: new.traceparent,
             policy: new.policy,
             retention: new.retention,
             submitted: now,

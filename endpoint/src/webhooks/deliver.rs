@@ -170,6 +170,9 @@ impl Webhooks {
         };
         insert("webhook-id", &webhook.job.id);
         insert("webhook-timestamp", &now.to_string());
+        if let Some(traceparent) = &webhook.traceparent {
+            insert("traceparent", traceparent);
+        }
         if let Some(signer) = &self.signer {
             insert("webhook-signature", &signer.sign(&webhook.job.id, now, body));
         }

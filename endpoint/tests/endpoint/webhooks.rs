@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::post;
 use runpod_endpoint::api::{Keys, Options, Secret};
 use runpod_endpoint::store::{MemoryStore, OpenError, Setup, SqliteStore, WebhookQueue};
@@ -103,6 +104,27 @@ async fn the_body_is_the_job_document_with_input_and_webhook() {
     api.done("w1", &id, r#"{"error": "no"}"#).await;
     let failed = receiver.next().await.json();
     assert_eq!((failed["status"].as_str(), failed["error"].as_str()), (Some("FAILED"), Some("no")));
+}
+
+#[tokio::test]
+async fn a_trace_goes_with_the_job_and_its_webhook() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, false);
+    let body = json!({"input": {}, "webhook": receiver.url}).to_string();
+    for (sent, passed_on) in [(Some(TRACE), Some(TRACE)), (Some("of my own making"), None), (None, None)] {
+        let mut request = Request::post("/v2/ep/run");
+        if let Some(sent) = sent {
+            request = request.header("traceparent", sent);
+        }
+        let id = api.send(request.body(Body::from(body.clone())).unwrap()).await.field("id");
+        let job = api.get("job-take/w1?gpu=LOCAL&job_in_progress=0").await.json();
+        assert_eq!((job["id"].as_str(), job["traceparent"].as_str()), (Some(&*id), passed_on));
+        assert_eq!(job["delayTime"].is_u64(), passed_on.is_some(), "{job}");
+        api.done("w1", &id, "{}").await;
+        let received = receiver.next().await;
+        assert_eq!(received.headers.get("traceparent").map(|value| value.to_str().unwrap()), passed_on);
+    }
 }
 
 #[tokio::test]

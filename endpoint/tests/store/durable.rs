@@ -62,7 +62,8 @@ async fn observers_and_webhooks_find_a_finished_job() {
     let engine = Sqlite::new();
     let store = engine.open(Limits::default());
     let webhook = Some("https://example.com/hook".to_owned());
-    store.submit(EP, NewJob { webhook, ..new_job("a") }).await.unwrap();
+    let traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+    store.submit(EP, NewJob { webhook, traceparent, ..new_job("a") }).await.unwrap();
     submit(&*store, "b").await;
     take(&*store, "w", 1).await;
     store.finish(EP, "w", "a", done("1")).await.unwrap();
@@ -82,6 +83,7 @@ async fn observers_and_webhooks_find_a_finished_job() {
     let webhook = store.webhook(EP, "a").await.unwrap().unwrap();
     assert_eq!((&*webhook.url, webhook.input.get()), ("https://example.com/hook", "\"input of a\""));
     assert_eq!(text(webhook.job.output.as_ref()), Some("1"));
+    assert_eq!(webhook.traceparent.as_deref(), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
 }
 
 #[tokio::test]

@@ -80,6 +80,7 @@ pub(crate) fn new_job(id: &str) -> NewJob {
         input: payload(&format!("\"input of {id}\"")),
         s3_config: None,
         webhook: None,
+        traceparent: None,
         policy: Policy::default(),
         retention: Duration::from_secs(300),
     }

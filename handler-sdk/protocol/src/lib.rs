@@ -28,9 +28,11 @@
 
 pub mod check;
 pub mod frame;
+pub mod log_line;
 pub mod message;
 pub mod records;
 
 pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
+pub use log_line::{LOG_MARK, LogLine, MAX_LOG_LINE};
 pub use message::{CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Check, Handler, HandlerError, Job, LoadEnv, serve};
+use runpod_handler_sdk::{Check, Handler, HandlerError, Job, LoadEnv, Secret, serve};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -65,6 +65,12 @@ enum Do {
     Record { name: String, value: f64 },
     /// Prints that many lines of that length to stdout, and as many to stderr.
     Log { lines: u64, bytes: usize },
+    /// Logs an event of each level, with that text.
+    Events { text: String },
+    /// Returns the trace context that it was given.
+    Trace,
+    /// Prints everything it was told in confidence, wherever it can, then panics with it.
+    Blab { token: Secret, url: String },
     /// Leaves a grandchild behind that keeps stdout and stderr open.
     Grandchild,
     /// Keeps this much more host memory, for ever.
@@ -147,6 +153,23 @@ impl Handler for Puppet {
                     writeln!(io::stdout(), "stdout {line} {text}")?;
                     writeln!(io::stderr(), "stderr {line} {text}")?;
                 }
+            }
+            Do::Events { text } => {
+                tracing::error!(number = 1, "error {text}");
+                tracing::warn!("warn {text}");
+                tracing::info!("info {text}");
+                tracing::debug!("debug {text}");
+            }
+            Do::Trace => return Ok(json!({"traceparent": job.traceparent()})),
+            Do::Blab { token, url } => {
+                let bucket: Value = job.field("s3Config")?.unwrap_or_default();
+                let variable = std::env::var("PUPPET_API_KEY").unwrap_or_default();
+                let all =
+                    format!("{} {url} {bucket} {variable} authorization: Bearer {}", token.expose(), token.expose());
+                writeln!(io::stdout(), "{all}")?;
+                writeln!(io::stderr(), "{all:?}")?;
+                tracing::error!(%all, "{url}");
+                panic!("{all}");
             }
             Do::Grandchild => raw::leave_grandchild()?,
             Do::Leak { bytes } => self.leaked.push(vec![1; bytes]),

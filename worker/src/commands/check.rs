@@ -25,7 +25,7 @@ pub(super) async fn check_command(args: &RunArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let _log = match start_log(&config, std::io::stderr()) {
+    let _log = match start_log(&config, None, std::io::stderr()) {
         Ok(guard) => guard,
         Err(code) => return code,
     };

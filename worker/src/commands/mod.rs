@@ -11,8 +11,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, EXIT_CONFIG, ProcessEnvironment, RunArgs};
-use crate::telemetry::{self, LogGuard};
+use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
+use crate::telemetry::{self, LogGuard, Sink, redact};
 
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
@@ -44,15 +44,25 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
 }
 
 /// Sets up the log. The guard must live until the command is over.
-fn start_log(config: &Config, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
-    if let Some(queue) = &config.queue {
-        telemetry::redact::add(queue.key.expose());
+fn start_log(config: &Config, sink: Option<&Sink>, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
+    hide_secrets(config);
+    telemetry::init(&config.log, &config.identity.worker_id, sink, out).map_err(|error| complain(1, &error.to_string()))
+}
+
+/// Keeps what is secret among settings and variables out of the log.
+fn hide_secrets(config: &Config) {
+    const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
+    let env = ProcessEnvironment;
+    let variables = env.names().into_iter().filter_map(|name| env.get(&name).map(|value| (name, value)));
+    redact::add_variables(variables);
+    for headers in HEADERS.iter().filter_map(|name| env.get(name)) {
+        headers.split(',').filter_map(|pair| pair.split_once('=')).for_each(|(_, value)| redact::add(value));
     }
     if let Some(webhook) = &config.alerts.webhook {
-        telemetry::redact::add(webhook.expose());
+        redact::add(webhook.expose());
     }
-    telemetry::init(config.log.format, config.log.level, &config.identity.worker_id, out)
-        .map_err(|error| complain(1, &error.to_string()))
+    let keys = config.queue.iter().map(|queue| &queue.key).chain(config.log_sink.iter().map(|sink| &sink.token));
+    keys.for_each(|key| redact::add(key.expose()));
 }
 
 /// Says on stderr what went wrong.

@@ -12,7 +12,7 @@ use super::{complain, configure, print, start_log};
 use crate::app::StartError;
 use crate::config::{Config, EXIT_CONFIG, RunArgs};
 use crate::queue::HttpQueue;
-use crate::telemetry::alerts;
+use crate::telemetry::{Sink, alerts};
 use crate::{app, checks, heartbeat};
 
 /// Runs until the worker is over.
@@ -24,10 +24,23 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     if args.check_config {
         return print(&config.describe());
     }
-    let _log = match start_log(&config, io::stdout()) {
+    let sink = config.log_sink.as_ref().map(|sink| Sink::start(sink, &config.identity.worker_id)).transpose();
+    let sink = match sink {
+        Ok(sink) => sink,
+        Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
+    };
+    let _log = match start_log(&config, sink.as_ref(), io::stdout()) {
         Ok(guard) => guard,
         Err(code) => return code,
     };
+    let code = work(config).await;
+    if let Some(sink) = sink {
+        sink.close().await;
+    }
+    code
+}
+
+async fn work(config: Config) -> ExitCode {
     let Some(queue) = &config.queue else {
         // As RunPod's own worker: without a queue, one local job.
         if !Path::new(DEFAULT_FILE).exists() {
@@ -63,7 +76,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(code) => unhealthy(code),
-        Err(error @ StartError::Spool(_)) => complain(EXIT_CONFIG, &error.to_string()),
+        Err(error @ (StartError::Spool(_) | StartError::Traces(_))) => complain(EXIT_CONFIG, &error.to_string()),
         Err(error) => complain(1, &error.to_string()),
     }
 }

@@ -16,7 +16,7 @@ use crate::app::{self, Control, StartError};
 use crate::cli::TestArgs;
 use crate::config::{Config, EXIT_CONFIG};
 use crate::core::{DrainCause, Event, JobId, TakenJob, WorkerState};
-use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, wire};
 
 /// Where a job is looked for when none is named, as RunPod's own worker does.
 pub(super) const DEFAULT_FILE: &str = "test_input.json";
@@ -55,7 +55,7 @@ pub(super) async fn test_command(args: TestArgs) -> ExitCode {
         (Err(code), Ok(_)) => return code,
         (_, Err(error)) => return complain(EXIT_CONFIG, &error.to_string()),
     };
-    let log = match start_log(&config, std::io::stderr()) {
+    let log = match start_log(&config, None, std::io::stderr()) {
         Ok(guard) => guard,
         Err(code) => return code,
     };
@@ -112,7 +112,10 @@ pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Re
         }
     };
     let body = serde_json::to_vec(&job).map_err(|error| TestError::Invalid(error.to_string()))?;
-    Ok(TakenJob { id: id.into(), body: Ok(body.into()), timeout: None, traceparent: None, tenant: None })
+    match wire::take_reply(&body.into()) {
+        TakeReply::Jobs(mut jobs) if !jobs.is_empty() => Ok(jobs.remove(0)),
+        _ => Err(TestError::Invalid(format!("`{id}` cannot be the id of a job"))),
+    }
 }
 
 /// What came of the job, printed as JSON.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use super::alerts::AlertArgs;
 use super::metrics::MetricsArgs;
 use super::runtime::RuntimeArgs;
+use super::telemetry::TelemetryArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -77,14 +78,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub stop_with_stdin: Option<String>,
 
-    /// json, text, or auto: json when RUNPOD_ENDPOINT_ID is set [env: RUNPOD_WORKER_LOG_FORMAT] [default: auto]
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
-
-    /// trace, debug, info, warn, error or off [env: RUNPOD_WORKER_LOG_LEVEL, RUNPOD_LOG_LEVEL or RUNPOD_DEBUG_LEVEL]
-    /// [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Alerts.
     #[command(flatten)]

@@ -4,16 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
-use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{
-    Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, metrics, parse, runtime, upkeep,
-};
+use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, metrics, parse, runtime, telemetry, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -65,7 +62,9 @@ impl Config {
             parse::boolean,
             bool::to_string,
         );
-        let log = log(&mut settings, args, &identity);
+        let log = telemetry::log(&mut settings, &args.telemetry, &identity);
+        let log_sink = telemetry::sink(&mut settings, &args.telemetry, &identity);
+        let traces = telemetry::traces(&mut settings, &args.telemetry, &identity);
         let alerts = alerts(&mut settings, &args.alerts);
         let tenant = metrics::tenant_field(&mut settings, &args.metrics);
         let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
@@ -92,6 +91,8 @@ impl Config {
             stop_with_stdin,
             tenant_limit,
             log,
+            log_sink,
+            traces,
             alerts,
             gpus,
             ports,
@@ -150,34 +151,6 @@ fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identi
             show_duration,
         ),
         ..Policy::default()
-    }
-}
-
-fn log<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity: &Identity) -> LogConfig {
-    let auto = if identity.endpoint_id.is_some() { LogFormat::Json } else { LogFormat::Text };
-    LogConfig {
-        format: settings.read(
-            "log-format",
-            args.log_format.as_deref(),
-            &[],
-            auto,
-            |text| {
-                Ok(match parse::word(text, &["auto", "json", "text"])?.as_str() {
-                    "json" => LogFormat::Json,
-                    "text" => LogFormat::Text,
-                    _ => auto,
-                })
-            },
-            |format| format.as_str().to_owned(),
-        ),
-        level: settings.read(
-            "log-level",
-            args.log_level.as_deref(),
-            &["RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"],
-            LevelFilter::INFO,
-            parse::level,
-            LevelFilter::to_string,
-        ),
     }
 }
 

@@ -13,6 +13,7 @@ mod runtime;
 mod secret;
 mod settings;
 mod spool;
+mod telemetry;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub use metrics::MetricsArgs;
 pub use runtime::RuntimeArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
+pub use telemetry::TelemetryArgs;
 pub use upkeep::{CheckConfig, UpkeepArgs};
 
 use crate::core::Policy;
@@ -37,6 +39,7 @@ use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
 use crate::telemetry::gpu::GpuSettings;
 use crate::telemetry::runtime::Port;
+use crate::telemetry::{SinkConfig, TraceConfig};
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -63,6 +66,10 @@ pub struct Config {
     pub tenant_limit: usize,
     /// Logs.
     pub log: LogConfig,
+    /// Where the log is posted to; `None` for nowhere.
+    pub log_sink: Option<SinkConfig>,
+    /// Where traces are exported to; `None` for nowhere.
+    pub traces: Option<TraceConfig>,
     /// Alerts.
     pub alerts: AlertConfig,
     /// Which GPUs are looked at, and how often.
@@ -90,6 +97,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What is not worth logging.
     pub level: LevelFilter,
+    /// Lines a second, of each level and of each stream of a handler; 0 for no limit.
+    pub rate: u32,
 }
 
 /// Form of a log line.

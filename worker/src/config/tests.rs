@@ -72,7 +72,7 @@ fn the_platforms_variables_make_a_complete_configuration() {
     let endpoint_id = Some("ep".to_owned());
     assert_eq!(config.identity, Identity { worker_id: "w1".into(), hostname: "host-1".into(), endpoint_id });
     assert_eq!(config.policy.worker_id, "w1");
-    assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: LevelFilter::INFO });
+    assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: LevelFilter::INFO, rate: 1000 });
     assert_eq!(config.handler.program, Path::new("/bin/sh"));
     assert_eq!(config.handler.args, ["-c", "true"]);
     assert_eq!(config.http_bind, Some("127.0.0.1:8001".parse().unwrap()));
@@ -104,7 +104,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Look = fn(&Config) -> String;
-    let cases: [(&str, &str, Look); 19] = [
+    let cases: [(&str, &str, Look); 22] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -128,6 +128,13 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("stop-with-stdin", "true", |c| c.stop_with_stdin.to_string()),
         ("log-format", "json", |c| c.log.format.as_str().to_owned()),
         ("log-level", "trace", |c| c.log.level.to_string()),
+        ("log-rate", "7", |c| c.log.rate.to_string()),
+        ("log-sink", "http://h/logs?x=1", |c| {
+            c.log_sink.as_ref().map(|sink| sink.url.for_worker("")).unwrap_or_default()
+        }),
+        ("otlp-endpoint", "http://h:4318", |c| {
+            c.traces.as_ref().map(|traces| traces.endpoint.for_worker("")).unwrap_or_default()
+        }),
     ];
     let defaults = load(&[], &Env::new());
     for (name, value, look) in cases {
@@ -141,6 +148,28 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
             }
         }
     }
+}
+
+#[test]
+fn the_log_sink_has_a_token_and_a_bound() {
+    let sink = load(&["--log-sink", "https://h/$RUNPOD_POD_ID?k=hunter2"], &platform()).log_sink.unwrap();
+    assert_eq!((sink.url.for_worker("w1").as_str(), sink.buffer_bytes), ("https://h/w1?k=hunter2", 4 << 20));
+    assert!(sink.token.is_empty());
+    let flags = ["--log-sink=http://h", "--log-sink-token=hunter2", "--log-sink-buffer=7KiB"];
+    let variables = env(&[
+        ("RUNPOD_WORKER_LOG_SINK", "http://h"),
+        ("RUNPOD_WORKER_LOG_SINK_TOKEN", "hunter2"),
+        ("RUNPOD_WORKER_LOG_SINK_BUFFER", "7KiB"),
+    ]);
+    for config in [load(&flags, &Env::new()), load(&[], &variables)] {
+        let sink = config.log_sink.as_ref().unwrap();
+        assert_eq!((sink.token.expose(), sink.buffer_bytes), ("hunter2", 7 * 1024));
+        assert!(!config.describe().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    }
+    assert!(!format!("{:?}", args(&flags)).contains("hunter2"));
+    let env = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")]);
+    assert_eq!(load(&[], &env).traces.unwrap().endpoint.for_worker(""), "http://collector:4318");
+    assert!(load(&["--otlp-endpoint", "none"], &env).traces.is_none());
 }
 
 #[test]

@@ -88,6 +88,28 @@ pub struct TakenJob {
     pub traceparent: Option<String>,
     /// On whose behalf it runs, if that was asked for and it says so. For metrics only.
     pub tenant: Option<String>,
+    /// The batch that it belongs to, if it names one.
+    pub batch: Option<String>,
+    /// How long it has waited in the queue, if it tells.
+    pub waited: Option<Duration>,
+    /// How long the reply with it took to arrive, from its first byte.
+    pub transfer: Duration,
+}
+
+impl TakenJob {
+    /// A job that carries nothing but its body.
+    pub fn new(id: JobId, body: Result<Bytes, String>) -> Self {
+        Self {
+            id,
+            body,
+            timeout: None,
+            traceparent: None,
+            tenant: None,
+            batch: None,
+            waited: None,
+            transfer: Duration::ZERO,
+        }
+    }
 }
 
 /// What happened to a handler process.

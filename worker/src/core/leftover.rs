@@ -43,8 +43,7 @@ impl Worker {
             if self.jobs.contains_key(&id) {
                 continue;
             }
-            let taken =
-                TakenJob { id: id.clone(), body: Ok(Bytes::new()), timeout: None, traceparent: None, tenant: None };
+            let taken = TakenJob::new(id.clone(), Ok(Bytes::new()));
             let mut job = Job::new(&taken, Bytes::new(), now, self.policy.job_timeout);
             job.state = JobState::Delivering;
             self.jobs.insert(id.clone(), job);

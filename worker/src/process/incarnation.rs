@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use runpod_handler_protocol::LogLine;
 use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -18,8 +19,10 @@ use super::memory;
 use super::oom::OomCounter;
 use super::output::{Output, read_lines};
 use super::running::RunningJobs;
+use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
 use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use crate::telemetry::logs::HANDLER;
 use crate::telemetry::redact;
 
 /// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
@@ -57,6 +60,8 @@ pub(super) struct Incarnation {
     pub(super) group: Arc<Group>,
     pub(super) jobs: RunningJobs,
     pub(super) memory_interval: Option<Duration>,
+    /// Lines a second of each stream; 0 for no limit.
+    pub(super) log_rate: u32,
 }
 
 impl Incarnation {
@@ -82,7 +87,7 @@ impl Incarnation {
     }
 
     async fn supervise(self, spawned: Spawned, oom: OomCounter, kills_before: Option<u64>) {
-        let Self { events, frames, group, jobs, memory_interval, .. } = self;
+        let Self { events, frames, group, jobs, memory_interval, log_rate, .. } = self;
         let Spawned { mut child, pid, link, stdout, stderr } = spawned;
         events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
 
@@ -91,21 +96,23 @@ impl Incarnation {
         let stop = CancellationToken::new();
         let last_lines = LastLines::default();
         let mut readers = JoinSet::new();
-        readers.spawn(log_output(stdout, "stdout", events.clone(), jobs.clone(), None, stop.clone()));
-        readers.spawn(log_output(
-            stderr,
-            "stderr",
-            events.clone(),
-            jobs.clone(),
-            Some(last_lines.clone()),
-            stop.clone(),
-        ));
+        let output = |name, last_lines| Source {
+            name,
+            process: events.process(),
+            jobs: jobs.clone(),
+            rate: log_rate,
+            last_lines,
+            stop: stop.clone(),
+        };
+        readers.spawn(log_output(stdout, output("stdout", None)));
+        readers.spawn(log_output(stderr, output("stderr", Some(last_lines.clone()))));
         let mut writer = None;
         match UnixStream::from_std(link) {
             Ok(socket) => {
                 let (read_half, write_half) = socket.into_split();
-                readers.spawn(link::read(read_half, events.clone(), jobs, stop.clone()));
-                writer = Some(tokio::spawn(link::write(write_half, frames, events.process())));
+                let secrets = SecretInputs::default();
+                readers.spawn(link::read(read_half, events.clone(), jobs, secrets.clone(), stop.clone()));
+                writer = Some(tokio::spawn(link::write(write_half, frames, secrets, events.process())));
             }
             Err(error) => {
                 events.send(ProcessEvent::BadFrame { reason: format!("no socket to the process: {error}") }).await;
@@ -145,32 +152,53 @@ async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group:
     }
 }
 
-async fn log_output(
-    stream: impl AsyncRead + Unpin,
+/// Where lines come from.
+struct Source {
     name: &'static str,
-    events: Events,
+    process: usize,
     jobs: RunningJobs,
+    rate: u32,
     last_lines: Option<LastLines>,
     stop: CancellationToken,
-) {
-    let process = events.process();
+}
+
+async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
+    let Source { name, process, jobs, rate, last_lines, stop } = source;
     let keep = |line: &str| {
         if let Some(lines) = &last_lines {
             lines.push(line);
         }
     };
-    read_lines(stream, stop, |output| match output {
-        Output::Line(line) => {
-            keep(&line);
-            let job = jobs.only_one();
-            tracing::info!(target: "handler", job, process, stream = name, "{line}");
-        }
-        Output::Excess(line) => keep(&line),
+    read_lines(stream, stop, rate, |output| match output {
+        Output::Line(line) => match LogLine::parse(&line) {
+            Some(event) => {
+                keep(&event.message);
+                log_event(&event, process, &jobs);
+            }
+            None => {
+                keep(&line);
+                tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{line}");
+            }
+        },
+        Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message)),
         Output::Dropped(count) => {
-            tracing::warn!(target: "handler", process, stream = name, "dropped {count} lines: the handler logs too fast");
+            tracing::warn!(target: HANDLER, process, stream = name, "dropped {count} lines: the handler logs too fast (see --log-rate)");
         }
     })
     .await;
+}
+
+/// An event of the handler, with its own level and job.
+fn log_event(event: &LogLine, process: usize, jobs: &RunningJobs) {
+    let LogLine { level, job, target: module, message } = event;
+    let job = job.clone().or_else(|| jobs.only_one());
+    match level.as_str() {
+        "ERROR" => tracing::error!(target: HANDLER, job, process, module, "{message}"),
+        "WARN" => tracing::warn!(target: HANDLER, job, process, module, "{message}"),
+        "DEBUG" => tracing::debug!(target: HANDLER, job, process, module, "{message}"),
+        "TRACE" => tracing::trace!(target: HANDLER, job, process, module, "{message}"),
+        _ => tracing::info!(target: HANDLER, job, process, module, "{message}"),
+    }
 }
 
 /// The newest lines of a stream.

@@ -10,25 +10,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::incarnation::Events;
 use super::running::RunningJobs;
+use super::secret_inputs::SecretInputs;
 use crate::core::ProcessEvent;
+use crate::telemetry::redact;
 
 /// A message ready to be written: the encoded prefix and header, and the payload as it came.
 #[derive(Debug)]
 pub(super) struct Frame {
     header: Bytes,
     payload: Bytes,
+    /// The payload is a job.
+    is_job: bool,
 }
 
 impl Frame {
     pub(super) fn new(message: &ToHandler, payload: Bytes) -> Result<Self, FrameError> {
-        Ok(Self { header: encode_header(message, payload.len())?.into(), payload })
+        let is_job = matches!(message, ToHandler::Run { .. });
+        Ok(Self { header: encode_header(message, payload.len())?.into(), payload, is_job })
     }
 }
 
 /// Reads until end-of-file, or until the stream is out of step. After `stop` it takes what is already there and returns.
 ///
 /// The handler's chunk window bounds what can pile up here, so events may wait for the dispatcher.
-pub(super) async fn read(mut socket: OwnedReadHalf, events: Events, jobs: RunningJobs, stop: CancellationToken) {
+pub(super) async fn read(
+    mut socket: OwnedReadHalf,
+    events: Events,
+    jobs: RunningJobs,
+    secrets: SecretInputs,
+    stop: CancellationToken,
+) {
     let mut decoder = Decoder::<ToSupervisor>::new();
     loop {
         let read = tokio::select! {
@@ -49,6 +60,7 @@ pub(super) async fn read(mut socket: OwnedReadHalf, events: Events, jobs: Runnin
                 Ok(None) => break,
                 Ok(Some(Received::Message(message, payload))) => {
                     jobs.received(&message);
+                    let payload = admit(&message, payload, &secrets);
                     ProcessEvent::Message { message, payload }
                 }
                 Ok(Some(Received::Oversize { message, payload_len })) => {
@@ -72,9 +84,34 @@ pub(super) async fn read(mut socket: OwnedReadHalf, events: Events, jobs: Runnin
     }
 }
 
+/// Takes note of what the handler says about its inputs, and keeps secrets out of what goes into logs and error reports.
+fn admit(message: &ToSupervisor, payload: Bytes, secrets: &SecretInputs) -> Bytes {
+    match message {
+        ToSupervisor::Hello { .. } => {
+            secrets.learn(&payload);
+            payload
+        }
+        ToSupervisor::Failed { .. }
+        | ToSupervisor::LoadFailed { .. }
+        | ToSupervisor::Probed { .. }
+        | ToSupervisor::Checked => redact::clean_json(&payload),
+        _ => payload,
+    }
+}
+
 /// Writes frames in order until the queue closes or the handler no longer reads.
-pub(super) async fn write(mut socket: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, process: usize) {
-    while let Some(Frame { header, payload }) = frames.recv().await {
+///
+/// The secret inputs of a job are masked before the handler has them, so that it cannot print one too early.
+pub(super) async fn write(
+    mut socket: OwnedWriteHalf,
+    mut frames: mpsc::Receiver<Frame>,
+    secrets: SecretInputs,
+    process: usize,
+) {
+    while let Some(Frame { header, payload, is_job }) = frames.recv().await {
+        if is_job {
+            secrets.mask(&payload);
+        }
         if let Err(error) = socket.write_all_buf(&mut header.chain(payload)).await {
             tracing::debug!(process, %error, "A handler process no longer reads its messages.");
             return;

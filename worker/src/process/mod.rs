@@ -12,6 +12,7 @@ mod oom;
 mod output;
 mod pool;
 mod running;
+mod secret_inputs;
 mod spawn;
 
 pub use pool::Processes;

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use runpod_handler_protocol::{LOG_MARK, MAX_LOG_LINE};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Longest line passed on, in bytes; the rest of it is counted and thrown away.
 pub(super) const MAX_LINE_LEN: usize = 4096;
-/// Lines of one stream passed on per [`WINDOW`].
-const LINES_PER_WINDOW: u32 = 500;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// What [`read_lines`] found.
@@ -23,15 +22,17 @@ pub(super) enum Output {
     Dropped(u64),
 }
 
-/// Reads to end-of-file. After `stop` it takes what is already there and returns. Blank lines are left out.
+/// Reads to end-of-file and passes on `rate` lines a second, all of them when it is 0. After `stop` it takes what is already
+/// there and returns. Blank lines are left out.
 pub(super) async fn read_lines(
     mut stream: impl AsyncRead + Unpin,
     stop: CancellationToken,
+    rate: u32,
     mut emit: impl FnMut(Output),
 ) {
     let mut chunk = vec![0; 8192];
     let mut splitter = Splitter::default();
-    let mut budget = Budget::new(Instant::now());
+    let mut budget = Budget::new(Instant::now(), rate);
     loop {
         let read = tokio::select! {
             biased;
@@ -81,7 +82,9 @@ impl Splitter {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        let room = bytes.len().min(MAX_LINE_LEN - self.line.len());
+        let first = self.line.first().or(bytes.first());
+        let most = if first == Some(&LOG_MARK) { MAX_LOG_LINE } else { MAX_LINE_LEN };
+        let room = bytes.len().min(most - self.line.len());
         self.line.extend_from_slice(&bytes[..room]);
         self.cut += bytes.len() - room;
     }
@@ -105,13 +108,14 @@ impl Splitter {
 #[derive(Debug)]
 struct Budget {
     start: Instant,
+    rate: u32,
     left: u32,
     dropped: u64,
 }
 
 impl Budget {
-    fn new(now: Instant) -> Self {
-        Self { start: now, left: LINES_PER_WINDOW, dropped: 0 }
+    fn new(now: Instant, rate: u32) -> Self {
+        Self { start: now, rate, left: rate, dropped: 0 }
     }
 
     fn window_end(&self) -> Instant {
@@ -120,12 +124,12 @@ impl Budget {
 
     /// Opens a new window; answers how many lines the old one dropped.
     fn renew(&mut self, now: Instant) -> u64 {
-        std::mem::replace(self, Self::new(now)).dropped
+        std::mem::replace(self, Self::new(now, self.rate)).dropped
     }
 
     fn take(&mut self) -> bool {
-        if self.left > 0 {
-            self.left -= 1;
+        if self.rate == 0 || self.left > 0 {
+            self.left = self.left.saturating_sub(1);
             return true;
         }
         self.dropped += 1;
@@ -138,10 +142,13 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::telemetry::redact;
+
+    const LINES_PER_WINDOW: u32 = 500;
 
     async fn collect(bytes: &[u8]) -> Vec<Output> {
         let mut outputs = Vec::new();
-        read_lines(bytes, CancellationToken::new(), |output| outputs.push(output)).await;
+        read_lines(bytes, CancellationToken::new(), 0, |output| outputs.push(output)).await;
         outputs
     }
 
@@ -165,12 +172,23 @@ mod tests {
         assert_eq!(outputs[1..], [line("next")]);
     }
 
+    #[tokio::test]
+    async fn a_secret_that_the_cut_goes_through_is_recognised_by_its_beginning() {
+        redact::add("secret-across-the-cut");
+        let text = format!("{}secret-across-the-cut{}\n", "x".repeat(MAX_LINE_LEN - 10), "y".repeat(100));
+        let outputs = collect(text.as_bytes()).await;
+        let Output::Line(first) = &outputs[0] else { panic!("{outputs:?}") };
+        let cleaned = redact::clean(first);
+        assert!(cleaned.contains("xx***… (") && !cleaned.contains("secret"), "{}", &cleaned[MAX_LINE_LEN - 20..]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_limited_counted_and_over_after_a_window() {
         let (mut writer, reader) = tokio::io::duplex(64 * 1024);
         let (sender, mut outputs) = tokio::sync::mpsc::channel(4096);
         let task = tokio::spawn(async move {
-            read_lines(reader, CancellationToken::new(), |output| sender.try_send(output).unwrap()).await;
+            read_lines(reader, CancellationToken::new(), LINES_PER_WINDOW, |output| sender.try_send(output).unwrap())
+                .await;
         });
         let flood = "a\n".repeat(LINES_PER_WINDOW as usize + 7);
         writer.write_all(flood.as_bytes()).await.unwrap();
@@ -196,7 +214,7 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let mut outputs = Vec::new();
-        read_lines(reader, stop, |output| outputs.push(output)).await;
+        read_lines(reader, stop, LINES_PER_WINDOW, |output| outputs.push(output)).await;
         assert_eq!(outputs, [line("first"), line("half")]);
         drop(writer);
     }

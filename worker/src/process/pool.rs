@@ -29,6 +29,7 @@ pub struct Processes {
     command: Arc<HandlerCommand>,
     process_env: BTreeMap<ProcessId, Vec<(OsString, OsString)>>,
     memory_interval: Option<Duration>,
+    log_rate: u32,
     events: mpsc::Sender<Event>,
     handles: BTreeMap<ProcessId, Handle>,
 }
@@ -54,6 +55,7 @@ impl Processes {
             command: Arc::new(command),
             process_env: BTreeMap::new(),
             memory_interval: None,
+            log_rate: 0,
             events,
             handles: BTreeMap::new(),
         }
@@ -70,6 +72,13 @@ impl Processes {
     #[must_use]
     pub fn watching_memory(mut self, interval: Option<Duration>) -> Self {
         self.memory_interval = interval;
+        self
+    }
+
+    /// Logs at most this many lines a second of stdout and of stderr of each process; 0, as it is at first, for all.
+    #[must_use]
+    pub fn with_log_rate(mut self, rate: u32) -> Self {
+        self.log_rate = rate;
         self
     }
 
@@ -90,6 +99,7 @@ impl Processes {
             group: Arc::clone(&group),
             jobs: jobs.clone(),
             memory_interval: self.memory_interval,
+            log_rate: self.log_rate,
         };
         self.handles.insert(id, Handle { frames: sender, group, jobs });
         tokio::spawn(incarnation.run());

@@ -15,7 +15,7 @@ use super::kill::Group;
 
 /// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
 const WITHHELD: &str = "RUNPOD_AI_API_KEY";
-const WITHHELD_PREFIX: &str = "RUNPOD_WEBHOOK_";
+const WITHHELD_PREFIXES: [&str; 2] = ["RUNPOD_WEBHOOK_", "RUNPOD_WORKER_LOG_SINK"];
 
 /// How to start a handler process. It inherits the worker's environment except for the worker's credentials.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +112,8 @@ fn build(command: &HandlerCommand, inherited: impl Iterator<Item = OsString>) ->
 }
 
 fn is_withheld(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| name == WITHHELD || name.starts_with(WITHHELD_PREFIX))
+    name.to_str()
+        .is_some_and(|name| name == WITHHELD || WITHHELD_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 #[cfg(test)]
@@ -121,18 +122,26 @@ mod tests {
 
     #[test]
     fn credentials_of_the_worker_are_withheld() {
-        let inherited = ["RUNPOD_AI_API_KEY", "RUNPOD_POD_ID", "RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_WEBHOOK_PING", "PATH"];
+        let inherited = [
+            "RUNPOD_AI_API_KEY",
+            "RUNPOD_POD_ID",
+            "RUNPOD_WEBHOOK_GET_JOB",
+            "RUNPOD_WEBHOOK_PING",
+            "RUNPOD_WORKER_LOG_SINK_TOKEN",
+            "PATH",
+        ];
         let command = HandlerCommand {
             env: vec![("RUNPOD_WEBHOOK_PING".into(), "given on purpose".into()), ("ONE".into(), "1".into())],
             ..HandlerCommand::default()
         };
         let builder = build(&command, inherited.into_iter().map(OsString::from));
         let changes: Vec<_> = builder.as_std().get_envs().collect();
-        let expected: [(&str, Option<&str>); 4] = [
+        let expected: [(&str, Option<&str>); 5] = [
             ("ONE", Some("1")),
             ("RUNPOD_AI_API_KEY", None),
             ("RUNPOD_WEBHOOK_GET_JOB", None),
             ("RUNPOD_WEBHOOK_PING", Some("given on purpose")),
+            ("RUNPOD_WORKER_LOG_SINK_TOKEN", None),
         ];
         assert_eq!(changes, expected.map(|(name, value)| (OsStr::new(name), value.map(OsStr::new))));
     }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -162,7 +162,7 @@ impl JobSource for HttpQueue {
             Err(RequestError::TimedOut(_)) => return TakeReply::Nothing,
             Err(error) => return TakeReply::Failed { error, retry_after: None },
         };
-        let status = response.status();
+        let (status, begun) = (response.status(), Instant::now());
         let retry_after = retry_after(response.headers());
         match status {
             StatusCode::NO_CONTENT | StatusCode::BAD_REQUEST => TakeReply::Nothing,
@@ -176,7 +176,11 @@ impl JobSource for HttpQueue {
                 match read_body(response, limit, BODY_LIMIT).await {
                     Ok(Body::Complete(body)) if body.is_empty() => TakeReply::Nothing,
                     Ok(Body::Complete(body)) if media_type == "application/json" => {
-                        self.with_tenants(wire::take_reply(&body))
+                        let mut reply = self.with_tenants(wire::take_reply(&body));
+                        if let TakeReply::Jobs(jobs) = &mut reply {
+                            jobs.iter_mut().for_each(|job| job.transfer = begun.elapsed());
+                        }
+                        reply
                     }
                     Ok(Body::Complete(body)) => wire::unusable(
                         &body,

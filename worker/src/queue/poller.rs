@@ -231,7 +231,7 @@ mod tests {
 
     fn job() -> TakeReply {
         let id = JobId::from("j");
-        TakeReply::Jobs(vec![TakenJob { id, body: Ok("{}".into()), timeout: None, traceparent: None, tenant: None }])
+        TakeReply::Jobs(vec![TakenJob::new(id, Ok("{}".into()))])
     }
 
     fn failure(code: u16, retry_after: Option<Duration>) -> TakeReply {

@@ -1,5 +1,6 @@
 //! What the queue's replies mean (RunPod's worker protocol). Payloads pass through unparsed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{RequestError, StopReply, TakeReply};
 use crate::core::{JobId, TakenJob};
+use crate::telemetry::redact;
 
 /// Longest job id that is taken, in bytes. RunPod's are about 40.
 pub const MAX_ID_LEN: usize = 256;
@@ -28,6 +30,12 @@ struct Job<'a> {
     policy: Option<&'a RawValue>,
     #[serde(borrow)]
     traceparent: Option<&'a RawValue>,
+    #[serde(borrow, rename = "batchId")]
+    batch_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "delayTime")]
+    delay_time: Option<&'a RawValue>,
+    #[serde(borrow, rename = "s3Config")]
+    s3_config: Option<&'a RawValue>,
 }
 
 /// Reads the body of a successful job-take or job-take-batch: an object, an array of objects, or no job at all.
@@ -70,13 +78,7 @@ pub fn take_reply(body: &Bytes) -> TakeReply {
 pub fn unusable(body: &[u8], reason: &str) -> TakeReply {
     let jobs: Vec<TakenJob> = recover_ids(body)
         .into_iter()
-        .map(|id| TakenJob {
-            id,
-            body: Err(format!("the queue's reply with this job cannot be used: {reason}")),
-            timeout: None,
-            traceparent: None,
-            tenant: None,
-        })
+        .map(|id| TakenJob::new(id, Err(format!("the queue's reply with this job cannot be used: {reason}"))))
         .collect();
     if jobs.is_empty() { failed(reason.to_owned()) } else { TakeReply::Jobs(jobs) }
 }
@@ -99,7 +101,7 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
         Ok(job) => job,
         Err(error) => {
             let id = recover_ids(text.as_bytes()).into_iter().next().ok_or_else(|| error.to_string())?;
-            return Ok(TakenJob { id, body: Err(error.to_string()), timeout: None, traceparent: None, tenant: None });
+            return Ok(TakenJob::new(id, Err(error.to_string())));
         }
     };
     let id = job.id.ok_or_else(|| "it has no `id`".to_owned())?;
@@ -111,12 +113,15 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
     } else {
         Ok(reply.slice_ref(text.as_bytes()))
     };
+    if let Some(config) = job.s3_config {
+        hide_credentials(config);
+    }
     Ok(TakenJob {
-        id,
-        body,
         timeout: job.policy.and_then(execution_timeout),
         traceparent: job.traceparent.and_then(traceparent),
-        tenant: None,
+        batch: job.batch_id.and_then(batch),
+        waited: job.delay_time.and_then(millis),
+        ..TakenJob::new(id, body)
     })
 }
 
@@ -139,10 +144,33 @@ fn usable_id(text: &str) -> bool {
 
 /// `policy.executionTimeout`, in milliseconds. Whether the platform forwards it is unknown, so nothing depends on it.
 fn execution_timeout(policy: &RawValue) -> Option<Duration> {
-    let policy: Value = serde_json::from_str(policy.get()).ok()?;
-    let millis = policy.get("executionTimeout")?;
-    let millis = millis.as_u64().or_else(|| millis.as_f64().filter(|value| *value >= 1.0).map(|value| value as u64))?;
-    (millis > 0).then(|| Duration::from_millis(millis))
+    #[derive(Deserialize)]
+    struct Policy<'a> {
+        #[serde(borrow, rename = "executionTimeout")]
+        execution_timeout: Option<&'a RawValue>,
+    }
+    let policy: Policy<'_> = serde_json::from_str(policy.get()).ok()?;
+    policy.execution_timeout.and_then(millis).filter(|timeout| !timeout.is_zero())
+}
+
+/// A number of milliseconds.
+fn millis(raw: &RawValue) -> Option<Duration> {
+    let millis: Value = serde_json::from_str(raw.get()).ok()?;
+    let millis = millis.as_u64().or_else(|| millis.as_f64().filter(|value| *value >= 0.0).map(|value| value as u64))?;
+    Some(Duration::from_millis(millis))
+}
+
+/// `batchId`, if it is a text fit for a log line. RunPod's SDK takes any value that is not empty.
+fn batch(raw: &RawValue) -> Option<String> {
+    let text: String = serde_json::from_str(raw.get()).ok()?;
+    (1..=MAX_ID_LEN).contains(&text.len()).then(|| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// The bucket's credentials come with the job, and the handler may print them. They are masked before it has them.
+fn hide_credentials(config: &RawValue) {
+    let Ok(config) = serde_json::from_str::<BTreeMap<String, Value>>(config.get()) else { return };
+    let secret = |name: &str| redact::is_secret_name(name) || name == "accessId";
+    config.iter().filter(|(name, _)| secret(name)).filter_map(|(_, value)| value.as_str()).for_each(redact::add_of_job);
 }
 
 fn traceparent(raw: &RawValue) -> Option<String> {
@@ -340,6 +368,27 @@ mod tests {
         for none in ["null", "7", r#""a\nb""#, &format!("\"{}\"", "x".repeat(200))] {
             assert_eq!(trace(none), None);
         }
+    }
+
+    #[test]
+    fn batch_and_waiting_time_are_read_when_they_make_sense() {
+        for delay in [0, 1500] {
+            let job = jobs(&format!(r#"{{"id":"j","batchId":"b-1","delayTime":{delay}}}"#)).remove(0);
+            assert_eq!((job.batch.as_deref(), job.waited), (Some("b-1"), Some(Duration::from_millis(delay))));
+        }
+        for (batch, delay) in [("null", "null"), ("7", "\"x\""), ("\"\"", "-1"), ("{}", "[0]")] {
+            let job = jobs(&format!(r#"{{"id":"j","batchId":{batch},"delayTime":{delay}}}"#)).remove(0);
+            assert_eq!((job.batch, job.waited), (None, None), "{batch} {delay}");
+        }
+        assert_eq!(jobs(r#"{"id":"j","batchId":"a\nb"}"#).remove(0).batch.as_deref(), Some("a b"));
+    }
+
+    #[test]
+    fn credentials_of_a_bucket_are_masked_as_soon_as_the_job_is_here() {
+        jobs(
+            r#"{"id":"j","s3Config":{"accessId":"AKIA-of-a-job","accessSecret":"s3-secret/of-a-job","bucketName":"bucket-of-a-job"}}"#,
+        );
+        assert_eq!(redact::clean("AKIA-of-a-job s3-secret/of-a-job bucket-of-a-job"), "*** *** bucket-of-a-job");
     }
 
     #[test]

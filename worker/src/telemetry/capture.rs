@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::logs::subscriber;
+use super::logs::plain;
 use crate::config::LogFormat;
 
 /// Everything logged on this thread while the guard lives, as the worker would print it at level DEBUG.
@@ -17,8 +17,7 @@ impl Capture {
     pub(crate) fn start(format: LogFormat, worker_id: &str) -> (Self, DefaultGuard) {
         let capture = Self::default();
         let writer = capture.clone();
-        let guard = subscriber(format, tracing::level_filters::LevelFilter::DEBUG, worker_id, move || writer.clone())
-            .set_default();
+        let guard = plain(format, worker_id, move || writer.clone()).set_default();
         (capture, guard)
     }
 

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -19,11 +21,15 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::redact;
-use super::writer::LineQueue;
+use super::rate::RateLimit;
+use super::sink::{self, Sink, SinkQueue};
 pub use super::writer::LogGuard;
-use crate::config::LogFormat;
+use super::writer::{LineQueue, Loss};
+use super::{jobs, redact};
+use crate::config::{LogConfig, LogFormat};
 
+/// Target of what handlers print. It is limited where it comes in, per stream.
+pub(crate) const HANDLER: &str = "handler";
 /// Longest message, in characters; the platform cuts longer ones. The middle is left out.
 const MAX_MESSAGE_LEN: usize = 4096;
 
@@ -39,8 +45,8 @@ pub enum LogError {
     Thread(io::Error),
 }
 
-/// Sets up the log of the whole process. `level` is for the worker and its handlers; libraries get through from WARN on.
-/// Every JSON line carries `worker_id`.
+/// Sets up the log of the whole process. The level is for the worker and its handlers; libraries get through from WARN on.
+/// Every JSON line carries `worker_id`. What is logged also goes to the `sink`, if there is one.
 ///
 /// Lines are written by a thread of their own, so that a stuck reader cannot hold up the worker. Keep the guard
 /// until the program ends: dropping it waits, for a second at most, for the lines that are still to be written.
@@ -48,43 +54,66 @@ pub enum LogError {
 /// # Errors
 /// When a log is already set up, or the thread cannot be started.
 pub fn init(
-    format: LogFormat,
-    level: LevelFilter,
+    config: &LogConfig,
     worker_id: &str,
+    sink: Option<&Sink>,
     out: impl Write + Send + 'static,
 ) -> Result<LogGuard, LogError> {
-    let worker = worker_id.to_owned();
-    let (queue, guard) = LineQueue::start(out, move |count| {
-        let message = format!("dropped {count} lines: the log was not read fast enough");
+    let (format, worker) = (config.format, worker_id.to_owned());
+    let limit = Arc::new(RateLimit::new(config.rate));
+    let sink = sink.map(Sink::queue);
+    let copy = sink.clone();
+    let lost = move |loss, count| {
+        let message = match loss {
+            Loss::Stuck => format!("dropped {count} lines: the log was not read fast enough"),
+            Loss::Excess => format!("dropped {count} lines: the worker logs too fast (see --log-rate)"),
+        };
+        // The sink has the lines that standard output was too slow for.
+        if let (Some(sink), Loss::Excess) = (&copy, loss) {
+            sink.push(note(message.clone(), &worker));
+        }
         Fields { message, ..Fields::default() }.line(format, Level::WARN, &worker)
-    })
-    .map_err(LogError::Thread)?;
-    subscriber(format, level, worker_id, move || queue.clone()).try_init().map_err(|_| LogError::AlreadySet)?;
+    };
+    let (queue, guard) = LineQueue::start(out, Arc::clone(&limit), lost).map_err(LogError::Thread)?;
+    let lines = Lines { format, worker_id: worker_id.to_owned(), limit, sink, writer: move || queue.clone() };
+    subscriber(lines, config.level).try_init().map_err(|_| LogError::AlreadySet)?;
     Ok(guard)
 }
 
-/// What [`init`] installs, with another destination.
-pub(super) fn subscriber<W>(
-    format: LogFormat,
-    level: LevelFilter,
-    worker_id: &str,
-    writer: W,
-) -> impl Subscriber + Send + Sync
+/// A JSON line with a message of the log about itself.
+pub(super) fn note(message: String, worker_id: &str) -> String {
+    Fields { message, ..Fields::default() }.json(Level::WARN, worker_id, Some(SystemTime::now()))
+}
+
+/// What [`init`] installs.
+fn subscriber<W>(lines: Lines<W>, level: LevelFilter) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("runpod_worker", level)
-        .with_target("handler", level);
-    let lines = Lines { format, worker_id: worker_id.to_owned(), writer };
+        .with_target(HANDLER, level);
     tracing_subscriber::registry().with(lines.with_filter(filter))
+}
+
+/// What [`init`] installs for a program that keeps no limit and logs at level DEBUG, with another destination.
+#[cfg(test)]
+pub(super) fn plain<W>(format: LogFormat, worker_id: &str, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let limit = Arc::new(RateLimit::new(0));
+    let lines = Lines { format, worker_id: worker_id.to_owned(), limit, sink: None, writer };
+    subscriber(lines, LevelFilter::DEBUG)
 }
 
 /// Writes each event as a line.
 struct Lines<W> {
     format: LogFormat,
     worker_id: String,
+    limit: Arc<RateLimit>,
+    sink: Option<SinkQueue>,
     writer: W,
 }
 
@@ -110,6 +139,10 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        if target != HANDLER && !self.limit.take(level, Instant::now()) {
+            return;
+        }
         let mut fields = Fields::default();
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(outer) = span.extensions().get::<Fields>() {
@@ -117,7 +150,10 @@ where
             }
         }
         event.record(&mut fields);
-        let level = *event.metadata().level();
+        fields.tag();
+        if let Some(sink) = self.sink.as_ref().filter(|_| target != sink::TARGET) {
+            sink.push(fields.json(level, &self.worker_id, Some(SystemTime::now())));
+        }
         let line = fields.line(self.format, level, &self.worker_id);
         // Nowhere is left to complain to when the log itself cannot be written.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
@@ -160,11 +196,26 @@ impl Fields {
         }
     }
 
+    /// Adds what is known of the job.
+    fn tag(&mut self) {
+        let Some(tags) = self.job.as_deref().and_then(jobs::tags) else { return };
+        if let Some(batch) = tags.batch {
+            self.message = shorten(&format!("[batchId={batch}] {}", self.message)).into_owned();
+        }
+        if let Some(trace_id) = tags.trace_id {
+            self.set("trace_id", Value::String(trace_id));
+        }
+    }
+
     fn line(&self, format: LogFormat, level: Level, worker_id: &str) -> String {
-        let mut line = match format {
-            LogFormat::Json => serde_json::to_string(&JsonLine { fields: self, level, worker_id }).unwrap_or_default(),
-            LogFormat::Text => self.text(level),
-        };
+        match format {
+            LogFormat::Json => self.json(level, worker_id, None),
+            LogFormat::Text => self.text(level) + "\n",
+        }
+    }
+
+    fn json(&self, level: Level, worker_id: &str, time: Option<SystemTime>) -> String {
+        let mut line = serde_json::to_string(&JsonLine { fields: self, level, worker_id, time }).unwrap_or_default();
         line.push('\n');
         line
     }
@@ -218,11 +269,16 @@ struct JsonLine<'a> {
     fields: &'a Fields,
     level: Level,
     worker_id: &'a str,
+    /// The platform stamps each line when it comes; other receivers want to be told.
+    time: Option<SystemTime>,
 }
 
 impl Serialize for JsonLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        if let Some(time) = self.time {
+            map.serialize_entry("timestamp", &humantime::format_rfc3339_millis(time).to_string())?;
+        }
         map.serialize_entry("requestId", &self.fields.job)?;
         map.serialize_entry("message", &self.fields.message)?;
         map.serialize_entry("level", self.level.as_str())?;
@@ -318,6 +374,27 @@ mod tests {
         assert!(short.contains("[5974 characters left out]"), "{short}");
         let exact = "ä".repeat(MAX_MESSAGE_LEN);
         assert_eq!(shorten(&exact), exact);
+    }
+
+    #[test]
+    fn lines_of_a_job_carry_its_batch_and_its_trace() {
+        let tags = jobs::JobTags { batch: Some("b-7".to_owned()), trace_id: Some("0af7".to_owned()) };
+        jobs::open("j-tagged", tags);
+        let (log, _guard) = Capture::start(LogFormat::Json, "w-1");
+        tracing::info!(job = "j-tagged", "Started.");
+        tracing::info!(job = "j-tagged", "{}", "x".repeat(9000));
+        jobs::close("j-tagged");
+        tracing::info!(job = "j-tagged", "over");
+        let text = log.text();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            r#"{"requestId":"j-tagged","message":"[batchId=b-7] Started.","level":"INFO","worker":"w-1","trace_id":"0af7"}"#
+        );
+        let long: Value = serde_json::from_str(lines[1]).unwrap();
+        let message = long["message"].as_str().unwrap();
+        assert!(message.starts_with("[batchId=b-7] xxx") && message.chars().count() <= MAX_MESSAGE_LEN, "{message}");
+        assert!(!lines[2].contains("b-7") && !lines[2].contains("0af7"));
     }
 
     #[test]

@@ -1,15 +1,24 @@
-//! Logs, alerts, GPUs and host: what is told of the worker, and what must never be.
+//! Logs, traces, alerts, GPUs and host: what is told of the worker, and what must never be.
 
 pub mod alerts;
 pub mod gpu;
 pub mod host;
+mod jobs;
 pub mod logs;
+pub mod observer;
+mod rate;
 pub mod redact;
 pub mod report;
 pub mod runtime;
+mod secret_forms;
+pub mod sink;
+pub mod traces;
 mod writer;
 
 #[cfg(test)]
 pub(crate) mod capture;
 
 pub use logs::{LogError, LogGuard, init};
+pub use observer::Observer;
+pub use sink::{Sink, SinkConfig};
+pub use traces::{TraceConfig, TraceError, TraceExport};

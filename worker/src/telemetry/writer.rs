@@ -3,20 +3,33 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::rate::RateLimit;
 
 /// Lines that may wait. Whoever reads stdout of a container is rarely more than a few lines behind.
 const QUEUE_LEN: usize = 8192;
 /// How long the end of the program may wait for the log.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 const FLUSH_RETRY: Duration = Duration::from_millis(5);
+/// Lines over the rate limit are reported this often.
+const EXCESS_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Item {
     Line(Vec<u8>),
     /// Answer when everything before this has been written.
     Flush(SyncSender<()>),
+}
+
+/// Why lines are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Nobody read what was written.
+    Stuck,
+    /// They were over the rate limit.
+    Excess,
 }
 
 /// A bounded queue of lines, each given by one `write`. A line that finds it full is dropped and counted.
@@ -27,15 +40,18 @@ pub(super) struct LineQueue {
 }
 
 impl LineQueue {
-    /// Starts a thread that writes to `out`. `note` makes the line that says how many were dropped.
+    /// Starts a thread that writes to `out`. `note` makes the line that says how many were dropped, here or by `limit`.
     pub(super) fn start(
         out: impl Write + Send + 'static,
-        note: impl Fn(u64) -> String + Send + 'static,
+        limit: Arc<RateLimit>,
+        note: impl Fn(Loss, u64) -> String + Send + 'static,
     ) -> io::Result<(Self, LogGuard)> {
         let (items, queue) = sync_channel(QUEUE_LEN);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&queue, out, &counter, note))?;
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_lines(&queue, out, &counter, &limit, note))?;
         Ok((Self { items: items.clone(), dropped }, LogGuard { items }))
     }
 }
@@ -53,16 +69,34 @@ impl Write for LineQueue {
     }
 }
 
-fn write_lines(queue: &Receiver<Item>, mut out: impl Write, dropped: &AtomicU64, note: impl Fn(u64) -> String) {
-    for item in queue {
+fn write_lines(
+    queue: &Receiver<Item>,
+    mut out: impl Write,
+    dropped: &AtomicU64,
+    limit: &RateLimit,
+    note: impl Fn(Loss, u64) -> String,
+) {
+    let mut excess_told = Instant::now();
+    loop {
+        let item = queue.recv_timeout(EXCESS_INTERVAL);
+        let last_chance = matches!(item, Ok(Item::Flush(_)) | Err(RecvTimeoutError::Disconnected));
+        if last_chance || excess_told.elapsed() >= EXCESS_INTERVAL {
+            excess_told = Instant::now();
+            let count = limit.take_dropped();
+            if count > 0 {
+                let _ = out.write_all(note(Loss::Excess, count).as_bytes());
+            }
+        }
         // Nowhere is left to complain to when the log itself cannot be written.
         let _ = match item {
-            Item::Line(line) => out.write_all(&line),
-            Item::Flush(done) => out.flush().map(|()| drop(done)),
+            Ok(Item::Line(line)) => out.write_all(&line),
+            Ok(Item::Flush(done)) => out.flush().map(|()| drop(done)),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return,
         };
         let count = dropped.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = out.write_all(note(count).as_bytes());
+            let _ = out.write_all(note(Loss::Stuck, count).as_bytes());
         }
     }
 }
@@ -123,17 +157,19 @@ mod tests {
         }
     }
 
-    fn gated() -> (LineQueue, LogGuard, SyncSender<()>, Arc<Mutex<String>>) {
+    fn gated() -> (LineQueue, LogGuard, SyncSender<()>, Arc<Mutex<String>>, Arc<RateLimit>) {
         let (open, permissions) = sync_channel(1);
         let text = Arc::new(Mutex::new(String::new()));
         let gate = Gate { permissions, text: Arc::clone(&text) };
-        let (queue, guard) = LineQueue::start(gate, |count| format!("dropped {count} lines\n")).unwrap();
-        (queue, guard, open, text)
+        let limit = Arc::new(RateLimit::new(3));
+        let note = |loss, count| format!("dropped {count} lines: {loss:?}\n");
+        let (queue, guard) = LineQueue::start(gate, Arc::clone(&limit), note).unwrap();
+        (queue, guard, open, text, limit)
     }
 
     #[test]
     fn dropping_the_guard_waits_for_every_line() {
-        let (mut queue, guard, open, text) = gated();
+        let (mut queue, guard, open, text, _) = gated();
         for number in 0..100 {
             writeln!(queue, "{number}").unwrap();
         }
@@ -145,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_stuck_reader_costs_lines_not_time() {
-        let (mut queue, guard, open, text) = gated();
+        let (mut queue, guard, open, text, _) = gated();
         // One more line than the queue holds may be in the hands of the writer.
         let excess = 10;
         for _ in 0..=QUEUE_LEN + excess {
@@ -155,7 +191,21 @@ mod tests {
         drop(guard);
         let text = text.lock().unwrap();
         let (written, note) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
-        assert_eq!(note, Some(format!("dropped {} lines", QUEUE_LEN + excess + 1 - written).as_str()));
+        assert_eq!(note, Some(format!("dropped {} lines: Stuck", QUEUE_LEN + excess + 1 - written).as_str()));
         assert!(written <= QUEUE_LEN + 1, "{written}");
+    }
+
+    #[test]
+    fn lines_over_the_limit_are_counted_in_the_log() {
+        let (mut queue, guard, open, text, limit) = gated();
+        drop(open);
+        let now = Instant::now();
+        for number in 0..10 {
+            if limit.take(tracing::Level::INFO, now) {
+                writeln!(queue, "{number}").unwrap();
+            }
+        }
+        drop(guard);
+        assert_eq!(*text.lock().unwrap(), "0\n1\n2\ndropped 7 lines: Excess\n");
     }
 }

@@ -63,8 +63,9 @@ fn small(value: i64) -> u32 {
 }
 
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
-    :retention, :execution_timeout, :webhook, :webhook_due, :attempt, :retries, :delay, :execution, :worker, :error, :cancel_told, \
-    :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, :forget_at)";
+    :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
+    :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
+    :forget_at)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite::Result<()> {
     let (state, run, forget_at) = match &row.state {
@@ -84,6 +85,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite
         ":execution_timeout": millis(row.execution_timeout),
         ":webhook": row.webhook,
         ":webhook_due": row.webhook_due,
+        ":traceparent": row.traceparent.as_deref(),
         ":attempt": row.attempt,
         ":retries": row.retries,
         ":delay": row.delay.map(millis),
@@ -133,6 +135,7 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
         execution_timeout: duration(row.get("execution_timeout")?),
         webhook: row.get("webhook")?,
         webhook_due: row.get("webhook_due")?,
+        traceparent: text("traceparent")?,
         attempt: small(row.get("attempt")?),
         retries: small(row.get("retries")?),
         delay: length_of("delay")?.map(duration),

@@ -22,6 +22,7 @@ CREATE TABLE jobs (
     execution_timeout INTEGER NOT NULL,
     webhook TEXT,
     webhook_due INTEGER NOT NULL,
+    traceparent TEXT,
     attempt INTEGER NOT NULL,
     retries INTEGER NOT NULL,
     delay INTEGER,

@@ -98,6 +98,7 @@ pub(crate) struct Row {
     pub(crate) execution_timeout: Duration,
     pub(crate) webhook: Option<String>,
     pub(crate) webhook_due: bool,
+    pub(crate) traceparent: Option<Arc<str>>,
     pub(crate) attempt: u32,
     pub(crate) retries: u32,
     pub(crate) delay: Option<Duration>,
@@ -132,6 +133,7 @@ fn row<P: Content>(id: &JobId, job: &mut Job<P>) -> Row {
         execution_timeout: job.policy.execution_timeout,
         webhook: job.webhook.clone(),
         webhook_due: job.webhook_due,
+        traceparent: job.traceparent.clone(),
         attempt: job.attempt,
         retries: job.retries,
         delay: job.delay,
@@ -206,6 +208,7 @@ impl Queue<Filed> {
             s3_config: row.s3_config_bytes.map(|bytes| stored(Part::S3Config, bytes)),
             webhook: row.webhook,
             webhook_due: row.webhook_due,
+            traceparent: row.traceparent,
             policy: Policy {
                 execution_timeout: row.execution_timeout,
                 ttl: row.expires.saturating_sub(row.submitted),

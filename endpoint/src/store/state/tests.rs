@@ -256,6 +256,7 @@ fn new_job(id: &str, policy: Policy) -> NewJob {
         input: payload("input"),
         s3_config: None,
         webhook: None,
+        traceparent: None,
         policy,
         retention: Duration::from_secs(300),
     }

@@ -15,6 +15,8 @@ pub struct Webhook<P = Payload> {
     pub job: JobView<P>,
     /// What the client submitted.
     pub input: P,
+    /// The trace that the job belongs to.
+    pub traceparent: Option<Arc<str>>,
 }
 
 impl<P: Content> Queue<P> {
@@ -23,7 +25,8 @@ impl<P: Content> Queue<P> {
     pub fn webhook(&self, id: &str) -> Option<Webhook<P>> {
         let (id, job) = self.jobs.get_key_value(id)?;
         let url = job.webhook.clone()?;
-        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input: job.input.clone() })
+        let (input, traceparent) = (job.input.clone(), job.traceparent.clone());
+        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input, traceparent })
     }
 
     /// Notes that a delivery has ended, with or without success. Until then it is due again after a restart.

@@ -41,6 +41,8 @@ impl<P: Content> Queue<P> {
                 attempt: job.attempt,
                 input: job.input.clone(),
                 s3_config: job.s3_config.clone(),
+                traceparent: job.traceparent.clone(),
+                delay,
             });
             self.workers.hold(&worker, &id);
             self.in_progress += 1;

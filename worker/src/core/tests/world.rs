@@ -294,5 +294,5 @@ impl World {
 }
 
 pub(super) fn taken(id: &str) -> TakenJob {
-    TakenJob { id: id.into(), body: Ok(Bytes::from_static(b"{}")), timeout: None, traceparent: None, tenant: None }
+    TakenJob::new(id.into(), Ok(Bytes::from_static(b"{}")))
 }

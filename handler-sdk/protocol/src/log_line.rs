@@ -1,0 +1,92 @@
+//! What the SDK writes to stderr for an event of the handler's `tracing`, and the worker reads there.
+//!
+//! Log events travel on stderr and not as frames, because a line that was written survives a crash. A line that begins with
+//! [`LOG_MARK`] is such an event; every other line is plain text.
+
+use serde::{Deserialize, Serialize};
+
+/// First byte of a line that is a [`LogLine`]: the record separator of JSON text sequences (RFC 7464).
+pub const LOG_MARK: u8 = 0x1e;
+/// Longest line, in bytes with the mark.
+pub const MAX_LOG_LINE: usize = 16 * 1024;
+/// Longest message in bytes. Escaping can make each byte up to six.
+const MAX_MESSAGE: usize = 2 * 1024;
+/// Longest job id and longest target in bytes.
+const MAX_NAME: usize = 256;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
+    pub level: String,
+    /// The job that it belongs to, if it was logged inside one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Where it comes from, such as a module path.
+    pub target: String,
+    /// The text, with the event's fields behind it.
+    pub message: String,
+}
+
+impl LogLine {
+    /// The line with its line break. What is too long is cut.
+    pub fn to_line(&self) -> String {
+        let Self { level, job, target, message } = self;
+        let line = LogLine {
+            level: cut(level, MAX_NAME),
+            job: job.as_deref().map(|job| cut(job, MAX_NAME)),
+            target: cut(target, MAX_NAME),
+            message: cut(message, MAX_MESSAGE),
+        };
+        // A struct of strings always has a JSON form.
+        let json = serde_json::to_string(&line).unwrap_or_default();
+        format!("{}{json}\n", char::from(LOG_MARK))
+    }
+
+    /// Reads a line, with or without its line break. `None` when it is plain text.
+    pub fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line.strip_prefix(char::from(LOG_MARK))?.trim_end()).ok()
+    }
+}
+
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let kept = &text[..text.floor_char_boundary(max)];
+    format!("{kept}… ({} more bytes)", text.len() - kept.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(message: &str) -> LogLine {
+        LogLine { level: "WARN".into(), job: Some("j-1".into()), target: "my_handler".into(), message: message.into() }
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_reads_back_as_itself() {
+        let event = line("two\nlines \u{1e} and a \"quote\"");
+        let text = event.to_line();
+        assert_eq!(
+            text,
+            "\u{1e}{\"level\":\"WARN\",\"job\":\"j-1\",\"target\":\"my_handler\",\"message\":\"two\\nlines \\u001e and a \\\"quote\\\"\"}\n"
+        );
+        assert_eq!(LogLine::parse(&text), Some(event));
+        assert_eq!(LogLine::parse("{\"level\":\"WARN\"}"), None);
+        assert_eq!(LogLine::parse("\u{1e}half of {"), None);
+    }
+
+    #[test]
+    fn the_longest_event_fits_whatever_is_in_it() {
+        for text in ["x", "\u{1}", "ä", "\"", "🦀"] {
+            let mut event = line(&text.repeat(100_000));
+            event.job = Some(text.repeat(100_000));
+            event.target = text.repeat(100_000);
+            let line = event.to_line();
+            assert!(line.len() <= MAX_LOG_LINE, "{} bytes of {text:?}", line.len());
+            assert!(LogLine::parse(&line).is_some());
+        }
+    }
+}

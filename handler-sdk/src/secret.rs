@@ -1,0 +1,121 @@
+//! An input that must not be seen.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+/// A secret input, such as a token for somebody else's storage: `token: Secret`, or `Secret<Login>` for a type of yours.
+///
+/// It has no JSON form, so it cannot end up in an output by mistake, `{:?}` shows `Secret(***)`, and an input that does not fit
+/// is refused without being quoted. The handler's schema marks it as `writeOnly`; by that the worker knows its value before
+/// the handler does, and writes `***` instead of it in every log line and error, whatever the handler prints. Values of fewer
+/// than 8 bytes are not masked.
+///
+/// ```no_run,standalone_crate
+/// use runpod_handler_sdk::Secret;
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Input {
+///     url: String,
+///     token: Secret,
+/// }
+///
+/// fn header(input: &Input) -> String {
+///     format!("Bearer {}", input.token.expose())
+/// }
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret<T = String>(T);
+
+impl<T> Secret<T> {
+    /// Keeps `value`.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value, for where it belongs.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Secret<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Serde's own text quotes the value.
+        T::deserialize(deserializer)
+            .map(Self)
+            .map_err(|_| D::Error::custom("a secret that is not of the expected form"))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Secret<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Secret_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = generator.subschema_for::<T>();
+        schema.insert("writeOnly".to_owned(), true.into());
+        schema
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::input::parse_input;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    struct Input {
+        token: Secret,
+        login: Option<Secret<Login>>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    struct Login {
+        #[expect(dead_code, reason = "only its form is tested")]
+        pin: u32,
+    }
+
+    fn parse(input: &serde_json::Value) -> Result<Input, String> {
+        let raw = serde_json::value::to_raw_value(input).unwrap();
+        parse_input(Some(&raw)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_is_read_and_not_shown() {
+        let input = parse(&json!({"token": "hunter22", "login": {"pin": 7}})).unwrap();
+        assert_eq!((input.token.expose().as_str(), input.login.is_some()), ("hunter22", true));
+        assert_eq!(format!("{input:?}"), "Input { token: Secret(***), login: Some(Secret(***)) }");
+    }
+
+    #[test]
+    fn a_secret_that_does_not_fit_is_not_quoted() {
+        let error = parse(&json!({"token": 12345678})).unwrap_err();
+        assert!(error.starts_with("input.token: a secret that is not of the expected form"), "{error}");
+        let error = parse(&json!({"token": "x", "login": {"pin": "hunter22"}})).unwrap_err();
+        assert!(error.contains("input.login") && !error.contains("hunter22"), "{error}");
+    }
+
+    #[test]
+    fn the_schema_marks_secrets() {
+        let schema = schemars::schema_for!(Input).to_value();
+        assert_eq!(schema["properties"]["token"], json!({"type": "string", "writeOnly": true}));
+        assert_eq!(schema["properties"]["login"]["anyOf"][0], json!({"$ref": "#/$defs/Login", "writeOnly": true}));
+    }
+}
