@@ -119,6 +119,7 @@ mod running;
 mod schema_check;
 mod serve;
 mod slot;
+pub mod testing;
 mod text;
 #[cfg(feature = "torch")]
 pub mod torch;

@@ -17,6 +17,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  runpod-worker new my-handler                          a handler crate to begin with
   runpod-worker test --input job.json -- ./my-handler   run one job and print its result
   runpod-worker check -- ./my-handler                   check machine, GPU and handler; prints what to fix
   runpod-worker schema -- ./my-handler                  print the JSON Schema of input and output
@@ -46,10 +47,23 @@ pub enum Command {
     Check(Box<RunArgs>),
     /// Print the handler's name, version and JSON Schemas
     Schema(HandlerArgs),
+    /// Write a handler crate to begin with: code, tests, a job to try, a Dockerfile
+    New(NewArgs),
     /// Results that the queue refused for good: look at them, send them again, throw them away
     ///
     /// Reads the same variables as `run`, and needs no handler. The worker may be running meanwhile.
     DeadLetters(DeadLetterArgs),
+}
+
+/// Arguments of `new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// Folder to create; its name becomes the crate's name
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// A model on libtorch instead of plain Rust
+    #[arg(long)]
+    pub torch: bool,
 }
 
 /// Arguments of `dead-letters`.

@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod new;
 mod run;
 mod schema;
 mod test;
@@ -13,6 +14,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, ProcessEnvironment, RunArgs};
 use crate::telemetry::{self, LogGuard};
 
+pub use new::NewError;
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
 
@@ -28,6 +30,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Test(args) => test::test_command(*args).await,
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
+            Command::New(args) => new::new_command(&args),
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
         }
     });
