@@ -10,6 +10,8 @@ mod lifecycle;
 mod network;
 mod packaging;
 mod readme;
+mod scaffold;
+mod serve;
 mod spool;
 mod startup;
 mod tools;

@@ -11,7 +11,7 @@ mod faulty_proxy;
 mod process;
 mod stack;
 
-pub use binaries::{binary, repository, run_tool};
+pub use binaries::{binary, repository, run_tool, run_tool_in};
 pub use client::{Client, TERMINAL};
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;

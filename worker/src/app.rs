@@ -92,7 +92,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             heartbeat.monitor(),
             pulse.clone(),
         );
-        tokio::spawn(http::serve(listener, state, over.clone()))
+        tokio::spawn(http::serve(listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env: Vec::new() };

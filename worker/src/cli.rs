@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::RunArgs;
+use crate::config::{DirectArgs, RunArgs};
 
 /// Takes jobs from a RunPod-style queue, runs them in a handler process and delivers the results.
 #[derive(Debug, Parser)]
@@ -34,8 +34,14 @@ pub enum Command {
     ///
     /// The queue is named by RunPod's variables: RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT,
     /// RUNPOD_WEBHOOK_POST_STREAM, RUNPOD_WEBHOOK_PING, RUNPOD_AI_API_KEY, RUNPOD_POD_ID. The platform sets them, and so
-    /// does `runpod-endpoint dev`. Without them one job is read from test_input.json, as RunPod's own worker does.
+    /// does `runpod-endpoint dev`. With RUNPOD_REALTIME_PORT jobs come by HTTP to that port instead. Without them one job is read from test_input.json, as RunPod's own worker does.
     Run(Box<RunArgs>),
+    /// Answer HTTP requests instead of taking jobs from a queue: RunPod's load-balancing endpoints
+    ///
+    /// POST /runsync takes {"input": …} and answers with the result; with `Accept: text/event-stream` it answers with each
+    /// item as it comes. GET /ping says 200 when ready and 204 while the model loads. The platform names the ports: PORT,
+    /// PORT_HEALTH, HEALTH_CHECK_PATH. Without a platform: curl http://127.0.0.1:8000/runsync -d '{"input": …}'
+    Serve(Box<ServeArgs>),
     /// Run one job without a queue and print its result as JSON
     Test(Box<TestArgs>),
     /// Make every check that `run` makes before its first job, and print each with what to do about it
@@ -109,6 +115,17 @@ pub enum DeadLetterAction {
         #[arg(long, conflicts_with = "names")]
         all: bool,
     },
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where jobs come in, and how many.
+    #[command(flatten)]
+    pub direct: DirectArgs,
+    /// Everything else is as for `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Arguments of `test`.

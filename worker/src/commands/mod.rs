@@ -5,6 +5,7 @@ mod dead_letters;
 mod new;
 mod run;
 mod schema;
+mod serve;
 mod test;
 
 use std::io::{self, Write as _};
@@ -27,6 +28,7 @@ pub fn execute(cli: Cli) -> ExitCode {
     let code = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&args).await,
+            Command::Serve(args) => serve::serve_command(&args).await,
             Command::Test(args) => test::test_command(*args).await,
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::serve::serve;
 use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
 use crate::app::StartError;
-use crate::config::{Config, EXIT_CONFIG, RunArgs};
+use crate::config::{Config, DirectConfig, EXIT_CONFIG, ProcessEnvironment, RunArgs};
 use crate::queue::HttpQueue;
-use crate::{app, checks, heartbeat};
+use crate::{app, checks, direct, heartbeat};
 
 /// Runs until the worker is over.
 pub(super) async fn run(args: &RunArgs) -> ExitCode {
@@ -27,6 +28,14 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Ok(guard) => guard,
         Err(code) => return code,
     };
+    match DirectConfig::realtime(&ProcessEnvironment) {
+        Ok(None) => {}
+        Ok(Some(direct)) => {
+            log_configuration(&config);
+            return serve(config, direct, direct::realtime).await;
+        }
+        Err(errors) => return complain(EXIT_CONFIG, &errors.to_string()),
+    }
     let Some(queue) = &config.queue else {
         // As RunPod's own worker: without a queue, one local job.
         if !Path::new(DEFAULT_FILE).exists() {
@@ -45,6 +54,16 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
         Ok(queue) => Arc::new(queue),
         Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
     };
+    log_configuration(&config);
+    if !is_fit(&config).await {
+        return unhealthy(1);
+    }
+    let (started, _) = oneshot::channel();
+    over(app::run(config, queue, started).await)
+}
+
+/// Says what this worker will do.
+pub(super) fn log_configuration(config: &Config) {
     tracing::info!("runpod-worker {} starts with this configuration:", env!("CARGO_PKG_VERSION"));
     for line in config.describe().lines() {
         tracing::info!("{line}");
@@ -52,11 +71,11 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if !is_fit(&config).await {
-        return unhealthy(1);
-    }
-    let (started, _) = oneshot::channel();
-    match app::run(config, queue, started).await {
+}
+
+/// The exit status of a worker that has ended.
+pub(super) fn over(result: Result<u8, StartError>) -> ExitCode {
+    match result {
         Ok(0) => {
             tracing::info!("Stopped.");
             ExitCode::SUCCESS
@@ -68,7 +87,7 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
 }
 
 /// Makes the worker's own checks. The platform is told of the first that fails.
-async fn is_fit(config: &Config) -> bool {
+pub(super) async fn is_fit(config: &Config) -> bool {
     let reports = checks::run(&config.checks).await;
     checks::log(&reports);
     let Some(failed) = reports.iter().find(|report| report.is_failure()) else { return true };
@@ -78,7 +97,7 @@ async fn is_fit(config: &Config) -> bool {
     false
 }
 
-fn unhealthy(code: u8) -> ExitCode {
+pub(super) fn unhealthy(code: u8) -> ExitCode {
     tracing::error!(code, "Stopped because the worker is unhealthy.");
     ExitCode::from(code)
 }

@@ -56,6 +56,10 @@ impl Config {
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
         let (queue, heartbeat) = queue(&mut settings, &identity);
+        // Settings of `serve`; see `DirectConfig`.
+        settings.know("RUNPOD_WORKER_BIND");
+        settings.know("RUNPOD_WORKER_MAX_WAITING");
+        settings.know("RUNPOD_WORKER_MAX_WAIT");
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));

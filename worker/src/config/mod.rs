@@ -1,6 +1,7 @@
 //! Settings: raw text in, one validated [`Config`] out, or all mistakes at once, before anything is started.
 
 mod args;
+mod direct;
 mod environment;
 mod errors;
 mod handler;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use tracing::level_filters::LevelFilter;
 
 pub use args::RunArgs;
+pub use direct::{DirectArgs, DirectConfig};
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;

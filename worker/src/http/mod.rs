@@ -28,6 +28,8 @@ use probes::PulseWatch;
 /// How long requests under way may take when the server ends.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+const PING: &str = "/ping";
+
 const INDEX: &str = "\
 /health   job and worker counts, slots, processes, deliveries (JSON)
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
@@ -77,15 +79,22 @@ pub fn router(state: HttpState) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(probes::ready))
         .route("/live", get(probes::live))
-        .route("/ping", get(probes::ping))
+        .route(PING, get(probes::ping))
         .route("/metrics", get(encode_metrics))
         .with_state(state)
 }
 
+/// RunPod's health check of load-balancing endpoints alone, at its usual path and at `path`.
+pub fn ping(snapshots: watch::Receiver<Snapshot>, path: &str) -> Router {
+    let router = Router::new().route(PING, get(probes::ping_alone));
+    let router = if path == PING { router } else { router.route(path, get(probes::ping_alone)) };
+    router.with_state(snapshots)
+}
+
 /// Serves until `over`; then gives requests under way a moment.
-pub async fn serve(listener: TcpListener, state: HttpState, over: CancellationToken) {
+pub async fn serve(listener: TcpListener, router: Router, over: CancellationToken) {
     let stop = over.clone();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move { stop.cancelled().await });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
     let limit = async {
         over.cancelled().await;
         tokio::time::sleep(CLOSE_LIMIT).await;

@@ -7,9 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::HttpState;
-use crate::core::WorkerState;
+use crate::core::{Snapshot, WorkerState};
 use crate::heartbeat::Pulse;
 
 /// A dispatcher that has not moved for this long is stuck. It moves every two seconds when nothing happens.
@@ -43,7 +44,12 @@ pub(super) async fn live(State(state): State<HttpState>) -> (StatusCode, Json<Pr
 
 /// RunPod's health check of load-balancing endpoints: 200 ready, 204 starting.
 pub(super) async fn ping(State(state): State<HttpState>) -> StatusCode {
-    match state.snapshots.borrow().state {
+    ping_alone(State(state.snapshots)).await
+}
+
+/// The same, from snapshots alone.
+pub(super) async fn ping_alone(State(snapshots): State<watch::Receiver<Snapshot>>) -> StatusCode {
+    match snapshots.borrow().state {
         ready if is_ready(ready) => StatusCode::OK,
         WorkerState::Initializing => StatusCode::NO_CONTENT,
         _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -57,7 +57,7 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let over = CancellationToken::new();
-    tokio::spawn(serve(listener, state, over.clone()));
+    tokio::spawn(serve(listener, router(state), over.clone()));
     (address, sender, over)
 }
 
