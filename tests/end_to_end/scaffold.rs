@@ -41,6 +41,8 @@ fn new_handler(flags: &[&str], before: impl FnOnce(&Path)) -> serde_json::Value 
     let worker = binary("runpod-worker").to_string_lossy().into_owned();
     succeed(folder.path(), &worker, &[&["new", "my-handler"], flags].concat());
     let root = folder.path().join("my-handler");
+    // The versions that are known to work together, and are here.
+    std::fs::copy(repository().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
     before(&root);
     let patches: Vec<&str> = patches.iter().map(String::as_str).collect();
     for command in ["test", "build"] {
