@@ -31,7 +31,9 @@ impl Handler for MyHandler {
 
     /// Called once, before the first job.
     fn load(_env: &LoadEnv) -> Result<Self, HandlerError> {
-        Ok(Self { greeting: "Hello".to_owned() })
+        Ok(Self {
+            greeting: "Hello".to_owned(),
+        })
     }
 
     /// Called for every job. Errors and panics fail this job only.
@@ -62,14 +64,21 @@ mod tests {
     fn everybody_is_greeted() {
         let mut handler = Harness::load::<MyHandler>().unwrap();
         let done = handler.run(&json!({ "names": ["Ada", "Grace"] })).unwrap();
-        assert_eq!(done.output, json!({ "greetings": ["Hello, Ada!", "Hello, Grace!"] }));
+        assert_eq!(
+            done.output,
+            json!({ "greetings": ["Hello, Ada!", "Hello, Grace!"] })
+        );
     }
 
     #[test]
     fn bad_input_is_refused() {
         let mut handler = Harness::load::<MyHandler>().unwrap();
         for input in [json!({ "names": [] }), json!({ "names": "Ada" }), json!({})] {
-            assert_eq!(handler.run(&input).unwrap_err().kind(), Some(ErrorKind::Validation), "{input}");
+            assert_eq!(
+                handler.run(&input).unwrap_err().kind(),
+                Some(ErrorKind::Validation),
+                "{input}"
+            );
         }
     }
 }

@@ -31,7 +31,9 @@ pub struct Output {
 
 impl MyHandler {
     fn predict(&self, rows: &[[f32; FEATURES as usize]]) -> Result<Vec<Vec<f32>>, HandlerError> {
-        let batch = Tensor::from_slice(rows.as_flattened()).view([-1, FEATURES]).to_device(self.variables.device());
+        let batch = Tensor::from_slice(rows.as_flattened())
+            .view([-1, FEATURES])
+            .to_device(self.variables.device());
         let probabilities = self.layer.forward(&batch).softmax(-1, Kind::Float);
         Ok(Vec::<Vec<f32>>::try_from(probabilities)?)
     }
@@ -48,7 +50,12 @@ impl Handler for MyHandler {
     /// Called once, before the first job, on the device that `--device auto|cpu|cuda` chose.
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
         let variables = nn::VarStore::new(env.device()?);
-        let layer = nn::linear(variables.root() / "layer", FEATURES, CLASSES, nn::LinearConfig::default());
+        let layer = nn::linear(
+            variables.root() / "layer",
+            FEATURES,
+            CLASSES,
+            nn::LinearConfig::default(),
+        );
         // Real weights: runpod_handler_sdk::torch::load_safetensors(&variables, "weights/model.safetensors", env)?;
         Ok(Self { variables, layer })
     }
@@ -84,11 +91,18 @@ mod tests {
     #[test]
     fn probabilities_of_each_row_add_up_to_one() {
         let mut handler = Harness::load::<MyHandler>().unwrap();
-        let done = handler.run(&json!({ "rows": [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]] })).unwrap();
+        let done = handler
+            .run(&json!({ "rows": [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]] }))
+            .unwrap();
         let rows = done.output["probabilities"].as_array().unwrap();
         assert_eq!(rows.len(), 2);
         for row in rows {
-            let sum: f64 = row.as_array().unwrap().iter().filter_map(Value::as_f64).sum();
+            let sum: f64 = row
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(Value::as_f64)
+                .sum();
             assert!((sum - 1.0).abs() < 1e-5, "{row}");
         }
     }
@@ -96,8 +110,16 @@ mod tests {
     #[test]
     fn bad_input_is_refused() {
         let mut handler = Harness::load::<MyHandler>().unwrap();
-        for input in [json!({ "rows": [] }), json!({ "rows": [[1, 2]] }), json!({})] {
-            assert_eq!(handler.run(&input).unwrap_err().kind(), Some(ErrorKind::Validation), "{input}");
+        for input in [
+            json!({ "rows": [] }),
+            json!({ "rows": [[1, 2]] }),
+            json!({}),
+        ] {
+            assert_eq!(
+                handler.run(&input).unwrap_err().kind(),
+                Some(ErrorKind::Validation),
+                "{input}"
+            );
         }
     }
 }
