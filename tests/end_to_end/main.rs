@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chaos;
+mod deploy;
 mod drain;
 mod failures;
 mod lifecycle;
