@@ -7,6 +7,7 @@ mod chaos;
 mod deploy;
 mod drain;
 mod failures;
+mod gpu_figures;
 mod lifecycle;
 mod network;
 mod packaging;

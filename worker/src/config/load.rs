@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, runtime, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -55,6 +55,8 @@ impl Config {
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
+        let gpus = runtime::gpus(&mut settings, &args.runtime);
+        let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         // Settings of `serve`; see `DirectConfig`.
         settings.know("RUNPOD_WORKER_BIND");
@@ -76,6 +78,8 @@ impl Config {
             spool,
             http_bind,
             log,
+            gpus,
+            ports,
             identity,
             warnings,
             description,
