@@ -64,30 +64,51 @@ fn job(body: &Bytes) -> Result<TakenJob, String> {
     }
 }
 
-fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Ticket), Response> {
-    let job = job(body).map_err(|reason| bad_request(&reason))?;
+/// Why a request does not become a job.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    /// The caller's mistake.
+    #[error("{0}")]
+    Malformed(String),
+    /// Not now, or not here.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "error": self.to_string() }));
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, body).into_response(),
+            Self::Refused(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()
+            }
+        }
+    }
+}
+
+fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Ticket), Rejection> {
+    let job = job(body).map_err(Rejection::Malformed)?;
     let id = job.id.as_str().to_owned();
-    Ok((id, queue.submit(job).map_err(refuse)?))
+    Ok((id, queue.submit(job)?))
 }
 
-async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Response {
-    let (id, ticket) = match submit(&queue, &body) {
-        Ok(submitted) => submitted,
-        Err(response) => return response,
-    };
+async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Result<Response, Rejection> {
+    let (id, ticket) = submit(&queue, &body)?;
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/event-stream") { events(id, ticket) } else { result(&id, ticket).await }
+    if accepts.contains("text/event-stream") { Ok(events(id, ticket)) } else { result(&id, ticket).await }
 }
 
-async fn bare(State(queue): State<DirectQueue>, Path(_endpoint): Path<String>, body: Bytes) -> Response {
-    let mut ticket = match submit(&queue, &body) {
-        Ok((_, ticket)) => ticket,
-        Err(response) => return response,
-    };
+async fn bare(
+    State(queue): State<DirectQueue>,
+    Path(_endpoint): Path<String>,
+    body: Bytes,
+) -> Result<Response, Rejection> {
+    let (_, mut ticket) = submit(&queue, &body)?;
     loop {
         match ticket.next().await {
-            Said::Final(body) => return ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-            Said::Refused(reason) => return refuse(reason),
+            Said::Final(body) => return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response()),
+            Said::Refused(reason) => return Err(reason.into()),
             Said::Chunk(_) | Said::Progress(_) => {}
         }
     }
@@ -121,18 +142,18 @@ struct ErrorType {
     error_type: String,
 }
 
-async fn result(id: &str, mut ticket: Ticket) -> Response {
+async fn result(id: &str, mut ticket: Ticket) -> Result<Response, Rejection> {
     let mut stream = Vec::new();
     loop {
         match ticket.next().await {
             Said::Chunk(body) => stream.extend(serde_json::from_slice::<Box<RawValue>>(&body)),
             Said::Progress(_) => {}
-            Said::Refused(reason) => return refuse(reason),
+            Said::Refused(reason) => return Err(reason.into()),
             Said::Final(body) => {
-                return match document(id, &body, &stream) {
+                return Ok(match document(id, &body, &stream) {
                     Ok((status, text)) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
                     Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-                };
+                });
             }
         }
     }
@@ -180,13 +201,4 @@ fn events(id: String, ticket: Ticket) -> Response {
 /// A line break inside JSON is white space; in an event it would be a second line.
 fn event(json: &[u8]) -> sse::Event {
     sse::Event::default().data(String::from_utf8_lossy(json).replace(['\r', '\n'], " "))
-}
-
-fn bad_request(reason: &str) -> Response {
-    (StatusCode::BAD_REQUEST, Json(json!({ "error": reason }))).into_response()
-}
-
-fn refuse(reason: Refused) -> Response {
-    let body = Json(json!({ "error": reason.to_string() }));
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()
 }
