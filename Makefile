@@ -19,6 +19,8 @@ built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
+# What is published, dependencies first.
+published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-worker --package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
 
@@ -94,6 +96,28 @@ bench: tools libtorch model ## Measure batching, time to a free slot, durable re
 .PHONY: bench-depth
 bench-depth: tools ## The endpoint with up to a million queued jobs: memory for each, time to take the next
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- depth
+
+.PHONY: manifests
+manifests: ## Validate what is deployed from docker/: Kubernetes, KEDA, Compose, systemd
+	@tests/manifests/run.sh
+
+.PHONY: package
+package: tools libtorch ## Pack the crates as they would be published, and build each from its package alone
+	cargo package --locked $(published)
+
+.PHONY: release
+release: tools ## Release binaries, stripped, built twice from two folders that must agree to the byte: target/dist
+	@docker/release.sh
+
+.PHONY: sbom
+sbom: tools ## A bill of materials of each published program and crate (CycloneDX): target/sbom
+	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
+	cargo cyclonedx --format json --spec-version 1.5 --override-filename bom
+	@mkdir -p target/sbom
+	@for folder in worker endpoint handler-sdk handler-sdk/protocol; do \
+		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
+	@find . -name bom.json -not -path './target/*' -delete
+	@ls -l target/sbom
 
 .PHONY: clean
 clean: ## Remove what was built; libtorch, the model and the Python package stay

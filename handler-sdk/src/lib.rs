@@ -128,6 +128,7 @@ mod schema_check;
 mod secret;
 mod serve;
 mod slot;
+pub mod testing;
 mod text;
 #[cfg(feature = "torch")]
 pub mod torch;

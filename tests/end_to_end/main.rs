@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chaos;
+mod deploy;
 mod dev;
 mod drain;
 mod failures;
@@ -15,7 +16,9 @@ mod metrics;
 mod network;
 mod packaging;
 mod readme;
+mod scaffold;
 mod secrets;
+mod serve;
 mod spool;
 mod startup;
 mod tools;

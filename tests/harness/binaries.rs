@@ -34,9 +34,17 @@ pub fn binary(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// When the tool cannot be started.
-#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
 pub fn run_tool(program: &str, args: &[&str]) -> Output {
-    match Command::new(program).args(args).current_dir(repository()).output() {
+    run_tool_in(&repository(), program, args)
+}
+
+/// Runs a tool in a folder and waits for it.
+///
+/// # Panics
+/// When the tool cannot be started.
+#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
+pub fn run_tool_in(folder: &Path, program: &str, args: &[&str]) -> Output {
+    match Command::new(program).args(args).current_dir(folder).output() {
         Ok(output) => output,
         Err(error) => panic!("cannot start {program}: {error}"),
     }

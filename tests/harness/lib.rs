@@ -13,7 +13,7 @@ mod process;
 mod receiver;
 mod stack;
 
-pub use binaries::{binary, repository, run_tool};
+pub use binaries::{binary, repository, run_tool, run_tool_in};
 pub use client::{Client, TERMINAL};
 pub use fake_nvml::FakeNvml;
 pub use fake_queue::{FakeQueue, Reply, Seen};

@@ -24,6 +24,7 @@ use runpod_worker::metrics::Metrics;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
 use runpod_worker::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, poller};
+use runpod_worker::telemetry::Observer;
 use tokio::sync::{Notify, mpsc, watch};
 
 const ROUNDS: usize = 20;
@@ -52,13 +53,7 @@ impl JobSource for Queue {
         self.left.fetch_sub(1, Ordering::AcqRel);
         let id = format!("job-{}", self.taken.fetch_add(1, Ordering::Relaxed));
         let body = Bytes::from(format!(r#"{{"id":"{id}","input":{{"text":"hello"}}}}"#));
-        TakeReply::Jobs(vec![TakenJob {
-            id: id.into(),
-            body: Ok(body),
-            timeout: None,
-            traceparent: None,
-            tenant: None,
-        }])
+        TakeReply::Jobs(vec![TakenJob::new(id.into(), Ok(body))])
     }
 
     async fn stops(&self) -> StopReply {
@@ -107,6 +102,7 @@ impl Worker {
             outbox: outbox::spawn(Arc::clone(&queue), identity, OutboxLimits::default(), events.clone()),
             heartbeat: Arc::new(heartbeat),
             metrics: counting.then(|| Arc::clone(&metrics)),
+            observer: Observer::new(None),
         };
         let dispatcher = Dispatcher::new(Policy::default(), hands, inbox, publisher, pulse, Instant::now());
         Self { queue, events, snapshots, metrics, ends: tokio::spawn(dispatcher.run()) }

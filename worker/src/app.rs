@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 use crate::dispatcher::{Dispatcher, Hands};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
-use crate::http::{self, HttpState};
+use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::parent;
@@ -112,17 +112,17 @@ pub async fn run<Q: JobSource + ResultSink>(
     let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
     let alerts = alerts::spawn(config.alerts, &config.identity.worker_id, latest.clone(), gpus.gpus(), over.clone())?;
     let server = listener.map(|listener| {
-        let state = HttpState::new(
-            config.identity,
-            latest.clone(),
-            Arc::clone(&metrics),
-            outbox.clone(),
-            heartbeat.monitor(),
-            pulse.clone(),
+        let state = HttpState {
+            identity: Arc::new(config.identity),
+            snapshots: latest.clone(),
+            metrics: Arc::clone(&metrics),
+            outbox: outbox.clone(),
+            heartbeat: heartbeat.monitor(),
+            pulse: Arc::new(PulseWatch::new(pulse.clone())),
             runtime,
-            begun,
-        );
-        tokio::spawn(http::serve(listener, state, over.clone()))
+            started: begun,
+        };
+        tokio::spawn(http::serve(listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     // The handler keeps back what would not be logged.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{AlertArgs, RunArgs};
+use crate::config::{AlertArgs, DirectArgs, RunArgs};
 
 /// Takes jobs from a RunPod-style queue, runs them in a handler process and delivers the results.
 #[derive(Debug, Parser)]
@@ -17,6 +17,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  runpod-worker new my-handler                          a handler crate to begin with
   runpod-worker test --input job.json -- ./my-handler   run one job and print its result
   runpod-worker check -- ./my-handler                   check machine, GPU and handler; prints what to fix
   runpod-worker schema -- ./my-handler                  print the JSON Schema of input and output
@@ -33,8 +34,14 @@ pub enum Command {
     ///
     /// The queue is named by RunPod's variables: RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT,
     /// RUNPOD_WEBHOOK_POST_STREAM, RUNPOD_WEBHOOK_PING, RUNPOD_AI_API_KEY, RUNPOD_POD_ID. The platform sets them, and so
-    /// does `runpod-endpoint dev`. Without them one job is read from test_input.json, as RunPod's own worker does.
+    /// does `runpod-endpoint dev`. With RUNPOD_REALTIME_PORT jobs come by HTTP to that port instead. Without them one job is read from test_input.json, as RunPod's own worker does.
     Run(Box<RunArgs>),
+    /// Answer HTTP requests instead of taking jobs from a queue: RunPod's load-balancing endpoints
+    ///
+    /// POST /runsync takes {"input": …} and answers with the result; with `Accept: text/event-stream` it answers with each
+    /// item as it comes. GET /ping says 200 when ready and 204 while the model loads. The platform names the ports: PORT,
+    /// PORT_HEALTH, HEALTH_CHECK_PATH. Without a platform: curl http://127.0.0.1:8000/runsync -d '{"input": …}'
+    Serve(Box<ServeArgs>),
     /// Run one job without a queue and print its result as JSON
     Test(Box<TestArgs>),
     /// Make every check that `run` makes before its first job, and print each with what to do about it
@@ -46,6 +53,8 @@ pub enum Command {
     Check(Box<RunArgs>),
     /// Print the handler's name, version and JSON Schemas
     Schema(HandlerArgs),
+    /// Write a handler crate to begin with: code, tests, a job to try, a Dockerfile
+    New(NewArgs),
     /// Results that the queue refused for good: look at them, send them again, throw them away
     ///
     /// Reads the same variables as `run`, and needs no handler. The worker may be running meanwhile.
@@ -76,6 +85,17 @@ pub struct AlertsArgs {
     /// Rules and webhook.
     #[command(flatten)]
     pub alerts: AlertArgs,
+}
+
+/// Arguments of `new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// Folder to create; its name becomes the crate's name
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// A model on libtorch instead of plain Rust
+    #[arg(long)]
+    pub torch: bool,
 }
 
 /// Arguments of `dead-letters`.
@@ -121,6 +141,17 @@ pub enum DeadLetterAction {
         #[arg(long, conflicts_with = "names")]
         all: bool,
     },
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where jobs come in, and how many.
+    #[command(flatten)]
+    pub direct: DirectArgs,
+    /// Everything else is as for `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Arguments of `test`.

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod core;
+pub mod direct;
 pub mod dispatcher;
 pub mod heartbeat;
 pub mod http;

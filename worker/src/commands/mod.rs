@@ -3,8 +3,10 @@
 mod alerts;
 mod check;
 mod dead_letters;
+mod new;
 mod run;
 mod schema;
+mod serve;
 mod test;
 
 use std::io::{self, Write as _};
@@ -14,6 +16,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
 use crate::telemetry::{self, LogGuard, Sink, redact};
 
+pub use new::NewError;
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
 
@@ -26,9 +29,11 @@ pub fn execute(cli: Cli) -> ExitCode {
     let code = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&args).await,
+            Command::Serve(args) => serve::serve_command(&args).await,
             Command::Test(args) => test::test_command(*args).await,
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
+            Command::New(args) => new::new_command(&args),
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
             Command::Alerts(args) => alerts::alerts_command(&args).await,
         }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::serve::serve;
 use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
 use crate::app::StartError;
-use crate::config::{Config, EXIT_CONFIG, RunArgs};
+use crate::config::{Config, DirectConfig, EXIT_CONFIG, ProcessEnvironment, RunArgs};
 use crate::queue::HttpQueue;
 use crate::telemetry::{Sink, alerts};
-use crate::{app, checks, heartbeat};
+use crate::{app, checks, direct, heartbeat};
 
 /// Runs until the worker is over.
 pub(super) async fn run(args: &RunArgs) -> ExitCode {
@@ -24,6 +25,11 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     if args.check_config {
         return print(&config.describe());
     }
+    logged(config, work).await
+}
+
+/// Does the work with the log set up, and posts what is left of the log afterwards.
+pub(super) async fn logged<W: Future<Output = ExitCode>>(config: Config, work: impl FnOnce(Config) -> W) -> ExitCode {
     let sink = config.log_sink.as_ref().map(|sink| Sink::start(sink, &config.identity.worker_id)).transpose();
     let sink = match sink {
         Ok(sink) => sink,
@@ -41,6 +47,11 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
 }
 
 async fn work(config: Config) -> ExitCode {
+    match DirectConfig::realtime(&ProcessEnvironment) {
+        Ok(None) => {}
+        Ok(Some(direct)) => return serve(config, direct, direct::realtime).await,
+        Err(errors) => return complain(EXIT_CONFIG, &errors.to_string()),
+    }
     let Some(queue) = &config.queue else {
         // As RunPod's own worker: without a queue, one local job.
         if !Path::new(DEFAULT_FILE).exists() {
@@ -59,6 +70,16 @@ async fn work(config: Config) -> ExitCode {
         Ok(queue) => Arc::new(queue),
         Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
     };
+    log_configuration(&config);
+    if !is_fit(&config).await {
+        return unhealthy(1);
+    }
+    let (started, _) = oneshot::channel();
+    over(app::run(config, queue, started).await)
+}
+
+/// Says what this worker will do.
+pub(super) fn log_configuration(config: &Config) {
     tracing::info!("runpod-worker {} starts with this configuration:", env!("CARGO_PKG_VERSION"));
     for line in config.describe().lines() {
         tracing::info!("{line}");
@@ -66,11 +87,11 @@ async fn work(config: Config) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if !is_fit(&config).await {
-        return unhealthy(1);
-    }
-    let (started, _) = oneshot::channel();
-    match app::run(config, queue, started).await {
+}
+
+/// The exit status of a worker that has ended.
+pub(super) fn over(result: Result<u8, StartError>) -> ExitCode {
+    match result {
         Ok(0) => {
             tracing::info!("Stopped.");
             ExitCode::SUCCESS
@@ -82,7 +103,7 @@ async fn work(config: Config) -> ExitCode {
 }
 
 /// Makes the worker's own checks. The platform is told of the first that fails.
-async fn is_fit(config: &Config) -> bool {
+pub(super) async fn is_fit(config: &Config) -> bool {
     let reports = checks::run(&config.checks).await;
     checks::log(&reports);
     let Some(failed) = reports.iter().find(|report| report.is_failure()) else { return true };
@@ -93,7 +114,7 @@ async fn is_fit(config: &Config) -> bool {
     false
 }
 
-fn unhealthy(code: u8) -> ExitCode {
+pub(super) fn unhealthy(code: u8) -> ExitCode {
     tracing::error!(code, "Stopped because the worker is unhealthy.");
     ExitCode::from(code)
 }

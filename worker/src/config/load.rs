@@ -73,6 +73,10 @@ impl Config {
         let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
+        // Settings of `serve`; see `DirectConfig`.
+        settings.know("RUNPOD_WORKER_BIND");
+        settings.know("RUNPOD_WORKER_MAX_WAITING");
+        settings.know("RUNPOD_WORKER_MAX_WAIT");
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod args;
+mod direct;
 mod environment;
 mod errors;
 mod handler;
@@ -22,6 +23,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use alerts::{AlertArgs, AlertConfig};
 pub use args::RunArgs;
+pub use direct::{DirectArgs, DirectConfig};
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;

@@ -20,15 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Identity;
 use crate::core::Snapshot;
-use crate::heartbeat::{HeartbeatMonitor, Pulse};
+use crate::heartbeat::HeartbeatMonitor;
 use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;
 use crate::telemetry::runtime::Runtime;
 
-use probes::PulseWatch;
+pub use probes::PulseWatch;
 
 /// How long requests under way may take when the server ends.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+const PING: &str = "/ping";
 
 const INDEX: &str = "\
 /health   job and worker counts, slots, processes, deliveries, GPUs (JSON)
@@ -38,42 +40,25 @@ const INDEX: &str = "\
 /metrics  OpenMetrics for Prometheus
 ";
 
-/// What the server can see.
+/// What the server answers from.
 #[derive(Clone, Debug)]
 pub struct HttpState {
-    snapshots: watch::Receiver<Snapshot>,
-    identity: Arc<Identity>,
-    metrics: Arc<Metrics>,
-    outbox: Outbox,
-    heartbeat: HeartbeatMonitor,
-    pulse: Arc<PulseWatch>,
-    runtime: Runtime,
-    started: Instant,
-}
-
-impl HttpState {
-    /// Everything it answers from. `started` is the beginning of the dispatcher's time.
-    pub fn new(
-        identity: Identity,
-        snapshots: watch::Receiver<Snapshot>,
-        metrics: Arc<Metrics>,
-        outbox: Outbox,
-        heartbeat: HeartbeatMonitor,
-        pulse: Pulse,
-        runtime: Runtime,
-        started: Instant,
-    ) -> Self {
-        Self {
-            snapshots,
-            identity: Arc::new(identity),
-            metrics,
-            outbox,
-            heartbeat,
-            pulse: Arc::new(PulseWatch::new(pulse)),
-            runtime,
-            started,
-        }
-    }
+    /// Who this worker is.
+    pub identity: Arc<Identity>,
+    /// The newest picture of the worker.
+    pub snapshots: watch::Receiver<Snapshot>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Results on their way.
+    pub outbox: Outbox,
+    /// How the heartbeat fares.
+    pub heartbeat: HeartbeatMonitor,
+    /// Whether the dispatcher moves.
+    pub pulse: Arc<PulseWatch>,
+    /// GPUs, container, ports.
+    pub runtime: Runtime,
+    /// The beginning of the dispatcher's time.
+    pub started: Instant,
 }
 
 /// The routes.
@@ -83,15 +68,22 @@ pub fn router(state: HttpState) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(probes::ready))
         .route("/live", get(probes::live))
-        .route("/ping", get(probes::ping))
+        .route(PING, get(probes::ping))
         .route("/metrics", get(encode_metrics))
         .with_state(state)
 }
 
+/// RunPod's health check of load-balancing endpoints alone, at its usual path and at `path`.
+pub fn ping(snapshots: watch::Receiver<Snapshot>, path: &str) -> Router {
+    let router = Router::new().route(PING, get(probes::ping_alone));
+    let router = if path == PING { router } else { router.route(path, get(probes::ping_alone)) };
+    router.with_state(snapshots)
+}
+
 /// Serves until `over`; then gives requests under way a moment.
-pub async fn serve(listener: TcpListener, state: HttpState, over: CancellationToken) {
+pub async fn serve(listener: TcpListener, router: Router, over: CancellationToken) {
     let stop = over.clone();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move { stop.cancelled().await });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
     let limit = async {
         over.cancelled().await;
         tokio::time::sleep(CLOSE_LIMIT).await;

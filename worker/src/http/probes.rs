@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::HttpState;
 use crate::core::{Snapshot, WorkerState};
@@ -42,7 +43,12 @@ pub(super) async fn live(State(state): State<HttpState>) -> (StatusCode, Json<Pr
 
 /// RunPod's health check of load-balancing endpoints: 200 ready, 204 (which has no body) starting.
 pub(super) async fn ping(State(state): State<HttpState>) -> Response {
-    let snapshot = state.snapshots.borrow();
+    ping_alone(State(state.snapshots)).await
+}
+
+/// The same, from snapshots alone.
+pub(super) async fn ping_alone(State(snapshots): State<watch::Receiver<Snapshot>>) -> Response {
+    let snapshot = snapshots.borrow();
     match readiness(&snapshot) {
         (StatusCode::SERVICE_UNAVAILABLE, _) if snapshot.state == WorkerState::Initializing => {
             StatusCode::NO_CONTENT.into_response()
@@ -68,14 +74,15 @@ pub(super) fn is_ready(snapshot: &Snapshot) -> bool {
 
 /// Tells how long a pulse has stood still, by looking at it whenever somebody asks.
 #[derive(Debug)]
-pub(super) struct PulseWatch {
+pub struct PulseWatch {
     pulse: Pulse,
     /// The count at the last look that saw it move, and when that was.
     moved: Mutex<(u64, Instant)>,
 }
 
 impl PulseWatch {
-    pub(super) fn new(pulse: Pulse) -> Self {
+    /// Begins to watch.
+    pub fn new(pulse: Pulse) -> Self {
         let now = (pulse.count(), Instant::now());
         Self { pulse, moved: Mutex::new(now) }
     }

@@ -67,21 +67,20 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     tokio::spawn(async move { while let Some(Event::Delivery(DeliveryEvent::Pressure(_))) = inbox.recv().await {} });
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(Arc::new(NoQueue), identity.clone(), OutboxLimits::default(), events);
-    let monitor = HeartbeatMonitor::default();
-    let state = HttpState::new(
-        identity,
+    let state = HttpState {
+        identity: Arc::new(identity),
         snapshots,
-        Arc::new(Metrics::default()),
+        metrics: Arc::new(Metrics::default()),
         outbox,
-        monitor,
-        Pulse::default(),
-        nothing_known(),
-        Instant::now(),
-    );
+        heartbeat: HeartbeatMonitor::default(),
+        pulse: Arc::new(PulseWatch::new(Pulse::default())),
+        runtime: nothing_known(),
+        started: Instant::now(),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let over = CancellationToken::new();
-    tokio::spawn(serve(listener, state, over.clone()));
+    tokio::spawn(serve(listener, router(state), over.clone()));
     (address, sender, over)
 }
 

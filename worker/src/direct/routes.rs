@@ -1,0 +1,204 @@
+//! The requests that become jobs.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::queue::{DirectQueue, Refused, Said, Ticket};
+use crate::core::TakenJob;
+use crate::queue::{TakeReply, wire};
+
+/// Largest request, as on RunPod's load-balancing endpoints.
+const MAX_BODY: usize = 30 * 1024 * 1024;
+/// Seconds after which a caller who was turned away may come back.
+const RETRY_AFTER: &str = "1";
+
+/// `POST /runsync`: the job's result, or with `Accept: text/event-stream` its items as they come and then its result.
+pub fn jobs(queue: DirectQueue) -> Router {
+    Router::new().route("/runsync", post(runsync)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
+}
+
+/// `POST /<endpoint id>/realtime`: the bare result, as RunPod's SDK answers on its realtime port.
+pub fn realtime(queue: DirectQueue) -> Router {
+    Router::new().route("/{endpoint}/realtime", post(bare)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
+}
+
+/// A job object: what the caller sent, with an id of its own. Everything but the id goes to the handler as it is.
+///
+/// A caller's id gets an ending, because a request that is sent twice is to be run twice; a queue would mean the same job.
+fn job(body: &Bytes) -> Result<TakenJob, String> {
+    const FORM: &str = r#"send a JSON object such as {"input": {…}}"#;
+    let mut fields: BTreeMap<Cow<'_, str>, Cow<'_, RawValue>> =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no job: {error}; {FORM}"))?;
+    if !fields.contains_key("input") {
+        return Err(format!("the body has no `input`; {FORM}"));
+    }
+    let mut id = Uuid::new_v4().to_string();
+    if let Some(given) = fields.get("id") {
+        let given: String = serde_json::from_str(given.get()).map_err(|_| "`id` must be a text, or left out")?;
+        id = format!("{given}-{}", &id[..8]);
+    }
+    let id = serde_json::value::to_raw_value(&id).map_err(|error| error.to_string())?;
+    fields.insert("id".into(), Cow::Owned(id));
+    let object = serde_json::to_vec(&fields).map_err(|error| error.to_string())?;
+    match wire::take_reply(&object.into()) {
+        TakeReply::Jobs(mut jobs) => match jobs.pop() {
+            Some(TakenJob { body: Err(reason), .. }) => Err(reason),
+            Some(job) => Ok(job),
+            None => Err(FORM.to_owned()),
+        },
+        _ => Err("the job's `id` cannot be used: leave it out, or send a short text".to_owned()),
+    }
+}
+
+/// Why a request does not become a job.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    /// The caller's mistake.
+    #[error("{0}")]
+    Malformed(String),
+    /// Not now, or not here.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "error": self.to_string() }));
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, body).into_response(),
+            Self::Refused(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()
+            }
+        }
+    }
+}
+
+fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Ticket), Rejection> {
+    let job = job(body).map_err(Rejection::Malformed)?;
+    let id = job.id.as_str().to_owned();
+    Ok((id, queue.submit(job)?))
+}
+
+async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Result<Response, Rejection> {
+    let (id, ticket) = submit(&queue, &body)?;
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/event-stream") { Ok(events(id, ticket)) } else { result(&id, ticket).await }
+}
+
+async fn bare(
+    State(queue): State<DirectQueue>,
+    Path(_endpoint): Path<String>,
+    body: Bytes,
+) -> Result<Response, Rejection> {
+    let (_, mut ticket) = submit(&queue, &body)?;
+    loop {
+        match ticket.next().await {
+            Said::Final(body) => return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response()),
+            Said::Refused(reason) => return Err(reason.into()),
+            Said::Chunk(_) | Said::Progress(_) => {}
+        }
+    }
+}
+
+/// A finished job, as RunPod's `/runsync` writes it.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    id: &'a str,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    /// What it streamed, when the caller did not want it piece by piece.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    stream: &'a [Box<RawValue>],
+}
+
+/// The parts of a job-done body.
+#[derive(Debug, Deserialize)]
+struct Outcome<'a> {
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    error: Option<String>,
+}
+
+/// The part of the error text that decides about the HTTP status.
+#[derive(Debug, Deserialize)]
+struct ErrorType {
+    error_type: String,
+}
+
+async fn result(id: &str, mut ticket: Ticket) -> Result<Response, Rejection> {
+    let mut stream = Vec::new();
+    loop {
+        match ticket.next().await {
+            Said::Chunk(body) => stream.extend(serde_json::from_slice::<Box<RawValue>>(&body)),
+            Said::Progress(_) => {}
+            Said::Refused(reason) => return Err(reason.into()),
+            Said::Final(body) => {
+                return Ok(match document(id, &body, &stream) {
+                    Ok((status, text)) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+                    Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+                });
+            }
+        }
+    }
+}
+
+fn document(id: &str, body: &[u8], stream: &[Box<RawValue>]) -> serde_json::Result<(StatusCode, String)> {
+    let Outcome { output, error } = serde_json::from_slice(body)?;
+    let code = error.as_deref().map_or(StatusCode::OK, status_of);
+    let status = if error.is_some() { "FAILED" } else { "COMPLETED" };
+    let document = Document { id, status, output, error: error.as_deref(), stream };
+    Ok((code, serde_json::to_string(&document)?))
+}
+
+/// Callers without a queue between know failures by their HTTP status.
+fn status_of(error: &str) -> StatusCode {
+    let kind = serde_json::from_str(error).map_or_else(|_| String::new(), |ErrorType { error_type }| error_type);
+    match kind.as_str() {
+        "validation" => StatusCode::BAD_REQUEST,
+        "model_not_found" => StatusCode::NOT_FOUND,
+        "timeout" => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Items as events without a name, progress as `progress`, the result as `result`.
+fn events(id: String, ticket: Ticket) -> Response {
+    let messages = stream::unfold((id, ticket), |(id, mut ticket)| async move {
+        if ticket.is_over() {
+            return None;
+        }
+        let event = match ticket.next().await {
+            Said::Chunk(body) => event(&body),
+            Said::Progress(body) => event(&body).event("progress"),
+            Said::Refused(reason) => sse::Event::default().event("refused").data(reason.to_string()),
+            Said::Final(body) => match document(&id, &body, &[]) {
+                Ok((_, text)) => event(text.as_bytes()).event("result"),
+                Err(error) => sse::Event::default().event("refused").data(error.to_string()),
+            },
+        };
+        Some((Ok::<_, Infallible>(event), (id, ticket)))
+    });
+    Sse::new(messages).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// A line break inside JSON is white space; in an event it would be a second line.
+fn event(json: &[u8]) -> sse::Event {
+    sse::Event::default().data(String::from_utf8_lossy(json).replace(['\r', '\n'], " "))
+}

@@ -1,0 +1,113 @@
+//! The queue alone: what callers hear, and what the worker is told when they leave.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::queue::{DirectQueue, Refused, Said};
+use crate::core::{JobId, TakenJob};
+use crate::queue::{JobSource as _, ResultSink as _, StopReply, TakeReply};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+fn queue(max_waiting: usize) -> DirectQueue {
+    DirectQueue::new(max_waiting, WAIT)
+}
+
+fn job(id: &str) -> TakenJob {
+    TakenJob { id: id.into(), body: Ok(Bytes::new()), timeout: None, traceparent: None }
+}
+
+async fn taken(queue: &DirectQueue, want: usize) -> Vec<JobId> {
+    match queue.take(want, false).await {
+        TakeReply::Jobs(jobs) => jobs.into_iter().map(|job| job.id).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_caller_hears_everything_about_its_job_in_order() {
+    let queue = queue(8);
+    let mut first = queue.submit(job("1")).unwrap();
+    let _second = queue.submit(job("2")).unwrap();
+    assert_eq!(taken(&queue, 5).await, ["1".into(), "2".into()]);
+    queue.post_progress(&"1".into(), Bytes::from_static(b"p")).await;
+    queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
+    queue.post_final(&"1".into(), Bytes::from_static(b"f"), true).await;
+    assert!(matches!(first.next().await, Said::Progress(body) if body == "p"));
+    assert!(matches!(first.next().await, Said::Chunk(body) if body == "c"));
+    assert!(matches!(first.next().await, Said::Final(body) if body == "f"));
+    assert!(first.is_over());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_waits_for_a_job_and_ends_by_itself() {
+    let queue = queue(8);
+    assert!(matches!(queue.take(1, false).await, TakeReply::Nothing));
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { taken(&queue, 1).await }
+    });
+    tokio::task::yield_now().await;
+    let _ticket = queue.submit(job("1")).unwrap();
+    assert_eq!(waiting.await.unwrap(), ["1".into()]);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_takes_a_waiting_job_along_and_stops_a_running_one() {
+    let queue = queue(8);
+    let (waiting, running) = (queue.submit(job("waiting")).unwrap(), queue.submit(job("running")).unwrap());
+    drop(waiting);
+    assert_eq!(taken(&queue, 5).await, ["running".into()]);
+    drop(running);
+    assert_eq!(queue.stops().await, StopReply::Stop(vec!["running".into()]));
+}
+
+#[tokio::test]
+async fn a_caller_who_has_its_result_stops_nothing() {
+    let queue = queue(8);
+    let mut ticket = queue.submit(job("1")).unwrap();
+    taken(&queue, 1).await;
+    queue.post_final(&"1".into(), Bytes::new(), false).await;
+    ticket.next().await;
+    drop(ticket);
+    let left = queue.submit(job("2")).unwrap();
+    taken(&queue, 1).await;
+    drop(left);
+    assert_eq!(queue.stops().await, StopReply::Stop(vec!["2".into()]), "1 is not among them");
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_refused() {
+    let queue = queue(2);
+    let _first = queue.submit(job("1")).unwrap();
+    let _second = queue.submit(job("2")).unwrap();
+    assert_eq!(queue.submit(job("3")).unwrap_err(), Refused::Full(2));
+    taken(&queue, 1).await;
+    let _third = queue.submit(job("3")).expect("a place is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_waits_so_long_for_a_slot_and_no_longer() {
+    let queue = queue(8);
+    let (mut late, mut running) = (queue.submit(job("late")).unwrap(), queue.submit(job("running")).unwrap());
+    assert!(matches!(late.next().await, Said::Refused(Refused::Late(WAIT))));
+    assert_eq!(taken(&queue, 5).await, ["running".into()]);
+    let answer = tokio::spawn(async move { running.next().await });
+    tokio::time::sleep(10 * WAIT).await;
+    queue.post_final(&"running".into(), Bytes::new(), false).await;
+    assert!(matches!(answer.await.unwrap(), Said::Final(_)), "a job that runs has its own deadline");
+}
+
+#[tokio::test]
+async fn a_closed_queue_turns_away_who_waits_and_lets_finish_who_runs() {
+    let queue = queue(8);
+    let mut running = queue.submit(job("running")).unwrap();
+    taken(&queue, 1).await;
+    let mut waiting = queue.submit(job("waiting")).unwrap();
+    queue.close();
+    assert!(matches!(waiting.next().await, Said::Refused(Refused::Closed)));
+    assert_eq!(queue.submit(job("new")).unwrap_err(), Refused::Closed);
+    queue.post_final(&"running".into(), Bytes::new(), false).await;
+    assert!(matches!(running.next().await, Said::Final(_)));
+}
