@@ -19,7 +19,7 @@ demo_packages := --package runpod-endpoint --package runpod-worker --package tex
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: libtorch
 libtorch: ## Install libtorch into .libtorch (once, about 550 MB to download)
@@ -49,6 +49,14 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 test: tools libtorch model python-client lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
+
+.PHONY: image
+image: ## Build the images of the worker and the example for CPUs; Docker, or root with buildah and debootstrap
+	@docker/build.sh
+
+.PHONY: image-test
+image-test: image tools ## Run the example from its image against a local endpoint; needs root
+	@tests/image/run.sh
 
 .PHONY: soak
 soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`

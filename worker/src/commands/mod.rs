@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod probe;
 mod run;
 mod schema;
 mod test;
@@ -28,6 +29,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Test(args) => test::test_command(*args).await,
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
+            Command::Probe(args) => probe::probe_command(&args).await,
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
         }
     });
