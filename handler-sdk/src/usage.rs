@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES};
+use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
 /// The memory that one slot's jobs use. Peaks are those of the whole process: with several slots a job's peak includes
@@ -40,16 +40,19 @@ impl Memory {
         if let Some(peak) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak_host_bytes) {
             records.insert(PEAK_HOST_BYTES.to_owned(), peak as f64);
         }
-        if let Some((now, peak)) = self.device_bytes() {
-            records.insert(DEVICE_BYTES.to_owned(), now as f64);
-            records.insert(PEAK_DEVICE_BYTES.to_owned(), peak as f64);
+        if let Some((allocated, reserved, peak)) = self.device_bytes() {
+            for (name, bytes) in
+                [(DEVICE_BYTES, allocated), (RESERVED_DEVICE_BYTES, reserved), (PEAK_DEVICE_BYTES, peak)]
+            {
+                records.insert(name.to_owned(), bytes as f64);
+            }
         }
     }
 
-    /// Device memory in tensors now, and the most since [`Memory::begin`].
-    fn device_bytes(&self) -> Option<(u64, u64)> {
+    /// Device memory in tensors and in the allocator now, and the most in tensors since [`Memory::begin`].
+    fn device_bytes(&self) -> Option<(u64, u64, u64)> {
         #[cfg(feature = "torch")]
-        return crate::torch::memory::stats(self.device).map(|stats| (stats.allocated, stats.peak));
+        return crate::torch::memory::stats(self.device).map(|stats| (stats.allocated, stats.reserved, stats.peak));
         #[cfg(not(feature = "torch"))]
         None
     }

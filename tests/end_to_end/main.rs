@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod drain;
 mod failures;
+mod gpu_figures;
 mod lifecycle;
 mod network;
 mod packaging;

@@ -6,6 +6,7 @@
 
 mod binaries;
 mod client;
+mod fake_nvml;
 mod fake_queue;
 mod faulty_proxy;
 mod process;
@@ -13,6 +14,7 @@ mod stack;
 
 pub use binaries::{binary, repository, run_tool};
 pub use client::{Client, TERMINAL};
+pub use fake_nvml::FakeNvml;
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
 pub use process::Daemon;

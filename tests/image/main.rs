@@ -24,8 +24,8 @@ fn on(device: &str) -> Vec<(String, String)> {
         ("RUNPOD_MIN_DISK_PERCENT", "0"),
         ("RUNPOD_WORKER_DRAIN_GRACE", "120s"),
     ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// Runs every text of the reference as one job and compares the vectors.

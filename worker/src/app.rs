@@ -14,10 +14,12 @@ use crate::core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 use crate::dispatcher::{Dispatcher, Hands};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RuntimeMetrics};
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::telemetry::runtime::{Port, Runtime};
+use crate::telemetry::{gpu, host};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
@@ -45,6 +47,9 @@ pub enum StartError {
     /// The spool that was asked for cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// There can be no thread that looks at the GPUs.
+    #[error("cannot start the thread that looks at the GPUs: {0}; --gpu-interval 0s does without")]
+    Gpus(std::io::Error),
     /// The heartbeat cannot be started.
     #[error(transparent)]
     Heartbeat(#[from] HeartbeatError),
@@ -75,9 +80,15 @@ pub async fn run<Q: JobSource + ResultSink>(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
-    let metrics = Arc::new(Metrics::new());
     // Ends the helpers that must not outlive the dispatcher.
     let over = CancellationToken::new();
+    let gpus = gpu::spawn(config.gpus.clone(), latest.clone(), events.clone()).map_err(StartError::Gpus)?;
+    let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(Port::http);
+    let ports = own_port.into_iter().chain(config.ports.clone()).collect();
+    let runtime = Runtime::new(gpus.gpus(), host::spawn(over.clone()), ports);
+    let mut metrics = Metrics::new();
+    metrics.add(RuntimeMetrics::new(runtime.clone(), latest.clone()));
+    let metrics = Arc::new(metrics);
 
     forward_signals(events.clone(), over.clone())?;
     let spool = open_spool(config.spool.clone()).await?;
@@ -91,6 +102,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             outbox.clone(),
             heartbeat.monitor(),
             pulse.clone(),
+            runtime,
         );
         tokio::spawn(http::serve(listener, state, over.clone()))
     });
@@ -118,6 +130,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     if let Some(server) = server {
         let _ = server.await;
     }
+    gpus.stop().await;
     // Last of all, so that the platform hears of the worker as long as it holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;

@@ -4,11 +4,14 @@
 //! describes the model. All of it follows from the core's reports and snapshots, so it cannot disagree with the log or
 //! with `/health`. Label values come from closed sets or from the handler's manifest: no job id, no free text.
 
+mod runtime;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -20,6 +23,8 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest};
 
 use crate::core::snapshot::{Snapshot, WorkerState};
 use crate::core::{Epoch, Exit, ExitReason, JobStatus, PollAnswer, ProcessId, Report};
+
+pub use runtime::RuntimeMetrics;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -207,6 +212,11 @@ impl Metrics {
         for outcome in ["accepted", "refused"] {
             drop(self.results_delivered.get_or_create(&Outcome { outcome }));
         }
+    }
+
+    /// Adds metrics that are looked up when they are asked for.
+    pub fn add(&mut self, collector: impl Collector) {
+        self.registry.register_collector(Box::new(collector));
     }
 
     /// The OpenMetrics text of everything, to be served with [`CONTENT_TYPE`].

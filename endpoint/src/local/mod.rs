@@ -1,5 +1,6 @@
 //! What is known about the handler and the workers that this program runs itself.
 
+mod gpus;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use gpus::{Gpu, GpuFigures};
 pub use usage::{Usage, UsageMeter};
 
 /// What a handler says about itself: the reply of `runpod-worker schema`.
@@ -99,6 +101,12 @@ impl Local {
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// The ports of the workers' own HTTP servers, as far as they are known.
+    #[must_use]
+    pub fn http_ports(&self) -> Vec<(String, u16)> {
+        self.lock().iter().filter_map(|(id, entry)| Some((id.clone(), entry.http_port?))).collect()
     }
 
     /// One running worker with its present usage. Reads `/proc`: call it off the event loop.

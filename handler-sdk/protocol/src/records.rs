@@ -4,5 +4,7 @@
 pub const PEAK_HOST_BYTES: &str = "peak_host_bytes";
 /// Most device memory in tensors during the job, in bytes.
 pub const PEAK_DEVICE_BYTES: &str = "peak_device_bytes";
+/// Device memory taken by the allocator when the job was over, in bytes: tensors and its cache.
+pub const RESERVED_DEVICE_BYTES: &str = "reserved_device_bytes";
 /// Device memory still in tensors when the job was over, in bytes. It grows from job to job when something leaks.
 pub const DEVICE_BYTES: &str = "device_bytes";

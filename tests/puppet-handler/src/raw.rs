@@ -12,6 +12,7 @@
 //! | `wrong_job` | results of another job and another attempt before the right one |
 //! | `truncated` | half a result, then the end |
 //! | `result_then_segv` | a whole result, then SIGSEGV |
+//! | `on_gpu` | none, but its model is on `cuda:0` and it tells how much memory that takes |
 //! | `grandchild` | SIGSEGV, while a grandchild keeps the socket open |
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{
     Decoder, MAX_PAYLOAD_LEN, Manifest, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor, encode_header,
 };
@@ -85,8 +87,11 @@ pub(crate) fn run(fault: &str) -> io::Result<()> {
 
 fn handle(fault: &str, message: ToHandler) -> io::Result<()> {
     match message {
-        ToHandler::Load { slots, .. } => (0..slots)
-            .try_for_each(|slot| send(&ToSupervisor::Loaded { slot, device: "cpu".to_owned(), millis: 0 }, b"")),
+        ToHandler::Load { slots, .. } => {
+            let device = if fault == "on_gpu" { "cuda:0" } else { "cpu" }.to_owned();
+            let loaded = |slot| ToSupervisor::Loaded { slot, device: device.clone(), millis: 0 };
+            (0..slots).try_for_each(|slot| send(&loaded(slot), b""))
+        }
         ToHandler::Ping { seq } if fault != "no_pong" => send(&ToSupervisor::Pong { seq }, b""),
         ToHandler::Run { job, attempt, .. } => answer(fault, &job, attempt),
         _ => Ok(()),
@@ -100,7 +105,7 @@ fn answer(fault: &str, job: &str, attempt: u32) -> io::Result<()> {
         job: job.to_owned(),
         attempt,
         refresh: false,
-        records: BTreeMap::new(),
+        records: if fault == "on_gpu" { memory() } else { BTreeMap::new() },
     };
     let good = || send(&done(job, attempt), br#"{"ok":true}"#);
     if fault != "out_of_order" {
@@ -142,6 +147,12 @@ fn answer(fault: &str, job: &str, attempt: u32) -> io::Result<()> {
         }
         _ => good(),
     }
+}
+
+/// What the SDK records about a job on a GPU.
+fn memory() -> BTreeMap<String, f64> {
+    let figures = [(DEVICE_BYTES, 1e6), (PEAK_DEVICE_BYTES, 2e6), (RESERVED_DEVICE_BYTES, 3e6)];
+    figures.map(|(name, bytes)| (name.to_owned(), bytes)).into()
 }
 
 fn frame_of_lengths(header: u32, payload: u32, body: &[u8]) -> Vec<u8> {

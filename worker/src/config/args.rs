@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::runtime::RuntimeArgs;
 use super::upkeep::UpkeepArgs;
 
 /// Flags of `run`. Each wins over its environment variable, which wins over the default.
@@ -81,6 +82,10 @@ pub struct RunArgs {
     /// Checks, recycling, refreshing, probes.
     #[command(flatten)]
     pub upkeep: UpkeepArgs,
+
+    /// What is measured.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
 
     /// Check the configuration, print the effective values and where each comes from, and exit: 0, or 64 with every mistake
     #[arg(long)]

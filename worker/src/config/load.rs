@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, upkeep};
+use super::{Config, ConfigErrors, Identity, LogConfig, LogFormat, RunArgs, Secret, handler, parse, runtime, upkeep};
 use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -48,6 +48,8 @@ impl Config {
         let spool = spool(&mut settings, args, &identity);
         checks.folders.extend(spool.folder.clone());
         let log = log(&mut settings, args, &identity);
+        let gpus = runtime::gpus(&mut settings, &args.runtime);
+        let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
@@ -65,6 +67,8 @@ impl Config {
             spool,
             http_bind,
             log,
+            gpus,
+            ports,
             identity,
             warnings,
             description,

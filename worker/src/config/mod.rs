@@ -8,6 +8,7 @@ mod identity;
 mod load;
 mod parse;
 mod probe;
+mod runtime;
 mod secret;
 mod settings;
 mod spool;
@@ -23,6 +24,7 @@ pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
 pub use identity::Identity;
 pub use probe::probe_address;
+pub use runtime::RuntimeArgs;
 pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use upkeep::{CheckConfig, UpkeepArgs};
@@ -31,6 +33,8 @@ use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
+use crate::telemetry::gpu::GpuSettings;
+use crate::telemetry::runtime::Port;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -53,6 +57,10 @@ pub struct Config {
     pub http_bind: Option<SocketAddr>,
     /// Logs.
     pub log: LogConfig,
+    /// Which GPUs are looked at, and how often.
+    pub gpus: GpuSettings,
+    /// Ports of the container that the platform has made reachable.
+    pub ports: Vec<Port>,
     /// Who this worker is.
     pub identity: Identity,
     /// What is odd but can be lived with; one line each, for the log.

@@ -10,6 +10,7 @@ use runpod_handler_protocol::{CheckReport, ErrorReport, ToHandler};
 use super::event::Exit;
 use super::ids::{Epoch, JobId, ProcessId};
 use super::recycling::RecycleReason;
+use super::throttle::ThrottledGpu;
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -271,6 +272,11 @@ pub enum Report {
     LeftoversLate {
         /// How many are left.
         jobs: usize,
+    },
+    /// Other GPUs than before are slowed down, or for other reasons.
+    GpusThrottled {
+        /// All that are now.
+        gpus: Vec<ThrottledGpu>,
     },
     /// The worker takes no more jobs.
     Draining {

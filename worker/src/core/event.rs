@@ -8,6 +8,7 @@ use bytes::Bytes;
 use runpod_handler_protocol::ToSupervisor;
 
 use super::ids::{Epoch, JobId, ProcessId};
+use super::throttle::ThrottledGpu;
 
 /// One input of the state machine.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub enum Event {
     },
     /// The outbox has made progress.
     Delivery(DeliveryEvent),
+    /// These GPUs, and no others, are slowed down.
+    Throttled(Vec<ThrottledGpu>),
     /// Take no more jobs, finish what runs, exit.
     Drain(DrainCause),
     /// A second signal: stop waiting.

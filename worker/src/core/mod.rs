@@ -24,6 +24,7 @@ mod slot;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod worker;
 
 pub use effect::{Effect, FinalResult, JobStatus, Outgoing, Report};
@@ -31,5 +32,6 @@ pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, 
 pub use ids::{Epoch, JobId, Place, ProcessId, Time};
 pub use policy::{OnRefresh, Policy};
 pub use recycling::{RecycleLimits, RecycleReason};
-pub use snapshot::{JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
+pub use snapshot::{DeviceMemory, JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
+pub use throttle::{ThrottleReason, ThrottledGpu};
 pub use worker::Worker;

@@ -232,6 +232,7 @@ impl Process {
     /// Nothing is left of this incarnation.
     pub(super) fn clear(&mut self) {
         self.pid = None;
+        self.wear.device = None;
         self.slots.fill(Slot::Absent);
     }
 
@@ -328,6 +329,7 @@ impl Process {
             pid: self.pid,
             device: self.device.clone(),
             busy: self.slots.iter().filter(|slot| slot.job().is_some()).count(),
+            device_memory: self.wear.device,
             last_exit: self.last_exit.clone(),
         }
     }

@@ -13,6 +13,7 @@ use super::ids::{ProcessId, Time};
 use super::policy::{OnRefresh, Policy};
 use super::process::{KillCause, Phase, Process};
 use super::shutdown::Lifecycle;
+use super::snapshot::DeviceMemory;
 use super::worker::Worker;
 
 /// A queue that honours `stopPod` gives a worker nothing until it has been away for a while, like a container that was
@@ -69,16 +70,18 @@ pub(super) struct Wear {
     pub jobs: u64,
     /// Host memory held, as last seen.
     pub host_bytes: u64,
-    /// Device memory in tensors after the last job.
-    pub device_bytes: u64,
+    /// Device memory after the last job that told.
+    pub device: Option<DeviceMemory>,
 }
 
 impl Wear {
     /// Notes the end of a job.
     pub(super) fn job_ended(&mut self, figures: &BTreeMap<String, f64>) {
         self.jobs += 1;
-        if let Some(bytes) = figures.get(records::DEVICE_BYTES) {
-            self.device_bytes = *bytes as u64;
+        let bytes = |name: &str| figures.get(name).map(|bytes| *bytes as u64);
+        if let Some(allocated) = bytes(records::DEVICE_BYTES) {
+            let (reserved, peak) = (bytes(records::RESERVED_DEVICE_BYTES), bytes(records::PEAK_DEVICE_BYTES));
+            self.device = Some(DeviceMemory { allocated, reserved, peak });
         }
     }
 
@@ -93,7 +96,7 @@ impl Wear {
             Some(RecycleReason::Jobs)
         } else if over(self.host_bytes, limits.max_rss) {
             Some(RecycleReason::HostMemory)
-        } else if over(self.device_bytes, limits.max_vram) {
+        } else if over(self.device.map_or(0, |device| device.allocated), limits.max_vram) {
             Some(RecycleReason::DeviceMemory)
         } else if limits.max_age.is_some_and(|limit| now >= self.since + limit) {
             Some(RecycleReason::Age)

@@ -19,7 +19,7 @@ pub enum WorkerState {
     Idle,
     /// At least one job is held.
     Running,
-    /// The queue asked for fewer requests.
+    /// Without a job, and the queue asked for fewer requests or a GPU is slowed down.
     Throttled,
     /// The worker cannot work and is about to exit.
     Unhealthy,
@@ -84,6 +84,17 @@ pub struct SlotCounts {
     pub absent: usize,
 }
 
+/// Device memory of a handler process, from its allocator, when its last job was over. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// In tensors.
+    pub allocated: u64,
+    /// Taken from the device: tensors and the allocator's cache.
+    pub reserved: Option<u64>,
+    /// Most that was in tensors during the job.
+    pub peak: Option<u64>,
+}
+
 /// One handler process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessView {
@@ -99,6 +110,8 @@ pub struct ProcessView {
     pub device: Option<String>,
     /// Slots that run a job.
     pub busy: usize,
+    /// What it holds on the device, once a job has told.
+    pub device_memory: Option<DeviceMemory>,
     /// How its last incarnation ended.
     pub last_exit: Option<Exit>,
 }
@@ -108,7 +121,7 @@ pub struct ProcessView {
 pub struct Snapshot {
     /// Overall state.
     pub state: WorkerState,
-    /// Why it is unhealthy or not ready, in one sentence.
+    /// Why it is unhealthy, not ready or slow, in one sentence.
     pub reason: Option<String>,
     /// Job counts.
     pub jobs: JobCounts,

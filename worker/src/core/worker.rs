@@ -20,6 +20,7 @@ use super::schedule::Poll;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
 use super::snapshot::{JobCounts, SlotCounts, Snapshot, WorkerState};
+use super::throttle::{self, ThrottledGpu};
 
 /// The state machine. Feed it events, perform what it answers.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Worker {
     /// The outbox is over its limit, or its disk is broken.
     pub(super) outbox_full: bool,
     pub(super) leftovers: Leftovers,
+    pub(super) throttled_gpus: Vec<ThrottledGpu>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -63,6 +65,7 @@ impl Worker {
             trouble: None,
             outbox_full: false,
             leftovers: Leftovers::default(),
+            throttled_gpus: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -84,6 +87,7 @@ impl Worker {
                 }
             }
             Event::Delivery(event) => self.delivery_event(now, event),
+            Event::Throttled(gpus) => self.gpus_throttled(gpus),
             Event::Drain(cause) => self.begin_drain(now, &cause),
             Event::Abort => self.abort(now),
             Event::Timer => {}
@@ -146,7 +150,7 @@ impl Worker {
             WorkerState::Running
         } else if !self.processes.iter().any(|process| process.phase == Phase::Serving) {
             WorkerState::Initializing
-        } else if self.poll.throttled {
+        } else if self.poll.throttled || !self.throttled_gpus.is_empty() {
             WorkerState::Throttled
         } else if self.poll.begun {
             WorkerState::Idle
@@ -162,16 +166,20 @@ impl Worker {
             WorkerState::Initializing => {
                 Some(self.trouble.clone().unwrap_or_else(|| "the handler is starting".to_owned()))
             }
-            WorkerState::Throttled => Some("the queue asked for fewer requests (429)".to_owned()),
+            WorkerState::Throttled => {
+                let queue = self.poll.throttled.then(|| "the queue asked for fewer requests (429)".to_owned());
+                let reasons: Vec<String> = queue.into_iter().chain(throttle::describe(&self.throttled_gpus)).collect();
+                Some(reasons.join("; "))
+            }
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.outbox_full => {
                 let reason = "undelivered results are over their limit or cannot be kept safe, so no job is taken: see \
                               worker.outbox in /health";
                 Some(reason.to_owned())
             }
-            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => {
-                let reason = "results of an earlier run are delivered before any job is taken";
-                self.leftovers.pending().then(|| reason.to_owned())
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.leftovers.pending() => {
+                Some("results of an earlier run are delivered before any job is taken".to_owned())
             }
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => throttle::describe(&self.throttled_gpus),
         }
     }
 

@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::HttpState;
+use super::runtime::{Runtime, runtime};
 use crate::core::{Exit, JobCounts, ProcessView, SlotCounts, Snapshot, WorkerState};
 use crate::heartbeat::HeartbeatStats;
 use crate::outbox::{OutboxStats, SpoolStats};
@@ -136,19 +137,13 @@ struct Ping {
     failures_in_a_row: u64,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Runtime {
-    uptime_in_seconds: u64,
-}
-
 pub(super) async fn health(State(state): State<HttpState>) -> Json<Health> {
     let snapshot = state.snapshots.borrow().clone();
     Json(Health {
         jobs: jobs(snapshot.jobs),
         workers: workers(snapshot.state),
         worker: worker(&state.identity.worker_id, &snapshot, state.outbox.stats(), state.heartbeat.stats()),
-        runtime: Runtime { uptime_in_seconds: state.started.elapsed().as_secs() },
+        runtime: runtime(&state.runtime, state.started.elapsed(), &snapshot),
     })
 }
 

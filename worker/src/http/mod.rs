@@ -3,6 +3,7 @@
 
 mod health;
 mod probes;
+mod runtime;
 
 use std::future::IntoFuture as _;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::core::Snapshot;
 use crate::heartbeat::{HeartbeatMonitor, Pulse};
 use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;
+use crate::telemetry::runtime::Runtime;
 
 use probes::PulseWatch;
 
@@ -29,7 +31,7 @@ use probes::PulseWatch;
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 const INDEX: &str = "\
-/health   job and worker counts, slots, processes, deliveries (JSON)
+/health   job and worker counts, slots, processes, deliveries, GPUs (JSON)
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
 /live     200 while the worker's dispatcher moves, 503 otherwise (JSON)
 /ping     200 when ready, 204 while starting, 503 otherwise
@@ -45,6 +47,7 @@ pub struct HttpState {
     outbox: Outbox,
     heartbeat: HeartbeatMonitor,
     pulse: Arc<PulseWatch>,
+    runtime: Runtime,
     started: Instant,
 }
 
@@ -57,6 +60,7 @@ impl HttpState {
         outbox: Outbox,
         heartbeat: HeartbeatMonitor,
         pulse: Pulse,
+        runtime: Runtime,
     ) -> Self {
         Self {
             snapshots,
@@ -65,6 +69,7 @@ impl HttpState {
             outbox,
             heartbeat,
             pulse: Arc::new(PulseWatch::new(pulse)),
+            runtime,
             started: Instant::now(),
         }
     }

@@ -8,6 +8,8 @@ use crate::core::{
 };
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
+use crate::telemetry::gpu::Gpus;
+use crate::telemetry::host::Host;
 
 struct NoQueue;
 
@@ -39,10 +41,16 @@ fn snapshot(state: WorkerState) -> Snapshot {
             pid: Some(4711),
             device: Some("cuda:0".into()),
             busy: 1,
+            device_memory: None,
             last_exit: Some(exit),
         }],
         ..Snapshot::default()
     }
+}
+
+/// A machine that tells nothing.
+fn nothing_known() -> Runtime {
+    Runtime::new(Gpus::absent(), Host::absent(), Vec::new())
 }
 
 /// A server in this state: its address, and what keeps it alive.
@@ -53,7 +61,15 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(Arc::new(NoQueue), identity.clone(), OutboxLimits::default(), events);
     let monitor = HeartbeatMonitor::default();
-    let state = HttpState::new(identity, snapshots, Arc::new(Metrics::new()), outbox, monitor, Pulse::default());
+    let state = HttpState::new(
+        identity,
+        snapshots,
+        Arc::new(Metrics::new()),
+        outbox,
+        monitor,
+        Pulse::default(),
+        nothing_known(),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let over = CancellationToken::new();

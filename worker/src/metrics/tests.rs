@@ -14,6 +14,7 @@ fn process(device: &str) -> ProcessView {
         pid: Some(1),
         device: Some(device.to_owned()),
         busy: 2,
+        device_memory: None,
         last_exit: None,
     }
 }

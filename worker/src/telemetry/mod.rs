@@ -1,8 +1,11 @@
-//! Logs: their format, what the core's reports look like in them, and what must never stand in them.
+//! Logs, GPUs and host: what is told of the worker, and what must never be.
 
+pub mod gpu;
+pub mod host;
 pub mod logs;
 pub mod redact;
 pub mod report;
+pub mod runtime;
 mod writer;
 
 #[cfg(test)]

@@ -69,6 +69,12 @@ pub fn log(report: &Report) {
                 "Results of an earlier run cannot be delivered yet. Jobs are taken meanwhile; they are tried again."
             );
         }
+        Report::GpusThrottled { gpus } if gpus.is_empty() => info!("No GPU is slowed down any more."),
+        Report::GpusThrottled { gpus } => {
+            for gpu in gpus {
+                warn!("{gpu}. It takes jobs as before; they take longer.");
+            }
+        }
         Report::Draining { reason } => info!(reason, "No more jobs are taken. Finishing what is running."),
         Report::ShutdownOverrun { part } => {
             warn!(part, "A part of the shutdown took longer than its limit and was cut short.");
@@ -145,7 +151,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use crate::core::{Epoch, ExitReason, ProcessId, RecycleReason};
+    use crate::core::{Epoch, ExitReason, ProcessId, RecycleReason, ThrottleReason, ThrottledGpu};
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {
@@ -200,6 +206,13 @@ mod tests {
             died(true, false),
             Report::StartFailed { process, reason: reason(), retry_in: Some(Duration::from_secs(2)) },
             Report::StartFailed { process, reason: reason(), retry_in: None },
+            Report::GpusThrottled {
+                gpus: vec![ThrottledGpu {
+                    gpu: 1,
+                    reasons: vec![ThrottleReason::HwThermal, ThrottleReason::HwSlowdown],
+                }],
+            },
+            Report::GpusThrottled { gpus: Vec::new() },
             Report::Draining { reason: reason() },
             Report::LeftoversFound { jobs: 3 },
             Report::LeftoversLate { jobs: 1 },

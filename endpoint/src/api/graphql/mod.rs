@@ -12,7 +12,7 @@ use axum::routing::post;
 use super::body::{self, BodyError};
 use super::error::ApiError;
 use super::{Keys, client_only};
-use crate::local::Local;
+use crate::local::{GpuFigures, Local, LocalWorker};
 use pod::Pod;
 
 const MAX_BODY: usize = 1 << 20;
@@ -30,6 +30,7 @@ pub(crate) fn router(local: Local, keys: &Keys) -> Router {
 
 fn schema(local: Local) -> Pods {
     Schema::build(Query, EmptyMutation, EmptySubscription)
+        .data(GpuFigures::new(local.clone()))
         .data(local)
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
@@ -65,22 +66,27 @@ struct Myself {
 impl Query {
     /// One running worker, null when there is none of this id.
     async fn pod(&self, context: &Context<'_>, input: PodFilter) -> async_graphql::Result<Option<Pod>> {
-        Ok(measure(context.data()?, vec![input.pod_id]).await.pop())
+        Ok(measure(context.data()?, context.data()?, vec![input.pod_id]).await.pop())
     }
 
     /// All running workers.
     async fn myself(&self, context: &Context<'_>) -> async_graphql::Result<Myself> {
         let local: &Local = context.data()?;
-        Ok(Myself { pods: measure(local, local.ids()).await })
+        Ok(Myself { pods: measure(local, context.data()?, local.ids()).await })
     }
 }
 
-async fn measure(local: &Local, ids: Vec<String>) -> Vec<Pod> {
+async fn measure(local: &Local, figures: &GpuFigures, ids: Vec<String>) -> Vec<Pod> {
     let local = local.clone();
     // Reads files: not on the event loop.
     let measured =
-        tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).map(Pod::from).collect());
-    measured.await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
+    let (measured, mut gpus) = tokio::join!(measured, figures.latest());
+    let pod = |worker: LocalWorker| {
+        let gpus = gpus.remove(&worker.id).unwrap_or_default();
+        Pod::new(worker, gpus)
+    };
+    measured.unwrap_or_default().into_iter().map(pod).collect()
 }
 
 #[cfg(test)]
@@ -88,6 +94,17 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
+    /// A worker that says this about its health; its port.
+    async fn worker_saying(health: &'static str) -> u16 {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let app = Router::new().route("/health", get(move || async move { health }));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        port
+    }
 
     async fn ask(local: &Local, query: &str) -> Value {
         serde_json::to_value(schema(local.clone()).execute(query).await).unwrap()
@@ -95,26 +112,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_running_worker_has_runtime_figures() {
+        let health = r#"{"runtime": {"gpus": [{"id": "GPU-1", "name": "NVIDIA L4", "gpuUtilPercent": 57.5}]}}"#;
+        let port = worker_saying(health).await;
         let local = Local::of("ep");
-        let _listed = local.list("ep-0-abc", std::process::id(), Some(8001));
+        let _listed = local.list("ep-0-abc", std::process::id(), Some(port));
         let answer = ask(
             &local,
-            r#"query { pod(input: {podId: "ep-0-abc"}) { id desiredStatus ports runtime {
+            r#"query { pod(input: {podId: "ep-0-abc"}) { id desiredStatus ports gpuCount machine { gpuDisplayName } runtime {
                 uptimeInSeconds ports { ip isIpPublic privatePort publicPort type }
                 gpus { id gpuUtilPercent memoryUtilPercent } container { cpuPercent memoryPercent } } } }"#,
         )
         .await;
         let pod = &answer["data"]["pod"];
         assert_eq!(pod["id"], "ep-0-abc");
-        assert_eq!(pod["ports"], "8001/http");
-        assert_eq!(pod["runtime"]["gpus"], json!([]));
+        assert_eq!(pod["ports"], format!("{port}/http"));
+        assert_eq!((&pod["gpuCount"], &pod["machine"]["gpuDisplayName"]), (&json!(1), &json!("NVIDIA L4")));
+        let gpu = json!({"id": "GPU-1", "gpuUtilPercent": 57.5, "memoryUtilPercent": null});
+        assert_eq!(pod["runtime"]["gpus"], json!([gpu]));
         assert_eq!(
             pod["runtime"]["ports"],
-            json!([{"ip": "127.0.0.1", "isIpPublic": false, "privatePort": 8001, "publicPort": 8001, "type": "http"}])
+            json!([{"ip": "127.0.0.1", "isIpPublic": false, "privatePort": port, "publicPort": port, "type": "http"}])
         );
         let memory = pod["runtime"]["container"]["memoryPercent"].as_f64().unwrap();
         assert!(memory > 0.0 && memory < 100.0, "{memory}");
         assert!(pod["runtime"]["uptimeInSeconds"].is_number());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_tells_nothing_of_gpus_has_none() {
+        for health in [r#"{"runtime": {"ports": []}}"#, "{}", "no JSON"] {
+            let local = Local::of("ep");
+            let _listed = local.list("w", std::process::id(), Some(worker_saying(health).await));
+            let answer = ask(&local, "{ myself { pods { gpuCount runtime { gpus { id } } } } }").await;
+            assert_eq!(
+                answer["data"]["myself"]["pods"][0],
+                json!({"gpuCount": 0, "runtime": {"gpus": []}}),
+                "{health}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use async_graphql::SimpleObject;
 
-use crate::local::LocalWorker;
+use crate::local::{self, LocalWorker};
 
 /// A worker process of this machine.
 #[derive(SimpleObject)]
@@ -44,7 +44,7 @@ struct Machine {
 struct Runtime {
     uptime_in_seconds: u64,
     ports: Vec<Port>,
-    /// Empty: GPU figures come from the worker's own `/health`.
+    /// From the worker's own `/health`.
     gpus: Vec<Gpu>,
     container: Option<Container>,
 }
@@ -61,8 +61,9 @@ struct Port {
 #[derive(SimpleObject)]
 struct Gpu {
     id: String,
-    gpu_util_percent: f64,
-    memory_util_percent: f64,
+    gpu_util_percent: Option<f64>,
+    /// In use, as a share of what there is.
+    memory_util_percent: Option<f64>,
 }
 
 #[derive(SimpleObject)]
@@ -73,8 +74,15 @@ struct Container {
     memory_percent: f64,
 }
 
-impl From<LocalWorker> for Pod {
-    fn from(worker: LocalWorker) -> Self {
+impl From<local::Gpu> for Gpu {
+    fn from(gpu: local::Gpu) -> Self {
+        let local::Gpu { id, gpu_util_percent, memory_util_percent, .. } = gpu;
+        Self { id, gpu_util_percent, memory_util_percent }
+    }
+}
+
+impl Pod {
+    pub(super) fn new(worker: LocalWorker, gpus: Vec<local::Gpu>) -> Self {
         let uptime = worker.uptime.as_secs();
         let port =
             |port| Port { ip: "127.0.0.1", is_ip_public: false, private_port: port, public_port: port, r#type: "http" };
@@ -88,7 +96,7 @@ impl From<LocalWorker> for Pod {
             docker_args: None,
             docker_id: None,
             env: Vec::new(),
-            gpu_count: 0,
+            gpu_count: i32::try_from(gpus.len()).unwrap_or(i32::MAX),
             image_name: None,
             last_status_change: None,
             machine_id: None,
@@ -100,11 +108,11 @@ impl From<LocalWorker> for Pod {
             vcpu_count: std::thread::available_parallelism().ok().and_then(|cores| i32::try_from(cores.get()).ok()),
             volume_in_gb: None,
             volume_mount_path: None,
-            machine: Machine { gpu_display_name: None },
+            machine: Machine { gpu_display_name: gpus.first().and_then(|gpu| gpu.name.clone()) },
             runtime: Some(Runtime {
                 uptime_in_seconds: uptime,
                 ports: worker.http_port.map(port).into_iter().collect(),
-                gpus: Vec::new(),
+                gpus: gpus.into_iter().map(Gpu::from).collect(),
                 container: usage
                     .map(|usage| Container { cpu_percent: usage.cpu_percent, memory_percent: usage.memory_percent }),
             }),

@@ -3,5 +3,6 @@
 mod invariants;
 mod properties;
 mod situations;
+mod throttle;
 mod upkeep;
 mod world;

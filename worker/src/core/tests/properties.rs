@@ -9,7 +9,7 @@ use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSuperv
 use super::world::{World, taken};
 use crate::core::{
     DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, OnRefresh, Policy, PollAnswer, ProcessEvent,
-    RecycleLimits, TakenJob, WorkerState,
+    RecycleLimits, TakenJob, ThrottleReason, ThrottledGpu, WorkerState,
 };
 
 /// One thing that may happen; numbers choose among what is possible at that moment.
@@ -45,6 +45,7 @@ enum Action {
     Delivered(usize, bool),
     ChunkDelivered(u8),
     Pressure(bool),
+    GpuThrottled(bool),
     Wait(u32),
     Drain,
     Unhealthy,
@@ -85,6 +86,7 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0usize..4, any::<bool>()).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
         1 => any::<bool>().prop_map(Pressure),
+        1 => any::<bool>().prop_map(GpuThrottled),
         6 => (0u32..20_000).prop_map(Wait),
         1 => (600_000u32..700_000).prop_map(Wait),
         1 => Just(Drain),
@@ -191,6 +193,10 @@ fn act(world: &mut World, action: Action) {
             world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
         }
         Action::Pressure(full) => world.feed(Event::Delivery(DeliveryEvent::Pressure(full))),
+        Action::GpuThrottled(hot) => {
+            let gpu = ThrottledGpu { gpu: 0, reasons: vec![ThrottleReason::HwThermal] };
+            world.feed(Event::Throttled(hot.then_some(gpu).into_iter().collect()));
+        }
         Action::Wait(millis) => world.wait(Duration::from_millis(u64::from(millis))),
         Action::Drain => world.drain(),
         Action::Unhealthy => {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runpod_handler_protocol::records::DEVICE_BYTES;
-use runpod_handler_protocol::{CheckOrder, CheckReport, PROTOCOL_VERSION, ToHandler, ToSupervisor};
+use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, RESERVED_DEVICE_BYTES};
+use runpod_handler_protocol::{CheckOrder, CheckReport, ErrorKind, PROTOCOL_VERSION, ToHandler, ToSupervisor};
 
 use super::world::World;
 use crate::core::{
-    Event, ExitReason, OnRefresh, Policy, PollAnswer, ProcessEvent, RecycleLimits, RecycleReason, Report, WorkerState,
+    DeviceMemory, Event, ExitReason, OnRefresh, Policy, PollAnswer, ProcessEvent, RecycleLimits, RecycleReason, Report,
+    WorkerState,
 };
 
 const KILLED: ExitReason = ExitReason::Signal(9);
@@ -322,4 +323,20 @@ fn or_a_new_worker_where_someone_starts_one() {
     world.deliver(0);
     world.die(0, ExitReason::Code(0));
     assert_eq!((world.exit, recycled(&world)), (Some(0), vec![]));
+}
+
+#[test]
+fn the_allocators_newest_figures_are_seen_until_the_process_ends() {
+    let mut world = World::serving();
+    assert_eq!(world.snapshot().processes[0].device_memory, None);
+    world.arrive(&["a"]);
+    let figures = [(DEVICE_BYTES, 10.0), (RESERVED_DEVICE_BYTES, 30.0), (PEAK_DEVICE_BYTES, 20.0)];
+    world.done_with("a", false, figures.map(|(name, bytes)| (name.to_owned(), bytes)).into());
+    let memory = Some(DeviceMemory { allocated: 10, reserved: Some(30), peak: Some(20) });
+    assert_eq!(world.snapshot().processes[0].device_memory, memory);
+    world.arrive(&["b"]);
+    world.failed("b", ErrorKind::InferenceError, false);
+    assert_eq!(world.snapshot().processes[0].device_memory, memory, "a failed job tells nothing");
+    world.die(0, ExitReason::Signal(11));
+    assert_eq!(world.snapshot().processes[0].device_memory, None);
 }

@@ -1,0 +1,72 @@
+//! The least memory in use between jobs over the last minutes. Memory that a job gives back is not part of it; memory that
+//! every job leaves behind is.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How far back it looks.
+const WINDOW: Duration = Duration::from_secs(600);
+/// Length of the steps in which the window moves on.
+const STEP: Duration = Duration::from_secs(60);
+
+/// A minimum that forgets.
+#[derive(Debug, Default)]
+pub(super) struct MemoryFloor {
+    /// Start and minimum of each step that has one, oldest first.
+    steps: VecDeque<(Instant, u64)>,
+}
+
+impl MemoryFloor {
+    /// Notes memory in use between two jobs.
+    pub(super) fn note(&mut self, now: Instant, used: u64) {
+        match self.steps.back_mut().filter(|(start, _)| now.duration_since(*start) < STEP) {
+            Some((_, least)) => *least = used.min(*least),
+            None => self.steps.push_back((now, used)),
+        }
+        self.forget(now);
+    }
+
+    /// The minimum; `None` when there was no moment between jobs.
+    pub(super) fn get(&mut self, now: Instant) -> Option<u64> {
+        self.forget(now);
+        self.steps.iter().map(|(_, least)| *least).min()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.steps.front().is_some_and(|(start, _)| now.duration_since(*start) >= WINDOW) {
+            self.steps.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(minutes: u64) -> Duration {
+        Duration::from_secs(60 * minutes)
+    }
+
+    #[test]
+    fn the_least_of_the_window_counts() {
+        let (mut floor, start) = (MemoryFloor::default(), Instant::now());
+        assert_eq!(floor.get(start), None);
+        for (minute, used) in [(0, 50), (1, 70), (2, 60)] {
+            floor.note(start + minutes(minute), used);
+        }
+        assert_eq!(floor.get(start + minutes(2)), Some(50));
+        assert_eq!(floor.get(start + minutes(10)), Some(60), "the 50 are ten minutes old");
+        assert_eq!(floor.get(start + minutes(12)), None);
+    }
+
+    #[test]
+    fn it_holds_one_figure_a_minute_however_often_it_is_told() {
+        let (mut floor, start) = (MemoryFloor::default(), Instant::now());
+        for tenth in 0..36_000 {
+            floor.note(start + Duration::from_millis(100) * tenth, 1000 + u64::from(tenth));
+        }
+        assert!(floor.steps.len() <= 10, "{}", floor.steps.len());
+        let now = start + minutes(60);
+        assert!(floor.get(now).unwrap() >= 1000 + 50 * 600, "{:?}", floor.get(now));
+    }
+}
