@@ -1,7 +1,7 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
-//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`server`] listens, [`dev`] keeps workers running, [`local`]
-//! knows them, [`cli`] is the program.
+//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`monitoring`] counts, [`server`] listens, [`dev`] keeps
+//! workers running, [`local`] knows them, [`cli`] is the program.
 
 pub mod api;
 pub mod cli;
@@ -9,6 +9,7 @@ pub mod console;
 pub mod dev;
 pub mod faults;
 pub mod local;
+pub mod monitoring;
 pub mod server;
 pub mod store;
 pub mod webhooks;

@@ -1,5 +1,6 @@
 //! The listening socket, what is printed when it opens, and how it closes.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::api::{self, App, Keys, Options};
 use crate::console::{self, Console};
 use crate::faults::{Connection, ResettableListener};
 use crate::local::Local;
-use crate::store::Store;
+use crate::monitoring::Monitoring;
+use crate::store::{Store, WebhookOutcomes};
 
 /// How long open requests may take to end once the server stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -63,6 +65,7 @@ pub struct Server {
     address: SocketAddr,
     config: ServerConfig,
     local: Local,
+    webhooks: WebhookOutcomes,
 }
 
 impl Server {
@@ -84,13 +87,26 @@ impl Server {
             _ => ServerError::Bind(config.bind, error),
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
-        Ok(Self { listener, address, config, local: Local::default() })
+        Ok(Self { listener, address, config, local: Local::default(), webhooks: WebhookOutcomes::default() })
     }
 
     /// Shows these workers in the console and in `/graphql`.
     #[must_use]
     pub fn with_local(self, local: Local) -> Self {
         Self { local, ..self }
+    }
+
+    /// Shows in `/metrics` how these deliveries end.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: WebhookOutcomes) -> Self {
+        Self { webhooks, ..self }
+    }
+
+    /// The endpoints that exist before their first job.
+    fn known_endpoints(&self) -> Vec<String> {
+        let configured = self.config.options.catalog.policies.keys().map(String::as_str);
+        let known: BTreeSet<_> = configured.chain(self.local.endpoint()).map(str::to_owned).collect();
+        known.into_iter().collect()
     }
 
     /// `http://host:port`, usable from this machine.
@@ -117,6 +133,8 @@ impl Server {
     ) -> Result<(), ServerError> {
         let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
+        let monitoring =
+            Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone());
         let app = App {
             store,
             hold: self.config.hold,
@@ -128,7 +146,7 @@ impl Server {
         let router = api::router(app, self.config.keys.clone())
             .merge(console::router(console, &self.config.keys))
             .merge(api::graphql::router(self.local, &self.config.keys));
-        let service = router.into_make_service_with_connect_info::<Connection>();
+        let service = monitoring.watch(router).into_make_service_with_connect_info::<Connection>();
         let serving = axum::serve(ResettableListener(self.listener), service)
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let mut serving = std::pin::pin!(serving.into_future());

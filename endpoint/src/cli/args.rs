@@ -21,6 +21,7 @@ use crate::dev::{GpuChoice, ScalerRule};
 Examples:
   runpod-endpoint dev -- ./target/debug/my-handler     run a handler behind a local endpoint
   runpod-endpoint submit '{\"prompt\": \"hi\"}' --sync     submit a job and print its result
+  runpod-endpoint top                                  queue, workers, jobs and GPUs, live
   runpod-endpoint serve                                the endpoint alone; start workers yourself"
 )]
 pub struct Cli {
@@ -40,14 +41,22 @@ pub enum Command {
     Submit(SubmitArgs),
     /// Print the state of a job
     Status(JobArgs),
-    /// Follow a job: a line for each change of state, then its output
-    Watch(JobArgs),
+    /// Follow a job: a line for each change of state and each progress update, then its output
+    Watch(WatchArgs),
     /// Print the items that a job streams, as they arrive
     Stream(JobArgs),
     /// Stop a job
     Cancel(JobArgs),
+    /// Queue a FAILED or TIMED_OUT job again
+    Retry(JobArgs),
+    /// List the jobs that have not ended
+    Requests(EndpointArgs),
+    /// Cancel every job that no worker has taken
+    Purge(EndpointArgs),
     /// Print job and worker counters
     Health(HealthArgs),
+    /// Show queue, workers, jobs and GPUs, live, in the terminal
+    Top(TopArgs),
 }
 
 /// The server's own settings.
@@ -207,15 +216,23 @@ pub struct DevArgs {
     pub handler: Vec<OsString>,
 }
 
-/// Where the client commands send their requests.
+/// Which endpoint the client commands talk to.
 #[derive(Debug, Args)]
-pub struct TargetArgs {
+pub struct ServerArgs {
     /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID
     #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL")]
     pub url: String,
     /// API key
     #[arg(long, env = "RUNPOD_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
     pub api_key: Option<Secret>,
+}
+
+/// Where the client commands send their requests, and how they print the answer.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// The endpoint.
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Print JSON, one document a line
     #[arg(long)]
     pub json: bool,
@@ -244,7 +261,7 @@ pub struct SubmitArgs {
     /// Wait for the result and print it
     #[arg(long, conflicts_with = "watch")]
     pub sync: bool,
-    /// Follow the job as `watch` does
+    /// Follow the job as `watch --stream` does
     #[arg(long)]
     pub watch: bool,
     /// Longest run time of the job, 5s to 7d
@@ -258,13 +275,13 @@ pub struct SubmitArgs {
     pub policy_low_priority: bool,
 }
 
-/// `status`, `watch`, `stream` and `cancel`
+/// `status`, `stream`, `cancel` and `retry`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status of watch and stream: 0 COMPLETED, 1 FAILED or TIMED_OUT, 3 CANCELLED.
+Exit status of stream: 0 COMPLETED, 1 FAILED or TIMED_OUT, 3 CANCELLED.
 
 Example:
-  runpod-endpoint watch 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1")]
+  runpod-endpoint status 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1")]
 pub struct JobArgs {
     /// Where to ask.
     #[command(flatten)]
@@ -274,12 +291,70 @@ pub struct JobArgs {
     pub job: String,
 }
 
+/// `watch`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 COMPLETED, 1 FAILED or TIMED_OUT, 3 CANCELLED.
+
+Examples:
+  runpod-endpoint watch 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1
+  runpod-endpoint watch --stream 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1")]
+pub struct WatchArgs {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Print the items that the job streams too. Each is read once: another reader of the stream does not get them
+    #[arg(long)]
+    pub stream: bool,
+}
+
+/// `requests` and `purge`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint requests --json
+  runpod-endpoint purge --url http://127.0.0.1:8000/v2/images")]
+pub struct EndpointArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
 /// `health`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint health
+  runpod-endpoint health --watch
+  runpod-endpoint health --watch --interval 10s --json")]
 pub struct HealthArgs {
     /// Where to ask.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Go on: a line with the time whenever a counter has changed
+    #[arg(long)]
+    pub watch: bool,
+    /// How often to ask with --watch
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = period, requires = "watch")]
+    pub interval: Duration,
+}
+
+/// `top`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Keys: q quit, arrows or j and k select a job, Enter its details, c cancel it, / filter by state or id.
+With NO_COLOR set there are no colours. Of an endpoint other than this program it shows what /health and /requests tell.
+
+Examples:
+  runpod-endpoint top
+  runpod-endpoint top --url https://api.runpod.ai/v2/ENDPOINT_ID --interval 5s")]
+pub struct TopArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How often to ask
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = period)]
+    pub interval: Duration,
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
@@ -293,6 +368,12 @@ fn hold(text: &str) -> Result<Duration, String> {
 
 fn lease(text: &str) -> Result<Duration, String> {
     seconds(text, 5..=3600, "give 5s to 1h, at least three heartbeat intervals")
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&time);
+    if fits { Ok(time) } else { Err("give 100ms to 1h".to_owned()) }
 }
 
 fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Duration, String> {

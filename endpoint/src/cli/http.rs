@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::args::TargetArgs;
+use super::args::ServerArgs;
 use crate::store::Status;
 
 /// Longer than any reply is held.
@@ -82,6 +82,18 @@ pub(crate) struct Chunk {
     pub(crate) output: Box<RawValue>,
 }
 
+/// A `/requests` reply.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Requests {
+    pub(crate) requests: Vec<Job>,
+}
+
+/// A `/purge-queue` reply.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Purged {
+    pub(crate) removed: u64,
+}
+
 /// One endpoint, seen from a client.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -90,9 +102,9 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(target: &TargetArgs) -> Result<Self, ClientError> {
+    pub(crate) fn new(server: &ServerArgs) -> Result<Self, ClientError> {
         let mut headers = HeaderMap::new();
-        if let Some(key) = target.api_key.as_ref().filter(|key| !key.expose().is_empty()) {
+        if let Some(key) = server.api_key.as_ref().filter(|key| !key.expose().is_empty()) {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
@@ -103,19 +115,29 @@ impl Endpoint {
             .connect_timeout(CONNECT_LIMIT)
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http, url: target.url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, url: server.url.trim_end_matches('/').to_owned() })
+    }
+
+    /// The base URL of the endpoint.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<String, ClientError> {
-        self.send(Method::GET, path, String::new()).await
+        self.get_at(&format!("{}/{path}", self.url)).await
+    }
+
+    /// Something beside the endpoint's own API, with the same key.
+    pub(crate) async fn get_at(&self, url: &str) -> Result<String, ClientError> {
+        self.send(Method::GET, url, String::new()).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: String) -> Result<String, ClientError> {
-        self.send(Method::POST, path, body).await
+        self.send(Method::POST, &format!("{}/{path}", self.url), body).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: String) -> Result<String, ClientError> {
-        let request = self.http.request(method, format!("{}/{path}", self.url));
+    async fn send(&self, method: Method, url: &str, body: String) -> Result<String, ClientError> {
+        let request = self.http.request(method, url);
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
         let reply = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = reply.status();

@@ -3,6 +3,7 @@
 mod args;
 mod config;
 mod dev;
+mod health;
 mod http;
 mod jobs;
 mod open;
@@ -10,6 +11,8 @@ mod output;
 mod request;
 mod serve;
 mod signals;
+mod top;
+mod watch;
 mod workers;
 
 use std::ffi::OsString;
@@ -86,10 +89,14 @@ async fn run(command: Command, output: &mut Output) -> Exit {
         }
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,
-        Command::Watch(args) => jobs::watch(args, output).await,
+        Command::Watch(args) => watch::watch(args, output).await,
         Command::Stream(args) => jobs::stream(args, output).await,
         Command::Cancel(args) => jobs::cancel(args, output).await,
-        Command::Health(args) => jobs::health(args, output).await,
+        Command::Retry(args) => jobs::retry(args, output).await,
+        Command::Requests(args) => jobs::requests(args, output).await,
+        Command::Purge(args) => jobs::purge(args, output).await,
+        Command::Health(args) => health::health(args, output).await,
+        Command::Top(args) => top::top(args, output).await,
     };
     outcome.unwrap_or_else(|error| output.fail(&error, error.exit()))
 }

@@ -115,8 +115,9 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         options: Arc::new(options),
     };
     let local = Local::of(extra.shown);
-    let server = Server::bind(server_config).await?.with_local(local.clone());
     let (queue, due) = WebhookQueue::channel();
+    let outcomes = queue.outcomes();
+    let server = Server::bind(server_config).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
     let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
     let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
     // The disk has room for more than memory.
@@ -126,7 +127,7 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         Some(path) => Arc::new(SqliteStore::open(path, setup)?),
         None => Arc::new(MemoryStore::new(setup)),
     };
-    let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?;
+    let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?.counting(outcomes);
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, local })
 }
 

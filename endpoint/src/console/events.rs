@@ -27,8 +27,8 @@ const JOB_WAIT: Duration = Duration::from_secs(10);
 const MAX_LIFE: Duration = Duration::from_secs(900);
 
 /// Longest lists of the overview.
-const MAX_ROWS: usize = 100;
-const MAX_WORKERS: usize = 100;
+pub(super) const MAX_ROWS: usize = 100;
+pub(super) const MAX_WORKERS: usize = 100;
 
 type Batch = Vec<Result<Event, Infallible>>;
 

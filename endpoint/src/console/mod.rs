@@ -4,6 +4,7 @@
 
 mod assets;
 mod events;
+mod overview;
 mod samples;
 mod wire;
 
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use samples::Samples;
 
 use crate::api::{ApiError, Keys, client_only};
-use crate::local::{Local, Manifest};
+use crate::local::{GpuFigures, Local, Manifest};
 use crate::store::Store;
 
 /// Event streams open at once; a page holds one.
@@ -35,6 +36,8 @@ pub struct Console {
     pub samples: Samples,
     /// The handler and the workers that run beside the server.
     pub local: Local,
+    /// What those workers say about their GPUs.
+    pub gpus: GpuFigures,
     /// Ends all event streams.
     pub shutdown: CancellationToken,
     viewers: Arc<Semaphore>,
@@ -45,7 +48,8 @@ impl Console {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
         let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
-        Self { store, samples: Samples::default(), local, shutdown, viewers }
+        let gpus = GpuFigures::new(local.clone());
+        Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
     }
 }
 
@@ -55,6 +59,8 @@ pub fn router(console: Console, keys: &Keys) -> Router {
         .route("/console/endpoints", get(endpoints))
         .route("/console/{endpoint}/manifest", get(manifest))
         .route("/console/{endpoint}/events", get(events::overview))
+        .route("/console/{endpoint}/overview", get(overview::overview))
+        .route("/console/{endpoint}/jobs/{id}", get(overview::job))
         .route("/console/{endpoint}/jobs/{id}/events", get(events::job));
     assets::routes().merge(client_only(data, keys)).with_state(console)
 }

@@ -97,7 +97,7 @@ impl<'a> Row<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Worker<'a> {
-    id: &'a str,
+    pub(super) id: &'a str,
     state: &'static str,
     jobs: usize,
     silent_seconds: u64,

@@ -58,7 +58,8 @@ struct Runtime {
 #[derive(Debug, Clone)]
 pub struct GpuFigures {
     local: Local,
-    client: reqwest::Client,
+    /// `None` where no HTTP client starts; then there are no figures.
+    client: Option<reqwest::Client>,
     latest: Arc<Mutex<Latest>>,
 }
 
@@ -72,8 +73,8 @@ impl GpuFigures {
     /// Of these workers.
     #[must_use]
     pub fn new(local: Local) -> Self {
-        // No proxy: the workers are on this machine. Without settings of its own a client cannot fail to start.
-        let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap_or_default();
+        // No proxy: the workers are on this machine.
+        let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().ok();
         Self { local, client, latest: Arc::default() }
     }
 
@@ -92,7 +93,7 @@ impl GpuFigures {
     }
 
     async fn ask(&self, port: u16) -> Option<Vec<Gpu>> {
-        let mut reply = self.client.get(format!("http://127.0.0.1:{port}/health")).send().await.ok()?;
+        let mut reply = self.client.as_ref()?.get(format!("http://127.0.0.1:{port}/health")).send().await.ok()?;
         let mut body = Vec::new();
         while let Some(part) = reply.chunk().await.ok()? {
             if body.len() + part.len() > MAX_BODY {

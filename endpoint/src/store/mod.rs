@@ -9,6 +9,7 @@ mod queue_store;
 mod setup;
 mod sqlite;
 mod state;
+mod totals;
 mod wakers;
 mod watchers;
 mod webhooks;
@@ -27,7 +28,8 @@ pub use queue_store::{MemoryStore, QueueStore};
 pub use setup::Setup;
 pub use sqlite::{OpenError, SqliteStore};
 pub use state::{Effect, Health, Load, Queue, Webhook};
-pub use webhooks::{WebhookDue, WebhookQueue};
+pub use totals::{BUCKETS, Distribution, Observation, Totals};
+pub use webhooks::{WebhookDue, WebhookOutcomes, WebhookQueue};
 pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
 
 /// Why the store refused a request.
@@ -118,6 +120,13 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until a worker asks to be replaced, at most `wait`; tells whether it did.
     async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
 
+    /// Whether changes can be kept at the moment.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    fn ready(&self) -> Result<(), StoreError>;
+    /// What an endpoint has counted.
+    async fn observe(&self, endpoint: &str) -> Observation;
     /// What [`Timestamp`]s count from.
     fn origin(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::backing::{Backing, Clock, Entry, InMemory, Mark, Restored};
 use super::wakers::Wakers;
 use super::{
-    Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Outcome, Payload, Queue,
-    Seen, Setup, Status, Store, StoreError, Timestamp, Webhook, WorkerEvent, WorkerView,
+    Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Observation, Outcome,
+    Payload, Queue, Seen, Setup, Status, Store, StoreError, Timestamp, Webhook, WorkerEvent, WorkerView,
 };
 
 /// Endpoint ids in use at once.
@@ -476,6 +476,14 @@ impl<B: Backing> Store for QueueStore<B> {
         let Ok(endpoint) = self.endpoint(endpoint) else { return false };
         let look = || endpoint.with(|queue, _| queue.is_recycled(worker)).0.then_some(());
         endpoint.wakers.supervisors.wait(worker, Instant::now() + wait, look).await.is_some()
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.backing.ready()
+    }
+
+    async fn observe(&self, endpoint: &str) -> Observation {
+        self.find(endpoint).map(|endpoint| endpoint.with(|queue, now| queue.observe(now)).0).unwrap_or_default()
     }
 
     async fn endpoints(&self) -> Vec<String> {

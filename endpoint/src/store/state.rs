@@ -16,6 +16,7 @@ use super::content::Content;
 use super::inspect::History;
 use super::job::{Assignment, Job, JobId, JobView, NewJob, Outcome, Payload, Place, Run, State, Status, Timestamp};
 use super::limits::Limits;
+use super::totals::{Observation, Totals};
 use super::worker::{Heartbeat, WorkerCounts, WorkerEvent, Workers};
 use journal::Journal;
 
@@ -83,6 +84,7 @@ pub struct Queue<P = Payload> {
     completed: u64,
     failed: u64,
     retried: u64,
+    totals: Totals,
 }
 
 impl<P: Content> Queue<P> {
@@ -105,6 +107,7 @@ impl<P: Content> Queue<P> {
             completed: 0,
             failed: 0,
             retried: 0,
+            totals: Totals::default(),
         }
     }
 
@@ -184,6 +187,7 @@ impl<P: Content> Queue<P> {
         self.settle(&new.id);
         self.journal.touched(&new.id);
         self.enqueue(place, &new.id);
+        self.totals.in_queue += 1;
         Ok(view)
     }
 
@@ -200,7 +204,12 @@ impl<P: Content> Queue<P> {
             let Some((_, id)) = self.waiting.pop_first() else { break };
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.attempt += 1;
-            job.delay = Some(now.saturating_sub(job.submitted));
+            let delay = now.saturating_sub(job.submitted);
+            job.delay = Some(delay);
+            self.totals.in_progress += 1;
+            if job.retries == 0 {
+                self.totals.delay.observe(delay);
+            }
             job.worker = Some(Arc::clone(&worker));
             job.state = State::Running(Run {
                 poller: Arc::clone(&worker),
@@ -455,6 +464,7 @@ impl<P: Content> Queue<P> {
         self.journal.chunks_gone(job);
         job.clear_stream();
         self.enqueue(place, &id);
+        self.totals.in_queue += 1;
         self.changed(&id);
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
@@ -492,6 +502,14 @@ impl<P: Content> Queue<P> {
             retried: self.retried,
             workers: self.workers.counts(now, &self.limits),
         }
+    }
+
+    /// Everything that is counted.
+    #[must_use]
+    pub fn observe(&self, now: Timestamp) -> Observation {
+        let first = self.waiting.values().next().and_then(|id| self.jobs.get(id));
+        let oldest_wait = first.map(|job| now.saturating_sub(job.submitted));
+        Observation { health: self.health(now), totals: self.totals, oldest_wait }
     }
 }
 

@@ -16,7 +16,7 @@ use super::body::WebhookBody;
 use super::client::{SendError, WebhookClient};
 use super::guard::Guard;
 use super::signature::Signer;
-use crate::store::{Store, Webhook, WebhookDue};
+use crate::store::{Store, Webhook, WebhookDue, WebhookOutcomes};
 
 /// Pauses before the second and the third attempt, as captured from the platform.
 const GAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
@@ -44,6 +44,7 @@ pub struct Webhooks {
     store: Arc<dyn Store>,
     client: WebhookClient,
     signer: Option<Signer>,
+    outcomes: WebhookOutcomes,
     in_flight: Arc<Semaphore>,
     gaps: [Duration; 2],
 }
@@ -62,7 +63,14 @@ impl Webhooks {
     /// When the TLS settings of this machine are unusable.
     pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
         let client = WebhookClient::new(guard)?;
-        Ok(Self { store, client, signer, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)), gaps: GAPS })
+        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        Ok(Self { store, client, signer, outcomes: WebhookOutcomes::default(), in_flight, gaps: GAPS })
+    }
+
+    /// Counts how deliveries end.
+    #[must_use]
+    pub fn counting(self, outcomes: WebhookOutcomes) -> Self {
+        Self { outcomes, ..self }
     }
 
     /// Other pauses before the second and the third attempt.
@@ -84,14 +92,19 @@ impl Webhooks {
             let Some(next) = next else { break };
             let webhook = match self.store.webhook(&next.endpoint, &next.job).await {
                 Ok(Some(webhook)) => webhook,
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.outcomes.count_dropped();
+                    continue;
+                }
                 Err(error) => {
+                    self.outcomes.count_dropped();
                     tracing::warn!(job = next.job, %error, "a webhook is dropped: its job cannot be read");
                     continue;
                 }
             };
             let host = host_of(&mut hosts, &webhook.url);
             if Arc::strong_count(&host) > MAX_PENDING_PER_HOST {
+                self.outcomes.count_dropped();
                 tracing::warn!(job = next.job, host = host.name, "too many webhooks wait for this receiver: dropped");
                 continue;
             }
@@ -106,8 +119,11 @@ impl Webhooks {
     async fn deliver(self, due: WebhookDue, host: Arc<Host>) {
         let gaps = self.gaps.into_iter().map(Some).chain([None]);
         for (attempt, gap) in gaps.enumerate() {
-            let Some(outcome) = self.attempt(&due, &host).await else { return };
-            let Err(error) = outcome else { return };
+            let error = match self.attempt(&due, &host).await {
+                None => return self.outcomes.count_dropped(),
+                Some(Ok(())) => return self.outcomes.count_delivered(),
+                Some(Err(error)) => error,
+            };
             let attempt = attempt + 1;
             match gap.filter(|_| !error.is_final()) {
                 Some(gap) => {
@@ -115,6 +131,7 @@ impl Webhooks {
                     sleep(gap).await;
                 }
                 None => {
+                    self.outcomes.count_failed();
                     tracing::warn!(job = due.job, host = host.name, attempt, %error, "webhook given up");
                     return;
                 }

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 
 use axum::Router;
 use axum::routing::get;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::support::{Api, SOON};
@@ -104,6 +104,89 @@ async fn stream_prints_items_line_by_line() {
     api.done("w1", &id, "{}").await;
     let streamed = run(&url, &["stream", &id]).await;
     assert_eq!((streamed.status.code(), text(&streamed.stdout)), (Some(0), "text\n{\"i\": 1}\n".to_owned()));
+}
+
+#[tokio::test]
+async fn watch_shows_progress_and_on_request_the_stream() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    let mut child = program().env("RUNPOD_ENDPOINT_URL", &url).args(["watch", "--stream", &id]).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut until = async |end: &str| {
+        timeout(SOON, async { while !lines.next_line().await.unwrap().unwrap().ends_with(end) {} }).await.unwrap();
+    };
+    until("IN_PROGRESS").await;
+    api.post(&format!("job-done/w1/{id}?isStream=false"), r#"{"status": "IN_PROGRESS", "output": "half"}"#).await;
+    until("progress     half").await;
+    api.post(&format!("job-stream/w1/{id}"), r#"{"output": {"n": 1.50}}"#).await;
+    until(r#"item         {"n": 1.50}"#).await;
+    api.done("w1", &id, r#"{"output": "all"}"#).await;
+    until("COMPLETED").await;
+    until("all").await;
+    assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn watch_as_json_is_one_document_a_line() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.post(&format!("job-stream/w1/{id}"), r#"{"output": 1.50}"#).await;
+    api.done("w1", &id, r#"{"output": 2}"#).await;
+    let watched = text(&run(&url, &["watch", "--json", "--stream", &id]).await.stdout);
+    let lines: Vec<serde_json::Value> = watched.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(watched.contains(r#""item":1.50"#), "{watched}");
+    assert_eq!((&lines[1]["status"], &lines[2]["output"]), (&serde_json::json!("COMPLETED"), &serde_json::json!(2)));
+}
+
+#[tokio::test]
+async fn health_is_watched_line_by_line_over_an_outage() {
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(vec![
+        "{\"jobs\":{\"inQueue\":2}}",
+        "",
+        "{\"jobs\":{\"inQueue\":1}}",
+    ]));
+    let answer = move || async move {
+        let mut answers = answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop().unwrap() } else { answers[0] };
+        let status = if answer.is_empty() { 503 } else { 200 };
+        (axum::http::StatusCode::from_u16(status).unwrap(), answer)
+    };
+    let url = serve(Router::new().route("/v2/ep/health", get(answer))).await;
+    let args = ["health", "--watch", "--interval", "100ms"];
+    let mut child = program().env("RUNPOD_ENDPOINT_URL", &url).args(args).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(next().await.ends_with("Z  jobs: inQueue 1"));
+    assert!(next().await.ends_with("Z  jobs: inQueue 2"));
+    child.kill().await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(text(&output.stderr).matches("trying again").count(), 1, "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn jobs_are_listed_purged_and_queued_again() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let failed = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.done("w1", &failed, r#"{"error": "no"}"#).await;
+    assert_eq!(text(&run(&url, &["retry", &failed]).await.stdout), "IN_QUEUE\n");
+    assert_eq!(text(&run(&url, &["requests"]).await.stdout), format!("{failed}  IN_QUEUE\n"));
+    assert_eq!(text(&run(&url, &["purge"]).await.stdout), "CANCELLED: 1\n");
+    let refused = run(&url, &["retry", &failed]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("only FAILED and TIMED_OUT"), "{}", text(&refused.stderr));
+}
+
+#[tokio::test]
+async fn top_wants_a_terminal() {
+    let output = run("http://127.0.0.1:1/v2/ep", &["top"]).await;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("health --watch"), "{}", text(&output.stderr));
 }
 
 #[tokio::test]

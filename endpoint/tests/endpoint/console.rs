@@ -212,3 +212,45 @@ async fn the_schema_belongs_to_the_endpoint_of_the_handler() {
     assert_eq!(get(&router, "/console/mine/manifest").await.0, StatusCode::OK);
     assert_eq!(get(&router, "/console/other/manifest").await.0, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn the_overview_is_there_as_one_document_with_the_gpus_of_local_workers() {
+    let api = Api::new();
+    // A worker's own `/health`, as far as it concerns GPUs.
+    let health =
+        json!({"runtime": {"uptimeInSeconds": 5, "gpus": [{"id": "GPU-1", "index": 0, "gpuUtilPercent": 97.5}]}});
+    let worker = Router::new().route("/health", axum::routing::get(|| async { axum::Json(health) }));
+    let url = crate::commands::serve(worker).await;
+    let port = url.split([':', '/']).find_map(|part| part.parse().ok());
+    let local = Local::of("ep");
+    let _listed = local.list("w1", std::process::id(), port);
+    let _deaf = local.list("w2", std::process::id(), Some(1));
+    let router = open(&api, local, &Keys::default());
+    let failed = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.done("w1", &failed, r#"{"error": "no"}"#).await;
+    let waiting = api.run(r#"{"input": 2}"#).await;
+
+    let document = async |query: &str| {
+        let (status, _, body) = get(&router, &format!("/console/ep/{query}")).await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_slice::<Value>(&axum::body::to_bytes(body, usize::MAX).await.unwrap()).unwrap()
+    };
+    let overview = document("overview").await;
+    let ids: Vec<_> = overview["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [&*waiting, &*failed]);
+    assert_eq!((&overview["counters"]["failed"], &overview["counters"]["inQueue"]), (&json!(1), &json!(1)));
+    assert!(overview["oldestWait"].is_u64());
+    let worker = &overview["workers"][0];
+    assert_eq!((&worker["id"], &worker["gpus"]), (&json!("w1"), &json!([{"id": "GPU-1", "gpuUtilPercent": 97.5}])));
+    assert!(worker["memoryPercent"].as_f64().unwrap() > 0.0);
+
+    assert_eq!(document("overview?status=FAILED").await["jobs"].as_array().unwrap().len(), 1);
+    let job = document(&format!("jobs/{failed}")).await;
+    assert_eq!((statuses(&job), &job["error"]), (vec!["IN_QUEUE", "IN_PROGRESS", "FAILED"], &json!("no")));
+    let keys = Keys { client: Some(Secret::from("k")).into(), worker: KeySet::default() };
+    let guarded = open(&api, Local::default(), &keys);
+    for path in ["/console/ep/overview", "/console/ep/jobs/x"] {
+        assert_eq!(get(&guarded, path).await.0, StatusCode::UNAUTHORIZED, "{path}");
+    }
+}

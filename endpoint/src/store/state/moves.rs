@@ -68,6 +68,7 @@ impl<P: Content> Queue<P> {
         self.journal.chunks_gone(job);
         job.clear_stream();
         self.retried += 1;
+        self.totals.retried += 1;
         self.requeue(id);
     }
 
@@ -97,9 +98,12 @@ impl<P: Content> Queue<P> {
         match std::mem::replace(&mut job.state, finished) {
             State::Queued(place) => {
                 self.waiting.remove(&place);
+                self.totals.ended(status, None);
             }
             State::Running(run) => {
-                job.execution = Some(now.saturating_sub(run.since));
+                let execution = now.saturating_sub(run.since);
+                job.execution = Some(execution);
+                self.totals.ended(status, Some(execution));
                 self.in_progress -= 1;
                 self.workers.release(&run.worker, id);
             }
@@ -133,6 +137,9 @@ impl<P: Content> Queue<P> {
         self.by_age.remove(&job.number);
         self.bytes -= job.counted_bytes;
         self.journal.gone(&job);
+        if !job.status().is_terminal() {
+            self.totals.expired += 1;
+        }
         match job.state {
             State::Queued(place) => {
                 self.waiting.remove(&place);

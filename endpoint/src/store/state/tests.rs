@@ -237,6 +237,12 @@ impl Observer {
         assert_eq!(queue.workers.held().collect::<HashSet<_>>(), running);
         assert_eq!(queue.workers.held().count(), queue.in_progress);
         assert_eq!(queue.bytes, bytes);
+        let totals = &queue.totals;
+        assert_eq!((totals.completed, totals.retried), (queue.completed, queue.retried));
+        assert_eq!(totals.failed + totals.timed_out, queue.failed);
+        let unfinished = (queue.waiting.len() + queue.in_progress) as u64;
+        let ended = totals.completed + totals.failed + totals.timed_out + totals.cancelled + totals.expired;
+        assert_eq!(totals.in_queue, unfinished + ended, "a job was counted twice or not at all");
     }
 }
 

@@ -1,0 +1,70 @@
+//! Where the figures come from: the console's documents, or `/health` of an endpoint that has no such thing.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+
+use super::super::http::{ClientError, Endpoint};
+use super::look::{Details, Health, Look, Requests};
+use super::model::status_named;
+
+/// One endpoint and what it can tell.
+#[derive(Debug)]
+pub(super) struct Source {
+    endpoint: Endpoint,
+    /// The address of the console's documents; `None` once it is clear that there are none.
+    console: Option<String>,
+}
+
+impl Source {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        let console = endpoint.url().rsplit_once("/v2/").map(|(root, id)| format!("{root}/console/{id}"));
+        Self { endpoint, console }
+    }
+
+    /// Everything for the overview.
+    pub(super) async fn look(&mut self, filter: &str) -> Result<Look, ClientError> {
+        if let Some(console) = &self.console {
+            let query = match status_named(filter) {
+                Some(status) => format!("status={}", status.name()),
+                None => form_urlencoded::Serializer::new(String::new()).append_pair("id", filter).finish(),
+            };
+            match self.endpoint.get_at(&format!("{console}/overview?{query}")).await.and_then(|reply| parse(&reply)) {
+                Err(error) if is_elsewhere(&error) => self.console = None,
+                answer => return answer,
+            }
+        }
+        let health: Health = parse(&self.endpoint.get("health").await?)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let counters = health.counters(u64::try_from(now.as_millis()).unwrap_or_default());
+        // Not every endpoint lists its unfinished jobs.
+        let jobs = self.endpoint.get("requests").await.and_then(|reply| parse::<Requests>(&reply));
+        let jobs = jobs.map(|requests| requests.requests).unwrap_or_default();
+        Ok(Look { counters, jobs, ..Look::default() })
+    }
+
+    pub(super) async fn details(&self, id: &str) -> Result<Details, ClientError> {
+        let reply = match &self.console {
+            Some(console) => self.endpoint.get_at(&format!("{console}/jobs/{id}")).await?,
+            None => self.endpoint.get(&format!("status/{id}")).await?,
+        };
+        parse(&reply)
+    }
+
+    pub(super) async fn cancel(&self, id: &str) -> Result<(), ClientError> {
+        self.endpoint.post(&format!("cancel/{id}"), String::new()).await.map(drop)
+    }
+}
+
+/// The answer of a server that has no console: not found, not allowed, or a page instead of the document.
+fn is_elsewhere(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { status, .. } => matches!(status, 400 | 404 | 405),
+        ClientError::Unauthorized | ClientError::Reply(_) => true,
+        _ => false,
+    }
+}
+
+fn parse<T: DeserializeOwned>(reply: &str) -> Result<T, ClientError> {
+    Ok(serde_json::from_str(reply)?)
+}

@@ -1,0 +1,213 @@
+//! What the store has counted, in the form of metrics.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::metrics::Requests;
+use crate::store::{Distribution, Health, Observation, Totals};
+
+/// One value of the label `endpoint`: one endpoint, or all those that share a label.
+#[derive(Debug)]
+pub(super) struct Series {
+    endpoint: String,
+    totals: Totals,
+    in_queue: usize,
+    in_progress: usize,
+    oldest_wait: Duration,
+    workers: [(&'static str, usize); 4],
+}
+
+impl Series {
+    pub(super) fn new(endpoint: String) -> Self {
+        Self {
+            endpoint,
+            totals: Totals::default(),
+            in_queue: 0,
+            in_progress: 0,
+            oldest_wait: Duration::ZERO,
+            workers: ["idle", "initializing", "running", "unhealthy"].map(|state| (state, 0)),
+        }
+    }
+
+    pub(super) fn add(&mut self, observation: &Observation) {
+        let Health { in_queue, in_progress, workers, .. } = observation.health;
+        self.totals += observation.totals;
+        self.in_queue += in_queue;
+        self.in_progress += in_progress;
+        self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
+        let counts = [workers.idle, workers.initializing, workers.running, workers.unhealthy];
+        self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
+    }
+
+    fn jobs(&self) -> [(&'static str, u64); 7] {
+        let totals = &self.totals;
+        [
+            ("in_queue", totals.in_queue),
+            ("in_progress", totals.in_progress),
+            ("completed", totals.completed),
+            ("failed", totals.failed),
+            ("timed_out", totals.timed_out),
+            ("cancelled", totals.cancelled),
+            ("expired", totals.expired),
+        ]
+    }
+}
+
+/// All of it at one moment.
+#[derive(Debug)]
+pub(super) struct Collected {
+    pub(super) series: Vec<Series>,
+    pub(super) webhooks: [(&'static str, u64); 3],
+    pub(super) requests: Requests,
+}
+
+impl Collector for Collected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.counters(
+            encoder,
+            "runpod_endpoint_jobs",
+            "Jobs that entered a state. in_progress counts every attempt; expired jobs outlived their ttl.",
+            "status",
+            Series::jobs,
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_jobs_retried",
+            "Jobs that were given to a second worker because the first one was lost.",
+            "",
+            |series| [("", series.totals.retried)],
+        )?;
+        self.gauges(encoder, "runpod_endpoint_queue_depth", "Jobs that wait for a worker.", "", |series| {
+            [("", count(series.in_queue))]
+        })?;
+        self.gauges(
+            encoder,
+            "runpod_endpoint_oldest_wait_seconds",
+            "How long the job at the head of the queue has waited; 0 when none waits.",
+            "",
+            |series| [("", series.oldest_wait.as_secs_f64())],
+        )?;
+        self.gauges(encoder, "runpod_endpoint_jobs_in_progress", "Jobs held by workers.", "", |series| {
+            [("", count(series.in_progress))]
+        })?;
+        self.gauges(encoder, "runpod_endpoint_workers", "Workers by state.", "state", |series| {
+            series.workers.map(|(state, workers)| (state, count(workers)))
+        })?;
+        self.histograms(
+            encoder,
+            "runpod_endpoint_job_delay_seconds",
+            "Time from submission to the start of the first attempt.",
+            |series| &series.totals.delay,
+        )?;
+        self.histograms(
+            encoder,
+            "runpod_endpoint_job_execution_seconds",
+            "Length of the last attempt of jobs that ended.",
+            |series| &series.totals.execution,
+        )?;
+        let mut webhooks = encoder.encode_descriptor(
+            "runpod_endpoint_webhooks",
+            "Webhooks by how their delivery ended.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (outcome, count) in self.webhooks {
+            webhooks.encode_family(&[("outcome", outcome)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let mut requests = encoder.encode_descriptor(
+            "runpod_endpoint_http_requests",
+            "HTTP requests by operation and class of status, counted when the answer begins.",
+            None,
+            MetricType::Counter,
+        )?;
+        for ((operation, status), count) in &self.requests {
+            let labels = [("operation", *operation), ("status", *status)];
+            requests.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collected {
+    fn counters<const N: usize>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Fn(&Series) -> [(&'static str, u64); N],
+    ) -> fmt::Result {
+        let mut family = describe(encoder, name, help, MetricType::Counter)?;
+        for series in &self.series {
+            for (value, count) in values(series) {
+                let labels = labels(series, label, value);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gauges<const N: usize>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Fn(&Series) -> [(&'static str, f64); N],
+    ) -> fmt::Result {
+        let mut family = describe(encoder, name, help, MetricType::Gauge)?;
+        for series in &self.series {
+            for (value, gauge) in values(series) {
+                family.encode_family(&labels(series, label, value))?.encode_gauge(&gauge)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        times: impl Fn(&Series) -> &Distribution,
+    ) -> fmt::Result {
+        let mut family = describe(encoder, name, help, MetricType::Histogram)?;
+        for series in &self.series {
+            let times = times(series);
+            let buckets: Vec<_> = times.buckets().collect();
+            let labels = labels(series, "", "");
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Begins a family of metrics. Its unit is part of its name.
+fn describe<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+    kind: MetricType,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    match name.strip_suffix("_seconds") {
+        Some(name) => encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind),
+        None => encoder.encode_descriptor(name, help, None, kind),
+    }
+}
+
+fn count(count: usize) -> f64 {
+    count as f64
+}
+
+/// The label `endpoint` and, unless its name is empty, a second one.
+fn labels<'a>(series: &'a Series, label: &'static str, value: &'a str) -> Vec<(&'static str, &'a str)> {
+    let second = (!label.is_empty()).then_some((label, value));
+    [("endpoint", &*series.endpoint)].into_iter().chain(second).collect()
+}

@@ -1,0 +1,74 @@
+//! Every metric of the endpoint.
+//!
+//! What concerns jobs and workers is read from the store at the moment of the scrape, under the same lock as `/health`, so
+//! that the two cannot disagree. Only what the store does not know is counted here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+use super::collector::{Collected, Series};
+use super::labels::EndpointLabels;
+use crate::store::{Observation, Store, WebhookOutcomes};
+
+/// Requests by operation and class of status; both come from closed sets.
+pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
+
+/// The counters and what they are made of.
+#[derive(Debug)]
+pub struct Metrics {
+    webhooks: WebhookOutcomes,
+    /// Shown with or without jobs, so that rates have a beginning.
+    endpoints: Vec<String>,
+    labels: Mutex<EndpointLabels>,
+    requests: Mutex<Requests>,
+}
+
+impl Metrics {
+    pub(super) fn new(endpoints: Vec<String>, webhooks: WebhookOutcomes) -> Self {
+        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default() }
+    }
+
+    pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {
+        *lock(&self.requests).entry((operation, status)).or_default() += 1;
+    }
+
+    /// The OpenMetrics text of everything.
+    ///
+    /// # Errors
+    /// Only what writing into a string can report: nothing in practice.
+    pub(super) async fn scrape(&self, store: &dyn Store) -> Result<String, fmt::Error> {
+        let mut endpoints = self.endpoints.clone();
+        endpoints.extend(store.endpoints().await.into_iter().filter(|id| !self.endpoints.contains(id)));
+        let mut observed = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let observation = store.observe(&endpoint).await;
+            observed.push((endpoint, observation));
+        }
+        let webhooks = self.webhooks.by_name();
+        let requests = lock(&self.requests).clone();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Collected { series: self.series(observed), webhooks, requests }));
+        let mut text = String::with_capacity(16 * 1024);
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    /// One entry for each label, in the order in which the labels were given.
+    fn series(&self, observed: Vec<(String, Observation)>) -> Vec<Series> {
+        let mut labels = lock(&self.labels);
+        let mut series = BTreeMap::<usize, Series>::new();
+        for (endpoint, observation) in observed {
+            let index = labels.index(&endpoint);
+            series.entry(index).or_insert_with(|| Series::new(labels.name(index))).add(&observation);
+        }
+        series.into_values().collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,65 @@
+//! `/metrics`, `/ready`, `/live` and `/ping` of the server itself: for Prometheus, load balancers and container platforms.
+//! No key is asked for: nothing in here tells about a single job.
+
+mod collector;
+mod labels;
+mod metrics;
+mod probes;
+mod requests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Store, WebhookOutcomes};
+pub use metrics::Metrics;
+
+/// Content type of `/metrics`.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is watched.
+#[derive(Clone)]
+pub struct Monitoring {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    drain: CancellationToken,
+}
+
+impl Monitoring {
+    /// Watches `store`. `endpoints` are shown from the start, others from their first job on. From `drain` on the server is
+    /// not ready.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        endpoints: Vec<String>,
+        webhooks: WebhookOutcomes,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { store, metrics: Arc::new(Metrics::new(endpoints, webhooks)), drain }
+    }
+
+    /// Adds the routes of this module and counts the requests to all of them.
+    pub fn watch(self, router: Router) -> Router {
+        let metrics = Arc::clone(&self.metrics);
+        let own = Router::new()
+            .route("/metrics", get(scrape))
+            .route("/ready", get(probes::ready))
+            .route("/live", get(probes::live))
+            .route("/ping", get(probes::ping))
+            .with_state(self);
+        router.merge(own).layer(from_fn_with_state(metrics, requests::count))
+    }
+}
+
+async fn scrape(State(monitoring): State<Monitoring>) -> Response {
+    match monitoring.metrics.scrape(&*monitoring.store).await {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

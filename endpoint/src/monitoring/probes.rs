@@ -1,0 +1,47 @@
+//! Answers for load balancers and container platforms, in the shape of the worker's own.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::Monitoring;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Probe {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Probe {
+    fn of(monitoring: &Monitoring) -> Self {
+        if monitoring.drain.is_cancelled() {
+            return Self { state: "draining", reason: Some("the endpoint is shutting down".to_owned()) };
+        }
+        match monitoring.store.ready() {
+            Ok(()) => Self { state: "ready", reason: None },
+            Err(error) => Self { state: "unavailable", reason: Some(error.to_string()) },
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        if self.reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    }
+}
+
+/// 200 when jobs are taken and kept, 503 with the reason otherwise.
+pub(super) async fn ready(State(monitoring): State<Monitoring>) -> (StatusCode, Json<Probe>) {
+    let probe = Probe::of(&monitoring);
+    (probe.status(), Json(probe))
+}
+
+/// 200 while requests are answered. A full disk is no reason to start the program again.
+pub(super) async fn live() -> Json<Probe> {
+    Json(Probe { state: "live", reason: None })
+}
+
+/// RunPod's health check of load-balancing endpoints.
+pub(super) async fn ping(State(monitoring): State<Monitoring>) -> StatusCode {
+    Probe::of(&monitoring).status()
+}

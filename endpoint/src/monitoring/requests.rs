@@ -1,0 +1,70 @@
+//! Counts HTTP requests. The path of a request is the client's; its operation is one of ours.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::Metrics;
+
+/// What requests to `/v2/{endpoint}/…` ask for.
+const OPERATIONS: [&str; 18] = [
+    "run",
+    "runsync",
+    "status",
+    "status-sync",
+    "stream",
+    "cancel",
+    "retry",
+    "purge-queue",
+    "requests",
+    "health",
+    "metrics",
+    "openai",
+    "job-take",
+    "job-take-batch",
+    "job-stop",
+    "job-done",
+    "job-stream",
+    "ping",
+];
+
+/// A request to no route at all.
+const UNKNOWN: &str = "unknown";
+
+/// Counts a request when its answer begins. One whose client hangs up before that is not counted.
+pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let operation = operation(request.extensions().get::<MatchedPath>());
+    let response = next.run(request).await;
+    metrics.count_request(operation, class(response.status()));
+    response
+}
+
+fn operation(route: Option<&MatchedPath>) -> &'static str {
+    let Some(route) = route else { return UNKNOWN };
+    let mut segments = route.as_str().split('/').skip(1);
+    match segments.next() {
+        Some("v2") => {
+            let operation = segments.nth(1).unwrap_or_default();
+            OPERATIONS.into_iter().find(|known| *known == operation).unwrap_or(UNKNOWN)
+        }
+        Some("" | "console") => "console",
+        Some("docs" | "openapi.json") => "docs",
+        Some("graphql") => "graphql",
+        Some("metrics") => "scrape",
+        Some("ready" | "live" | "ping") => "probe",
+        _ => UNKNOWN,
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}

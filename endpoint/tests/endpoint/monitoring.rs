@@ -1,0 +1,281 @@
+//! `/metrics`, `/ready`, `/live` and `/ping` of the server itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use runpod_endpoint::api::{App, Keys, Options, Secret, router};
+use runpod_endpoint::monitoring::Monitoring;
+use runpod_endpoint::store::{
+    Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
+};
+use runpod_endpoint::webhooks::{Guard, Webhooks};
+use rusqlite::Connection;
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::support::{Api, SOON};
+
+/// An API whose requests are counted, and the routes that tell.
+fn watched(api: &Api, endpoints: &[&str], webhooks: WebhookOutcomes) -> Api {
+    let endpoints = endpoints.iter().map(|&id| id.to_owned()).collect();
+    let monitoring = Monitoring::new(Arc::clone(&api.app.store), endpoints, webhooks, api.app.drain.clone());
+    Api { router: monitoring.watch(api.router.clone()), app: api.app.clone() }
+}
+
+fn monitored() -> Api {
+    watched(&Api::new(), &["ep"], WebhookOutcomes::default())
+}
+
+async fn get(router: &Router, path: &str) -> (StatusCode, HeaderMap, String) {
+    let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+    let (parts, body) = reply.into_parts();
+    let text = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
+    (parts.status, parts.headers, text)
+}
+
+async fn scrape(router: &Router) -> String {
+    let (status, headers, text) = get(router, "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    text
+}
+
+/// Asks again and again, and lets others have their turn in between.
+async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    let asking = async {
+        while !is_so().await {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, asking).await.unwrap();
+}
+
+/// Every series with its value.
+fn series(text: &str) -> BTreeMap<&str, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').map(|(name, value)| (name, value.parse().unwrap())).unwrap()).collect()
+}
+
+/// Jobs with every end there is: completed, failed, cancelled, timed out, expired, lost and retried. Two are left.
+async fn mixed_load(api: &Api) {
+    for input in 0..4 {
+        api.run(&json!({"input": input}).to_string()).await;
+    }
+    sleep(Duration::from_secs(2)).await;
+    let completed = api.take("w1").await;
+    sleep(Duration::from_secs(3)).await;
+    api.done("w1", &completed, r#"{"output": 1}"#).await;
+    let failed = api.take("w1").await;
+    api.done("w1", &failed, r#"{"error": "no"}"#).await;
+    let lost = api.take("w2").await;
+    api.app.store.worker_event("ep", "w2", WorkerEvent::Gone).await.unwrap();
+    assert_eq!(api.take("w1").await, lost);
+    let waiting = api.run(r#"{"input": 5}"#).await;
+    api.post(&format!("cancel/{waiting}"), "").await;
+    api.run(r#"{"input": 6, "policy": {"ttl": 10000, "lowPriority": true}}"#).await;
+    let slow = api.run(r#"{"input": 7, "policy": {"executionTimeout": 5000}}"#).await;
+    let rest = api.get("job-take-batch/w3?batch_size=2").await.json();
+    assert_eq!(rest[1]["id"], json!(slow));
+    sleep(Duration::from_secs(11)).await;
+    api.run(r#"{"input": 8}"#).await;
+    api.get("status/unknown").await;
+    sleep(Duration::from_secs(1)).await;
+}
+
+/// `/metrics` after that, of an endpoint that reports timeouts as such.
+pub(crate) async fn text_after_a_mixed_load() -> String {
+    let api = Api::build(
+        Keys::default(),
+        Options::default(),
+        MemoryStore::new(Limits { timeout_status: Status::TimedOut, ..Limits::default() }),
+    );
+    let api = watched(&api, &["ep", "unused"], WebhookOutcomes::default());
+    mixed_load(&api).await;
+    scrape(&api.router).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_text_after_a_mixed_load() {
+    insta::assert_snapshot!("metrics", text_after_a_mixed_load().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_counters_agree_with_health() {
+    let api = monitored();
+    mixed_load(&api).await;
+    let text = scrape(&api.router).await;
+    let metrics = series(&text);
+    let health = api.get("health").await.json();
+    let value = |name: &str| metrics[name] as u64;
+    let jobs = |status: &str| value(&format!(r#"runpod_endpoint_jobs_total{{endpoint="ep",status="{status}"}}"#));
+    assert_eq!(json!(jobs("completed")), health["jobs"]["completed"]);
+    assert_eq!(json!(jobs("failed") + jobs("timed_out")), health["jobs"]["failed"]);
+    for (metric, counter) in [
+        ("runpod_endpoint_jobs_retried_total", "retried"),
+        ("runpod_endpoint_queue_depth", "inQueue"),
+        ("runpod_endpoint_jobs_in_progress", "inProgress"),
+    ] {
+        assert_eq!(json!(value(&format!(r#"{metric}{{endpoint="ep"}}"#))), health["jobs"][counter], "{metric}");
+    }
+    for state in ["idle", "initializing", "running", "unhealthy"] {
+        let metric = value(&format!(r#"runpod_endpoint_workers{{endpoint="ep",state="{state}"}}"#));
+        assert_eq!(json!(metric), health["workers"][state], "{state}");
+    }
+    let started = value(r#"runpod_endpoint_job_delay_seconds_count{endpoint="ep"}"#);
+    assert_eq!(started + health["jobs"]["retried"].as_u64().unwrap(), jobs("in_progress"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_do_not_grow_with_jobs_or_odd_requests() {
+    let api = monitored();
+    mixed_load(&api).await;
+    for path in ["/x", "/v2/ep/status/x", "/v2/ep/health"] {
+        get(&api.router, path).await;
+    }
+    api.post("purge-queue", "").await;
+    scrape(&api.router).await;
+    let before = scrape(&api.router).await;
+    for round in 0..20 {
+        api.post("purge-queue", "").await;
+        mixed_load(&api).await;
+        for path in ["/x", "/v2/ep/x", "/v2/ep/status/x", "/v2/other-endpoint/health"] {
+            get(&api.router, &format!("{path}{round}")).await;
+        }
+    }
+    let after = scrape(&api.router).await;
+    assert_eq!(series(&before).into_keys().collect::<Vec<_>>(), series(&after).into_keys().collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_beyond_the_bound_share_a_label() {
+    let api = monitored();
+    scrape(&api.router).await;
+    for number in 0..100 {
+        let run = Request::post(format!("/v2/ep-{number}/run")).body(Body::from(r#"{"input": 1}"#)).unwrap();
+        assert_eq!(api.send(run).await.status, StatusCode::OK);
+    }
+    let text = scrape(&api.router).await;
+    let metrics = series(&text);
+    let depths = metrics.iter().filter(|(name, _)| name.starts_with("runpod_endpoint_queue_depth"));
+    let depths: Vec<_> = depths.map(|(_, depth)| *depth).collect();
+    assert_eq!((depths.len(), depths.iter().sum::<f64>()), (65, 100.0));
+    assert_eq!(metrics[r#"runpod_endpoint_queue_depth{endpoint="other"}"#], 37.0);
+}
+
+#[tokio::test]
+async fn a_scrape_under_load_is_whole_and_counters_only_grow() {
+    let api = monitored();
+    let load = |worker: &'static str| {
+        let api = api.clone();
+        async move {
+            for _ in 0..50 {
+                api.run(r#"{"input": 1}"#).await;
+                let id = api.take(worker).await;
+                api.done(worker, &id, r#"{"output": 1}"#).await;
+            }
+        }
+    };
+    let scrapes = async {
+        let completed = r#"runpod_endpoint_jobs_total{endpoint="ep",status="completed"}"#;
+        let mut last = 0.0;
+        while last < 150.0 {
+            let text = scrape(&api.router).await;
+            let now = series(&text)[completed];
+            assert!(now >= last, "{now} after {last}");
+            last = now;
+            tokio::task::yield_now().await;
+        }
+    };
+    let all = async { tokio::join!(load("w1"), load("w2"), load("w3"), scrapes) };
+    timeout(SOON, all).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_key_is_asked_for_and_none_is_shown() {
+    let keys = Keys { client: Some(Secret::from("s3cret")).into(), worker: Some(Secret::from("w0rker")).into() };
+    let api = watched(&Api::with(keys), &["ep"], WebhookOutcomes::default());
+    assert_eq!(api.get("health").await.status, StatusCode::UNAUTHORIZED);
+    for path in ["/ready", "/live", "/ping"] {
+        assert_eq!(get(&api.router, path).await.0, StatusCode::OK, "{path}");
+    }
+    let text = scrape(&api.router).await;
+    assert!(text.contains(r#"runpod_endpoint_http_requests_total{operation="health",status="4xx"} 1"#), "{text}");
+    assert!(text.contains(r#"runpod_endpoint_http_requests_total{operation="probe",status="2xx"} 3"#), "{text}");
+    assert!(!text.contains("s3cret") && !text.contains("w0rker"));
+}
+
+#[tokio::test]
+async fn webhooks_are_counted_by_how_they_end() {
+    let (queue, due) = WebhookQueue::channel();
+    let outcomes = queue.outcomes();
+    let setup = runpod_endpoint::store::Setup { webhooks: queue, ..Default::default() };
+    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(setup));
+    let api = watched(&api, &[], outcomes.clone());
+    let webhooks = Webhooks::new(Arc::clone(&api.app.store), Guard::new(&[]), None).unwrap();
+    let delivering = tokio::spawn(webhooks.counting(outcomes).run(due, CancellationToken::new()));
+    // An address that is not public is refused for good.
+    let id = api.run(r#"{"input": 1, "webhook": "http://127.0.0.1:1/hook"}"#).await;
+    api.take("w1").await;
+    api.done("w1", &id, r#"{"output": 1}"#).await;
+    let router = &api.router;
+    until(|| async move { scrape(router).await.contains(r#"{outcome="failed"} 1"#) }).await;
+    delivering.abort();
+}
+
+#[tokio::test]
+async fn readiness_follows_the_data_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.db");
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file, Limits::default()).unwrap());
+    let monitoring = Monitoring::new(store.clone(), Vec::new(), WebhookOutcomes::default(), CancellationToken::new());
+    let router = monitoring.watch(Router::new());
+    assert_eq!(get(&router, "/ready").await.2, r#"{"state":"ready"}"#);
+
+    let other = Connection::open(&file).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.worker_event("ep", "w1", WorkerEvent::Starting).await.unwrap();
+    let router = &router;
+    until(|| async move { get(router, "/ready").await.0 == StatusCode::SERVICE_UNAVAILABLE }).await;
+    let text = get(router, "/ready").await.2;
+    assert!(text.contains(r#""state":"unavailable""#) && text.contains("database is locked"), "{text}");
+    assert_eq!(get(router, "/ping").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(router, "/live").await.2, r#"{"state":"live"}"#);
+
+    other.execute_batch("ROLLBACK").unwrap();
+    until(|| async move { get(router, "/ready").await.0 == StatusCode::OK }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopping_is_not_ready() {
+    let api = monitored();
+    api.app.drain.cancel();
+    let (status, _, text) = get(&api.router, "/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(text, r#"{"state":"draining","reason":"the endpoint is shutting down"}"#);
+}
+
+#[tokio::test]
+async fn counters_start_at_zero_with_the_program_and_those_of_health_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let store = SqliteStore::open(&folder.path().join("jobs.db"), Limits::default()).unwrap();
+        let app = App { store: Arc::new(store), ..Api::new().app };
+        Api { router: router(app.clone(), Keys::default()), app }
+    };
+    let api = open();
+    let id = api.run(r#"{"input": 1}"#).await;
+    api.take("w1").await;
+    api.done("w1", &id, r#"{"output": 1}"#).await;
+    let before = api.app.store.observe("ep").await;
+    assert_eq!((before.health.completed, before.totals.completed), (1, 1));
+    drop(api);
+    let after = open().app.store.observe("ep").await;
+    assert_eq!((after.health.completed, after.totals.completed), (1, 0));
+}
