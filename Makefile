@@ -67,6 +67,14 @@ console: tools ## The endpoint's console in Debian's chromium
 schemathesis: tools ## Requests made from /openapi.json against a running endpoint
 	tests/schemathesis/run.sh
 
+.PHONY: image
+image: ## Build the images of the worker and the example for CPUs; Docker, or root with buildah and debootstrap
+	@docker/build.sh
+
+.PHONY: image-test
+image-test: image tools ## Run the example from its image against a local endpoint; needs root
+	@tests/image/run.sh
+
 .PHONY: soak
 soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
 	cargo test --locked --package runpod-endpoint --test conformance -- --ignored

@@ -133,6 +133,10 @@ keep() {
 keep torch/include torch/share torch/version.py
 if [[ $variant == cuda ]]; then
     keep 'torch/lib/*.so*' 'nvidia/*/lib/*.so*' 'nvidia/cu13/include'
+    # 260 MB that libtorch never loads: other front ends of the same libraries, profilers' parts, plug-ins for MPI and RDMA.
+    (cd "$work/new" && rm -f torch/lib/libshm.so nvidia/nvshmem/lib/nvshmem_{bootstrap,transport}_*.so* \
+        nvidia/cu13/lib/lib{cusolverMg,nvblas,cufftw,nvrtc.alt,nvrtc-builtins.alt,nvperf_host,nvperf_target,checkpoint}.so* \
+        nvidia/cu13/lib/lib{pcsamplingutil,nvtx3interop,cufile_rdma}.so*)
 else
     keep 'torch/lib/libc10.so' 'torch/lib/libtorch.so' 'torch/lib/libtorch_cpu.so' 'torch/lib/libgomp.so*' \
         'torch/lib/libtorch_global_deps.so' 'nvidia/cu13/lib/libcudart.so*' 'nvidia/cu13/lib/libcupti.so*'

@@ -10,7 +10,9 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <string>
 
 namespace {
 
@@ -29,6 +31,29 @@ int32_t guarded(Body body) noexcept {
     return kError;
   }
 }
+
+// The driver's own library, asked without creating a context. Closes it again.
+class Driver {
+ public:
+  Driver() : library_(dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)) {}
+  ~Driver() {
+    if (library_ != nullptr) {
+      dlclose(library_);
+    }
+  }
+  Driver(const Driver&) = delete;
+  Driver& operator=(const Driver&) = delete;
+
+  // Calls a function of the CUDA driver API, all of which return 0 for success; false without a driver or when it fails.
+  template <typename... Args>
+  bool call(const char* name, Args... args) const {
+    void* symbol = library_ == nullptr ? nullptr : dlsym(library_, name);
+    return symbol != nullptr && reinterpret_cast<int (*)(Args...)>(symbol)(args...) == 0;
+  }
+
+ private:
+  void* library_;
+};
 
 uint64_t bytes(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
 
@@ -75,17 +100,38 @@ int32_t runpod_cuda_runtime_version() noexcept {
 
 // Newest CUDA that the driver supports, in the same form; 0 without a driver.
 int32_t runpod_cuda_driver_version() noexcept {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) {
+  int version = 0;
+  // May be called before cuInit.
+  return Driver().call("cuDriverGetVersion", &version) ? version : 0;
+}
+
+// Compute capability of the first GPU that this process sees, as 10 * major + minor; 0 without one.
+int32_t runpod_cuda_capability() noexcept {
+  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+  constexpr int kMajor = 75, kMinor = 76;
+  const Driver driver;
+  int device = 0, major = 0, minor = 0;
+  const bool known = driver.call("cuInit", 0U) && driver.call("cuDeviceGet", &device, 0) &&
+                     driver.call("cuDeviceGetAttribute", &major, kMajor, device) &&
+                     driver.call("cuDeviceGetAttribute", &minor, kMinor, device);
+  return known ? 10 * major + minor : 0;
+}
+
+// How libtorch's CUDA half was compiled, in its own words: at most `size` bytes of them, without a final zero. Returns how
+// many; 0 without CUDA.
+size_t runpod_cuda_config(char* out, size_t size) noexcept {
+  try {
+    const auto& hooks = at::detail::getCUDAHooks();
+    if (!hooks.hasCUDART()) {
+      return 0;
+    }
+    const std::string config = hooks.showConfig();
+    const size_t length = std::min(size, config.size());
+    std::copy_n(config.data(), length, out);
+    return length;
+  } catch (...) {
     return 0;
   }
-  // From the CUDA driver API: CUresult cuDriverGetVersion(int*), 0 for success, may be called before cuInit.
-  using GetVersion = int (*)(int*);
-  const auto get_version = reinterpret_cast<GetVersion>(dlsym(driver, "cuDriverGetVersion"));
-  int version = 0;
-  const bool known = get_version != nullptr && get_version(&version) == 0;
-  dlclose(driver);
-  return known ? version : 0;
 }
 
 // Versions of libtorch: of the headers that this file was built with and of the library that is loaded. One byte each for

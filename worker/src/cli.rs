@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{AlertArgs, DirectArgs, RunArgs};
 
@@ -55,6 +55,8 @@ pub enum Command {
     Schema(HandlerArgs),
     /// Write a handler crate to begin with: code, tests, a job to try, a Dockerfile
     New(NewArgs),
+    /// Ask the worker that runs in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
+    Probe(ProbeArgs),
     /// Results that the queue refused for good: look at them, send them again, throw them away
     ///
     /// Reads the same variables as `run`, and needs no handler. The worker may be running meanwhile.
@@ -96,6 +98,26 @@ pub struct NewArgs {
     /// A model on libtorch instead of plain Rust
     #[arg(long)]
     pub torch: bool,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// What to ask.
+    #[arg(value_enum, default_value_t = ProbeKind::Live)]
+    pub kind: ProbeKind,
+    /// As for `run` [env: RUNPOD_WORKER_HTTP_BIND] [default: 127.0.0.1:8001]
+    #[arg(long, value_name = "ADDRESS")]
+    pub http_bind: Option<String>,
+}
+
+/// What a probe asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeKind {
+    /// Whether its dispatcher moves; if not, it must be started again
+    Live,
+    /// Whether it can take or is running jobs
+    Ready,
 }
 
 /// Arguments of `dead-letters`.

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Device, Kind, Tensor};
 
+use super::libraries;
 use crate::text::split_stack;
 
 /// The answer.
@@ -47,9 +48,7 @@ pub(super) fn gpu_expected() -> bool {
 
 /// Where the libtorch lies that this process runs.
 fn libtorch_folder() -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let libtorch = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
-    libtorch.into_iter().find(|path| path.ends_with("libtorch_cpu.so"))?.parent().map(Path::to_owned)
+    libraries::mapped().iter().find(|path| path.ends_with("libtorch_cpu.so"))?.parent().map(Path::to_owned)
 }
 
 #[expect(unsafe_code, reason = "loading a library runs its initialisers")]

@@ -6,7 +6,7 @@ use runpod_handler_protocol::{CheckOrder, CheckReport};
 use tch::{Device, Kind, Tensor};
 
 use super::cuda::{Cuda, gpu_expected, probe};
-use super::memory;
+use super::{architecture, libraries, memory};
 use crate::text::split_stack;
 
 /// Side of the matrices of the benchmark, as in RunPod's SDK.
@@ -18,10 +18,13 @@ const MEMORY_TEST: i64 = 64 * 1024 * 1024;
 pub(crate) fn device_checks(order: &CheckOrder) -> Vec<CheckReport> {
     let mut reports = vec![torch_version()];
     if order.device == "cpu" {
+        reports.push(libraries::check(&libraries::mapped()));
         reports.push(CheckReport::skipped("cuda", "--device cpu was asked for"));
         return reports;
     }
     let cuda = probe();
+    // Only now, so that the CUDA half is in the list too.
+    reports.push(libraries::check(&libraries::mapped()));
     let required = order.device == "cuda" || gpu_expected();
     match cuda {
         Cuda::Usable => {}
@@ -38,6 +41,9 @@ pub(crate) fn device_checks(order: &CheckOrder) -> Vec<CheckReport> {
     }
     if order.system {
         reports.push(cuda_version(memory::driver_version(), memory::runtime_version(), order.min_cuda));
+        if *cuda != Cuda::Absent {
+            reports.push(architecture::check(memory::capability(), &memory::cuda_config()));
+        }
         reports.push(cuda_init(cuda));
     } else {
         reports.push(CheckReport::skipped("cuda", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS is set"));
@@ -108,6 +114,12 @@ fn cuda_init(cuda: &Cuda) -> CheckReport {
             NAME,
             "this libtorch has no CUDA half (libtorch_cuda.so)",
             "use an image with the CUDA libraries, or choose --device auto or cpu",
+        ),
+        Cuda::Broken(reason) if reason.contains("cannot open shared object file") => CheckReport::failed(
+            NAME,
+            reason,
+            "the image lacks a CUDA library: build it on worker-base-cuda, or install libtorch with \
+             docker/install-libtorch.sh --variant cuda",
         ),
         Cuda::Broken(reason) if reason.contains("no kernel image") => CheckReport::failed(
             NAME,
@@ -217,6 +229,14 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_library_is_a_matter_of_the_image() {
+        let reason = "libtorch_cuda.so cannot be loaded: libcudnn.so.9: cannot open shared object file: No such file";
+        let report = cuda_init(&Cuda::Broken(reason.to_owned()));
+        assert!(report.is_failure() && report.fix.contains("worker-base-cuda"), "{report:?}");
+        assert!(report.detail.contains("libcudnn.so.9"), "{report:?}");
+    }
+
+    #[test]
     fn work_that_takes_too_long_or_fails_is_a_failure() {
         let slow = within("x", 0, "LIMIT", || Ok::<_, String>(String::new()));
         assert!(slow.is_failure() && slow.fix.contains("LIMIT"), "{slow:?}");
@@ -231,9 +251,11 @@ mod tests {
             log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
             return;
         }
-        let (ok, skipped) = (("libtorch", CheckStatus::Ok), ("cuda", CheckStatus::Skipped));
+        let (ok, skipped) = (CheckStatus::Ok, CheckStatus::Skipped);
         for device in ["cpu", "auto"] {
-            assert_eq!(statuses(&device_checks(&order(device))), [ok, skipped]);
+            let reports = device_checks(&order(device));
+            assert_eq!(statuses(&reports), [("libtorch", ok), ("libraries", ok), ("cuda", skipped)]);
+            assert!(reports[1].detail.contains("libtorch_cpu.so"), "{reports:?}");
         }
         let reports = device_checks(&order("cuda"));
         assert!(reports.iter().any(CheckReport::is_failure), "{reports:?}");

@@ -7,6 +7,8 @@ use std::fmt;
 
 use tch::Device;
 
+use super::architecture::Capability;
+
 /// Device memory of this process and of the whole device, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
@@ -75,6 +77,17 @@ pub(super) fn runtime_version() -> Option<(u32, u32)> {
     cuda_version(ffi::runtime_version())
 }
 
+/// What libtorch says about how its CUDA half was compiled; empty without one.
+pub(super) fn cuda_config() -> String {
+    ffi::cuda_config()
+}
+
+/// The compute capability of the first GPU that this process sees, by the driver's word.
+pub(super) fn capability() -> Option<Capability> {
+    let number = u32::try_from(ffi::capability()).ok().filter(|number| *number > 0)?;
+    Some(Capability { major: number / 10, minor: number % 10 })
+}
+
 /// libtorch as it was when this program was built, and as it is loaded: major, minor, patch.
 pub(super) fn torch_versions() -> ([u8; 3], [u8; 3]) {
     let split = |version: u64| {
@@ -113,6 +126,8 @@ mod ffi {
         safe fn runpod_memory_reset_peak(device: i8) -> i32;
         safe fn runpod_cuda_runtime_version() -> i32;
         safe fn runpod_cuda_driver_version() -> i32;
+        safe fn runpod_cuda_capability() -> i32;
+        fn runpod_cuda_config(out: *mut u8, size: usize) -> usize;
         safe fn runpod_torch_built_version() -> u64;
         safe fn runpod_torch_loaded_version() -> u64;
     }
@@ -141,6 +156,19 @@ mod ffi {
 
     pub(super) fn driver_version() -> i32 {
         runpod_cuda_driver_version()
+    }
+
+    pub(super) fn capability() -> i32 {
+        runpod_cuda_capability()
+    }
+
+    pub(super) fn cuda_config() -> String {
+        // A page is four times what libtorch 2.11 says.
+        let mut text = vec![0; 4096];
+        // SAFETY: the shim writes at most as many bytes as it is told, during the call, and answers how many.
+        let written = unsafe { runpod_cuda_config(text.as_mut_ptr(), text.len()) };
+        text.truncate(written);
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     pub(super) fn torch_versions() -> (u64, u64) {
@@ -204,6 +232,15 @@ mod tests {
         let (built, loaded) = torch_versions();
         assert_eq!(built, loaded);
         assert_eq!(built[..2], [2, 11]);
+    }
+
+    #[test]
+    fn a_libtorch_for_cpus_was_compiled_for_no_gpu() {
+        if *probe() != Cuda::Absent {
+            eprintln!("SKIPPED: this libtorch has a CUDA half");
+            return;
+        }
+        assert_eq!(cuda_config(), "");
     }
 
     #[test]

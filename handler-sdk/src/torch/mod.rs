@@ -9,9 +9,11 @@
 //!
 //! Prefer the `f_*` functions of `tch`: the others panic on an error, and a panic costs a reload.
 
+mod architecture;
 mod cuda;
 mod device;
 mod fitness;
+mod libraries;
 pub mod memory;
 mod weights;
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{complain, configure, print, start_log};
 use crate::checks;
 use crate::config::{Config, RunArgs};
-use crate::core::{Epoch, Event, ProcessEvent, ProcessId};
+use crate::core::{Epoch, Event, ProcessEvent, ProcessId, linker};
 use crate::process::{HandlerCommand, Processes};
 
 /// Name of the line about the handler process itself.
@@ -90,11 +90,8 @@ async fn converse(
         match event {
             ProcessEvent::SpawnFailed { reason, .. } => return Err(CheckReport::failed(HANDLER, reason, "")),
             ProcessEvent::Gone(exit) => {
-                return Err(CheckReport::failed(
-                    HANDLER,
-                    format!("it ended with {}", exit.status),
-                    "see its log above",
-                ));
+                let fix = linker::advice(&exit).unwrap_or_else(|| "see its log above".to_owned());
+                return Err(CheckReport::failed(HANDLER, format!("it ended with {}", exit.status), fix));
             }
             ProcessEvent::BadFrame { reason } => return Err(CheckReport::failed(HANDLER, reason, REBUILD)),
             ProcessEvent::Message { message: ToSupervisor::Hello { protocol, .. }, .. } => {

@@ -4,6 +4,7 @@ mod alerts;
 mod check;
 mod dead_letters;
 mod new;
+mod probe;
 mod run;
 mod schema;
 mod serve;
@@ -34,6 +35,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Check(args) => check::check_command(&args).await,
             Command::Schema(args) => schema::schema_command(args).await,
             Command::New(args) => new::new_command(&args),
+            Command::Probe(args) => probe::probe_command(&args).await,
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
             Command::Alerts(args) => alerts::alerts_command(&args).await,
         }

@@ -35,14 +35,7 @@ impl Config {
         let policy = upkeep::policy(&mut settings, &args.upkeep, policy);
         let mut checks = upkeep::checks(&mut settings, &args.upkeep);
         handler.devices = handler::devices(&mut settings, policy.processes);
-        let http_bind = settings.read(
-            "http-bind",
-            args.http_bind.as_deref(),
-            &[],
-            Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))),
-            parse::bind,
-            |bind| bind.map_or_else(|| "none".to_owned(), |address| address.to_string()),
-        );
+        let http_bind = http_bind(&mut settings, args.http_bind.as_deref());
         let outbox = OutboxLimits {
             max_bytes: settings.number(
                 "outbox-limit-bytes",
@@ -105,6 +98,13 @@ impl Config {
             description,
         })
     }
+}
+
+pub(super) fn http_bind<E: Environment>(settings: &mut Settings<'_, E>, flag: Option<&str>) -> Option<SocketAddr> {
+    let default = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)));
+    settings.read("http-bind", flag, &[], default, parse::bind, |bind| {
+        bind.map_or_else(|| "none".to_owned(), |address| address.to_string())
+    })
 }
 
 pub(super) fn identity<E: Environment>(settings: &mut Settings<'_, E>) -> Identity {

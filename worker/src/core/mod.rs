@@ -12,6 +12,7 @@ mod fitness;
 pub mod ids;
 mod job;
 mod leftover;
+pub(crate) mod linker;
 pub mod policy;
 mod process;
 mod recent;

@@ -12,6 +12,7 @@ use super::effect::{Effect, Report};
 use super::event::{DrainCause, Exit, ExitReason};
 use super::ids::{JobId, ProcessId, Time};
 use super::job::JobState;
+use super::linker;
 use super::process::{KillCause, Phase};
 use super::usage::Use;
 use super::worker::Worker;
@@ -253,7 +254,9 @@ fn death(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
     ErrorReport { kind, message, traceback: exit.last_lines.join("\n") }
 }
 
-/// The last words of a process, for a message of one line.
+/// The last words of a process, and what to do about those of the linker, for a message of one line.
 fn quote(exit: &Exit) -> String {
-    exit.last_lines.last().map(|line| format!("; its last words: {line}")).unwrap_or_default()
+    let words = exit.last_lines.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    let advice = linker::advice(exit).map(|advice| format!("; {advice}")).unwrap_or_default();
+    words + &advice
 }

@@ -15,7 +15,7 @@ fn queue(max_waiting: usize) -> DirectQueue {
 }
 
 fn job(id: &str) -> TakenJob {
-    TakenJob { id: id.into(), body: Ok(Bytes::new()), timeout: None, traceparent: None }
+    TakenJob::new(id.into(), Ok(Bytes::new()))
 }
 
 async fn taken(queue: &DirectQueue, want: usize) -> Vec<JobId> {

@@ -8,6 +8,7 @@ use crate::core::{
     DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
     Time, Versions, WorkerState,
 };
+use crate::heartbeat::Pulse;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
 use crate::telemetry::gpu::Gpus;

@@ -92,13 +92,7 @@ fn come_up(metrics: &Metrics) {
 }
 
 fn jobs(count: usize) -> PollAnswer {
-    let job = |id| TakenJob {
-        id: JobId::from(format!("job-{id}")),
-        body: Ok("{}".into()),
-        timeout: None,
-        traceparent: None,
-        tenant: None,
-    };
+    let job = |id| TakenJob::new(JobId::from(format!("job-{id}")), Ok("{}".into()));
     PollAnswer::Jobs((0..count).map(job).collect())
 }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::core::JobCost;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -54,6 +55,9 @@ impl Fixture {
             status,
             error,
             run_time: Duration::ZERO,
+            tenant: None,
+            stop_time: None,
+            cost: JobCost { gpu_time: Duration::ZERO, dollars: None },
             device: Some("cuda:0".into()),
             records: Default::default(),
         });

@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Builds the images of docker/Dockerfile, prints what each layer weighs, and fails when an image is over its budget.
+#
+#   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: worker-base-cpu example
+#
+# Uses Docker where an engine runs, else buildah as root. Images are called localhost/runpod-worker/TARGET.
+#
+# From the environment, all optional:
+#   BASE_IMAGE, RUST_IMAGE    other base images than Debian's and Rust's, for example a mirror's, pinned by digest
+#   CA_BUNDLE                 certificates to trust while building; SSL_CERT_FILE is used when it is not set
+#   APT_MIRROR, PIP_INDEX_URL, CARGO_MIRROR, HTTP_PROXY …     see docker/behind-proxy.sh
+# Where no registry can be reached, docker/local-base.sh makes the base images.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Megabytes of a whole image, and of the layers that a change of code ships.
+declare -A budget=([worker-base-cpu]=1200 [example]=1300 [worker-base-cuda]=5500 [example-cuda]=5600)
+code_budget=30
+
+say() { printf 'image: %s\n' "$*"; }
+fail() {
+    printf 'image: error: %s\n' "$*" >&2
+    exit 1
+}
+
+if docker info >/dev/null 2>&1; then
+    engine=docker
+elif command -v buildah >/dev/null; then
+    [[ $(id -u) == 0 ]] || fail 'buildah is used as root here: run this as root, or start a Docker engine'
+    engine=buildah
+else
+    fail 'neither a Docker engine nor buildah is there: apt-get install -y buildah debootstrap'
+fi
+
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/runpod-worker-image.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# build ARGS… CONTEXT
+build() {
+    case $engine in
+    docker) DOCKER_BUILDKIT=1 docker build --quiet "$@" >/dev/null ;;
+    # The format that keeps HEALTHCHECK.
+    buildah) buildah bud --isolation chroot --network host --format docker --layers "$@" ;;
+    esac
+}
+exists() {
+    case $engine in
+    docker) docker image inspect "$1" >/dev/null 2>&1 ;;
+    buildah) buildah inspect --type image "$1" >/dev/null 2>&1 ;;
+    esac
+}
+save() {
+    case $engine in
+    docker) docker save "$1" ;;
+    buildah) buildah push --quiet "$1" docker-archive:/dev/stdout ;;
+    esac
+}
+
+# base_image NAME DEFAULT: the image to use, made here where the default cannot be pulled.
+base_image() {
+    local name=$1 image=$2 local_image=localhost/runpod-worker/$1
+    if exists "$image" || timeout 120 "$engine" pull "$image" >"$work/pull.log" 2>&1; then
+        echo "$image" && return
+    fi
+    if ! exists "$local_image"; then
+        say "$image cannot be pulled ($(tail -1 "$work/pull.log")); making a stand-in" >&2
+        mkdir "$work/$name"
+        docker/local-base.sh "$name" "$work/$name"
+        build --tag "$local_image" "$work/$name" >&2
+        rm -rf "${work:?}/$name"
+    fi
+    echo "$local_image"
+}
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+torch_version=$(sed -n 's/^torch_version=//p' docker/install-libtorch.sh)
+cuda_version=$(sed -n 's/^nvidia-cuda-runtime==\([0-9.]*\).*/\1/p' docker/install-libtorch.sh)
+default_of() { sed -n "s/^ARG $1=//p" docker/Dockerfile; }
+
+base=${BASE_IMAGE:-$(base_image base "$(default_of BASE_IMAGE)")}
+rust=${RUST_IMAGE:-$(base_image rust "$(default_of RUST_IMAGE)")}
+common=(--file docker/Dockerfile --build-arg "BASE_IMAGE=$base" --build-arg "RUST_IMAGE=$rust"
+    --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision"
+    --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' --label "org.opencontainers.image.base.name=$base"
+    --label "runpod-worker.libtorch=$torch_version")
+for name in APT_MIRROR PIP_INDEX_URL CARGO_MIRROR; do
+    [[ -z ${!name:-} ]] || common+=(--build-arg "$name=${!name}")
+done
+bundle=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
+[[ -z $bundle ]] || common+=(--secret "id=ca_bundle,src=$bundle")
+
+# What the handler inside takes and gives, as a label: tells whether two images can stand in for each other.
+label_schema() {
+    local image=$1 container hash
+    case $engine in
+    docker) docker run --rm "$image" runpod-worker schema -- /app/handler >"$work/schema.json" ;;
+    buildah)
+        container=$(buildah from "$image")
+        buildah run --isolation chroot "$container" -- runpod-worker schema -- /app/handler >"$work/schema.json"
+        buildah rm "$container" >/dev/null
+        ;;
+    esac
+    hash=$(sha256sum "$work/schema.json" | cut -d' ' -f1)
+    mkdir -p "$work/label"
+    printf 'FROM %s\nLABEL runpod-worker.handler-schema="sha256:%s"\n' "$image" "$hash" >"$work/label/Dockerfile"
+    build --tag "$image" "$work/label"
+}
+
+(($#)) || set -- worker-base-cpu example
+status=0
+for target in "$@"; do
+    image=localhost/runpod-worker/$target
+    options=("${common[@]}" --target "$target" --tag "$image")
+    case $target in
+    worker-base-cpu | worker-base-cuda | builder) ;;
+    example | example-cuda) options+=(--label 'org.opencontainers.image.title=text-embeddings') ;;
+    *) fail "unknown target '$target': use worker-base-cpu, worker-base-cuda, builder, example or example-cuda" ;;
+    esac
+    [[ $target != *cuda ]] || options+=(--label "runpod-worker.cuda=$cuda_version")
+    say "building $image with $engine"
+    build "${options[@]}" .
+    [[ $target != example* ]] || label_schema "$image"
+    limits=(--code-budget "$code_budget")
+    [[ -z ${budget[$target]:-} ]] || limits+=(--budget "${budget[$target]}")
+    save "$image" | docker/layers.py "$image" "${limits[@]}" || status=1
+done
+((status == 0)) || fail 'an image is over its budget: see above'

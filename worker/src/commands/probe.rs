@@ -1,0 +1,78 @@
+//! `runpod-worker probe`: asks the worker that runs in the same container how it is, so that an image needs no HTTP client for
+//! its health check.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+
+use super::{complain, print};
+use crate::cli::{ProbeArgs, ProbeKind};
+use crate::config::{EXIT_CONFIG, ProcessEnvironment, probe_address};
+
+/// The worker answers from memory; more time would not help.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// The probe failed.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    /// Nobody answers, or too late.
+    #[error("no worker answers at {address}: {source}")]
+    Unreachable { address: SocketAddr, source: reqwest::Error },
+    /// It answers that it is not well.
+    #[error("the worker answers {status}: {body}")]
+    Refused { status: StatusCode, body: String },
+}
+
+/// Exit status 0 when the worker answers well, else 1; 64 for a wrong configuration.
+pub(super) async fn probe_command(args: &ProbeArgs) -> ExitCode {
+    let address = match probe_address(args.http_bind.as_deref(), &ProcessEnvironment) {
+        Ok(address) => address,
+        Err(errors) => return complain(EXIT_CONFIG, &errors.to_string()),
+    };
+    match probe(address, args.kind).await {
+        Ok(body) => print(&body),
+        Err(error) => complain(1, &error.to_string()),
+    }
+}
+
+async fn probe(address: SocketAddr, kind: ProbeKind) -> Result<String, ProbeError> {
+    let path = match kind {
+        ProbeKind::Live => "live",
+        ProbeKind::Ready => "ready",
+    };
+    let unreachable = |source| ProbeError::Unreachable { address, source };
+    // No proxy stands between a container and itself.
+    let client = Client::builder().no_proxy().timeout(LIMIT).build().map_err(unreachable)?;
+    let reply = client.get(format!("http://{address}/{path}")).send().await.map_err(unreachable)?;
+    let status = reply.status();
+    let body = reply.text().await.map_err(unreachable)?;
+    if status.is_success() { Ok(body) } else { Err(ProbeError::Refused { status, body }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_answer_decides() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let nobody = probe(SocketAddr::from(([127, 0, 0, 1], 1)), ProbeKind::Live).await.unwrap_err();
+        assert!(nobody.to_string().contains("no worker answers at 127.0.0.1:1"), "{nobody}");
+
+        let routes = Router::new()
+            .route("/live", get(|| async { "fine" }))
+            .route("/ready", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "still loading") }));
+        let server = tokio::spawn(axum::serve(listener, routes).into_future());
+        assert_eq!(probe(address, ProbeKind::Live).await.unwrap(), "fine");
+        let refused = probe(address, ProbeKind::Ready).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the worker answers 503 Service Unavailable: still loading");
+        server.abort();
+    }
+}
