@@ -127,8 +127,10 @@ async fn counters_agree_with_what_the_clients_saw() {
     assert_eq!(sample(&metrics, "runpod_worker_batch_size_count"), polls["jobs"]);
     assert_eq!(sample(&metrics, "runpod_worker_batch_size_sum"), seen.jobs);
 
-    // The timeout and the cancel; the segfault.
-    assert_eq!(sample(&metrics, "runpod_worker_time_to_free_seconds_count"), 2.0);
+    // The cancel, and the timeout unless the handler saw its deadline before the worker did.
+    let freed = sample(&metrics, "runpod_worker_time_to_free_seconds_count");
+    assert!([1.0, 2.0].contains(&freed), "{freed}");
+    // The segfault.
     let restarts = without_zeros(by_label(&metrics, "runpod_worker_handler_restarts_total", "cause"));
     assert_eq!(restarts, [("signal".to_owned(), 1.0)].into());
     assert_eq!(sample(&metrics, "runpod_worker_cold_starts_total"), 2.0);

@@ -1,7 +1,7 @@
 //! Secret values that must not appear in any log line, error report or health document.
 //!
 //! Two kinds are masked: values that are known (the key, variables whose names say so, credentials inside jobs), and whatever
-//! has the [form](super::secret_forms) of a secret, such as the signature of a signed URL.
+//! has the form of a secret, such as the signature of a signed URL.
 
 use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
