@@ -115,8 +115,8 @@ for target in "$@"; do
     image=runpod-worker/$target
     options=("${common[@]}" --target "$target" --tag "$image")
     case $target in
-    endpoint | worker-base | builder) ;;
-    worker-base-cpu | worker-base-cuda) options+=(--label "runpod-worker.libtorch=$torch_version") ;;
+    endpoint | worker-base) ;;
+    worker-base-cpu | worker-base-cuda | builder) options+=(--label "runpod-worker.libtorch=$torch_version") ;;
     example | example-cuda)
         options+=(--label "runpod-worker.libtorch=$torch_version" --label 'org.opencontainers.image.title=text-embeddings')
         ;;
