@@ -11,9 +11,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 docker info >/dev/null 2>&1 && engine=docker || engine=buildah
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/runpod-worker-image.XXXXXX")
-container=
+container= made=
 finish() {
     [[ -z $container ]] || buildah rm "$container" >/dev/null
+    [[ -z $made ]] || "$engine" rmi "$made" >/dev/null
     rm -rf "$work"
 }
 trap finish EXIT
@@ -31,6 +32,7 @@ build_handler() {
     docker) docker build --quiet --tag runpod-worker/handler "$work/handler" ;;
     buildah) buildah bud --quiet --isolation chroot --format docker --tag runpod-worker/handler "$work/handler" ;;
     esac
+    made=runpod-worker/handler
 }
 
 # unpack IMAGE: sets `root`, writes $work/config.json
