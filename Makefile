@@ -69,7 +69,7 @@ schemathesis: tools ## Requests made from /openapi.json against a running endpoi
 	tests/schemathesis/run.sh
 
 .PHONY: image
-image: ## Build the images of the worker and the example for CPUs; Docker, or root with buildah and debootstrap
+image: ## Build the images of endpoint, worker and example, without CUDA; Docker, or root with buildah and debootstrap
 	@docker/build.sh
 
 .PHONY: image-test
