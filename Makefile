@@ -59,6 +59,7 @@ test: tools libtorch model python-client js-client monitoring-packages lint ## E
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
 	$(built_endpoint) tests/schemathesis/run.sh
+	tests/manifests/run.sh
 
 .PHONY: console
 console: tools ## The endpoint's console in Debian's chromium
