@@ -20,7 +20,8 @@ test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
 # What is published, dependencies first.
-published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-worker --package runpod-endpoint
+published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-worker \
+	--package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
 
@@ -58,6 +59,7 @@ test: tools libtorch model python-client js-client monitoring-packages lint ## E
 	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
 	$(built_endpoint) tests/schemathesis/run.sh
+	tests/manifests/run.sh
 
 .PHONY: console
 console: tools ## The endpoint's console in Debian's chromium
@@ -68,7 +70,7 @@ schemathesis: tools ## Requests made from /openapi.json against a running endpoi
 	tests/schemathesis/run.sh
 
 .PHONY: image
-image: ## Build the images of the worker and the example for CPUs; Docker, or root with buildah and debootstrap
+image: ## Build the images of endpoint, worker and example, without CUDA; Docker, or root with buildah and debootstrap
 	@docker/build.sh
 
 .PHONY: image-test
@@ -122,7 +124,7 @@ sbom: tools ## A bill of materials of each published program and crate (CycloneD
 	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
 	cargo cyclonedx --format json --spec-version 1.5 --override-filename bom
 	@mkdir -p target/sbom
-	@for folder in worker endpoint handler-sdk handler-sdk/protocol; do \
+	@for folder in worker worker/alerts endpoint handler-sdk handler-sdk/protocol; do \
 		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
 	@find . -name bom.json -not -path './target/*' -delete
 	@ls -l target/sbom

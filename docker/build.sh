@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds the images of docker/Dockerfile, prints what each layer weighs, and fails when an image is over its budget.
 #
-#   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: worker-base-cpu example
+#   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: endpoint worker-base worker-base-cpu example
 #
-# Uses Docker where an engine runs, else buildah as root. Images are called localhost/runpod-worker/TARGET.
+# Uses Docker where an engine runs, else buildah as root. Images are called runpod-worker/TARGET, with the version as a tag
+# and as latest; buildah puts localhost/ before that.
 #
 # From the environment, all optional:
 #   BASE_IMAGE, RUST_IMAGE    other base images than Debian's and Rust's, for example a mirror's, pinned by digest
@@ -14,7 +15,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Megabytes of a whole image, and of the layers that a change of code ships.
-declare -A budget=([worker-base-cpu]=1200 [example]=1300 [worker-base-cuda]=5500 [example-cuda]=5600)
+declare -A budget=([endpoint]=200 [worker-base]=200 [worker-base-cpu]=1200 [example]=1300 [worker-base-cuda]=5500 [example-cuda]=5600)
 code_budget=30
 
 say() { printf 'image: %s\n' "$*"; }
@@ -60,7 +61,7 @@ save() {
 
 # base_image NAME DEFAULT: the image to use, made here where the default cannot be pulled.
 base_image() {
-    local name=$1 image=$2 local_image=localhost/runpod-worker/$1
+    local name=$1 image=$2 local_image=runpod-worker/$1
     if exists "$image" || timeout 120 "$engine" pull "$image" >"$work/pull.log" 2>&1; then
         echo "$image" && return
     fi
@@ -84,8 +85,7 @@ base=${BASE_IMAGE:-$(base_image base "$(default_of BASE_IMAGE)")}
 rust=${RUST_IMAGE:-$(base_image rust "$(default_of RUST_IMAGE)")}
 common=(--file docker/Dockerfile --build-arg "BASE_IMAGE=$base" --build-arg "RUST_IMAGE=$rust"
     --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision"
-    --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' --label "org.opencontainers.image.base.name=$base"
-    --label "runpod-worker.libtorch=$torch_version")
+    --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' --label "org.opencontainers.image.base.name=$base")
 for name in APT_MIRROR PIP_INDEX_URL CARGO_MIRROR; do
     [[ -z ${!name:-} ]] || common+=(--build-arg "$name=${!name}")
 done
@@ -109,20 +109,24 @@ label_schema() {
     build --tag "$image" "$work/label"
 }
 
-(($#)) || set -- worker-base-cpu example
+(($#)) || set -- endpoint worker-base worker-base-cpu example
 status=0
 for target in "$@"; do
-    image=localhost/runpod-worker/$target
+    image=runpod-worker/$target
     options=("${common[@]}" --target "$target" --tag "$image")
     case $target in
-    worker-base-cpu | worker-base-cuda | builder) ;;
-    example | example-cuda) options+=(--label 'org.opencontainers.image.title=text-embeddings') ;;
-    *) fail "unknown target '$target': use worker-base-cpu, worker-base-cuda, builder, example or example-cuda" ;;
+    endpoint | worker-base) ;;
+    worker-base-cpu | worker-base-cuda | builder) options+=(--label "runpod-worker.libtorch=$torch_version") ;;
+    example | example-cuda)
+        options+=(--label "runpod-worker.libtorch=$torch_version" --label 'org.opencontainers.image.title=text-embeddings')
+        ;;
+    *) fail "unknown target '$target': use one of those that docker/Dockerfile lists at its top" ;;
     esac
     [[ $target != *cuda ]] || options+=(--label "runpod-worker.cuda=$cuda_version")
     say "building $image with $engine"
     build "${options[@]}" .
     [[ $target != example* ]] || label_schema "$image"
+    "$engine" tag "$image" "$image:$version"
     limits=(--code-budget "$code_budget")
     [[ -z ${budget[$target]:-} ]] || limits+=(--budget "${budget[$target]}")
     save "$image" | docker/layers.py "$image" "${limits[@]}" || status=1

@@ -4,7 +4,7 @@
 #
 #   docker/local-base.sh base|rust FOLDER      writes FOLDER/Dockerfile and FOLDER/root.tar
 #
-# `rust` expects the image localhost/runpod-worker/base to be there.
+# `rust` expects the image runpod-worker/base to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -39,7 +39,7 @@ base)
 rust)
     # The toolchain that rust-toolchain.toml names, without its manual.
     tar --create --file "$folder/root.tar" --directory "$(rustc --print sysroot)" --exclude ./share/doc --exclude ./share/man .
-    printf 'FROM localhost/runpod-worker/base\nADD root.tar /usr/local/\n' >"$folder/Dockerfile"
+    printf 'FROM runpod-worker/base\nADD root.tar /usr/local/\n' >"$folder/Dockerfile"
     ;;
 *) echo "unknown image '$what': use base or rust" >&2 && exit 64 ;;
 esac

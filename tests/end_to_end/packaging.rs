@@ -4,18 +4,35 @@ use std::path::{Path, PathBuf};
 
 use end_to_end_tests::{binary, repository, run_tool};
 
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            found.push((path, text));
+    let sources = files(folder).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    sources.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// A file that is built in and left out of the package is missed only by those who build the package.
+#[test]
+fn packages_have_what_is_built_in() {
+    for (package, folder, built_in) in [
+        ("runpod-worker", "worker", "templates"),
+        ("runpod-handler-sdk", "handler-sdk", "shim"),
+        ("runpod-endpoint", "endpoint", "src/console/assets"),
+        ("runpod-endpoint", "endpoint", "src/store/sqlite"),
+    ] {
+        let list = run_tool("cargo", &["package", "--list", "--allow-dirty", "--offline", "--package", package]);
+        let list = String::from_utf8(list.stdout).unwrap();
+        let folder = repository().join(folder);
+        let wanted = files(&folder.join(built_in));
+        assert!(!wanted.is_empty(), "{package} has no {built_in}");
+        for file in wanted {
+            let name = file.strip_prefix(&folder).unwrap().to_string_lossy().into_owned();
+            assert!(list.lines().any(|line| line == name), "the package {package} lacks {name}");
         }
     }
-    found
 }
 
 #[test]

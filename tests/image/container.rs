@@ -32,9 +32,21 @@ impl Image {
         Self { root, config }
     }
 
+    /// A file or folder is inside.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
+
     /// The CUDA half of libtorch is inside.
     pub(crate) fn has_cuda(&self) -> bool {
-        self.root.join("opt/libtorch/torch/lib/libtorch_cuda.so").exists()
+        self.has("opt/libtorch/torch/lib/libtorch_cuda.so")
+    }
+
+    /// The command that tells an engine whether the container is well.
+    pub(crate) fn health_check(&self) -> Vec<String> {
+        let words: Vec<String> = serde_json::from_value(self.config["Healthcheck"]["Test"].clone()).unwrap();
+        assert_eq!(words[0], "CMD", "{words:?}");
+        words[1..].to_vec()
     }
 
     /// A list in the configuration, such as `Entrypoint`.
@@ -53,6 +65,12 @@ impl Image {
         (output.status.code(), text)
     }
 
+    /// Starts a command in a new container.
+    pub(crate) fn start(&self, name: &str, start: Start, env: &[(String, String)], command: &[String]) -> Daemon {
+        let script = repository().join("tests/image/enter.sh");
+        Daemon::start(name, &script, &self.enter(start, env, command), &[])
+    }
+
     /// Starts what the image starts, joined to an endpoint by the platform's variables.
     pub(crate) fn start_worker(&self, endpoint: &Endpoint, start: Start, env: &[(String, String)]) -> Container {
         let address = format!("127.0.0.1:{}", free_port());
@@ -61,8 +79,7 @@ impl Image {
         // The harness's folder for the spool is outside of the container.
         env.extend(endpoint.worker_env("worker-1").into_iter().filter(|(name, _)| name != "RUNPOD_WORKER_SPOOL_DIR"));
         let command = [self.list("Entrypoint"), self.list("Cmd")].concat();
-        let script = repository().join("tests/image/enter.sh");
-        let daemon = Daemon::start("container", &script, &self.enter(start, &env, &command), &[]);
+        let daemon = self.start("container", start, &env, &command);
         Container { worker: Worker { daemon, http: format!("http://{address}") }, env }
     }
 
@@ -80,19 +97,35 @@ impl Image {
     }
 }
 
-/// A running container.
+/// A running worker.
 pub(crate) struct Container {
     pub(crate) worker: Worker,
     /// What it was given beside the image's own environment.
     pub(crate) env: Vec<(String, String)>,
 }
 
-impl Container {
-    /// Sends a signal to PID 1 of the container, as an engine does.
-    pub(crate) fn signal(&self, signal: Signal) {
-        let outside = self.worker.daemon.pid().as_raw_nonzero();
-        let children = std::fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
-        let first = children.split_whitespace().next().unwrap().parse().unwrap();
-        kill_process(Pid::from_raw(first).unwrap(), signal).unwrap();
-    }
+/// PID 1 of a container.
+pub(crate) fn first_process(container: &Daemon) -> Pid {
+    let outside = container.pid().as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
+    let first = children.split_whitespace().next().unwrap().parse().unwrap();
+    Pid::from_raw(first).unwrap()
+}
+
+/// Sends it a signal, as an engine does.
+pub(crate) fn signal(container: &Daemon, signal: Signal) {
+    kill_process(first_process(container), signal).unwrap();
+}
+
+/// An image with CUDA refuses to run without a GPU, which the machine that tests it need not have. That machine may also have
+/// less free memory and disk than a worker in production must, and be busy.
+pub(crate) fn on(device: &str) -> Vec<(String, String)> {
+    [
+        ("RUNPOD_WORKER_DEVICE", device),
+        ("RUNPOD_MIN_MEMORY_GB", "0.1"),
+        ("RUNPOD_MIN_DISK_PERCENT", "0"),
+        ("RUNPOD_WORKER_DRAIN_GRACE", "120s"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }

@@ -45,7 +45,10 @@ function composeProject(file) {
   ajv.addFormat("duration", true).addFormat("expose", true).addFormat("ports", true).addFormat("subnet_ip_address", true);
   // The schema names its parts and its dialect as an older draft did; neither is needed to follow it.
   const modern = (key, value) => (key === "$schema" || (key === "id" && typeof value === "string") ? undefined : value);
-  const validate = ajv.compile(JSON.parse(JSON.stringify(compose.composeSchema, modern)));
+  const schema = JSON.parse(JSON.stringify(compose.composeSchema, modern));
+  // The project's name is younger than this copy of the schema.
+  schema.properties.name ??= { type: "string", pattern: "^[a-z0-9][a-z0-9_-]*$" };
+  const validate = ajv.compile(schema);
   const [project] = documents(file);
   report(file, "Compose project", validate(project) ? undefined : ajv.errorsText(validate.errors));
 }

@@ -17,6 +17,7 @@ fi
 [[ -n ${RUNPOD_ENDPOINT_BIN:-} ]] || cargo build --locked --package runpod-endpoint
 
 folder=$(mktemp -d)
+: >"$folder/out"
 started=()
 finish() {
     ((${#started[@]} == 0)) || kill "${started[@]}" 2>/dev/null || true

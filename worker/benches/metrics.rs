@@ -1,5 +1,5 @@
 //! What counting costs: the worker's own CPU time per job, with metrics and without, taken in turns. The whole worker runs,
-//! with a queue in memory and the echo handler; without HTTP in between, the share of metrics is larger than in production.
+//! with the echo handler and a queue over HTTP on this machine.
 //! A second worker without metrics tells how far two equal workers differ on this machine at this moment: a difference that
 //! is no larger than that is none.
 //!
@@ -11,22 +11,27 @@
     reason = "a measurement prints, or fails loudly"
 )]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::extract::{Path as UrlPath, State};
+use axum::routing::{get, post};
 use bytes::Bytes;
-use runpod_worker::config::Identity;
-use runpod_worker::core::{DrainCause, Event, JobId, Policy, Snapshot, TakenJob};
+use runpod_worker::config::{Identity, Secret};
+use runpod_worker::core::{DrainCause, Event, Policy, Snapshot};
 use runpod_worker::dispatcher::{Dispatcher, Hands};
 use runpod_worker::heartbeat::{self, Pulse};
 use runpod_worker::metrics::Metrics;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
-use runpod_worker::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, poller};
+use runpod_worker::queue::{HttpQueue, QueueConfig, Template, poller};
 use runpod_worker::telemetry::Observer;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Many short rounds: what else the machine does then meets all workers alike.
@@ -36,54 +41,79 @@ const JOBS: usize = 250;
 /// Jobs before the first look.
 const WARM_UP: usize = 200;
 
-/// A queue in memory that always has a job while a round lasts.
+/// Present in the process that plays the queue.
+const QUEUE: &str = "BENCH_QUEUE";
+
+/// What the queue has left for each worker.
 #[derive(Default)]
-struct Queue {
-    left: AtomicUsize,
-    taken: AtomicUsize,
-    done: AtomicUsize,
-    /// When `done` gets there, the round is over.
-    goal: AtomicUsize,
+struct Left {
+    jobs: [AtomicUsize; 3],
     more: Notify,
-    over: Notify,
 }
 
-impl JobSource for Queue {
-    async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
-        while self.left.load(Ordering::Acquire) == 0 {
-            self.more.notified().await;
+/// A queue of the platform's kind, in a process of its own so that its work is not counted. Says its port and serves for ever.
+async fn serve_queue() {
+    let left = Arc::new(Left::default());
+    let numbers = Arc::new(AtomicUsize::new(0));
+    let take = |State(left): State<Arc<Left>>, UrlPath(worker): UrlPath<usize>| async move {
+        let available = |jobs: usize| jobs.checked_sub(1);
+        loop {
+            // Made before the look, so that what comes in between is heard.
+            let more = left.more.notified();
+            if left.jobs[worker].fetch_update(Ordering::AcqRel, Ordering::Acquire, available).is_ok() {
+                break;
+            }
+            more.await;
         }
-        self.left.fetch_sub(1, Ordering::AcqRel);
-        let id = format!("job-{}", self.taken.fetch_add(1, Ordering::Relaxed));
-        let body = Bytes::from(format!(r#"{{"id":"{id}","input":{{"text":"hello"}}}}"#));
-        TakeReply::Jobs(vec![TakenJob::new(id.into(), Ok(body))])
-    }
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        let job = format!(r#"{{"id":"job-{number}","input":{{"text":"hello"}}}}"#);
+        ([("content-type", "application/json")], job)
+    };
+    let give = |State(left): State<Arc<Left>>, UrlPath((worker, jobs)): UrlPath<(usize, usize)>| async move {
+        left.jobs[worker].store(jobs, Ordering::Release);
+        left.more.notify_waiters();
+    };
+    let routes = Router::new()
+        .route("/job-take/{worker}", get(take))
+        .route("/job-stop/{worker}", get(std::future::pending::<()>))
+        .route("/job-done/{worker}/{job}", post(|_: Bytes| async { "{}" }))
+        .route("/give/{worker}/{jobs}", post(give))
+        .with_state(left);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap().port());
+    axum::serve(listener, routes).await.unwrap();
+}
 
-    async fn stops(&self) -> StopReply {
-        std::future::pending().await
+/// The process with the queue; it ends with this one's main.
+struct QueueProcess {
+    child: Child,
+    base: String,
+}
+
+impl QueueProcess {
+    #[expect(clippy::disallowed_methods, reason = "the bench starts its own queue")]
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child = command.env(QUEUE, "1").stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { child, base: format!("http://127.0.0.1:{}", port.trim()) }
     }
 }
 
-impl ResultSink for Queue {
-    async fn post_final(&self, _: &JobId, _: Bytes, _: bool) -> PostReply {
-        if self.done.fetch_add(1, Ordering::AcqRel) + 1 == self.goal.load(Ordering::Acquire) {
-            self.over.notify_one();
-        }
-        PostReply::Status { code: 200, retry_after: None }
-    }
-
-    async fn post_chunk(&self, _: &JobId, _: Bytes) -> PostReply {
-        PostReply::NoRoute
-    }
-
-    async fn post_progress(&self, _: &JobId, _: Bytes) -> PostReply {
-        PostReply::NoRoute
+impl Drop for QueueProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 /// A whole worker, without its HTTP server.
 struct Worker {
-    queue: Arc<Queue>,
+    index: usize,
+    base: String,
+    client: reqwest::Client,
+    jobs: u64,
     events: mpsc::Sender<Event>,
     snapshots: watch::Receiver<Snapshot>,
     metrics: Arc<Metrics>,
@@ -91,33 +121,45 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(handler: &Path, counting: bool) -> Self {
-        let queue = Arc::new(Queue::default());
+    fn start(handler: &Path, base: &str, index: usize, counting: bool) -> Self {
+        let worker_id = index.to_string();
+        let template = |path: &str| Template::new(&format!("{base}/{path}"), &worker_id, None).unwrap();
+        let config = QueueConfig {
+            take: template("job-take/$ID"),
+            done: template("job-done/$RUNPOD_POD_ID/$ID"),
+            stream: None,
+            key: Secret::new("bench"),
+            worker_id: worker_id.clone(),
+            tenant: None,
+        };
+        let queue = Arc::new(HttpQueue::new(&config).unwrap());
         let (events, inbox) = mpsc::channel(1024);
         let (publisher, snapshots) = watch::channel(Snapshot::default());
         let (pulse, metrics) = (Pulse::default(), Arc::new(Metrics::default()));
-        let identity = Identity { worker_id: "bench".into(), hostname: "bench".into(), endpoint_id: None };
+        let identity = Identity { worker_id, hostname: "bench".into(), endpoint_id: None };
         let heartbeat = heartbeat::spawn(None, snapshots.clone(), pulse.clone(), Arc::clone(&metrics)).unwrap();
         let command = HandlerCommand { program: handler.into(), args: Vec::new(), env: Vec::new() };
         let hands = Hands {
             processes: Processes::new(command, events.clone()),
             poller: poller::spawn(Arc::clone(&queue), events.clone()),
-            outbox: outbox::spawn(Arc::clone(&queue), identity, OutboxLimits::default(), events.clone()),
+            outbox: outbox::spawn(queue, identity, OutboxLimits::default(), events.clone()),
             heartbeat: Arc::new(heartbeat),
             metrics: counting.then(|| Arc::clone(&metrics)),
             observer: Observer::new(None),
         };
         let dispatcher = Dispatcher::new(Policy::default(), hands, inbox, publisher, pulse, Instant::now());
-        Self { queue, events, snapshots, metrics, ends: tokio::spawn(dispatcher.run()) }
+        let (base, client, ends) = (base.to_owned(), reqwest::Client::new(), tokio::spawn(dispatcher.run()));
+        Self { index, base, client, jobs: 0, events, snapshots, metrics, ends }
     }
 
     /// Runs so many jobs; answers the CPU time of this process meanwhile.
-    async fn run(&self, jobs: usize) -> Duration {
+    async fn run(&mut self, jobs: usize) -> Duration {
+        self.jobs += jobs as u64;
+        let goal = self.jobs;
         let before = cpu_time();
-        self.queue.goal.fetch_add(jobs, Ordering::AcqRel);
-        self.queue.left.store(jobs, Ordering::Release);
-        self.queue.more.notify_one();
-        self.queue.over.notified().await;
+        self.client.post(format!("{}/give/{}/{jobs}", self.base, self.index)).send().await.unwrap();
+        let over = |snapshot: &Snapshot| snapshot.jobs.completed == goal && snapshot.jobs.delivering == 0;
+        self.snapshots.wait_for(over).await.unwrap();
         cpu_time() - before
     }
 
@@ -162,10 +204,16 @@ fn undisturbed(times: &[Duration]) -> f64 {
 
 #[tokio::main]
 async fn main() {
+    if std::env::var_os(QUEUE).is_some() {
+        return serve_queue().await;
+    }
     let rounds = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(ROUNDS);
     let echo = echo();
-    let workers = [true, false, false].map(|counting| Worker::start(&echo, counting));
-    for worker in &workers {
+    let queue = QueueProcess::start();
+    let mut index = 0..;
+    let mut workers = [true, false, false]
+        .map(|counting| Worker::start(&echo, &queue.base, index.next().unwrap_or_default(), counting));
+    for worker in &mut workers {
         worker.run(WARM_UP).await;
     }
     let mut times = [const { Vec::new() }; 3];

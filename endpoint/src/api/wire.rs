@@ -216,22 +216,33 @@ impl From<Health> for HealthReply {
 }
 
 /// A job as a worker gets it. `id` and `input` are always there. One that belongs to a trace also says how long it has
-/// waited, in milliseconds, so that the trace can show it.
+/// waited, in milliseconds, so that the trace can show it. One that may run for longer than a worker lets it by itself says so.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobMessage<'a> {
     #[serde(rename = "delayTime", skip_serializing_if = "Option::is_none")]
     delay_time: Option<u128>,
     id: &'a str,
     input: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyMessage>,
     #[serde(rename = "s3Config", skip_serializing_if = "Option::is_none")]
     s3_config: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
 }
 
+/// What a worker needs to know of a job's policy.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyMessage {
+    execution_timeout: u128,
+}
+
 impl<'a> From<&'a Assignment> for JobMessage<'a> {
     fn from(job: &'a Assignment) -> Self {
+        let long = job.execution_timeout > Policy::default().execution_timeout;
         Self {
+            policy: long.then_some(PolicyMessage { execution_timeout: job.execution_timeout.as_millis() }),
             delay_time: job.traceparent.as_ref().map(|_| job.delay.as_millis()),
             id: &job.id,
             input: &job.input,

@@ -57,6 +57,8 @@ pub enum Command {
     Health(HealthArgs),
     /// Show queue, workers, jobs and GPUs, live, in the terminal
     Top(TopArgs),
+    /// Ask the server that runs in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
+    Probe(ProbeArgs),
 }
 
 /// The server's own settings.
@@ -383,6 +385,26 @@ pub struct TopArgs {
     /// How often to ask
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = period)]
     pub interval: Duration,
+}
+
+/// `probe`
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// What to ask
+    #[arg(value_enum, default_value_t = ProbeKind::Live)]
+    pub kind: ProbeKind,
+    /// Where the server listens
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
+    pub bind: SocketAddr,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProbeKind {
+    /// Whether requests are answered; if not, it must be started again
+    Live,
+    /// Whether jobs are taken and kept
+    Ready,
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]

@@ -8,6 +8,7 @@ mod http;
 mod jobs;
 mod open;
 mod output;
+mod probe;
 mod request;
 mod serve;
 mod signals;
@@ -87,6 +88,7 @@ async fn run(command: Command, output: &mut Output) -> Exit {
                 Err(error) => output.fail(&signals::unwatched(&error), Exit::Failure),
             };
         }
+        Command::Probe(args) => return probe::probe(args, output).await,
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,
         Command::Watch(args) => watch::watch(args, output).await,

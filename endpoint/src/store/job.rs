@@ -125,6 +125,8 @@ pub struct Assignment<P = Payload> {
     pub traceparent: Option<Arc<str>>,
     /// How long the job has waited.
     pub delay: Duration,
+    /// How long it may run.
+    pub execution_timeout: Duration,
 }
 
 /// The final result that a worker reports.

@@ -124,21 +124,23 @@ impl<B: Backing> QueueStore<B> {
         mark: Mark,
     ) -> Result<Vec<Assignment>, StoreError> {
         self.backing.settled(mark).await?;
-        let has_s3_config: Vec<_> = taken.iter().map(|job| job.s3_config.is_some()).collect();
-        let mut names = Vec::with_capacity(taken.len());
-        let mut contents = Vec::with_capacity(taken.len());
-        for job in taken {
-            names.push((job.id, job.attempt, job.traceparent, job.delay));
-            contents.push(job.input);
-            contents.extend(job.s3_config);
-        }
+        let contents =
+            taken.iter().flat_map(|job| std::iter::once(&job.input).chain(&job.s3_config)).cloned().collect();
         let mut loaded = self.backing.load(endpoint.key, contents).await?.into_iter();
-        let mut jobs = Vec::with_capacity(names.len());
-        for ((id, attempt, traceparent, delay), has_s3_config) in names.into_iter().zip(has_s3_config) {
+        let mut jobs = Vec::with_capacity(taken.len());
+        for job in taken {
             let input = loaded.next().flatten();
-            let s3_config = if has_s3_config { loaded.next().flatten() } else { None };
+            let s3_config = job.s3_config.and_then(|_| loaded.next().flatten());
             // Without an input the record has expired meanwhile.
-            jobs.extend(input.map(|input| Assignment { id, attempt, input, s3_config, traceparent, delay }));
+            jobs.extend(input.map(|input| Assignment {
+                id: job.id,
+                attempt: job.attempt,
+                input,
+                s3_config,
+                traceparent: job.traceparent,
+                delay: job.delay,
+                execution_timeout: job.execution_timeout,
+            }));
         }
         Ok(jobs)
     }

@@ -183,6 +183,26 @@ async fn jobs_are_listed_purged_and_queued_again() {
 }
 
 #[tokio::test]
+async fn a_probe_passes_on_what_the_server_answers() {
+    let routes = Router::new()
+        .route("/live", get(|| async { "fine" }))
+        .route("/ready", get(|| async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, "the disk is full") }));
+    let url = serve(routes).await;
+    let address = url.trim_start_matches("http://").split('/').next().unwrap();
+    let probe = async |args: &[&str]| {
+        let output = program().arg("probe").args(args).output().await.unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(probe(&["--bind", address]).await, (Some(0), "fine\n".to_owned(), String::new()));
+    let (code, _, refused) = probe(&["ready", "--bind", address]).await;
+    assert_eq!(code, Some(1));
+    assert!(refused.contains("503 Service Unavailable: the disk is full"), "{refused}");
+    let (code, _, nobody) = probe(&["--bind", "127.0.0.1:1"]).await;
+    assert_eq!(code, Some(1));
+    assert!(nobody.contains("no endpoint answers at 127.0.0.1:1") && nobody.contains("--bind"), "{nobody}");
+}
+
+#[tokio::test]
 async fn top_wants_a_terminal() {
     let output = run("http://127.0.0.1:1/v2/ep", &["top"]).await;
     assert_eq!(output.status.code(), Some(64));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
 
 use crate::support::Api;
@@ -57,6 +57,16 @@ async fn bucket_credentials_reach_the_worker() {
     let job = api.get("job-take/w1").await.json();
     assert_eq!(job["s3Config"], json!({"bucketName": "b"}));
     assert_eq!(job.as_object().unwrap().len(), 3);
+}
+
+/// A worker ends a job after ten minutes unless it is told otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_told_of_a_job_that_may_run_for_longer_than_it_would_let_it() {
+    let api = Api::new();
+    api.run(r#"{"input": 1, "policy": {"executionTimeout": 600000}}"#).await;
+    api.run(r#"{"input": 1, "policy": {"executionTimeout": 7200000}}"#).await;
+    assert_eq!(api.get("job-take/w1").await.json()["policy"], Value::Null);
+    assert_eq!(api.get("job-take/w1").await.json()["policy"], json!({"executionTimeout": 7_200_000}));
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,10 +30,11 @@ macro_rules! templates {
     (@) => { false };
 }
 
+// Not named Cargo.toml: cargo leaves out of a package what looks like another package.
 const PLAIN: &[Template] = templates! {
     ".dockerignore" = "common/dockerignore",
     ".gitignore" = "common/gitignore",
-    "Cargo.toml" = "plain/Cargo.toml",
+    "Cargo.toml" = "plain/Cargo.toml.template",
     "Dockerfile" = "plain/Dockerfile",
     "README.md" = "plain/README.md",
     "src/handler.rs" = "plain/handler.rs",
@@ -45,7 +46,7 @@ const TORCH: &[Template] = templates! {
     ".cargo/config.toml" = "torch/cargo-config.toml",
     ".dockerignore" = "common/dockerignore",
     ".gitignore" = "common/gitignore",
-    "Cargo.toml" = "torch/Cargo.toml",
+    "Cargo.toml" = "torch/Cargo.toml.template",
     "Dockerfile" = "torch/Dockerfile",
     "README.md" = "torch/README.md",
     "docker/install-libtorch.sh" = "torch/install-libtorch.sh" executable,

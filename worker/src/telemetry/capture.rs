@@ -1,13 +1,23 @@
 //! Log lines caught in memory, for tests.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, Subscriber, set_default};
 
 use super::logs::plain;
 use crate::config::LogFormat;
+
+/// Makes this the subscriber of this thread while the guard lives.
+///
+/// When there is only one subscriber, `tracing` lets the thread that meets a log line first decide for all threads whether it is
+/// wanted, and that may be a thread without a subscriber. A second one that never ends keeps it from that.
+pub(crate) fn subscribe(subscriber: impl Subscriber + Send + Sync) -> DefaultGuard {
+    static SECOND: OnceLock<Dispatch> = OnceLock::new();
+    SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
+    set_default(subscriber)
+}
 
 /// Everything logged on this thread while the guard lives, as the worker would print it at level DEBUG.
 #[derive(Clone, Default)]
@@ -17,7 +27,7 @@ impl Capture {
     pub(crate) fn start(format: LogFormat, worker_id: &str) -> (Self, DefaultGuard) {
         let capture = Self::default();
         let writer = capture.clone();
-        let guard = plain(format, worker_id, move || writer.clone()).set_default();
+        let guard = subscribe(plain(format, worker_id, move || writer.clone()));
         (capture, guard)
     }
 

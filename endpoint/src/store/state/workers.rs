@@ -43,6 +43,7 @@ impl<P: Content> Queue<P> {
                 s3_config: job.s3_config.clone(),
                 traceparent: job.traceparent.clone(),
                 delay,
+                execution_timeout: job.policy.execution_timeout,
             });
             self.workers.hold(&worker, &id);
             self.in_progress += 1;

@@ -16,6 +16,7 @@ use crate::config::Identity;
 use crate::core::{FinalResult, Outgoing, TakenJob};
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::poller;
+use crate::telemetry::capture::subscribe;
 
 /// One request as the server saw it.
 #[derive(Debug)]
@@ -312,7 +313,7 @@ async fn neither_keys_nor_payloads_reach_the_log() {
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
-    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let _guard = subscribe(subscriber.finish());
 
     let bad = json(r#"[{"id":"a","input":"hunter2"},{"input":"hunter2"}]"#);
     let server = Server::start([bad, json("hunter2"), status(401), status(404), status(413), status(400)]).await;
