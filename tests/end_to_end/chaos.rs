@@ -153,6 +153,8 @@ impl Chaos {
     /// Ends the worker and starts it again under the same name.
     async fn restart_worker(&mut self, signal: Signal) {
         self.look().await;
+        // It answers once it listens to signals; before, SIGTERM ends it as it ends any program.
+        self.worker.health().await;
         self.worker.daemon.signal(signal);
         let status = self.worker.daemon.wait(Duration::from_secs(30));
         assert!(signal == Signal::KILL || status.code() == Some(0), "{status:?}\n{}", self.worker.daemon.log());
