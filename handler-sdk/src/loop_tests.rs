@@ -302,7 +302,9 @@ fn a_cancelled_job_ends_at_its_next_check() {
     supervisor.cancel("b", 1);
     supervisor.cancel("a", 1);
     let (report, _) = supervisor.failure();
-    assert_eq!((report.kind, report.message.as_str()), (ErrorKind::Cancelled, "the job was stopped: it was cancelled"));
+    // The cancel may overtake the handler's code on its way from `Started` to its first line.
+    assert!(report.message.starts_with("the job was stopped: it was cancelled"), "{}", report.message);
+    assert_eq!(report.kind, ErrorKind::Cancelled);
 }
 
 #[test]
