@@ -23,7 +23,7 @@ const JOB: &str = "job";
 /// Events on threads of your own belong to the job when they are inside its span: `let span = tracing::Span::current()` in
 /// `run`, and `span.in_scope(..)` there.
 ///
-/// ```no_run
+/// ```no_run,standalone_crate
 /// use tracing_subscriber::layer::SubscriberExt as _;
 /// use tracing_subscriber::util::SubscriberInitExt as _;
 ///
