@@ -70,11 +70,11 @@ schemathesis: tools ## Requests made from /openapi.json against a running endpoi
 	tests/schemathesis/run.sh
 
 .PHONY: image
-image: ## Build the images of endpoint, worker and example, without CUDA; Docker, or root with buildah and debootstrap
+image: ## Build all images without CUDA; Docker, or root with buildah and debootstrap
 	@docker/build.sh
 
 .PHONY: image-test
-image-test: image tools ## Run the example from its image against a local endpoint; needs root
+image-test: image tools ## Run endpoint, example and new handlers from their images; needs root
 	@tests/image/run.sh
 
 .PHONY: soak

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images of docker/Dockerfile, prints what each layer weighs, and fails when an image is over its budget.
 #
-#   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: endpoint worker-base worker-base-cpu example
+#   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: all without CUDA
 #
 # Uses Docker where an engine runs, else buildah as root. Images are called runpod-worker/TARGET, with the version as a tag
 # and as latest; buildah puts localhost/ before that.
@@ -109,7 +109,7 @@ label_schema() {
     build --tag "$image" "$work/label"
 }
 
-(($#)) || set -- endpoint worker-base worker-base-cpu example
+(($#)) || set -- endpoint worker-base worker-base-cpu builder example
 status=0
 for target in "$@"; do
     image=runpod-worker/$target

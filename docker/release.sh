@@ -8,24 +8,27 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 programs=(runpod-worker runpod-endpoint)
 dist=target/dist
-work=$(mktemp -d)
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/runpod-worker-release.XXXXXX")
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
 trap 'rm -rf "$work"' EXIT
 
 build() {
     local copy=$work/$1
     mkdir "$copy"
     git archive HEAD | tar -x -C "$copy"
-    # Paths of this machine are in panic messages unless they are renamed.
+    echo "release: the $1 build"
+    # Paths of this machine are in panic messages and C sources unless they are renamed.
     (
         cd "$copy"
-        SOURCE_DATE_EPOCH=$(git -C "$OLDPWD" log -1 --format=%ct) \
-            RUSTFLAGS="--remap-path-prefix=$copy=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
-            CFLAGS="-ffile-prefix-map=$copy=/src -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
-            cargo build --release --locked --quiet --package runpod-worker --package runpod-endpoint --bins
+        RUSTFLAGS="--remap-path-prefix=$copy=/src --remap-path-prefix=$cargo_home=/cargo" \
+            CFLAGS="-ffile-prefix-map=$copy=/src -ffile-prefix-map=$cargo_home=/cargo" \
+            cargo build --release --locked --target-dir target --package runpod-worker --package runpod-endpoint --bins
     )
 }
 
 [[ -z $(git status --porcelain) ]] || echo 'release: what is not committed is not in the release' >&2
+export SOURCE_DATE_EPOCH
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 build first
 build second
 mkdir -p "$dist"

@@ -1,6 +1,7 @@
 //! An unpacked image, and processes started from it as its configuration says.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use end_to_end_tests::{Daemon, Endpoint, Worker, free_port, repository, run_tool};
 use rustix::process::{Pid, Signal, kill_process};
@@ -81,6 +82,25 @@ impl Image {
         let command = [self.list("Entrypoint"), self.list("Cmd")].concat();
         let daemon = self.start("container", start, &env, &command);
         Container { worker: Worker { daemon, http: format!("http://{address}") }, env }
+    }
+
+    /// A handler author's first minutes with their image, as its own user: the worker is ready and healthy, runs a job, and stops
+    /// when asked. Answers the job's status.
+    pub(crate) async fn does_one_job(&self, input: Value) -> Value {
+        let endpoint = Endpoint::start(&[]).await;
+        let start = Start { user: "10001:10001", read_only: false };
+        let mut container = self.start_worker(&endpoint, start, &on("cpu"));
+        container.worker.ready().await;
+        let done = endpoint.client().run(input).await;
+
+        let health_check = self.health_check();
+        let command: Vec<&str> = health_check.iter().map(String::as_str).collect();
+        let (code, text) = self.run(start, &container.env, &command);
+        assert_eq!((code, text.trim()), (Some(0), r#"{"state":"live"}"#));
+        signal(&container.worker.daemon, Signal::TERM);
+        let status = container.worker.daemon.wait(Duration::from_secs(60));
+        assert_eq!(status.code(), Some(0), "{}", container.worker.daemon.log());
+        done
     }
 
     /// Arguments of `enter.sh`.

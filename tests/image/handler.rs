@@ -1,31 +1,43 @@
-//! The echo handler in an image made of the lines that docs/image.md tells handler authors to write, on the base without libtorch.
+//! Images as handler authors make them, on the bases: what `runpod-worker new` writes, compiled by its own Dockerfile, and the lines
+//! that docs/image.md tells them to write.
 
-use std::time::Duration;
+use serde_json::{Value, json};
 
-use end_to_end_tests::Endpoint;
-use rustix::process::Signal;
-use serde_json::json;
+use crate::container::Image;
 
-use crate::container::{Image, Start, on, signal};
+/// The job in the new crate's `test_input.json`.
+fn test_input(file: &str) -> Value {
+    let document: Value = serde_json::from_str(file).unwrap();
+    document["input"].clone()
+}
+
+async fn greets(image: &Image) {
+    let input = test_input(include_str!("../../worker/templates/plain/test_input.json"));
+    let done = image.does_one_job(input).await;
+    assert_eq!(done["output"]["greetings"], json!(["Hello, Ada!", "Hello, Grace!"]), "{done}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an image: make image-test"]
-async fn three_lines_make_an_image_that_runs() {
+async fn new_plain() {
+    greets(&Image::under_test()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an image: make image-test"]
+async fn new_torch() {
+    let image = Image::under_test();
+    assert!(image.has("opt/libtorch"), "the base has no libtorch");
+    let input = test_input(include_str!("../../worker/templates/torch/test_input.json"));
+    let done = image.does_one_job(input).await;
+    assert_eq!(done["output"]["probabilities"][0].as_array().map(Vec::len), Some(3), "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an image: make image-test"]
+async fn three_lines() {
     let image = Image::under_test();
     assert!(!image.has("opt/libtorch"), "libtorch is in the base without it");
     assert!(image.has("app/weights"), "the weights were not copied");
-    let endpoint = Endpoint::start(&[]).await;
-    let start = Start { user: "10001:10001", read_only: false };
-    let mut container = image.start_worker(&endpoint, start, &on("cpu"));
-    container.worker.ready().await;
-    let done = endpoint.client().run(json!({ "text": "hello" })).await;
-    assert_eq!((&done["status"], &done["output"]["text"]), (&json!("COMPLETED"), &json!("hello")), "{done}");
-
-    let health_check = image.health_check();
-    let command: Vec<&str> = health_check.iter().map(String::as_str).collect();
-    let (code, text) = image.run(start, &container.env, &command);
-    assert_eq!((code, text.trim()), (Some(0), r#"{"state":"live"}"#));
-    signal(&container.worker.daemon, Signal::TERM);
-    let status = container.worker.daemon.wait(Duration::from_secs(60));
-    assert_eq!(status.code(), Some(0), "{}", container.worker.daemon.log());
+    greets(&image).await;
 }
