@@ -212,6 +212,16 @@ describe("access", LIMIT, () => {
       const page = await open("/", { dark });
       await page.locator(".badge").first().waitFor();
       const weak = await page.evaluate(() => {
+        // A badge of every tone, whatever happens to run now, on a row as the pointer shows it.
+        for (const tone of ["queue", "run", "good", "bad", "off", "late"]) {
+          const badge = document.createElement("span");
+          badge.className = `badge tone-${tone}`;
+          badge.textContent = tone;
+          const row = document.createElement("div");
+          row.style.background = "var(--sunken)";
+          row.append(badge);
+          document.querySelector(".panel").append(row);
+        }
         const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
         const paint = (layers) => {
           canvas.clearRect(0, 0, 1, 1);
