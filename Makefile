@@ -74,7 +74,7 @@ image: ## Build all images without CUDA; Docker, or root with buildah and deboot
 	@docker/build.sh
 
 .PHONY: image-test
-image-test: image tools ## Run endpoint, example and new handlers from their images; needs root
+image-test: libtorch image tools ## Run endpoint, example and new handlers from their images; needs root
 	@tests/image/run.sh
 
 .PHONY: soak
@@ -126,7 +126,7 @@ sbom: tools ## A bill of materials of each published program and crate (CycloneD
 	@mkdir -p target/sbom
 	@for folder in worker worker/alerts endpoint handler-sdk handler-sdk/protocol; do \
 		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
-	@find . -name bom.json -not -path './target/*' -delete
+	@find examples tests -name bom.json -not -path '*/node_modules/*' -delete
 	@ls -l target/sbom
 
 .PHONY: clean

@@ -6,7 +6,7 @@
 #
 # The build secret `ca_bundle` is a file of certificates to trust. Build arguments: APT_MIRROR stands in for
 # http://deb.debian.org, PIP_INDEX_URL for PyPI, CARGO_MIRROR (a sparse index) for crates.io. HTTP_PROXY and its relatives
-# need no help: every engine passes them on.
+# are build arguments that every engine knows.
 set -eu
 
 bundle=/run/secrets/ca_bundle

@@ -4,17 +4,19 @@
 #   docker/build.sh [TARGET…]       one of docker/Dockerfile; default: all without CUDA
 #
 # Uses Docker where an engine runs, else buildah as root. Images are called runpod-worker/TARGET, with the version as a tag
-# and as latest; buildah puts localhost/ before that.
+# and as latest; buildah puts localhost/ before that. They are for x86-64, as the libtorch of PyPI with CUDA is.
 #
 # From the environment, all optional:
 #   BASE_IMAGE, RUST_IMAGE    other base images than Debian's and Rust's, for example a mirror's, pinned by digest
+#   REGISTRY                  what images are called instead of runpod-worker/, for example registry.example.com/team
 #   CA_BUNDLE                 certificates to trust while building; SSL_CERT_FILE is used when it is not set
 #   APT_MIRROR, PIP_INDEX_URL, CARGO_MIRROR, HTTP_PROXY …     see docker/behind-proxy.sh
 # Where no registry can be reached, docker/local-base.sh makes the base images.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Megabytes of a whole image, and of the layers that a change of code ships.
+# Megabytes of a whole image, and of the layers that a change of code ships. What only compiles has none.
 declare -A budget=([endpoint]=200 [worker-base]=200 [worker-base-cpu]=1200 [example]=1300 [worker-base-cuda]=5500 [example-cuda]=5600)
 code_budget=30
 
@@ -41,7 +43,7 @@ trap 'exit 143' TERM
 # build ARGS… CONTEXT
 build() {
     case $engine in
-    docker) DOCKER_BUILDKIT=1 docker build --quiet "$@" >/dev/null ;;
+    docker) DOCKER_BUILDKIT=1 docker build --platform linux/amd64 "$@" ;;
     # The format that keeps HEALTHCHECK.
     buildah) buildah bud --isolation chroot --network host --format docker --layers "$@" ;;
     esac
@@ -62,7 +64,7 @@ save() {
 # base_image NAME DEFAULT: the image to use, made here where the default cannot be pulled.
 base_image() {
     local name=$1 image=$2 local_image=runpod-worker/$1
-    if exists "$image" || timeout 120 "$engine" pull "$image" >"$work/pull.log" 2>&1; then
+    if exists "$image" || timeout 900 "$engine" pull "$image" >"$work/pull.log" 2>&1; then
         echo "$image" && return
     fi
     if ! exists "$local_image"; then
@@ -76,7 +78,7 @@ base_image() {
 }
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=$(git describe --always --abbrev=40 --match '' --dirty 2>/dev/null || echo unknown)
 torch_version=$(sed -n 's/^torch_version=//p' docker/install-libtorch.sh)
 cuda_version=$(sed -n 's/^nvidia-cuda-runtime==\([0-9.]*\).*/\1/p' docker/install-libtorch.sh)
 default_of() { sed -n "s/^ARG $1=//p" docker/Dockerfile; }
@@ -86,7 +88,7 @@ rust=${RUST_IMAGE:-$(base_image rust "$(default_of RUST_IMAGE)")}
 common=(--file docker/Dockerfile --build-arg "BASE_IMAGE=$base" --build-arg "RUST_IMAGE=$rust"
     --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision"
     --label 'org.opencontainers.image.licenses=MIT OR Apache-2.0' --label "org.opencontainers.image.base.name=$base")
-for name in APT_MIRROR PIP_INDEX_URL CARGO_MIRROR; do
+for name in APT_MIRROR PIP_INDEX_URL CARGO_MIRROR {HTTP,HTTPS,NO}_PROXY {http,https,no}_proxy; do
     [[ -z ${!name:-} ]] || common+=(--build-arg "$name=${!name}")
 done
 bundle=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
@@ -112,7 +114,7 @@ label_schema() {
 (($#)) || set -- endpoint worker-base worker-base-cpu builder example
 status=0
 for target in "$@"; do
-    image=runpod-worker/$target
+    image=${REGISTRY:-runpod-worker}/$target
     options=("${common[@]}" --target "$target" --tag "$image")
     case $target in
     endpoint | worker-base) ;;
@@ -127,8 +129,8 @@ for target in "$@"; do
     build "${options[@]}" .
     [[ $target != example* ]] || label_schema "$image"
     "$engine" tag "$image" "$image:$version"
-    limits=(--code-budget "$code_budget")
-    [[ -z ${budget[$target]:-} ]] || limits+=(--budget "${budget[$target]}")
+    limits=()
+    [[ -z ${budget[$target]:-} ]] || limits=(--code-budget "$code_budget" --budget "${budget[$target]}")
     save "$image" | docker/layers.py "$image" "${limits[@]}" || status=1
 done
-((status == 0)) || fail 'an image is over its budget: see above'
+((status == 0)) || fail 'an image could not be weighed or is over its budget: see above'

@@ -48,6 +48,8 @@ def main():
     options = arguments.parse_args()
 
     found = layers(sys.stdin.buffer)
+    if options.code_budget is not None and not any(path in made for _, made in found for path in CODE):
+        sys.exit(f"{options.name}: no layer is made of the programs in {' or '.join(CODE)}")
     print(f"{options.name}:")
     for size, made in found:
         print(f"{size / MEGABYTE:9.1f} MB  {' '.join(made.replace('/bin/sh -c', '').replace('#(nop)', '').split())[:110]}")

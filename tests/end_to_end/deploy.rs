@@ -24,6 +24,14 @@ fn block(word: &str) -> String {
     blocks.into_iter().find(|block| block.contains(word)).unwrap_or_else(|| panic!("no block with {word}")).to_owned()
 }
 
+/// All Rust sources of a folder.
+fn sources(folder: &str) -> String {
+    let list = run_tool("find", &[folder, "-name", "*.rs"]);
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(!list.is_empty(), "{folder} is elsewhere");
+    list.lines().map(file).collect()
+}
+
 fn bash(script: &str) -> String {
     let mut shell = Daemon::start("deploy.md", Path::new("bash"), &["-euc".to_owned(), script.to_owned()], &[]);
     let status = shell.wait(LIMIT);
@@ -96,8 +104,9 @@ fn every_variable_of_the_guide_is_read_by_somebody() {
         known += &String::from_utf8(run_tool(&worker, &[command, "--help"]).stdout).unwrap();
     }
     known += &file("examples/text-embeddings/src/handler.rs");
+    known += &sources("worker/src");
     // The platform's own, and the client's.
-    known += "RUNPOD_SECRET_name RUNPOD_API_KEY RUNPOD_REALTIME_PORT RUNPOD_MIN_MEMORY_GB";
+    known += "RUNPOD_SECRET_name RUNPOD_API_KEY";
     let words: BTreeSet<&str> = text
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
         .filter(|word| word.starts_with("RUNPOD_") || word.starts_with("TEXT_EMBEDDINGS_"))
@@ -105,6 +114,61 @@ fn every_variable_of_the_guide_is_read_by_somebody() {
     assert!(words.len() > 5, "{words:?}");
     for word in words {
         assert!(known.contains(word), "nobody reads {word}");
+    }
+}
+
+/// Whoever searches for what the log says must find it.
+#[test]
+fn every_reason_of_the_guide_is_logged_in_these_words() {
+    let text = file("docs/deploy.md");
+    let table = text.split_once("| log | fix |").unwrap().1.split_once("## ").unwrap().0;
+    let logged = sources("worker/src") + &sources("handler-sdk/src");
+    let mut quotes = 0;
+    for row in table.lines().filter(|row| row.starts_with("| `")) {
+        for quote in row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2) {
+            assert!(logged.contains(quote), "nobody logs {quote:?}");
+            quotes += 1;
+        }
+    }
+    assert!(quotes >= 5, "the table is elsewhere");
+}
+
+/// The version that manifests and guide name for the project's own images.
+#[test]
+fn images_are_named_with_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for path in ["docs/deploy.md", "docker/kubernetes/endpoint.yaml", "docker/kubernetes/worker.yaml"] {
+        let text = file(path);
+        let tags: Vec<&str> = text
+            .split("runpod-worker/")
+            .filter_map(|rest| rest.split_whitespace().next()?.split_once(':'))
+            .filter_map(|(image, tag)| image.starts_with(|letter: char| letter.is_ascii_lowercase()).then_some(tag))
+            .collect();
+        assert_eq!(tags, [version], "{path}");
+    }
+}
+
+/// Who stops a worker waits for as long as its shutdown may take.
+#[test]
+fn what_stops_a_worker_leaves_it_the_time_to_drain() {
+    let help = run_tool(&binary("runpod-worker").to_string_lossy(), &["run", "--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    let default = |flag: &str| -> u64 {
+        let text = help.split_once(flag).unwrap().1.split_once("[default: ").unwrap().1;
+        text.split_once("s]").unwrap().0.parse().unwrap()
+    };
+    let graces: u64 = ["--drain-grace", "--cancel-grace", "--flush-grace"].map(default).iter().sum();
+    // Then server, alerts, heartbeat, traces and log sink end, each within seconds, and the handler is reaped.
+    let needed = graces + 25;
+    for (path, key) in [
+        ("docker/kubernetes/worker.yaml", "terminationGracePeriodSeconds: "),
+        ("docker/systemd/runpod-worker@.service", "TimeoutStopSec="),
+        ("docker/compose.yml", "stop_grace_period: "),
+    ] {
+        let text = file(path);
+        let seconds = text.split_once(key).unwrap_or_else(|| panic!("no {key} in {path}")).1;
+        let digits: String = seconds.chars().take_while(char::is_ascii_digit).collect();
+        assert!(digits.parse::<u64>().unwrap() >= needed, "{path} gives {digits} s, a shutdown may take {needed} s");
     }
 }
 
@@ -124,6 +188,11 @@ fn the_hubs_files_have_what_the_hub_requires_and_its_test_passes_here() {
             variable["key"].is_string() && (variable["value"].is_string() || variable["input"]["name"].is_string())
         );
     }
+
+    // The Hub names no target, so it gets the last one; `runsOn` asks for the one with CUDA.
+    let dockerfile = file(".runpod/Dockerfile");
+    let last = dockerfile.lines().rfind(|line| line.starts_with("FROM ")).unwrap();
+    assert_eq!((last, &hub["config"]["runsOn"]), ("FROM worker-base-cuda AS example-cuda", &json!("GPU")));
 
     let tests: Value = serde_json::from_str(&file(".runpod/tests.json")).unwrap();
     assert!(tests["config"]["gpuTypeId"].is_string() && tests["config"]["gpuCount"].is_u64());

@@ -71,7 +71,7 @@ fn without_keys_it_is_not_open_to_everyone() {
 #[ignore = "needs an image: make image-test"]
 fn it_says_what_an_engine_must_know() {
     let config = Image::under_test().config;
-    for (name, expected) in [("User", "worker"), ("StopSignal", "SIGTERM")] {
+    for (name, expected) in [("User", "10001:10001"), ("StopSignal", "SIGTERM")] {
         assert_eq!(config[name], expected, "{name}");
     }
     assert!(config["ExposedPorts"].get("8000/tcp").is_some());

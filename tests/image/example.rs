@@ -83,7 +83,7 @@ fn it_says_what_an_engine_must_know() {
     let image = Image::under_test();
     assert_eq!(image.list("Entrypoint"), ["tini", "--"]);
     assert_eq!(image.list("Cmd"), ["runpod-worker", "run"]);
-    for (name, expected) in [("User", "worker"), ("StopSignal", "SIGTERM"), ("WorkingDir", "/app")] {
+    for (name, expected) in [("User", "10001:10001"), ("StopSignal", "SIGTERM"), ("WorkingDir", "/app")] {
         assert_eq!(image.config[name], expected, "{name}");
     }
     assert!(image.config["ExposedPorts"].get("8001/tcp").is_some());

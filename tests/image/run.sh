@@ -25,8 +25,8 @@ trap 'exit 143' TERM
 # build_image TARGET FOLDER
 build_image() {
     case $engine in
-    docker) docker build --quiet --tag "runpod-worker/$1" "$2" ;;
-    buildah) buildah bud --quiet --isolation chroot --format docker --tag "runpod-worker/$1" "$2" ;;
+    docker) docker build --quiet --tag "runpod-worker/$1" --build-arg DEVICE=cpu "$2" ;;
+    buildah) buildah bud --quiet --isolation chroot --format docker --tag "runpod-worker/$1" --build-arg DEVICE=cpu "$2" ;;
     esac
     made+=("runpod-worker/$1")
 }
@@ -82,7 +82,8 @@ for target in "$@"; do
     new-plain | new-torch) build_new "${target#new-}" ;;
     three-lines) build_three_lines ;;
     example | example-cuda) tests=example:: ;;
-    *) tests=$target:: ;;
+    endpoint) tests=endpoint:: ;;
+    *) echo "image test: nothing is tested of '$target': see the top of this file" >&2 && exit 64 ;;
     esac
     unpack "runpod-worker/$target"
     IMAGE_ROOT=$root IMAGE_CONFIG=$work/config.json \

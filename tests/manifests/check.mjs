@@ -1,7 +1,7 @@
 // Validates what is deployed from docker/ against the schemas of those who read it: Kubernetes, the Prometheus operator, KEDA,
 // Compose. Prints each document; exits with 1 when one is wrong.
-import { readFileSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import Ajv from "ajv/dist/2019.js";
 import formats from "ajv-formats";
 import { parseAllDocuments } from "yaml";
@@ -26,13 +26,31 @@ function documents(file) {
   });
 }
 
+// What it takes in must be there, and each image that it renames must be used by one of them.
+function kustomization(file, object) {
+  const folder = dirname(file);
+  const lost = object.resources.filter((name) => !existsSync(join(docker, folder, name)));
+  const texts = object.resources.filter((name) => !lost.includes(name)).map((name) => readFileSync(join(docker, folder, name), "utf8"));
+  const unused = object.images.map((image) => image.name).filter((name) => !texts.some((text) => text.includes(`image: ${name}:`)));
+  const problem = [lost.map((name) => `no ${name}`), unused.map((name) => `nothing uses ${name}`)].flat().join(", ");
+  report(file, object.kind, problem === "" ? undefined : problem);
+}
+
 async function kubernetes(file) {
   for (const object of documents(file)) {
+    if (object.kind === "Kustomization") {
+      kustomization(file, object);
+      continue;
+    }
     const [version, group] = object.apiVersion.split("/").reverse();
     const from = operators[group] ? `${operators[group]}/${group}` : ["kubernetes-models", group].filter(Boolean).join("/");
     try {
       const { [object.kind]: Model } = await import(`${from}/${version}`);
       new Model(object).validate();
+      for (const endpoint of object.kind === "ServiceMonitor" ? object.spec.endpoints : []) {
+        // Else the operator's label `endpoint` hides ours, and rules, dashboard and scaler find nothing.
+        if (endpoint.honorLabels !== true) throw new Error("honorLabels is not true");
+      }
       report(file, object.kind);
     } catch (error) {
       report(file, object.kind, error.message);

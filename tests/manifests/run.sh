@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 
 command -v npm >/dev/null || ../install-packages.sh nodejs npm
 ../install-packages.sh systemd
-[[ -d node_modules/yaml ]] || npm ci --no-audit --no-fund --loglevel=error
+[[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --no-audit --no-fund --loglevel=error
 node check.mjs
 
 # Units name programs that are installed elsewhere; here they only have to exist.
