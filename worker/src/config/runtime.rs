@@ -18,9 +18,13 @@ pub struct RuntimeArgs {
     /// How often the driver is asked what the GPUs are doing; 0s for never [env: RUNPOD_WORKER_GPU_INTERVAL] [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub gpu_interval: Option<String>,
+    /// How far back the memory floor of a GPU looks for a moment between jobs; longer for workers that seldom have one
+    /// [env: RUNPOD_WORKER_GPU_FLOOR_WINDOW] [default: 10m]
+    #[arg(long, value_name = "TIME")]
+    pub gpu_floor_window: Option<String>,
 }
 
-/// Which GPUs are looked at, and how often.
+/// Which GPUs are looked at, how often, and for how long their memory floor is remembered.
 pub(super) fn gpus<E: Environment>(settings: &mut Settings<'_, E>, args: &RuntimeArgs) -> GpuSettings {
     let interval = settings.read(
         "gpu-interval",
@@ -30,12 +34,20 @@ pub(super) fn gpus<E: Environment>(settings: &mut Settings<'_, E>, args: &Runtim
         interval,
         show_duration,
     );
+    let floor_window = settings.read(
+        "gpu-floor-window",
+        args.gpu_floor_window.as_deref(),
+        &[],
+        Duration::from_secs(600),
+        parse::timeout,
+        show_duration,
+    );
     // An empty list of CUDA devices is a list all the same.
     let visible = VisibleDevices {
         cuda: settings.env.raw("CUDA_VISIBLE_DEVICES"),
         nvidia: settings.env.get("NVIDIA_VISIBLE_DEVICES"),
     };
-    GpuSettings { interval, visible }
+    GpuSettings { interval, floor_window, visible }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

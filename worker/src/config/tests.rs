@@ -104,7 +104,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Look = fn(&Config) -> String;
-    let cases: [(&str, &str, Look); 22] = [
+    let cases: [(&str, &str, Look); 23] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -124,6 +124,7 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
             c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
         }),
         ("gpu-interval", "7s", |c| format!("{:?}", c.gpus.interval)),
+        ("gpu-floor-window", "7s", |c| format!("{:?}", c.gpus.floor_window)),
         ("spool", "always", |c| if c.spool.always { "always" } else { "overdue" }.to_owned()),
         ("stop-with-stdin", "true", |c| c.stop_with_stdin.to_string()),
         ("log-format", "json", |c| c.log.format.as_str().to_owned()),

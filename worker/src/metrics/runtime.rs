@@ -60,7 +60,7 @@ fn encode_gpus(out: &mut DescriptorEncoder<'_>, gpus: &[Gpu]) -> Result<(), Erro
     gauge(out, "runpod_gpu_memory_used_bytes", help, each(|gpu| float(gpu.figures.memory_used)))?;
     let help = "GPU memory there is";
     gauge(out, "runpod_gpu_memory_total_bytes", help, each(|gpu| float(gpu.figures.memory_total)))?;
-    let help = "Least GPU memory in use between jobs in the last ten minutes";
+    let help = "Least GPU memory in use between jobs in the last ten minutes (--gpu-floor-window)";
     gauge(out, "runpod_gpu_memory_floor_bytes", help, each(|gpu| float(gpu.memory_floor)))?;
     gauge(out, "runpod_gpu_power_watts", "Power that a GPU draws", each(|gpu| gpu.figures.power_watts))?;
     let help = "Temperature of a GPU";

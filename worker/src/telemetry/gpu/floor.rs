@@ -4,22 +4,26 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How far back it looks.
-const WINDOW: Duration = Duration::from_secs(600);
-/// Length of the steps in which the window moves on.
-const STEP: Duration = Duration::from_secs(60);
+/// The window moves on in so many steps.
+const STEPS: u32 = 10;
 
 /// A minimum that forgets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MemoryFloor {
+    /// How far back it looks.
+    window: Duration,
     /// Start and minimum of each step that has one, oldest first.
     steps: VecDeque<(Instant, u64)>,
 }
 
 impl MemoryFloor {
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, steps: VecDeque::new() }
+    }
+
     /// Notes memory in use between two jobs.
     pub(super) fn note(&mut self, now: Instant, used: u64) {
-        match self.steps.back_mut().filter(|(start, _)| now.duration_since(*start) < STEP) {
+        match self.steps.back_mut().filter(|(start, _)| now.duration_since(*start) < self.window / STEPS) {
             Some((_, least)) => *least = used.min(*least),
             None => self.steps.push_back((now, used)),
         }
@@ -33,7 +37,7 @@ impl MemoryFloor {
     }
 
     fn forget(&mut self, now: Instant) {
-        while self.steps.front().is_some_and(|(start, _)| now.duration_since(*start) >= WINDOW) {
+        while self.steps.front().is_some_and(|(start, _)| now.duration_since(*start) >= self.window) {
             self.steps.pop_front();
         }
     }
@@ -49,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_least_of_the_window_counts() {
-        let (mut floor, start) = (MemoryFloor::default(), Instant::now());
+        let (mut floor, start) = (MemoryFloor::new(minutes(10)), Instant::now());
         assert_eq!(floor.get(start), None);
         for (minute, used) in [(0, 50), (1, 70), (2, 60)] {
             floor.note(start + minutes(minute), used);
@@ -61,7 +65,7 @@ mod tests {
 
     #[test]
     fn it_holds_one_figure_a_minute_however_often_it_is_told() {
-        let (mut floor, start) = (MemoryFloor::default(), Instant::now());
+        let (mut floor, start) = (MemoryFloor::new(minutes(10)), Instant::now());
         for tenth in 0..36_000 {
             floor.note(start + Duration::from_millis(100) * tenth, 1000 + u64::from(tenth));
         }

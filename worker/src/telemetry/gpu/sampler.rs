@@ -23,6 +23,8 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 pub struct GpuSettings {
     /// Time between two looks; zero for never.
     pub interval: Duration,
+    /// How far back the memory floor looks.
+    pub floor_window: Duration,
     /// Which GPUs are this worker's.
     pub visible: VisibleDevices,
 }
@@ -86,7 +88,7 @@ fn watch_nvml(settings: &GpuSettings, outlets: Outlets, stopped: &Receiver<()>) 
     match NvmlReader::new(&nvml, &settings.visible) {
         Ok(reader) => {
             tracing::info!(gpus = reader.count(), "GPU figures come from NVIDIA's management library.");
-            Watch::new(reader, outlets).run(settings.interval, stopped);
+            Watch::new(reader, outlets, settings.floor_window).run(settings.interval, stopped);
         }
         Err(error) => tracing::warn!(%error, "There are no GPU figures: the driver does not list its GPUs."),
     }
@@ -102,6 +104,7 @@ struct Outlets {
 struct Watch<R> {
     reader: R,
     outlets: Outlets,
+    floor_window: Duration,
     floors: Vec<MemoryFloor>,
     throttling: Throttling,
     /// What the dispatcher was last told.
@@ -109,8 +112,8 @@ struct Watch<R> {
 }
 
 impl<R: GpuReader> Watch<R> {
-    fn new(reader: R, outlets: Outlets) -> Self {
-        Self { reader, outlets, floors: Vec::new(), throttling: Throttling::default(), told: Vec::new() }
+    fn new(reader: R, outlets: Outlets, floor_window: Duration) -> Self {
+        Self { reader, outlets, floor_window, floors: Vec::new(), throttling: Throttling::default(), told: Vec::new() }
     }
 
     fn run(mut self, interval: Duration, stopped: &Receiver<()>) {
@@ -136,7 +139,7 @@ impl<R: GpuReader> Watch<R> {
             self.told = throttled;
         }
 
-        self.floors.resize_with(figures.len(), MemoryFloor::default);
+        self.floors.resize_with(figures.len(), || MemoryFloor::new(self.floor_window));
         let gpus = figures.into_iter().zip(&mut self.floors).map(|(figures, floor)| {
             if let Some(used) = figures.memory_used.filter(|_| between_jobs) {
                 floor.note(now, used);
@@ -185,7 +188,8 @@ mod tests {
             let (latest, gpus) = Gpus::channel(Duration::from_secs(5));
             let (state, snapshots) = watch::channel(Snapshot::default());
             let (sender, events) = mpsc::channel(1);
-            let watch = Watch::new(Fake::default(), Outlets { latest, snapshots, events: sender });
+            let outlets = Outlets { latest, snapshots, events: sender };
+            let watch = Watch::new(Fake::default(), outlets, Duration::from_secs(600));
             Self { watch, state, events, gpus }
         }
 
@@ -258,7 +262,11 @@ mod tests {
     async fn it_can_be_switched_off() {
         let (_state, snapshots) = watch::channel(Snapshot::default());
         let (events, _inbox) = mpsc::channel(1);
-        let settings = GpuSettings { interval: Duration::ZERO, visible: VisibleDevices::default() };
+        let settings = GpuSettings {
+            interval: Duration::ZERO,
+            floor_window: Duration::from_secs(600),
+            visible: VisibleDevices::default(),
+        };
         let sampler = spawn(settings, snapshots, events).unwrap();
         assert_eq!(sampler.gpus().latest(), None);
         sampler.stop().await;
