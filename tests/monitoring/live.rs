@@ -64,10 +64,10 @@ async fn mixed_load(client: &Client) {
 }
 
 /// Keeps jobs coming until it is dropped, so that rates have something to be rates of.
-struct Traffic(tokio::task::JoinHandle<()>);
+pub(crate) struct Traffic(tokio::task::JoinHandle<()>);
 
 impl Traffic {
-    fn of(client: &Client, input: Value) -> Self {
+    pub(crate) fn of(client: &Client, input: Value) -> Self {
         let client = client.clone();
         Self(tokio::spawn(async move {
             loop {
@@ -135,7 +135,7 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     let client = endpoint.client();
     let nvml = FakeNvml::saying(GPU);
     let with_gpu = gpu_worker(&endpoint, &nvml).await;
-    let prometheus = Prometheus::start(&[&first.http, &with_gpu.http], &endpoint.base, &alertmanager).await;
+    let prometheus = Prometheus::start(&[&first.http, &with_gpu.http], &endpoint.base, &alertmanager.address).await;
 
     mixed_load(&client).await;
     {

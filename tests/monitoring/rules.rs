@@ -43,6 +43,14 @@ fn every_alert_fires_when_it_should_and_ends() {
 }
 
 #[test]
+fn every_alert_is_provoked_under_a_real_prometheus() {
+    let live = [include_str!("live.rs"), include_str!("incidents.rs")].concat();
+    for alert in values(&shipped("rules.yml"), "alert:") {
+        assert!(live.contains(&format!("\"{alert}\"")), "neither live.rs nor incidents.rs makes {alert} fire");
+    }
+}
+
+#[test]
 fn every_alert_has_a_section_in_the_runbook() {
     let runbook = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
     let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();

@@ -30,15 +30,23 @@ fn replaced(mut text: String, changes: &[(&str, &str)]) -> String {
     text
 }
 
-/// Hours and minutes become seconds, so that a test sees alerts start and end.
+/// Hours and minutes become seconds, and half a minute becomes three, so that a test sees alerts start and end.
 fn hurried(rules: String) -> String {
-    let rules = replaced(rules, &[("[2m]", "[5s]"), ("[5m]", "[10s]"), ("[10m]", "[15s]"), ("[1h]", "[30s]")]);
-    replaced(rules, &[("for: 1m\n", "for: 1s\n"), ("for: 5m\n", "for: 2s\n"), ("for: 10m\n", "for: 3s\n")])
+    let windows = [("[2m]", "[5s]"), ("[5m]", "[10s]"), ("[10m]", "[15s]"), ("[1h]", "[20s]")];
+    let ages = [("age_seconds > 30\n", "age_seconds > 3\n"), ("uptime_seconds < 3600\n", "uptime_seconds < 20\n")];
+    let waits = [("for: 15s", "for: 1s"), ("for: 1m", "for: 1s"), ("for: 5m", "for: 2s"), ("for: 10m", "for: 3s")];
+    let rules = replaced(replaced(rules, &windows), &ages);
+    replaced(rules, &waits)
+}
+
+/// The name of a program as Prometheus knows it: the address in its URL.
+fn target(url: &str) -> &str {
+    url.trim_start_matches("http://").split('/').next().unwrap_or_default()
 }
 
 /// A running Alertmanager.
 pub(crate) struct Alertmanager {
-    address: String,
+    pub(crate) address: String,
     _daemon: Daemon,
     _folder: tempfile::TempDir,
 }
@@ -74,14 +82,13 @@ pub(crate) struct Prometheus {
 
 impl Prometheus {
     /// With the shipped configuration and rules, hurried, looking at all of these once a second.
-    pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &Alertmanager) -> Self {
+    pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let target = |url: &str| url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
-        let workers: Vec<String> = workers.iter().map(|worker| target(worker)).collect();
+        let workers: Vec<&str> = workers.iter().map(|worker| target(worker)).collect();
         let changes = [
             ("worker:8001", &*workers.join("\", \"")),
-            ("endpoint:8000", &*target(endpoint)),
-            ("alertmanager:9093", &*alertmanager.address),
+            ("endpoint:8000", target(endpoint)),
+            ("alertmanager:9093", alertmanager),
             ("15s", "1s"),
         ];
         let config = folder.path().join("prometheus.yml");
@@ -125,16 +132,26 @@ impl Prometheus {
         groups.iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default()).collect()
     }
 
-    /// Whether this alert is firing.
-    pub(crate) async fn fires(&self, alert: &str) -> bool {
-        !self.query(&format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}")).await.is_empty()
+    pub(crate) async fn has_answer(&self, what: &str, query: &str) {
+        eventually(what, || async { (!self.query(query).await.is_empty()).then_some(()) }).await;
     }
 
     pub(crate) async fn until_it_fires(&self, alert: &str) {
-        eventually(&format!("{alert} to fire"), || async { self.fires(alert).await.then_some(()) }).await;
+        self.has_answer(&format!("{alert} to fire"), &firing(alert, "")).await;
     }
 
-    pub(crate) async fn until_it_is_over(&self, alert: &str) {
-        eventually(&format!("{alert} to end"), || async { (!self.fires(alert).await).then_some(()) }).await;
+    /// As [`Self::until_it_fires`], about the program at this URL.
+    pub(crate) async fn until_it_fires_at(&self, url: &str, alert: &str) {
+        let instance = format!("instance=\"{}\"", target(url));
+        self.has_answer(&format!("{alert} to fire at {url}"), &firing(alert, &instance)).await;
     }
+
+    /// Asks for the absence, so that a Prometheus which does not answer is not taken for one that is content.
+    pub(crate) async fn until_it_is_over(&self, alert: &str) {
+        self.has_answer(&format!("{alert} to end"), &format!("absent({})", firing(alert, ""))).await;
+    }
+}
+
+fn firing(alert: &str, labels: &str) -> String {
+    format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", {labels}}}")
 }

@@ -7,6 +7,7 @@ mod raw;
 mod start;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -25,6 +26,8 @@ enum Do {
     Ok,
     /// Sleeps in one piece, deaf to a cancel, then returns.
     SleepMs { ms: u64 },
+    /// Waits until there is a file at this path, then returns.
+    WaitFor { path: PathBuf },
     /// Computes for ever.
     Spin,
     /// Waits for ever, deaf to a cancel.
@@ -104,6 +107,12 @@ impl Handler for Puppet {
         match input {
             Do::Ok => {}
             Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
+            Do::WaitFor { path } => {
+                while !path.exists() {
+                    job.check()?;
+                    sleep(Duration::from_millis(10));
+                }
+            }
             Do::Spin => loop {
                 std::hint::spin_loop();
             },
