@@ -106,7 +106,7 @@ impl Image {
     /// Arguments of `enter.sh`.
     fn enter(&self, start: Start, env: &[(String, String)], command: &[String]) -> Vec<String> {
         let mode = if start.read_only { "ro" } else { "rw" };
-        let folder = self.config["WorkingDir"].as_str().unwrap();
+        let folder = self.config["WorkingDir"].as_str().filter(|folder| !folder.is_empty()).unwrap_or("/");
         let mut args = vec![self.root.to_str().unwrap().to_owned(), start.user.to_owned(), mode.to_owned()];
         args.push(folder.to_owned());
         args.extend(self.list("Env"));
