@@ -102,6 +102,7 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
     let keys = Keys {
         client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
         worker: KeySet::load(listen.worker_key.as_ref(), listen.worker_key_file.as_deref())?,
+        local: false,
     };
     let worker_key = keys.worker.first().cloned();
     let config = Config::load(listen.config.as_deref())?;

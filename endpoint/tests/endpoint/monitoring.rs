@@ -199,7 +199,11 @@ async fn a_scrape_under_load_is_whole_and_counters_only_grow() {
 
 #[tokio::test]
 async fn no_key_is_asked_for_and_none_is_shown() {
-    let keys = Keys { client: Some(Secret::from("s3cret")).into(), worker: Some(Secret::from("w0rker")).into() };
+    let keys = Keys {
+        client: Some(Secret::from("s3cret")).into(),
+        worker: Some(Secret::from("w0rker")).into(),
+        ..Keys::default()
+    };
     let api = watched(&Api::with(keys), &["ep"], WebhookOutcomes::default());
     assert_eq!(api.get("health").await.status, StatusCode::UNAUTHORIZED);
     for path in ["/ready", "/live", "/ping"] {

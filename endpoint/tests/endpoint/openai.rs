@@ -72,7 +72,7 @@ async fn failures_are_openai_error_objects() {
         (StatusCode::BAD_REQUEST, &"invalid_request_error".into())
     );
 
-    let keyed = Api::with(Keys { client: KeySet::new([Secret::from("k")]), worker: KeySet::default() });
+    let keyed = Api::with(Keys { client: KeySet::new([Secret::from("k")]), ..Keys::default() });
     let refused = chat(&keyed).await;
     assert_eq!(
         (refused.status, &refused.json()["error"]["type"]),
