@@ -262,13 +262,12 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
-        let (Some(Webhook { url, job, input, traceparent }), mark) = endpoint.with(|queue, _| queue.webhook(id)) else {
-            return Ok(None);
-        };
+        let (Some(found), mark) = endpoint.with(|queue, _| queue.webhook(id)) else { return Ok(None) };
+        let Webhook { url, job, input, traceparent, ending } = found;
         let job = self.settled_view(&endpoint, job, mark).await?;
         let input = self.backing.load(endpoint.key, vec![input]).await?.into_iter().flatten().next();
         // Without an input the record has expired meanwhile.
-        Ok(input.map(|input| Webhook { url, job, input, traceparent }))
+        Ok(input.map(|input| Webhook { url, job, input, traceparent, ending }))
     }
 
     async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
