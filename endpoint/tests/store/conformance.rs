@@ -43,6 +43,7 @@ every_store!(
     a_job_over_its_run_time_fails_and_its_worker_is_told,
     a_job_taken_anonymously_belongs_to_whoever_reports_it,
     endpoints_know_nothing_of_each_other,
+    endpoints_that_are_not_used_make_room,
     bounds_are_kept,
     many_clients_and_workers_lose_nothing,
     the_worker_of_a_process_that_ended_loses_its_jobs,
@@ -334,6 +335,29 @@ async fn endpoints_know_nothing_of_each_other<E: Engine>() {
     assert_eq!((taken.len(), taken[0].input.get()), (1, "\"two\""));
     assert_eq!(store.view("one", "same", None).await.unwrap().status, Status::InQueue);
     assert_eq!(store.view("three", "same", None).await.unwrap_err(), StoreError::JobNotFound);
+}
+
+async fn endpoints_that_are_not_used_make_room<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { worker_retention: Duration::ZERO, ..Limits::default() });
+    submit(&*store, "kept").await;
+    // Only asked, never used: a thousand is what fits.
+    for number in 0..1500 {
+        store.stops(&format!("ep-{number}"), "w", Duration::ZERO).await.unwrap();
+    }
+    let endpoints = store.endpoints().await;
+    assert_eq!(endpoints.len(), 1000);
+    assert!(endpoints.iter().any(|id| id == EP) && !endpoints.iter().any(|id| id == "ep-0"));
+    assert_eq!(status(&*store, "kept").await, Status::InQueue);
+    for id in endpoints.iter().filter(|id| *id != EP) {
+        store.submit(id, new_job("a")).await.unwrap();
+    }
+    assert_eq!(store.submit("one-more", new_job("a")).await.unwrap_err(), StoreError::TooManyEndpoints);
+    drop(store);
+    if let Some(store) = engine.reopen() {
+        assert_eq!(store.endpoints().await, endpoints);
+        assert_eq!(take_ids(&*store, "w", 9).await, ["kept"]);
+    }
 }
 
 async fn bounds_are_kept<E: Engine>() {
