@@ -51,7 +51,7 @@ impl Monitoring {
             .route("/metrics", get(scrape))
             .route("/ready", get(probes::ready))
             .route("/live", get(probes::live))
-            .route("/ping", get(probes::ping))
+            .route("/ping", get(probes::ready))
             .with_state(self);
         router.merge(own).layer(from_fn_with_state(metrics, requests::count))
     }
