@@ -98,7 +98,7 @@ impl ApiError {
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
-                StoreError::StreamFull => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },

@@ -14,6 +14,7 @@ mod openai;
 mod options;
 mod query;
 mod rate_limit;
+mod report;
 mod trace;
 mod wire;
 mod worker;

@@ -83,6 +83,13 @@ impl Collector for Collected {
             "",
             |series| [("", series.totals.retried)],
         )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_execution_timeouts",
+            "Jobs that exceeded their execution timeout, whether they are reported as FAILED or as TIMED_OUT.",
+            "",
+            |series| [("", series.totals.execution_timeouts)],
+        )?;
         self.gauges(encoder, "runpod_endpoint_queue_depth", "Jobs that wait for a worker.", "", |series| {
             [("", count(series.in_queue))]
         })?;

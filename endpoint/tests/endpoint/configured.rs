@@ -11,7 +11,7 @@ use runpod_endpoint::store::{MemoryStore, Policy, Setup};
 use crate::support::Api;
 
 fn catalog(closed: bool) -> Options {
-    let policy = Policy { execution_timeout: Duration::from_secs(5), ..Policy::default() };
+    let policy = Policy { execution_timeout: Some(Duration::from_secs(5)), ..Policy::default() };
     Options { catalog: Catalog { policies: HashMap::from([("ep".to_owned(), policy)]), closed }, ..Options::default() }
 }
 
@@ -20,9 +20,9 @@ async fn an_endpoints_execution_timeout_applies_to_jobs_that_set_none() {
     let api = Api::with_options(catalog(false));
     let (short, long) =
         (api.run(r#"{"input": 1}"#).await, api.run(r#"{"input": 1, "policy": {"executionTimeout": 60000}}"#).await);
-    api.take("w1").await;
-    api.take("w2").await;
-    tokio::time::advance(Duration::from_secs(6)).await;
+    let told = async |worker| api.get(&format!("job-take/{worker}")).await.json()["policy"]["executionTimeout"].clone();
+    assert_eq!([told("w1").await, told("w2").await], [5000, 60_000]);
+    tokio::time::advance(Duration::from_secs(16)).await;
     assert_eq!((api.state(&short).await, api.state(&long).await), ("FAILED".to_owned(), "IN_PROGRESS".to_owned()));
 }
 

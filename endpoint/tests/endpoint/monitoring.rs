@@ -83,7 +83,7 @@ async fn mixed_load(api: &Api) {
     let slow = api.run(r#"{"input": 7, "policy": {"executionTimeout": 5000}}"#).await;
     let rest = api.get("job-take-batch/w3?batch_size=2").await.json();
     assert_eq!(rest[1]["id"], json!(slow));
-    sleep(Duration::from_secs(11)).await;
+    sleep(Duration::from_secs(16)).await;
     api.run(r#"{"input": 8}"#).await;
     api.get("status/unknown").await;
     sleep(Duration::from_secs(1)).await;

@@ -92,12 +92,13 @@ async fn the_body_is_the_job_document_with_input_and_webhook() {
     let mut receiver = Receiver::start(&[]).await;
     let api = endpoint(LOOPBACK, false);
     let id = submit(&api, &receiver.url).await;
-    api.done("w1", &id, r#"{"output": {"y": 2.50}}"#).await;
+    api.done("w1", &id, r#"{"output": {"y": 2.50}, "cost": {"gpuSeconds": 0.50}}"#).await;
     let received = receiver.next().await;
     let mut expected = api.status(&id).await;
     expected["input"] = json!({"x": 1});
     expected["webhook"] = json!(receiver.url);
     assert_eq!(received.json(), expected);
+    assert!(received.body.contains(r#"{"gpuSeconds": 0.50}"#), "{}", received.body);
     assert!(received.body.contains(r#"{"y": 2.50}"#), "payloads are not re-encoded: {}", received.body);
     assert_eq!(received.headers["content-type"], "application/json");
 

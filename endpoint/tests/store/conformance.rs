@@ -306,8 +306,9 @@ async fn a_lost_job_runs_once_more_and_then_fails<E: Engine>() {
 
 async fn a_job_over_its_run_time_fails_and_its_worker_is_told<E: Engine>() {
     let engine = E::new();
-    let store = engine.open(Limits { timeout_status: Status::TimedOut, ..Limits::default() });
-    let policy = Policy { execution_timeout: Duration::from_millis(50), ..Policy::default() };
+    let limits = Limits { timeout_status: Status::TimedOut, timeout_grace: Duration::ZERO, ..Limits::default() };
+    let store = engine.open(limits);
+    let policy = Policy { execution_timeout: Some(Duration::from_millis(50)), ..Policy::default() };
     store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
     take(&*store, "w", 1).await;
     assert_eq!(timeout(SOON, store.stops(EP, "w", SOON * 10)).await.unwrap().unwrap(), ["a".into()]);
@@ -368,6 +369,18 @@ async fn bounds_are_kept<E: Engine>() {
     let store = E::new().open(Limits { max_bytes: 10, ..Limits::default() });
     submit(&*store, "a").await;
     assert_eq!(store.submit(EP, new_job("b")).await.unwrap_err(), StoreError::QueueFull);
+    let engine = E::new();
+    let store = engine.open(Limits { max_total_stream_bytes: 3, ..Limits::default() });
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+        take(&*store, "w", 1).await;
+    }
+    store.chunk(EP, "w", "a", payload("12")).await.unwrap();
+    assert_eq!(store.chunk(EP, "w", "b", payload("34")).await, Err(StoreError::StreamsFull));
+    store.finish(EP, "w", "b", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "b").await, Status::Completed, "the result is not lost with the item");
+    store.drain(EP, "a", Duration::ZERO).await.unwrap();
+    store.chunk(EP, "w", "a", payload("123")).await.unwrap();
     let store = E::new().open(Limits::default());
     submit(&*store, "a").await;
     assert_eq!(store.submit(EP, new_job("a")).await.unwrap_err(), StoreError::DuplicateJob);
