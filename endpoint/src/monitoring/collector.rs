@@ -19,7 +19,7 @@ pub(super) struct Series {
     in_queue: usize,
     in_progress: usize,
     oldest_wait: Duration,
-    workers: [(&'static str, usize); 4],
+    workers: [(&'static str, usize); 5],
 }
 
 impl Series {
@@ -30,7 +30,7 @@ impl Series {
             in_queue: 0,
             in_progress: 0,
             oldest_wait: Duration::ZERO,
-            workers: ["idle", "initializing", "running", "unhealthy"].map(|state| (state, 0)),
+            workers: ["idle", "initializing", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
         }
     }
 
@@ -40,7 +40,7 @@ impl Series {
         self.in_queue += in_queue;
         self.in_progress += in_progress;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        let counts = [workers.idle, workers.initializing, workers.running, workers.unhealthy];
+        let counts = [workers.idle, workers.initializing, workers.running, workers.throttled, workers.unhealthy];
         self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, WebhookOutcomes};
 pub use metrics::Metrics;
+pub use requests::STATUS_CLASSES;
 
 /// Content type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use runpod_endpoint::api::{Catalog, KeySet, Keys, Options, Secret};
-use runpod_endpoint::store::{MemoryStore, Policy, Setup};
+use runpod_endpoint::store::{MemoryStore, Policy, Setup, WorkerEvent};
 
 use crate::support::Api;
 
@@ -74,4 +74,6 @@ async fn metrics_name_the_ready_workers() {
     let metrics = api.get("metrics").await.json();
     assert_eq!(metrics["readyWorkers"], serde_json::json!(["w1"]));
     assert_eq!((&metrics["workers"]["running"], &metrics["workers"]["initializing"]), (&1.into(), &1.into()));
+    api.app.store.worker_event("ep", "w3", WorkerEvent::Throttled).await.unwrap();
+    assert_eq!(api.get("metrics").await.json()["workers"]["throttled"], 1);
 }

@@ -124,7 +124,7 @@ async fn the_counters_agree_with_health() {
     ] {
         assert_eq!(json!(value(&format!(r#"{metric}{{endpoint="ep"}}"#))), health["jobs"][counter], "{metric}");
     }
-    for state in ["idle", "initializing", "running", "unhealthy"] {
+    for state in ["idle", "initializing", "running", "throttled", "unhealthy"] {
         let metric = value(&format!(r#"runpod_endpoint_workers{{endpoint="ep",state="{state}"}}"#));
         assert_eq!(json!(metric), health["workers"][state], "{state}");
     }
