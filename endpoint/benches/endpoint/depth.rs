@@ -22,16 +22,11 @@ const FLAT: f64 = 0.2;
 /// Each engine in a process of its own, so that memory freed by the first is not used by the second.
 pub(crate) fn measure_apart() {
     println!("## Depth of the queue, 1 kB inputs\n");
-    println!(
-        "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for engine in ENGINES {
         #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
         let status = std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine]).status();
         assert!(status.unwrap().success());
     }
-    println!();
 }
 
 pub(crate) async fn measure(engine: &str) {
@@ -45,6 +40,10 @@ pub(crate) async fn measure(engine: &str) {
     let empty = resident_bytes();
     let mut submitted = queued;
     let mut medians = Vec::new();
+    println!(
+        "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for depth in DEPTHS {
         let more = depth - queued;
         fill(&store, submitted, submitted + more, 1000).await;

@@ -195,6 +195,19 @@ async fn the_network_is_not_let_in_without_both_keys() {
     assert!(Server::bind(ServerConfig { keys: empty, ..config() }).await.is_err());
 }
 
+#[tokio::test]
+async fn a_loopback_server_without_keys_answers_to_local_names_only() {
+    let server = start().await;
+    for (host, status) in [("evil.example", "403"), ("localhost", "200"), (&*server.address, "200")] {
+        for path in ["v2/ep/health", "console/endpoints"] {
+            let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let mut reply = String::new();
+            server.open(&request).await.read_to_string(&mut reply).await.unwrap();
+            assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{path} as {host}: {reply}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_nobody_reads_puts_the_job_back() {
     let api = Api::new();
