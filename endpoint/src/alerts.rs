@@ -66,7 +66,7 @@ fn readings(seen: &Observation) -> Readings {
         counters: Counters {
             completed: totals.completed,
             failed: totals.failed.saturating_add(totals.timed_out),
-            timed_out: totals.timed_out,
+            timed_out: totals.execution_timeouts,
         },
     }
 }

@@ -68,7 +68,7 @@ impl Server {
     /// # Errors
     /// When the address cannot be used or must not be used without keys.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
-        let Keys { client, worker } = &config.keys;
+        let Keys { client, worker, .. } = &config.keys;
         if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
             return Err(ServerError::EmptyKey);
         }
@@ -129,9 +129,10 @@ impl Server {
             shutdown: shutdown.clone(),
             options: self.config.options,
         };
-        let router = api::router(app, self.config.keys.clone())
-            .merge(console::router(console, &self.config.keys))
-            .merge(api::graphql::router(self.local, &self.config.keys));
+        let keys = Keys { local: self.address.ip().is_loopback(), ..self.config.keys };
+        let router = api::router(app, keys.clone())
+            .merge(console::router(console, &keys))
+            .merge(api::graphql::router(self.local, &keys));
         accept::serve(self.listener, monitoring.watch(router), &shutdown).await;
     }
 }

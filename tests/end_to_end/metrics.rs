@@ -37,6 +37,12 @@ struct Seen {
 impl Seen {
     fn note(&mut self, job: &Value) {
         self.jobs += 1.0;
+        if job["status"] == "COMPLETED" {
+            let cost = &job["cost"];
+            let (seconds, dollars) = (cost["gpuSeconds"].as_f64().unwrap(), cost["dollars"].as_f64().unwrap());
+            // 3.6 an hour is a tenth of a cent a second.
+            assert!(seconds > 0.0 && (dollars - seconds / 1000.0).abs() < 1e-9, "{job}");
+        }
         *self.statuses.entry(job["status"].as_str().unwrap().to_owned()).or_default() += 1.0;
         if let Some(error) = job["error"].as_str() {
             let error: Value = serde_json::from_str(error).unwrap();

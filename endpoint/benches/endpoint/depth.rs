@@ -16,19 +16,17 @@ const DEPTHS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// Takes that are timed at each depth. Few, so that the depth stays what it is.
 const TAKES: usize = 200;
 
+/// How far the median take at any depth may be from the one in the shortest queue to count as flat.
+const FLAT: f64 = 0.2;
+
 /// Each engine in a process of its own, so that memory freed by the first is not used by the second.
 pub(crate) fn measure_apart() {
     println!("## Depth of the queue, 1 kB inputs\n");
-    println!(
-        "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for engine in ENGINES {
         #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
         let status = std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine]).status();
         assert!(status.unwrap().success());
     }
-    println!();
 }
 
 pub(crate) async fn measure(engine: &str) {
@@ -41,6 +39,11 @@ pub(crate) async fn measure(engine: &str) {
     let mut queued = 100;
     let empty = resident_bytes();
     let mut submitted = queued;
+    let mut medians = Vec::new();
+    println!(
+        "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for depth in DEPTHS {
         let more = depth - queued;
         fill(&store, submitted, submitted + more, 1000).await;
@@ -61,9 +64,21 @@ pub(crate) async fn measure(engine: &str) {
         queued = depth - 2 * TAKES;
         let [direct, direct_p99] = summary(direct);
         let [remote, remote_p99] = summary(remote);
+        medians.push(direct);
         println!("| {engine} | {depth} | {bytes:.0} | {direct:.1} | {direct_p99:.1} | {remote:.1} | {remote_p99:.1} |");
     }
     stop.cancel();
+    println!("\n{engine}: {}\n", verdict(&medians));
+}
+
+/// Whether taking a job from the store takes as long at every depth.
+fn verdict(medians: &[f64]) -> String {
+    let ratios: Vec<_> = medians.iter().map(|median| median / medians[0]).collect();
+    let is_flat = ratios.iter().all(|ratio| (ratio - 1.0).abs() <= FLAT);
+    let said = if is_flat { "stayed within" } else { "did NOT stay within" };
+    let at: Vec<_> = DEPTHS.iter().zip(&ratios).map(|(depth, ratio)| format!("{ratio:.2} at {depth}")).collect();
+    let (percent, shortest, at) = (FLAT * 100.0, DEPTHS[0], at.join(", "));
+    format!("the median take at the store {said} ±{percent:.0} % of the one at {shortest} jobs: {at}")
 }
 
 /// Median and 99th percentile in microseconds.

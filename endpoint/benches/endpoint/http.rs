@@ -41,7 +41,8 @@ impl Connection {
     pub(crate) async fn request(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut request = String::with_capacity(body.len() + 128);
         let length = body.len();
-        write!(request, "{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        write!(request, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+            .unwrap();
         self.stream.write_all(request.as_bytes()).await.unwrap();
         self.buffer.clear();
         let head = loop {

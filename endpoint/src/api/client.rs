@@ -29,6 +29,9 @@ const STREAM_WAIT: Duration = Duration::from_secs(5);
 /// Longest list of `/requests`.
 const MAX_REQUESTS: usize = 1000;
 
+/// Longest `webhook`.
+const MAX_WEBHOOK_BYTES: usize = 8 << 10;
+
 const MIB: usize = 1 << 20;
 
 /// The two ways to submit.
@@ -115,9 +118,16 @@ async fn submit(
     let Some(input) = request.input else {
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
+    let webhook = request.webhook.filter(|url| !url.is_empty());
+    if webhook.as_ref().is_some_and(|url| url.len() > MAX_WEBHOOK_BYTES) {
+        return Err(ApiError::BadRequest(format!(
+            "`webhook` is longer than {} KiB; give a shorter URL",
+            MAX_WEBHOOK_BYTES >> 10
+        )));
+    }
     let mut job = NewJob {
         s3_config: request.s3_config.map(Arc::from),
-        webhook: request.webhook.filter(|url| !url.is_empty()),
+        webhook,
         traceparent: trace::traceparent(headers),
         ..new_job(app, endpoint, Arc::from(input), kind)
     };

@@ -38,8 +38,15 @@ pub enum ApiError {
     #[error("unauthorized: send the key as `Authorization: Bearer <key>`")]
     Unauthorized,
     /// A browser page of another site calls an endpoint without keys.
-    #[error("requests from other web sites are refused while no API key is set; start the endpoint with --api-key")]
+    #[error(
+        "requests from other web sites are refused while no key is set; start the endpoint with --api-key and --worker-key"
+    )]
     ForeignOrigin,
+    /// A name that may be another site's is used for an endpoint without keys.
+    #[error(
+        "without keys this endpoint answers to IP addresses and localhost only; use http://127.0.0.1 or start it with --api-key and --worker-key"
+    )]
+    ForeignHost,
     /// The operator closed the list of endpoints and this one is not on it.
     #[error("no such endpoint; use one of the configured endpoint ids")]
     NoEndpoint,
@@ -85,13 +92,13 @@ impl ApiError {
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::ForeignOrigin | Self::ForeignHost => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
-                StoreError::StreamFull => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },

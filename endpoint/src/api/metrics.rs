@@ -36,6 +36,7 @@ async fn metrics(State(app): State<App>, Path(endpoint): Path<String>) -> Respon
         ("idle", WorkerState::Idle),
         ("initializing", WorkerState::Initializing),
         ("running", WorkerState::Running),
+        ("throttled", WorkerState::Throttled),
         ("unhealthy", WorkerState::Unhealthy),
     ];
     let count = |state| load.workers.iter().filter(|worker| worker.state == state).count();

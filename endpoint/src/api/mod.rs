@@ -14,6 +14,7 @@ mod openai;
 mod options;
 mod query;
 mod rate_limit;
+mod report;
 mod trace;
 mod wire;
 mod worker;
@@ -26,6 +27,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use tokio_util::sync::CancellationToken;
 
+use auth::Gate;
 pub use auth::Secret;
 pub(crate) use delivery::HandedOut;
 pub use error::ApiError;
@@ -61,11 +63,14 @@ pub struct Keys {
     pub client: KeySet,
     /// For the worker API.
     pub worker: KeySet,
+    /// The server listens on a loopback address: an API without keys answers to local names only.
+    pub local: bool,
 }
 
 /// Lets only callers with the client key through.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
-    routes.layer(from_fn_with_state(keys.client.clone(), auth::check))
+    let gate = Gate { keys: keys.client.clone(), local: keys.local };
+    routes.layer(from_fn_with_state(gate, auth::check))
 }
 
 /// Both APIs as one router.
@@ -74,13 +79,14 @@ pub fn router(app: App, keys: Keys) -> Router {
     // Layers run from the last to the first.
     let client = |routes: Router<App>| {
         let limited = routes.layer(from_fn_with_state(app.clone(), rate_limit::limit));
-        admitted(limited).layer(from_fn_with_state(keys.client.clone(), auth::check))
+        client_only(admitted(limited), &keys)
     };
     let (documented, document) = client::routes().split_for_parts();
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
+    let worker_gate = Gate { keys: keys.worker, local: keys.local };
     let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), faults::inject)))
-        .layer(from_fn_with_state(keys.worker, auth::check));
+        .layer(from_fn_with_state(worker_gate, auth::check));
     plain
         .merge(openai)
         .merge(worker)

@@ -59,7 +59,7 @@ struct OpenAiInput<'a> {
 #[derive(Default, Deserialize)]
 struct Wish {
     #[serde(default)]
-    stream: bool,
+    stream: Option<bool>,
 }
 
 async fn pass(
@@ -80,7 +80,7 @@ async fn pass(
     let id = Arc::clone(&job.id);
     let abandoned = CancelOnDrop { app: app.clone(), endpoint: endpoint.clone(), job: Some(Arc::clone(&id)) };
     app.store.submit(&endpoint, job).await?;
-    if wish.stream {
+    if wish.stream == Some(true) {
         return Ok(event_stream(app, endpoint, id, abandoned));
     }
     let job = finished(&app, &endpoint, &id).await?;

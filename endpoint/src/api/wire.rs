@@ -1,16 +1,14 @@
 //! The JSON documents of both APIs. Field order is alphabetical, as in the platform's replies.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::json;
-use crate::store::{Assignment, Health, JobView, Outcome, Payload, Policy, Status};
+use crate::store::{Assignment, Health, JobView, Policy, Status};
 
 /// `/run` and `/runsync` request. Other top-level fields are dropped, as on the platform.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -54,16 +52,16 @@ const WEEK_MS: u64 = 604_800_000;
 impl PolicyRequest {
     /// Values outside of the documented ranges are refused; those left out are the endpoint's.
     pub(crate) fn validate(self, default: Policy) -> Result<Policy, ApiError> {
-        let within = |name: &str, value: Option<u64>, min: u64, default: Duration| match value {
-            None => Ok(default),
-            Some(value) if (min..=WEEK_MS).contains(&value) => Ok(Duration::from_millis(value)),
+        let within = |name: &str, value: Option<u64>, min: u64| match value {
+            None => Ok(None),
+            Some(value) if (min..=WEEK_MS).contains(&value) => Ok(Some(Duration::from_millis(value))),
             Some(value) => Err(ApiError::BadRequest(format!(
                 "policy.{name} is {value}; give milliseconds from {min} to {WEEK_MS}"
             ))),
         };
         Ok(Policy {
-            execution_timeout: within("executionTimeout", self.execution_timeout, 5000, default.execution_timeout)?,
-            ttl: within("ttl", self.ttl, 10_000, default.ttl)?,
+            execution_timeout: within("executionTimeout", self.execution_timeout, 5000)?.or(default.execution_timeout),
+            ttl: within("ttl", self.ttl, 10_000)?.unwrap_or(default.ttl),
             low_priority: self.low_priority.unwrap_or(default.low_priority),
         })
     }
@@ -74,6 +72,10 @@ impl PolicyRequest {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Job)]
 pub(crate) struct JobDocument<'a> {
+    /// What the job has used up, if its worker says so: `gpuSeconds` and `dollars`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    cost: Option<&'a RawValue>,
     /// Milliseconds from submission to the start of the latest attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_time: Option<u64>,
@@ -109,6 +111,7 @@ fn millis(duration: Duration) -> u64 {
 impl<'a> From<&'a JobView> for JobDocument<'a> {
     fn from(view: &'a JobView) -> Self {
         Self {
+            cost: view.cost.as_deref(),
             delay_time: view.delay.map(millis),
             error: view.error.as_deref(),
             execution_time: view.execution.map(millis),
@@ -216,7 +219,7 @@ impl From<Health> for HealthReply {
 }
 
 /// A job as a worker gets it. `id` and `input` are always there. One that belongs to a trace also says how long it has
-/// waited, in milliseconds, so that the trace can show it. One that may run for longer than a worker lets it by itself says so.
+/// waited, in milliseconds, so that the trace can show it. One whose run time somebody has set says so.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobMessage<'a> {
     #[serde(rename = "delayTime", skip_serializing_if = "Option::is_none")]
@@ -240,9 +243,8 @@ struct PolicyMessage {
 
 impl<'a> From<&'a Assignment> for JobMessage<'a> {
     fn from(job: &'a Assignment) -> Self {
-        let long = job.execution_timeout > Policy::default().execution_timeout;
         Self {
-            policy: long.then_some(PolicyMessage { execution_timeout: job.execution_timeout.as_millis() }),
+            policy: job.execution_timeout.map(|time| PolicyMessage { execution_timeout: time.as_millis() }),
             delay_time: job.traceparent.as_ref().map(|_| job.delay.as_millis()),
             id: &job.id,
             input: &job.input,
@@ -257,55 +259,4 @@ impl<'a> From<&'a Assignment> for JobMessage<'a> {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StopReply<'a> {
     pub(crate) jobs_to_stop: Vec<&'a str>,
-}
-
-/// What a job-done body means.
-#[derive(Debug)]
-pub(crate) enum Report {
-    Progress(Option<Payload>),
-    Final(Outcome),
-}
-
-/// job-done and job-stream body.
-#[derive(Debug, Deserialize)]
-struct ResultBody {
-    #[serde(default, deserialize_with = "json::present")]
-    output: Option<Box<RawValue>>,
-    #[serde(default)]
-    error: Value,
-    #[serde(default)]
-    status: Value,
-    #[serde(default, rename = "stopPod")]
-    stop_pod: Value,
-}
-
-impl ResultBody {
-    fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
-        json::object(body).or_else(|error| match std::str::from_utf8(body) {
-            Ok(text) => json::object(json::without_non_finite(text).as_bytes()),
-            Err(_) => Err(error),
-        })
-    }
-}
-
-impl Report {
-    /// Reads a job-done body.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
-        let body = ResultBody::parse(body)?;
-        let output = body.output.map(Arc::from);
-        if body.status == "IN_PROGRESS" {
-            return Ok(Self::Progress(output));
-        }
-        let error = json::is_truthy(&body.error).then(|| match body.error {
-            Value::String(text) => text,
-            other => other.to_string(),
-        });
-        Ok(Self::Final(Outcome { output, error, recycle: json::is_truthy(&body.stop_pod) }))
-    }
-}
-
-/// Reads a job-stream body: the item, `null` when there is none.
-pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
-    let output = ResultBody::parse(body)?.output;
-    Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }

@@ -17,7 +17,8 @@ use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
 use super::query::Params;
-use super::wire::{self, JobMessage, Report, StopReply};
+use super::report::{self, Report};
+use super::wire::{JobMessage, StopReply};
 use crate::store::{Assignment, Heartbeat, Outcome};
 
 /// Largest `batch_size` that is honoured.
@@ -146,7 +147,7 @@ async fn chunk(
         BodyError::TooLarge => ApiError::ResultTooLarge { limit },
         BodyError::Unreadable => ApiError::BodyUnreadable,
     })?;
-    let item = wire::parse_chunk(&body)
+    let item = report::parse_chunk(&body)
         .map_err(|error| ApiError::BadRequest(format!("the worker posted an item that is not JSON: {error}")))?;
     app.store.chunk(&endpoint, &worker, job, item).await?;
     Ok(Json(json!({})).into_response())

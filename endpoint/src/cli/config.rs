@@ -91,11 +91,7 @@ impl Config {
 impl EndpointConfig {
     pub(crate) fn policy(&self) -> Policy {
         let default = Policy::default();
-        Policy {
-            execution_timeout: self.execution_timeout.unwrap_or(default.execution_timeout),
-            ttl: self.ttl.unwrap_or(default.ttl),
-            ..default
-        }
+        Policy { execution_timeout: self.execution_timeout, ttl: self.ttl.unwrap_or(default.ttl), ..default }
     }
 
     fn mistake(&self) -> Option<&'static str> {
@@ -141,8 +137,8 @@ mod tests {
         let config =
             load("[[endpoint]]\nid = \"a\"\nexecution_timeout = \"30s\"\nlease = \"5s\"\n[[endpoint]]\nid = \"b\"");
         let config = config.unwrap();
-        assert_eq!(config.endpoint[0].policy().execution_timeout, Duration::from_secs(30));
-        assert_eq!(config.endpoint[1].policy().execution_timeout, Duration::from_secs(600));
+        assert_eq!(config.endpoint[0].policy().execution_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(config.endpoint[1].policy().execution_timeout, None);
     }
 
     #[test]

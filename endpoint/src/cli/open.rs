@@ -102,12 +102,15 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
     let keys = Keys {
         client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
         worker: KeySet::load(listen.worker_key.as_ref(), listen.worker_key_file.as_deref())?,
+        local: false,
     };
     let worker_key = keys.worker.first().cloned();
     let config = Config::load(listen.config.as_deref())?;
     let faults = faults(listen, extra.fault_header)?.map(Arc::new);
+    let catalog = catalog(&config, extra.endpoint);
+    let endpoints = catalog.policies.keys().cloned().collect();
     let options = Options {
-        catalog: catalog(&config, extra.endpoint),
+        catalog,
         rate_limits: (listen.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
     };
@@ -132,7 +135,7 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
     let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
     // The disk has room for more than memory.
     let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
-    let setup = Setup { limits, leases: leases(&config), webhooks: queue };
+    let setup = Setup { limits, endpoints, leases: leases(&config), webhooks: queue };
     let store: Arc<dyn Store> = match &listen.data {
         Some(path) => Arc::new(SqliteStore::open(path, setup)?),
         None => Arc::new(MemoryStore::new(setup)),

@@ -21,7 +21,12 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 const CAPTURE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The endpoint's own secrets; the worker gets its key under the platform's name.
-const WITHHELD: [&str; 3] = ["RUNPOD_ENDPOINT_API_KEY", "RUNPOD_ENDPOINT_WEBHOOK_SECRET", "RUNPOD_ENDPOINT_WORKER_KEY"];
+const WITHHELD: [&str; 4] = [
+    "RUNPOD_ENDPOINT_ALERT_WEBHOOK",
+    "RUNPOD_ENDPOINT_API_KEY",
+    "RUNPOD_ENDPOINT_WEBHOOK_SECRET",
+    "RUNPOD_ENDPOINT_WORKER_KEY",
+];
 
 /// Tells the worker to stop when its standard input ends, which this program holds open.
 const STOP_WITH_STDIN: &str = "RUNPOD_WORKER_STOP_WITH_STDIN";

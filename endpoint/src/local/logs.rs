@@ -15,7 +15,11 @@ const MAX_BYTES: usize = 16 << 20;
 /// Longest text that is kept of a line.
 const MAX_TEXT: usize = 8 << 10;
 
-/// What a line costs beside its text.
+/// Longest id of a job and longest name of a level. Those of this endpoint are shorter: what is longer is no line about a job.
+const MAX_ID: usize = 128;
+const MAX_LEVEL: usize = 32;
+
+/// What a line costs beside its texts, and a job beside its id and its lines.
 const OVERHEAD: usize = 64;
 
 /// One line.
@@ -31,7 +35,7 @@ pub struct LogLine {
 
 impl LogLine {
     fn bytes(&self) -> usize {
-        self.text.len() + OVERHEAD
+        self.level.len() + self.text.len() + OVERHEAD
     }
 }
 
@@ -61,6 +65,9 @@ impl JobLogs {
     /// Takes note of a line if it names a job.
     pub fn add(&self, line: &str) {
         let Some((job, level, text)) = parse(line) else { return };
+        if job.len() > MAX_ID || level.len() > MAX_LEVEL {
+            return;
+        }
         let text = text.chars().take(MAX_TEXT).collect();
         let line = LogLine { at: SystemTime::now(), level: level.into_owned(), text };
         self.lock().add(&job, line);
@@ -88,6 +95,7 @@ impl JobLogs {
 impl Kept {
     fn add(&mut self, job: &str, line: LogLine) {
         if !self.by_job.contains_key(job) {
+            self.bytes += job_bytes(job);
             self.order.push_back(job.to_owned());
         }
         let lines = self.by_job.entry(job.to_owned()).or_default();
@@ -100,7 +108,7 @@ impl Kept {
         while self.bytes > MAX_BYTES {
             let Some(oldest) = self.order.pop_front() else { return };
             let lines = self.by_job.remove(&oldest).unwrap_or_default();
-            self.bytes -= lines.kept.iter().map(LogLine::bytes).sum::<usize>();
+            self.bytes -= job_bytes(&oldest) + lines.kept.iter().map(LogLine::bytes).sum::<usize>();
         }
     }
 
@@ -110,6 +118,11 @@ impl Kept {
         let skipped = lines.kept.len().saturating_sub(new);
         Some((lines.kept.iter().skip(skipped).cloned().collect(), lines.next))
     }
+}
+
+/// What a job costs beside its lines. Its id is kept twice.
+fn job_bytes(id: &str) -> usize {
+    2 * id.len() + OVERHEAD
 }
 
 /// The job, the level and the rest of a line: `{"requestId": "j", "message": "m", "level": "INFO", …}` or `INFO   | j | m`.
@@ -167,6 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn long_ids_and_levels_are_no_lines_of_jobs_and_short_lines_count_with_all_they_cost() {
+        let logs = JobLogs::default();
+        let (id, level) = ("j".repeat(MAX_ID + 1), "L".repeat(MAX_LEVEL + 1));
+        logs.add(&format!("INFO   | {id} | text"));
+        logs.add(&format!(r#"{{"requestId": "j", "message": "m", "level": "{level}"}}"#));
+        assert!(logs.lock().by_job.is_empty());
+        let (id, level) = (&id[1..], &level[1..]);
+        logs.add(&format!(r#"{{"requestId": "{id}", "message": "", "level": "{level}"}}"#));
+        assert_eq!(logs.lock().bytes, 2 * MAX_ID + MAX_LEVEL + 2 * OVERHEAD);
+    }
+
+    #[test]
     fn all_jobs_together_are_bounded() {
         let logs = JobLogs::default();
         let text = "x".repeat(MAX_TEXT * 2);
@@ -174,7 +199,8 @@ mod tests {
             logs.add(&format!("INFO   | job-{number} | {text}"));
         }
         let kept = logs.lock();
-        let bytes: usize = kept.by_job.values().flat_map(|lines| &lines.kept).map(LogLine::bytes).sum();
+        let lines: usize = kept.by_job.values().flat_map(|lines| &lines.kept).map(LogLine::bytes).sum();
+        let bytes = lines + kept.by_job.keys().map(|id| job_bytes(id)).sum::<usize>();
         assert_eq!((kept.bytes, kept.by_job.len()), (bytes, kept.order.len()));
         assert!(bytes <= MAX_BYTES && kept.by_job.contains_key(&format!("job-{}", 3 * MAX_BYTES / MAX_TEXT - 1)));
     }

@@ -19,7 +19,7 @@ pub(super) struct Series {
     in_queue: usize,
     in_progress: usize,
     oldest_wait: Duration,
-    workers: [(&'static str, usize); 4],
+    workers: [(&'static str, usize); 5],
 }
 
 impl Series {
@@ -30,7 +30,7 @@ impl Series {
             in_queue: 0,
             in_progress: 0,
             oldest_wait: Duration::ZERO,
-            workers: ["idle", "initializing", "running", "unhealthy"].map(|state| (state, 0)),
+            workers: ["idle", "initializing", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
         }
     }
 
@@ -40,7 +40,7 @@ impl Series {
         self.in_queue += in_queue;
         self.in_progress += in_progress;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        let counts = [workers.idle, workers.initializing, workers.running, workers.unhealthy];
+        let counts = [workers.idle, workers.initializing, workers.running, workers.throttled, workers.unhealthy];
         self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
     }
 
@@ -82,6 +82,13 @@ impl Collector for Collected {
             "Jobs that were given to a second worker because the first one was lost.",
             "",
             |series| [("", series.totals.retried)],
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_execution_timeouts",
+            "Jobs that exceeded their execution timeout, whether they are reported as FAILED or as TIMED_OUT.",
+            "",
+            |series| [("", series.totals.execution_timeouts)],
         )?;
         self.gauges(encoder, "runpod_endpoint_queue_depth", "Jobs that wait for a worker.", "", |series| {
             [("", count(series.in_queue))]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, WebhookOutcomes};
 pub use metrics::Metrics;
+pub use requests::STATUS_CLASSES;
 
 /// Content type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -51,7 +52,7 @@ impl Monitoring {
             .route("/metrics", get(scrape))
             .route("/ready", get(probes::ready))
             .route("/live", get(probes::live))
-            .route("/ping", get(probes::ping))
+            .route("/ping", get(probes::ready))
             .with_state(self);
         router.merge(own).layer(from_fn_with_state(metrics, requests::count))
     }

@@ -30,7 +30,8 @@ impl Probe {
     }
 }
 
-/// 200 when jobs are taken and kept, 503 with the reason otherwise.
+/// 200 when jobs are taken and kept, 503 with the reason otherwise. `/ping` is RunPod's health check of load-balancing
+/// endpoints and says the same.
 pub(super) async fn ready(State(monitoring): State<Monitoring>) -> (StatusCode, Json<Probe>) {
     let probe = Probe::of(&monitoring);
     (probe.status(), Json(probe))
@@ -39,9 +40,4 @@ pub(super) async fn ready(State(monitoring): State<Monitoring>) -> (StatusCode, 
 /// 200 while requests are answered. A full disk is no reason to start the program again.
 pub(super) async fn live() -> Json<Probe> {
     Json(Probe { state: "live", reason: None })
-}
-
-/// RunPod's health check of load-balancing endpoints.
-pub(super) async fn ping(State(monitoring): State<Monitoring>) -> StatusCode {
-    Probe::of(&monitoring).status()
 }

@@ -31,6 +31,9 @@ const OPERATIONS: [&str; 18] = [
     "ping",
 ];
 
+/// Classes of status, the values of the label `status`.
+pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
 /// A request to no route at all.
 const UNKNOWN: &str = "unknown";
 
@@ -60,11 +63,5 @@ fn operation(route: Option<&MatchedPath>) -> &'static str {
 }
 
 fn class(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        ..200 => "1xx",
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
-    }
+    STATUS_CLASSES[usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1]
 }

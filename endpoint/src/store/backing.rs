@@ -46,6 +46,8 @@ pub trait Backing: Send + Sync + 'static {
     fn ready(&self) -> Result<(), StoreError>;
     /// Notes a new endpoint.
     fn add_endpoint(&self, endpoint: u32, name: &str);
+    /// Notes that an endpoint without jobs is gone. Its key may be used again.
+    fn remove_endpoint(&self, endpoint: u32);
     /// Files an entry. Called while the queue is locked, so it must not wait.
     fn append(&self, entry: Entry) -> Mark;
     /// Waits until everything up to `mark` is on disk.
@@ -84,6 +86,8 @@ impl Backing for InMemory {
     }
 
     fn add_endpoint(&self, _: u32, _: &str) {}
+
+    fn remove_endpoint(&self, _: u32) {}
 
     fn append(&self, _: Entry) -> Mark {
         0

@@ -8,6 +8,8 @@ use super::job::Payload;
 pub trait Content: Clone + Debug + Send + Sync + 'static {
     /// Length of the JSON text in bytes.
     fn bytes(&self) -> usize;
+    /// How many of them stay in memory.
+    fn bytes_in_memory(&self) -> usize;
     /// Hands the text over to whoever writes it down, once; from then on only its address is kept.
     fn hand_over(&mut self, part: Part, number: u64) -> Option<Payload>;
 }
@@ -15,6 +17,10 @@ pub trait Content: Clone + Debug + Send + Sync + 'static {
 impl Content for Payload {
     fn bytes(&self) -> usize {
         self.get().len()
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        self.bytes()
     }
 
     fn hand_over(&mut self, _: Part, _: u64) -> Option<Payload> {
@@ -65,6 +71,11 @@ impl Content for Filed {
             Self::Fresh(payload) => payload.get().len(),
             Self::Stored { bytes, .. } => *bytes,
         }
+    }
+
+    /// A fresh one is on its way out.
+    fn bytes_in_memory(&self) -> usize {
+        0
     }
 
     fn hand_over(&mut self, part: Part, number: u64) -> Option<Payload> {

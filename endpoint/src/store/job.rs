@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::content::Content;
 use super::inspect::{History, Transition};
+use super::size::Size;
 
 /// Job ids, unique within one endpoint.
 pub type JobId = Arc<str>;
@@ -62,18 +63,30 @@ impl Status {
 /// Limits that a client may set for one job (`policy` of a request).
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// Longest run time, counted from the moment a worker takes the job.
-    pub execution_timeout: Duration,
+    /// Longest run time, counted from the moment a worker takes the job. `None`: nobody asked for one, and the platform's
+    /// default applies; the worker is not told, so that it may have a shorter one of its own.
+    pub execution_timeout: Option<Duration>,
     /// Total life of the job record, counted from submission.
     pub ttl: Duration,
     /// Runs only when no other job waits.
     pub low_priority: bool,
 }
 
+impl Policy {
+    /// The run time of a job that sets none. The platform: 10 minutes.
+    pub const EXECUTION_TIMEOUT: Duration = Duration::from_secs(600);
+
+    /// How long the job may run.
+    #[must_use]
+    pub fn run_time(&self) -> Duration {
+        self.execution_timeout.unwrap_or(Self::EXECUTION_TIMEOUT)
+    }
+}
+
 impl Default for Policy {
     /// The platform's defaults: 10 minutes of run time, 24 hours of life.
     fn default() -> Self {
-        Self { execution_timeout: Duration::from_secs(600), ttl: Duration::from_secs(24 * 3600), low_priority: false }
+        Self { execution_timeout: None, ttl: Duration::from_secs(24 * 3600), low_priority: false }
     }
 }
 
@@ -125,8 +138,8 @@ pub struct Assignment<P = Payload> {
     pub traceparent: Option<Arc<str>>,
     /// How long the job has waited.
     pub delay: Duration,
-    /// How long it may run.
-    pub execution_timeout: Duration,
+    /// How long it may run, if somebody has said so.
+    pub execution_timeout: Option<Duration>,
 }
 
 /// The final result that a worker reports.
@@ -136,19 +149,29 @@ pub struct Outcome<P = Payload> {
     pub output: Option<P>,
     /// Present: the job failed.
     pub error: Option<String>,
+    /// The error is that the job has exceeded its execution timeout.
+    pub timed_out: bool,
+    /// What the job has used up, in the worker's words. Short.
+    pub cost: Option<Payload>,
     /// The worker asks to be replaced (`stopPod`).
     pub recycle: bool,
 }
 
 impl<P> Default for Outcome<P> {
     fn default() -> Self {
-        Self { output: None, error: None, recycle: false }
+        Self { output: None, error: None, timed_out: false, cost: None, recycle: false }
     }
 }
 
 impl Outcome {
     pub(crate) fn map<P>(self, content: impl Fn(Payload) -> P) -> Outcome<P> {
-        Outcome { output: self.output.map(content), error: self.error, recycle: self.recycle }
+        Outcome {
+            output: self.output.map(content),
+            error: self.error,
+            timed_out: self.timed_out,
+            cost: self.cost,
+            recycle: self.recycle,
+        }
     }
 }
 
@@ -171,6 +194,8 @@ pub struct JobView<P = Payload> {
     pub output: Option<P>,
     /// Why the job failed.
     pub error: Option<String>,
+    /// What the job has used up, in the worker's words.
+    pub cost: Option<Payload>,
 }
 
 impl<P> JobView<P> {
@@ -185,6 +210,7 @@ impl<P> JobView<P> {
             retries: self.retries,
             output: None,
             error: self.error,
+            cost: self.cost,
         };
         (rest, self.output)
     }
@@ -242,6 +268,7 @@ pub(crate) struct Job<P> {
     pub(crate) worker: Option<Arc<str>>,
     pub(crate) output: Option<P>,
     pub(crate) error: Option<String>,
+    pub(crate) cost: Option<Payload>,
     pub(crate) chunks: VecDeque<Payload>,
     pub(crate) chunk_bytes: usize,
     /// Number of the next stream item; counts on when items are removed.
@@ -250,8 +277,8 @@ pub(crate) struct Job<P> {
     pub(crate) cancel_told: bool,
     /// The entry of this job in the ordered deadlines.
     pub(crate) armed: Timestamp,
-    /// Bytes of this job in the store's account.
-    pub(crate) counted_bytes: usize,
+    /// This job in the store's account.
+    pub(crate) counted: Size,
     pub(crate) history: History,
 }
 
@@ -278,9 +305,16 @@ impl<P: Content> Job<P> {
         }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        let size = |payload: &Option<P>| payload.as_ref().map_or(0, P::bytes);
-        self.input.bytes() + size(&self.s3_config) + size(&self.output) + self.chunk_bytes
+    pub(crate) fn size(&self) -> Size {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let cost = self.cost.as_ref().map_or(0, Content::bytes);
+        // These stay in memory, with a data file too.
+        let kept = length(&self.error) + length(&self.webhook) + cost + self.chunk_bytes;
+        let payloads = [Some(&self.input), self.s3_config.as_ref(), self.output.as_ref()].into_iter().flatten();
+        let (bytes, memory) = payloads.fold((kept, kept), |(bytes, memory), payload| {
+            (bytes + payload.bytes(), memory + payload.bytes_in_memory())
+        });
+        Size { bytes, memory, streamed: self.chunk_bytes }
     }
 
     /// Adds where the job stands now to its history.
@@ -327,6 +361,7 @@ impl<P: Content> Job<P> {
             retries: self.retries,
             output: self.output.clone(),
             error: self.error.clone(),
+            cost: self.cost.clone(),
         }
     }
 }

@@ -11,14 +11,21 @@ pub struct Limits {
     pub lease: Duration,
     /// How often a lost job is dispatched again before it fails. The platform: once.
     pub max_retries: u32,
+    /// How long after its execution timeout a job is ended from here, if its worker has not ended it and said so. Longer than
+    /// a worker takes to stop a handler; the platform is 3 to 10 s late too.
+    pub timeout_grace: Duration,
     /// The state of a job whose run time is over. Live captures show FAILED, the documentation TIMED_OUT.
     pub timeout_status: Status,
     /// Jobs kept at once, finished ones included.
     pub max_jobs: usize,
-    /// Payload bytes kept at once.
+    /// Bytes of payloads, errors and webhooks kept at once.
     pub max_bytes: usize,
+    /// The same of what is in memory, where the rest lies in a file.
+    pub max_memory_bytes: usize,
     /// Bytes of stream items kept for one job until a client reads them.
     pub max_stream_bytes: usize,
+    /// Bytes of stream items kept for all jobs until clients read them.
+    pub max_total_stream_bytes: usize,
     /// Workers remembered at once; the one silent for longest makes room.
     pub max_workers: usize,
     /// A worker that was silent for this long is forgotten.
@@ -32,10 +39,13 @@ impl Default for Limits {
         Self {
             lease: Duration::from_secs(40),
             max_retries: 1,
+            timeout_grace: Duration::from_secs(10),
             timeout_status: Status::Failed,
             max_jobs: 2_000_000,
             max_bytes: 2 << 30,
+            max_memory_bytes: 2 << 30,
             max_stream_bytes: 64 << 20,
+            max_total_stream_bytes: 512 << 20,
             max_workers: 10_000,
             worker_retention: Duration::from_secs(300),
             recycle_gap: Duration::from_secs(3),

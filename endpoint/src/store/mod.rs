@@ -7,6 +7,7 @@ mod job;
 mod limits;
 mod queue_store;
 mod setup;
+mod size;
 mod sqlite;
 mod state;
 mod totals;
@@ -51,6 +52,9 @@ pub enum StoreError {
     /// Nobody reads the stream.
     #[error("the stream buffer of this job is full; read it with /stream or send fewer items")]
     StreamFull,
+    /// Nobody reads the streams of many jobs.
+    #[error("the unread stream items of all jobs fill their memory; read them with /stream or send fewer items")]
+    StreamsFull,
     /// The stream of a cancelled job was read to its end.
     #[error("the job was cancelled and its stream has been read to the end")]
     StreamEnded,

@@ -1,8 +1,8 @@
 //! The store around the state machine: time, waiting, and handing changes to a [`Backing`].
 
 mod endpoint;
+mod endpoints;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,16 +10,13 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use endpoint::{Endpoint, Poll};
+use endpoints::Endpoints;
 
 use super::backing::{Backing, Clock, InMemory, Mark, Restored};
-use super::wakers::Wakers;
 use super::{
     Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Observation, Outcome,
     Payload, Queue, Seen, Setup, Status, Store, StoreError, Timestamp, Webhook, WorkerEvent, WorkerView,
 };
-
-/// Endpoint ids in use at once.
-const MAX_ENDPOINTS: usize = 1000;
 
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
@@ -35,11 +32,6 @@ pub struct QueueStore<B: Backing> {
     endpoints: Mutex<Endpoints<B>>,
 }
 
-struct Endpoints<B: Backing> {
-    by_name: HashMap<String, Arc<Endpoint<B>>>,
-    next_key: u32,
-}
-
 impl MemoryStore {
     /// An empty store. Must be used inside a tokio runtime.
     #[must_use]
@@ -52,17 +44,12 @@ impl<B: Backing> QueueStore<B> {
     /// A store with what is left from earlier. Must be used inside a tokio runtime.
     pub(crate) fn with(setup: Setup, clock: Clock, backing: B, restored: Vec<Restored<B::Content>>) -> Self {
         let backing = Arc::new(backing);
-        let mut endpoints = Endpoints { by_name: HashMap::new(), next_key: 1 };
-        for Restored { endpoint: key, name, queue } in restored {
-            endpoints.next_key = endpoints.next_key.max(key.saturating_add(1));
-            let wakers = Wakers::new(&name, setup.webhooks.clone());
-            endpoints.by_name.insert(name, Endpoint::start(key, queue, clock, &backing, wakers));
-        }
+        let endpoints = Endpoints::open(&setup, clock, &backing, restored);
         Self { setup, clock, backing, endpoints: Mutex::new(endpoints) }
     }
 
     fn find(&self, name: &str) -> Option<Arc<Endpoint<B>>> {
-        lock(&self.endpoints).by_name.get(name).map(Arc::clone)
+        lock(&self.endpoints).get(name)
     }
 
     fn find_job_endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
@@ -71,22 +58,7 @@ impl<B: Backing> QueueStore<B> {
 
     /// The endpoint, created on first use.
     fn endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
-        let mut endpoints = lock(&self.endpoints);
-        if let Some(endpoint) = endpoints.by_name.get(name) {
-            return Ok(Arc::clone(endpoint));
-        }
-        if endpoints.by_name.len() >= MAX_ENDPOINTS {
-            return Err(StoreError::TooManyEndpoints);
-        }
-        self.backing.ready()?;
-        let key = endpoints.next_key;
-        endpoints.next_key += 1;
-        self.backing.add_endpoint(key, name);
-        let queue = self.backing.queue(self.setup.limits_of(name));
-        let wakers = Wakers::new(name, self.setup.webhooks.clone());
-        let endpoint = Endpoint::start(key, queue, self.clock, &self.backing, wakers);
-        endpoints.by_name.insert(name.to_owned(), Arc::clone(&endpoint));
-        Ok(endpoint)
+        lock(&self.endpoints).get_or_create(name, &self.setup, self.clock, &self.backing)
     }
 
     /// Runs an operation whose outcome must last; returns once it does.
@@ -262,13 +234,12 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
-        let (Some(Webhook { url, job, input, traceparent }), mark) = endpoint.with(|queue, _| queue.webhook(id)) else {
-            return Ok(None);
-        };
+        let (Some(found), mark) = endpoint.with(|queue, _| queue.webhook(id)) else { return Ok(None) };
+        let Webhook { url, job, input, traceparent, ending } = found;
         let job = self.settled_view(&endpoint, job, mark).await?;
         let input = self.backing.load(endpoint.key, vec![input]).await?.into_iter().flatten().next();
         // Without an input the record has expired meanwhile.
-        Ok(input.map(|input| Webhook { url, job, input, traceparent }))
+        Ok(input.map(|input| Webhook { url, job, input, traceparent, ending }))
     }
 
     async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
@@ -353,9 +324,7 @@ impl<B: Backing> Store for QueueStore<B> {
     }
 
     async fn endpoints(&self) -> Vec<String> {
-        let mut ids: Vec<_> = lock(&self.endpoints).by_name.keys().cloned().collect();
-        ids.sort_unstable();
-        ids
+        lock(&self.endpoints).names()
     }
 
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {

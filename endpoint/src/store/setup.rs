@@ -1,6 +1,6 @@
 //! What a store is told at its start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::limits::Limits;
@@ -11,6 +11,8 @@ use super::webhooks::WebhookQueue;
 pub struct Setup {
     /// Bounds and timings of each endpoint.
     pub limits: Limits,
+    /// The endpoints that are configured: they exist from the start, and never make room for others.
+    pub endpoints: HashSet<String>,
     /// Leases of single endpoints that differ, by endpoint id.
     pub leases: HashMap<String, Duration>,
     /// Is told of jobs whose end is to be reported.

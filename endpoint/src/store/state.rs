@@ -17,9 +17,11 @@ use super::content::Content;
 use super::inspect::History;
 use super::job::{Job, JobId, JobView, NewJob, Payload, Place, State, Status, Timestamp};
 use super::limits::Limits;
+use super::size::Size;
 use super::totals::{Observation, Totals};
 use super::worker::{WorkerCounts, Workers};
 use journal::Journal;
+use moves::End;
 
 pub(crate) use journal::{Change, Changes, Counters, Row};
 
@@ -80,7 +82,7 @@ pub struct Queue<P = Payload> {
     effects: Vec<Effect>,
     journal: Journal,
     next_place: u64,
-    bytes: usize,
+    size: Size,
     in_progress: usize,
     completed: u64,
     failed: u64,
@@ -103,7 +105,7 @@ impl<P: Content> Queue<P> {
             effects: Vec::new(),
             journal: Journal::default(),
             next_place: 0,
-            bytes: 0,
+            size: Size::default(),
             in_progress: 0,
             completed: 0,
             failed: 0,
@@ -134,8 +136,9 @@ impl<P: Content> Queue<P> {
             match &job.state {
                 _ if job.expires <= now => self.forget(&id),
                 State::Running(run) if run.execution_deadline <= now => {
-                    let error = "executionTimeout exceeded".to_owned();
-                    self.close(now, &id, self.limits.timeout_status, None, Some(error));
+                    let error = Some("executionTimeout exceeded".to_owned());
+                    let status = self.limits.timeout_status;
+                    self.close(now, &id, End { error, timed_out: true, ..End::of(status) });
                 }
                 State::Running(_) => self.lease_lost(now, &id),
                 State::Queued(_) | State::Finished { .. } => self.forget(&id),
@@ -149,7 +152,8 @@ impl<P: Content> Queue<P> {
     /// # Errors
     /// When the queue is full.
     pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
-        if self.jobs.len() >= self.limits.max_jobs || self.bytes >= self.limits.max_bytes {
+        let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
+        if self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes {
             return Err(StoreError::QueueFull);
         }
         if self.jobs.contains_key(&new.id) {
@@ -176,12 +180,13 @@ impl<P: Content> Queue<P> {
             worker: None,
             output: None,
             error: None,
+            cost: None,
             chunks: VecDeque::new(),
             chunk_bytes: 0,
             next_chunk: 0,
             cancel_told: false,
             armed: now,
-            counted_bytes: 0,
+            counted: Size::default(),
             history: History::default(),
         };
         let view = job.view(&new.id);
@@ -251,7 +256,7 @@ impl<P: Content> Queue<P> {
         let Some((id, job)) = self.jobs.get_key_value(id) else { return Err(StoreError::JobNotFound) };
         let id = Arc::clone(id);
         if !job.status().is_terminal() {
-            self.close(now, &id, Status::Cancelled, None, None);
+            self.close(now, &id, End::of(Status::Cancelled));
         }
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
@@ -275,7 +280,7 @@ impl<P: Content> Queue<P> {
         job.attempt = 0;
         job.retries = 0;
         (job.delay, job.execution, job.worker) = (None, None, None);
-        (job.output, job.error) = (None, None);
+        (job.output, job.error, job.cost) = (None, None, None);
         self.journal.chunks_gone(job);
         job.clear_stream();
         self.enqueue(place, &id);
@@ -294,7 +299,7 @@ impl<P: Content> Queue<P> {
             .cloned()
             .collect();
         for id in &untouched {
-            self.close(now, id, Status::Cancelled, None, None);
+            self.close(now, id, End::of(Status::Cancelled));
         }
         untouched.len()
     }

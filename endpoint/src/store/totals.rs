@@ -63,6 +63,8 @@ pub struct Totals {
     pub failed: u64,
     /// Jobs that exceeded their execution timeout, where they are reported as `TIMED_OUT`.
     pub timed_out: u64,
+    /// Jobs that exceeded their execution timeout, whatever state they are reported in.
+    pub execution_timeouts: u64,
     /// Jobs that clients stopped.
     pub cancelled: u64,
     /// Jobs whose `ttl` was over before they ended.
@@ -97,6 +99,7 @@ impl AddAssign for Totals {
         self.completed += other.completed;
         self.failed += other.failed;
         self.timed_out += other.timed_out;
+        self.execution_timeouts += other.execution_timeouts;
         self.cancelled += other.cancelled;
         self.expired += other.expired;
         self.retried += other.retried;

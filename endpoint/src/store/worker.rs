@@ -108,6 +108,10 @@ impl Workers {
         self.by_id.get(id)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// The worker's record, created on first contact.
     pub(crate) fn contact(&mut self, now: Timestamp, id: &str, limits: &Limits) -> (Arc<str>, &mut Worker) {
         let id = self.by_id.get_key_value(id).map_or_else(|| Arc::from(id), |(known, _)| Arc::clone(known));

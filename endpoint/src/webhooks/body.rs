@@ -10,6 +10,8 @@ use crate::store::{Status, Webhook};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WebhookBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     delay_time: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -31,6 +33,7 @@ impl<'a> From<&'a Webhook> for WebhookBody<'a> {
     fn from(webhook: &'a Webhook) -> Self {
         let job = &webhook.job;
         Self {
+            cost: job.cost.as_deref(),
             delay_time: job.delay.map(|time| time.as_millis()),
             error: job.error.as_deref(),
             execution_time: job.execution.map(|time| time.as_millis()),

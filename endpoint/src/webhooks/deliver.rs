@@ -159,7 +159,8 @@ impl Webhooks {
         Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
     }
 
-    /// The headers of the Standard Webhooks specification. The id is the job's: receivers drop repetitions by it.
+    /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id, so every attempt to tell of
+    /// one end has the same, and the end after a `/retry` has another.
     fn headers(&self, webhook: &Webhook, body: &[u8]) -> HeaderMap {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut headers = HeaderMap::new();
@@ -168,13 +169,14 @@ impl Webhooks {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        insert("webhook-id", &webhook.job.id);
+        let id = format!("{}-{}", webhook.job.id, webhook.ending);
+        insert("webhook-id", &id);
         insert("webhook-timestamp", &now.to_string());
         if let Some(traceparent) = &webhook.traceparent {
             insert("traceparent", traceparent);
         }
         if let Some(signer) = &self.signer {
-            insert("webhook-signature", &signer.sign(&webhook.job.id, now, body));
+            insert("webhook-signature", &signer.sign(&id, now, body));
         }
         headers
     }

@@ -12,7 +12,7 @@ const BASE64_PREFIX: &str = "whsec_";
 
 /// A secret that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the webhook secret starts with whsec_ but the rest is not base64; remove the prefix or correct the rest")]
+#[error("the webhook secret starts with whsec_ but no base64 follows; remove the prefix or correct the rest")]
 pub struct BadSecret;
 
 /// Signs webhook bodies.
@@ -31,9 +31,10 @@ impl Signer {
     /// A signer for a secret: `whsec_` and base64, or any other text as it is.
     ///
     /// # Errors
-    /// When the part after `whsec_` is not base64.
+    /// When the part after `whsec_` is empty or not base64.
     pub fn new(secret: &Secret) -> Result<Self, BadSecret> {
         let bytes = match secret.expose().strip_prefix(BASE64_PREFIX) {
+            Some("") => return Err(BadSecret),
             Some(encoded) => STANDARD.decode(encoded).map_err(|_| BadSecret)?,
             None => secret.expose().as_bytes().to_vec(),
         };
@@ -64,6 +65,8 @@ mod tests {
 
     #[test]
     fn a_broken_secret_is_refused() {
-        assert!(Signer::new(&Secret::from("whsec_***")).is_err());
+        for broken in ["whsec_***", "whsec_", " whsec_ "] {
+            assert!(Signer::new(&Secret::from(broken)).is_err(), "{broken}");
+        }
     }
 }

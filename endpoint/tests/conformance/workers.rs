@@ -67,6 +67,17 @@ async fn a_cancelled_job_is_stopped_on_an_asynchronous_worker_which_takes_the_ne
 }
 
 #[tokio::test]
+async fn a_job_over_its_execution_timeout_is_ended_for_a_worker_that_does_not_know_of_timeouts() {
+    let endpoint = Endpoint::start(&[]).await;
+    let _worker = endpoint.worker("async", &[]);
+    let request = json!({"input": {"sleep": 3600}, "policy": {"executionTimeout": 5000}});
+    let id = endpoint.post("run", &request).await["id"].as_str().unwrap().to_owned();
+    let failed = endpoint.until(&format!("status/{id}"), |job| status(job) == "FAILED").await;
+    assert_eq!(failed["error"], "executionTimeout exceeded");
+    assert_eq!(status(&endpoint.runsync(&json!({"sleep": 0})).await), "COMPLETED", "its place is free again");
+}
+
+#[tokio::test]
 async fn a_concurrent_worker_ends_up_holding_four_jobs_and_counts_as_one() {
     let endpoint = Endpoint::start(&[]).await;
     let _worker = endpoint.worker("concurrent", &[]);

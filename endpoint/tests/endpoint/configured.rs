@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use runpod_endpoint::api::{Catalog, KeySet, Keys, Options, Secret};
-use runpod_endpoint::store::{MemoryStore, Policy, Setup};
+use runpod_endpoint::store::{MemoryStore, Policy, Setup, WorkerEvent};
 
 use crate::support::Api;
 
 fn catalog(closed: bool) -> Options {
-    let policy = Policy { execution_timeout: Duration::from_secs(5), ..Policy::default() };
+    let policy = Policy { execution_timeout: Some(Duration::from_secs(5)), ..Policy::default() };
     Options { catalog: Catalog { policies: HashMap::from([("ep".to_owned(), policy)]), closed }, ..Options::default() }
 }
 
@@ -20,9 +20,9 @@ async fn an_endpoints_execution_timeout_applies_to_jobs_that_set_none() {
     let api = Api::with_options(catalog(false));
     let (short, long) =
         (api.run(r#"{"input": 1}"#).await, api.run(r#"{"input": 1, "policy": {"executionTimeout": 60000}}"#).await);
-    api.take("w1").await;
-    api.take("w2").await;
-    tokio::time::advance(Duration::from_secs(6)).await;
+    let told = async |worker| api.get(&format!("job-take/{worker}")).await.json()["policy"]["executionTimeout"].clone();
+    assert_eq!([told("w1").await, told("w2").await], [5000, 60_000]);
+    tokio::time::advance(Duration::from_secs(16)).await;
     assert_eq!((api.state(&short).await, api.state(&long).await), ("FAILED".to_owned(), "IN_PROGRESS".to_owned()));
 }
 
@@ -57,7 +57,7 @@ async fn oversized_headers_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn any_of_several_keys_opens() {
     let keys = |names: [&str; 2]| KeySet::new(names.map(Secret::from));
-    let api = Api::with(Keys { client: keys(["a", "b"]), worker: keys(["c", "d"]) });
+    let api = Api::with(Keys { client: keys(["a", "b"]), worker: keys(["c", "d"]), ..Keys::default() });
     for (path, key, status) in [("health", "a", 200), ("health", "b", 200), ("health", "c", 401), ("ping/w1", "d", 200)]
     {
         let request = Request::get(format!("/v2/ep/{path}")).header("Authorization", key).body(Body::empty()).unwrap();
@@ -74,4 +74,6 @@ async fn metrics_name_the_ready_workers() {
     let metrics = api.get("metrics").await.json();
     assert_eq!(metrics["readyWorkers"], serde_json::json!(["w1"]));
     assert_eq!((&metrics["workers"]["running"], &metrics["workers"]["initializing"]), (&1.into(), &1.into()));
+    api.app.store.worker_event("ep", "w3", WorkerEvent::Throttled).await.unwrap();
+    assert_eq!(api.get("metrics").await.json()["workers"]["throttled"], 1);
 }

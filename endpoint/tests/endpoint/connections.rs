@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::api::{KeySet, Keys, Secret};
+use runpod_endpoint::api::{Keys, Secret};
 use runpod_endpoint::server::{Server, ServerConfig, ServerError};
 use runpod_endpoint::store::{Limits, MemoryStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,7 +69,7 @@ impl Running {
     }
 }
 
-const POLL: &str = "GET /v2/ep/job-take/lost?gpu=LOCAL HTTP/1.1\r\nHost: x\r\n\r\n";
+const POLL: &str = "GET /v2/ep/job-take/lost?gpu=LOCAL HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 async fn submit(server: &Running, input: &str) {
     let body = format!(r#"{{"input": {input}}}"#);
@@ -109,7 +109,7 @@ async fn a_reply_that_cannot_be_written_puts_the_job_back() {
 async fn a_delivered_reply_has_a_length_and_stays_delivered() {
     let server = start().await;
     submit(&server, "1").await;
-    let mut socket = server.open(&POLL.replace("Host: x", "Host: x\r\nConnection: close")).await;
+    let mut socket = server.open(&POLL.replace("Host: localhost", "Host: localhost\r\nConnection: close")).await;
     let mut reply = String::new();
     timeout(SOON, socket.read_to_string(&mut reply)).await.unwrap().unwrap();
     assert!(reply.contains("content-length: ") && reply.ends_with(r#""input":1}"#), "{reply}");
@@ -146,7 +146,7 @@ async fn a_client_that_never_ends_its_request_is_cut_off_and_one_that_waits_for_
     let patient = async {
         let body = r#"{"input": 2}"#;
         let head = format!("POST /v2/ep/runsync?wait=200000 HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
-        let mut socket = server.open(&format!("{head}Host: x\r\nConnection: close\r\n\r\n{body}")).await;
+        let mut socket = server.open(&format!("{head}Host: localhost\r\nConnection: close\r\n\r\n{body}")).await;
         let mut reply = String::new();
         socket.read_to_string(&mut reply).await.unwrap();
         (reply, started.elapsed())
@@ -182,16 +182,30 @@ async fn a_port_in_use_is_named_with_the_fix() {
 #[tokio::test]
 async fn the_network_is_not_let_in_without_both_keys() {
     let open = ServerConfig { bind: ([0, 0, 0, 0], 0).into(), ..config() };
-    let half = Keys { client: Some(Secret::from("k")).into(), worker: KeySet::default() };
+    let half = Keys { client: Some(Secret::from("k")).into(), ..Keys::default() };
     for keys in [Keys::default(), half] {
         let error = Server::bind(ServerConfig { keys, ..open.clone() }).await.err().unwrap();
         assert!(matches!(error, ServerError::Unprotected(_)), "{error}");
     }
-    let both = Keys { client: Some(Secret::from("k")).into(), worker: Some(Secret::from("k")).into() };
+    let both =
+        Keys { client: Some(Secret::from("k")).into(), worker: Some(Secret::from("k")).into(), ..Keys::default() };
     assert!(Server::bind(ServerConfig { keys: both, ..open.clone() }).await.is_ok());
     assert!(Server::bind(ServerConfig { insecure: true, ..open }).await.is_ok());
-    let empty = Keys { client: Some(Secret::from(" ")).into(), worker: KeySet::default() };
+    let empty = Keys { client: Some(Secret::from(" ")).into(), ..Keys::default() };
     assert!(Server::bind(ServerConfig { keys: empty, ..config() }).await.is_err());
+}
+
+#[tokio::test]
+async fn a_loopback_server_without_keys_answers_to_local_names_only() {
+    let server = start().await;
+    for (host, status) in [("evil.example", "403"), ("localhost", "200"), (&*server.address, "200")] {
+        for path in ["v2/ep/health", "console/endpoints"] {
+            let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let mut reply = String::new();
+            server.open(&request).await.read_to_string(&mut reply).await.unwrap();
+            assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{path} as {host}: {reply}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

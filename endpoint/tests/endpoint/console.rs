@@ -7,7 +7,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Request, StatusCode};
 use futures_util::StreamExt;
-use runpod_endpoint::api::{KeySet, Keys, Secret};
+use runpod_endpoint::api::{Keys, Secret};
 use runpod_endpoint::console::{self, Console};
 use runpod_endpoint::local::{Local, Manifest};
 use serde_json::{Value, json};
@@ -167,7 +167,7 @@ async fn jobs_are_listed_newest_first_and_filtered() {
 #[tokio::test(start_paused = true)]
 async fn the_page_is_open_and_its_data_needs_the_key() {
     let api = Api::new();
-    let keys = Keys { client: Some(Secret::from("key")).into(), worker: KeySet::default() };
+    let keys = Keys { client: Some(Secret::from("key")).into(), ..Keys::default() };
     let router = open(&api, Local::of("mine"), &keys);
     let (status, headers, _) = get(&router, "/").await;
     assert_eq!(status, StatusCode::OK);
@@ -267,7 +267,7 @@ async fn the_overview_is_there_as_one_document_with_the_gpus_of_local_workers() 
     assert_eq!(document("overview?status=FAILED").await["jobs"].as_array().unwrap().len(), 1);
     let job = document(&format!("jobs/{failed}")).await;
     assert_eq!((statuses(&job), &job["error"]), (vec!["IN_QUEUE", "IN_PROGRESS", "FAILED"], &json!("no")));
-    let keys = Keys { client: Some(Secret::from("k")).into(), worker: KeySet::default() };
+    let keys = Keys { client: Some(Secret::from("k")).into(), ..Keys::default() };
     let guarded = open(&api, Local::default(), &keys);
     for path in ["/console/ep/overview", "/console/ep/jobs/x"] {
         assert_eq!(get(&guarded, path).await.0, StatusCode::UNAUTHORIZED, "{path}");

@@ -18,16 +18,28 @@ pub(crate) struct Dev {
 /// Idles, but not for longer than `dev` lives.
 const IDLE: &str = "while kill -0 $PPID 2>/dev/null; do sleep 0.1; done";
 
+/// The endpoint's own secrets.
+const SECRETS: [(&str, &str); 4] = [
+    ("RUNPOD_ENDPOINT_ALERT_WEBHOOK", "http://127.0.0.1:9/alert-secret"),
+    ("RUNPOD_ENDPOINT_API_KEY", "client-secret"),
+    ("RUNPOD_ENDPOINT_WEBHOOK_SECRET", "webhook-secret"),
+    ("RUNPOD_ENDPOINT_WORKER_KEY", "worker-secret"),
+];
+
 /// Starts `dev` with a worker that runs `script`; everything the worker prints is seen by [`Dev::line`].
 ///
 /// The worker program is the shell, for which `run`, the first argument of every worker, is the script to read. A
 /// script that is executed itself could be refused as busy: another test may fork while it is being written.
 pub(crate) fn start(script: &str, args: &[&str]) -> Dev {
+    start_with(script, args, &[("RUNPOD_ENDPOINT_WORKER_KEY", "worker-secret")])
+}
+
+fn start_with(script: &str, args: &[&str], env: &[(&str, &str)]) -> Dev {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("run"), script.replace("IDLE", IDLE)).unwrap();
     let mut command = program();
     command.current_dir(folder.path()).args(["dev", "--bind", "127.0.0.1:0", "--worker-bin", "/bin/sh"]).args(args);
-    command.args(["--", "./handler", "--flag"]).env("RUNPOD_ENDPOINT_WORKER_KEY", "worker-secret");
+    command.args(["--", "./handler", "--flag"]).envs(env.iter().copied());
     command.env_remove("RUNPOD_WORKER_LOG_FORMAT");
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -65,7 +77,8 @@ fn process(text: &str) -> Pid {
 #[tokio::test]
 async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
     let script = r#"echo "args $0 $*"; env | grep -E '^RUNPOD_' | sed 's/^/env /'; echo end; IDLE"#;
-    let mut dev = start(script, &["--worker-http-port", "9100", "--worker-arg=--prefetch=1"]);
+    let args = ["--worker-http-port", "9100", "--worker-arg=--prefetch=1"];
+    let mut dev = start_with(script, &args, &SECRETS);
     let base = dev.line("RunPod-compatible endpoint: ").await;
     assert_eq!(dev.line("args ").await, "run --prefetch=1 -- ./handler --flag");
     let mut variables = Vec::new();
@@ -88,7 +101,9 @@ async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
     ] {
         assert!(variables.contains(&expected), "{expected} is missing in {variables:#?}");
     }
-    assert!(!variables.iter().any(|variable| variable.starts_with("RUNPOD_ENDPOINT_WORKER_KEY")), "{variables:#?}");
+    for (name, _) in SECRETS {
+        assert!(!variables.iter().any(|variable| variable.starts_with(name)), "{name} in {variables:#?}");
+    }
 }
 
 #[tokio::test]

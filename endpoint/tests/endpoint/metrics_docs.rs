@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use runpod_endpoint::monitoring::STATUS_CLASSES;
+
 use crate::monitoring::text_after_a_mixed_load;
 
 const BEGIN: &str = "<!-- endpoint metrics: generated, see endpoint/src/monitoring -->\n";
@@ -41,6 +43,9 @@ fn families(text: &str) -> BTreeMap<String, Family> {
             }
         }
     }
+    // A load meets only some of them.
+    let requests = families.get_mut("runpod_endpoint_http_requests").unwrap();
+    requests.labels.insert("status".to_owned(), STATUS_CLASSES.map(str::to_owned).into());
     families
 }
 

@@ -38,6 +38,14 @@ async fn a_request_becomes_a_job_and_its_output_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_null_is_not_wanted() {
+    let api = Api::new();
+    work(&api, r#"{"output": {"id": "c1"}}"#);
+    let answer = api.post("openai/v1/chat/completions", r#"{"model": "m", "stream": null}"#).await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, r#"{"id": "c1"}"#));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_route_without_a_body_has_no_openai_input() {
     let api = Api::new();
     let job = work(&api, r#"{"output": [{"object": "list"}]}"#);
@@ -64,7 +72,7 @@ async fn failures_are_openai_error_objects() {
         (StatusCode::BAD_REQUEST, &"invalid_request_error".into())
     );
 
-    let keyed = Api::with(Keys { client: KeySet::new([Secret::from("k")]), worker: KeySet::default() });
+    let keyed = Api::with(Keys { client: KeySet::new([Secret::from("k")]), ..Keys::default() });
     let refused = chat(&keyed).await;
     assert_eq!(
         (refused.status, &refused.json()["error"]["type"]),

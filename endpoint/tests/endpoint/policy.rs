@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use runpod_endpoint::api::{Keys, Options};
+use runpod_endpoint::store::{Limits, MemoryStore, Status};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -13,12 +15,35 @@ async fn a_job_over_its_execution_timeout_fails_and_is_stopped() {
     let api = Api::new();
     let id = api.run(r#"{"input": 1, "policy": {"executionTimeout": 5000}}"#).await;
     sleep(Duration::from_secs(60)).await;
+    // A worker that does not end it, as the official one.
     api.take("w1").await;
     let stop = api.get("job-stop/w1").await.json();
     assert_eq!(stop, json!({"jobsToStop": [id]}));
     let document = api.status(&id).await;
     assert_eq!((&document["status"], &document["error"]), (&json!("FAILED"), &json!("executionTimeout exceeded")));
-    assert_eq!((&document["delayTime"], &document["executionTime"]), (&json!(60_000), &json!(5000)));
+    assert_eq!((&document["delayTime"], &document["executionTime"]), (&json!(60_000), &json!(15_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_has_the_first_word_about_a_timeout() {
+    const ERROR: &str = r#"{"error_type":"timeout","error_message":"the deadline passed"}"#;
+    for (timeout_status, status) in [(Status::Failed, "FAILED"), (Status::TimedOut, "TIMED_OUT")] {
+        let limits = Limits { timeout_status, ..Limits::default() };
+        let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
+        let id = api.run(r#"{"input": 1, "policy": {"executionTimeout": 5000}}"#).await;
+        let job = api.get("job-take/w1").await.json();
+        assert_eq!(job["policy"], json!({"executionTimeout": 5000}));
+        // The handler was asked to stop at its deadline, and killed a while later.
+        sleep(Duration::from_secs(11)).await;
+        assert_eq!(api.state(&id).await, "IN_PROGRESS");
+        api.done("w1", &id, &json!({ "error": ERROR }).to_string()).await;
+        let document = api.status(&id).await;
+        assert_eq!((&document["status"], &document["error"]), (&json!(status), &json!(ERROR)));
+        assert_eq!(api.get("health").await.json()["jobs"]["failed"], 1);
+        let totals = api.app.store.observe("ep").await.totals;
+        let counted = (totals.failed + totals.timed_out, totals.execution_timeouts);
+        assert_eq!(counted, (1, 1), "{status}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,6 +41,14 @@ async fn bodies_decide_between_completed_and_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_job_has_cost_stands_beside_its_output() {
+    let (_, document) = finish(r#"{"output": 7, "cost": {"gpuSeconds": 1.5, "dollars": 0.01}}"#).await;
+    assert_eq!(document["cost"], json!({"gpuSeconds": 1.5, "dollars": 0.01}));
+    let (_, document) = finish(r#"{"error": "bad", "cost": {"gpuSeconds": 1.5}}"#).await;
+    assert_eq!((&document["status"], &document["cost"]), (&json!("FAILED"), &json!({"gpuSeconds": 1.5})));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_cannot_be_read_fails_the_job_at_once() {
     for body in [r#"{"output": "#, "", "[1]"] {
         let (reply, document) = finish(body).await;

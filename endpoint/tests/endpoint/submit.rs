@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, advance};
 
 use crate::support::Api;
@@ -59,14 +59,31 @@ async fn bucket_credentials_reach_the_worker() {
     assert_eq!(job.as_object().unwrap().len(), 3);
 }
 
-/// A worker ends a job after ten minutes unless it is told otherwise.
+/// One that nobody has limited is for the worker's own limit.
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_told_of_a_job_that_may_run_for_longer_than_it_would_let_it() {
+async fn a_worker_is_told_of_an_execution_timeout_that_somebody_has_set() {
     let api = Api::new();
-    api.run(r#"{"input": 1, "policy": {"executionTimeout": 600000}}"#).await;
-    api.run(r#"{"input": 1, "policy": {"executionTimeout": 7200000}}"#).await;
-    assert_eq!(api.get("job-take/w1").await.json()["policy"], Value::Null);
-    assert_eq!(api.get("job-take/w1").await.json()["policy"], json!({"executionTimeout": 7_200_000}));
+    for timeout in ["5000", "600000", "7200000"] {
+        api.run(&format!(r#"{{"input": 1, "policy": {{"executionTimeout": {timeout}}}}}"#)).await;
+        assert_eq!(
+            api.get("job-take/w1").await.json()["policy"].to_string(),
+            format!(r#"{{"executionTimeout":{timeout}}}"#)
+        );
+    }
+    for unlimited in [r#"{"input": 1}"#, r#"{"input": 1, "policy": {"executionTimeout": null, "ttl": 60000}}"#] {
+        api.run(unlimited).await;
+        assert_eq!(api.get("job-take/w1").await.json().get("policy"), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_is_no_address_any_more_is_refused() {
+    let api = Api::new();
+    let body = |bytes: usize| json!({"input": 1, "webhook": "w".repeat(bytes)}).to_string();
+    api.run(&body(8 << 10)).await;
+    let reply = api.post("run", body((8 << 10) + 1)).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert_eq!(reply.field("error"), "`webhook` is longer than 8 KiB; give a shorter URL");
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,7 @@ every_store!(
     a_job_over_its_run_time_fails_and_its_worker_is_told,
     a_job_taken_anonymously_belongs_to_whoever_reports_it,
     endpoints_know_nothing_of_each_other,
+    endpoints_that_are_not_used_make_room,
     bounds_are_kept,
     many_clients_and_workers_lose_nothing,
     the_worker_of_a_process_that_ended_loses_its_jobs,
@@ -305,8 +306,9 @@ async fn a_lost_job_runs_once_more_and_then_fails<E: Engine>() {
 
 async fn a_job_over_its_run_time_fails_and_its_worker_is_told<E: Engine>() {
     let engine = E::new();
-    let store = engine.open(Limits { timeout_status: Status::TimedOut, ..Limits::default() });
-    let policy = Policy { execution_timeout: Duration::from_millis(50), ..Policy::default() };
+    let limits = Limits { timeout_status: Status::TimedOut, timeout_grace: Duration::ZERO, ..Limits::default() };
+    let store = engine.open(limits);
+    let policy = Policy { execution_timeout: Some(Duration::from_millis(50)), ..Policy::default() };
     store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
     take(&*store, "w", 1).await;
     assert_eq!(timeout(SOON, store.stops(EP, "w", SOON * 10)).await.unwrap().unwrap(), ["a".into()]);
@@ -336,6 +338,29 @@ async fn endpoints_know_nothing_of_each_other<E: Engine>() {
     assert_eq!(store.view("three", "same", None).await.unwrap_err(), StoreError::JobNotFound);
 }
 
+async fn endpoints_that_are_not_used_make_room<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { worker_retention: Duration::ZERO, ..Limits::default() });
+    submit(&*store, "kept").await;
+    // Only asked, never used: a thousand is what fits.
+    for number in 0..1500 {
+        store.stops(&format!("ep-{number}"), "w", Duration::ZERO).await.unwrap();
+    }
+    let endpoints = store.endpoints().await;
+    assert_eq!(endpoints.len(), 1000);
+    assert!(endpoints.iter().any(|id| id == EP) && !endpoints.iter().any(|id| id == "ep-0"));
+    assert_eq!(status(&*store, "kept").await, Status::InQueue);
+    for id in endpoints.iter().filter(|id| *id != EP) {
+        store.submit(id, new_job("a")).await.unwrap();
+    }
+    assert_eq!(store.submit("one-more", new_job("a")).await.unwrap_err(), StoreError::TooManyEndpoints);
+    drop(store);
+    if let Some(store) = engine.reopen() {
+        assert_eq!(store.endpoints().await, endpoints);
+        assert_eq!(take_ids(&*store, "w", 9).await, ["kept"]);
+    }
+}
+
 async fn bounds_are_kept<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits { max_jobs: 1, ..Limits::default() });
@@ -344,6 +369,18 @@ async fn bounds_are_kept<E: Engine>() {
     let store = E::new().open(Limits { max_bytes: 10, ..Limits::default() });
     submit(&*store, "a").await;
     assert_eq!(store.submit(EP, new_job("b")).await.unwrap_err(), StoreError::QueueFull);
+    let engine = E::new();
+    let store = engine.open(Limits { max_total_stream_bytes: 3, ..Limits::default() });
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+        take(&*store, "w", 1).await;
+    }
+    store.chunk(EP, "w", "a", payload("12")).await.unwrap();
+    assert_eq!(store.chunk(EP, "w", "b", payload("34")).await, Err(StoreError::StreamsFull));
+    store.finish(EP, "w", "b", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "b").await, Status::Completed, "the result is not lost with the item");
+    store.drain(EP, "a", Duration::ZERO).await.unwrap();
+    store.chunk(EP, "w", "a", payload("123")).await.unwrap();
     let store = E::new().open(Limits::default());
     submit(&*store, "a").await;
     assert_eq!(store.submit(EP, new_job("a")).await.unwrap_err(), StoreError::DuplicateJob);

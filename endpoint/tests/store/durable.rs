@@ -160,7 +160,8 @@ async fn results_errors_and_counters_are_kept() {
     }
     take(&*store, "w", 2).await;
     store.finish(EP, "w", "done", done("{\"a\":  1.50}")).await.unwrap();
-    let outcome = Outcome { output: Some(payload("[1]")), ..failed("bad input") };
+    let cost = Some(payload("{\"gpuSeconds\": 1.50}"));
+    let outcome = Outcome { output: Some(payload("[1]")), cost, ..failed("bad input") };
     store.finish(EP, "w", "failed", outcome).await.unwrap();
     store.cancel(EP, "cancelled").await.unwrap();
     let before = store.health(EP).await;
@@ -172,6 +173,7 @@ async fn results_errors_and_counters_are_kept() {
     assert!(job.execution.is_some());
     let job = view(&*store, "failed").await;
     assert_eq!((job.error.as_deref(), text(job.output.as_ref())), (Some("bad input"), Some("[1]")));
+    assert_eq!(text(job.cost.as_ref()), Some("{\"gpuSeconds\": 1.50}"));
     assert_eq!(status(&*store, "cancelled").await, Status::Cancelled);
     let after = store.health(EP).await;
     assert_eq!((after.completed, after.failed), (1, 1));

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, OpenError, SqliteStore};
+use runpod_endpoint::store::{Limits, NewJob, OpenError, Outcome, Policy, SqliteStore};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
-use crate::support::{EP, Engine, SOON, Sqlite, new_job, submit};
+use crate::support::{EP, Engine, SOON, Sqlite, done, new_job, payload, submit, take, text, view};
 
 fn refusal(path: &Path) -> OpenError {
     match SqliteStore::open(path, Limits::default()) {
@@ -62,6 +63,39 @@ async fn a_newer_format_is_refused() {
     drop(engine.open(Limits::default()));
     Connection::open(engine.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(refusal(&engine.path()), OpenError::Newer { found: 99, .. }));
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_format_is_brought_up_to_date() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "done").await;
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "done", done("1")).await.unwrap();
+    let timeout = Some(Duration::from_secs(60));
+    let policy = Policy { execution_timeout: timeout, ..Policy::default() };
+    store.submit(EP, NewJob { policy, ..new_job("own") }).await.unwrap();
+    submit(&*store, "default").await;
+    drop(store);
+    // Once the file is free, as format 1 had it.
+    drop(engine.open(Limits::default()));
+    let first_format = "ALTER TABLE jobs DROP COLUMN cost; PRAGMA user_version = 1;
+        UPDATE jobs SET execution_timeout = 600000 WHERE execution_timeout = 0;";
+    Connection::open(engine.path()).unwrap().execute_batch(first_format).unwrap();
+
+    for _ in 0..2 {
+        let store = engine.open(Limits::default());
+        let job = view(&*store, "done").await;
+        assert_eq!((text(job.output.as_ref()), job.cost.is_none()), (Some("1"), true));
+    }
+    let store = engine.open(Limits::default());
+    let taken = take(&*store, "w", 2).await;
+    assert_eq!(taken.iter().map(|job| job.execution_timeout).collect::<Vec<_>>(), [timeout, None]);
+    let outcome = Outcome { cost: Some(payload("7")), ..done("2") };
+    store.finish(EP, "w", "own", outcome).await.unwrap();
+    assert_eq!(text(view(&*store, "own").await.cost.as_ref()), Some("7"));
+    let format = Connection::open(engine.path()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
+    assert_eq!(format, Ok(2));
 }
 
 #[tokio::test]

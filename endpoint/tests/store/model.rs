@@ -53,6 +53,7 @@ struct Look {
     worker: Option<String>,
     output: Option<String>,
     error: Option<String>,
+    cost: Option<String>,
 }
 
 /// One store and what an observer remembers of it.
@@ -95,7 +96,8 @@ impl<E: Engine> Observer<E> {
             }
             Event::Finish { worker, job, failed } => {
                 let error = failed.then(|| format!("error {step}"));
-                let outcome = Outcome { output: Some(payload(&step.to_string())), error, recycle: false };
+                let output = Some(payload(&step.to_string()));
+                let outcome = Outcome { output, error, cost: Some(payload("1.50")), ..Outcome::default() };
                 self.store.finish(EP, WORKERS[*worker], &id(*job), outcome).await.unwrap();
             }
             Event::Progress { worker, job } => {
@@ -158,6 +160,7 @@ impl<E: Engine> Observer<E> {
                 worker: view.worker.map(|worker| worker.to_string()),
                 output: view.output.map(|output| output.get().to_owned()),
                 error: view.error,
+                cost: view.cost.map(|cost| cost.get().to_owned()),
             });
         }
         for (job, (old, new)) in self.looks.iter().zip(&looks).enumerate() {

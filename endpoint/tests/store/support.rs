@@ -21,6 +21,10 @@ pub(crate) const EP: &str = "ep";
 pub(crate) trait Engine {
     fn new() -> Self;
     fn open(&self, limits: Limits) -> Arc<dyn Store>;
+    /// The same jobs once more, where they outlive the store.
+    fn reopen(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
 }
 
 pub(crate) struct Memory;
@@ -67,6 +71,10 @@ impl Engine for Sqlite {
 
     fn open(&self, limits: Limits) -> Arc<dyn Store> {
         self.open_with(&limits.into())
+    }
+
+    fn reopen(&self) -> Option<Arc<dyn Store>> {
+        Some(self.open(Limits::default()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod jobs;
 mod limits;
 mod loading;
+mod policy;
 mod processes;
 mod protocol;
 

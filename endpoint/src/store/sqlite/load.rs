@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension};
-use serde_json::value::RawValue;
 
 use super::open::connect;
-use super::rows::{self, key, natural, split_key, table};
+use super::rows::{self, key, natural, payload, split_key, table};
 use crate::store::Setup;
 use crate::store::backing::Restored;
 use crate::store::content::Filed;
@@ -65,12 +63,6 @@ fn restore_chunks(connection: &Connection) -> rusqlite::Result<Chunks> {
         items.push((natural(row.get(1)?), payload(row.get(2)?)?));
     }
     Ok(chunks)
-}
-
-fn payload(text: String) -> rusqlite::Result<Payload> {
-    let value = RawValue::from_string(text)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))?;
-    Ok(value.into())
 }
 
 /// Connections for reading; they do not wait for the writer.

@@ -136,6 +136,10 @@ impl Backing for SqliteFile {
         self.send(Message::Endpoint { endpoint, name: name.to_owned() });
     }
 
+    fn remove_endpoint(&self, endpoint: u32) {
+        self.send(Message::EndpointGone { endpoint });
+    }
+
     fn append(&self, entry: Entry) -> Mark {
         self.send(Message::Entry(entry))
     }

@@ -12,7 +12,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x5250_4550;
 
 /// Raised with each change of the tables.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
+
+/// What makes a file of format 1, 2 … one of the next format. Format 1 noted the platform's default as every job's own.
+const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
+    UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
 
 /// How long a statement waits for a lock of another program, such as a backup.
 const BUSY_LIMIT: Duration = Duration::from_secs(1);
@@ -94,12 +98,13 @@ impl From<rusqlite::Error> for Problem {
 fn prepare(path: &Path) -> Result<Connection, Problem> {
     let connection = connect(path)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let mut found = FORMAT;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables > 0 {
         if pragma("application_id")? != APPLICATION_ID {
             return Err(Problem::Foreign);
         }
-        let found = pragma("user_version")?;
+        found = pragma("user_version")?;
         if found > FORMAT {
             return Err(Problem::Newer(found));
         }
@@ -115,6 +120,11 @@ fn prepare(path: &Path) -> Result<Connection, Problem> {
             include_str!("schema.sql")
         );
         connection.execute_batch(&create)?;
+    }
+    let missing = UPGRADES.iter().zip(2..).skip_while(|(_, format)| *format <= found);
+    for (upgrade, format) in missing {
+        let upgrade = format!("BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {format}; COMMIT;");
+        connection.execute_batch(&upgrade)?;
     }
     Ok(connection)
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, named_params};
+use serde_json::value::RawValue;
 
 use crate::store::Status;
 use crate::store::content::Part;
-use crate::store::job::{Place, Run, State};
+use crate::store::job::{Payload, Place, Run, State};
 use crate::store::state::Row;
 
 /// Bits of a key that hold the job's number; those above hold the endpoint's key.
@@ -65,7 +66,7 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at)";
+    :forget_at, :cost)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite::Result<()> {
     let (state, run, forget_at) = match &row.state {
@@ -82,7 +83,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite
         ":submitted": millis(row.submitted),
         ":expires": millis(row.expires),
         ":retention": millis(row.retention),
-        ":execution_timeout": millis(row.execution_timeout),
+        ":execution_timeout": millis(row.execution_timeout.unwrap_or_default()),
         ":webhook": row.webhook,
         ":webhook_due": row.webhook_due,
         ":traceparent": row.traceparent.as_deref(),
@@ -102,6 +103,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite
         ":execution_deadline": run.map(|run| millis(run.execution_deadline)),
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
+        ":cost": row.cost.as_deref().map(RawValue::get),
     })?;
     Ok(())
 }
@@ -132,7 +134,7 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
         submitted: duration(row.get("submitted")?),
         expires: duration(row.get("expires")?),
         retention: duration(row.get("retention")?),
-        execution_timeout: duration(row.get("execution_timeout")?),
+        execution_timeout: Some(duration(row.get("execution_timeout")?)).filter(|timeout| !timeout.is_zero()),
         webhook: row.get("webhook")?,
         webhook_due: row.get("webhook_due")?,
         traceparent: text("traceparent")?,
@@ -142,6 +144,7 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
         execution: length_of("execution")?.map(duration),
         worker: text("worker")?,
         error: row.get("error")?,
+        cost: row.get::<_, Option<String>>("cost")?.map(payload).transpose()?,
         cancel_told: row.get("cancel_told")?,
         input_bytes: bytes(row.get("input_bytes")?),
         s3_config_bytes: length_of("s3_config_bytes")?.map(bytes),
@@ -149,6 +152,13 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
         payloads: Vec::new(),
     };
     Ok((endpoint, job))
+}
+
+/// JSON text from a column.
+pub(super) fn payload(text: String) -> rusqlite::Result<Payload> {
+    let value = RawValue::from_string(text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error.into()))?;
+    Ok(value.into())
 }
 
 fn status(name: &str) -> rusqlite::Result<Status> {

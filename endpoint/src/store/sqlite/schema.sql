@@ -1,4 +1,4 @@
--- Format 1. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 2. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -19,6 +19,7 @@ CREATE TABLE jobs (
     submitted INTEGER NOT NULL,
     expires INTEGER NOT NULL,
     retention INTEGER NOT NULL,
+    -- 0 when nobody has set one.
     execution_timeout INTEGER NOT NULL,
     webhook TEXT,
     webhook_due INTEGER NOT NULL,
@@ -40,7 +41,9 @@ CREATE TABLE jobs (
     execution_deadline INTEGER,
     leased INTEGER,
     -- Only after its end.
-    forget_at INTEGER
+    forget_at INTEGER,
+    -- JSON text in the worker's words.
+    cost TEXT
 ) STRICT;
 
 -- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.

@@ -22,6 +22,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What the writer is asked to write.
 pub(super) enum Message {
     Endpoint { endpoint: u32, name: String },
+    EndpointGone { endpoint: u32 },
     Entry(Entry),
 }
 
@@ -83,6 +84,9 @@ impl Writer {
                 Message::Endpoint { endpoint, name } => {
                     let sql = "INSERT INTO endpoints (key, name) VALUES (?1, ?2)";
                     transaction.prepare_cached(sql)?.execute(params![endpoint, name])?;
+                }
+                Message::EndpointGone { endpoint } => {
+                    transaction.prepare_cached("DELETE FROM endpoints WHERE key = ?1")?.execute([endpoint])?;
                 }
                 Message::Entry(entry) => apply(&transaction, entry.endpoint, &entry.changes)?,
             }

@@ -8,6 +8,7 @@ use crate::store::content::{Content, Filed, Part};
 use crate::store::inspect::History;
 use crate::store::job::{Job, JobId, Payload, Place, Policy, Run, State, Timestamp};
 use crate::store::limits::Limits;
+use crate::store::size::Size;
 
 /// Notes of what changed since the last [`Queue::take_changes`]. Off unless asked for: in memory nobody reads them.
 #[derive(Debug, Default)]
@@ -95,7 +96,7 @@ pub(crate) struct Row {
     pub(crate) submitted: Timestamp,
     pub(crate) expires: Timestamp,
     pub(crate) retention: Duration,
-    pub(crate) execution_timeout: Duration,
+    pub(crate) execution_timeout: Option<Duration>,
     pub(crate) webhook: Option<String>,
     pub(crate) webhook_due: bool,
     pub(crate) traceparent: Option<Arc<str>>,
@@ -105,6 +106,7 @@ pub(crate) struct Row {
     pub(crate) execution: Option<Duration>,
     pub(crate) worker: Option<Arc<str>>,
     pub(crate) error: Option<String>,
+    pub(crate) cost: Option<Payload>,
     pub(crate) cancel_told: bool,
     pub(crate) input_bytes: usize,
     pub(crate) s3_config_bytes: Option<usize>,
@@ -140,6 +142,7 @@ fn row<P: Content>(id: &JobId, job: &mut Job<P>) -> Row {
         execution: job.execution,
         worker: job.worker.clone(),
         error: job.error.clone(),
+        cost: job.cost.clone(),
         cancel_told: job.cancel_told,
         input_bytes,
         s3_config_bytes,
@@ -226,12 +229,13 @@ impl Queue<Filed> {
             worker: row.worker,
             output: row.output_bytes.map(|bytes| stored(Part::Output, bytes)),
             error: row.error,
+            cost: row.cost,
             chunk_bytes: chunks.iter().map(|(_, item)| item.get().len()).sum(),
             next_chunk: chunks.last().map_or(0, |(number, _)| number + 1),
             chunks: chunks.into_iter().map(|(_, item)| item).collect(),
             cancel_told: row.cancel_told,
             armed: row.submitted,
-            counted_bytes: 0,
+            counted: Size::default(),
             history: History::default(),
         };
         job.recall();

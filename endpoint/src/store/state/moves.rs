@@ -3,9 +3,26 @@
 use std::sync::Arc;
 
 use super::super::content::Content;
-use super::super::job::{Job, JobId, Place, State, Status, Timestamp};
+use super::super::job::{Job, JobId, Payload, Place, State, Status, Timestamp};
 use super::super::worker::ANONYMOUS;
 use super::{Effect, Queue};
+
+/// How a job ends.
+#[derive(Debug)]
+pub(super) struct End<P> {
+    pub(super) status: Status,
+    pub(super) output: Option<P>,
+    pub(super) error: Option<String>,
+    pub(super) cost: Option<Payload>,
+    /// Its run time was over, whatever the state says.
+    pub(super) timed_out: bool,
+}
+
+impl<P> End<P> {
+    pub(super) fn of(status: Status) -> Self {
+        Self { status, output: None, error: None, cost: None, timed_out: false }
+    }
+}
 
 impl<P: Content> Queue<P> {
     /// The running job `id`, if this worker holds it. A job that was taken under the placeholder name belongs to the
@@ -58,8 +75,8 @@ impl<P: Content> Queue<P> {
         }
         let max = self.limits.max_retries;
         if job.retries >= max {
-            let error = format!("job timed out after {max} retries");
-            self.close(now, id, Status::Failed, None, Some(error));
+            let error = Some(format!("job timed out after {max} retries"));
+            self.close(now, id, End { error, ..End::of(Status::Failed) });
             return;
         }
         job.retries += 1;
@@ -83,26 +100,20 @@ impl<P: Content> Queue<P> {
     }
 
     /// Ends a job from this side: whoever runs it is told to stop.
-    pub(super) fn close(
-        &mut self,
-        now: Timestamp,
-        id: &JobId,
-        status: Status,
-        output: Option<P>,
-        error: Option<String>,
-    ) {
+    pub(super) fn close(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
         let poller = match self.jobs.get(id).map(Box::as_ref) {
             Some(Job { state: State::Running(run), .. }) => Some(Arc::clone(&run.poller)),
             _ => None,
         };
-        self.end(now, id, status, output, error);
+        self.end(now, id, end);
         if let Some(poller) = poller {
             self.stop(&poller, id);
         }
     }
 
     /// The one place where a job becomes terminal.
-    pub(super) fn end(&mut self, now: Timestamp, id: &JobId, status: Status, output: Option<P>, error: Option<String>) {
+    pub(super) fn end(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
+        let status = end.status;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let finished = State::Finished { status, forget_at: now + job.retention };
         match std::mem::replace(&mut job.state, finished) {
@@ -119,8 +130,8 @@ impl<P: Content> Queue<P> {
             }
             State::Finished { .. } => {}
         }
-        job.output = output;
-        job.error = error;
+        (job.output, job.error, job.cost) = (end.output, end.error, end.cost);
+        self.totals.execution_timeouts += u64::from(end.timed_out);
         match status {
             Status::Completed => self.completed += 1,
             Status::Failed | Status::TimedOut => self.failed += 1,
@@ -146,7 +157,7 @@ impl<P: Content> Queue<P> {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         self.by_age.remove(&job.number);
-        self.bytes -= job.counted_bytes;
+        self.size -= job.counted;
         self.journal.gone(&job);
         if !job.status().is_terminal() {
             self.totals.expired += 1;
@@ -178,7 +189,8 @@ impl<P: Content> Queue<P> {
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         job.armed = job.deadline();
         self.deadlines.insert((job.armed, Arc::clone(id)));
-        self.bytes = self.bytes - job.counted_bytes + job.bytes();
-        job.counted_bytes = job.bytes();
+        self.size -= job.counted;
+        job.counted = job.size();
+        self.size += job.counted;
     }
 }

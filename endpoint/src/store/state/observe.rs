@@ -35,6 +35,12 @@ impl<P: Content> Queue<P> {
         })
     }
 
+    /// Whether there is nothing in it: neither jobs nor workers.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.jobs.is_empty() && self.workers.is_empty()
+    }
+
     /// Workers in the order of their ids, at most `max`.
     #[must_use]
     pub fn workers(&self, now: Timestamp, max: usize) -> Vec<WorkerView> {

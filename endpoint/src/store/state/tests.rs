@@ -8,6 +8,7 @@ use serde_json::value::to_raw_value;
 
 use super::super::worker::ANONYMOUS;
 use super::*;
+use crate::store::content::Filed;
 use crate::store::{Assignment, Heartbeat, Outcome, Policy, WorkerEvent};
 
 const WORKERS: [&str; 3] = ["w0", "w1", ANONYMOUS];
@@ -110,7 +111,9 @@ impl Observer {
                 let outcome = Outcome {
                     output: Some(payload(&number)),
                     error: failed.then(|| format!("error {number}")),
+                    timed_out: *failed && number.is_multiple_of(2),
                     recycle: *recycle,
+                    ..Outcome::default()
                 };
                 let id = self.job(*job);
                 self.queue.finish(now, WORKERS[*worker], &id, outcome);
@@ -160,7 +163,7 @@ impl Observer {
 
     fn submit(&mut self, low_priority: bool) {
         let id: JobId = format!("job-{}", self.jobs.len()).into();
-        let policy = Policy { low_priority, execution_timeout: Duration::from_secs(90), ..Policy::default() };
+        let policy = Policy { low_priority, execution_timeout: Some(Duration::from_secs(90)), ..Policy::default() };
         self.queue.submit(self.now, new_job(&id, policy)).unwrap();
         self.submissions += 1;
         self.order.insert(Arc::clone(&id), (low_priority, self.submissions));
@@ -208,9 +211,9 @@ impl Observer {
         let queue = &self.queue;
         let mut waiting = HashSet::new();
         let mut running = HashSet::new();
-        let mut bytes = 0;
+        let mut size = Size::default();
         for (id, job) in &queue.jobs {
-            bytes += job.bytes();
+            size += job.size();
             assert_eq!(queue.by_age.get(&job.number), Some(id));
             let noted = job.history.transitions().last().map(|last| last.status);
             let stands = if matches!(job.state, State::Queued(_)) { Status::InQueue } else { job.status() };
@@ -236,7 +239,7 @@ impl Observer {
         assert_eq!(queue.by_age.len(), queue.jobs.len());
         assert_eq!(queue.workers.held().collect::<HashSet<_>>(), running);
         assert_eq!(queue.workers.held().count(), queue.in_progress);
-        assert_eq!(queue.bytes, bytes);
+        assert_eq!(queue.size, size);
         let totals = &queue.totals;
         assert_eq!((totals.completed, totals.retried), (queue.completed, queue.retried));
         assert_eq!(totals.failed + totals.timed_out, queue.failed);
@@ -340,8 +343,8 @@ fn the_loser_of_a_re_dispatch_is_told_to_stop() {
 fn a_stop_signal_does_not_hit_the_next_attempt() {
     let mut queue = queue_with(&["a"]);
     queue.take(AT, "w0", 1);
-    queue.tick(AT + Policy::default().execution_timeout);
-    let later = AT + Policy::default().execution_timeout;
+    let later = AT + Policy::EXECUTION_TIMEOUT + Limits::default().timeout_grace;
+    queue.tick(later);
     assert_eq!(queue.view("a").unwrap().error.as_deref(), Some("executionTimeout exceeded"));
     queue.retry(later, "a").unwrap();
     assert_eq!(ids(&queue.take(later, "w0", 1)), ["a"]);
@@ -368,6 +371,39 @@ fn the_queue_has_a_bound() {
     let mut queue = Queue::new(Limits { max_jobs: 1, ..Limits::default() });
     queue.submit(AT, new_job("a", Policy::default())).unwrap();
     assert_eq!(queue.submit(AT, new_job("b", Policy::default())).unwrap_err(), StoreError::QueueFull);
+}
+
+#[test]
+fn what_stays_in_memory_has_a_bound_of_its_own() {
+    let mut queue: Queue<Filed> = Queue::new(Limits { max_memory_bytes: 100, ..Limits::default() });
+    let new = |id, webhook: &str| {
+        let webhook = Some(webhook.to_owned()).filter(|url| !url.is_empty());
+        NewJob { input: payload(&"x".repeat(1000)), webhook, ..new_job(id, Policy::default()) }.map(Filed::Fresh)
+    };
+    queue.submit(AT, new("a", "")).unwrap();
+    queue.submit(AT, new("b", &"u".repeat(60))).unwrap();
+    queue.take(AT, "w", 2);
+    queue.finish(AT, "w", "a", Outcome { error: Some("e".repeat(39)), ..Outcome::default() });
+    queue.submit(AT, new("c", "")).unwrap();
+    queue.take(AT, "w", 1);
+    queue.finish(AT, "w", "c", Outcome { cost: Some(payload(&1)), ..Outcome::default() });
+    assert_eq!(queue.submit(AT, new("d", "")).unwrap_err(), StoreError::QueueFull);
+    queue.retry(AT, "a").unwrap();
+    queue.submit(AT, new("d", "")).unwrap();
+}
+
+#[test]
+fn a_timeout_that_a_worker_reports_counts_as_one() {
+    for (timeout_status, counts) in [(Status::Failed, (1, 0)), (Status::TimedOut, (0, 1))] {
+        let mut queue: Queue = Queue::new(Limits { timeout_status, ..Limits::default() });
+        queue.submit(AT, new_job("a", Policy::default())).unwrap();
+        queue.take(AT, "w", 1);
+        queue.finish(AT, "w", "a", Outcome { error: Some("e".into()), timed_out: true, ..Outcome::default() });
+        let view = queue.view("a").unwrap();
+        assert_eq!((view.status, view.error.as_deref()), (timeout_status, Some("e")));
+        let totals = queue.observe(AT).totals;
+        assert_eq!(((totals.failed, totals.timed_out), totals.execution_timeouts), (counts, 1));
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Webhook<P = Payload> {
     pub input: P,
     /// The trace that the job belongs to.
     pub traceparent: Option<Arc<str>>,
+    /// Tells apart the ends that a job reaches, one for each `/retry`; the same for as long as the end is this one.
+    pub ending: u64,
 }
 
 impl<P: Content> Queue<P> {
@@ -26,7 +28,9 @@ impl<P: Content> Queue<P> {
         let (id, job) = self.jobs.get_key_value(id)?;
         let url = job.webhook.clone()?;
         let (input, traceparent) = (job.input.clone(), job.traceparent.clone());
-        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input, traceparent })
+        // Each submission and each `/retry` has a place in the queue of its own.
+        let ending = job.place.number;
+        job.status().is_terminal().then(|| Webhook { url, job: job.view(id), input, traceparent, ending })
     }
 
     /// Notes that a delivery has ended, with or without success. Until then it is due again after a restart.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::moves::End;
 use super::{Effect, Queue};
 use crate::store::StoreError;
 use crate::store::content::Content;
@@ -33,7 +34,7 @@ impl<P: Content> Queue<P> {
                 poller: Arc::clone(&worker),
                 worker: Arc::clone(&worker),
                 since: now,
-                execution_deadline: now + job.policy.execution_timeout,
+                execution_deadline: now + job.policy.run_time() + limits.timeout_grace,
                 lease,
             });
             taken.push(Assignment {
@@ -87,13 +88,16 @@ impl<P: Content> Queue<P> {
     /// Appends one stream item. Late items and items of a worker that lost the job are ignored.
     ///
     /// # Errors
-    /// When the reader is too far behind.
+    /// When the readers are too far behind.
     pub fn chunk(&mut self, now: Timestamp, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
         let Some(id) = self.held_by(now, worker, id) else { return Ok(()) };
         if let Some(job) = self.jobs.get_mut(&id) {
             let size = item.get().len();
             if job.chunk_bytes + size > self.limits.max_stream_bytes {
                 return Err(StoreError::StreamFull);
+            }
+            if self.size.streamed + size > self.limits.max_total_stream_bytes {
+                return Err(StoreError::StreamsFull);
             }
             self.journal.chunk(job, &item);
             job.chunk_bytes += size;
@@ -119,8 +123,14 @@ impl<P: Content> Queue<P> {
                     State::Running(run) => Some((Arc::clone(&run.worker), Arc::clone(&run.poller))),
                     _ => None,
                 };
-                let status = if outcome.error.is_some() { Status::Failed } else { Status::Completed };
-                self.end(now, &id, status, outcome.output, outcome.error);
+                let status = match &outcome.error {
+                    None => Status::Completed,
+                    Some(_) if outcome.timed_out => limits.timeout_status,
+                    Some(_) => Status::Failed,
+                };
+                let timed_out = outcome.timed_out && outcome.error.is_some();
+                let Outcome { output, error, cost, .. } = outcome;
+                self.end(now, &id, End { status, output, error, cost, timed_out });
                 if let Some((_, poller)) = holder.filter(|(holder, _)| **holder != *worker) {
                     self.stop(&poller, &id);
                 }
