@@ -19,19 +19,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption;
 use super::filesystem::{Filesystem, RealFilesystem};
 use super::lock::{FolderLock, LockError};
-use super::record::{Record, RecordError, now_ms};
+use super::record::{Origin, Record, RecordError, now_ms};
 
+/// File whose lock says that the folder is in use.
+pub(super) const LOCK: &str = "lock";
+/// Folder of undelivered results.
+pub(super) const RESULTS: &str = "results";
+/// Folder of files that are no results.
+pub(super) const ASIDE: &str = "set-aside";
 /// Ending of a whole result.
 const RESULT: &str = ".result";
 /// Ending of one that is being written.
-const TEMPORARY: &str = ".tmp";
+pub(super) const TEMPORARY: &str = ".tmp";
 /// Ending of the note beside a dead letter.
 const REASON: &str = ".reason";
 
 /// Larger files are not read: no result has this size.
-const LARGEST: u64 = 256 * 1024 * 1024;
+pub(super) const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// Where results are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +51,8 @@ pub struct SpoolConfig {
     pub always: bool,
     /// Name of this worker's own folder below `folder`.
     pub owner: String,
+    /// What is written with its results. Those that other workers of the same queue have left are adopted.
+    pub origin: Origin,
 }
 
 impl SpoolConfig {
@@ -179,6 +188,8 @@ impl Reason {
 pub struct Spool {
     files: Arc<dyn Filesystem>,
     owner: String,
+    origin: Origin,
+    own: PathBuf,
     results: PathBuf,
     dead: PathBuf,
     aside: PathBuf,
@@ -198,13 +209,21 @@ impl Spool {
         // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
         std::fs::create_dir_all(folder).map_err(failed)?;
         let files = Arc::new(RealFilesystem);
-        files.create_folder(&own).map_err(failed)?;
-        let lock = FolderLock::acquire(&own.join("lock")).map_err(|error| match error {
-            LockError::Taken => SpoolError::Taken(own.clone()),
-            LockError::Io(error) => failed(error),
-        })?;
-        let (mut spool, recovery) = Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
+        let lock = loop {
+            files.create_folder(&own).map_err(failed)?;
+            match FolderLock::acquire(&own.join(LOCK)) {
+                Ok(lock) => break lock,
+                // By a worker that adopted what was in it.
+                Err(LockError::Removed) => {}
+                Err(LockError::Taken) => return Err(SpoolError::Taken(own)),
+                Err(LockError::Io(error)) => return Err(failed(error)),
+            }
+        };
+        let (mut spool, mut recovery) =
+            Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
         spool._lock = Some(lock);
+        spool.origin = config.origin.clone();
+        adoption::adopt(&spool, folder, &config.owner, &mut recovery);
         Ok(Some((spool, recovery)))
     }
 
@@ -217,16 +236,16 @@ impl Spool {
         let spool = Self {
             files,
             owner: owner.to_owned(),
-            results: own.join("results"),
+            origin: Origin::default(),
+            own: own.to_owned(),
+            results: own.join(RESULTS),
             dead: own.join(super::dead_letters::FOLDER),
-            aside: own.join("set-aside"),
+            aside: own.join(ASIDE),
             limits,
             next: AtomicU64::new(1),
             _lock: None,
         };
-        for folder in [own, &spool.results, &spool.dead, &spool.aside] {
-            spool.files.create_folder(folder)?;
-        }
+        spool.create_folders()?;
         spool.files.sync_folder(own)?;
         let mut highest = 0;
         for folder in [&spool.results, &spool.dead, &spool.aside] {
@@ -236,6 +255,17 @@ impl Spool {
         spool.next.store(highest.saturating_add(1), Ordering::Relaxed);
         let recovery = spool.recover()?;
         Ok((spool, recovery))
+    }
+
+    fn create_folders(&self) -> io::Result<()> {
+        [&self.own, &self.results, &self.dead, &self.aside]
+            .into_iter()
+            .try_for_each(|folder| self.files.create_folder(folder))
+    }
+
+    /// The queue that its results belong to; `None` when that is not known.
+    pub(super) fn queue(&self) -> Option<&str> {
+        Some(self.origin.queue.as_str()).filter(|queue| !queue.is_empty())
     }
 
     /// A place for one more result. Nothing is written yet.
@@ -341,9 +371,20 @@ impl Spool {
     }
 
     fn store(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
+        match self.store_once(folder, stem, record) {
+            // Another worker, which could not see that this one lives, has adopted what was there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.own.exists() => {
+                self.create_folders()?;
+                self.store_once(folder, stem, record)
+            }
+            other => other,
+        }
+    }
+
+    fn store_once(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
         let temporary = folder.join(format!("{stem}{TEMPORARY}"));
         let whole = folder.join(format!("{stem}{RESULT}"));
-        let header = record.header(&self.owner);
+        let header = record.header(&self.owner, &self.origin);
         let stored = self
             .files
             .write(&temporary, &[&header, &record.body])
@@ -450,7 +491,7 @@ impl Spool {
 }
 
 /// The number in a file's name.
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     let stem =
         name.strip_suffix(RESULT).or_else(|| name.strip_suffix(TEMPORARY)).or_else(|| name.strip_suffix(REASON))?;
     stem.parse().ok()
