@@ -121,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn a_result_of_an_earlier_run_does_not_ask_for_a_fresh_worker_again() {
+        for (body, expected) in [
+            (r#"{"output":7,"stopPod":true}"#, r#"{"output":7}"#),
+            (r#"{"output":{"a":1,"stopPod":true}}"#, r#"{"output":{"a":1,"stopPod":true}}"#),
+            (r#"{"output":7}"#, r#"{"output":7}"#),
+        ] {
+            assert_eq!(without_stop_pod(&Bytes::from_static(body.as_bytes())), expected);
+        }
+    }
+
+    #[test]
     fn errors_carry_six_strings_in_a_string() {
         let report = ErrorReport { kind: ErrorKind::Oom, message: "a \"b\"\n".into(), traceback: "at x".into() };
         let body: Value = serde_json::from_str(&body_of(Err(report), false, true)).unwrap();
