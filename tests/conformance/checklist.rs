@@ -1,6 +1,7 @@
 //! What RunPod's protocol asks of a worker, statement by statement, and the tests that show it. The numbers are those of the
 //! compatibility checklist in the protocol's specification; what it asks of an endpoint is in `endpoint/tests/conformance`.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -443,7 +444,7 @@ fn every_statement_has_its_place() {
 fn every_statement_has_a_test_that_exists_or_a_reason() {
     let mut sources = String::new();
     for folder in ["tests", "worker/src", "handler-sdk/src"] {
-        collect(&repository().join(folder), &mut sources);
+        collect(&repository().join(folder), &mut sources).unwrap();
     }
     for (number, statement, proof) in CHECKLIST {
         let (tests, reason): (&[&str], _) = match proof {
@@ -461,13 +462,14 @@ fn every_statement_has_a_test_that_exists_or_a_reason() {
 }
 
 /// The text of every source file below.
-fn collect(folder: &Path, sources: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+fn collect(folder: &Path, sources: &mut String) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            collect(&path, sources);
+            collect(&path, sources)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            sources.push_str(&std::fs::read_to_string(&path).unwrap());
+            sources.push_str(&std::fs::read_to_string(&path)?);
         }
     }
+    Ok(())
 }

@@ -217,7 +217,6 @@ impl Chaos {
             self.look().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let ended = begin.elapsed();
         eventually("the worker to hold nothing", || async {
             let health = self.worker.health().await;
             let jobs =
@@ -225,7 +224,6 @@ impl Chaos {
             (jobs == (&json!(0), &json!(0), &json!(0))).then_some(())
         })
         .await;
-        eprintln!("all jobs had ended after {ended:?}, and the worker held nothing after {:?}", begin.elapsed());
     }
 
     /// Memory in KiB and open files of the worker.
