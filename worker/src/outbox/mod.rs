@@ -11,6 +11,7 @@ mod ledger;
 mod lock;
 mod record;
 mod spool;
+mod ticket;
 mod verdict;
 
 use std::collections::HashMap;
@@ -30,7 +31,8 @@ use self::keeper::{Keeper, Parcel};
 use self::lane::Lane;
 use self::ledger::Ledger;
 pub use self::record::{Origin, Record, RecordError};
-pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError, Ticket};
+pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError};
+pub use self::ticket::Ticket;
 use crate::config::Identity;
 use crate::core::{DeliveryEvent, Event, JobId, Outgoing};
 use crate::queue::ResultSink;

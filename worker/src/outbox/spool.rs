@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ use super::adoption;
 use super::filesystem::{Filesystem, RealFilesystem};
 use super::lock::{FolderLock, LockError};
 use super::record::{Origin, Record, RecordError, now_ms};
+use super::ticket::{Place, Ticket};
 
 /// File whose lock says that the folder is in use.
 pub(super) const LOCK: &str = "lock";
@@ -95,65 +96,6 @@ pub enum SpoolError {
         /// What the operating system says.
         error: io::Error,
     },
-}
-
-/// The place of one result in the spool, from before it is written until it is gone. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Ticket(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    stem: String,
-    /// Locked while the disk works on it, so that only threads that may wait look at it.
-    place: Mutex<Place>,
-    /// A write has begun.
-    begun: AtomicBool,
-    /// `place` is `Disk`.
-    written: AtomicBool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Not written (yet).
-    Memory,
-    /// A write failed, and what it left behind may still be there.
-    Unsure,
-    /// In `results/`.
-    Disk,
-    /// Delivered, buried or discarded: must not be written any more.
-    Gone,
-}
-
-impl Ticket {
-    fn new(stem: String, place: Place) -> Self {
-        let on_disk = place == Place::Disk;
-        let (begun, written) = (AtomicBool::new(on_disk), AtomicBool::new(on_disk));
-        Self(Arc::new(Inner { stem, place: Mutex::new(place), begun, written }))
-    }
-
-    /// The result is safe on disk. Does not wait for the disk.
-    pub fn is_written(&self) -> bool {
-        self.0.written.load(Ordering::Acquire)
-    }
-
-    /// There may be something on disk, now or later. Does not wait for the disk.
-    pub(super) fn may_be_written(&self) -> bool {
-        self.0.begun.load(Ordering::Acquire)
-    }
-
-    /// From now on there may be something on disk.
-    pub(super) fn begin(&self) {
-        self.0.begun.store(true, Ordering::Release);
-    }
-
-    fn put(&self, place: &mut Place, new: Place) {
-        *place = new;
-        self.0.written.store(new == Place::Disk, Ordering::Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Place> {
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What an earlier run has left.
@@ -279,14 +221,14 @@ impl Spool {
     /// # Errors
     /// What the disk says; nothing is left behind then, as far as the disk allows.
     pub fn write(&self, ticket: &Ticket, record: &Record) -> io::Result<()> {
-        ticket.0.begun.store(true, Ordering::Release);
+        ticket.begin();
         let mut place = ticket.lock();
         if *place == Place::Unsure {
             self.clear(ticket)?;
             ticket.put(&mut place, Place::Memory);
         }
         if *place == Place::Memory {
-            let stored = self.store(&self.results, &ticket.0.stem, record);
+            let stored = self.store(&self.results, ticket.stem(), record);
             ticket.put(&mut place, if stored.is_ok() { Place::Disk } else { Place::Unsure });
             return stored;
         }
@@ -313,7 +255,7 @@ impl Spool {
     /// What the disk says; the result stays where it was then.
     pub fn bury(&self, ticket: &Ticket, record: &Record, reason: &Reason) -> io::Result<()> {
         let mut place = ticket.lock();
-        let stem = &ticket.0.stem;
+        let stem = ticket.stem();
         let note = self.dead.join(format!("{stem}{REASON}"));
         let text = serde_json::to_vec(reason).unwrap_or_default();
         match *place {
@@ -353,13 +295,13 @@ impl Spool {
     }
 
     fn result(&self, folder: &Path, ticket: &Ticket) -> PathBuf {
-        folder.join(format!("{}{RESULT}", ticket.0.stem))
+        folder.join(format!("{}{RESULT}", ticket.stem()))
     }
 
     /// Removes whatever there is of a result.
     fn clear(&self, ticket: &Ticket) -> io::Result<()> {
         gone(self.files.remove(&self.result(&self.results, ticket)))?;
-        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.0.stem))))
+        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.stem()))))
     }
 
     /// A dead letter without its note is still a dead letter.

@@ -11,7 +11,8 @@ use super::dead_letters::DeadLetters;
 use super::faulty::{Fault, FaultyFilesystem};
 use super::filesystem::Filesystem as _;
 use super::record::{Origin, Record};
-use super::spool::{KeepLimits, Reason, Recovery, Spool, Ticket};
+use super::spool::{KeepLimits, Reason, Recovery, Spool};
+use super::ticket::Ticket;
 
 const OWN: &str = "/spool/w1";
 const OWNER: &str = "w1";
