@@ -51,7 +51,8 @@ fn without_a_queue_one_local_job_is_run() {
         assert!(run.status.success(), "{}", text(&run.stderr));
         // `run` logs to standard output, as it does on the platform.
         let printed = text(&run.stdout);
-        let result: Value = serde_json::from_str(&printed[printed.find("{\n").unwrap()..]).unwrap();
+        let result = serde_json::Deserializer::from_str(&printed[printed.find("{\n").unwrap()..]).into_iter::<Value>();
+        let result = result.flatten().next().unwrap_or_else(|| panic!("{printed}"));
         (result["id"].clone(), result["output"]["text"].clone())
     };
     assert_eq!(run(&["run"]), (json!("local_test"), json!("file")));
