@@ -24,7 +24,8 @@ const MAX_CAUSES: usize = 32;
 ///
 /// An error without an explicit kind is judged by its text, so that running out of device memory is reported as
 /// [`ErrorKind::Oom`] and a dead CUDA context as [`ErrorKind::DeviceLost`], and is an [`ErrorKind::InferenceError`]
-/// otherwise ([`ErrorKind::Load`] while loading).
+/// otherwise ([`ErrorKind::Load`] while loading). Of a lost device the text alone is no proof, since it may quote a job's
+/// input: a device that still computes is not lost.
 ///
 /// ```no_run,standalone_crate
 /// use runpod_handler_sdk::HandlerError;

@@ -78,7 +78,7 @@
 //! | an error is returned | fails with the error's kind and message, its causes as traceback | goes on |
 //! | a panic | fails as `inference_error`, with message and backtrace | the slot loads again |
 //! | out of device memory, by the error's text | fails as `oom`, with the allocator's figures | its cache is emptied; as above |
-//! | the device is lost, by the error's text | fails as `device_lost` | is replaced by the worker |
+//! | the device is lost, by the error's text and a probe | fails as `device_lost` | is replaced by the worker |
 //! | the output is over the limit of one message, or has no JSON form | fails as `protocol` | goes on |
 //! | a crash | fails as `crashed`, or runs again if [`Handler::IDEMPOTENT`] | is replaced by the worker |
 //!

@@ -162,7 +162,12 @@ fn run_job<H: Handler>(handler: &mut H, assignment: Assignment, process: &Proces
         Err(panic) => (panic, ErrorKind::InferenceError, true),
     };
     let failed = ToSupervisor::Failed { job, attempt, refresh, reloading };
+    let guessed = error.kind().is_none();
     let mut report = error.into_report(default);
+    // Any text may quote what a user has sent, and a lost device costs the process.
+    if guessed && report.kind == ErrorKind::DeviceLost && memory.works() {
+        report.kind = default;
+    }
     memory.recover(&mut report);
     process.outgoing.push_report(&failed, &report);
     if reloading { After::Reload } else { After::Ready }

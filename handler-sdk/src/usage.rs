@@ -12,15 +12,18 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 pub(crate) struct Memory {
     #[cfg(feature = "torch")]
     device: tch::Device,
+    #[cfg(not(feature = "torch"))]
+    on_cpu: bool,
 }
 
 impl Memory {
     /// `device` as it is reported to the worker, such as `cuda:0`.
-    #[cfg_attr(not(feature = "torch"), expect(unused_variables, reason = "only libtorch can look at a device"))]
     pub(crate) fn of(device: &str) -> Self {
         Self {
             #[cfg(feature = "torch")]
             device: crate::torch::parse_device(device),
+            #[cfg(not(feature = "torch"))]
+            on_cpu: device == "cpu",
         }
     }
 
@@ -76,6 +79,15 @@ impl Memory {
         }
     }
 
+    /// Whether the device is seen to be in order, so that an error whose text speaks of a lost one only quotes it. Without
+    /// libtorch nothing can be tried on a GPU, and the text is believed.
+    pub(crate) fn works(&self) -> bool {
+        #[cfg(feature = "torch")]
+        return self.probe().is_ok();
+        #[cfg(not(feature = "torch"))]
+        self.on_cpu
+    }
+
     /// Computes one number on the device. Nothing to try on the CPU.
     pub(crate) fn probe(&self) -> Result<(), String> {
         #[cfg(feature = "torch")]
@@ -110,6 +122,14 @@ mod tests {
         assert!(records[PEAK_HOST_BYTES] > 1024.0, "{records:?}");
         assert_eq!(records.len(), 1, "{records:?}");
         assert_eq!(memory.probe(), Ok(()));
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_tried_is_not_said_to_work() {
+        assert!(Memory::of("cpu").works());
+        if cfg!(not(feature = "torch")) {
+            assert!(!Memory::of("cuda:0").works());
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! The official Python package, unmodified, as client and as worker. `make python-client` installs it.
+//! The official Python package, unmodified, as client and as worker. `make python-client` installs it. [`checklist`] says where
+//! each statement about workers is tested.
 
 #![expect(clippy::panic, reason = "what cannot be done here fails the test")]
 
 mod bad_days;
+mod checklist;
 
 use std::path::PathBuf;
 use std::time::Duration;

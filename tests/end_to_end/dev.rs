@@ -6,11 +6,13 @@ use end_to_end_tests::{Client, Daemon, binary, eventually, free_port};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-async fn dev(handler: &str) -> (Daemon, Client) {
+async fn dev(handler: &str, flags: &[&str], env: &[(&str, &str)]) -> (Daemon, Client) {
     let address = format!("127.0.0.1:{}", free_port());
     let handler = binary(handler).to_string_lossy().into_owned();
-    let args = ["dev", "--bind", &address, "--worker-http-port", "0", "--", &handler].map(str::to_owned);
-    let daemon = Daemon::start("dev", &binary("runpod-endpoint"), &args, &[]);
+    let args = [&["dev", "--bind", &address, "--worker-http-port", "0"], flags, &["--", &handler]].concat();
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+    let env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let daemon = Daemon::start("dev", &binary("runpod-endpoint"), &args, &env);
     let base = format!("http://{address}/v2/local");
     eventually("the endpoint to answer", || async { reqwest::get(format!("{base}/health")).await.ok() }).await;
     (daemon, Client::new(&base))
@@ -46,7 +48,7 @@ async fn at_work(dev: &Daemon, client: &Client) -> [Pid; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_is_replaced_and_a_killed_endpoint_leaves_nothing_running() {
-    let (dev, client) = dev("echo").await;
+    let (dev, client) = dev("echo", &[], &[]).await;
     let first = at_work(&dev, &client).await;
     kill_process(first[0], Signal::KILL).unwrap();
     eventually("the first worker and its handler to be gone", || async {
@@ -63,4 +65,17 @@ async fn a_killed_worker_is_replaced_and_a_killed_endpoint_leaves_nothing_runnin
         second.iter().all(|pid| is_gone(*pid)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_asks_to_be_replaced_may_finish_its_other_jobs() {
+    let (_dev, client) = dev("puppet-handler", &["--stop-grace", "1s"], &[("RUNPOD_WORKER_SLOTS", "2")]).await;
+    let beside = client.submit(json!({"do": "sleep_ms", "ms": 4000})).await;
+    client.reaches(&beside, "IN_PROGRESS").await;
+    let weary = client.run(json!({"do": "refresh"})).await;
+    let beside = client.finished(&beside).await;
+    assert_eq!((&beside["status"], &beside["output"]["attempt"]), (&json!("COMPLETED"), &json!(1)), "{beside}");
+    assert_eq!(beside["output"]["pid"], weary["output"]["pid"]);
+    let next = client.run(json!({"do": "ok"})).await;
+    assert_ne!(next["output"]["pid"], weary["output"]["pid"], "and is replaced then");
 }

@@ -169,7 +169,7 @@ async fn a_lost_device_turns_readiness_red_until_a_new_process_serves() {
         let ready = reqwest::get(format!("{}/ready", stack.worker.http)).await.unwrap();
         assert_eq!(ready.status(), 200, "after {mistake}: {}", ready.text().await.unwrap());
     }
-    stack.client.run(json!({"do": "cuda_text"})).await;
+    stack.client.run(json!({"do": "device_lost"})).await;
     eventually("readiness to turn red and to name the error", || async {
         let ready = reqwest::get(format!("{}/ready", stack.worker.http)).await.unwrap();
         let (status, reason) = (ready.status(), ready.json::<Value>().await.unwrap()["reason"].to_string());

@@ -13,6 +13,8 @@ const ACCESS_SECRET: &str = "planted\"access\\secret-4";
 const SIGNATURE: &str = "9f8e7d6c5b4a39281706";
 const URL_PASSWORD: &str = "planted-password-6";
 const SINK_TOKEN: &str = "planted-sink-token-7";
+const HEADER: &str = "planted-header-8";
+const HOOK: &str = "planted-hook-9";
 
 fn url() -> String {
     format!(
@@ -35,9 +37,21 @@ pub(crate) fn planted_variable() -> (String, String) {
 
 /// Nothing of what was planted is in `text`.
 pub(crate) fn assert_clean(what: &str, text: &str) {
-    let planted =
-        [KEY, VARIABLE, ACCESS_ID, "access\\secret-4", "access\\\\secret-4", SIGNATURE, URL_PASSWORD, SINK_TOKEN];
-    for secret in planted.iter().copied().chain(["AKIAPLANTED", "secret-input-"]) {
+    let planted = [
+        KEY,
+        VARIABLE,
+        ACCESS_ID,
+        "access\\secret-4",
+        "access\\\\secret-4",
+        SIGNATURE,
+        URL_PASSWORD,
+        SINK_TOKEN,
+        HEADER,
+        HOOK,
+        "AKIAPLANTED",
+        "secret-input-",
+    ];
+    for secret in planted {
         let found = text.lines().find(|line| line.contains(secret));
         assert_eq!(found, None, "{secret} in {what}");
     }
@@ -51,6 +65,8 @@ async fn planted_secrets_are_seen_nowhere() {
         .env("PUPPET_API_KEY", VARIABLE)
         .env("RUNPOD_WORKER_LOG_SINK", &receiver.url)
         .env("RUNPOD_WORKER_LOG_SINK_TOKEN", SINK_TOKEN)
+        .env("RUNPOD_WORKER_ALERT_WEBHOOK", &format!("{}/{HOOK}", receiver.url))
+        .env("OTEL_EXPORTER_OTLP_HEADERS", &format!("x-team=a%20{HEADER}, authorization=Basic%20{HEADER}-b"))
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.url);
     let mut worker = Worker::start(&endpoint, &binary("puppet-handler"), options);
     worker.ready().await;

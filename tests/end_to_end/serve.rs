@@ -155,6 +155,40 @@ async fn sigterm_lets_the_running_request_finish_and_turns_new_ones_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_not_over_when_the_grace_ends_is_turned_away() {
+    let grace = ["--slots", "3", "--drain-grace", "300ms", "--cancel-grace", "300ms"];
+    let mut server = Server::ready(&grace).await;
+    let yields = server.busy(&json!({ "do": "check_cancel" })).await;
+    let deaf = tokio::spawn(server.send(&json!({ "do": "ignore_cancel" })).send());
+    let events = server.send(&json!({ "do": "check_cancel" })).header("Accept", "text/event-stream");
+    let events = events.send().await.unwrap();
+    eventually("three jobs", || async { (server.daemon.log().matches("Started.").count() == 3).then_some(()) }).await;
+    server.daemon.signal(Signal::TERM);
+    for caller in [yields, deaf] {
+        let reply = caller.await.unwrap().unwrap();
+        assert!(reply.headers().contains_key("retry-after"), "{reply:?}");
+        let (status, refused) = answer(reply).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refused}");
+        assert!(refused["error"].as_str().unwrap().contains("shutting down"), "{refused}");
+    }
+    let events = events.text().await.unwrap();
+    assert!(events.contains("event: refused") && events.contains("shutting down"), "{events}");
+    assert_eq!(server.daemon.wait(END).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_are_collected_have_a_limit_and_those_that_are_read_have_none() {
+    let server = Server::ready(&[]).await;
+    let much = json!({ "do": "stream_bytes", "n": 9, "bytes": 8 << 20 });
+    let (status, failed) = server.run(much.clone()).await;
+    assert_eq!((status, &failed["status"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("FAILED")));
+    assert!(failed["error"].as_str().unwrap().contains("text/event-stream"), "{failed}");
+    let events = server.send(&much).header("Accept", "text/event-stream").send().await.unwrap();
+    let text = events.text().await.unwrap();
+    assert!(text.len() > 9 * (8 << 20) && text.contains("COMPLETED"), "{} bytes", text.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ping_says_204_while_the_model_loads() {
     let slow = [("PUPPET_START", "load_slow"), ("PUPPET_LOAD_MS", "2000"), ("HEALTH_CHECK_PATH", "/health/up")];
     let server = Server::start(&[], &slow);
@@ -184,6 +218,9 @@ async fn the_realtime_port_answers_with_the_bare_result() {
     assert_eq!(done["output"]["ok"], true);
     assert!(done["output"]["job"].as_str().unwrap().starts_with("x-"), "{done}");
     assert_eq!(done.as_object().unwrap().len(), 1, "{done}");
+    let streamed: Value = send(json!({ "do": "stream", "n": 2 })).await.unwrap().json().await.unwrap();
+    assert_eq!(streamed["stream"], json!([{ "output": 1 }, { "output": 2 }]), "{streamed}");
+    assert_eq!(streamed["output"]["ok"], true, "{streamed}");
     let failed: Value = send(json!({ "do": "error" })).await.unwrap().json().await.unwrap();
     assert!(failed["error"].as_str().unwrap().contains("the puppet fails as asked"), "{failed}");
 }

@@ -31,6 +31,8 @@ struct State {
     takes: usize,
     /// Bodies accepted for each job.
     results: BTreeMap<String, Vec<String>>,
+    /// Worker in the address to which the last result of each job was posted.
+    posted_by: BTreeMap<String, String>,
     /// Query of the last heartbeat.
     ping: String,
 }
@@ -46,8 +48,14 @@ impl Queue {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/v2/test", listener.local_addr().unwrap());
-        let state =
-            State { jobs: VecDeque::new(), door: Door::Open, takes: 0, results: BTreeMap::new(), ping: String::new() };
+        let state = State {
+            jobs: VecDeque::new(),
+            door: Door::Open,
+            takes: 0,
+            results: BTreeMap::new(),
+            posted_by: BTreeMap::new(),
+            ping: String::new(),
+        };
         let queue = Self { state: Arc::new(Mutex::new(state)), base };
         let server = queue.clone();
         tokio::spawn(async move {
@@ -123,8 +131,10 @@ impl Queue {
                 Some((204, String::new()))
             }
             "job-done" => {
-                let job = words.nth(1)?.to_owned();
+                let worker = words.next()?.to_owned();
+                let job = words.next()?.to_owned();
                 let mut state = self.lock();
+                state.posted_by.insert(job.clone(), worker);
                 match state.door {
                     Door::Shut => None,
                     Door::Unknown => Some((404, "{}".to_owned())),
@@ -145,7 +155,7 @@ impl Queue {
         }
     }
 
-    fn env(&self, spool: &Path) -> Vec<(String, String)> {
+    fn env(&self, spool: &Path, worker: &str) -> Vec<(String, String)> {
         let base = &self.base;
         [
             ("RUNPOD_WEBHOOK_GET_JOB", format!("{base}/job-take/$ID?gpu=LOCAL")),
@@ -153,7 +163,7 @@ impl Queue {
             ("RUNPOD_WEBHOOK_PING", format!("{base}/ping/$RUNPOD_POD_ID?gpu=LOCAL")),
             ("RUNPOD_PING_INTERVAL", "1000".to_owned()),
             ("RUNPOD_AI_API_KEY", "hunter2-the-key".to_owned()),
-            ("RUNPOD_POD_ID", "worker-1".to_owned()),
+            ("RUNPOD_POD_ID", worker.to_owned()),
             // The machine that runs tests is no production machine.
             ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true".to_owned()),
             ("RUNPOD_WORKER_SPOOL_DIR", spool.display().to_string()),
@@ -181,17 +191,21 @@ impl Bench {
 
     /// A worker and the address of its own server.
     fn worker(&self) -> (Daemon, String) {
+        self.worker_called("worker-1")
+    }
+
+    fn worker_called(&self, id: &str) -> (Daemon, String) {
         let address = format!("127.0.0.1:{}", free_port());
         let handler = binary("echo").to_string_lossy().into_owned();
         let args = ["run", "--http-bind", &address, "--", &handler].map(str::to_owned);
-        let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &self.queue.env(self.folder.path()));
+        let daemon = Daemon::start("worker", &binary("runpod-worker"), &args, &self.queue.env(self.folder.path(), id));
         (daemon, format!("http://{address}"))
     }
 
     /// Runs `runpod-worker dead-letters`; returns whether it succeeded and what it printed.
     fn dead_letters(&self, args: &[&str]) -> (bool, String) {
         let args: Vec<String> = ["dead-letters"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
-        let env = self.queue.env(self.folder.path());
+        let env = self.queue.env(self.folder.path(), "worker-1");
         let mut daemon = Daemon::start("dead-letters", &binary("runpod-worker"), &args, &env);
         let status = daemon.wait(Duration::from_secs(30));
         (status.success(), daemon.log())
@@ -320,6 +334,30 @@ async fn results_of_a_dead_worker_are_delivered_before_the_first_poll() {
     bench.queue.door(Door::Open);
     until("both results", || bench.queue.lock().results.len() == 2).await;
     until("the first poll", || bench.queue.lock().takes > takes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_with_another_id_delivers_what_its_predecessor_left() {
+    let bench = Bench::new().await;
+    bench.queue.door(Door::Shut);
+    bench.queue.add(["a".to_owned(), "b".to_owned()]);
+    let (mut worker, _) = bench.worker();
+    until("both results on disk", || bench.spooled().len() == 2).await;
+    let (_living, _) = bench.worker_called("worker-2");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(bench.spooled().len(), 2, "a living worker's results are its own");
+    worker.signal(Signal::KILL);
+    worker.wait(Duration::from_secs(10));
+
+    bench.queue.door(Door::Open);
+    let (replacement, http) = bench.worker_called("worker-3");
+    until("both results", || bench.queue.lock().results.len() == 2).await;
+    let posted: Vec<String> = bench.queue.lock().posted_by.values().cloned().collect();
+    assert_eq!(posted, ["worker-1", "worker-1"], "as the worker that ran the jobs would have posted them");
+    until("nothing to be left of it", || !bench.own().exists()).await;
+    assert!(replacement.log().contains("adopted"), "{}", replacement.log());
+    let health = eventually("its health", || async { health(&http).await }).await;
+    assert_eq!(health["worker"]["outbox"]["spool"]["recovered"], 2, "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use end_to_end_tests::{Stack, WorkerOptions, binary, run_tool};
+use end_to_end_tests::{Stack, WorkerOptions, binary, run_tool, run_tool_in};
 use serde_json::{Value, json};
 
 fn worker(args: &[&str]) -> Output {
@@ -37,6 +37,28 @@ fn test_runs_one_job_and_prints_its_result() {
     let run = worker(&["test", "--input", "no/such/file.json", "--", &binary("echo").to_string_lossy()]);
     assert_eq!(run.status.code(), Some(64));
     assert!(text(&run.stderr).contains("no/such/file.json"), "{}", text(&run.stderr));
+}
+
+/// In a folder with a `test_input.json`, as RunPod's own worker is tried.
+#[test]
+fn without_a_queue_one_local_job_is_run() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("test_input.json"), r#"{"input": {"text": "file"}}"#).unwrap();
+    let path = |program: &str| binary(program).to_string_lossy().into_owned();
+    let (worker, handler) = (path("runpod-worker"), path("echo"));
+    let run = |args: &[&str]| {
+        let run = run_tool_in(folder.path(), &worker, &[args, &["--", &handler]].concat());
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        // `run` logs to standard output, as it does on the platform.
+        let printed = text(&run.stdout);
+        let result = serde_json::Deserializer::from_str(&printed[printed.find("{\n").unwrap()..]).into_iter::<Value>();
+        let result = result.flatten().next().unwrap_or_else(|| panic!("{printed}"));
+        (result["id"].clone(), result["output"]["text"].clone())
+    };
+    assert_eq!(run(&["run"]), (json!("local_test"), json!("file")));
+    assert_eq!(run(&["test"]), (json!("local_test"), json!("file")));
+    let given = r#"{"id": "mine", "input": {"text": "flag"}}"#;
+    assert_eq!(run(&["test", "--test_input", given]), (json!("mine"), json!("flag")));
 }
 
 #[test]

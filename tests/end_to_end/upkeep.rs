@@ -164,3 +164,34 @@ async fn a_job_that_asks_for_a_fresh_worker_gets_one() {
     assert_eq!(stack.client.finished(&id).await["status"], "COMPLETED");
     assert_eq!(stack.worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stays_for_its_other_jobs_gets_new_ones_after_them() {
+    // The endpoint hears late that it wants to be replaced, and its other process still has a job.
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("faults.toml");
+    std::fs::write(&script, "[[fault]]\non = \"job-done\"\nkind = \"delay\"\nafter = \"4s\"\ntimes = 1\n").unwrap();
+    let endpoint = Endpoint::start(&["--faults", &script.to_string_lossy()]).await;
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), WorkerOptions::flags(&["--processes", "2"]));
+    worker.ready().await;
+    let client = endpoint.client();
+    let beside = client.submit(json!({"do": "sleep_ms", "ms": 6000})).await;
+    let weary = client.submit(json!({"do": "refresh"})).await;
+    let next = client.submit(json!({"do": "ok"})).await;
+    for id in [weary, beside, next] {
+        let job = client.finished(&id).await;
+        assert_eq!((&job["status"], &job["output"]["attempt"]), (&json!("COMPLETED"), &json!(1)), "{job}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_neighbours_of_a_job_that_ends_the_worker_may_finish() {
+    let options = WorkerOptions::flags(&["--slots", "2", "--drain-grace", "200ms"]).env("RUNPOD_ENDPOINT_ID", "test");
+    let mut stack = Stack::start("puppet-handler", options).await;
+    let beside = stack.client.submit(json!({"do": "sleep_ms", "ms": 3000})).await;
+    let weary = stack.client.submit(json!({"do": "refresh"})).await;
+    for id in [weary, beside] {
+        assert_eq!(stack.client.finished(&id).await["status"], "COMPLETED");
+    }
+    assert_eq!(stack.worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
+}

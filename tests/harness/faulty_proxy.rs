@@ -43,8 +43,13 @@ struct Traffic {
     rng: fastrand::Rng,
     /// Percent of the requests that have something happen to them.
     faults: u8,
-    /// Final results that the endpoint has acknowledged, for each job.
+    /// Final results that the endpoint has acknowledged, for each job. Those of a job that it handed out although it had the
+    /// result are not among them: nobody waits for them, and they may differ.
     finals: BTreeMap<String, Vec<Value>>,
+    /// Jobs that were handed out although the endpoint had their results.
+    again: BTreeSet<String>,
+    /// How often the worker was told to stop each job.
+    stops: BTreeMap<String, u32>,
     /// Jobs that were in an answer which did not reach the worker.
     lost: BTreeSet<String>,
     passed: u64,
@@ -94,7 +99,7 @@ impl FaultyProxy {
         self.shared.state().faults = percent;
     }
 
-    /// Final results that the endpoint has acknowledged, for each job.
+    /// Final results that the endpoint has acknowledged, for each job, except those of a job that was over before.
     pub fn finals(&self) -> BTreeMap<String, Vec<Value>> {
         self.shared.state().finals.clone()
     }
@@ -102,6 +107,11 @@ impl FaultyProxy {
     /// Whether this job was in an answer that did not reach the worker. It happens to a job once at most.
     pub fn has_lost(&self, job: &str) -> bool {
         self.shared.state().lost.contains(job)
+    }
+
+    /// How often the worker was told to stop this job.
+    pub fn stops(&self, job: &str) -> u32 {
+        self.shared.state().stops.get(job).copied().unwrap_or_default()
     }
 
     /// Requests so far, and those of them that something happened to.
@@ -145,6 +155,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Takes note of an answer that reaches the worker.
+    fn note_answer(&self, route: &str, body: &[u8]) {
+        let mut state = self.state();
+        if route.starts_with("job-take") {
+            let over = job_ids(body).into_iter().filter(|id| state.finals.contains_key(id)).collect::<Vec<_>>();
+            state.again.extend(over);
+        } else if route == "job-stop" {
+            let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+            for id in answer["jobsToStop"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                *state.stops.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+    }
+}
+
 fn job_ids(body: &[u8]) -> Vec<String> {
     let jobs = match serde_json::from_slice(body) {
         Ok(Value::Array(jobs)) => jobs,
@@ -184,6 +210,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response<B
     if fault == Fault::BrokenAfter && (!route.starts_with("job-take") || shared.may_lose(&bytes)) {
         break_connection();
     }
+    shared.note_answer(&route, &bytes);
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
     if let Some(media_type) = headers.get("content-type") {
@@ -194,8 +221,9 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response<B
 
 fn note_final(shared: &Shared, job: &str, body: &[u8]) {
     let Ok(result) = serde_json::from_slice::<Value>(body) else { return };
-    if result["status"] != "IN_PROGRESS" {
-        shared.state().finals.entry(job.to_owned()).or_default().push(result);
+    let mut state = shared.state();
+    if result["status"] != "IN_PROGRESS" && !state.again.contains(job) {
+        state.finals.entry(job.to_owned()).or_default().push(result);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use runpod_worker::outbox::{Record, Spool, SpoolConfig};
+use runpod_worker::outbox::{Origin, Record, Spool, SpoolConfig};
 
 fn main() -> anyhow::Result<()> {
     let parent = std::env::var_os("SPOOL_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -19,13 +19,14 @@ fn main() -> anyhow::Result<()> {
         required: true,
         always: false,
         owner: "bench".to_owned(),
+        origin: Origin::default(),
     };
     let (spool, _) = Spool::open(&config)?.context("the spool is off")?;
     println!("spool in {}", folder.path().display());
     println!("{:>12}  {:>5}  {:>10}  {:>10}  {:>10}  {:>12}", "bytes", "runs", "median", "p95", "worst", "remove");
     for (bytes, runs) in [(2_000, 200), (200_000, 50), (20_000_000, 20)] {
         let body = Bytes::from(vec![b'x'; bytes]);
-        let record = Record { job: "bench".into(), streamed: false, attempt: 1, time_ms: 0, body };
+        let record = Record { job: "bench".into(), streamed: false, attempt: 1, time_ms: 0, body, origin: None };
         let (mut writes, mut removes) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             let ticket = spool.ticket();

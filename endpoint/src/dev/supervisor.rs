@@ -17,8 +17,9 @@ use crate::worker_env::worker_env;
 /// The exit status of a worker that will not work until its configuration changes (`EX_USAGE`).
 const CONFIGURATION_ERROR: i32 = 64;
 
-/// One question to the store; repeated for as long as the worker lives.
-const RECYCLE_WAIT: Duration = Duration::from_secs(60);
+/// One question to the store; repeated for as long as the worker lives. Short, because the last job of a worker that is to be
+/// replaced may end without a word from it.
+const RECYCLE_WAIT: Duration = Duration::from_secs(5);
 
 /// How a worker's life ended.
 enum End {
@@ -107,7 +108,7 @@ impl Supervisor {
         let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
         let end = loop {
             tokio::select! {
-                status = process.wait() => break End::Exited(status),
+                status = process.wait() => break self.ended(status).await,
                 () = self.recycled() => break End::Recycled,
                 () = self.stop.soon.cancelled() => break End::Stopped,
                 signal = self.scripted_signal() => match signal {
@@ -139,6 +140,12 @@ impl Supervisor {
     async fn recycled(&self) {
         while !self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {}
         tracing::info!(worker = %self.worker, "the worker asks to be replaced");
+    }
+
+    /// A worker that asked to be replaced may leave before it is told to.
+    async fn ended(&self, status: Option<ExitStatus>) -> End {
+        let recycled = self.store.recycled(&self.plan.endpoint, &self.worker, Duration::ZERO).await;
+        if recycled { End::Recycled } else { End::Exited(status) }
     }
 
     /// Asks, waits, kills.

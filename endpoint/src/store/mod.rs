@@ -124,7 +124,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
-    /// Waits until a worker asks to be replaced, at most `wait`; tells whether it did.
+    /// Waits until a worker that asks to be replaced holds no other job, at most `wait`; tells whether it is so.
     async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
 
     /// Whether changes can be kept at the moment.

@@ -57,10 +57,23 @@ async fn two_jobs_in_a_row_out_of_device_memory_replace_the_process() {
 async fn a_lost_device_costs_its_process_at_once() {
     let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let before = stack.worker.handler_pid().await;
-    let lost = error(&stack.client.run(json!({"do": "cuda_text"})).await);
+    let lost = error(&stack.client.run(json!({"do": "device_lost"})).await);
     assert_eq!(lost["error_type"], "device_lost");
     assert!(lost["error_message"].as_str().unwrap().contains("illegal memory access"), "{lost}");
     let next = stack.client.run(json!({"do": "ok"})).await;
     assert_eq!(next["status"], "COMPLETED");
     assert_ne!(next["output"]["pid"].as_i64(), before.map(i64::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_speaks_of_a_lost_device_costs_nothing_while_the_device_works() {
+    let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
+    let before = stack.worker.handler_pid().await;
+    // As many as would be crashes enough to make the worker unhealthy, and one more.
+    for what in ["cuda_text", "cuda_panic"].repeat(3) {
+        let failed = error(&stack.client.run(json!({"do": what})).await);
+        assert_eq!(failed["error_type"], "inference_error", "{failed}");
+        assert!(failed["error_message"].as_str().unwrap().contains("illegal memory access"), "{failed}");
+    }
+    assert_eq!(stack.client.run(json!({"do": "ok"})).await["output"]["pid"].as_i64(), before.map(i64::from));
 }

@@ -7,6 +7,8 @@ use end_to_end_tests::{
     Daemon, FakeQueue, Worker, WorkerOptions, binary, eventually, free_port, not_tested, run_tool, worker_env,
 };
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::still_works;
 
@@ -30,6 +32,34 @@ async fn no_proxy_is_respected() {
         .env("NO_PROXY", "127.0.0.1,localhost");
     let _worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);
     still_works(&queue, "past-the-proxy").await;
+}
+
+/// A proxy that is asked for one tunnel: what it was asked, and the first byte that went through.
+async fn one_tunnel(proxy: &TcpListener) -> (String, u8) {
+    let (mut stream, _) = proxy.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    (String::from_utf8(head).unwrap().to_ascii_lowercase(), stream.read_u8().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_proxy_is_asked_for_a_tunnel_and_does_not_see_the_key() {
+    /// The first byte of a TLS handshake.
+    const HANDSHAKE: u8 = 22;
+    let proxy = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let options = WorkerOptions::default().env("HTTPS_PROXY", &format!("http://{}", proxy.local_addr().unwrap()));
+    let env = worker_env("https://queue.invalid/v2/test", "worker-1");
+    let _worker = Worker::start_with(env, &binary("puppet-handler"), options);
+    // The heartbeat's and both long polls' at least.
+    for _ in 0..3 {
+        let (head, first) = one_tunnel(&proxy).await;
+        assert!(head.starts_with("connect queue.invalid:443 http/1.1\r\n"), "{head}");
+        assert!(!head.contains("test-worker-key") && !head.contains("authorization"), "{head}");
+        assert_eq!(first, HANDSHAKE);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,6 +177,25 @@ async fn a_redirect_is_followed_with_the_key_on_the_same_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_host_does_not_get_the_key_of_a_request_that_is_sent_on_to_it() {
+    let (queue, _worker) = start(WorkerOptions::default()).await;
+    let other = FakeQueue::start();
+    let moved = |path: &str| Reply::status(307).header("location", &format!("{}/{path}", other.base()));
+    other.job("moved", &json!({"do": "ok"}));
+    queue.take(moved("job-take/w1"));
+    queue.stop(moved("job-stop/w1"));
+    queue.ping(moved("ping/w1"));
+    queue.done(moved("job-done/w1/moved"));
+    assert_eq!(other.result("moved").await["output"]["job"], "moved");
+    for route in ["job-take", "job-stop", "ping", "job-done"] {
+        let seen = other.sees(route, "the request that was sent on", |_| true).await;
+        assert!(!seen.headers.contains_key("authorization"), "{route}: {:?}", seen.headers);
+        let first = queue.sees(route, "the request before", |_| true).await;
+        assert_eq!(first.headers["authorization"], "test-worker-key", "{route}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_comes_twice_is_run_once() {
     let (queue, worker) = start(WorkerOptions::flags(&["--slots", "2"])).await;
     queue.job("twin", &json!({"do": "sleep_ms", "ms": 1000}));

@@ -12,11 +12,14 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Check, Handler, HandlerError, Job, LoadEnv, Secret, serve};
+use runpod_handler_sdk::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+/// What CUDA says when a context is dead.
+const LOST: &str = "CUDA error: an illegal memory access was encountered";
 
 /// What a job does.
 #[derive(Deserialize, JsonSchema)]
@@ -52,10 +55,16 @@ enum Do {
     UnknownModel,
     /// Returns libtorch's text for an exhausted device.
     OomText,
-    /// Returns libtorch's text for a lost device.
+    /// Returns libtorch's text for a lost device, which is not lost.
     CudaText,
+    /// Panics with such a text.
+    CudaPanic,
+    /// Says that its device is lost.
+    DeviceLost,
     /// Streams the numbers from 1 to `n`.
     Stream { n: u64 },
+    /// Streams `n` texts of that many bytes.
+    StreamBytes { n: u64, bytes: usize },
     /// Reports progress `n` times.
     Progress { n: u64 },
     /// Returns a text of that many bytes.
@@ -89,7 +98,7 @@ struct Puppet {
 impl Handler for Puppet {
     type Input = Do;
     type Output = Value;
-    type Chunk = u64;
+    type Chunk = Value;
 
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
@@ -103,7 +112,7 @@ impl Handler for Puppet {
     }
 
     #[expect(clippy::panic, reason = "misbehaving is its purpose")]
-    fn run(&mut self, input: Do, job: &Job<u64>) -> Result<Value, HandlerError> {
+    fn run(&mut self, input: Do, job: &Job<Value>) -> Result<Value, HandlerError> {
         match input {
             Do::Ok => {}
             Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
@@ -141,10 +150,17 @@ impl Handler for Puppet {
                         .into(),
                 );
             }
-            Do::CudaText => return Err("CUDA error: an illegal memory access was encountered".into()),
+            Do::CudaText => return Err(LOST.into()),
+            Do::CudaPanic => panic!("{LOST}"),
+            Do::DeviceLost => return Err(HandlerError::new(ErrorKind::DeviceLost, LOST)),
             Do::Stream { n } => {
                 for item in 1..=n {
-                    job.emit(item)?;
+                    job.emit(json!(item))?;
+                }
+            }
+            Do::StreamBytes { n, bytes } => {
+                for _ in 0..n {
+                    job.emit(json!("x".repeat(bytes)))?;
                 }
             }
             Do::Progress { n } => (1..=n).for_each(|step| job.progress(json!({"step": step}))),
@@ -172,9 +188,10 @@ impl Handler for Puppet {
             Do::Trace => return Ok(json!({"traceparent": job.traceparent()})),
             Do::Blab { token, url } => {
                 let bucket: Value = job.field("s3Config")?.unwrap_or_default();
-                let variable = std::env::var("PUPPET_API_KEY").unwrap_or_default();
+                let names = ["PUPPET_API_KEY", "OTEL_EXPORTER_OTLP_HEADERS", "RUNPOD_WORKER_ALERT_WEBHOOK"];
+                let variables = names.map(|name| std::env::var(name).unwrap_or_default()).join(" ");
                 let all =
-                    format!("{} {url} {bucket} {variable} authorization: Bearer {}", token.expose(), token.expose());
+                    format!("{} {url} {bucket} {variables} authorization: Bearer {}", token.expose(), token.expose());
                 writeln!(io::stdout(), "{all}")?;
                 writeln!(io::stderr(), "{all:?}")?;
                 tracing::error!(%all, "{url}");

@@ -13,6 +13,8 @@ mod test;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use percent_encoding::percent_decode_str;
+
 use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
 use crate::telemetry::{self, LogGuard, Sink, redact};
@@ -63,11 +65,18 @@ fn hide_secrets(config: &Config) {
     let variables = env.names().into_iter().filter_map(|name| env.get(&name).map(|value| (name, value)));
     redact::add_variables(variables);
     for headers in HEADERS.iter().filter_map(|name| env.get(name)) {
-        headers.split(',').filter_map(|pair| pair.split_once('=')).for_each(|(_, value)| redact::add(value));
+        for (_, value) in headers.split(',').filter_map(|pair| pair.split_once('=')) {
+            // A handler that sends them decodes them, and may take the scheme for no part of the secret.
+            let sent = percent_decode_str(value.trim()).decode_utf8_lossy();
+            let bare = sent.rsplit(' ').next().unwrap_or_default();
+            [value, &*sent, bare].into_iter().for_each(redact::add);
+        }
     }
     if let Some(webhook) = &config.alerts.webhook {
         redact::add(webhook.expose());
     }
+    // As it was written, which need not be how it is sent.
+    env.get("RUNPOD_WORKER_ALERT_WEBHOOK").iter().for_each(|webhook| redact::add(webhook));
     let keys = config.queue.iter().map(|queue| &queue.key).chain(config.log_sink.iter().map(|sink| &sink.token));
     keys.for_each(|key| redact::add(key.expose()));
 }

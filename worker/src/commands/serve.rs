@@ -56,7 +56,8 @@ pub(super) async fn serve(mut config: Config, direct: DirectConfig, routes: fn(D
     let ended = CancellationToken::new();
     let (started, control) = oneshot::channel();
     let accepting = tokio::spawn(accept(listeners, direct.ping_path, routes, queue.clone(), control, ended.clone()));
-    let result = app::run(config, Arc::new(queue), started).await;
+    let result = app::run(config, Arc::new(queue.clone()), started).await;
+    queue.end();
     ended.cancel();
     let _ = accepting.await;
     over(result)

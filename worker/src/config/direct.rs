@@ -1,6 +1,6 @@
 //! Settings of jobs by HTTP request: RunPod's load-balancing endpoints and its realtime port.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::environment::Environment;
@@ -10,12 +10,16 @@ use super::{ConfigErrors, parse};
 /// RunPod's SDK serves its realtime port when this is a port.
 const REALTIME_PORT: &str = "RUNPOD_REALTIME_PORT";
 
+/// Where RunPod's load balancer looks for a worker whose endpoint sets no `PORT`.
+const PLATFORM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
+
 const DEFAULT_PING_PATH: &str = "/ping";
 
 /// Flags of `serve`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DirectArgs {
-    /// Address that jobs are sent to [env: PORT, for a port on all addresses] [default: 127.0.0.1:8000]
+    /// Address that jobs are sent to [env: PORT, for a port on all addresses] [default: 127.0.0.1:8000;
+    /// on the platform 0.0.0.0:80]
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<String>,
 
@@ -52,12 +56,16 @@ impl DirectConfig {
     /// Every mistake at once.
     pub fn serve(args: &DirectArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
         let everywhere = |port: &str| port.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        let default = match env.get("RUNPOD_ENDPOINT_ID") {
+            Some(_) => PLATFORM,
+            None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
+        };
         Self::load(args, env, |settings, flag| {
             settings.read(
                 "bind",
                 flag,
                 &["PORT"],
-                SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+                default,
                 |text| {
                     everywhere(text)
                         .ok()
@@ -153,6 +161,8 @@ mod tests {
     fn the_platforms_ports_are_for_everyone_and_the_default_is_for_this_machine() {
         let bind = |pairs: &[_]| DirectConfig::serve(&DirectArgs::default(), &env(pairs)).unwrap().bind.to_string();
         assert_eq!(bind(&[]), "127.0.0.1:8000");
+        assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "e")]), "0.0.0.0:80");
+        assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "e"), ("PORT", "8000")]), "0.0.0.0:8000");
         assert_eq!(bind(&[("PORT", "80")]), "0.0.0.0:80");
         let flags = DirectArgs { bind: Some("127.0.0.1:99".to_owned()), ..DirectArgs::default() };
         assert_eq!(DirectConfig::serve(&flags, &env(&[("PORT", "80")])).unwrap().bind.to_string(), "127.0.0.1:99");

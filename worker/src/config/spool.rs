@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::environment::Environment;
 use super::settings::Settings;
 use super::{ConfigErrors, Identity, RunArgs, parse};
-use crate::outbox::SpoolConfig;
+use crate::outbox::{Origin, SpoolConfig};
 use crate::queue::QueueConfig;
 
 /// Folder of all spools below the user's state folder, or below the temporary one.
@@ -72,7 +72,9 @@ pub(super) fn spool<E: Environment>(
         // The id is a new one at every start; the machine's name is what stays. `@` is in no encoded id.
         None => format!("@{}", owner(&machine(settings.env, identity))),
     };
-    SpoolConfig { folder, required, always: always == "always", owner }
+    let template = settings.env.raw("RUNPOD_WEBHOOK_POST_OUTPUT");
+    let origin = template.map(|template| Origin::new(&identity.worker_id, &template)).unwrap_or_default();
+    SpoolConfig { folder, required, always: always == "always", owner, origin }
 }
 
 /// The name of the machine or container.

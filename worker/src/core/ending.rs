@@ -93,9 +93,11 @@ impl Worker {
                 let stop_pod = extras.refresh || self.policy.refresh_worker;
                 let cost = self.policy.cost_in_result.then_some(cost);
                 let result = FinalResult { result, streamed, stop_pod, cost };
-                self.recent.keep(id, &result);
+                // Said once: what comes of it has happened when the job is handed out again.
+                self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
                 if let Some(job) = self.jobs.get_mut(id) {
                     job.state = JobState::Delivering;
+                    job.stop_pod = stop_pod;
                     job.body = Bytes::new();
                 }
                 Outgoing::Final(result)

@@ -81,6 +81,8 @@ pub(super) struct Job {
     pub alone: bool,
     /// At least one chunk has gone out, so that a second run would repeat output.
     pub streamed: bool,
+    /// Its result tells the queue that this worker is to be replaced.
+    pub stop_pod: bool,
 }
 
 impl Job {
@@ -104,6 +106,7 @@ impl Job {
             lost_starts: 0,
             alone: false,
             streamed: false,
+            stop_pod: false,
         }
     }
 

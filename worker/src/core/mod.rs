@@ -11,6 +11,7 @@ pub mod event;
 mod fitness;
 pub mod ids;
 mod job;
+mod leave;
 mod leftover;
 pub(crate) mod linker;
 pub mod policy;

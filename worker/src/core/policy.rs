@@ -85,7 +85,8 @@ pub struct Policy {
     /// … within this time make the worker unhealthy.
     pub crash_window: Duration,
 
-    /// How long results of an earlier run may hold up the first poll. They are delivered all the same.
+    /// How long results of an earlier run, or one that asks for a fresh worker, may hold up the next poll. They are delivered
+    /// all the same.
     pub leftover_grace: Duration,
 
     /// Dollars an hour for the worker with all its GPUs, where known.

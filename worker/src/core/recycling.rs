@@ -16,10 +16,6 @@ use super::shutdown::Lifecycle;
 use super::snapshot::DeviceMemory;
 use super::worker::Worker;
 
-/// A queue that honours `stopPod` gives a worker nothing until it has been away for a while, like a container that was
-/// replaced. A worker that replaces only its handler stays away for this long.
-const AWAY: Duration = Duration::from_secs(5);
-
 /// Why a healthy process is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecycleReason {
@@ -137,8 +133,7 @@ impl Worker {
                 self.begin_drain(now, &DrainCause::Refresh);
             }
         } else if let Some(process) = process.filter(|_| requested) {
-            self.poll.stay_away(now + AWAY);
-            self.abort_poll();
+            self.leave_soon(now);
             self.replace(now, process, RecycleReason::Refresh);
         }
     }

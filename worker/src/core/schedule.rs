@@ -10,6 +10,7 @@ use super::ending::{Extras, Outcome};
 use super::event::{PollAnswer, TakenJob};
 use super::ids::{JobId, Place, Time};
 use super::job::{Job, JobState};
+use super::leave::Leave;
 use super::shutdown::Lifecycle;
 use super::slot::Slot;
 use super::worker::Worker;
@@ -26,8 +27,8 @@ pub(super) struct Poll {
     aborted: bool,
     /// Earliest next poll.
     not_before: Time,
-    /// Not to be asked before, whatever the last answer was.
-    away_until: Time,
+    /// Whether the worker is away from the queue, or about to be.
+    pub leave: Leave,
     /// The queue's last answer was 429.
     pub throttled: bool,
     /// The queue has been asked at least once.
@@ -50,16 +51,6 @@ impl Poll {
     /// Whether the poll under way was told to end.
     pub(super) fn is_aborted(&self) -> bool {
         self.aborted
-    }
-
-    /// Leaves the queue alone for a while.
-    pub(super) fn stay_away(&mut self, until: Time) {
-        self.away_until = until;
-    }
-
-    /// Earliest next poll.
-    fn due(&self) -> Time {
-        self.not_before.max(self.away_until)
     }
 
     /// Takes note of how a poll ended.
@@ -193,7 +184,7 @@ impl Worker {
             return;
         }
         let want = self.wanted();
-        if want > 0 && self.poll.due() <= now {
+        if want > 0 && self.poll.not_before <= now {
             self.poll.in_flight = true;
             self.poll.begun = true;
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
@@ -209,7 +200,7 @@ impl Worker {
 
     /// When the next poll may start, if one is wanted.
     pub(super) fn poll_deadline(&self) -> Option<Time> {
-        (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.due())
+        (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.not_before)
     }
 
     /// How many more jobs can be started at once, plus the prefetch.
@@ -227,6 +218,7 @@ impl Worker {
             && !self.outbox_full
             && !self.leftovers.pending()
             && !self.has_suspects()
+            && self.poll.leave == Leave::None
             && self.is_serving()
     }
 

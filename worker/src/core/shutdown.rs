@@ -1,5 +1,6 @@
 //! Winding down: no more polls, running jobs finish within the drain grace, then are asked to stop, then killed; results
-//! are flushed; the worker exits. Every step has a limit, so the sequence always ends.
+//! are flushed; the worker exits. Every step has a limit, so the sequence always ends. A worker that ends because a job asked
+//! for a fresh one gives the other jobs their own time, as RunPod's SDK does.
 
 use runpod_handler_protocol::{CancelReason, ToHandler};
 
@@ -27,8 +28,8 @@ pub(super) enum Lifecycle {
         unhealthy: Option<String>,
         /// When the poll in flight is given up.
         poll_until: Time,
-        /// When running jobs are asked to stop.
-        cancel_at: Time,
+        /// When running jobs are asked to stop; `None` lets each of them have its own time.
+        cancel_at: Option<Time>,
         /// They have been.
         cancelled: bool,
         /// A second signal came.
@@ -76,22 +77,24 @@ impl Worker {
             reason = Some(why.clone());
             self.emit(Effect::ReportUnhealthy { check: check.clone(), reason: why.clone() });
         }
+        // Nobody waits for the end of a worker that asked to be replaced.
+        let limit = (!matches!(cause, DrainCause::Refresh)).then_some(now + self.policy.drain_grace);
         match &mut self.lifecycle {
             Lifecycle::Working => {
                 self.report(Report::Draining { reason: words.to_owned() });
                 self.lifecycle = Lifecycle::Draining {
                     unhealthy: reason,
                     poll_until: now + self.policy.poll_grace,
-                    cancel_at: now + self.policy.drain_grace,
+                    cancel_at: limit,
                     cancelled: false,
                     hurried: false,
                 };
             }
-            Lifecycle::Draining { unhealthy, .. } | Lifecycle::Closing { unhealthy, .. } => {
-                if reason.is_some() {
-                    *unhealthy = reason;
-                }
+            Lifecycle::Draining { unhealthy, cancel_at, .. } => {
+                *cancel_at = cancel_at.iter().copied().chain(limit).min();
+                *unhealthy = reason.or(unhealthy.take());
             }
+            Lifecycle::Closing { unhealthy, .. } => *unhealthy = reason.or(unhealthy.take()),
             Lifecycle::Over { .. } => {}
         }
     }
@@ -101,7 +104,7 @@ impl Worker {
         self.begin_drain(now, &DrainCause::Signal);
         match &mut self.lifecycle {
             Lifecycle::Draining { cancel_at, poll_until, hurried, .. } => {
-                *cancel_at = now;
+                *cancel_at = Some(now);
                 *poll_until = now;
                 *hurried = true;
                 self.stop_everything(now);
@@ -118,7 +121,9 @@ impl Worker {
     pub(super) fn wind_down(&mut self, now: Time) {
         if let Lifecycle::Draining { poll_until, cancel_at, .. } = self.lifecycle {
             self.park_processes();
-            if now >= cancel_at || !self.processes.iter().any(|process| self.may_yet_serve(&process.phase)) {
+            if cancel_at.is_some_and(|cancel_at| now >= cancel_at)
+                || !self.processes.iter().any(|process| self.may_yet_serve(&process.phase))
+            {
                 self.stop_everything(now);
             }
             if now >= poll_until {
@@ -158,7 +163,7 @@ impl Worker {
                     .poll
                     .in_flight
                     .then(|| if self.poll.is_aborted() { poll_until + POLL_OVERRUN } else { poll_until });
-                let cancel = (!cancelled).then_some(cancel_at);
+                let cancel = cancel_at.filter(|_| !cancelled);
                 poll.into_iter().chain(cancel).min()
             }
             Lifecycle::Closing { flush_until, .. } => {

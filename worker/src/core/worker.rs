@@ -114,6 +114,7 @@ impl Worker {
         jobs.chain(processes)
             .chain(self.leftovers.next_deadline())
             .chain(self.poll_deadline())
+            .chain(self.leave_deadline())
             .chain(self.shutdown_deadline())
             .chain(self.recycle_deadline())
             .chain(self.probe_deadline())
@@ -232,6 +233,9 @@ impl Worker {
             DeliveryEvent::Chunk { job, attempt, seq } => self.chunk_delivered(&job, attempt, seq),
             DeliveryEvent::Leftovers(jobs) => self.take_leftovers(now, jobs),
             DeliveryEvent::Final { job, accepted } => {
+                if accepted {
+                    self.leave_with(&job);
+                }
                 self.leftovers.settled(&job);
                 if self.jobs.get(&job).is_some_and(|held| held.state == JobState::Delivering) {
                     self.jobs.remove(&job);
@@ -253,6 +257,7 @@ impl Worker {
         self.wind_down(now);
         self.start_processes(now);
         self.assign(now);
+        self.leave_or_return(now);
         self.direct_poll(now);
     }
 

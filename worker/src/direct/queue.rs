@@ -15,8 +15,10 @@ use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
 const HOLD: Duration = Duration::from_secs(30);
 /// Messages that may wait for a caller who reads slowly; then the job's stream waits too.
 const UNREAD: usize = 16;
+/// A caller who reads none of them for this long is taken for gone: the job's posts wait for it, and they are few.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// Why a job is not taken in, or is turned away before it was run.
+/// Why a caller gets no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
@@ -26,6 +28,9 @@ pub enum Refused {
     /// It waited too long for a slot.
     #[error("no slot was free within {0:?}: try again later, or add workers")]
     Late(Duration),
+    /// The caller did not read what its job said.
+    #[error("nothing was read for {READ_LIMIT:?}, so the job was stopped")]
+    Unread,
     /// The worker is shutting down or cannot work.
     #[error("this worker is shutting down: try another one")]
     Closed,
@@ -40,7 +45,7 @@ pub(super) enum Said {
     Progress(Bytes),
     /// The result, as a job-done body. Nothing follows.
     Final(Bytes),
-    /// The job was not run. Nothing follows.
+    /// There will be no result. Nothing follows.
     Refused(Refused),
 }
 
@@ -103,6 +108,13 @@ impl DirectQueue {
         }
     }
 
+    /// The worker is over: whoever still waits for a result, because the job was handed back, is turned away.
+    pub fn end(&self) {
+        self.close();
+        // A caller whose sender is gone hears everything that was said before, and then why nothing follows.
+        self.state().callers.clear();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,10 +128,17 @@ impl DirectQueue {
     /// A caller who has gone is no fault of the worker: there is nobody to try again for.
     async fn say(&self, job: &JobId, said: Said) -> PostReply {
         let caller = self.state().callers.get(job).cloned();
-        if let Some(caller) = caller {
-            let _ = caller.send(said).await;
+        if let Some(caller) = caller
+            && caller.send_timeout(said, READ_LIMIT).await.is_err()
+        {
+            self.caller_left(job);
         }
         PostReply::Status { code: 200, retry_after: None }
+    }
+
+    /// Why a caller's sender is gone without a last word.
+    fn why_silent(&self) -> Refused {
+        if self.state().closed { Refused::Closed } else { Refused::Unread }
     }
 
     /// Takes the job back if no slot has it yet.
@@ -156,8 +175,7 @@ impl Ticket {
     pub(super) async fn next(&mut self) -> Said {
         let said = loop {
             tokio::select! {
-                // The sender is dropped without a last word only when the worker ends.
-                said = self.heard.recv() => break said.unwrap_or(Said::Refused(Refused::Closed)),
+                said = self.heard.recv() => break said.unwrap_or_else(|| Said::Refused(self.queue.why_silent())),
                 () = sleep_until(self.expires), if !self.taken => {
                     self.taken = !self.queue.withdraw(&self.id);
                     if !self.taken {

@@ -12,6 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
+use runpod_handler_protocol::{ErrorKind, MAX_PAYLOAD_LEN};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -31,7 +32,7 @@ pub fn jobs(queue: DirectQueue) -> Router {
     Router::new().route("/runsync", post(runsync)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
 }
 
-/// `POST /<endpoint id>/realtime`: the bare result, as RunPod's SDK answers on its realtime port.
+/// `POST /<endpoint id>/realtime`: the bare result, as RunPod's SDK answers on its realtime port, with what was streamed before it.
 pub fn realtime(queue: DirectQueue) -> Router {
     Router::new().route("/{endpoint}/realtime", post(bare)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
 }
@@ -104,14 +105,52 @@ async fn bare(
     Path(_endpoint): Path<String>,
     body: Bytes,
 ) -> Result<Response, Rejection> {
-    let (_, mut ticket) = submit(&queue, &body)?;
+    let (_, ticket) = submit(&queue, &body)?;
+    let (stream, body) = collect(ticket).await?;
+    Ok(match with_stream(body, &stream) {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    })
+}
+
+/// What a job has streamed, and its result. More than an output may have fails the job, which is stopped: its ticket goes.
+async fn collect(mut ticket: Ticket) -> Result<(Vec<Box<RawValue>>, Bytes), Refused> {
+    let (mut stream, mut len) = (Vec::new(), 0);
     loop {
         match ticket.next().await {
-            Said::Final(body) => return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response()),
-            Said::Refused(reason) => return Err(reason.into()),
-            Said::Chunk(_) | Said::Progress(_) => {}
+            Said::Chunk(body) => {
+                len += body.len();
+                if len > MAX_PAYLOAD_LEN {
+                    return Ok((Vec::new(), too_long()));
+                }
+                stream.extend(serde_json::from_slice::<Box<RawValue>>(&body));
+            }
+            Said::Progress(_) => {}
+            Said::Refused(reason) => return Err(reason),
+            Said::Final(body) => return Ok((stream, body)),
         }
     }
+}
+
+/// The job-done body of a job whose items cannot be kept until its end.
+fn too_long() -> Bytes {
+    let message = format!(
+        "the items have more than {MAX_PAYLOAD_LEN} bytes together: read them as they come, with `Accept: text/event-stream` \
+         on /runsync, or return links to stored data"
+    );
+    let error = json!({ "error_type": ErrorKind::Protocol.as_str(), "error_message": message });
+    json!({ "error": error.to_string() }).to_string().into()
+}
+
+/// A job-done body with the items that came before it.
+fn with_stream(body: Bytes, stream: &[Box<RawValue>]) -> serde_json::Result<Bytes> {
+    if stream.is_empty() {
+        return Ok(body);
+    }
+    let mut fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&body)?;
+    let items = serde_json::value::to_raw_value(stream)?;
+    fields.insert("stream".into(), &items);
+    serde_json::to_vec(&fields).map(Bytes::from)
 }
 
 /// A finished job, as RunPod's `/runsync` writes it.
@@ -142,21 +181,12 @@ struct ErrorType {
     error_type: String,
 }
 
-async fn result(id: &str, mut ticket: Ticket) -> Result<Response, Rejection> {
-    let mut stream = Vec::new();
-    loop {
-        match ticket.next().await {
-            Said::Chunk(body) => stream.extend(serde_json::from_slice::<Box<RawValue>>(&body)),
-            Said::Progress(_) => {}
-            Said::Refused(reason) => return Err(reason.into()),
-            Said::Final(body) => {
-                return Ok(match document(id, &body, &stream) {
-                    Ok((status, text)) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
-                    Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-                });
-            }
-        }
-    }
+async fn result(id: &str, ticket: Ticket) -> Result<Response, Rejection> {
+    let (stream, body) = collect(ticket).await?;
+    Ok(match document(id, &body, &stream) {
+        Ok((status, text)) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    })
 }
 
 fn document(id: &str, body: &[u8], stream: &[Box<RawValue>]) -> serde_json::Result<(StatusCode, String)> {

@@ -111,3 +111,34 @@ async fn a_closed_queue_turns_away_who_waits_and_lets_finish_who_runs() {
     queue.post_final(&"running".into(), Bytes::new(), false).await;
     assert!(matches!(running.next().await, Said::Final(_)));
 }
+
+#[tokio::test]
+async fn at_the_end_everybody_is_turned_away_who_still_waits() {
+    let queue = queue(8);
+    let mut handed_back = queue.submit(job("1")).unwrap();
+    taken(&queue, 1).await;
+    queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
+    let mut waiting = queue.submit(job("2")).unwrap();
+    queue.end();
+    assert!(matches!(handed_back.next().await, Said::Chunk(_)), "what was said is heard");
+    assert!(matches!(handed_back.next().await, Said::Refused(Refused::Closed)));
+    assert!(matches!(waiting.next().await, Said::Refused(Refused::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_does_not_read_is_taken_for_gone() {
+    let queue = queue(8);
+    let mut deaf = queue.submit(job("1")).unwrap();
+    taken(&queue, 1).await;
+    let begin = tokio::time::Instant::now();
+    for _ in 0..40 {
+        queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
+    }
+    assert_eq!(begin.elapsed(), Duration::from_secs(30), "it is waited for once");
+    assert_eq!(queue.stops().await, StopReply::Stop(vec!["1".into()]));
+    let mut heard = 0;
+    while let Said::Chunk(_) = deaf.next().await {
+        heard += 1;
+    }
+    assert!(heard == 16 && deaf.is_over(), "{heard} chunks were kept for it");
+}

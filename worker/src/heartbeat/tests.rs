@@ -114,6 +114,17 @@ async fn an_unhealthy_report_is_sent_before_the_end() {
 }
 
 #[tokio::test]
+async fn an_unhealthy_report_that_nobody_answers_takes_two_seconds() {
+    // Connections are accepted by the system, and nobody reads what comes over them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let begin = Instant::now();
+    report_once(&config(&address, Duration::from_secs(600)), "memory", "too little").await;
+    let took = begin.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
 async fn after_an_unhealthy_report_pings_go_on_only_for_jobs_that_are_held() {
     let (address, mut pings) = server(&[]).await;
     let (sender, snapshot) = watch::channel(holding(&["j"]));

@@ -141,8 +141,7 @@ impl DeadLetters {
     /// # Errors
     /// When the queue does not take it; it is kept then.
     pub async fn resend<S: ResultSink>(&self, dead: &DeadLetter, sink: &S) -> Result<(), DeadLetterError> {
-        let Record { job, body, streamed, .. } = &dead.record;
-        let reply = sink.post_final(job, body.clone(), *streamed).await;
+        let reply = dead.record.post(sink).await;
         match (verdict(reply.clone()), reply) {
             (Verdict::Accepted, _) => self.discard(dead.id),
             (Verdict::Later { error, .. } | Verdict::Unauthorized { error }, _) => {

@@ -18,7 +18,7 @@ use super::verdict::{Verdict, verdict};
 use super::{OutboxLimits, Shared, count};
 use crate::config::Identity;
 use crate::core::{DeliveryEvent, Event, FinalResult, JobId};
-use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
+use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body, without_stop_pod};
 use crate::retry::Retry;
 
 /// A final result that is not accepted within this time is overdue.
@@ -101,7 +101,8 @@ impl<S: ResultSink> Courier<S> {
                     drop(result);
                     return self.deliver_final(lane, parcel, stop_pod, self.limits.max_age).await;
                 }
-                Step::Recovered(parcel) => {
+                Step::Recovered(mut parcel) => {
+                    parcel.record.body = without_stop_pod(&parcel.record.body);
                     let left = self.limits.max_age.saturating_sub(parcel.record.age());
                     return self.deliver_final(lane, *parcel, false, left).await;
                 }
@@ -147,7 +148,8 @@ impl<S: ResultSink> Courier<S> {
         let keeper = self.shared.keeper.as_ref();
         let attempt = u32::from(keeper.is_some_and(|keeper| !keeper.always()));
         let body = result_body(result, &self.identity);
-        let record = Record { job: job.clone(), streamed: result.streamed, attempt, time_ms: now_ms(), body };
+        let record =
+            Record { job: job.clone(), streamed: result.streamed, attempt, time_ms: now_ms(), body, origin: None };
         Parcel { record, ticket: keeper.map(Keeper::ticket) }
     }
 
@@ -258,9 +260,7 @@ impl<S: ResultSink> Courier<S> {
         // Held for one attempt only: a lane that waits for its next attempt must not keep the others from posting.
         let _permit = self.posts.acquire().await;
         match message {
-            Message::Final(Parcel { record, .. }) => {
-                self.sink.post_final(job, record.body.clone(), record.streamed).await
-            }
+            Message::Final(Parcel { record, .. }) => record.post(&*self.sink).await,
             Message::Chunk(body) => self.sink.post_chunk(job, body.clone()).await,
         }
     }

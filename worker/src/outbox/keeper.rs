@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::record::Record;
-use super::spool::{Reason, Recovery, Spool, Ticket};
+use super::spool::{Reason, Recovery, Spool};
+use super::ticket::Ticket;
 use crate::retry::Retry;
 
 /// Threads that wait for the disk at the same time: more would only queue up inside it.

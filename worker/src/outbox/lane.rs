@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::Parcel;
 use super::ledger::Ledger;
-use super::spool::Ticket;
+use super::ticket::Ticket;
 use crate::core::{FinalResult, JobId, Outgoing};
 
 /// Counted for each item on top of its payload, so that very many small items are seen too.

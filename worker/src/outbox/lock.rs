@@ -1,8 +1,8 @@
 //! A lock on a folder, so that two processes never share one. The operating system releases it when its holder dies.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub(super) struct FolderLock {
 pub(super) enum LockError {
     /// Another process has it.
     Taken,
+    /// The folder was removed meanwhile.
+    Removed,
     /// The file system says no.
     Io(io::Error),
 }
@@ -29,15 +31,41 @@ impl FolderLock {
     /// Takes the lock; waits a short time for its last holder to go away. Blocks the thread.
     pub(super) fn acquire(path: &Path) -> Result<Self, LockError> {
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = options.map_err(LockError::Io)?;
+        let file = options.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LockError::Removed,
+            _ => LockError::Io(error),
+        })?;
         let begin = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Self::checked(file, path),
                 Err(TryLockError::WouldBlock) if begin.elapsed() < PATIENCE => sleep(Duration::from_millis(50)),
                 Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
             }
+        }
+    }
+
+    /// Takes the lock of a folder that has one, if nobody holds it.
+    pub(super) fn try_existing(path: &Path) -> Result<Self, LockError> {
+        let file = OpenOptions::new().write(true).open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LockError::Removed,
+            _ => LockError::Io(error),
+        })?;
+        match file.try_lock() {
+            Ok(()) => Self::checked(file, path),
+            Err(TryLockError::WouldBlock) => Err(LockError::Taken),
+            Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+        }
+    }
+
+    /// Whoever held the lock before may have removed the file: then the lock that others see is another one.
+    fn checked(file: File, path: &Path) -> Result<Self, LockError> {
+        let same =
+            |data: &Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (data.dev(), data.ino()));
+        match path.metadata() {
+            Ok(data) if same(&data) => Ok(Self { _file: file }),
+            _ => Err(LockError::Removed),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The outbox: one ordered lane per job between the dispatcher and the queue, and a spool on disk for results that the queue
 //! does not accept at once. No slot waits for the network, and no result that was written down is lost.
 
+mod adoption;
 mod dead_letters;
 mod deliver;
 mod filesystem;
@@ -10,6 +11,7 @@ mod ledger;
 mod lock;
 mod record;
 mod spool;
+mod ticket;
 mod verdict;
 
 use std::collections::HashMap;
@@ -28,8 +30,9 @@ pub use self::keeper::SpoolStats;
 use self::keeper::{Keeper, Parcel};
 use self::lane::Lane;
 use self::ledger::Ledger;
-pub use self::record::{Record, RecordError};
-pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError, Ticket};
+pub use self::record::{Origin, Record, RecordError};
+pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError};
+pub use self::ticket::Ticket;
 use crate::config::Identity;
 use crate::core::{DeliveryEvent, Event, JobId, Outgoing};
 use crate::queue::ResultSink;

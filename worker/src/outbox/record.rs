@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! runpod-result 1 crc32=89abcdef\n
-//! {"job":"…","owner":"…","time_ms":…,"attempt":1,"streamed":false}\n
+//! {"job":"…","owner":"…","worker":"…","queue":"…","time_ms":…,"attempt":1,"streamed":false}\n
 //! <the body to post, exactly as it is>
 //! ```
 //!
 //! The checksum covers everything after the first line. There is no URL and no key in it: where and how to post is settled
-//! when it is posted.
+//! when it is posted, under the id of the worker that ran the job.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::JobId;
+use crate::queue::{PostReply, ResultSink};
 
 /// Format of the files.
 const VERSION: u32 = 1;
@@ -37,6 +38,27 @@ pub struct Record {
     pub time_ms: u64,
     /// The job-done body.
     pub body: Bytes,
+    /// Who ran the job, for a result that was read from a file; `None` for this worker's own.
+    pub origin: Option<Origin>,
+}
+
+/// Who ran a job, and whose job it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Id of the worker, under which the result is posted.
+    pub worker: String,
+    /// A name of the queue that tells queues apart and gives no address away; empty when it is not known.
+    pub queue: String,
+}
+
+impl Origin {
+    /// That worker on the queue with this job-done template. What follows the path is no part of a queue's name: it may say
+    /// what GPU the worker has.
+    pub fn new(worker: &str, template: &str) -> Self {
+        let address = template.trim().split(['?', '#']).next().unwrap_or_default();
+        let queue = format!("{:08x}-{}", crc32fast::hash(address.as_bytes()), address.len());
+        Self { worker: worker.to_owned(), queue }
+    }
 }
 
 /// Why a file is no result of this worker.
@@ -61,6 +83,11 @@ pub enum RecordError {
 struct Header {
     job: String,
     owner: String,
+    /// Files of earlier releases name neither.
+    #[serde(default)]
+    worker: String,
+    #[serde(default)]
+    queue: String,
     time_ms: u64,
     attempt: u32,
     streamed: bool,
@@ -72,11 +99,24 @@ impl Record {
         Duration::from_millis(now_ms().saturating_sub(self.time_ms))
     }
 
-    /// The lines before the body.
-    pub(super) fn header(&self, owner: &str) -> Vec<u8> {
+    /// Posts it, under the id of the worker that ran the job.
+    pub(super) async fn post<S: ResultSink>(&self, sink: &S) -> PostReply {
+        match &self.origin {
+            Some(Origin { worker, .. }) => {
+                sink.post_final_of(worker, &self.job, self.body.clone(), self.streamed).await
+            }
+            None => sink.post_final(&self.job, self.body.clone(), self.streamed).await,
+        }
+    }
+
+    /// The lines before the body. `own` is the origin of results that were not read from a file.
+    pub(super) fn header(&self, owner: &str, own: &Origin) -> Vec<u8> {
+        let Origin { worker, queue } = self.origin.as_ref().unwrap_or(own).clone();
         let header = Header {
             job: self.job.as_str().to_owned(),
             owner: owner.to_owned(),
+            worker,
+            queue,
             time_ms: self.time_ms,
             attempt: self.attempt,
             streamed: self.streamed,
@@ -125,6 +165,7 @@ impl Record {
             attempt: header.attempt,
             time_ms: header.time_ms,
             body: file.slice(second + 1..),
+            origin: (!header.worker.is_empty()).then_some(Origin { worker: header.worker, queue: header.queue }),
         })
     }
 }
@@ -151,8 +192,13 @@ mod tests {
             attempt: 1,
             time_ms: 7,
             body: Bytes::from_static(body.as_bytes()),
+            origin: None,
         };
-        [record.header("w1").as_slice(), body.as_bytes()].concat()
+        [
+            record.header("w1", &Origin::new("w 1", "http://h/job-done/$RUNPOD_POD_ID/$ID?gpu=A")).as_slice(),
+            body.as_bytes(),
+        ]
+        .concat()
     }
 
     #[test]
@@ -160,6 +206,8 @@ mod tests {
         let record = Record::decode(file("{\"output\":\"\n\"}"), "w1").unwrap();
         assert_eq!((record.job.as_str(), record.streamed, record.attempt, record.time_ms), ("j-1", true, 1, 7));
         assert_eq!(record.body, "{\"output\":\"\n\"}");
+        let origin = Origin::new("w 1", "http://h/job-done/$RUNPOD_POD_ID/$ID?gpu=B");
+        assert_eq!(record.origin, Some(origin), "the same queue, whatever the GPU");
     }
 
     #[test]

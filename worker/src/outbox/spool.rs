@@ -14,24 +14,32 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption;
 use super::filesystem::{Filesystem, RealFilesystem};
 use super::lock::{FolderLock, LockError};
-use super::record::{Record, RecordError, now_ms};
+use super::record::{Origin, Record, RecordError, now_ms};
+use super::ticket::{Place, Ticket};
 
+/// File whose lock says that the folder is in use.
+pub(super) const LOCK: &str = "lock";
+/// Folder of undelivered results.
+pub(super) const RESULTS: &str = "results";
+/// Folder of files that are no results.
+pub(super) const ASIDE: &str = "set-aside";
 /// Ending of a whole result.
 const RESULT: &str = ".result";
 /// Ending of one that is being written.
-const TEMPORARY: &str = ".tmp";
+pub(super) const TEMPORARY: &str = ".tmp";
 /// Ending of the note beside a dead letter.
 const REASON: &str = ".reason";
 
 /// Larger files are not read: no result has this size.
-const LARGEST: u64 = 256 * 1024 * 1024;
+pub(super) const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// Where results are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub struct SpoolConfig {
     pub always: bool,
     /// Name of this worker's own folder below `folder`.
     pub owner: String,
+    /// What is written with its results. Those that other workers of the same queue have left are adopted.
+    pub origin: Origin,
 }
 
 impl SpoolConfig {
@@ -88,65 +98,6 @@ pub enum SpoolError {
     },
 }
 
-/// The place of one result in the spool, from before it is written until it is gone. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Ticket(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    stem: String,
-    /// Locked while the disk works on it, so that only threads that may wait look at it.
-    place: Mutex<Place>,
-    /// A write has begun.
-    begun: AtomicBool,
-    /// `place` is `Disk`.
-    written: AtomicBool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Not written (yet).
-    Memory,
-    /// A write failed, and what it left behind may still be there.
-    Unsure,
-    /// In `results/`.
-    Disk,
-    /// Delivered, buried or discarded: must not be written any more.
-    Gone,
-}
-
-impl Ticket {
-    fn new(stem: String, place: Place) -> Self {
-        let on_disk = place == Place::Disk;
-        let (begun, written) = (AtomicBool::new(on_disk), AtomicBool::new(on_disk));
-        Self(Arc::new(Inner { stem, place: Mutex::new(place), begun, written }))
-    }
-
-    /// The result is safe on disk. Does not wait for the disk.
-    pub fn is_written(&self) -> bool {
-        self.0.written.load(Ordering::Acquire)
-    }
-
-    /// There may be something on disk, now or later. Does not wait for the disk.
-    pub(super) fn may_be_written(&self) -> bool {
-        self.0.begun.load(Ordering::Acquire)
-    }
-
-    /// From now on there may be something on disk.
-    pub(super) fn begin(&self) {
-        self.0.begun.store(true, Ordering::Release);
-    }
-
-    fn put(&self, place: &mut Place, new: Place) {
-        *place = new;
-        self.0.written.store(new == Place::Disk, Ordering::Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Place> {
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What an earlier run has left.
 #[derive(Debug, Default)]
 pub struct Recovery {
@@ -179,6 +130,8 @@ impl Reason {
 pub struct Spool {
     files: Arc<dyn Filesystem>,
     owner: String,
+    origin: Origin,
+    own: PathBuf,
     results: PathBuf,
     dead: PathBuf,
     aside: PathBuf,
@@ -198,13 +151,21 @@ impl Spool {
         // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
         std::fs::create_dir_all(folder).map_err(failed)?;
         let files = Arc::new(RealFilesystem);
-        files.create_folder(&own).map_err(failed)?;
-        let lock = FolderLock::acquire(&own.join("lock")).map_err(|error| match error {
-            LockError::Taken => SpoolError::Taken(own.clone()),
-            LockError::Io(error) => failed(error),
-        })?;
-        let (mut spool, recovery) = Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
+        let lock = loop {
+            files.create_folder(&own).map_err(failed)?;
+            match FolderLock::acquire(&own.join(LOCK)) {
+                Ok(lock) => break lock,
+                // By a worker that adopted what was in it.
+                Err(LockError::Removed) => {}
+                Err(LockError::Taken) => return Err(SpoolError::Taken(own)),
+                Err(LockError::Io(error)) => return Err(failed(error)),
+            }
+        };
+        let (mut spool, mut recovery) =
+            Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
         spool._lock = Some(lock);
+        spool.origin = config.origin.clone();
+        adoption::adopt(&spool, folder, &config.owner, &mut recovery);
         Ok(Some((spool, recovery)))
     }
 
@@ -217,16 +178,16 @@ impl Spool {
         let spool = Self {
             files,
             owner: owner.to_owned(),
-            results: own.join("results"),
+            origin: Origin::default(),
+            own: own.to_owned(),
+            results: own.join(RESULTS),
             dead: own.join(super::dead_letters::FOLDER),
-            aside: own.join("set-aside"),
+            aside: own.join(ASIDE),
             limits,
             next: AtomicU64::new(1),
             _lock: None,
         };
-        for folder in [own, &spool.results, &spool.dead, &spool.aside] {
-            spool.files.create_folder(folder)?;
-        }
+        spool.create_folders()?;
         spool.files.sync_folder(own)?;
         let mut highest = 0;
         for folder in [&spool.results, &spool.dead, &spool.aside] {
@@ -236,6 +197,17 @@ impl Spool {
         spool.next.store(highest.saturating_add(1), Ordering::Relaxed);
         let recovery = spool.recover()?;
         Ok((spool, recovery))
+    }
+
+    fn create_folders(&self) -> io::Result<()> {
+        [&self.own, &self.results, &self.dead, &self.aside]
+            .into_iter()
+            .try_for_each(|folder| self.files.create_folder(folder))
+    }
+
+    /// The queue that its results belong to; `None` when that is not known.
+    pub(super) fn queue(&self) -> Option<&str> {
+        Some(self.origin.queue.as_str()).filter(|queue| !queue.is_empty())
     }
 
     /// A place for one more result. Nothing is written yet.
@@ -249,14 +221,14 @@ impl Spool {
     /// # Errors
     /// What the disk says; nothing is left behind then, as far as the disk allows.
     pub fn write(&self, ticket: &Ticket, record: &Record) -> io::Result<()> {
-        ticket.0.begun.store(true, Ordering::Release);
+        ticket.begin();
         let mut place = ticket.lock();
         if *place == Place::Unsure {
             self.clear(ticket)?;
             ticket.put(&mut place, Place::Memory);
         }
         if *place == Place::Memory {
-            let stored = self.store(&self.results, &ticket.0.stem, record);
+            let stored = self.store(&self.results, ticket.stem(), record);
             ticket.put(&mut place, if stored.is_ok() { Place::Disk } else { Place::Unsure });
             return stored;
         }
@@ -283,7 +255,7 @@ impl Spool {
     /// What the disk says; the result stays where it was then.
     pub fn bury(&self, ticket: &Ticket, record: &Record, reason: &Reason) -> io::Result<()> {
         let mut place = ticket.lock();
-        let stem = &ticket.0.stem;
+        let stem = ticket.stem();
         let note = self.dead.join(format!("{stem}{REASON}"));
         let text = serde_json::to_vec(reason).unwrap_or_default();
         match *place {
@@ -323,13 +295,13 @@ impl Spool {
     }
 
     fn result(&self, folder: &Path, ticket: &Ticket) -> PathBuf {
-        folder.join(format!("{}{RESULT}", ticket.0.stem))
+        folder.join(format!("{}{RESULT}", ticket.stem()))
     }
 
     /// Removes whatever there is of a result.
     fn clear(&self, ticket: &Ticket) -> io::Result<()> {
         gone(self.files.remove(&self.result(&self.results, ticket)))?;
-        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.0.stem))))
+        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.stem()))))
     }
 
     /// A dead letter without its note is still a dead letter.
@@ -341,9 +313,20 @@ impl Spool {
     }
 
     fn store(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
+        match self.store_once(folder, stem, record) {
+            // Another worker, which could not see that this one lives, has adopted what was there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.own.exists() => {
+                self.create_folders()?;
+                self.store_once(folder, stem, record)
+            }
+            other => other,
+        }
+    }
+
+    fn store_once(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
         let temporary = folder.join(format!("{stem}{TEMPORARY}"));
         let whole = folder.join(format!("{stem}{RESULT}"));
-        let header = record.header(&self.owner);
+        let header = record.header(&self.owner, &self.origin);
         let stored = self
             .files
             .write(&temporary, &[&header, &record.body])
@@ -450,7 +433,7 @@ impl Spool {
 }
 
 /// The number in a file's name.
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     let stem =
         name.strip_suffix(RESULT).or_else(|| name.strip_suffix(TEMPORARY)).or_else(|| name.strip_suffix(REASON))?;
     stem.parse().ok()

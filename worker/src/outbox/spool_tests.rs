@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use super::dead_letters::DeadLetters;
 use super::faulty::{Fault, FaultyFilesystem};
 use super::filesystem::Filesystem as _;
-use super::record::Record;
-use super::spool::{KeepLimits, Reason, Recovery, Spool, Ticket};
+use super::record::{Origin, Record};
+use super::spool::{KeepLimits, Reason, Recovery, Spool};
+use super::ticket::Ticket;
 
 const OWN: &str = "/spool/w1";
 const OWNER: &str = "w1";
@@ -22,7 +23,7 @@ fn start(files: &FaultyFilesystem) -> (Spool, Recovery) {
 
 fn record(job: &str, version: u32) -> Record {
     let body = Bytes::from(format!("{{\"output\":\"{job} {version} {}\"}}", "x".repeat(version as usize % 50)));
-    Record { job: job.into(), streamed: false, attempt: 1, time_ms: 1, body }
+    Record { job: job.into(), streamed: false, attempt: 1, time_ms: 1, body, origin: None }
 }
 
 fn jobs(recovery: &Recovery) -> Vec<&str> {
@@ -284,10 +285,10 @@ fn torn_and_foreign_files_are_set_aside_and_the_rest_is_delivered() {
     let foreign = record("b", 1);
     let put = |name: &str, parts: &[&[u8]]| files.write(&Path::new("/spool/w1/results").join(name), parts).unwrap();
     put("000000000002.result", &[&whole[..whole.len() - 3]]);
-    put("000000000003.result", &[&foreign.header("w2"), &foreign.body]);
+    put("000000000003.result", &[&foreign.header("w2", &Origin::default()), &foreign.body]);
     put("notes.txt", &[b"hello"]);
     // Whole, but the crash came before it had its name.
-    put("000000000005.tmp", &[&foreign.header(OWNER), &foreign.body]);
+    put("000000000005.tmp", &[&foreign.header(OWNER, &Origin::default()), &foreign.body]);
     let (spool, recovery) = start(&files);
     assert_eq!((jobs(&recovery), recovery.set_aside), (vec!["a", "b"], 3));
     assert_eq!(files.list(Path::new("/spool/w1/set-aside")).unwrap().len(), 3);

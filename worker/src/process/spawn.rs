@@ -14,7 +14,8 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use super::kill::Group;
 
 /// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
-const WITHHELD: &str = "RUNPOD_AI_API_KEY";
+/// Those of OpenTelemetry are left: a handler may export its own traces and metrics with them.
+const WITHHELD: [&str; 2] = ["RUNPOD_AI_API_KEY", "RUNPOD_WORKER_ALERT_WEBHOOK"];
 const WITHHELD_PREFIXES: [&str; 2] = ["RUNPOD_WEBHOOK_", "RUNPOD_WORKER_LOG_SINK"];
 
 /// How to start a handler process. It inherits the worker's environment except for the worker's credentials.
@@ -113,7 +114,7 @@ fn build(command: &HandlerCommand, inherited: impl Iterator<Item = OsString>) ->
 
 fn is_withheld(name: &OsStr) -> bool {
     name.to_str()
-        .is_some_and(|name| name == WITHHELD || WITHHELD_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .is_some_and(|name| WITHHELD.contains(&name) || WITHHELD_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 #[cfg(test)]
@@ -123,12 +124,19 @@ mod tests {
     #[test]
     fn credentials_of_the_worker_are_withheld() {
         let inherited = [
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "PATH",
             "RUNPOD_AI_API_KEY",
             "RUNPOD_POD_ID",
             "RUNPOD_WEBHOOK_GET_JOB",
+            "RUNPOD_WEBHOOK_JOB_STREAM",
             "RUNPOD_WEBHOOK_PING",
+            "RUNPOD_WEBHOOK_POST_OUTPUT",
+            "RUNPOD_WEBHOOK_POST_STREAM",
+            "RUNPOD_WORKER_ALERT_RULES",
+            "RUNPOD_WORKER_ALERT_WEBHOOK",
+            "RUNPOD_WORKER_LOG_SINK",
             "RUNPOD_WORKER_LOG_SINK_TOKEN",
-            "PATH",
         ];
         let command = HandlerCommand {
             env: vec![("RUNPOD_WEBHOOK_PING".into(), "given on purpose".into()), ("ONE".into(), "1".into())],
@@ -136,11 +144,16 @@ mod tests {
         };
         let builder = build(&command, inherited.into_iter().map(OsString::from));
         let changes: Vec<_> = builder.as_std().get_envs().collect();
-        let expected: [(&str, Option<&str>); 5] = [
+        let expected: [(&str, Option<&str>); 10] = [
             ("ONE", Some("1")),
             ("RUNPOD_AI_API_KEY", None),
             ("RUNPOD_WEBHOOK_GET_JOB", None),
+            ("RUNPOD_WEBHOOK_JOB_STREAM", None),
             ("RUNPOD_WEBHOOK_PING", Some("given on purpose")),
+            ("RUNPOD_WEBHOOK_POST_OUTPUT", None),
+            ("RUNPOD_WEBHOOK_POST_STREAM", None),
+            ("RUNPOD_WORKER_ALERT_WEBHOOK", None),
+            ("RUNPOD_WORKER_LOG_SINK", None),
             ("RUNPOD_WORKER_LOG_SINK_TOKEN", None),
         ];
         assert_eq!(changes, expected.map(|(name, value)| (OsStr::new(name), value.map(OsStr::new))));

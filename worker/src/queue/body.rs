@@ -9,6 +9,9 @@ use crate::core::{FinalResult, JobCost};
 /// Sent as `runpod_version` in heartbeats and errors.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How the body ends that asks for a fresh worker.
+const STOP_POD: &[u8] = b",\"stopPod\":true}";
+
 /// The JSON text inside `error`: the six fields of RunPod's SDK, all strings.
 #[derive(Serialize)]
 struct ErrorText<'a> {
@@ -58,8 +61,16 @@ pub fn result_body(result: &FinalResult, identity: &Identity) -> Bytes {
         body.extend_from_slice(b",\"cost\":");
         body.extend_from_slice(json_text(&Cost { gpu_seconds: gpu_time.as_secs_f64(), dollars }).as_bytes());
     }
-    body.extend_from_slice(if result.stop_pod { b",\"stopPod\":true}" } else { b"}" });
+    body.extend_from_slice(if result.stop_pod { STOP_POD } else { b"}" });
     body.into()
+}
+
+/// The job-done body of a result that an earlier run has left: the fresh worker that it may ask for is here.
+pub fn without_stop_pod(body: &Bytes) -> Bytes {
+    match body.strip_suffix(STOP_POD) {
+        Some(rest) => [rest, b"}"].concat().into(),
+        None => body.clone(),
+    }
 }
 
 /// Strings and structs of strings always have a JSON form, so the fallback is never seen.
@@ -107,6 +118,17 @@ mod tests {
         assert_eq!(body_of(Ok(""), false, false), r#"{"output":null}"#);
         assert_eq!(body_of(Ok("null"), true, false), r#"{"output":[]}"#);
         assert_eq!(body_of(Ok("[1]"), true, false), r#"{"output":[1]}"#);
+    }
+
+    #[test]
+    fn a_result_of_an_earlier_run_does_not_ask_for_a_fresh_worker_again() {
+        for (body, expected) in [
+            (r#"{"output":7,"stopPod":true}"#, r#"{"output":7}"#),
+            (r#"{"output":{"a":1,"stopPod":true}}"#, r#"{"output":{"a":1,"stopPod":true}}"#),
+            (r#"{"output":7}"#, r#"{"output":7}"#),
+        ] {
+            assert_eq!(without_stop_pod(&Bytes::from_static(body.as_bytes())), expected);
+        }
     }
 
     #[test]

@@ -134,6 +134,12 @@ impl HttpQueue {
         }
     }
 
+    async fn post_result(&self, mut url: String, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
+        append(&mut url, "isStream", if streamed { "true" } else { "false" });
+        let limit = post_limit(body.len());
+        self.post(&url, job, body, limit).await
+    }
+
     async fn post(&self, url: &str, job: &JobId, body: Bytes, limit: Duration) -> PostReply {
         let mut request = self.posts.post(url).body(body).timeout(limit);
         // An id that cannot stand in a header still stands in the URL, which is what counts.
@@ -219,10 +225,11 @@ impl JobSource for HttpQueue {
 
 impl ResultSink for HttpQueue {
     async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        let mut url = self.done.for_job(job);
-        append(&mut url, "isStream", if streamed { "true" } else { "false" });
-        let limit = post_limit(body.len());
-        self.post(&url, job, body, limit).await
+        self.post_result(self.done.for_job(job), job, body, streamed).await
+    }
+
+    async fn post_final_of(&self, worker: &str, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
+        self.post_result(self.done.for_job_of(worker, job), job, body, streamed).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::config::Secret;
 use crate::core::{JobId, TakenJob};
 
-pub use body::{VERSION, chunk_body, progress_body, result_body};
+pub use body::{VERSION, chunk_body, progress_body, result_body, without_stop_pod};
 pub use http::{ClientError, HttpQueue, http_client, request_error};
 pub use tenant::TenantField;
 pub use url::Template;
@@ -34,6 +34,18 @@ pub trait JobSource: Send + Sync + 'static {
 pub trait ResultSink: Send + Sync + 'static {
     /// Posts a final result. `streamed` says that the handler streams.
     fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> impl Future<Output = PostReply> + Send;
+
+    /// Posts a final result that worker `worker` has left behind, as that worker would have.
+    fn post_final_of(
+        &self,
+        worker: &str,
+        job: &JobId,
+        body: Bytes,
+        streamed: bool,
+    ) -> impl Future<Output = PostReply> + Send {
+        let _ = worker;
+        self.post_final(job, body, streamed)
+    }
 
     /// Posts one streamed item.
     fn post_chunk(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;

@@ -34,7 +34,11 @@ pub enum UrlError {
 
 /// A URL with the worker's own placeholders filled in; `$ID` may be left for the job id.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Template(String);
+pub struct Template {
+    text: String,
+    /// The same with the worker's id left open.
+    open: String,
+}
 
 impl Template {
     /// Fills in what is known about the worker.
@@ -46,37 +50,52 @@ impl Template {
         if raw.is_empty() {
             return Err(UrlError::Empty);
         }
-        let mut text = raw.replace("$RUNPOD_POD_ID", &utf8_percent_encode(worker_id, IN_NAME).to_string());
+        let mut open = raw.to_owned();
         if let Some(gpu) = gpu_type {
-            text = text.replace("$RUNPOD_GPU_TYPE_ID", &utf8_percent_encode(gpu, IN_NAME).to_string());
+            open = open.replace("$RUNPOD_GPU_TYPE_ID", &utf8_percent_encode(gpu, IN_NAME).to_string());
         }
+        let text = close(&open, worker_id);
         let url = Url::parse(&text).map_err(|error| UrlError::Invalid(error.to_string()))?;
         match url.scheme() {
-            "http" | "https" => Ok(Self(text)),
+            "http" | "https" => Ok(Self { text, open }),
             other => Err(UrlError::Scheme(other.to_owned())),
         }
     }
 
     /// The URL for the worker itself: `$ID` is the worker id.
     pub fn for_worker(&self, worker_id: &str) -> String {
-        self.0.replace("$ID", &utf8_percent_encode(worker_id, IN_NAME).to_string())
+        self.text.replace("$ID", &utf8_percent_encode(worker_id, IN_NAME).to_string())
     }
 
     /// The URL for one job: `$ID` is the job id.
     pub fn for_job(&self, job: &JobId) -> String {
-        self.0.replace("$ID", &utf8_percent_encode(job.as_str(), IN_PATH).to_string())
+        with_job(&self.text, job)
+    }
+
+    /// The URL for a job of another worker.
+    pub fn for_job_of(&self, worker_id: &str, job: &JobId) -> String {
+        with_job(&close(&self.open, worker_id), job)
     }
 
     /// The template of a sibling route, or `None` when the template does not name the route `from`.
     pub fn sibling(&self, from: &str, to: &str) -> Option<Self> {
-        self.0.contains(from).then(|| Self(self.0.replace(from, to)))
+        let (text, open) = (self.text.replace(from, to), self.open.replace(from, to));
+        self.text.contains(from).then_some(Self { text, open })
     }
+}
+
+fn close(open: &str, worker_id: &str) -> String {
+    open.replace("$RUNPOD_POD_ID", &utf8_percent_encode(worker_id, IN_NAME).to_string())
+}
+
+fn with_job(url: &str, job: &JobId) -> String {
+    url.replace("$ID", &utf8_percent_encode(job.as_str(), IN_PATH).to_string())
 }
 
 /// Without user info and query, which may hold secrets.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.split(['?', '#']).next().unwrap_or_default();
+        let text = self.text.split(['?', '#']).next().unwrap_or_default();
         match text.split_once("://") {
             Some((scheme, rest)) => {
                 let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -123,6 +142,7 @@ mod tests {
         assert_eq!(take.for_worker("w1"), "http://h:1/v2/ep/job-take/w1");
         let done = template("http://h:1/v2/ep/job-done/$RUNPOD_POD_ID/$ID?x=1");
         assert_eq!(done.for_job(&JobId::from("j-1")), "http://h:1/v2/ep/job-done/w1/j-1?x=1");
+        assert_eq!(done.for_job_of("w2", &JobId::from("j-1")), "http://h:1/v2/ep/job-done/w2/j-1?x=1");
     }
 
     #[test]

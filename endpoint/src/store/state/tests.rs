@@ -367,6 +367,18 @@ fn a_recycled_worker_gets_jobs_again_once_it_was_away() {
 }
 
 #[test]
+fn a_worker_is_replaced_when_the_jobs_beside_the_one_that_asks_for_it_are_over() {
+    let mut queue = queue_with(&["a", "b"]);
+    queue.poll_started(AT, "w0");
+    queue.take(AT, "w0", 2);
+    queue.poll_ended(AT, "w0");
+    queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
+    assert!(!queue.is_recycled("w0"), "b runs");
+    queue.finish(AT, "w0", "b", Outcome::default());
+    assert!(queue.is_recycled("w0"));
+}
+
+#[test]
 fn the_queue_has_a_bound() {
     let mut queue = Queue::new(Limits { max_jobs: 1, ..Limits::default() });
     queue.submit(AT, new_job("a", Policy::default())).unwrap();

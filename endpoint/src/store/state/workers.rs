@@ -138,6 +138,8 @@ impl<P: Content> Queue<P> {
         }
         if outcome.recycle {
             self.workers.recycle(now, worker, &limits);
+        }
+        if self.is_recycled(worker) {
             self.effects.push(Effect::WorkerRecycled(Arc::from(worker)));
         }
     }
@@ -183,10 +185,10 @@ impl<P: Content> Queue<P> {
         self.workers.take_stops(worker)
     }
 
-    /// Whether the worker asked to be replaced and no new process has taken its name since.
+    /// Whether the worker asked to be replaced, its other jobs are over, and no new process has taken its name since.
     #[must_use]
     pub fn is_recycled(&self, worker: &str) -> bool {
-        self.workers.get(worker).is_some_and(|worker| worker.is_recycled())
+        self.workers.get(worker).is_some_and(|worker| worker.is_recycled() && worker.held.is_empty())
     }
 
     /// Notes what happened to a worker's process.

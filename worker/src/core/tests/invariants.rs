@@ -8,7 +8,12 @@ use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 use crate::core::job::JobState;
 use crate::core::process::Phase;
 use crate::core::shutdown::Lifecycle;
-use crate::core::{DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Worker};
+use crate::core::{
+    DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Time, Worker,
+};
+
+/// A queue that honours `stopPod` takes a name for a new worker's after three seconds without a poll; requests take time.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// Books kept beside the worker, from events and effects alone.
 pub(super) struct Ledger {
@@ -23,6 +28,10 @@ pub(super) struct Ledger {
     /// How often each open job was sent to a process, and whether the last of them has begun with it.
     runs: BTreeMap<JobId, (u32, bool)>,
     serving_before: Vec<bool>,
+    /// The queue has a result with `stopPod` since the last poll, and takes the worker for gone.
+    gone: bool,
+    /// Since when the worker has held nothing then.
+    gone_since: Option<Time>,
 }
 
 impl Ledger {
@@ -35,11 +44,18 @@ impl Ledger {
             tally: BTreeMap::new(),
             runs: BTreeMap::new(),
             serving_before: vec![false; policy.processes],
+            gone: false,
+            gone_since: None,
         }
     }
 
     pub(super) fn before(&mut self, worker: &Worker, event: &Event) {
         self.serving_before = worker.processes.iter().map(|process| process.phase == Phase::Serving).collect();
+        if let Event::Delivery(DeliveryEvent::Final { job, accepted: true }) = event
+            && worker.jobs.get(job).is_some_and(|job| job.stop_pod)
+        {
+            (self.gone, self.gone_since) = (true, None);
+        }
         if let Event::Delivery(DeliveryEvent::Leftovers(jobs)) = event {
             self.decided.extend(jobs.iter().cloned());
         }
@@ -62,19 +78,25 @@ impl Ledger {
         }
     }
 
-    pub(super) fn after(&mut self, worker: &Worker, effects: &[Effect]) {
+    pub(super) fn after(&mut self, now: Time, worker: &Worker, effects: &[Effect]) {
         for effect in effects {
-            self.effect(worker, effect);
+            self.effect(now, worker, effect);
+        }
+        if self.gone && worker.jobs.is_empty() && !worker.poll.in_flight {
+            self.gone_since.get_or_insert(now);
         }
         self.table(worker);
         self.slots_and_jobs_agree(worker);
         all_time_is_booked(worker);
     }
 
-    fn effect(&mut self, worker: &Worker, effect: &Effect) {
+    fn effect(&mut self, now: Time, worker: &Worker, effect: &Effect) {
         match effect {
             Effect::Poll { want, .. } => {
                 assert!(matches!(worker.lifecycle, Lifecycle::Working), "polls while shutting down");
+                let away = self.gone_since.map(|since| now.since(since)).unwrap_or_default();
+                assert!(!self.gone || away >= AWAY, "polls {away:?} after the queue was told that it is gone");
+                self.gone = false;
                 assert!(!worker.outbox_full, "polls although the outbox is full");
                 assert!(!worker.leftovers.pending(), "polls before the results of an earlier run are delivered");
                 let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();

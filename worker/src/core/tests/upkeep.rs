@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, RESERVED_DEVICE_BYTES};
-use runpod_handler_protocol::{CheckOrder, CheckReport, ErrorKind, PROTOCOL_VERSION, ToHandler, ToSupervisor};
+use runpod_handler_protocol::{
+    CancelReason, CheckOrder, CheckReport, ErrorKind, PROTOCOL_VERSION, ToHandler, ToSupervisor,
+};
 
 use super::world::World;
 use crate::core::{
@@ -309,11 +311,49 @@ fn a_job_that_asks_for_a_refresh_gets_a_new_process() {
     assert_eq!(recycled(&world), [RecycleReason::Refresh]);
     world.die(0, KILLED);
     world.bring_up(0);
+    world.wait(seconds(7));
+    assert_eq!(world.poll, None, "the queue does not know yet");
+    world.deliver(0);
+    world.wait(seconds(5) - Duration::from_millis(1));
     assert_eq!(world.poll, None, "the queue must see that the old worker is gone");
-    world.wait(seconds(5));
+    world.wait(Duration::from_millis(1));
     assert_eq!(world.poll, Some(1));
     run_one(&mut world, "b");
     assert_eq!(world.snapshot().jobs.completed, 2);
+}
+
+#[test]
+fn while_other_jobs_are_held_the_worker_is_not_gone() {
+    let mut world = World::serving_with(Policy { processes: 2, ..Policy::default() });
+    world.arrive(&["a", "b"]);
+    world.done_with("a", true, BTreeMap::new());
+    world.deliver(0);
+    world.die(0, KILLED);
+    world.bring_up(0);
+    world.wait(seconds(60));
+    assert_eq!(world.poll, None, "b runs");
+    world.done("b");
+    world.wait(seconds(60));
+    assert_eq!(world.poll, None, "its result is on the way");
+    world.deliver(0);
+    world.wait(seconds(5));
+    assert_eq!(world.poll, Some(2));
+}
+
+#[test]
+fn a_queue_that_is_never_told_is_asked_again_until_it_is() {
+    let mut world = World::serving();
+    world.arrive(&["a"]);
+    world.done_with("a", true, BTreeMap::new());
+    world.die(0, KILLED);
+    world.bring_up(0);
+    world.wait(Policy::default().leftover_grace);
+    assert_eq!(world.poll, Some(1), "the result is not accepted, and other jobs wait");
+    world.deliver(0);
+    world.feed(Event::Poll(PollAnswer::Aborted));
+    assert_eq!(world.poll, None, "now it knows");
+    world.wait(seconds(5));
+    assert_eq!(world.poll, Some(1));
 }
 
 #[test]
@@ -324,6 +364,34 @@ fn or_a_new_worker_where_someone_starts_one() {
     world.deliver(0);
     world.die(0, ExitReason::Code(0));
     assert_eq!((world.exit, recycled(&world)), (Some(0), vec![]));
+}
+
+#[test]
+fn the_neighbours_of_a_job_that_ends_the_worker_have_their_own_time() {
+    let mut world = World::serving_with(Policy { on_refresh: OnRefresh::Exit, slots: 3, ..Policy::default() });
+    world.arrive(&["a", "b", "c"]);
+    world.done_with("a", true, BTreeMap::new());
+    let Policy { job_timeout, drain_grace, .. } = Policy::default();
+    world.wait(drain_grace * 10);
+    world.done("b");
+    assert_eq!((world.running(), world.result("b")), (vec!["c/1".to_owned()], Some(Ok("42".into()))));
+    world.wait(job_timeout);
+    let timed_out = |message: &ToHandler| matches!(message, ToHandler::Cancel { reason: CancelReason::Deadline, .. });
+    assert!(world.was_sent(timed_out), "but no more than that");
+}
+
+#[test]
+fn until_somebody_presses_them() {
+    let mut world = World::serving_with(Policy { on_refresh: OnRefresh::Exit, slots: 2, ..Policy::default() });
+    world.arrive(&["a", "b"]);
+    world.done_with("a", true, BTreeMap::new());
+    world.wait(seconds(100));
+    world.drain();
+    world.wait(Policy::default().drain_grace - seconds(1));
+    let asked = |message: &ToHandler| matches!(message, ToHandler::Cancel { reason: CancelReason::Drain, .. });
+    assert!(!world.was_sent(asked));
+    world.wait(seconds(1));
+    assert!(world.was_sent(asked));
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl World {
         for effect in &effects {
             self.perform(effect);
         }
-        self.ledger.after(&self.worker, &effects);
+        self.ledger.after(self.now, &self.worker, &effects);
     }
 
     fn perform(&mut self, effect: &Effect) {
