@@ -146,6 +146,9 @@ fn images_are_named_with_this_version() {
             .collect();
         assert_eq!(tags, [version], "{path}");
     }
+    let renamed = file("docker/kubernetes/kustomization.yaml");
+    let endpoint = renamed.lines().find(|line| line.contains("name: runpod-worker/endpoint")).unwrap();
+    assert!(endpoint.contains(&format!("newTag: {version}}}")), "{endpoint}");
 }
 
 /// Who stops a worker waits for as long as its shutdown may take.

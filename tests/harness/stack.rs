@@ -1,7 +1,9 @@
 //! An endpoint and a worker with a handler, joined by the environment variables that the platform sets.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -10,13 +12,26 @@ use tempfile::TempDir;
 
 use crate::{Client, Daemon, binary, eventually};
 
-/// A TCP port that nothing listens on at this moment.
+/// Ports for tests lie below those that the kernel gives to outgoing connections, of which tests make thousands: one of them
+/// would take the port between its choice and its use.
+const PORTS: Range<u16> = 10_000..32_000;
+
+/// A TCP port that nothing listens on at this moment, and that no other test of this process is given.
 ///
 /// # Panics
 /// When the machine has none left.
 pub fn free_port() -> u16 {
-    let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    address.map(|address| address.port()).unwrap_or_else(|error| panic!("no free port: {error}"))
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Test processes that run at the same time begin at different places.
+    let first = std::process::id() as usize * 97;
+    for _ in PORTS {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + ((first + step) % PORTS.len()) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 /// A running `runpod-endpoint serve`.
