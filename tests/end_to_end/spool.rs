@@ -343,8 +343,10 @@ async fn a_replacement_with_another_id_delivers_what_its_predecessor_left() {
     bench.queue.add(["a".to_owned(), "b".to_owned()]);
     let (mut worker, _) = bench.worker();
     until("both results on disk", || bench.spooled().len() == 2).await;
-    let (_living, _) = bench.worker_called("worker-2");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Its server answers once the spool is open.
+    let (_living, http) = bench.worker_called("worker-2");
+    let second = eventually("the second's health", || async { health(&http).await }).await;
+    assert_eq!(second["worker"]["outbox"]["spool"]["recovered"], 0, "{second}");
     assert_eq!(bench.spooled().len(), 2, "a living worker's results are its own");
     worker.signal(Signal::KILL);
     worker.wait(Duration::from_secs(10));
@@ -367,6 +369,8 @@ async fn a_broken_disk_stops_the_polling_and_not_the_delivery() {
     let results = bench.own().join("results");
     eventually("the worker to run", || async { health(&http).await }).await;
     std::fs::rename(&results, bench.own().join("elsewhere")).unwrap();
+    // A missing folder would be made again.
+    std::fs::write(&results, "").unwrap();
     bench.queue.door(Door::Shut);
     bench.queue.add(["a".to_owned()]);
     let spool = eventually("the worker to be degraded", || async {
@@ -385,6 +389,7 @@ async fn a_broken_disk_stops_the_polling_and_not_the_delivery() {
     until("the result in memory", || bench.queue.lock().results.contains_key("a")).await;
     assert_eq!(bench.queue.lock().jobs.len(), 1, "no job is taken while results cannot be kept safe");
 
+    std::fs::remove_file(&results).unwrap();
     std::fs::rename(bench.own().join("elsewhere"), &results).unwrap();
     until("the next job", || bench.queue.lock().results.contains_key("b")).await;
     let spool = health(&http).await.unwrap()["worker"]["outbox"]["spool"].clone();

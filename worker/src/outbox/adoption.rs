@@ -12,7 +12,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::filesystem::{Filesystem as _, Found, RealFilesystem};
@@ -124,27 +124,33 @@ fn take_in(spool: &Spool, record: Record, recovery: &mut Recovery) -> io::Result
     Ok(())
 }
 
-/// Folders with something in them are not removed. The lock is held meanwhile; who waits for it sees that it is gone.
+/// A folder with something in it stays whole: if its worker lives after all, it writes there. The lock is held meanwhile; who
+/// waits for it sees that it is gone.
 fn remove_if_empty(folder: &Path) {
-    let parts = [RESULTS, super::dead_letters::FOLDER, ASIDE];
-    let empty = parts.iter().all(|part| match fs::remove_dir(folder.join(part)) {
+    let parts = [RESULTS, super::dead_letters::FOLDER, ASIDE].map(|part| folder.join(part));
+    let is_empty = |part: &PathBuf| match fs::read_dir(part) {
+        Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let is_removed = |part: &PathBuf| match fs::remove_dir(part) {
         Ok(()) => true,
-    });
-    if empty && fs::remove_file(folder.join(LOCK)).is_ok() {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let removed = parts.iter().all(is_empty) && parts.iter().all(is_removed);
+    if removed && fs::remove_file(folder.join(LOCK)).is_ok() {
         let _ = fs::remove_dir(folder);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
     use std::sync::Barrier;
 
     use bytes::Bytes;
 
+    use super::super::dead_letters::DeadLetters;
     use super::super::record::{Origin, now_ms};
-    use super::super::spool::SpoolConfig;
+    use super::super::spool::{SpoolConfig, SpoolError};
     use super::*;
 
     const QUEUE: &str = "http://h/v2/e/job-done/$RUNPOD_POD_ID/$ID?gpu=A";
@@ -242,13 +248,56 @@ mod tests {
         }
     }
 
+    /// What a living worker finds when one that cannot see its lock has started: everything, or only its results are gone.
+    fn removals() -> [fn(&Path); 2] {
+        [|own| drop(fs::remove_dir_all(own)), |own| drop(fs::remove_dir_all(own.join(RESULTS)))]
+    }
+
     #[test]
-    fn a_worker_whose_folder_is_gone_makes_it_again() {
+    fn a_living_worker_whose_folder_is_adopted_goes_on() {
+        for remove in removals() {
+            let root = tempfile::tempdir().unwrap();
+            let own = root.path().join("a");
+            let (spool, _) = open(root.path(), "a");
+            spool.bury(&spool.ticket(), &record("dead"), &Reason::default()).unwrap();
+            let ticket = spool.ticket();
+            spool.write(&ticket, &record("1")).unwrap();
+
+            remove(&own);
+            spool.bury(&ticket, &record("1"), &Reason::default()).unwrap();
+            let letters = DeadLetters::new(&config(root.path(), "a", QUEUE)).unwrap();
+            assert!(letters.find("1").unwrap().reason.is_some());
+
+            remove(&own);
+            let ticket = spool.ticket();
+            spool.write(&ticket, &record("2")).unwrap();
+            assert!(ticket.is_written());
+
+            remove(&own);
+            spool.probe().unwrap();
+            let ticket = spool.ticket();
+            spool.write(&ticket, &record("3")).unwrap();
+            assert_eq!(found(&open(root.path(), "b").1), Vec::<String>::new(), "it has locked its folder again");
+            drop(spool);
+            assert_eq!(found(&open(root.path(), "c").1), ["3 of a"]);
+        }
+    }
+
+    #[test]
+    fn a_folder_with_a_dead_letter_stays_whole() {
         let root = tempfile::tempdir().unwrap();
-        let (spool, _) = open(root.path(), "a");
-        fs::remove_dir_all(root.path().join("a")).unwrap();
-        let ticket = spool.ticket();
-        spool.write(&ticket, &record("1")).unwrap();
-        assert!(ticket.is_written());
+        let own = leave(root.path(), "a", QUEUE, &["1"]);
+        fs::write(own.join("dead-letters/000000000009.result"), "").unwrap();
+        assert_eq!(found(&open(root.path(), "b").1), ["1 of a"]);
+        assert!(own.join(RESULTS).exists());
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_made_is_an_error_and_no_endless_wait() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("nowhere/at/all", root.path().join("a/lock")).unwrap();
+        let error = Spool::open(&config(root.path(), "a", QUEUE)).unwrap_err();
+        assert!(matches!(error, SpoolError::Io { .. }), "{error}");
     }
 }

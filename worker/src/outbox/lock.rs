@@ -13,18 +13,31 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Held until dropped.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 /// Why there is no lock.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
     /// Another process has it.
+    #[error("another process has locked it")]
     Taken,
     /// The folder was removed meanwhile.
+    #[error("it is removed again and again")]
     Removed,
     /// The file system says no.
-    Io(io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<LockError> for io::Error {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Io(error) => error,
+            LockError::Taken => Self::new(io::ErrorKind::ResourceBusy, error),
+            LockError::Removed => Self::other(error),
+        }
+    }
 }
 
 impl FolderLock {
@@ -61,11 +74,19 @@ impl FolderLock {
 
     /// Whoever held the lock before may have removed the file: then the lock that others see is another one.
     fn checked(file: File, path: &Path) -> Result<Self, LockError> {
-        let same =
-            |data: &Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (data.dev(), data.ino()));
-        match path.metadata() {
-            Ok(data) if same(&data) => Ok(Self { _file: file }),
-            _ => Err(LockError::Removed),
-        }
+        let there = match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LockError::Removed),
+            other => other?,
+        };
+        if is_same(&file.metadata()?, &there) { Ok(Self { file }) } else { Err(LockError::Removed) }
     }
+
+    /// Whether its file is still the one at this path.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        matches!((self.file.metadata(), path.metadata()), (Ok(own), Ok(there)) if is_same(&own, &there))
+    }
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -14,8 +14,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,11 @@ const RESULT: &str = ".result";
 pub(super) const TEMPORARY: &str = ".tmp";
 /// Ending of the note beside a dead letter.
 const REASON: &str = ".reason";
+
+/// A folder that goes away while it is being locked is made again so often …
+const LOCK_ROUNDS: usize = 10;
+/// … with this pause before each.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Larger files are not read: no result has this size.
 pub(super) const LARGEST: u64 = 256 * 1024 * 1024;
@@ -137,7 +144,8 @@ pub struct Spool {
     aside: PathBuf,
     limits: KeepLimits,
     next: AtomicU64,
-    _lock: Option<FolderLock>,
+    /// `None` on a disk in memory.
+    lock: Mutex<Option<FolderLock>>,
 }
 
 impl Spool {
@@ -151,19 +159,14 @@ impl Spool {
         // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
         std::fs::create_dir_all(folder).map_err(failed)?;
         let files = Arc::new(RealFilesystem);
-        let lock = loop {
-            files.create_folder(&own).map_err(failed)?;
-            match FolderLock::acquire(&own.join(LOCK)) {
-                Ok(lock) => break lock,
-                // By a worker that adopted what was in it.
-                Err(LockError::Removed) => {}
-                Err(LockError::Taken) => return Err(SpoolError::Taken(own)),
-                Err(LockError::Io(error)) => return Err(failed(error)),
-            }
+        let lock = match lock_folder(&*files, &own) {
+            Ok(lock) => lock,
+            Err(LockError::Taken) => return Err(SpoolError::Taken(own)),
+            Err(error) => return Err(failed(error.into())),
         };
         let (mut spool, mut recovery) =
             Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
-        spool._lock = Some(lock);
+        spool.lock = Mutex::new(Some(lock));
         spool.origin = config.origin.clone();
         adoption::adopt(&spool, folder, &config.owner, &mut recovery);
         Ok(Some((spool, recovery)))
@@ -185,10 +188,9 @@ impl Spool {
             aside: own.join(ASIDE),
             limits,
             next: AtomicU64::new(1),
-            _lock: None,
+            lock: Mutex::default(),
         };
         spool.create_folders()?;
-        spool.files.sync_folder(own)?;
         let mut highest = 0;
         for folder in [&spool.results, &spool.dead, &spool.aside] {
             let numbers = spool.files.list(folder)?.into_iter().filter_map(|found| number(&found.name));
@@ -202,7 +204,30 @@ impl Spool {
     fn create_folders(&self) -> io::Result<()> {
         [&self.own, &self.results, &self.dead, &self.aside]
             .into_iter()
-            .try_for_each(|folder| self.files.create_folder(folder))
+            .try_for_each(|folder| self.files.create_folder(folder))?;
+        self.files.sync_folder(&self.own)
+    }
+
+    /// Makes again what another worker, which could not see that this one lives, has removed. Without its lock nobody would
+    /// adopt the folder later.
+    fn restore(&self) -> io::Result<()> {
+        self.create_folders()?;
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.own.join(LOCK);
+        if lock.as_ref().is_some_and(|lock| !lock.is_at(&path)) {
+            *lock = Some(FolderLock::acquire(&path)?);
+        }
+        Ok(())
+    }
+
+    fn restoring(&self, act: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.restore()?;
+                act()
+            }
+            other => other,
+        }
     }
 
     /// The queue that its results belong to; `None` when that is not known.
@@ -258,27 +283,32 @@ impl Spool {
         let stem = ticket.stem();
         let note = self.dead.join(format!("{stem}{REASON}"));
         let text = serde_json::to_vec(reason).unwrap_or_default();
-        match *place {
-            Place::Gone => return Ok(()),
-            Place::Disk => {
-                self.note(&note, &text);
-                self.files.rename(&self.result(&self.results, ticket), &self.result(&self.dead, ticket))?;
-                ticket.put(&mut place, Place::Gone);
-                self.files.sync_folder(&self.dead)?;
-                self.files.sync_folder(&self.results)?;
+        if *place == Place::Gone {
+            return Ok(());
+        }
+        self.note(&note, &text);
+        if *place == Place::Disk && self.move_to_dead(ticket)? {
+            ticket.put(&mut place, Place::Gone);
+            self.files.sync_folder(&self.dead)?;
+            self.files.sync_folder(&self.results)?;
+        } else {
+            self.store(&self.dead, stem, record)?;
+            if *place == Place::Unsure {
+                // What stays is posted once more at the next start, and counted.
+                let _ = self.clear(ticket);
             }
-            Place::Memory | Place::Unsure => {
-                self.note(&note, &text);
-                self.store(&self.dead, stem, record)?;
-                if *place == Place::Unsure {
-                    // What stays is posted once more at the next start, and counted.
-                    let _ = self.clear(ticket);
-                }
-                ticket.put(&mut place, Place::Gone);
-            }
+            ticket.put(&mut place, Place::Gone);
         }
         self.trim(&self.dead);
         Ok(())
+    }
+
+    /// Returns whether there was something to move: another worker may have adopted it.
+    fn move_to_dead(&self, ticket: &Ticket) -> io::Result<bool> {
+        match self.files.rename(&self.result(&self.results, ticket), &self.result(&self.dead, ticket)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
     /// Whether the disk takes a file at this moment.
@@ -286,6 +316,7 @@ impl Spool {
     /// # Errors
     /// What the disk says.
     pub fn probe(&self) -> io::Result<()> {
+        self.restore()?;
         let path = self.results.join("probe.tmp");
         gone(self.files.remove(&path))?;
         let written = self.files.write(&path, &[&[0; 4096]]);
@@ -306,21 +337,14 @@ impl Spool {
 
     /// A dead letter without its note is still a dead letter.
     fn note(&self, path: &Path, text: &[u8]) {
-        if let Err(error) = self.files.write(path, &[text]) {
+        if let Err(error) = self.restoring(|| self.files.write(path, &[text])) {
             tracing::debug!(%error, "the reason of a dead letter could not be written");
             let _ = self.files.remove(path);
         }
     }
 
     fn store(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
-        match self.store_once(folder, stem, record) {
-            // Another worker, which could not see that this one lives, has adopted what was there.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.own.exists() => {
-                self.create_folders()?;
-                self.store_once(folder, stem, record)
-            }
-            other => other,
-        }
+        self.restoring(|| self.store_once(folder, stem, record))
     }
 
     fn store_once(&self, folder: &Path, stem: &str, record: &Record) -> io::Result<()> {
@@ -430,6 +454,18 @@ impl Spool {
             count -= 1;
         }
     }
+}
+
+/// Makes and locks a folder. A worker that adopts what is in it may remove it meanwhile.
+fn lock_folder(files: &dyn Filesystem, own: &Path) -> Result<FolderLock, LockError> {
+    for _ in 0..LOCK_ROUNDS {
+        files.create_folder(own)?;
+        match FolderLock::acquire(&own.join(LOCK)) {
+            Err(LockError::Removed) => sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    Err(LockError::Removed)
 }
 
 /// The number in a file's name.
