@@ -17,100 +17,154 @@ use std::time::{Duration, Instant};
 
 use super::filesystem::{Filesystem as _, Found, RealFilesystem};
 use super::lock::{FolderLock, LockError};
-use super::record::{Record, RecordError};
+use super::record::{Record, RecordError, read_head};
 use super::spool::{ASIDE, LARGEST, LOCK, RESULTS, Reason, Recovery, Spool, TEMPORARY, number};
 
-/// One start adopts for at most this long, less than a worker waits for its own lock; …
-const TIME: Duration = Duration::from_secs(2);
-/// … at most so many results; …
-const RESULTS_MAX: usize = 1000;
-/// … and at most so many bytes, because they are held in memory. The rest is left to the next start.
-const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What one start adopts. The rest is left to the next one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AdoptionLimits {
+    /// No file is looked at after this time.
+    pub(super) time: Duration,
+    pub(super) results: usize,
+    pub(super) bytes: u64,
+}
+
+impl Default for AdoptionLimits {
+    fn default() -> Self {
+        // Less time than a worker waits for its own lock, and no more bytes than can be held in memory.
+        Self { time: Duration::from_secs(2), results: 1000, bytes: 64 * 1024 * 1024 }
+    }
+}
 
 /// What is left of these limits.
 struct Budget {
     until: Instant,
     results: usize,
     bytes: u64,
+    untouched: bool,
 }
 
 impl Budget {
+    fn new(limits: AdoptionLimits) -> Self {
+        let AdoptionLimits { time, results, bytes } = limits;
+        Self { until: Instant::now() + time, results, bytes, untouched: true }
+    }
+
+    fn is_over(&self) -> bool {
+        self.results == 0 || Instant::now() >= self.until
+    }
+
+    /// The first result is taken whatever its size: a later start would have no more room for it.
     fn takes(&mut self, file: &Found) -> bool {
-        let takes = self.results > 0 && file.len <= self.bytes && Instant::now() < self.until;
+        let takes = self.untouched || file.len <= self.bytes;
         if takes {
-            (self.results, self.bytes) = (self.results - 1, self.bytes - file.len);
+            self.untouched = false;
+            (self.results, self.bytes) = (self.results - 1, self.bytes.saturating_sub(file.len));
         }
         takes
     }
 }
 
 /// Adopts what is found below `root` beside the folder `own`. What cannot be adopted is logged and left.
-pub(super) fn adopt(spool: &Spool, root: &Path, own: &str, recovery: &mut Recovery) {
+pub(super) fn adopt(spool: &Spool, root: &Path, own: &str, recovery: &mut Recovery, limits: AdoptionLimits) {
     let Some(queue) = spool.queue() else { return };
     let Ok(entries) = fs::read_dir(root) else { return };
-    let mut budget = Budget { until: Instant::now() + TIME, results: RESULTS_MAX, bytes: BYTES_MAX };
+    let mut adoption = Adoption { spool, queue, recovery, budget: Budget::new(limits), nameless: 0, example: None };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| name != own);
     for owner in names {
-        if Instant::now() >= budget.until {
+        if adoption.budget.is_over() {
             tracing::info!(
                 "Other workers have left more than can be looked at now: the rest is left to the next start."
             );
-            return;
+            break;
         }
-        let folder = root.join(&owner);
-        match adopt_folder(spool, queue, &folder, &owner, recovery, &mut budget) {
+        match adoption.folder(&root.join(&owner), &owner) {
             Ok(0) => {}
             Ok(results) => tracing::info!(worker = owner, results, "Results of a worker that is gone are adopted."),
             Err(error) => tracing::warn!(worker = owner, %error, "What another worker has left cannot be adopted."),
         }
     }
+    if let Some(folder) = adoption.example {
+        tracing::warn!(
+            results = adoption.nameless,
+            folder = %folder.display(),
+            "Results that an earlier release has left do not say which queue they belong to and are not adopted. A worker of \
+             their queue that is started once with the RUNPOD_POD_ID that the folder is named by delivers them."
+        );
+    }
 }
 
-/// Returns how many results were adopted.
-fn adopt_folder(
-    spool: &Spool,
-    queue: &str,
-    folder: &Path,
-    owner: &str,
-    recovery: &mut Recovery,
-    budget: &mut Budget,
-) -> io::Result<usize> {
-    let found = fs::symlink_metadata(folder)?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-        return Ok(0);
+struct Adoption<'a> {
+    spool: &'a Spool,
+    queue: &'a str,
+    recovery: &'a mut Recovery,
+    budget: Budget,
+    /// Results of no known queue, and one folder of such.
+    nameless: usize,
+    example: Option<PathBuf>,
+}
+
+impl Adoption<'_> {
+    /// Returns how many results were adopted.
+    fn folder(&mut self, folder: &Path, owner: &str) -> io::Result<usize> {
+        let found = fs::symlink_metadata(folder)?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(0);
+        }
+        let _lock = match FolderLock::try_existing(&folder.join(LOCK)) {
+            Ok(lock) => lock,
+            // In use, or no spool.
+            Err(LockError::Taken | LockError::Removed) => return Ok(0),
+            Err(LockError::Io(error)) => return Err(error),
+        };
+        let results = folder.join(RESULTS);
+        let mut files = match RealFilesystem.list(&results) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        files.retain(|file| number(&file.name).is_some() && file.len <= LARGEST);
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let before = self.nameless;
+        let mut adopted = 0;
+        for file in files {
+            if self.budget.is_over() {
+                break;
+            }
+            match self.file(&results.join(&file.name), &file, owner) {
+                // Its worker lives after all, and has delivered it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => adopted += usize::from(other?),
+            }
+        }
+        if self.nameless > before {
+            self.example.get_or_insert_with(|| folder.to_owned());
+        }
+        remove_if_empty(folder);
+        Ok(adopted)
     }
-    let _lock = match FolderLock::try_existing(&folder.join(LOCK)) {
-        Ok(lock) => lock,
-        // In use, or no spool.
-        Err(LockError::Taken | LockError::Removed) => return Ok(0),
-        Err(LockError::Io(error)) => return Err(error),
-    };
-    let results = folder.join(RESULTS);
-    let mut files = match RealFilesystem.list(&results) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        other => other?,
-    };
-    files.retain(|file| number(&file.name).is_some() && file.len <= LARGEST);
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut adopted = 0;
-    for file in files {
-        let path = results.join(&file.name);
-        match Record::decode(RealFilesystem.read(&path)?, owner) {
-            Ok(record) if record.origin.as_ref().is_some_and(|origin| origin.queue == queue) => {
-                if !budget.takes(&file) {
-                    break;
-                }
-                take_in(spool, record, recovery)?;
-                RealFilesystem.remove(&path)?;
-                adopted += 1;
+
+    /// Returns whether it was adopted. What does not fit, or is another queue's, is not read to its end.
+    fn file(&mut self, path: &Path, file: &Found, owner: &str) -> io::Result<bool> {
+        let read = match Record::origin_of(&read_head(path)?, owner) {
+            Ok(origin) if origin.queue.is_empty() => {
+                self.nameless += 1;
+                return Ok(false);
+            }
+            Ok(origin) if origin.queue != self.queue || !self.budget.takes(file) => return Ok(false),
+            Ok(_) => Record::decode(RealFilesystem.read(path)?, owner),
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(record) => {
+                take_in(self.spool, record, self.recovery)?;
+                RealFilesystem.remove(path)?;
+                Ok(true)
             }
             // The crash came before it was whole: nobody counts on it.
-            Err(RecordError::Torn) if file.name.ends_with(TEMPORARY) => RealFilesystem.remove(&path)?,
-            Ok(_) | Err(_) => {}
+            Err(RecordError::Torn) if file.name.ends_with(TEMPORARY) => RealFilesystem.remove(path).map(|()| false),
+            Err(_) => Ok(false),
         }
     }
-    remove_if_empty(folder);
-    Ok(adopted)
 }
 
 fn take_in(spool: &Spool, record: Record, recovery: &mut Recovery) -> io::Result<()> {
@@ -160,8 +214,15 @@ mod tests {
         SpoolConfig { folder: Some(root.to_owned()), required: true, always: false, owner: worker.to_owned(), origin }
     }
 
+    /// As much time as a slow disk may need.
+    const PATIENT: AdoptionLimits = AdoptionLimits { time: Duration::from_secs(600), results: 1000, bytes: u64::MAX };
+
     fn open(root: &Path, worker: &str) -> (Spool, Recovery) {
-        Spool::open(&config(root, worker, QUEUE)).unwrap().unwrap()
+        open_within(root, worker, PATIENT)
+    }
+
+    fn open_within(root: &Path, worker: &str, limits: AdoptionLimits) -> (Spool, Recovery) {
+        Spool::open_within(&config(root, worker, QUEUE), limits).unwrap().unwrap()
     }
 
     fn record(job: &str) -> Record {
@@ -171,7 +232,7 @@ mod tests {
 
     /// A worker that ends without having delivered the results of these jobs.
     fn leave(root: &Path, worker: &str, queue: &str, jobs: &[&str]) -> PathBuf {
-        let (spool, _) = Spool::open(&config(root, worker, queue)).unwrap().unwrap();
+        let (spool, _) = Spool::open_within(&config(root, worker, queue), PATIENT).unwrap().unwrap();
         jobs.iter().for_each(|job| spool.write(&spool.ticket(), &record(job)).unwrap());
         root.join(worker)
     }
@@ -246,6 +307,36 @@ mod tests {
             all.sort();
             assert_eq!(all, jobs);
         }
+    }
+
+    #[test]
+    fn a_start_adopts_within_its_limits_and_the_next_ones_go_on() {
+        let root = tempfile::tempdir().unwrap();
+        let jobs = ["1", "2-is-larger-than-a-start-may-hold", "3"];
+        leave(root.path(), "a", QUEUE, &jobs);
+        let none = AdoptionLimits { time: Duration::ZERO, ..PATIENT };
+        assert_eq!(found(&open_within(root.path(), "b", none).1), Vec::<String>::new());
+
+        let of = |path: &str| fs::metadata(root.path().join(path)).unwrap().len();
+        let both = of("a/results/000000000001.result") + of("a/results/000000000003.result");
+        let (spool, recovery) = open_within(root.path(), "c", AdoptionLimits { bytes: both, ..PATIENT });
+        assert_eq!(found(&recovery), ["1 of a", "3 of a"], "one that does not fit is passed over");
+        recovery.results.iter().for_each(|(ticket, _)| spool.remove(ticket).unwrap());
+        drop(spool);
+        let (_spool, recovery) = open_within(root.path(), "d", AdoptionLimits { bytes: 1, ..PATIENT });
+        assert_eq!(found(&recovery), [format!("{} of a", jobs[1])], "the first one is taken whatever its size");
+    }
+
+    #[test]
+    fn results_of_no_known_queue_wait_for_a_worker_of_their_name() {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = config(root.path(), "old", QUEUE);
+        config.origin = Origin::default();
+        let (spool, _) = Spool::open(&config).unwrap().unwrap();
+        spool.write(&spool.ticket(), &record("1")).unwrap();
+        drop(spool);
+        assert_eq!(found(&open(root.path(), "b").1), Vec::<String>::new());
+        assert_eq!(found(&open(root.path(), "old").1), ["1 of "]);
     }
 
     /// What a living worker finds when one that cannot see its lock has started: everything, or only its results are gone.

@@ -18,7 +18,7 @@ use super::verdict::{Verdict, verdict};
 use super::{OutboxLimits, Shared, count};
 use crate::config::Identity;
 use crate::core::{DeliveryEvent, Event, FinalResult, JobId};
-use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body, without_stop_pod};
+use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
 use crate::retry::Retry;
 
 /// A final result that is not accepted within this time is overdue.
@@ -101,8 +101,7 @@ impl<S: ResultSink> Courier<S> {
                     drop(result);
                     return self.deliver_final(lane, parcel, stop_pod, self.limits.max_age).await;
                 }
-                Step::Recovered(mut parcel) => {
-                    parcel.record.body = without_stop_pod(&parcel.record.body);
+                Step::Recovered(parcel) => {
                     let left = self.limits.max_age.saturating_sub(parcel.record.age());
                     return self.deliver_final(lane, *parcel, false, left).await;
                 }
@@ -177,7 +176,9 @@ impl<S: ResultSink> Courier<S> {
             Outcome::Refused { code } => {
                 let why = refusal(code, len);
                 let report = ErrorReport { kind: ErrorKind::Delivery, message: why.clone(), traceback: String::new() };
-                let substitute = self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod, cost: None });
+                let mut substitute =
+                    self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod, cost: None });
+                substitute.record.origin.clone_from(&parcel.record.origin);
                 // Before the original goes, so that a crash in between leaves at least one of them to be posted.
                 self.save(&substitute).await;
                 let kept = self.bury(parcel, Some(code), &why).await;

@@ -9,13 +9,16 @@
 //! The checksum covers everything after the first line. There is no URL and no key in it: where and how to post is settled
 //! when it is posted, under the id of the worker that ran the job.
 
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::JobId;
-use crate::queue::{PostReply, ResultSink};
+use crate::queue::{PostReply, ResultSink, without_stop_pod};
 
 /// Format of the files.
 const VERSION: u32 = 1;
@@ -132,42 +135,77 @@ impl Record {
         text
     }
 
-    /// Reads a file back.
+    /// Reads a file back. A result that is posted later does not ask for a fresh worker any more: the one it asked for is here.
     ///
     /// # Errors
     /// When it is not a whole result of this owner.
     pub fn decode(file: Vec<u8>, owner: &str) -> Result<Self, RecordError> {
         let file = Bytes::from(file);
-        let first =
-            line(&file, 0).ok_or(if file.starts_with(MAGIC.as_bytes()) || MAGIC.as_bytes().starts_with(&file) {
-                RecordError::Torn
-            } else {
-                RecordError::Foreign
-            })?;
-        let words = std::str::from_utf8(&file[..first]).ok().and_then(|text| text.strip_prefix(MAGIC));
-        let (version, sum) = words.and_then(|words| words.split_once(' ')).ok_or(RecordError::Foreign)?;
-        let version = version.parse().map_err(|_| RecordError::Foreign)?;
-        if version != VERSION {
-            return Err(RecordError::Version(version));
-        }
-        let sum = sum.strip_prefix("crc32=").and_then(|sum| u32::from_str_radix(sum, 16).ok());
-        if sum != Some(crc32fast::hash(&file[first + 1..])) {
+        let (sum, begin) = first_line(&file)?;
+        if sum != Some(crc32fast::hash(&file[begin..])) {
             return Err(RecordError::Torn);
         }
-        let second = line(&file, first + 1).ok_or(RecordError::Foreign)?;
-        let header: Header = serde_json::from_slice(&file[first + 1..second]).map_err(|_| RecordError::Foreign)?;
-        if header.owner != owner {
-            return Err(RecordError::Owner);
-        }
+        let (header, body) = second_line(&file, begin, owner)?;
+        let origin = header.origin();
         Ok(Self {
             job: header.job.into(),
             streamed: header.streamed,
             attempt: header.attempt,
             time_ms: header.time_ms,
-            body: file.slice(second + 1..),
-            origin: (!header.worker.is_empty()).then_some(Origin { worker: header.worker, queue: header.queue }),
+            body: without_stop_pod(&file.slice(body..)),
+            origin: (!origin.worker.is_empty()).then_some(origin),
         })
     }
+
+    /// Who ran the job and whose it is, from the first two lines alone, so that the checksum may still not fit.
+    ///
+    /// # Errors
+    /// When they are not those of a result of this owner; [`RecordError::Torn`] when they are not whole.
+    pub(super) fn origin_of(head: &[u8], owner: &str) -> Result<Origin, RecordError> {
+        let (_, begin) = first_line(head)?;
+        second_line(head, begin, owner).map(|(header, _)| header.origin())
+    }
+}
+
+impl Header {
+    fn origin(&self) -> Origin {
+        Origin { worker: self.worker.clone(), queue: self.queue.clone() }
+    }
+}
+
+/// The first two lines of a file, or as much of it as they may need at most.
+pub(super) fn read_head(path: &Path) -> io::Result<Vec<u8>> {
+    let most = u64::try_from(MAX_HEADER).unwrap_or(u64::MAX);
+    let mut file = BufReader::new(File::open(path)?.take(most));
+    let mut head = Vec::new();
+    for _ in 0..2 {
+        file.read_until(b'\n', &mut head)?;
+    }
+    Ok(head)
+}
+
+/// The checksum, and where the second line begins.
+fn first_line(file: &[u8]) -> Result<(Option<u32>, usize), RecordError> {
+    let magic = MAGIC.as_bytes();
+    let end = line(file, 0).ok_or(if file.starts_with(magic) || magic.starts_with(file) {
+        RecordError::Torn
+    } else {
+        RecordError::Foreign
+    })?;
+    let words = std::str::from_utf8(&file[..end]).ok().and_then(|text| text.strip_prefix(MAGIC));
+    let (version, sum) = words.and_then(|words| words.split_once(' ')).ok_or(RecordError::Foreign)?;
+    let version = version.parse().map_err(|_| RecordError::Foreign)?;
+    if version != VERSION {
+        return Err(RecordError::Version(version));
+    }
+    Ok((sum.strip_prefix("crc32=").and_then(|sum| u32::from_str_radix(sum, 16).ok()), end + 1))
+}
+
+/// The header, and where the body begins.
+fn second_line(file: &[u8], begin: usize, owner: &str) -> Result<(Header, usize), RecordError> {
+    let end = line(file, begin).ok_or(RecordError::Torn)?;
+    let header: Header = serde_json::from_slice(&file[begin..end]).map_err(|_| RecordError::Foreign)?;
+    if header.owner == owner { Ok((header, end + 1)) } else { Err(RecordError::Owner) }
 }
 
 /// Index of the next line's end.

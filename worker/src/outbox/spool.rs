@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::adoption;
+use super::adoption::{self, AdoptionLimits};
 use super::filesystem::{Filesystem, RealFilesystem};
 use super::lock::{FolderLock, LockError};
 use super::record::{Origin, Record, RecordError, now_ms};
@@ -154,6 +154,13 @@ impl Spool {
     /// # Errors
     /// When the folder cannot be used, or another process uses it.
     pub fn open(config: &SpoolConfig) -> Result<Option<(Self, Recovery)>, SpoolError> {
+        Self::open_within(config, AdoptionLimits::default())
+    }
+
+    pub(super) fn open_within(
+        config: &SpoolConfig,
+        limits: AdoptionLimits,
+    ) -> Result<Option<(Self, Recovery)>, SpoolError> {
         let (Some(folder), Some(own)) = (&config.folder, config.own_folder()) else { return Ok(None) };
         let failed = |error| SpoolError::Io { path: own.clone(), error };
         // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
@@ -168,7 +175,7 @@ impl Spool {
             Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
         spool.lock = Mutex::new(Some(lock));
         spool.origin = config.origin.clone();
-        adoption::adopt(&spool, folder, &config.owner, &mut recovery);
+        adoption::adopt(&spool, folder, &config.owner, &mut recovery, limits);
         Ok(Some((spool, recovery)))
     }
 

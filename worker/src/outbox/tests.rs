@@ -18,6 +18,8 @@ use crate::queue::{PostReply, RequestError};
 struct Attempt {
     what: &'static str,
     job: String,
+    /// Set when it was posted as another worker would.
+    worker: Option<String>,
     body: String,
     began: Instant,
     ended: Instant,
@@ -38,7 +40,7 @@ impl MemorySink {
         Arc::new(Self { script: Mutex::new(script), ..Self::default() })
     }
 
-    async fn attempt(&self, what: &'static str, job: &JobId, body: Bytes) -> PostReply {
+    async fn attempt(&self, what: &'static str, worker: Option<&str>, job: &JobId, body: Bytes) -> PostReply {
         let began = Instant::now();
         {
             let mut in_flight = self.in_flight.lock().unwrap();
@@ -51,7 +53,8 @@ impl MemorySink {
         self.in_flight.lock().unwrap().0 -= 1;
         let body = String::from_utf8(body.to_vec()).unwrap();
         let accepted = reply == code(200);
-        let attempt = Attempt { what, job: job.to_string(), body, began, ended: Instant::now(), accepted };
+        let (job, worker) = (job.to_string(), worker.map(str::to_owned));
+        let attempt = Attempt { what, job, worker, body, began, ended: Instant::now(), accepted };
         self.log.lock().unwrap().push(attempt);
         reply
     }
@@ -68,15 +71,19 @@ impl MemorySink {
 
 impl ResultSink for MemorySink {
     async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.attempt(if streamed { "streamed" } else { "final" }, job, body).await
+        self.attempt(if streamed { "streamed" } else { "final" }, None, job, body).await
+    }
+
+    async fn post_final_of(&self, worker: &str, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, Some(worker), job, body).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {
-        self.attempt("chunk", job, body).await
+        self.attempt("chunk", None, job, body).await
     }
 
     async fn post_progress(&self, job: &JobId, body: Bytes) -> PostReply {
-        self.attempt("progress", job, body).await
+        self.attempt("progress", None, job, body).await
     }
 }
 

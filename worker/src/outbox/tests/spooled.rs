@@ -185,6 +185,33 @@ async fn a_refused_result_is_kept_while_its_substitute_is_posted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_substitute_of_a_result_is_posted_as_its_worker_would() {
+    let files = FaultyFilesystem::default();
+    let limits = KeepLimits::default();
+    let (spool, _) = Spool::start(Arc::new(files.clone()), Path::new(OWN), "w1", limits).unwrap();
+    let origin = Some(Origin::new("w0", "http://h/job-done/$RUNPOD_POD_ID/$ID"));
+    let body = Bytes::from_static(br#"{"output":1}"#);
+    let record = Record { job: "j".into(), streamed: false, attempt: 1, time_ms: record::now_ms(), body, origin };
+    spool.write(&spool.ticket(), &record).unwrap();
+    let mut it = Spooled::on(files, [(0, code(413))], false);
+    assert!(!it.rig.until_final().await.0);
+    let workers: Vec<_> = it.rig.sink.log().into_iter().map(|attempt| attempt.worker).collect();
+    assert_eq!(workers, [Some("w0".to_owned()), Some("w0".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_sent_again_asks_for_no_fresh_worker() {
+    let mut it = Spooled::new([(0, code(404))], false);
+    let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: true, cost: None };
+    it.rig.send("j", Outgoing::Final(result));
+    assert!(!it.rig.until_final().await.0);
+    let letter = it.dead().find("j").unwrap();
+    it.dead().resend(&letter, &*it.rig.sink).await.unwrap();
+    let bodies: Vec<_> = it.rig.sink.log().into_iter().map(|attempt| attempt.body).collect();
+    assert_eq!(bodies, [r#"{"output":1,"stopPod":true}"#, r#"{"output":1}"#]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_discarded_result_leaves_the_disk() {
     let it = Spooled::new(failures(1000), false);
     it.rig.send("j", done("1"));
