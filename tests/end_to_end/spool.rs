@@ -363,6 +363,29 @@ async fn a_replacement_with_another_id_delivers_what_its_predecessor_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_living_worker_whose_folder_is_adopted_goes_on() {
+    let bench = Bench::new().await;
+    let (_worker, http) = bench.worker();
+    eventually("the worker to run", || async { health(&http).await }).await;
+    // As by a worker that cannot see its lock.
+    std::fs::remove_dir_all(bench.own()).unwrap();
+    bench.queue.door(Door::Shut);
+    bench.queue.add(["a".to_owned()]);
+    until("the result on disk", || bench.spooled() == ["a"]).await;
+    std::fs::remove_dir_all(bench.own()).unwrap();
+    bench.queue.door(Door::Unknown);
+    eventually("the result to be refused", || async {
+        let spool = health(&http).await?["worker"]["outbox"]["spool"].clone();
+        (spool["deadLetters"] == 1 && spool["state"] == "ok").then_some(())
+    })
+    .await;
+    assert!(bench.own().join("lock").exists());
+    bench.queue.door(Door::Open);
+    bench.queue.add(["b".to_owned()]);
+    until("the next job", || bench.queue.lock().results.contains_key("b")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_disk_stops_the_polling_and_not_the_delivery() {
     let bench = Bench::new().await;
     let (_worker, http) = bench.worker();

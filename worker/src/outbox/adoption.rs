@@ -7,7 +7,7 @@
 //! dead letters and files set aside, stays where it is; a folder without anything in it is removed.
 //!
 //! A file system that does not show locks to other machines makes a living worker look like a dead one. Its results are
-//! then posted twice, and it makes its folder again.
+//! then posted twice, and it makes its folder again, with its lock.
 
 use std::fs;
 use std::io;
