@@ -219,6 +219,24 @@ impl Handler for Scripted {
     }
 }
 
+/// Reports that it lives on the CPU, and fails with what it is sent.
+struct Quoting;
+
+impl Handler for Quoting {
+    type Input = String;
+    type Output = Value;
+    type Chunk = NoChunks;
+
+    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
+        env.report_device("cpu");
+        Ok(Self)
+    }
+
+    fn run(&mut self, input: String, _job: &Job<NoChunks>) -> Result<Value, HandlerError> {
+        Err(input.into())
+    }
+}
+
 /// Handlers lend their job to scoped threads.
 const _: fn() = || {
     fn is_sync<T: Sync>() {}
@@ -292,6 +310,18 @@ fn a_panic_fails_its_job_and_the_slot_loads_again() {
     supervisor.receive_until(|message| matches!(message, ToSupervisor::Loaded { slot: 0, .. }));
     supervisor.run("b", &json!({"do": "loads"}));
     assert_eq!(supervisor.output(), json!(2), "the shared counter outlives the reload");
+}
+
+#[test]
+fn the_text_of_a_lost_device_is_believed_unless_the_reported_device_works() {
+    const TEXT: &str = "CUDA error: an illegal memory access was encountered";
+    let mut silent = Supervisor::loaded::<Scripted>(1, 4);
+    silent.run("a", &json!({"do": "fail", "text": TEXT}));
+    assert_eq!(silent.failure().0.kind, ErrorKind::DeviceLost);
+
+    let mut on_cpu = Supervisor::loaded::<Quoting>(1, 4);
+    on_cpu.run("a", &json!(TEXT));
+    assert_eq!(on_cpu.failure().0.kind, ErrorKind::InferenceError);
 }
 
 #[test]
