@@ -23,7 +23,7 @@ pub struct ServerConfig {
     pub bind: SocketAddr,
     /// Keys to enforce.
     pub keys: Keys,
-    /// Listen beyond this machine without keys.
+    /// Without keys, listen beyond this machine and answer to every host name.
     pub insecure: bool,
     /// How long worker polls are held open. Workers give up after 90 s.
     pub hold: Duration,
@@ -129,7 +129,7 @@ impl Server {
             shutdown: shutdown.clone(),
             options: self.config.options,
         };
-        let keys = Keys { local: self.address.ip().is_loopback(), ..self.config.keys };
+        let keys = Keys { local: self.address.ip().is_loopback() && !self.config.insecure, ..self.config.keys };
         let router = api::router(app, keys.clone())
             .merge(console::router(console, &keys))
             .merge(api::graphql::router(self.local, &keys));

@@ -45,6 +45,11 @@ impl LoadEnv {
 
     /// Says where the model lives, such as `cuda:0`, for handlers that choose their device without this crate's help.
     /// The first call counts. Without one the worker shows `cpu`.
+    ///
+    /// It also decides what becomes of an error whose text speaks of a dead CUDA context: when the reported device is seen
+    /// to work, the text is taken for a quotation, and the job alone fails. With feature `torch` one number is computed on
+    /// that device, and on no other, which waits for what the GPU has been given before; without it only `cpu` counts as
+    /// working. When nothing was reported the text is believed, and the process is replaced.
     pub fn report_device(&self, device: impl Into<String>) {
         let _ = self.device.set(device.into());
     }
@@ -92,20 +97,20 @@ impl LoadEnv {
         }
     }
 
-    /// Where the model lives, for the worker.
+    /// Where the model lives, as far as the handler has said.
     ///
     /// # Errors
     /// When the operator asked for a GPU and the handler never chose a device: that would be a silent fall-back.
-    pub(crate) fn device_in_use(&self) -> Result<String, HandlerError> {
+    pub(crate) fn device_in_use(&self) -> Result<Option<&str>, HandlerError> {
         match self.device.get() {
-            Some(device) => Ok(device.clone()),
+            Some(device) => Ok(Some(device)),
             None if self.requested_device == "cuda" => {
                 Err("the worker was started with --device cuda, but this handler never \
                 chooses a device: start it with --device auto, or let load() call LoadEnv::device (feature `torch`) or \
                 LoadEnv::report_device"
                     .into())
             }
-            None => Ok("cpu".to_owned()),
+            None => Ok(None),
         }
     }
 }

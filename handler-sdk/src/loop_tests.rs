@@ -219,6 +219,24 @@ impl Handler for Scripted {
     }
 }
 
+/// Reports that it lives on the CPU, and fails with what it is sent.
+struct Quoting;
+
+impl Handler for Quoting {
+    type Input = String;
+    type Output = Value;
+    type Chunk = NoChunks;
+
+    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
+        env.report_device("cpu");
+        Ok(Self)
+    }
+
+    fn run(&mut self, input: String, _job: &Job<NoChunks>) -> Result<Value, HandlerError> {
+        Err(input.into())
+    }
+}
+
 /// Handlers lend their job to scoped threads.
 const _: fn() = || {
     fn is_sync<T: Sync>() {}
@@ -271,8 +289,7 @@ fn an_error_is_judged_by_its_text() {
     for (text, kind) in [
         ("no such voice", ErrorKind::InferenceError),
         ("CUDA out of memory. Tried to allocate 2.00 GiB", ErrorKind::Oom),
-        // The device of this handler is the CPU, which is not lost.
-        ("CUDA error: device-side assert triggered", ErrorKind::InferenceError),
+        ("CUDA error: device-side assert triggered", ErrorKind::DeviceLost),
     ] {
         supervisor.run("a", &json!({"do": "fail", "text": text}));
         let (report, reloading) = supervisor.failure();
@@ -292,6 +309,13 @@ fn a_panic_fails_its_job_and_the_slot_loads_again() {
     supervisor.receive_until(|message| matches!(message, ToSupervisor::Loaded { slot: 0, .. }));
     supervisor.run("b", &json!({"do": "loads"}));
     assert_eq!(supervisor.output(), json!(2), "the shared counter outlives the reload");
+}
+
+#[test]
+fn the_text_of_a_lost_device_is_a_quotation_while_the_reported_device_works() {
+    let mut supervisor = Supervisor::loaded::<Quoting>(1, 4);
+    supervisor.run("a", &json!("CUDA error: an illegal memory access was encountered"));
+    assert_eq!(supervisor.failure().0.kind, ErrorKind::InferenceError);
 }
 
 #[test]

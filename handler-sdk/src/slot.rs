@@ -89,12 +89,13 @@ fn load<H: Handler>(slot: u32, process: &Process) -> Result<(H, Memory), LoadFai
         let loaded = Instant::now();
         handler.warm_up()?;
         let warm_up_millis = millis(loaded.elapsed());
-        Ok((handler, env.device_in_use()?, warm_up_millis))
+        Ok((handler, env.device_in_use()?.map(str::to_owned), warm_up_millis))
     });
     match loaded.and_then(|result| result) {
         Ok((handler, device, warm_up_millis)) => {
             let millis = millis(started.elapsed());
-            let memory = Memory::of(&device);
+            let memory = Memory::of(device.as_deref());
+            let device = device.unwrap_or_else(|| "cpu".to_owned());
             process.outgoing.push(&ToSupervisor::Loaded { slot, device, millis, warm_up_millis }, Bytes::new());
             Ok((handler, memory))
         }

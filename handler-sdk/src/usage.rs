@@ -12,18 +12,21 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 pub(crate) struct Memory {
     #[cfg(feature = "torch")]
     device: tch::Device,
-    #[cfg(not(feature = "torch"))]
-    on_cpu: bool,
+    /// Whether a probe says something about the device that jobs run on.
+    can_be_tried: bool,
 }
 
 impl Memory {
-    /// `device` as it is reported to the worker, such as `cuda:0`.
-    pub(crate) fn of(device: &str) -> Self {
+    /// `device` as the handler has reported it, such as `cuda:0`. One that reported none may use a GPU all the same.
+    pub(crate) fn of(device: Option<&str>) -> Self {
+        #[cfg(feature = "torch")]
+        let known = device.and_then(crate::torch::parse_device);
+        #[cfg(not(feature = "torch"))]
+        let known = device.filter(|device| *device == "cpu");
         Self {
             #[cfg(feature = "torch")]
-            device: crate::torch::parse_device(device),
-            #[cfg(not(feature = "torch"))]
-            on_cpu: device == "cpu",
+            device: known.unwrap_or(tch::Device::Cpu),
+            can_be_tried: known.is_some(),
         }
     }
 
@@ -79,13 +82,10 @@ impl Memory {
         }
     }
 
-    /// Whether the device is seen to be in order, so that an error whose text speaks of a lost one only quotes it. Without
-    /// libtorch nothing can be tried on a GPU, and the text is believed.
+    /// Whether the device is seen to be in order, so that an error whose text speaks of a lost one only quotes it. Where
+    /// nothing can be tried, which is a GPU without libtorch and a device that nobody named, the text is believed.
     pub(crate) fn works(&self) -> bool {
-        #[cfg(feature = "torch")]
-        return self.probe().is_ok();
-        #[cfg(not(feature = "torch"))]
-        self.on_cpu
+        self.can_be_tried && self.probe().is_ok()
     }
 
     /// Computes one number on the device. Nothing to try on the CPU.
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn on_the_cpu_a_job_has_a_host_peak_and_no_device_figures() {
-        let (memory, mut records) = (Memory::of("cpu"), BTreeMap::new());
+        let (memory, mut records) = (Memory::of(Some("cpu")), BTreeMap::new());
         memory.begin(true);
         memory.record(&mut records);
         assert!(records[PEAK_HOST_BYTES] > 1024.0, "{records:?}");
@@ -126,9 +126,11 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_tried_is_not_said_to_work() {
-        assert!(Memory::of("cpu").works());
+        assert!(Memory::of(Some("cpu")).works());
+        assert!(!Memory::of(None).works());
+        assert!(!Memory::of(Some("tpu:0")).works());
         if cfg!(not(feature = "torch")) {
-            assert!(!Memory::of("cuda:0").works());
+            assert!(!Memory::of(Some("cuda:0")).works());
         }
     }
 
@@ -137,10 +139,10 @@ mod tests {
         let mut report =
             ErrorReport { kind: ErrorKind::InferenceError, message: "no".into(), traceback: String::new() };
         let before = report.clone();
-        Memory::of("cpu").recover(&mut report);
+        Memory::of(Some("cpu")).recover(&mut report);
         assert_eq!(report, before);
         report.kind = ErrorKind::Oom;
-        Memory::of("cpu").recover(&mut report);
+        Memory::of(Some("cpu")).recover(&mut report);
         assert_eq!((report.kind, report.message.as_str()), (ErrorKind::Oom, "no"));
     }
 }

@@ -185,8 +185,20 @@ async fn a_worker_that_stays_for_its_other_jobs_gets_new_ones_after_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_replaced_at_once_under_its_name_gets_jobs() {
+    let options = WorkerOptions::default().env("RUNPOD_ENDPOINT_ID", "test");
+    let mut stack = Stack::start("puppet-handler", options.clone()).await;
+    let first = pid(&stack.client.run(json!({"do": "refresh"})).await);
+    assert_eq!(stack.worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
+    let _next = Worker::start(&stack.endpoint, &binary("puppet-handler"), options);
+    assert_ne!(pid(&stack.client.run(json!({"do": "ok"})).await), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_neighbours_of_a_job_that_ends_the_worker_may_finish() {
-    let options = WorkerOptions::flags(&["--slots", "2", "--drain-grace", "200ms"]).env("RUNPOD_ENDPOINT_ID", "test");
+    // The neighbour outlives both: only its own time may bound it.
+    let flags = ["--slots", "2", "--drain-grace", "200ms", "--cancel-grace", "200ms"];
+    let options = WorkerOptions::flags(&flags).env("RUNPOD_ENDPOINT_ID", "test");
     let mut stack = Stack::start("puppet-handler", options).await;
     let beside = stack.client.submit(json!({"do": "sleep_ms", "ms": 3000})).await;
     let weary = stack.client.submit(json!({"do": "refresh"})).await;

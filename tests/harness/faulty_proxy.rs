@@ -153,9 +153,7 @@ impl Shared {
         state.lost.extend(ids);
         true
     }
-}
 
-impl Shared {
     /// Takes note of an answer that reaches the worker.
     fn note_answer(&self, route: &str, body: &[u8]) {
         let mut state = self.state();

@@ -50,7 +50,8 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     pub(crate) keys: KeySet,
-    /// The server listens on a loopback address, where no browser gets by another name than a local one unless it was lured.
+    /// Only local names are answered to: on a loopback address no browser gets by another one unless it was lured, or a
+    /// proxy stands before it, which the operator has to say.
     pub(crate) local: bool,
 }
 

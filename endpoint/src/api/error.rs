@@ -44,7 +44,7 @@ pub enum ApiError {
     ForeignOrigin,
     /// A name that may be another site's is used for an endpoint without keys.
     #[error(
-        "without keys this endpoint answers to IP addresses and localhost only; use http://127.0.0.1 or start it with --api-key and --worker-key"
+        "without keys this endpoint answers to IP addresses and localhost only; use http://127.0.0.1, or start it with --api-key and --worker-key or with --insecure-no-auth"
     )]
     ForeignHost,
     /// The operator closed the list of endpoints and this one is not on it.

@@ -63,7 +63,7 @@ pub struct Keys {
     pub client: KeySet,
     /// For the worker API.
     pub worker: KeySet,
-    /// The server listens on a loopback address: an API without keys answers to local names only.
+    /// An API without keys answers to local names only, as befits a server on a loopback address.
     pub local: bool,
 }
 

@@ -77,8 +77,8 @@ pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
     Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }
 
-/// Whether an error is the one by which a worker says that a job has exceeded its execution timeout. A handler's own
-/// exception, such as Python's `<class 'TimeoutError'>`, has another type.
+/// Whether an error is of the type by which a worker says that a job has exceeded its execution timeout. Python's
+/// `<class 'TimeoutError'>` is another; what a handler gives that very type is told apart by the time that it took.
 fn is_timeout(error: &str) -> bool {
     #[derive(Deserialize)]
     struct ErrorObject<'a> {

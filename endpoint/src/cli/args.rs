@@ -83,7 +83,7 @@ pub struct ListenArgs {
     /// File with more worker keys, one a line
     #[arg(long, value_name = "FILE")]
     pub worker_key_file: Option<PathBuf>,
-    /// Listen beyond this machine without keys: everyone who reaches the port can run jobs
+    /// Without keys, listen beyond this machine and answer to every host name: everyone who reaches the port can run jobs
     #[arg(long)]
     pub insecure_no_auth: bool,
     /// How long a worker's poll is held open when no job waits (workers give up after 90 s)

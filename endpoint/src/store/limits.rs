@@ -32,6 +32,9 @@ pub struct Limits {
     pub worker_retention: Duration,
     /// A recycled worker that held no poll for this long is taken for a new process.
     pub recycle_gap: Duration,
+    /// And so is one that has asked in vain for this long: whoever was to replace it has had the time, and a new process
+    /// may have begun to ask sooner than the gap allows.
+    pub recycle_patience: Duration,
 }
 
 impl Default for Limits {
@@ -49,6 +52,7 @@ impl Default for Limits {
             max_workers: 10_000,
             worker_retention: Duration::from_secs(300),
             recycle_gap: Duration::from_secs(3),
+            recycle_patience: Duration::from_secs(10),
         }
     }
 }

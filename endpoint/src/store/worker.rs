@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
     recycled: bool,
+    /// Since when it has asked in vain, being recycled and holding nothing.
+    refused_since: Option<Timestamp>,
     polls_open: usize,
     last_poll: Timestamp,
     last_contact: Timestamp,
@@ -141,9 +143,10 @@ impl Workers {
 
     pub(crate) fn poll_started(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
-        let fresh = worker.polls_open == 0 && worker.held.is_empty() && now >= worker.last_poll + limits.recycle_gap;
-        if worker.recycled && fresh {
-            worker.recycled = false;
+        if worker.recycled && worker.held.is_empty() {
+            let refused_since = *worker.refused_since.get_or_insert(now);
+            let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.recycle_gap;
+            worker.recycled = !was_away && now < refused_since + limits.recycle_patience;
         }
         // A process that reported a failed check asks for no more jobs, though it sends heartbeats for those it still holds.
         // One that introduces itself and then asks is a fresh one.
@@ -190,7 +193,7 @@ impl Workers {
 
     pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
-        worker.recycled = true;
+        (worker.recycled, worker.refused_since) = (true, None);
         worker.last_poll = now;
     }
 

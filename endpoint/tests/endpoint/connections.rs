@@ -31,7 +31,11 @@ struct Running {
 }
 
 async fn start() -> Running {
-    let server = Server::bind(config()).await.unwrap();
+    start_with(config()).await
+}
+
+async fn start_with(config: ServerConfig) -> Running {
+    let server = Server::bind(config).await.unwrap();
     let address = server.base_url().trim_start_matches("http://").to_owned();
     let shutdown = CancellationToken::new();
     let store = Arc::new(MemoryStore::new(Limits::default()));
@@ -177,6 +181,17 @@ async fn a_port_in_use_is_named_with_the_fix() {
     let bind = taken.local_addr().unwrap();
     let error = Server::bind(ServerConfig { bind, ..config() }).await.err().unwrap().to_string();
     assert!(error.contains(&bind.to_string()) && error.contains("--bind"), "{error}");
+}
+
+#[tokio::test]
+async fn behind_a_proxy_every_name_is_answered_to_when_the_operator_says_so() {
+    for (insecure, status) in [(false, 403), (true, 200)] {
+        let server = start_with(ServerConfig { insecure, ..config() }).await;
+        let request = reqwest::Client::new().get(server.url("health")).header("Host", "ep.example");
+        let reply = request.send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), status);
+        assert_eq!(reply.text().await.unwrap().contains("--insecure-no-auth"), !insecure);
+    }
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ mod tests {
         }
         let env = LoadEnv::for_tests("auto");
         assert_eq!(env.device(), Ok(Device::Cpu));
-        assert_eq!(env.device_in_use().unwrap(), "cpu");
+        assert_eq!(env.device_in_use().unwrap(), Some("cpu"));
         let error = LoadEnv::for_tests("cuda").device().unwrap_err();
         assert!(matches!(error, DeviceError::NoCuda { .. }), "{error}");
         eprintln!("{error}");

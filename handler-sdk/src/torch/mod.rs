@@ -31,10 +31,13 @@ pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
     tch::no_grad_guard()
 }
 
-/// The device that a handler reported, such as `cuda:0`; the CPU for what is no GPU.
-pub(crate) fn parse_device(name: &str) -> tch::Device {
-    let index = name.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or("0"));
-    index.and_then(|index| index.parse().ok()).map_or(tch::Device::Cpu, tch::Device::Cuda)
+/// The device that a handler reported, such as `cuda:0`; `None` for what libtorch is not asked about.
+pub(crate) fn parse_device(name: &str) -> Option<tch::Device> {
+    if name == "cpu" {
+        return Some(tch::Device::Cpu);
+    }
+    let index = name.strip_prefix("cuda")?;
+    index.strip_prefix(':').unwrap_or("0").parse().ok().map(tch::Device::Cuda)
 }
 
 /// Computes one number on a GPU and waits for it; nothing on the CPU.
@@ -61,12 +64,12 @@ mod tests {
     #[test]
     fn devices_are_read_as_they_are_reported() {
         for (name, device) in [
-            ("cuda:0", Device::Cuda(0)),
-            ("cuda:3", Device::Cuda(3)),
-            ("cuda", Device::Cuda(0)),
-            ("cpu", Device::Cpu),
-            ("cuda:x", Device::Cpu),
-            ("tpu:0", Device::Cpu),
+            ("cuda:0", Some(Device::Cuda(0))),
+            ("cuda:3", Some(Device::Cuda(3))),
+            ("cuda", Some(Device::Cuda(0))),
+            ("cpu", Some(Device::Cpu)),
+            ("cuda:x", None),
+            ("tpu:0", None),
         ] {
             assert_eq!(parse_device(name), device, "{name}");
         }

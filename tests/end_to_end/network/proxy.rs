@@ -9,8 +9,12 @@ use end_to_end_tests::{
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::still_works;
+
+/// Far longer than a worker takes to connect.
+const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_proxy_is_used() {
@@ -36,6 +40,10 @@ async fn no_proxy_is_respected() {
 
 /// A proxy that is asked for one tunnel: what it was asked, and the first byte that went through.
 async fn one_tunnel(proxy: &TcpListener) -> (String, u8) {
+    timeout(SOON, tunnel(proxy)).await.unwrap()
+}
+
+async fn tunnel(proxy: &TcpListener) -> (String, u8) {
     let (mut stream, _) = proxy.accept().await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

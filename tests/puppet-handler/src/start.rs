@@ -74,6 +74,7 @@ pub(crate) fn check() -> Check {
 /// What `load` does before it succeeds.
 #[expect(clippy::panic, reason = "misbehaving is its purpose")]
 pub(crate) fn load(env: &LoadEnv) -> Result<(), HandlerError> {
+    env.report_device("cpu");
     match LOAD_PLAN.get().map_or("", String::as_str) {
         "load_fail" => Err("the puppet does not load, as asked".into()),
         "load_panic" => panic!("the puppet panics while loading, as asked"),

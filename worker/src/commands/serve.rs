@@ -39,6 +39,7 @@ pub(super) async fn serve(mut config: Config, direct: DirectConfig, routes: fn(D
     }
     // Whoever waits for a result is gone when the worker is: there is nothing to deliver after a restart.
     config.spool.folder = None;
+    config.policy.queue_recycles = false;
     if !is_fit(&config).await {
         return unhealthy(1);
     }

@@ -10,6 +10,9 @@ use super::{ConfigErrors, parse};
 /// RunPod's SDK serves its realtime port when this is a port.
 const REALTIME_PORT: &str = "RUNPOD_REALTIME_PORT";
 
+/// The data center of a worker. The platform sets it; a local endpoint, whose variables a developer may export, does not.
+const DATA_CENTER: &str = "RUNPOD_DC_ID";
+
 /// Where RunPod's load balancer looks for a worker whose endpoint sets no `PORT`.
 const PLATFORM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
 
@@ -56,7 +59,7 @@ impl DirectConfig {
     /// Every mistake at once.
     pub fn serve(args: &DirectArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
         let everywhere = |port: &str| port.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-        let default = match env.get("RUNPOD_ENDPOINT_ID") {
+        let default = match env.get(DATA_CENTER) {
             Some(_) => PLATFORM,
             None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
         };
@@ -161,8 +164,9 @@ mod tests {
     fn the_platforms_ports_are_for_everyone_and_the_default_is_for_this_machine() {
         let bind = |pairs: &[_]| DirectConfig::serve(&DirectArgs::default(), &env(pairs)).unwrap().bind.to_string();
         assert_eq!(bind(&[]), "127.0.0.1:8000");
-        assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "e")]), "0.0.0.0:80");
-        assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "e"), ("PORT", "8000")]), "0.0.0.0:8000");
+        assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "local")]), "127.0.0.1:8000", "a local endpoint says so too");
+        assert_eq!(bind(&[(DATA_CENTER, "EU-RO-1")]), "0.0.0.0:80");
+        assert_eq!(bind(&[(DATA_CENTER, "EU-RO-1"), ("PORT", "8000")]), "0.0.0.0:8000");
         assert_eq!(bind(&[("PORT", "80")]), "0.0.0.0:80");
         let flags = DirectArgs { bind: Some("127.0.0.1:99".to_owned()), ..DirectArgs::default() };
         assert_eq!(DirectConfig::serve(&flags, &env(&[("PORT", "80")])).unwrap().bind.to_string(), "127.0.0.1:99");

@@ -31,6 +31,9 @@ pub(super) enum Leave {
 impl Worker {
     /// A job has asked for a fresh worker. Its result, which says so, is about to be posted.
     pub(super) fn leave_soon(&mut self, now: Time) {
+        if !self.policy.queue_recycles {
+            return;
+        }
         // A queue that was told already is stayed away from, whatever becomes of this result.
         let patience = match self.poll.leave {
             Leave::Due { patience: None } => None,
@@ -41,7 +44,8 @@ impl Worker {
 
     /// The queue has the result of a job. If that said `stopPod`, the queue takes this worker for gone from now on.
     pub(super) fn leave_with(&mut self, job: &JobId) {
-        if self.jobs.get(job).is_some_and(|job| job.stop_pod && job.state == JobState::Delivering) {
+        let says_so = self.jobs.get(job).is_some_and(|job| job.stop_pod && job.state == JobState::Delivering);
+        if says_so && self.policy.queue_recycles {
             self.poll.leave = Leave::Due { patience: None };
         }
     }

@@ -49,6 +49,8 @@ pub struct Policy {
     pub refresh_worker: bool,
     /// What follows when a job asks for a fresh worker.
     pub on_refresh: OnRefresh,
+    /// The queue takes a worker that says `stopPod` for gone, which a queue inside of the worker does not.
+    pub queue_recycles: bool,
 
     /// A job without an execution timeout of its own may take this long, counted from the moment it was taken.
     pub job_timeout: Duration,
@@ -116,6 +118,7 @@ impl Default for Policy {
             recycle: RecycleLimits::default(),
             refresh_worker: false,
             on_refresh: OnRefresh::RestartHandler,
+            queue_recycles: true,
             job_timeout: seconds(600),
             cancel_grace: seconds(5),
             retire_grace: seconds(30),

