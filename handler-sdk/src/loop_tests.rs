@@ -1,5 +1,7 @@
 //! The whole loop on threads, driven by a scripted supervisor over a socket pair.
 
+mod loading;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -475,121 +477,11 @@ fn shutdown_lets_the_running_job_finish() {
 }
 
 #[test]
-fn another_protocol_number_is_refused() {
-    let mut supervisor = Supervisor::start::<Scripted>();
-    supervisor.hello(PROTOCOL_VERSION + 1);
-    assert_eq!(supervisor.handler.join().unwrap(), EXIT_PROTOCOL);
-}
-
-#[test]
 fn bytes_that_are_no_frame_end_the_process() {
     let mut supervisor = Supervisor::start::<Scripted>();
     supervisor.hello(PROTOCOL_VERSION);
     supervisor.stream.write_all(&[0xff; 64]).unwrap();
     assert_eq!(supervisor.handler.join().unwrap(), EXIT_PROTOCOL);
-}
-
-struct Unloadable;
-
-impl Handler for Unloadable {
-    type Input = Value;
-    type Output = Value;
-    type Chunk = NoChunks;
-
-    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
-        env.progress("weights", 1, 2);
-        if env.requested_device() == "auto" {
-            panic!("no weights");
-        }
-        Ok(Self)
-    }
-
-    fn run(&mut self, input: Value, _job: &Job<NoChunks>) -> Result<Value, HandlerError> {
-        Ok(input)
-    }
-}
-
-#[test]
-fn a_load_that_fails_is_reported_and_ends_the_process() {
-    for (device, text) in [("auto", "load panicked at "), ("cuda", "the worker was started with --device cuda")] {
-        let mut supervisor = Supervisor::start::<Unloadable>();
-        assert!(!supervisor.manifest.streams && supervisor.manifest.chunk_schema.is_none());
-        supervisor.order_load(1, device, 1);
-        let (message, report) = supervisor.receive_until(|message| !matches!(message, ToSupervisor::Loading { .. }));
-        assert_eq!(message, ToSupervisor::LoadFailed { slot: 0 });
-        let report: ErrorReport = serde_json::from_slice(&report).unwrap();
-        assert_eq!(report.kind, ErrorKind::Load);
-        assert!(report.message.starts_with(text), "{}", report.message);
-        assert_eq!(supervisor.handler.join().unwrap(), EXIT_LOAD_FAILED);
-    }
-}
-
-/// Loads only a model called `good`, and checks for it first.
-struct Checked;
-
-impl Handler for Checked {
-    type Input = Value;
-    type Output = Value;
-    type Chunk = NoChunks;
-
-    fn checks(env: &LoadEnv) -> Vec<Check> {
-        let worker = env.worker_id().to_owned();
-        let good = move || if worker == "good" { Ok(worker) } else { Err("no such model".into()) };
-        vec![Check::new("model", good).fix("download it")]
-    }
-
-    fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
-        env.report_device("cpu");
-        Ok(Self)
-    }
-
-    fn run(&mut self, input: Value, _job: &Job<NoChunks>) -> Result<Value, HandlerError> {
-        Ok(input)
-    }
-}
-
-/// Orders checks and a load right behind; returns what the checks found.
-fn checked(worker_id: &str) -> (Supervisor, Vec<CheckReport>) {
-    let mut supervisor = Supervisor::start::<Checked>();
-    supervisor.hello(PROTOCOL_VERSION);
-    let order = CheckOrder {
-        worker_id: worker_id.into(),
-        device: "cpu".into(),
-        system: true,
-        gpu_memory: true,
-        min_cuda: (11, 8),
-        min_gpu_memory: 0,
-        benchmark_limit_ms: 2000,
-        gpu_limit_ms: 30_000,
-    };
-    supervisor.send(&ToHandler::Check(order), b"");
-    let load = ToHandler::Load { worker_id: worker_id.into(), slots: 2, device: "cpu".into(), chunk_window: 1 };
-    supervisor.send(&load, b"");
-    let (message, reports) = supervisor.receive();
-    assert_eq!(message, ToSupervisor::Checked);
-    (supervisor, serde_json::from_slice(&reports).unwrap())
-}
-
-#[test]
-fn slots_load_once_the_checks_have_passed() {
-    let (mut supervisor, reports) = checked("good");
-    assert_eq!(reports[0], CheckReport::ok("model", "good"));
-    assert!(!reports.iter().any(CheckReport::is_failure), "{reports:?}");
-    for _ in 0..2 {
-        let (message, _) = supervisor.receive();
-        assert!(matches!(message, ToSupervisor::Loaded { .. }), "{message:?}");
-    }
-    assert_eq!(supervisor.shut_down(), 0);
-}
-
-#[test]
-fn after_a_failed_check_nothing_is_loaded() {
-    let (mut supervisor, reports) = checked("bad");
-    assert_eq!(reports[0], CheckReport::failed("model", "no such model", "download it"));
-    assert_eq!(supervisor.handler.join().unwrap(), EXIT_LOAD_FAILED);
-    supervisor.stream.set_nonblocking(true).unwrap();
-    let silence = supervisor.decoder.read_from(&mut supervisor.stream).unwrap_err();
-    assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock, "something more was said");
 }
 
 #[test]
