@@ -1,5 +1,6 @@
 //! Tests of the state machines: a table of named situations and random sequences with invariants.
 
+mod crashes;
 mod invariants;
 mod observed;
 mod properties;
