@@ -61,7 +61,7 @@ fn every_alert_has_a_section_in_the_runbook() {
         assert!(sections.contains(section), "docs/operations.md has no section {section}");
     }
     // The rules of the programs themselves are linked by their names.
-    let own = std::fs::read_to_string(repository().join("worker/alerts/src/defaults.toml")).unwrap();
+    let own = std::fs::read_to_string(repository().join("alerts/src/defaults.toml")).unwrap();
     for rule in own.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')) {
         assert!(sections.contains(rule), "docs/operations.md has no section {rule}");
     }

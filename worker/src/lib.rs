@@ -6,7 +6,7 @@ pub mod checks;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod core;
+pub use runpod_worker_core as core;
 pub mod direct;
 pub mod dispatcher;
 pub mod heartbeat;

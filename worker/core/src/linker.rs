@@ -3,7 +3,7 @@
 use super::event::Exit;
 
 /// What to do about it; `None` when something else ended the process.
-pub(crate) fn advice(exit: &Exit) -> Option<String> {
+pub fn advice(exit: &Exit) -> Option<String> {
     exit.last_lines.iter().rev().find_map(|line| about(line))
 }
 

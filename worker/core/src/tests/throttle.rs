@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::World;
-use crate::core::{Event, PollAnswer, Report, ThrottleReason, ThrottledGpu, WorkerState};
+use crate::{Event, PollAnswer, Report, ThrottleReason, ThrottledGpu, WorkerState};
 
 fn hot(gpu: usize) -> ThrottledGpu {
     ThrottledGpu { gpu, reasons: vec![ThrottleReason::SwThermal, ThrottleReason::HwSlowdown] }
@@ -49,7 +49,7 @@ fn a_queue_that_wants_fewer_requests_and_a_hot_gpu_are_both_named() {
 
 #[test]
 fn a_worker_that_starts_or_ends_is_not_throttled() {
-    let mut world = World::new(crate::core::Policy::default());
+    let mut world = World::new(crate::Policy::default());
     world.feed(Event::Throttled(vec![hot(0)]));
     assert_eq!(seen(&world).0, WorkerState::Initializing);
     world.bring_up(0);

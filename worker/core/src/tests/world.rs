@@ -8,7 +8,7 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION
 use serde_json::json;
 
 use super::invariants::Ledger;
-use crate::core::{
+use crate::{
     DeliveryEvent, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, JobId, Outgoing, Policy,
     PollAnswer, ProcessEvent, ProcessId, Report, Snapshot, TakenJob, Time, Worker,
 };

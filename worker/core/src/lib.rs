@@ -13,7 +13,7 @@ pub mod ids;
 mod job;
 mod leave;
 mod leftover;
-pub(crate) mod linker;
+pub mod linker;
 pub mod policy;
 mod process;
 mod recent;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use runpod_handler_protocol::{CancelReason, ErrorKind, PROTOCOL_VERSION, ToHandler};
 
 use super::world::{World, taken};
-use crate::core::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState};
+use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState};
 
 pub(super) const SEGV: ExitReason = ExitReason::Signal(11);
 

@@ -4,7 +4,7 @@ use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, ToHandler};
 
 use super::situations::{SEGV, busy, seconds};
 use super::world::World;
-use crate::core::{ExitReason, Policy, ProcessEvent, Report, WorkerState};
+use crate::{ExitReason, Policy, ProcessEvent, Report, WorkerState};
 
 #[test]
 fn a_crash_fails_the_one_job_that_was_running() {
@@ -181,5 +181,5 @@ fn a_handler_that_cannot_be_started_is_tried_with_pauses_and_then_given_up() {
         world.wait(seconds(4));
     }
     assert_eq!(world.exit, Some(1));
-    assert_eq!(world.snapshot().jobs, crate::core::JobCounts::default(), "no job was ever taken");
+    assert_eq!(world.snapshot().jobs, crate::JobCounts::default(), "no job was ever taken");
 }

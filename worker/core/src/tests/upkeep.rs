@@ -9,7 +9,7 @@ use runpod_handler_protocol::{
 };
 
 use super::world::World;
-use crate::core::{
+use crate::{
     DeviceMemory, Event, ExitReason, OnRefresh, Policy, PollAnswer, ProcessEvent, RecycleLimits, RecycleReason, Report,
     WorkerState,
 };

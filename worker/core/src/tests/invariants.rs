@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 
-use crate::core::job::JobState;
-use crate::core::process::Phase;
-use crate::core::shutdown::Lifecycle;
-use crate::core::{
+use crate::job::JobState;
+use crate::process::Phase;
+use crate::shutdown::Lifecycle;
+use crate::{
     DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Time, Worker,
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSupervisor};
 
 use super::world::World;
-use crate::core::{
+use crate::{
     Event, ExitReason, JobStatus, Policy, PollAnswer, ProcessEvent, Report, Snapshot, StartPhase, Use, WorkerState,
 };
 

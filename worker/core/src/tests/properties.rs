@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSupervisor};
 
 use super::world::{World, taken};
-use crate::core::{
+use crate::{
     DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, OnRefresh, Policy, PollAnswer, ProcessEvent,
     RecycleLimits, TakenJob, ThrottleReason, ThrottledGpu, WorkerState,
 };
@@ -298,6 +298,6 @@ fn a_dead_process_reports_nothing_more() {
     world.die(0, ExitReason::Signal(11));
     let before = world.snapshot().jobs;
     let exit = Exit { status: ExitReason::Signal(11), host_oom: false, last_lines: vec![] };
-    world.feed(Event::Process { id: crate::core::ProcessId(0), epoch, event: ProcessEvent::Gone(exit) });
+    world.feed(Event::Process { id: crate::ProcessId(0), epoch, event: ProcessEvent::Gone(exit) });
     assert_eq!(world.snapshot().jobs, before);
 }
