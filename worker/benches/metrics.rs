@@ -27,10 +27,10 @@ use runpod_worker::core::{DrainCause, Event, Policy, Snapshot};
 use runpod_worker::dispatcher::{Dispatcher, Hands};
 use runpod_worker::heartbeat::{self, Pulse};
 use runpod_worker::metrics::Metrics;
+use runpod_worker::observer::Observer;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
 use runpod_worker::queue::{HttpQueue, QueueConfig, Template, poller};
-use runpod_worker::telemetry::Observer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
+use crate::observer::Observer;
 use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::poller::PollHandle;
-use crate::telemetry::Observer;
 
 /// Events handled before the picture for the outside is drawn again.
 const BATCH: usize = 64;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing::level_filters::LevelFilter;
 
 use super::*;
 use crate::core::{JobId, OnRefresh};

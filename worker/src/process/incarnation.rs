@@ -22,8 +22,8 @@ use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
 use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
-use crate::telemetry::logs::HANDLER;
-use crate::telemetry::redact;
+use crate::logs::HANDLER;
+use crate::logs::redact;
 
 /// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
 /// they may stay open after that. Only a grandchild can hold them.

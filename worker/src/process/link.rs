@@ -12,7 +12,7 @@ use super::incarnation::Events;
 use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use crate::core::ProcessEvent;
-use crate::telemetry::redact;
+use crate::logs::redact;
 
 /// A message ready to be written: the encoded prefix and header, and the payload as it came.
 #[derive(Debug)]

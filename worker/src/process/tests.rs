@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{HandlerCommand, Processes};
 use crate::config::LogFormat;
 use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
-use crate::telemetry::capture::Capture;
+use crate::logs::capture::Capture;
 
 const P0: ProcessId = ProcessId(0);
 /// Far above what anything here takes; reached only by a failing test.

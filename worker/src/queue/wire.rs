@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{RequestError, StopReply, TakeReply};
 use crate::core::{JobId, TakenJob};
-use crate::telemetry::redact;
+use crate::logs::redact;
 
 /// Longest job id that is taken, in bytes. RunPod's are about 40.
 pub const MAX_ID_LEN: usize = 256;

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::Identity;
 use crate::core::{FinalResult, Outgoing, TakenJob};
+use crate::logs::capture::subscribe;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::poller;
-use crate::telemetry::capture::subscribe;
 
 /// One request as the server saw it.
 #[derive(Debug)]

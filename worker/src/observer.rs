@@ -1,9 +1,8 @@
 //! Turns what the core reports into log lines and spans, so that the two cannot disagree.
 
-use super::jobs::{self, JobTags};
-use super::report;
-use super::traces::{Traces, trace_id};
 use crate::core::{JobId, JobStatus, Report, TakenJob};
+use crate::logs::{JobTags, close_job, open_job, report};
+use crate::traces::{Traces, trace_id};
 
 /// Hears of every job when it comes and of everything that is reported afterwards.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ impl Observer {
                 traces.begin(job);
             }
             let trace_id = job.traceparent.as_deref().and_then(trace_id);
-            jobs::open(job.id.as_str(), JobTags { batch: job.batch.clone(), trace_id });
+            open_job(job.id.as_str(), JobTags { batch: job.batch.clone(), trace_id });
         }
     }
 
@@ -35,7 +34,7 @@ impl Observer {
             traces.observe(report);
         }
         if let Some(job) = last_word(report) {
-            jobs::close(job.as_str());
+            close_job(job.as_str());
         }
     }
 }

@@ -6,15 +6,17 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{Client, StatusCode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
-use super::logs::note;
+use super::fields::Fields;
+use super::line;
 use crate::config::Secret;
 use crate::queue::{ClientError, Template, http_client, request_error};
 use crate::retry::{Retry, retry_after};
@@ -90,6 +92,15 @@ impl SinkQueue {
         }
     }
 
+    /// Adds a line with a message of the log about itself.
+    pub(super) fn push_note(&self, message: String) {
+        self.push(self.note(message));
+    }
+
+    fn note(&self, message: String) -> String {
+        line::json(&Fields::of_message(message), Level::WARN, &self.0.worker_id, Some(SystemTime::now()))
+    }
+
     /// Waits for the next batch; `None` when the program ends and nothing is left.
     async fn next_batch(&self) -> Option<Vec<u8>> {
         while self.lock().bytes == 0 {
@@ -118,7 +129,7 @@ impl SinkQueue {
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
             let message = format!("dropped {dropped} lines: the log sink did not take them fast enough");
-            batch.extend_from_slice(note(message, &self.0.worker_id).as_bytes());
+            batch.extend_from_slice(self.note(message).as_bytes());
         }
         while let Some(line) = waiting.lines.pop_front() {
             waiting.bytes -= line.len();

@@ -12,7 +12,7 @@ use crate::core::{Exit, JobId, JobStatus, Report};
 ///
 /// `Started.` and `Finished.` at INFO frame each job, because the platform's log views filter on them. `Finished.` is
 /// written when the platform has the result (or when nothing is to be posted), not when the handler is done.
-pub fn log(report: &Report) {
+pub(crate) fn log(report: &Report) {
     match report {
         Report::JobTaken { job, .. } => debug!(%job, "Taken."),
         Report::DuplicateJob { job } => warn!(%job, "The queue sent this job again. It is not run twice."),
@@ -153,9 +153,9 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LogFormat;
     use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase, ThrottleReason, ThrottledGpu};
-    use crate::telemetry::capture::Capture;
+    use crate::logs::LogFormat;
+    use crate::logs::capture::Capture;
 
     fn job() -> JobId {
         JobId::from("j-1")

@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::gpu::Gpus;
 use crate::config::AlertConfig;
 use crate::core::{Snapshot, WorkerState};
+use crate::sensors::gpu::Gpus;
 
 /// How long the last alerts may take when the worker ends.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ fn utilization(gpus: &Gpus) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::core::JobCounts;
-    use crate::telemetry::gpu::{Gpu, GpuFigures};
+    use crate::sensors::gpu::{Gpu, GpuFigures};
 
     #[test]
     fn the_readings_are_those_of_the_health_document() {

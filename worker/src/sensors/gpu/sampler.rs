@@ -164,7 +164,7 @@ fn is_between_jobs(state: WorkerState) -> bool {
 mod tests {
     use super::*;
     use crate::core::ThrottleReason;
-    use crate::telemetry::gpu::GpuFigures;
+    use crate::sensors::gpu::GpuFigures;
 
     /// Shows one GPU, as told.
     #[derive(Default)]

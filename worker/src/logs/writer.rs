@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::rate::RateLimit;
+use super::rate_limit::RateLimit;
 
 /// Lines that may wait. Whoever reads stdout of a container is rarely more than a few lines behind.
 const QUEUE_LEN: usize = 8192;

@@ -106,7 +106,7 @@ impl Traces {
     }
 
     /// A job has come in. Its trace context becomes that of its new span, which is what the handler is given.
-    pub(super) fn begin(&mut self, taken: &mut TakenJob) {
+    pub(crate) fn begin(&mut self, taken: &mut TakenJob) {
         if self.jobs.contains_key(&taken.id) {
             return;
         }
@@ -131,7 +131,7 @@ impl Traces {
     }
 
     /// Begins and ends spans as the core reports.
-    pub(super) fn observe(&mut self, report: &Report) {
+    pub(crate) fn observe(&mut self, report: &Report) {
         match report {
             Report::JobStarted { job, attempt, .. } => {
                 self.next_phase(job, "run", vec![KeyValue::new("runpod.job.attempt", i64::from(*attempt))], None);
@@ -212,7 +212,7 @@ fn resource(identity: &Identity) -> Resource {
 }
 
 /// The trace that a `traceparent` belongs to; `None` when it is not a valid one.
-pub(super) fn trace_id(traceparent: &str) -> Option<String> {
+pub(crate) fn trace_id(traceparent: &str) -> Option<String> {
     let context = remote(traceparent);
     let span = context.span();
     span.span_context().is_valid().then(|| span.span_context().trace_id().to_string())

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, Subscriber, set_default};
 
-use super::logs::plain;
-use crate::config::LogFormat;
+use super::config::LogFormat;
+use super::init::plain;
 
 /// Makes this the subscriber of this thread while the guard lives.
 ///
