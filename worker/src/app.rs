@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
 use crate::config::Config;
-use crate::core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
-use crate::dispatcher::{Dispatcher, Hands};
+use crate::dispatcher::{Dispatcher, EffectHandlers};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
@@ -23,6 +22,7 @@ use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
 use crate::sensors::{Port, Sensors, gpu, host};
 use crate::traces::{TraceError, Traces};
+use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
@@ -134,7 +134,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
     }
-    let hands = Hands {
+    let hands = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
         outbox,
@@ -190,7 +190,7 @@ async fn start_outbox<Q: ResultSink>(
     let Some((spool, recovery)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
     let jobs = recovery.results.iter().map(|(_, record)| record.job.clone()).collect();
     // The channel is new and empty.
-    let _ = events.send(Event::Delivery(DeliveryEvent::Leftovers(jobs))).await;
+    let _ = events.send(Event::Delivery(DeliveryEvent::Undelivered(jobs))).await;
     let always = config.spool.always;
     let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &recovery);
     outbox.recover(recovery);

@@ -1,8 +1,8 @@
 //! Turns what the core reports into log lines and spans, so that the two cannot disagree.
 
-use crate::core::{JobId, JobStatus, Report, TakenJob};
 use crate::logs::{JobTags, close_job, open_job, report};
 use crate::traces::{Traces, trace_id};
+use runpod_worker_core::{JobId, JobStatus, Report, TakenJob};
 
 /// Hears of every job when it comes and of everything that is reported afterwards.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Observer {
 fn last_word(report: &Report) -> Option<&JobId> {
     match report {
         Report::JobDelivered { job, .. }
-        | Report::JobRefused { job }
+        | Report::JobRejected { job }
         | Report::JobFinished { job, status: JobStatus::Cancelled | JobStatus::HandedBack, .. } => Some(job),
         _ => None,
     }

@@ -37,7 +37,6 @@ pub use upkeep::{CheckConfig, UpkeepArgs};
 
 pub use crate::logs::{LogConfig, LogFormat};
 
-use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::logs::SinkConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
@@ -45,6 +44,7 @@ use crate::queue::QueueConfig;
 use crate::sensors::Port;
 use crate::sensors::gpu::GpuSettings;
 use crate::traces::TraceConfig;
+use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use super::*;
-use crate::core::{JobId, OnRefresh};
+use runpod_worker_core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;
 

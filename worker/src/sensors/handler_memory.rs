@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::{DeviceMemory, Snapshot};
+use runpod_worker_core::{DeviceMemory, Snapshot};
 
 /// What the handler processes' allocators hold, by the position of the GPU among those that the worker sees.
 pub fn handler_memory(snapshot: &Snapshot) -> BTreeMap<usize, DeviceMemory> {
@@ -26,12 +26,12 @@ fn cuda_index(device: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{ProcessId, ProcessView};
+    use runpod_worker_core::{ProcessId, ProcessView};
 
     fn process(id: usize, device: &str, allocated: u64) -> ProcessView {
         ProcessView {
             id: ProcessId(id),
-            epoch: crate::core::Epoch(1),
+            epoch: runpod_worker_core::Epoch(1),
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),
