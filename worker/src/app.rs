@@ -10,8 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
-use crate::dispatcher::{Dispatcher, Hands};
+use crate::dispatcher::{Dispatcher, EffectHandlers};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
@@ -24,6 +23,7 @@ use crate::telemetry::runtime::{Port, Runtime};
 use crate::telemetry::traces::Traces;
 use crate::telemetry::{Observer, TraceError};
 use crate::telemetry::{gpu, host};
+use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
 const EVENTS: usize = 1024;
@@ -135,7 +135,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
     }
-    let hands = Hands {
+    let hands = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
         outbox,
@@ -191,7 +191,7 @@ async fn start_outbox<Q: ResultSink>(
     let Some((spool, recovery)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
     let jobs = recovery.results.iter().map(|(_, record)| record.job.clone()).collect();
     // The channel is new and empty.
-    let _ = events.send(Event::Delivery(DeliveryEvent::Leftovers(jobs))).await;
+    let _ = events.send(Event::Delivery(DeliveryEvent::Undelivered(jobs))).await;
     let always = config.spool.always;
     let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &recovery);
     outbox.recover(recovery);

@@ -6,7 +6,6 @@ pub mod checks;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub use runpod_worker_core as core;
 pub mod direct;
 pub mod dispatcher;
 pub mod heartbeat;

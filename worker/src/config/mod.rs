@@ -37,13 +37,13 @@ pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
 pub use upkeep::{CheckConfig, UpkeepArgs};
 
-use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
 use crate::telemetry::gpu::GpuSettings;
 use crate::telemetry::runtime::Port;
 use crate::telemetry::{SinkConfig, TraceConfig};
+use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]

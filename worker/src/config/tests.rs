@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::*;
-use crate::core::{JobId, OnRefresh};
+use runpod_worker_core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::worker::Worker;
 use super::HttpState;
 use super::runtime::{Runtime, runtime};
-use crate::core::{JobCounts, WorkerState};
+use runpod_worker_core::{JobCounts, WorkerState};
 
 /// Health of one worker.
 #[derive(Debug, Serialize)]

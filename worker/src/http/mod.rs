@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Identity;
-use crate::core::Snapshot;
 use crate::heartbeat::HeartbeatMonitor;
 use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;
 use crate::telemetry::runtime::Runtime;
+use runpod_worker_core::Snapshot;
 
 pub use probes::PulseWatch;
 

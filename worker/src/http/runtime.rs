@@ -7,10 +7,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::core::{DeviceMemory, Snapshot, ThrottleReason};
 use crate::telemetry::gpu::{Gpu as GpuView, GpuFigures};
 use crate::telemetry::host::HostUsage;
 use crate::telemetry::runtime::{self, Port as PortView, Runtime as Sources};
+use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -119,7 +119,7 @@ fn gpu(index: usize, view: &GpuView, memory: Option<DeviceMemory>) -> Gpu {
     let GpuFigures { uuid, name, utilization, memory_used, memory_total, .. } = view.figures.clone();
     let GpuFigures { power_watts, temperature_celsius, ref throttled, ecc_errors, xid_errors, .. } = view.figures;
     let share = memory_used.zip(memory_total.filter(|total| *total > 0));
-    let words = |reasons: &Vec<ThrottleReason>| reasons.iter().map(|reason| reason.as_str()).collect();
+    let words = |reasons: &Vec<SlowdownReason>| reasons.iter().map(|reason| reason.as_str()).collect();
     Gpu {
         id: uuid.unwrap_or_else(|| format!("cuda:{index}")),
         index,
@@ -170,9 +170,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::core::{Epoch, ProcessId, ProcessView};
     use crate::telemetry::gpu::{Gpus, XidErrors};
     use crate::telemetry::host::Host;
+    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
 
     const GIB: u64 = 1 << 30;
 
@@ -205,7 +205,7 @@ mod tests {
             memory_total: Some(24 * GIB),
             power_watts: Some(71.5),
             temperature_celsius: Some(66.0),
-            throttled: Some(vec![ThrottleReason::SwThermal]),
+            throttled: Some(vec![SlowdownReason::SwThermal]),
             ecc_errors: Some(0),
             xid_errors: Some(XidErrors { count: 2, last: Some(31) }),
         };

@@ -10,10 +10,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::sync::watch;
 
-use crate::core::{DeviceMemory, Snapshot, ThrottleReason};
 use crate::telemetry::gpu::Gpu;
 use crate::telemetry::host::HostUsage;
 use crate::telemetry::runtime::{Runtime, allocated};
+use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 
 type Labels = Vec<(&'static str, String)>;
 type Series = Vec<(Labels, f64)>;
@@ -77,7 +77,7 @@ fn throttled(gpus: &[Gpu]) -> Series {
     let mut series = Vec::new();
     for (index, gpu) in gpus.iter().enumerate() {
         let Some(reasons) = &gpu.figures.throttled else { continue };
-        for reason in ThrottleReason::ALL {
+        for reason in SlowdownReason::ALL {
             let value = if reasons.contains(&reason) { 1.0 } else { 0.0 };
             series.push((vec![label(index), ("reason", reason.as_str().to_owned())], value));
         }
@@ -137,10 +137,10 @@ fn encode<M: EncodeMetric>(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::core::{Epoch, ProcessId, ProcessView};
     use crate::metrics::Metrics;
     use crate::telemetry::gpu::{GpuFigures, Gpus, XidErrors};
     use crate::telemetry::host::Host;
+    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
@@ -161,7 +161,7 @@ pub(super) mod tests {
             memory_total: Some(80_000_000_000),
             power_watts: Some(412.5),
             temperature_celsius: Some(71.0),
-            throttled: Some(vec![ThrottleReason::SwPowerCap]),
+            throttled: Some(vec![SlowdownReason::SwPowerCap]),
             ecc_errors: Some(2),
             xid_errors: Some(XidErrors { count: 1, last: Some(79) }),
         };

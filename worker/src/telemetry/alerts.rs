@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gpu::Gpus;
 use crate::config::AlertConfig;
-use crate::core::{Snapshot, WorkerState};
+use runpod_worker_core::{Snapshot, WorkerState};
 
 /// How long the last alerts may take when the worker ends.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -93,8 +93,8 @@ fn utilization(gpus: &Gpus) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::JobCounts;
     use crate::telemetry::gpu::{Gpu, GpuFigures};
+    use runpod_worker_core::JobCounts;
 
     #[test]
     fn the_readings_are_those_of_the_health_document() {

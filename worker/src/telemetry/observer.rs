@@ -3,7 +3,7 @@
 use super::jobs::{self, JobTags};
 use super::report;
 use super::traces::{Traces, trace_id};
-use crate::core::{JobId, JobStatus, Report, TakenJob};
+use runpod_worker_core::{JobId, JobStatus, Report, TakenJob};
 
 /// Hears of every job when it comes and of everything that is reported afterwards.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Observer {
 fn last_word(report: &Report) -> Option<&JobId> {
     match report {
         Report::JobDelivered { job, .. }
-        | Report::JobRefused { job }
+        | Report::JobRejected { job }
         | Report::JobFinished { job, status: JobStatus::Cancelled | JobStatus::HandedBack, .. } => Some(job),
         _ => None,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use runpod_handler_protocol::{CheckReport, CheckStatus, ErrorKind, ErrorReport};
 use tracing::{debug, error, info, warn};
 
-use crate::core::{Exit, JobId, JobStatus, Report};
+use runpod_worker_core::{Exit, JobId, JobStatus, Report};
 
 /// Writes one line about a report.
 ///
@@ -16,7 +16,7 @@ pub fn log(report: &Report) {
     match report {
         Report::JobTaken { job, .. } => debug!(%job, "Taken."),
         Report::DuplicateJob { job } => warn!(%job, "The queue sent this job again. It is not run twice."),
-        Report::JobRefused { job } => {
+        Report::JobRejected { job } => {
             warn!(%job, "A job came when the worker was already closing. It is left to another worker.");
         }
         Report::JobStarted { job, attempt, waited } => {
@@ -63,17 +63,17 @@ pub fn log(report: &Report) {
         Report::StartFailed { process, reason, retry_in: None } => {
             error!(process = process.0, reason, "The handler process did not start. Giving up.");
         }
-        Report::LeftoversFound { jobs } => {
+        Report::UndeliveredFound { jobs } => {
             info!(jobs, "An earlier run has left undelivered results. They are delivered before any job is taken.");
         }
-        Report::LeftoversLate { jobs } => {
+        Report::UndeliveredLate { jobs } => {
             warn!(
                 jobs,
                 "Results of an earlier run cannot be delivered yet. Jobs are taken meanwhile; they are tried again."
             );
         }
-        Report::GpusThrottled { gpus } if gpus.is_empty() => info!("No GPU is slowed down any more."),
-        Report::GpusThrottled { gpus } => {
+        Report::GpuSlowdowns { gpus } if gpus.is_empty() => info!("No GPU is slowed down any more."),
+        Report::GpuSlowdowns { gpus } => {
             for gpu in gpus {
                 warn!("{gpu}. It takes jobs as before; they take longer.");
             }
@@ -154,8 +154,10 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase, ThrottleReason, ThrottledGpu};
     use crate::telemetry::capture::Capture;
+    use runpod_worker_core::{
+        Epoch, ExitReason, GpuSlowdown, JobCost, ProcessId, RecycleReason, SlowdownReason, StartPhase,
+    };
 
     fn job() -> JobId {
         JobId::from("j-1")
@@ -186,7 +188,7 @@ mod tests {
         let reports = [
             Report::JobTaken { job: job(), tenant: None },
             Report::DuplicateJob { job: job() },
-            Report::JobRefused { job: job() },
+            Report::JobRejected { job: job() },
             Report::JobStarted { job: job(), attempt: 1, waited: Duration::from_millis(3) },
             Report::JobRetried { job: job(), reason: reason() },
             Report::JobStopping { job: job(), reason: reason() },
@@ -213,16 +215,16 @@ mod tests {
             died(true, false),
             Report::StartFailed { process, reason: reason(), retry_in: Some(Duration::from_secs(2)) },
             Report::StartFailed { process, reason: reason(), retry_in: None },
-            Report::GpusThrottled {
-                gpus: vec![ThrottledGpu {
+            Report::GpuSlowdowns {
+                gpus: vec![GpuSlowdown {
                     gpu: 1,
-                    reasons: vec![ThrottleReason::HwThermal, ThrottleReason::HwSlowdown],
+                    reasons: vec![SlowdownReason::HwThermal, SlowdownReason::HwSlowdown],
                 }],
             },
-            Report::GpusThrottled { gpus: Vec::new() },
+            Report::GpuSlowdowns { gpus: Vec::new() },
             Report::Draining { reason: reason() },
-            Report::LeftoversFound { jobs: 3 },
-            Report::LeftoversLate { jobs: 1 },
+            Report::UndeliveredFound { jobs: 3 },
+            Report::UndeliveredLate { jobs: 1 },
             Report::ShutdownOverrun { part: "outbox" },
         ];
         let (log_text, _guard) = Capture::start(LogFormat::Text, "w-1");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::gpu::Gpus;
 use super::host::Host;
-use crate::core::{DeviceMemory, Snapshot};
+use runpod_worker_core::{DeviceMemory, Snapshot};
 
 /// A port of the container and how it is reached from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,12 +84,12 @@ fn cuda_index(device: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{ProcessId, ProcessView};
+    use runpod_worker_core::{ProcessId, ProcessView};
 
     fn process(id: usize, device: &str, allocated: u64) -> ProcessView {
         ProcessView {
             id: ProcessId(id),
-            epoch: crate::core::Epoch(1),
+            epoch: runpod_worker_core::Epoch(1),
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),

@@ -22,8 +22,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::config::{Identity, Secret};
-use crate::core::{JobId, JobStatus, Report, TakenJob};
 use crate::queue::{ClientError, Template, http_client};
+use runpod_worker_core::{JobId, JobStatus, Report, TakenJob};
 
 /// The header and field that carries a trace context (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
@@ -161,7 +161,7 @@ impl Traces {
             Report::JobDelivered { job, accepted } => {
                 self.end(job, (!accepted).then_some("the platform refused the result for good"));
             }
-            Report::JobRefused { job } => self.end(job, Some("the worker was already closing")),
+            Report::JobRejected { job } => self.end(job, Some("the worker was already closing")),
             _ => {}
         }
     }

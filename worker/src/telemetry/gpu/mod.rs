@@ -16,7 +16,7 @@ use tokio::sync::watch;
 pub use sampler::{GpuSampler, GpuSettings, spawn};
 pub use visible::VisibleDevices;
 
-use crate::core::ThrottleReason;
+use runpod_worker_core::SlowdownReason;
 
 /// A sample older than so many intervals, and than [`FRESH`], is not shown: the driver does not answer any more.
 const MISSED: u32 = 3;
@@ -40,7 +40,7 @@ pub struct GpuFigures {
     /// Its temperature.
     pub temperature_celsius: Option<f64>,
     /// What slows it down at this moment.
-    pub throttled: Option<Vec<ThrottleReason>>,
+    pub throttled: Option<Vec<SlowdownReason>>,
     /// Memory errors since its driver was loaded that could not be corrected.
     pub ecc_errors: Option<u64>,
     /// Critical errors since the worker started, where they are told.

@@ -9,7 +9,7 @@ use nvml_wrapper::{Device, EventSet, Nvml};
 
 use super::visible::Pick;
 use super::{GpuFigures, GpuReader, VisibleDevices, XidErrors};
-use crate::core::ThrottleReason;
+use runpod_worker_core::SlowdownReason;
 
 /// Events read after one sample; more than that wait for the next.
 const MAX_EVENTS: usize = 64;
@@ -18,12 +18,12 @@ const MAX_EVENTS: usize = 64;
 const MAX_POWER: u32 = 100_000_000;
 const MAX_TEMPERATURE: u32 = 500;
 
-const REASONS: [(ThrottleReasons, ThrottleReason); 5] = [
-    (ThrottleReasons::HW_THERMAL_SLOWDOWN, ThrottleReason::HwThermal),
-    (ThrottleReasons::SW_THERMAL_SLOWDOWN, ThrottleReason::SwThermal),
-    (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, ThrottleReason::HwPowerBrake),
-    (ThrottleReasons::SW_POWER_CAP, ThrottleReason::SwPowerCap),
-    (ThrottleReasons::HW_SLOWDOWN, ThrottleReason::HwSlowdown),
+const REASONS: [(ThrottleReasons, SlowdownReason); 5] = [
+    (ThrottleReasons::HW_THERMAL_SLOWDOWN, SlowdownReason::HwThermal),
+    (ThrottleReasons::SW_THERMAL_SLOWDOWN, SlowdownReason::SwThermal),
+    (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, SlowdownReason::HwPowerBrake),
+    (ThrottleReasons::SW_POWER_CAP, SlowdownReason::SwPowerCap),
+    (ThrottleReasons::HW_SLOWDOWN, SlowdownReason::HwSlowdown),
 ];
 
 /// The GPUs of this worker. One that cannot be reached keeps its place, so that the others keep their numbers.
@@ -131,6 +131,6 @@ fn known(value: u32, most: u32) -> Option<f64> {
     (value <= most).then(|| f64::from(value))
 }
 
-fn reasons(found: ThrottleReasons) -> Vec<ThrottleReason> {
+fn reasons(found: ThrottleReasons) -> Vec<SlowdownReason> {
     REASONS.iter().filter(|(bit, _)| found.contains(*bit)).map(|(_, reason)| *reason).collect()
 }

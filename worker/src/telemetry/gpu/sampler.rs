@@ -13,7 +13,7 @@ use super::floor::MemoryFloor;
 use super::nvml::NvmlReader;
 use super::throttle::Throttling;
 use super::{Gpu, GpuReader, Gpus, Sample, VisibleDevices};
-use crate::core::{Event, Snapshot, ThrottledGpu, WorkerState};
+use runpod_worker_core::{Event, GpuSlowdown, Snapshot, WorkerState};
 
 /// How long a call under way may hold up the end of the worker.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ struct Watch<R> {
     floors: Vec<MemoryFloor>,
     throttling: Throttling,
     /// What the dispatcher was last told.
-    told: Vec<ThrottledGpu>,
+    told: Vec<GpuSlowdown>,
 }
 
 impl<R: GpuReader> Watch<R> {
@@ -135,7 +135,7 @@ impl<R: GpuReader> Watch<R> {
         let reasons = figures.iter().map(|figures| figures.throttled.as_deref());
         let throttled = self.throttling.note(reasons, busy);
         // A full channel is tried again with the next sample.
-        if throttled != self.told && self.outlets.events.try_send(Event::Throttled(throttled.clone())).is_ok() {
+        if throttled != self.told && self.outlets.events.try_send(Event::GpuSlowdowns(throttled.clone())).is_ok() {
             self.told = throttled;
         }
 
@@ -163,8 +163,8 @@ fn is_between_jobs(state: WorkerState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ThrottleReason;
     use crate::telemetry::gpu::GpuFigures;
+    use runpod_worker_core::SlowdownReason;
 
     /// Shows one GPU, as told.
     #[derive(Default)]
@@ -199,9 +199,9 @@ mod tests {
             self.gpus.latest().unwrap()[0].clone()
         }
 
-        fn told(&mut self) -> Option<Vec<ThrottledGpu>> {
+        fn told(&mut self) -> Option<Vec<GpuSlowdown>> {
             match self.events.try_recv() {
-                Ok(Event::Throttled(gpus)) => Some(gpus),
+                Ok(Event::GpuSlowdowns(gpus)) => Some(gpus),
                 _ => None,
             }
         }
@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn the_dispatcher_is_told_of_changes_and_of_those_it_had_no_room_for() {
         let mut world = World::new();
-        let hot = vec![ThrottledGpu { gpu: 0, reasons: vec![ThrottleReason::HwThermal] }];
-        world.watch.reader.0.throttled = Some(vec![ThrottleReason::HwThermal]);
+        let hot = vec![GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] }];
+        world.watch.reader.0.throttled = Some(vec![SlowdownReason::HwThermal]);
         world.watch.outlets.events.try_send(Event::Timer).unwrap();
         for _ in 0..3 {
             world.look(WorkerState::Running);

@@ -1,7 +1,7 @@
 //! From what slows a GPU down at this moment to what is worth telling. Clocks go up and down all the time: a reason counts
 //! once it was there several times in a row, and until it was gone as often.
 
-use crate::core::{ThrottleReason, ThrottledGpu};
+use runpod_worker_core::{GpuSlowdown, SlowdownReason};
 
 /// Samples in a row.
 const ENOUGH: u8 = 3;
@@ -9,7 +9,7 @@ const ENOUGH: u8 = 3;
 /// What lasts, per GPU and reason.
 #[derive(Debug, Default)]
 pub(super) struct Throttling {
-    gpus: Vec<[Lasting; ThrottleReason::ALL.len()]>,
+    gpus: Vec<[Lasting; SlowdownReason::ALL.len()]>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,22 +33,22 @@ impl Throttling {
     /// was bought for; one that is at its limit without a job is not.
     pub(super) fn note<'a>(
         &mut self,
-        gpus: impl ExactSizeIterator<Item = Option<&'a [ThrottleReason]>>,
+        gpus: impl ExactSizeIterator<Item = Option<&'a [SlowdownReason]>>,
         busy: bool,
-    ) -> Vec<ThrottledGpu> {
+    ) -> Vec<GpuSlowdown> {
         self.gpus.resize(gpus.len(), Default::default());
         let mut throttled = Vec::new();
         for (gpu, (lasting, seen)) in self.gpus.iter_mut().zip(gpus).enumerate() {
             let mut reasons = Vec::new();
-            for (lasting, reason) in lasting.iter_mut().zip(ThrottleReason::ALL) {
-                let expected = busy && reason == ThrottleReason::SwPowerCap;
+            for (lasting, reason) in lasting.iter_mut().zip(SlowdownReason::ALL) {
+                let expected = busy && reason == SlowdownReason::SwPowerCap;
                 lasting.note(!expected && seen.is_some_and(|seen| seen.contains(&reason)));
                 if lasting.on {
                     reasons.push(reason);
                 }
             }
             if !reasons.is_empty() {
-                throttled.push(ThrottledGpu { gpu, reasons });
+                throttled.push(GpuSlowdown { gpu, reasons });
             }
         }
         throttled
@@ -58,10 +58,10 @@ impl Throttling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ThrottleReason::{HwSlowdown, HwThermal, SwPowerCap};
+    use SlowdownReason::{HwSlowdown, HwThermal, SwPowerCap};
 
     /// Whether the only GPU is throttled after each of these samples.
-    fn told(samples: &[&[ThrottleReason]], busy: bool) -> Vec<bool> {
+    fn told(samples: &[&[SlowdownReason]], busy: bool) -> Vec<bool> {
         let mut throttling = Throttling::default();
         samples.iter().map(|seen| !throttling.note([Some(*seen)].into_iter(), busy).is_empty()).collect()
     }
@@ -89,7 +89,7 @@ mod tests {
             let second: &[_] = if sample == 0 { &[HwThermal] } else { &[HwThermal, HwSlowdown] };
             last = throttling.note([None, Some(second)].into_iter(), false);
         }
-        assert_eq!(last, [ThrottledGpu { gpu: 1, reasons: vec![HwThermal] }]);
+        assert_eq!(last, [GpuSlowdown { gpu: 1, reasons: vec![HwThermal] }]);
         assert_eq!(throttling.note([].into_iter(), false), []);
     }
 }

@@ -1,19 +1,11 @@
-//! What the time of handler processes goes into. Each process stands for one GPU, so this is GPU time, and with a price it
-//! is money.
-//!
-//! Time is booked when its use is known: idle and start-up time at once, the time of a job when the job ends. Several jobs
-//! that run in one process at the same time share its time.
+//! GPU time by what it was good for, and what it costs.
 
+use super::report::JobStatus;
 use std::time::Duration;
-
-use super::effect::JobStatus;
-use super::ids::Time;
-use super::process::Phase;
-use super::worker::Worker;
 
 /// What a second of a GPU was good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Use {
+pub enum TimeCategory {
     /// Jobs that have completed.
     Useful,
     /// Jobs that have failed or timed out, and runs that were repeated because their process died.
@@ -26,8 +18,8 @@ pub enum Use {
     Idle,
 }
 
-impl Use {
-    /// All uses, in the order of [`Usage`].
+impl TimeCategory {
+    /// All uses, in the order of [`GpuTime`].
     pub const ALL: [Self; 5] = [Self::Useful, Self::Failed, Self::Cancelled, Self::WarmUp, Self::Idle];
 
     /// The word used in `/health` and as a metric label.
@@ -42,7 +34,7 @@ impl Use {
     }
 }
 
-impl From<JobStatus> for Use {
+impl From<JobStatus> for TimeCategory {
     fn from(status: JobStatus) -> Self {
         match status {
             JobStatus::Completed => Self::Useful,
@@ -54,11 +46,11 @@ impl From<JobStatus> for Use {
 
 /// GPU time since the worker started, by use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage([Duration; 5]);
+pub struct GpuTime([Duration; 5]);
 
-impl Usage {
+impl GpuTime {
     /// Time that went into this use.
-    pub fn of(&self, what: Use) -> Duration {
+    pub fn of(&self, what: TimeCategory) -> Duration {
         self.0[what as usize]
     }
 
@@ -67,7 +59,7 @@ impl Usage {
         self.0.iter().sum()
     }
 
-    fn add(&mut self, what: Use, time: Duration) {
+    pub(crate) fn add(&mut self, what: TimeCategory, time: Duration) {
         self.0[what as usize] += time;
     }
 }
@@ -95,44 +87,4 @@ pub struct JobCost {
     pub gpu_time: Duration,
     /// What that costs, where a price is known.
     pub dollars: Option<f64>,
-}
-
-impl Worker {
-    /// Books the time since the last event, during which nothing has changed.
-    pub(super) fn spend(&mut self, now: Time) {
-        let time = now.since(self.spent_until);
-        self.spent_until = now;
-        if time.is_zero() {
-            return;
-        }
-        for process in &self.processes {
-            let busy = process.slots.iter().filter_map(|slot| slot.job()).count();
-            if busy > 0 {
-                let share = time / u32::try_from(busy).unwrap_or(u32::MAX);
-                for id in process.slots.iter().filter_map(|slot| slot.job()) {
-                    if let Some(job) = self.jobs.get_mut(id) {
-                        job.gpu_time += share;
-                    }
-                }
-                continue;
-            }
-            let waits = match process.phase {
-                Phase::Serving | Phase::Retiring { .. } => process.has_model(),
-                Phase::Stopped | Phase::GaveUp => true,
-                _ => false,
-            };
-            self.usage.add(if waits { Use::Idle } else { Use::WarmUp }, time);
-        }
-    }
-
-    /// Books the time of a run that is over.
-    pub(super) fn book(&mut self, what: Use, time: Duration) {
-        self.usage.add(what, time);
-    }
-
-    /// What the worker costs, where that is known.
-    pub(super) fn price(&self) -> Option<Price> {
-        let per_hour = self.policy.price_per_hour?;
-        Some(Price { per_hour, processes: self.policy.processes })
-    }
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runpod_handler_protocol::{ErrorKind, Manifest};
-
 use super::event::Exit;
+use super::gpu_time::{GpuTime, Price};
 use super::ids::{Epoch, JobId, ProcessId, Time};
-use super::usage::{Price, Usage};
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 /// The state of the whole worker, in the platform's words where it has some.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -164,7 +163,7 @@ pub struct Snapshot {
     /// What the handler process runs on.
     pub versions: Arc<Versions>,
     /// What the time of the processes went into.
-    pub usage: Usage,
+    pub gpu_time: GpuTime,
     /// What the worker costs, where that is known.
     pub price: Option<Price>,
 }

@@ -1,24 +1,22 @@
 //! Results of the last completed jobs. A queue that lost an answer hands the same job out again; the result is then
 //! delivered a second time instead of being computed a second time.
 
+use crate::boundary::{FinalResult, JobId};
 use std::collections::VecDeque;
-
-use super::effect::FinalResult;
-use super::ids::JobId;
 
 const MAX_RESULTS: usize = 64;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// A bounded memory of completed jobs, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     results: VecDeque<(JobId, FinalResult)>,
     bytes: usize,
 }
 
 impl Recent {
     /// Keeps a result; the oldest ones make room. Errors are not kept: a failed job that comes again is to be run again.
-    pub(super) fn keep(&mut self, job: &JobId, result: &FinalResult) {
+    pub(crate) fn keep(&mut self, job: &JobId, result: &FinalResult) {
         let len = size(result);
         if result.result.is_err() || len > MAX_BYTES {
             return;
@@ -33,7 +31,7 @@ impl Recent {
     }
 
     /// The result of this job, if it is still known.
-    pub(super) fn get(&self, job: &JobId) -> Option<&FinalResult> {
+    pub(crate) fn get(&self, job: &JobId) -> Option<&FinalResult> {
         self.results.iter().find(|(id, _)| id == job).map(|(_, result)| result)
     }
 

@@ -3,24 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::boundary::{ProcessId, Report, StartPhase, Time, Versions};
+use crate::worker::Worker;
 use runpod_handler_protocol::{CheckReport, CheckStatus};
-
-use super::effect::{Report, StartPhase};
-use super::ids::{ProcessId, Time};
-use super::snapshot::Versions;
-use super::worker::Worker;
 
 /// Longest text of a handler that `/health` and `/ready` show, in characters.
 const MAX_TEXT: usize = 256;
 
 /// The first line of a handler's own words, cut.
-pub(super) fn first_line(text: &str) -> String {
+pub(crate) fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(MAX_TEXT).collect()
 }
 
 impl Worker {
     /// A part of a start is over; the next one begins.
-    pub(super) fn start_phase_over(&mut self, now: Time, id: ProcessId, phase: StartPhase) {
+    pub(crate) fn start_phase_over(&mut self, now: Time, id: ProcessId, phase: StartPhase) {
         let process = self.process(id);
         let time = now.since(process.start_phase_since);
         process.start_phase_since = now;
@@ -28,7 +25,7 @@ impl Worker {
     }
 
     /// All models are there. How long the last one took to warm up is known from the handler only.
-    pub(super) fn begin_serving(&mut self, now: Time, id: ProcessId, warm_up: Duration) {
+    pub(crate) fn begin_serving(&mut self, now: Time, id: ProcessId, warm_up: Duration) {
         let process = self.process(id);
         process.begin_serving(now);
         let time = now.since(process.start_phase_since);
@@ -39,7 +36,7 @@ impl Worker {
     }
 
     /// The handler's SDK.
-    pub(super) fn note_sdk(&mut self, version: &str) {
+    pub(crate) fn note_sdk(&mut self, version: &str) {
         let sdk = Some(first_line(version));
         if self.versions.sdk != sdk {
             self.versions = Arc::new(Versions { sdk, ..(*self.versions).clone() });
@@ -47,7 +44,7 @@ impl Worker {
     }
 
     /// Two of the checks tell a version.
-    pub(super) fn note_checked_version(&mut self, check: &CheckReport) {
+    pub(crate) fn note_checked_version(&mut self, check: &CheckReport) {
         let detail = (check.status == CheckStatus::Ok).then(|| first_line(&check.detail));
         let versions = (*self.versions).clone();
         self.versions = Arc::new(match check.name.as_str() {

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use runpod_handler_protocol::CheckOrder;
 
-use super::recycling::RecycleLimits;
-
 /// What follows when a job has asked for a fresh worker, beside the `stopPod` in its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRefresh {
@@ -23,6 +21,19 @@ impl OnRefresh {
             Self::RestartHandler => "restart-handler",
         }
     }
+}
+
+/// When a process is replaced between jobs; `None` for never.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecycleLimits {
+    /// Jobs run.
+    pub max_jobs: Option<u64>,
+    /// Bytes of host memory held.
+    pub max_rss: Option<u64>,
+    /// Bytes of device memory in tensors when a job is over.
+    pub max_vram: Option<u64>,
+    /// Time since it began to serve.
+    pub max_age: Option<Duration>,
 }
 
 /// Limits and sizes, fixed for the life of the worker.
@@ -89,7 +100,7 @@ pub struct Policy {
 
     /// How long results of an earlier run, or one that asks for a fresh worker, may hold up the next poll. They are delivered
     /// all the same.
-    pub leftover_grace: Duration,
+    pub undelivered_grace: Duration,
 
     /// Dollars an hour for the worker with all its GPUs, where known.
     pub price_per_hour: Option<f64>,
@@ -135,7 +146,7 @@ impl Default for Policy {
             restart_delay_max: seconds(30),
             crash_limit: 5,
             crash_window: seconds(600),
-            leftover_grace: seconds(60),
+            undelivered_grace: seconds(60),
             price_per_hour: None,
             cost_in_result: false,
             poll_grace: seconds(1),

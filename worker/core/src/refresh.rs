@@ -4,46 +4,30 @@
 //! that holds no job and has not polled for a while, as it is with a container that was replaced. A worker that polled sooner
 //! would be taken for the old one, and each such poll begins the queue's wait anew.
 
+use crate::boundary::{JobId, Time};
+use crate::states::{JobState, Leave};
+use crate::worker::Worker;
 use std::time::Duration;
-
-use super::ids::{JobId, Time};
-use super::job::JobState;
-use super::worker::Worker;
 
 /// How long the worker is away.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Where the worker is in this.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// It polls.
-    #[default]
-    None,
-    /// It waits until it holds nothing: what it holds may be the result that says `stopPod`.
-    Due {
-        /// A queue that does not take that result keeps it from polling only for so long; `None` once the queue has it.
-        patience: Option<Time>,
-    },
-    /// It is away.
-    Until(Time),
-}
-
 impl Worker {
     /// A job has asked for a fresh worker. Its result, which says so, is about to be posted.
-    pub(super) fn leave_soon(&mut self, now: Time) {
+    pub(crate) fn leave_soon(&mut self, now: Time) {
         if !self.policy.queue_recycles {
             return;
         }
         // A queue that was told already is stayed away from, whatever becomes of this result.
         let patience = match self.poll.leave {
             Leave::Due { patience: None } => None,
-            _ => Some(now + self.policy.leftover_grace),
+            _ => Some(now + self.policy.undelivered_grace),
         };
         self.poll.leave = Leave::Due { patience };
     }
 
     /// The queue has the result of a job. If that said `stopPod`, the queue takes this worker for gone from now on.
-    pub(super) fn leave_with(&mut self, job: &JobId) {
+    pub(crate) fn leave_with(&mut self, job: &JobId) {
         let says_so = self.jobs.get(job).is_some_and(|job| job.stop_pod && job.state == JobState::Delivering);
         if says_so && self.policy.queue_recycles {
             self.poll.leave = Leave::Due { patience: None };
@@ -51,7 +35,7 @@ impl Worker {
     }
 
     /// Moves on when nothing is held any more, or time is up.
-    pub(super) fn leave_or_return(&mut self, now: Time) {
+    pub(crate) fn leave_or_return(&mut self, now: Time) {
         match self.poll.leave {
             Leave::Due { .. } if self.jobs.is_empty() && !self.poll.in_flight => {
                 self.poll.leave = Leave::Until(now + AWAY);
@@ -64,7 +48,7 @@ impl Worker {
     }
 
     /// When time is up.
-    pub(super) fn leave_deadline(&self) -> Option<Time> {
+    pub(crate) fn leave_deadline(&self) -> Option<Time> {
         match self.poll.leave {
             Leave::None => None,
             Leave::Due { patience } => patience,

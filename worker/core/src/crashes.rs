@@ -6,20 +6,15 @@
 //! of its death and never begun, and jobs in a process that *we* had to kill because of another job, carry no blame and are
 //! simply run again. A job that has streamed is never run again: its reader would see the same items twice.
 
+use crate::boundary::{DrainCause, Effect, Exit, ExitReason, JobId, ProcessId, Report, Time, TimeCategory};
+use crate::linker;
+use crate::states::{JobState, KillCause, Phase};
+use crate::worker::Worker;
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
-
-use super::effect::{Effect, Report};
-use super::event::{DrainCause, Exit, ExitReason};
-use super::ids::{JobId, ProcessId, Time};
-use super::job::JobState;
-use super::linker;
-use super::process::{KillCause, Phase};
-use super::usage::Use;
-use super::worker::Worker;
 
 impl Worker {
     /// Starts what is due to be started.
-    pub(super) fn start_processes(&mut self, now: Time) {
+    pub(crate) fn start_processes(&mut self, now: Time) {
         if !self.may_start() {
             return;
         }
@@ -35,7 +30,7 @@ impl Worker {
     }
 
     /// Limits of phases, pings, and processes that have gone silent.
-    pub(super) fn expire_processes(&mut self, now: Time) {
+    pub(crate) fn expire_processes(&mut self, now: Time) {
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
             let process = &self.processes[index];
@@ -67,7 +62,7 @@ impl Worker {
     }
 
     /// Takes a process out of service. The jobs that it still runs, beside the overdue ones, get a last time limit.
-    pub(super) fn condemn(&mut self, now: Time, id: ProcessId, cause: KillCause) {
+    pub(crate) fn condemn(&mut self, now: Time, id: ProcessId, cause: KillCause) {
         let until = now + self.policy.retire_grace;
         let process = self.process(id);
         if process.is_patient() {
@@ -76,7 +71,7 @@ impl Worker {
     }
 
     /// Kills retiring processes that nobody has to wait for any more.
-    pub(super) fn retire(&mut self, now: Time) {
+    pub(crate) fn retire(&mut self, now: Time) {
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
             let Phase::Retiring { cause, until } = self.processes[index].phase.clone() else { continue };
@@ -91,7 +86,7 @@ impl Worker {
     }
 
     /// Kills a process and everything it started, at once.
-    pub(super) fn kill(&mut self, now: Time, id: ProcessId, cause: &KillCause) {
+    pub(crate) fn kill(&mut self, now: Time, id: ProcessId, cause: &KillCause) {
         let until = now + self.policy.reap_timeout;
         let process = self.process(id);
         if !process.phase.is_alive() || matches!(process.phase, Phase::Killing { .. }) {
@@ -106,13 +101,13 @@ impl Worker {
     }
 
     /// A handler that must not be used, and that starting again would not change.
-    pub(super) fn refuse(&mut self, now: Time, id: ProcessId, reason: String) {
+    pub(crate) fn refuse(&mut self, now: Time, id: ProcessId, reason: String) {
         self.process(id).hopeless = true;
         self.kill(now, id, &KillCause::Start(reason));
     }
 
     /// Nothing is left of this incarnation: settles its jobs and decides about the next one.
-    pub(super) fn process_gone(&mut self, now: Time, id: ProcessId, exit: &Exit) {
+    pub(crate) fn process_gone(&mut self, now: Time, id: ProcessId, exit: &Exit) {
         let process = self.process(id);
         let phase = std::mem::replace(&mut process.phase, Phase::Stopped);
         let load_error = process.load_error.take();
@@ -155,7 +150,7 @@ impl Worker {
     }
 
     /// A start has failed for good or for now.
-    pub(super) fn start_failed(&mut self, now: Time, id: ProcessId, reason: String) {
+    pub(crate) fn start_failed(&mut self, now: Time, id: ProcessId, reason: String) {
         let attempts = self.policy.start_attempts;
         let process = self.process(id);
         process.failed_starts += 1;
@@ -228,7 +223,7 @@ impl Worker {
             }
             job.state = JobState::Queued;
             let wasted = std::mem::take(&mut job.gpu_time);
-            self.book(Use::Failed, wasted);
+            self.book(TimeCategory::Failed, wasted);
             self.queue.push_front(id.clone());
             self.counts.retried += 1;
             self.report(Report::JobRetried { job: id, reason: error.message.clone() });

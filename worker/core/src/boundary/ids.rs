@@ -76,7 +76,7 @@ pub struct Epoch(pub u32);
 
 /// A slot of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct SlotRef {
     /// The process.
     pub process: ProcessId,
     /// The slot inside it, counted from 0.

@@ -1,88 +1,23 @@
 //! Filling slots and asking for more: a job is asked for only when a slot is ready for it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::boundary::{Effect, JobId, OutboxItem, Report, SlotRef, TakenJob, Time};
+use crate::ending::{Extras, Outcome};
+use crate::states::{Job, JobState, Leave, Lifecycle, Slot};
+use crate::worker::Worker;
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
-
-use super::effect::{Effect, Outgoing, Report};
-use super::ending::{Extras, Outcome};
-use super::event::{PollAnswer, TakenJob};
-use super::ids::{JobId, Place, Time};
-use super::job::{Job, JobState};
-use super::leave::Leave;
-use super::shutdown::Lifecycle;
-use super::slot::Slot;
-use super::worker::Worker;
-
-/// Stop requests that are kept for jobs still on their way; one poll cannot bring more jobs than this many slots ask for.
-const MAX_EARLY_STOPS: usize = 4096;
-
-/// The poll and what is known of the queue.
-#[derive(Debug, Default)]
-pub(super) struct Poll {
-    /// A poll is under way.
-    pub in_flight: bool,
-    /// It was told to end.
-    aborted: bool,
-    /// Earliest next poll.
-    not_before: Time,
-    /// Whether the worker is away from the queue, or about to be.
-    pub leave: Leave,
-    /// The queue's last answer was 429.
-    pub throttled: bool,
-    /// The queue has been asked at least once.
-    pub begun: bool,
-    /// When the last poll ended, and how.
-    pub last: Option<(Time, &'static str)>,
-    /// Jobs that the platform stopped while the answer that brings them was on its way. The stop channel is a connection of
-    /// its own, and a stop is said once, so it may come first and must not be forgotten. Kept until the poll ends.
-    early_stops: BTreeSet<JobId>,
-}
-
-impl Poll {
-    /// Takes note of a stop request for a job that is not known. Without a poll under way no such job can come.
-    pub(super) fn stopped_early(&mut self, job: &JobId) {
-        if self.in_flight && self.early_stops.len() < MAX_EARLY_STOPS {
-            self.early_stops.insert(job.clone());
-        }
-    }
-
-    /// Whether the poll under way was told to end.
-    pub(super) fn is_aborted(&self) -> bool {
-        self.aborted
-    }
-
-    /// Takes note of how a poll ended.
-    pub(super) fn ended(&mut self, now: Time, answer: &PollAnswer) {
-        self.in_flight = false;
-        self.aborted = false;
-        self.last = Some((now, answer.outcome()));
-        match answer {
-            PollAnswer::Jobs(_) | PollAnswer::Nothing => {
-                self.throttled = false;
-                self.not_before = now;
-            }
-            PollAnswer::Throttled { retry_after } => {
-                self.throttled = true;
-                self.not_before = now + *retry_after;
-            }
-            PollAnswer::Failed { retry_after } => self.not_before = now + *retry_after,
-            PollAnswer::Aborted => self.not_before = now,
-        }
-    }
-}
 
 impl Worker {
     /// Takes in a job that the queue has handed out. Whatever is wrong with it, it gets an answer.
-    pub(super) fn take(&mut self, now: Time, taken: &TakenJob) {
+    pub(crate) fn take(&mut self, now: Time, taken: &TakenJob) {
         if self.jobs.contains_key(&taken.id) {
             self.report(Report::DuplicateJob { job: taken.id.clone() });
             return;
         }
         if matches!(self.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over { .. }) {
             // Never acknowledged in a heartbeat, so the queue gives it to another worker.
-            self.report(Report::JobRefused { job: taken.id.clone() });
+            self.report(Report::JobRejected { job: taken.id.clone() });
             return;
         }
         if let Some(result) = self.recent.get(&taken.id).cloned() {
@@ -90,7 +25,7 @@ impl Worker {
             job.state = JobState::Delivering;
             self.jobs.insert(taken.id.clone(), job);
             self.report(Report::DuplicateJob { job: taken.id.clone() });
-            self.emit(Effect::Deliver { job: taken.id.clone(), item: Outgoing::Final(result) });
+            self.emit(Effect::Deliver { job: taken.id.clone(), item: OutboxItem::Final(result) });
             return;
         }
         self.report(Report::JobTaken { job: taken.id.clone(), tenant: taken.tenant.clone() });
@@ -117,12 +52,12 @@ impl Worker {
     }
 
     /// The jobs of a poll are all here; what was stopped and did not come is not on its way any more.
-    pub(super) fn forget_early_stops(&mut self) {
+    pub(crate) fn forget_early_stops(&mut self) {
         self.poll.early_stops.clear();
     }
 
     /// Gives queued jobs to ready slots.
-    pub(super) fn assign(&mut self, now: Time) {
+    pub(crate) fn assign(&mut self, now: Time) {
         while let Some((job, place)) = self.next_assignment() {
             self.queue.retain(|id| *id != job);
             self.run(now, &job, place);
@@ -131,7 +66,7 @@ impl Worker {
 
     /// The next job to start and where. A job that runs alone gets a process without any other job, and everything else
     /// waits until it is over.
-    fn next_assignment(&self) -> Option<(JobId, Place)> {
+    fn next_assignment(&self) -> Option<(JobId, SlotRef)> {
         let alone = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.alone);
         if self.has_suspects() {
             if self.jobs.values().any(|job| job.alone && job.place().is_some()) {
@@ -140,7 +75,7 @@ impl Worker {
             let job = self.queue.iter().find(alone)?;
             let quiet = self.processes.iter().filter(|process| process.is_quiet());
             let place = quiet
-                .flat_map(|process| process.ready_slots().map(|slot| Place { process: process.id, slot }))
+                .flat_map(|process| process.ready_slots().map(|slot| SlotRef { process: process.id, slot }))
                 .next()?;
             return Some((job.clone(), place));
         }
@@ -151,11 +86,11 @@ impl Worker {
             .iter()
             .filter_map(|process| process.ready_slots().next().map(|slot| (process, slot)))
             .min_by_key(|(process, _)| process.slots.iter().filter(|slot| slot.job().is_some()).count())
-            .map(|(process, slot)| Place { process: process.id, slot })?;
+            .map(|(process, slot)| SlotRef { process: process.id, slot })?;
         Some((job.clone(), place))
     }
 
-    fn run(&mut self, now: Time, id: &JobId, place: Place) {
+    fn run(&mut self, now: Time, id: &JobId, place: SlotRef) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.attempt += 1;
         job.state = JobState::Assigned(place);
@@ -176,7 +111,7 @@ impl Worker {
     }
 
     /// Starts a poll, or ends one that is no longer wanted.
-    pub(super) fn direct_poll(&mut self, now: Time) {
+    pub(crate) fn direct_poll(&mut self, now: Time) {
         if self.poll.in_flight {
             if !self.may_poll() && matches!(self.lifecycle, Lifecycle::Working) {
                 self.abort_poll();
@@ -191,7 +126,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn abort_poll(&mut self) {
+    pub(crate) fn abort_poll(&mut self) {
         if self.poll.in_flight && !self.poll.aborted {
             self.poll.aborted = true;
             self.emit(Effect::AbortPoll);
@@ -199,7 +134,7 @@ impl Worker {
     }
 
     /// When the next poll may start, if one is wanted.
-    pub(super) fn poll_deadline(&self) -> Option<Time> {
+    pub(crate) fn poll_deadline(&self) -> Option<Time> {
         (!self.poll.in_flight && self.wanted() > 0).then_some(self.poll.not_before)
     }
 

@@ -4,25 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::boundary::{Effect, JobId, OutboxItem, ProcessId, Report, StartPhase, Time};
+use crate::ending::{Extras, Outcome};
+use crate::startup::first_line;
+use crate::states::{Job, JobState, KillCause, Phase, Slot};
+use crate::worker::Worker;
 use bytes::Bytes;
 use runpod_handler_protocol::{
     CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor,
 };
 
-use super::effect::{Effect, Outgoing, Report, StartPhase};
-use super::ending::{Extras, Outcome};
-use super::ids::{JobId, ProcessId, Time};
-use super::job::JobState;
-use super::process::{KillCause, Phase};
-use super::slot::Slot;
-use super::start::first_line;
-use super::worker::Worker;
-
 /// How far the clocks of worker and handler may be apart about a deadline.
 const DEADLINE_SLACK: Duration = Duration::from_millis(500);
 
 impl Worker {
-    pub(super) fn spawned(&mut self, now: Time, id: ProcessId, pid: u32) {
+    pub(crate) fn spawned(&mut self, now: Time, id: ProcessId, pid: u32) {
         let until = now + self.policy.handshake_timeout;
         let process = self.process(id);
         process.pid = Some(pid);
@@ -36,7 +32,7 @@ impl Worker {
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
     }
 
-    pub(super) fn message(&mut self, now: Time, id: ProcessId, message: ToSupervisor, payload: Bytes) {
+    pub(crate) fn message(&mut self, now: Time, id: ProcessId, message: ToSupervisor, payload: Bytes) {
         match message {
             ToSupervisor::Hello { protocol, sdk_version } => self.greeted(now, id, protocol, &sdk_version, &payload),
             ToSupervisor::Checked => self.checked(now, id, &payload),
@@ -65,7 +61,7 @@ impl Worker {
             ToSupervisor::Chunk { job, attempt, seq } => self.chunk(id, &job, attempt, seq, payload),
             ToSupervisor::Progress { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt).filter(|job| !self.is_unwanted(job)) {
-                    self.emit(Effect::Deliver { job, item: Outgoing::Progress(payload) });
+                    self.emit(Effect::Deliver { job, item: OutboxItem::Progress(payload) });
                 }
             }
             ToSupervisor::Done { job, attempt, refresh, records } => {
@@ -158,13 +154,13 @@ impl Worker {
         if let Some(held) = self.jobs.get_mut(&job) {
             held.streamed = true;
         }
-        self.emit(Effect::Deliver { job, item: Outgoing::Chunk { attempt, seq, payload } });
+        self.emit(Effect::Deliver { job, item: OutboxItem::Chunk { attempt, seq, payload } });
     }
 
     /// A chunk has left the worker: its job may emit another.
-    pub(super) fn chunk_delivered(&mut self, job: &JobId, attempt: u32, seq: u64) {
+    pub(crate) fn chunk_delivered(&mut self, job: &JobId, attempt: u32, seq: u64) {
         let held = self.jobs.get(job).filter(|held| held.attempt == attempt);
-        if let Some(place) = held.and_then(super::job::Job::place) {
+        if let Some(place) = held.and_then(Job::place) {
             self.acknowledge(place.process, job, attempt, seq);
         }
     }
@@ -190,7 +186,7 @@ impl Worker {
     fn failed(&mut self, now: Time, id: ProcessId, job: &JobId, payload: &[u8], refresh: bool, reloading: bool) {
         let error = read_error(payload);
         let (kind, message) = (error.kind, first_line(&error.message));
-        let place = self.jobs.get(job).and_then(super::job::Job::place);
+        let place = self.jobs.get(job).and_then(Job::place);
         match self.jobs.get(job).map(|held| held.state) {
             Some(JobState::Stopping { why, .. }) => self.settle_stopped(now, job, why),
             // The handler keeps the same deadline and may notice it a moment before the worker does.
@@ -214,7 +210,7 @@ impl Worker {
     }
 
     /// A result that is too large fails its job; anything else that is too large is a fault of the SDK.
-    pub(super) fn oversize(&mut self, now: Time, id: ProcessId, message: ToSupervisor, payload_len: usize) {
+    pub(crate) fn oversize(&mut self, now: Time, id: ProcessId, message: ToSupervisor, payload_len: usize) {
         match message {
             ToSupervisor::Done { job, attempt, .. } => {
                 if let Some(job) = self.current(id, &job, attempt) {
@@ -229,7 +225,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn broke_protocol(&mut self, now: Time, id: ProcessId, reason: String) {
+    pub(crate) fn broke_protocol(&mut self, now: Time, id: ProcessId, reason: String) {
         self.kill(now, id, &KillCause::Protocol(reason));
     }
 

@@ -15,28 +15,26 @@
 
 use std::time::Duration;
 
+use crate::boundary::{JobId, ProcessId, SlotRef, TakenJob, Time};
 use bytes::Bytes;
 use runpod_handler_protocol::CancelReason;
-
-use super::event::TakenJob;
-use super::ids::{JobId, Place, ProcessId, Time};
 
 /// A process may die that often between the arrival of a job and its begin before the job is taken for the reason.
 const MAX_LOST_STARTS: u32 = 2;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum JobState {
+pub(crate) enum JobState {
     /// Held, waiting for a slot.
     Queued,
     /// Sent to a slot, which has not begun with it.
-    Assigned(Place),
+    Assigned(SlotRef),
     /// User code has it: the handler says so before it lets it in.
-    Running(Place),
+    Running(SlotRef),
     /// Asked to stop; user code still has it.
     Stopping {
         /// Its slot.
-        place: Place,
+        place: SlotRef,
         /// Who asked.
         why: CancelReason,
         /// When its process is killed.
@@ -48,7 +46,7 @@ pub(super) enum JobState {
 
 /// A job that is not closed.
 #[derive(Clone, Debug)]
-pub(super) struct Job {
+pub(crate) struct Job {
     /// Id.
     pub id: JobId,
     /// The job object as received.
@@ -87,7 +85,7 @@ pub(super) struct Job {
 
 impl Job {
     /// A job that has just come in.
-    pub(super) fn new(taken: &TakenJob, body: Bytes, now: Time, default_timeout: Duration) -> Self {
+    pub(crate) fn new(taken: &TakenJob, body: Bytes, now: Time, default_timeout: Duration) -> Self {
         let timeout = taken.timeout.unwrap_or(default_timeout);
         Self {
             id: taken.id.clone(),
@@ -111,7 +109,7 @@ impl Job {
     }
 
     /// The slot that has it, if one does.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<SlotRef> {
         match self.state {
             JobState::Assigned(place) | JobState::Running(place) | JobState::Stopping { place, .. } => Some(place),
             JobState::Queued | JobState::Delivering => None,
@@ -119,23 +117,23 @@ impl Job {
     }
 
     /// Whether a slot of this process has it.
-    pub(super) fn runs_in(&self, process: ProcessId) -> bool {
+    pub(crate) fn runs_in(&self, process: ProcessId) -> bool {
         self.place().is_some_and(|place| place.process == process)
     }
 
     /// Whether it may be why its process died. One that was not begun is not, unless that has become too much of a chance:
     /// its mere arrival may do harm.
-    pub(super) fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         !matches!(self.state, JobState::Assigned(_)) || self.lost_starts >= MAX_LOST_STARTS
     }
 
     /// Whether it was asked to stop and its grace is over.
-    pub(super) fn is_overdue(&self, now: Time) -> bool {
+    pub(crate) fn is_overdue(&self, now: Time) -> bool {
         matches!(self.state, JobState::Stopping { kill_at, .. } if kill_at <= now)
     }
 
     /// When this job needs attention, if nothing else happens.
-    pub(super) fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         match self.state {
             JobState::Queued | JobState::Assigned(_) | JobState::Running(_) => Some(self.deadline),
             JobState::Stopping { kill_at, .. } => Some(kill_at),

@@ -1,10 +1,10 @@
 //! One slot: a thread of the handler process with a model of its own, running at most one job.
 
-use super::ids::{JobId, Time};
+use crate::boundary::{JobId, Time};
 
 /// State of a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     /// Its process is not up.
     #[default]
     Absent,
@@ -28,7 +28,7 @@ pub(super) enum Slot {
 
 impl Slot {
     /// The job that it runs.
-    pub(super) fn job(&self) -> Option<&JobId> {
+    pub(crate) fn job(&self) -> Option<&JobId> {
         match self {
             Self::Busy(job) | Self::Lingering(job) => Some(job),
             Self::Absent | Self::Loading { .. } | Self::Ready | Self::Probing { .. } => None,

@@ -1,106 +1,13 @@
-//! Everything the state machine can ask for. The dispatcher performs effects in the order given.
+//! What has happened, for logs, metrics and traces.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use runpod_handler_protocol::{CheckReport, ErrorReport, ToHandler};
-
 use super::event::Exit;
+use super::gpu_slowdown::GpuSlowdown;
+use super::gpu_time::JobCost;
 use super::ids::{Epoch, JobId, ProcessId};
-use super::recycling::RecycleReason;
-use super::throttle::ThrottledGpu;
-use super::usage::JobCost;
-
-/// One thing to do.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// Ask the queue for jobs. At most one poll is in flight; it ends with `Event::Poll`.
-    Poll {
-        /// How many jobs can start now.
-        want: usize,
-        /// The worker holds at least one job.
-        holding: bool,
-    },
-    /// Give up the poll in flight; it still ends with `Event::Poll`.
-    AbortPoll,
-    /// Start a handler process.
-    Spawn {
-        /// Which.
-        process: ProcessId,
-        /// Incarnation to tag its events with.
-        epoch: Epoch,
-    },
-    /// Send a message to a handler process.
-    Send {
-        /// Which.
-        process: ProcessId,
-        /// The message.
-        message: ToHandler,
-        /// Its payload.
-        payload: Bytes,
-    },
-    /// Kill a handler process and everything it started, at once.
-    Kill {
-        /// Which.
-        process: ProcessId,
-    },
-    /// Put something into a job's lane of the outbox.
-    Deliver {
-        /// The job.
-        job: JobId,
-        /// What.
-        item: Outgoing,
-    },
-    /// Tell the platform that this worker cannot work.
-    ReportUnhealthy {
-        /// Short name of what failed.
-        check: Cow<'static, str>,
-        /// One sentence.
-        reason: String,
-    },
-    /// Something worth a log line and a metric.
-    Report(Report),
-    /// Everything is over.
-    Exit {
-        /// 0, or 1 when the worker was unhealthy.
-        code: u8,
-    },
-}
-
-/// What goes through a job's lane: chunks in order, the newest progress, one end.
-#[derive(Clone, Debug)]
-pub enum Outgoing {
-    /// One streamed item.
-    Chunk {
-        /// Attempt that emitted it.
-        attempt: u32,
-        /// Its sequence number.
-        seq: u64,
-        /// The item as JSON.
-        payload: Bytes,
-    },
-    /// The newest progress value as JSON.
-    Progress(Bytes),
-    /// The result; nothing follows it.
-    Final(FinalResult),
-    /// Nothing is to be posted for this job any more.
-    Discard,
-}
-
-/// The final result of a job, as it is posted.
-#[derive(Clone, Debug)]
-pub struct FinalResult {
-    /// Output or error.
-    pub result: Result<Bytes, ErrorReport>,
-    /// The handler streams, which the platform is told with the result.
-    pub streamed: bool,
-    /// Ask the platform to recycle this worker.
-    pub stop_pod: bool,
-    /// What the job has used up, if the result is to say so.
-    pub cost: Option<JobCost>,
-}
+use runpod_handler_protocol::{CheckReport, ErrorReport};
 
 /// How a job ended, as counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,7 +87,7 @@ pub enum Report {
         job: JobId,
     },
     /// A job came when the worker was already closing. It was never acknowledged, so the queue gives it to another one.
-    JobRefused {
+    JobRejected {
         /// Job.
         job: JobId,
     },
@@ -318,19 +225,19 @@ pub enum Report {
         retry_in: Option<Duration>,
     },
     /// An earlier run has left results on disk; they are delivered before any job is taken.
-    LeftoversFound {
+    UndeliveredFound {
         /// How many.
         jobs: usize,
     },
     /// They cannot be delivered now. Jobs are taken again meanwhile.
-    LeftoversLate {
+    UndeliveredLate {
         /// How many are left.
         jobs: usize,
     },
     /// Other GPUs than before are slowed down, or for other reasons.
-    GpusThrottled {
+    GpuSlowdowns {
         /// All that are now.
-        gpus: Vec<ThrottledGpu>,
+        gpus: Vec<GpuSlowdown>,
     },
     /// The worker takes no more jobs.
     Draining {
@@ -342,4 +249,35 @@ pub enum Report {
         /// Which part.
         part: &'static str,
     },
+}
+
+/// Why a healthy process is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecycleReason {
+    /// It has run `--max-jobs`.
+    Jobs,
+    /// It holds more host memory than `--max-rss`.
+    HostMemory,
+    /// Its tensors hold more device memory between jobs than `--max-vram`.
+    DeviceMemory,
+    /// It has served for `--max-age`.
+    Age,
+    /// A job asked for a fresh worker.
+    Refresh,
+}
+
+impl RecycleReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Jobs, Self::HostMemory, Self::DeviceMemory, Self::Age, Self::Refresh];
+
+    /// The word used in logs and as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jobs => "max_jobs",
+            Self::HostMemory => "max_rss",
+            Self::DeviceMemory => "max_vram",
+            Self::Age => "max_age",
+            Self::Refresh => "refresh",
+        }
+    }
 }

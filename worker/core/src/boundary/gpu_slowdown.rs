@@ -3,12 +3,9 @@
 
 use std::fmt;
 
-use super::effect::Report;
-use super::worker::Worker;
-
 /// What slows a GPU down. Limits that people set, such as application clocks, are not among it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ThrottleReason {
+pub enum SlowdownReason {
     /// Its hardware halves the clocks or more, because it is too hot.
     HwThermal,
     /// Its driver lowers the clocks, because it or its memory is too hot.
@@ -21,7 +18,7 @@ pub enum ThrottleReason {
     HwSlowdown,
 }
 
-impl ThrottleReason {
+impl SlowdownReason {
     /// All of them, for metrics that show each one.
     pub const ALL: [Self; 5] =
         [Self::HwThermal, Self::SwThermal, Self::HwPowerBrake, Self::SwPowerCap, Self::HwSlowdown];
@@ -40,14 +37,14 @@ impl ThrottleReason {
 
 /// A GPU that is slowed down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ThrottledGpu {
+pub struct GpuSlowdown {
     /// Position among the GPUs that this worker sees.
     pub gpu: usize,
     /// Why; at least one.
-    pub reasons: Vec<ThrottleReason>,
+    pub reasons: Vec<SlowdownReason>,
 }
 
-impl fmt::Display for ThrottledGpu {
+impl fmt::Display for GpuSlowdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reasons: Vec<&str> = self.reasons.iter().map(|reason| reason.as_str()).collect();
         write!(f, "GPU {} is slowed down ({})", self.gpu, reasons.join(", "))
@@ -55,16 +52,7 @@ impl fmt::Display for ThrottledGpu {
 }
 
 /// One sentence about all of them; `None` when there is none.
-pub(super) fn describe(gpus: &[ThrottledGpu]) -> Option<String> {
+pub(crate) fn describe_slowdowns(gpus: &[GpuSlowdown]) -> Option<String> {
     let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
     (!gpus.is_empty()).then(|| gpus.join("; "))
-}
-
-impl Worker {
-    pub(super) fn gpus_throttled(&mut self, gpus: Vec<ThrottledGpu>) {
-        if self.throttled_gpus != gpus {
-            self.throttled_gpus.clone_from(&gpus);
-            self.report(Report::GpusThrottled { gpus });
-        }
-    }
 }

@@ -9,18 +9,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_handler_protocol::{ErrorKind, Manifest};
-
-use super::event::Exit;
-use super::ids::{Epoch, ProcessId, Time};
-use super::policy::Policy;
-use super::recycling::{RecycleReason, Wear};
 use super::slot::Slot;
-use super::snapshot::ProcessView;
+use super::wear::Wear;
+use crate::boundary::{Epoch, Exit, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use runpod_handler_protocol::{ErrorKind, Manifest};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum KillCause {
+pub(crate) enum KillCause {
     /// A job was asked to stop and did not.
     Overdue,
     /// It stopped answering.
@@ -41,12 +37,12 @@ pub(super) enum KillCause {
 
 impl KillCause {
     /// Whether it counts towards the crash limit.
-    pub(super) fn is_crash(&self) -> bool {
+    pub(crate) fn is_crash(&self) -> bool {
         matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
     }
 
     /// Why nothing serves meanwhile. A fatal error of the device is named as in results, logs and metrics.
-    pub(super) fn trouble(&self) -> String {
+    pub(crate) fn trouble(&self) -> String {
         match self {
             Self::DeviceLost => format!("{}: {self}", ErrorKind::DeviceLost),
             _ => self.to_string(),
@@ -71,7 +67,7 @@ impl fmt::Display for KillCause {
 
 /// Where a process is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Waiting to be started.
     Backoff {
         /// When.
@@ -113,7 +109,7 @@ pub(super) enum Phase {
 
 impl Phase {
     /// The word used in `/health`.
-    pub(super) fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Backoff { .. } => "backoff",
             Self::Spawning { .. } => "spawning",
@@ -128,7 +124,7 @@ impl Phase {
     }
 
     /// Whether the operating system may still have it.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         !matches!(self, Self::Backoff { .. } | Self::Stopped | Self::GaveUp)
     }
 
@@ -140,7 +136,7 @@ impl Phase {
 
 /// A handler process and what it is known for.
 #[derive(Clone, Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// Position.
     pub id: ProcessId,
     /// Incarnation.
@@ -186,7 +182,7 @@ pub(super) struct Process {
 
 impl Process {
     /// A process that is to be started at once.
-    pub(super) fn new(id: ProcessId, slots: u32) -> Self {
+    pub(crate) fn new(id: ProcessId, slots: u32) -> Self {
         Self {
             id,
             epoch: Epoch::default(),
@@ -213,7 +209,7 @@ impl Process {
     }
 
     /// Begins a new incarnation.
-    pub(super) fn start(&mut self, now: Time, policy: &Policy) {
+    pub(crate) fn start(&mut self, now: Time, policy: &Policy) {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.phase = Phase::Spawning { until: now + policy.handshake_timeout };
         self.device = None;
@@ -224,7 +220,7 @@ impl Process {
     }
 
     /// The handshake is done; its slots load.
-    pub(super) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
+    pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots.fill(Slot::Loading { stalls_at: now + policy.load_stall_timeout });
@@ -233,7 +229,7 @@ impl Process {
     }
 
     /// Every slot has its model.
-    pub(super) fn begin_serving(&mut self, now: Time) {
+    pub(crate) fn begin_serving(&mut self, now: Time) {
         self.phase = Phase::Serving;
         self.served = true;
         self.failed_starts = 0;
@@ -242,14 +238,14 @@ impl Process {
     }
 
     /// Nothing is left of this incarnation.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.pid = None;
         self.wear.device = None;
         self.slots.fill(Slot::Absent);
     }
 
     /// Pause before the next start: none after a first crash, then doubling with every failure in a row.
-    pub(super) fn restart_delay(&self, policy: &Policy) -> Duration {
+    pub(crate) fn restart_delay(&self, policy: &Policy) -> Duration {
         match (self.failed_starts * 2).max(self.strikes) {
             0 | 1 => Duration::ZERO,
             failures => {
@@ -260,12 +256,12 @@ impl Process {
     }
 
     /// Notes a pong.
-    pub(super) fn heard(&mut self, now: Time) {
+    pub(crate) fn heard(&mut self, now: Time) {
         self.heard_at = now;
     }
 
     /// The sequence number of a ping, if one is due.
-    pub(super) fn ping_due(&mut self, now: Time, policy: &Policy) -> Option<u64> {
+    pub(crate) fn ping_due(&mut self, now: Time, policy: &Policy) -> Option<u64> {
         if !self.phase.converses() || now < self.ping_at {
             return None;
         }
@@ -275,49 +271,49 @@ impl Process {
     }
 
     /// Whether it has been silent for too long.
-    pub(super) fn is_frozen(&self, now: Time, policy: &Policy) -> bool {
+    pub(crate) fn is_frozen(&self, now: Time, policy: &Policy) -> bool {
         self.phase.converses() && now >= self.heard_at + policy.pong_timeout
     }
 
     /// Whether a slot has been loading without progress for too long.
-    pub(super) fn is_stalled(&self, now: Time) -> bool {
+    pub(crate) fn is_stalled(&self, now: Time) -> bool {
         self.phase.converses()
             && self.slots.iter().any(|slot| matches!(slot, Slot::Loading { stalls_at } if *stalls_at <= now))
     }
 
     /// Whether a probe of its device was not answered in time.
-    pub(super) fn is_probed_in_vain(&self, now: Time) -> bool {
+    pub(crate) fn is_probed_in_vain(&self, now: Time) -> bool {
         self.phase.converses() && self.slots.iter().any(|slot| matches!(slot, Slot::Probing { until } if *until <= now))
     }
 
     /// Whether it only waits for its jobs to end; their deadlines still hold.
-    pub(super) fn is_patient(&self) -> bool {
+    pub(crate) fn is_patient(&self) -> bool {
         matches!(self.phase, Phase::Serving | Phase::Retiring { cause: KillCause::Recycled(_), .. })
     }
 
     /// Whether all slots have a model.
-    pub(super) fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         self.slots.iter().all(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
     }
 
     /// Whether at least one slot has a model.
-    pub(super) fn has_model(&self) -> bool {
+    pub(crate) fn has_model(&self) -> bool {
         self.slots.iter().any(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
     }
 
     /// Slots waiting for a job.
-    pub(super) fn ready_slots(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn ready_slots(&self) -> impl Iterator<Item = u32> + '_ {
         let serving = self.phase == Phase::Serving;
         self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready).map(|(_, index)| index)
     }
 
     /// Whether none of its slots runs a job.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.slots.iter().all(|slot| slot.job().is_none())
     }
 
     /// When this process needs attention, if nothing else happens.
-    pub(super) fn next_deadline(&self, policy: &Policy) -> Option<Time> {
+    pub(crate) fn next_deadline(&self, policy: &Policy) -> Option<Time> {
         let own = match &self.phase {
             Phase::Backoff { until }
             | Phase::Spawning { until }
@@ -338,7 +334,7 @@ impl Process {
     }
 
     /// What `/health` shows of it.
-    pub(super) fn view(&self) -> ProcessView {
+    pub(crate) fn view(&self) -> ProcessView {
         ProcessView {
             id: self.id,
             epoch: self.epoch,

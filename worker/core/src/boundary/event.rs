@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use super::gpu_slowdown::GpuSlowdown;
+use super::ids::{Epoch, JobId, ProcessId};
 use bytes::Bytes;
 use runpod_handler_protocol::ToSupervisor;
-
-use super::ids::{Epoch, JobId, ProcessId};
-use super::throttle::ThrottledGpu;
 
 /// One input of the state machine.
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ pub enum Event {
     /// The outbox has made progress.
     Delivery(DeliveryEvent),
     /// These GPUs, and no others, are slowed down.
-    Throttled(Vec<ThrottledGpu>),
+    GpuSlowdowns(Vec<GpuSlowdown>),
     /// Take no more jobs, finish what runs, exit.
     Drain(DrainCause),
     /// A second signal: stop waiting.
@@ -44,9 +43,9 @@ pub enum PollAnswer {
     /// Jobs, at least one.
     Jobs(Vec<TakenJob>),
     /// No job: poll again at once, the queue held the request long enough.
-    Nothing,
+    Empty,
     /// The queue asked for fewer requests (429).
-    Throttled {
+    RateLimited {
         /// Earliest next poll.
         retry_after: Duration,
     },
@@ -67,8 +66,8 @@ impl PollAnswer {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Jobs(_) => "jobs",
-            Self::Nothing => "empty",
-            Self::Throttled { .. } => "throttled",
+            Self::Empty => "empty",
+            Self::RateLimited { .. } => "throttled",
             Self::Failed { .. } => "failed",
             Self::Aborted => "aborted",
         }
@@ -152,7 +151,7 @@ pub enum ProcessEvent {
         host_bytes: u64,
     },
     /// It is dead, reaped, and everything it wrote has been read.
-    Gone(Exit),
+    Exited(Exit),
 }
 
 /// How a process ended.
@@ -228,7 +227,7 @@ pub enum DeliveryEvent {
     Pressure(bool),
     /// An earlier run has left the results of these jobs; the outbox is about to deliver them. Comes once, before anything
     /// else.
-    Leftovers(Vec<JobId>),
+    Undelivered(Vec<JobId>),
 }
 
 /// Why the worker stops.

@@ -6,7 +6,8 @@ use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSuperv
 
 use super::world::World;
 use crate::{
-    Event, ExitReason, JobStatus, Policy, PollAnswer, ProcessEvent, Report, Snapshot, StartPhase, Use, WorkerState,
+    Event, ExitReason, JobStatus, Policy, PollAnswer, ProcessEvent, Report, Snapshot, StartPhase, TimeCategory,
+    WorkerState,
 };
 
 fn seconds(seconds: u64) -> Duration {
@@ -25,8 +26,12 @@ fn start_phases(world: &World) -> Vec<(StartPhase, Duration)> {
     phases.collect()
 }
 
-fn used(snapshot: &Snapshot) -> Vec<(Use, u64)> {
-    Use::ALL.into_iter().map(|what| (what, snapshot.usage.of(what).as_secs())).filter(|used| used.1 > 0).collect()
+fn used(snapshot: &Snapshot) -> Vec<(TimeCategory, u64)> {
+    TimeCategory::ALL
+        .into_iter()
+        .map(|what| (what, snapshot.gpu_time.of(what).as_secs()))
+        .filter(|used| used.1 > 0)
+        .collect()
 }
 
 #[test]
@@ -134,7 +139,7 @@ fn each_part_of_a_start_has_its_time() {
     ];
     assert_eq!(start_phases(&world), expected);
     let snapshot = world.snapshot();
-    assert_eq!(used(&snapshot), [(Use::WarmUp, 15)]);
+    assert_eq!(used(&snapshot), [(TimeCategory::WarmUp, 15)]);
     assert_eq!(snapshot.versions.sdk.as_deref(), Some("0.1.0"));
     assert_eq!(snapshot.versions.libtorch.as_deref(), Some("2.11.0"));
     assert_eq!(snapshot.versions.cuda.as_deref(), Some("driver 12.8, libtorch 12.6"));
@@ -157,10 +162,15 @@ fn time_goes_into_what_it_was_good_for() {
     world.failed("unwanted", ErrorKind::Cancelled, false);
     world.feed(Event::Timer);
     let snapshot = world.snapshot();
-    let expected = [(Use::Useful, 10), (Use::Failed, 20), (Use::Cancelled, 32), (Use::Idle, 5)];
+    let expected = [
+        (TimeCategory::Useful, 10),
+        (TimeCategory::Failed, 20),
+        (TimeCategory::Cancelled, 32),
+        (TimeCategory::Idle, 5),
+    ];
     assert_eq!(used(&snapshot), expected);
     let price = snapshot.price.unwrap();
-    assert!((price.of(snapshot.usage.total()) - 0.067).abs() < 1e-9);
+    assert!((price.of(snapshot.gpu_time.total()) - 0.067).abs() < 1e-9);
 
     let ends: Vec<_> = world
         .reports
@@ -186,7 +196,7 @@ fn jobs_that_share_a_process_share_its_time_and_a_lost_run_is_a_failure() {
     world.done("a");
     world.wait(seconds(4));
     world.die(0, ExitReason::Signal(11));
-    assert_eq!(used(&world.snapshot()), [(Use::Useful, 5), (Use::Failed, 9)]);
+    assert_eq!(used(&world.snapshot()), [(TimeCategory::Useful, 5), (TimeCategory::Failed, 9)]);
 }
 
 #[test]
@@ -213,7 +223,7 @@ fn the_last_poll_is_remembered() {
     assert_eq!(world.snapshot().poll.last, None);
     world.wait(seconds(3));
     let ended = world.now;
-    world.feed(Event::Poll(PollAnswer::Throttled { retry_after: seconds(60) }));
+    world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(60) }));
     world.wait(seconds(3));
     let poll = world.snapshot().poll;
     assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "throttled"))));
