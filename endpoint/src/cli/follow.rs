@@ -1,4 +1,4 @@
-//! `watch`: the course of one job, line by line.
+//! Follows one job until it ends, line by line.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 
-use super::Exit;
-use super::args::WatchArgs;
+use super::ask::{FIRST_PAUSE, LONGEST_PAUSE, ask};
+use super::exit::Exit;
 use super::http::{Chunks, Endpoint, Job};
-use super::jobs::{FIRST_PAUSE, LONGEST_PAUSE, Outcome, ask, plain, print_end};
+use super::outcome::Outcome;
 use super::output::Output;
+use super::print::{plain, print_end};
 use crate::store::Status;
 
 /// How long one question about stream items is held, in milliseconds; the least that the API takes.
@@ -27,12 +28,6 @@ pub(super) struct Wanted {
     /// Stream items, which are taken from the stream.
     pub(super) items: bool,
     pub(super) as_json: bool,
-}
-
-pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
-    let target = &args.job.target;
-    let wanted = Wanted { changes: true, items: args.stream, as_json: target.json };
-    follow(&Endpoint::new(&target.server)?, &args.job.job, None, wanted, output).await
 }
 
 /// Something to tell of a job.

@@ -1,4 +1,4 @@
-//! Makes scripted faults happen on the worker routes.
+//! Injects scripted faults into the worker API.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::connection::Connection;
-use super::plan::{Faults, Target};
-use super::script::{Fault, FaultKind, FaultRoute};
-use crate::api::{App, HandedOut, Params, body};
+use super::app::App;
+use super::body;
+use super::delivery::HandedOut;
+use super::query::Params;
+use crate::faults::{Connection, Fault, FaultKind, FaultRoute, Faults, Target};
 
 /// How long a request is left without an answer, unless the script says otherwise. Longer than workers wait.
 const HANG: Duration = Duration::from_secs(120);
