@@ -50,6 +50,24 @@ fn every_alert_is_provoked_under_a_real_prometheus() {
     }
 }
 
+/// The queries of docs/metrics.md, as recording rules: `promtool` reads those.
+#[test]
+fn prometheus_understands_the_queries_of_the_guide() {
+    let guide = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let blocks = guide.split("```promql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let queries: Vec<&str> = blocks.flat_map(str::lines).map(|line| line.split('#').next().unwrap().trim()).collect();
+    let queries: Vec<&str> = queries.into_iter().filter(|query| !query.is_empty()).collect();
+    assert!(queries.len() > 5, "the queries are elsewhere: {queries:?}");
+    let mut rules = "groups:\n  - name: guide\n    rules:\n".to_owned();
+    for (number, query) in queries.iter().enumerate() {
+        rules += &format!("      - record: query{number}\n        expr: {query:?}\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    passes("promtool", &["check", "rules", &file.to_string_lossy()]);
+}
+
 #[test]
 fn every_alert_has_a_section_in_the_runbook() {
     let runbook = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
