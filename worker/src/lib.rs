@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod base;
 pub mod checks;
 pub mod cli;
 pub mod commands;
@@ -16,5 +17,4 @@ pub mod outbox;
 mod parent;
 pub mod process;
 pub mod queue;
-pub mod retry;
 pub mod telemetry;

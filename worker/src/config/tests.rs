@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing::level_filters::LevelFilter;
 
 use super::*;
 use crate::core::{JobId, OnRefresh};
+use crate::telemetry::LogFormat;
 
 type Env = BTreeMap<String, String>;
 

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{HandlerCommand, Processes};
-use crate::config::LogFormat;
 use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use crate::telemetry::LogFormat;
 use crate::telemetry::capture::Capture;
 
 const P0: ProcessId = ProcessId(0);

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobSource, RequestError, TakeReply};
+use crate::base::Retry;
 use crate::core::{Event, PollAnswer};
-use crate::retry::Retry;
 
 /// The shortest pause after 429 that RunPod's SDK keeps.
 pub const THROTTLE_MIN: Duration = Duration::from_secs(5);

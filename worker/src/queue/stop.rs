@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::poller::THROTTLE_MIN;
 use super::{JobSource, RequestError, StopReply};
+use crate::base::Retry;
 use crate::core::Event;
-use crate::retry::Retry;
 
 /// Pause after an answer without stops, as in RunPod's SDK; pauses after errors start here too …
 const PAUSE: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, Subscriber, set_default};
 
+use super::LogFormat;
 use super::logs::plain;
-use crate::config::LogFormat;
 
 /// Makes this the subscriber of this thread while the guard lives.
 ///

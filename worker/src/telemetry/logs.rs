@@ -25,8 +25,7 @@ use super::rate::RateLimit;
 use super::sink::{self, Sink, SinkQueue};
 pub use super::writer::LogGuard;
 use super::writer::{LineQueue, Loss};
-use super::{jobs, redact};
-use crate::config::{LogConfig, LogFormat};
+use super::{LogConfig, LogFormat, jobs, redact};
 
 /// Target of what handlers print. It is limited where it comes in, per stream.
 pub(crate) const HANDLER: &str = "handler";

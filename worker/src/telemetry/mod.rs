@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod gpu;
 pub mod host;
 mod jobs;
+mod log_config;
 pub mod logs;
 pub mod observer;
 mod rate;
@@ -18,6 +19,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod capture;
 
+pub use log_config::{LogConfig, LogFormat};
 pub use logs::{LogError, LogGuard, init};
 pub use observer::Observer;
 pub use sink::{Sink, SinkConfig};

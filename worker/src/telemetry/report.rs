@@ -153,8 +153,8 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LogFormat;
     use crate::core::{Epoch, ExitReason, JobCost, ProcessId, RecycleReason, StartPhase, ThrottleReason, ThrottledGpu};
+    use crate::telemetry::LogFormat;
     use crate::telemetry::capture::Capture;
 
     fn job() -> JobId {

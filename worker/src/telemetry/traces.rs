@@ -21,9 +21,8 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::config::{Identity, Secret};
+use crate::base::{ClientError, Identity, Secret, UrlTemplate, http_client};
 use crate::core::{JobId, JobStatus, Report, TakenJob};
-use crate::queue::{ClientError, Template, http_client};
 
 /// The header and field that carries a trace context (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
@@ -38,7 +37,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceConfig {
     /// Base URL of an OTLP receiver; `/v1/traces` is appended.
-    pub endpoint: Template,
+    pub endpoint: UrlTemplate,
 }
 
 /// Traces that cannot be exported.

@@ -8,9 +8,7 @@ use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 use crate::job::JobState;
 use crate::process::Phase;
 use crate::shutdown::Lifecycle;
-use crate::{
-    DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Time, Worker,
-};
+use crate::{DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Time, Worker};
 
 /// A queue that honours `stopPod` takes a name for a new worker's after three seconds without a poll; requests take time.
 const AWAY: Duration = Duration::from_secs(5);
