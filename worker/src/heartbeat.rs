@@ -14,9 +14,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{ClientError, Retry, Secret, UrlTemplate, VERSION, http_client, retry_after, url};
-use crate::core::{JobId, Snapshot};
 use crate::metrics::{HeartbeatOutcome, Metrics};
 use crate::queue::{RequestError, request_error};
+use runpod_worker_core::{JobId, Snapshot};
 
 /// Longest list of job ids, as in RunPod's SDK.
 const MAX_IDS_LEN: usize = 65_535;

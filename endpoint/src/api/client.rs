@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::App;
+use super::app::App;
 use super::body::{self, BodyError};
 use super::error::{ApiError, Problem};
 use super::json;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
 
-use super::App;
+use super::app::App;
 use crate::store::WorkerState;
 
 pub(crate) fn routes() -> Router<App> {

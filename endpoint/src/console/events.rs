@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
-use super::Console;
+use super::state::Console;
 use super::wire::{Job, Line, OverviewQuery, Point, Row, Worker};
 use crate::api::ApiError;
 use crate::store::{JobFilter, Seen};

@@ -7,8 +7,8 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::Console;
 use super::events::{MAX_ROWS, MAX_WORKERS};
+use super::state::Console;
 use super::wire::{Job, OverviewQuery, Point, Row, Worker, millis};
 use crate::api::ApiError;
 use crate::local::{Gpu, Usage};

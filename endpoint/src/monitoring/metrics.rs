@@ -5,21 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use super::collector::{Collected, Series};
+use super::collector::{Collected, Requests, Series};
 use super::labels::EndpointLabels;
 use crate::store::{Observation, Store, WebhookOutcomes};
 
-/// Requests by operation and class of status; both come from closed sets.
-pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
-
 /// The counters and what they are made of.
 #[derive(Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     webhooks: WebhookOutcomes,
     /// Shown with or without jobs, so that rates have a beginning.
     endpoints: Vec<String>,
@@ -33,7 +30,7 @@ impl Metrics {
     }
 
     pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {
-        *lock(&self.requests).entry((operation, status)).or_default() += 1;
+        *self.requests.lock().entry((operation, status)).or_default() += 1;
     }
 
     /// The OpenMetrics text of everything.
@@ -49,7 +46,7 @@ impl Metrics {
             observed.push((endpoint, observation));
         }
         let webhooks = self.webhooks.by_name();
-        let requests = lock(&self.requests).clone();
+        let requests = self.requests.lock().clone();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Collected { series: self.series(observed), webhooks, requests }));
         let mut text = String::with_capacity(16 * 1024);
@@ -59,7 +56,7 @@ impl Metrics {
 
     /// One entry for each label, in the order in which the labels were given.
     fn series(&self, observed: Vec<(String, Observation)>) -> Vec<Series> {
-        let mut labels = lock(&self.labels);
+        let mut labels = self.labels.lock();
         let mut series = BTreeMap::<usize, Series>::new();
         for (endpoint, observation) in observed {
             let index = labels.index(&endpoint);
@@ -67,8 +64,4 @@ impl Metrics {
         }
         series.into_values().collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

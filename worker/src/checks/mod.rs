@@ -13,7 +13,7 @@ use std::time::Duration;
 use runpod_handler_protocol::CheckReport;
 
 /// What the worker checks itself before its first poll. What concerns the device is checked in the handler process and
-/// stands in [`Policy::checks`](crate::core::Policy::checks).
+/// stands in [`Policy::checks`](runpod_worker_core::Policy::checks).
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
     /// Check memory, disk and network at all; not with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.

@@ -8,9 +8,9 @@ use runpod_alerts::{Alert, AlertState, Counters, Message, Readings, Rule, Webhoo
 use serde_json::Value;
 
 use super::{complain, print};
+use crate::alerts::AlertConfig;
 use crate::cli::AlertsArgs;
 use crate::config::{EXIT_CONFIG, Environment as _, ProcessEnvironment, load_alerts};
-use crate::telemetry::alerts::AlertConfig;
 
 /// How long a worker or endpoint may take to show its health.
 const HEALTH_LIMIT: Duration = Duration::from_secs(10);

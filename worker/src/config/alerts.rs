@@ -7,7 +7,7 @@ use runpod_alerts::{Format, WebhookUrl, load_rules};
 use super::environment::Environment;
 use super::settings::Settings;
 use super::{ConfigErrors, parse};
-use crate::telemetry::alerts::AlertConfig;
+use crate::alerts::AlertConfig;
 
 /// Flags of `run` and `alerts` about alerts.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -12,10 +12,10 @@ use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
 use super::{Config, ConfigErrors, RunArgs, handler, metrics, parse, runtime, telemetry, upkeep};
 use crate::base::{ClientError, Identity, Secret, UrlTemplate};
-use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
 use crate::queue::QueueConfig;
+use runpod_worker_core::Policy;
 
 /// Interval of RunPod's SDK.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

@@ -31,16 +31,18 @@ pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
 pub use upkeep::UpkeepArgs;
 
+use crate::alerts::AlertConfig;
 use crate::base::Identity;
 use crate::checks::CheckConfig;
-use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
+use crate::logs::LogConfig;
+use crate::logs::SinkConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
-use crate::telemetry::alerts::AlertConfig;
-use crate::telemetry::gpu::GpuSettings;
-use crate::telemetry::runtime::Port;
-use crate::telemetry::{LogConfig, SinkConfig, TraceConfig};
+use crate::sensors::Port;
+use crate::sensors::gpu::GpuSettings;
+use crate::traces::TraceConfig;
+use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]

@@ -7,7 +7,8 @@ use super::environment::Environment;
 use super::parse;
 use super::settings::Settings;
 use crate::base::{Identity, Secret, UrlTemplate};
-use crate::telemetry::{LogConfig, LogFormat, SinkConfig, TraceConfig};
+use crate::logs::{LogConfig, LogFormat, SinkConfig};
+use crate::traces::TraceConfig;
 
 /// Flags of `run` about logs and traces.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -9,8 +9,8 @@ use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use super::*;
-use crate::core::{JobId, OnRefresh};
-use crate::telemetry::LogFormat;
+use crate::logs::LogFormat;
+use runpod_worker_core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;
 

@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::parse;
 use super::settings::{Settings, show_duration};
 use crate::checks::CheckConfig;
-use crate::core::{OnRefresh, Policy, RecycleLimits};
+use runpod_worker_core::{OnRefresh, Policy, RecycleLimits};
 
 /// Flags of `run` about checks, recycling, refreshing and probes.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::base::{Identity, VERSION};
-use crate::core::{FinalResult, JobCost};
+use runpod_worker_core::{FinalResult, JobCost};
 
 /// How the body ends that asks for a fresh worker.
 const STOP_POD: &[u8] = b",\"stopPod\":true}";

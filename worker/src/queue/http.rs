@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
 use crate::base::url::append;
 use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
-use crate::core::JobId;
+use runpod_worker_core::JobId;
 
 /// A long poll is given up after this time without an answer, as in RunPod's SDK.
 const POLL_LIMIT: Duration = Duration::from_secs(90);

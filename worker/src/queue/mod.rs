@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::{Secret, UrlTemplate};
-use crate::core::{JobId, TakenJob};
+use runpod_worker_core::{JobId, TakenJob};
 
 pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
 pub use http::{HttpQueue, request_error};
