@@ -107,9 +107,13 @@ for name, service in services.items():
             assert source in compose["volumes"], f"{{name}} mounts {{source}}"
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), f"{{name}} is open to the network"
-targets = [t for job in yaml.safe_load(open("docker/monitoring/prometheus.yml"))["scrape_configs"]
-           for config in job["static_configs"] for t in config["targets"]]
-assert {{target.split(":")[0] for target in targets}} <= set(services), targets
+scraped = yaml.safe_load(open("docker/monitoring/prometheus.yml"))["scrape_configs"]
+targets = [t.split(":")[0] for job in scraped for config in job.get("static_configs", []) for t in config["targets"]]
+targets += [name for job in scraped for config in job.get("dns_sd_configs", []) for name in config["names"]]
+assert len(targets) == 2 and set(targets) <= set(services), targets
+worker = services["worker"]
+assert "RUNPOD_POD_ID" not in worker["environment"], "workers of one service would share an id"
+assert "container_name" not in worker and "ports" not in worker, "only one container could be started"
 scaled = yaml.safe_load(open("docker/monitoring/keda.yml"))
 assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
 trigger = scaled["spec"]["triggers"][0]
