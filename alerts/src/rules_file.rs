@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_file_of_the_guide_is_one() {
-        let guide = include_str!("../../../docs/operations.md");
+        let guide = include_str!("../../docs/operations.md");
         let file = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let rules = parse_rules(file).unwrap();
         assert_eq!(named(&rules, "queue_depth").unwrap().condition, Condition::Above(500.0));

@@ -23,14 +23,14 @@ use axum::extract::{Path as UrlPath, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use runpod_worker::config::{Identity, Secret};
-use runpod_worker::core::{DrainCause, Event, Policy, Snapshot};
-use runpod_worker::dispatcher::{Dispatcher, Hands};
+use runpod_worker::dispatcher::{Dispatcher, EffectHandlers};
 use runpod_worker::heartbeat::{self, Pulse};
 use runpod_worker::metrics::Metrics;
+use runpod_worker::observer::Observer;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
 use runpod_worker::queue::{HttpQueue, QueueConfig, Template, poller};
-use runpod_worker::telemetry::Observer;
+use runpod_worker_core::{DrainCause, Event, Policy, Snapshot};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -139,7 +139,7 @@ impl Worker {
         let identity = Identity { worker_id, hostname: "bench".into(), endpoint_id: None };
         let heartbeat = heartbeat::spawn(None, snapshots.clone(), pulse.clone(), Arc::clone(&metrics)).unwrap();
         let command = HandlerCommand { program: handler.into(), args: Vec::new(), env: Vec::new() };
-        let hands = Hands {
+        let hands = EffectHandlers {
             processes: Processes::new(command, events.clone()),
             poller: poller::spawn(Arc::clone(&queue), events.clone()),
             outbox: outbox::spawn(queue, identity, OutboxLimits::default(), events.clone()),

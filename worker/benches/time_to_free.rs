@@ -19,8 +19,8 @@ use clap::Parser as _;
 use runpod_worker::app::{self, Control};
 use runpod_worker::cli::{Cli, Command as Verb};
 use runpod_worker::config::{Config, ProcessEnvironment};
-use runpod_worker::core::{DrainCause, Event, JobId, TakenJob};
 use runpod_worker::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+use runpod_worker_core::{DrainCause, Event, JobId, TakenJob};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{Mutex, mpsc, oneshot};
 

@@ -1,4 +1,4 @@
-//! The one task that owns all job, slot and process state. It takes events, lets the [core](crate::core) decide, performs
+//! The one task that owns all job, slot and process state. It takes events, lets the [core](runpod_worker_core) decide, performs
 //! the effects and publishes what the worker looks like afterwards. Nothing here waits for anything but the next event.
 
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
+use crate::observer::Observer;
 use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::poller::PollHandle;
-use crate::telemetry::Observer;
+use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 
 /// Events handled before the picture for the outside is drawn again.
 const BATCH: usize = 64;
@@ -22,7 +22,7 @@ const PULSE: Duration = Duration::from_secs(2);
 
 /// What effects are performed with.
 #[derive(Debug)]
-pub struct Hands {
+pub struct EffectHandlers {
     /// Handler processes.
     pub processes: Processes,
     /// The poll task.
@@ -41,7 +41,7 @@ pub struct Hands {
 #[derive(Debug)]
 pub struct Dispatcher {
     worker: Worker,
-    hands: Hands,
+    hands: EffectHandlers,
     events: mpsc::Receiver<Event>,
     snapshots: watch::Sender<Snapshot>,
     pulse: Pulse,
@@ -52,7 +52,7 @@ impl Dispatcher {
     /// A dispatcher that has not done anything yet. The core counts time from `started`.
     pub fn new(
         policy: Policy,
-        hands: Hands,
+        hands: EffectHandlers,
         events: mpsc::Receiver<Event>,
         snapshots: watch::Sender<Snapshot>,
         pulse: Pulse,

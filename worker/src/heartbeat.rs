@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
-use crate::core::{JobId, Snapshot};
 use crate::metrics::{HeartbeatOutcome, Metrics};
 use crate::queue::{ClientError, RequestError, Template, VERSION, http_client, request_error, url};
 use crate::retry::{Retry, retry_after};
+use runpod_worker_core::{JobId, Snapshot};
 
 /// Longest list of job ids, as in RunPod's SDK.
 const MAX_IDS_LEN: usize = 65_535;

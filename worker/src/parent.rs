@@ -7,7 +7,7 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
-use crate::core::Event;
+use runpod_worker_core::Event;
 
 /// Stops the worker at once when standard input ends: nobody is left to give it jobs or to take its results.
 ///

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::boundary::{Effect, FinalResult, JobCost, JobId, JobStatus, OutboxItem, Report, Time};
+use crate::states::{Job, JobState, KillCause, Slot};
+use crate::worker::Worker;
 use bytes::Bytes;
 use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler};
 
-use super::effect::{Effect, FinalResult, JobStatus, Outgoing, Report};
-use super::ids::{JobId, Time};
-use super::job::{Job, JobState};
-use super::process::KillCause;
-use super::slot::Slot;
-use super::usage::JobCost;
-use super::worker::Worker;
-
 /// What decides a job.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// An output.
     Completed(Bytes),
     /// An error.
@@ -30,16 +25,16 @@ pub(super) enum Outcome {
 
 /// What came with the outcome.
 #[derive(Debug, Default)]
-pub(super) struct Extras {
+pub(crate) struct Extras {
     /// The handler wants a fresh worker.
-    pub(super) refresh: bool,
+    pub(crate) refresh: bool,
     /// Figures recorded by the handler.
-    pub(super) records: BTreeMap<String, f64>,
+    pub(crate) records: BTreeMap<String, f64>,
 }
 
 impl Worker {
     /// Decides a job: frees its slot, posts its result, counts and reports it.
-    pub(super) fn finish(&mut self, now: Time, id: &JobId, outcome: Outcome, extras: Extras) {
+    pub(crate) fn finish(&mut self, now: Time, id: &JobId, outcome: Outcome, extras: Extras) {
         let Some(job) = self.jobs.get(id) else { return };
         if job.state == JobState::Delivering {
             return;
@@ -100,11 +95,11 @@ impl Worker {
                     job.stop_pod = stop_pod;
                     job.body = Bytes::new();
                 }
-                Outgoing::Final(result)
+                OutboxItem::Final(result)
             }
             None => {
                 self.jobs.remove(id);
-                Outgoing::Discard
+                OutboxItem::Discard
             }
         };
         self.emit(Effect::Deliver { job: id.clone(), item });
@@ -113,7 +108,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn fail(&mut self, now: Time, id: &JobId, error: ErrorReport) {
+    pub(crate) fn fail(&mut self, now: Time, id: &JobId, error: ErrorReport) {
         self.finish(now, id, Outcome::Failed(error), Extras::default());
     }
 
@@ -140,7 +135,7 @@ impl Worker {
 
     /// The platform wants a job stopped. Ids that are already decided are ignored; those that are not held may be on their
     /// way.
-    pub(super) fn stop_requested(&mut self, now: Time, id: &JobId) {
+    pub(crate) fn stop_requested(&mut self, now: Time, id: &JobId) {
         match self.jobs.get_mut(id).map(|job| &mut job.state) {
             Some(JobState::Queued) => self.finish(now, id, Outcome::Cancelled, Extras::default()),
             Some(JobState::Assigned(_) | JobState::Running(_)) => self.ask_to_stop(now, id, CancelReason::Stopped),
@@ -153,7 +148,7 @@ impl Worker {
     }
 
     /// Asks a running job to stop at its next cancellation point; its process is killed when it does not.
-    pub(super) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: CancelReason) {
+    pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: CancelReason) {
         let kill_at = now + self.policy.cancel_grace;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let Some(place) = job.place() else { return };
@@ -166,7 +161,7 @@ impl Worker {
     }
 
     /// Ends a job that was asked to stop and is now over without a result of its own.
-    pub(super) fn settle_stopped(&mut self, now: Time, id: &JobId, why: CancelReason) {
+    pub(crate) fn settle_stopped(&mut self, now: Time, id: &JobId, why: CancelReason) {
         let outcome = match why {
             CancelReason::Deadline => Outcome::TimedOut,
             CancelReason::Stopped => Outcome::Cancelled,
@@ -176,7 +171,7 @@ impl Worker {
     }
 
     /// Deadlines of jobs: queued ones time out, running ones are asked to stop, overdue ones cost their process.
-    pub(super) fn expire_jobs(&mut self, now: Time) {
+    pub(crate) fn expire_jobs(&mut self, now: Time) {
         let due: Vec<JobId> = self
             .jobs
             .values()
@@ -196,7 +191,7 @@ impl Worker {
     }
 
     /// Whether a job's own deadline still matters. Once its process is being replaced, that has a limit of its own.
-    pub(super) fn watches(&self, job: &Job) -> bool {
+    pub(crate) fn watches(&self, job: &Job) -> bool {
         !matches!(job.state, JobState::Stopping { place, .. } if !self.processes[place.process.0].is_patient())
     }
 }

@@ -1,27 +1,22 @@
 //! Whether a handler process and its device are fit: checked before it is trusted for the first time, and probed while it
 //! has nothing to do.
 
+use crate::boundary::{DrainCause, Effect, ProcessId, Report, StartPhase, Time};
+use crate::states::{KillCause, Lifecycle, Phase, Process, Slot};
+use crate::worker::Worker;
 use bytes::Bytes;
 use runpod_handler_protocol::{CheckReport, ToHandler};
 
-use super::effect::{Effect, Report, StartPhase};
-use super::event::DrainCause;
-use super::ids::{ProcessId, Time};
-use super::process::{KillCause, Phase, Process};
-use super::shutdown::Lifecycle;
-use super::slot::Slot;
-use super::worker::Worker;
-
 impl Worker {
     /// Orders the checks of a process that has not passed them, or has crashed since.
-    pub(super) fn order_checks(&mut self, id: ProcessId) {
+    pub(crate) fn order_checks(&mut self, id: ProcessId) {
         if let Some(order) = self.policy.checks.clone().filter(|_| !self.processes[id.0].fit) {
             self.emit(Effect::Send { process: id, message: ToHandler::Check(order), payload: Bytes::new() });
         }
     }
 
     /// The outcome of the checks. After a failure no job is taken and the worker ends, so that it is replaced.
-    pub(super) fn checked(&mut self, now: Time, id: ProcessId, payload: &[u8]) {
+    pub(crate) fn checked(&mut self, now: Time, id: ProcessId, payload: &[u8]) {
         let checks: Vec<CheckReport> = match serde_json::from_slice(payload) {
             Ok(checks) => checks,
             Err(error) => {
@@ -50,7 +45,7 @@ impl Worker {
     }
 
     /// Asks idle GPUs for a sign of life.
-    pub(super) fn probe_idle(&mut self, now: Time) {
+    pub(crate) fn probe_idle(&mut self, now: Time) {
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
             let process = &self.processes[index];
@@ -65,7 +60,7 @@ impl Worker {
     }
 
     /// The answer to a probe. A device that does not work costs the process, as when a job had found out.
-    pub(super) fn probed(&mut self, now: Time, id: ProcessId, slot: u32, ok: bool) {
+    pub(crate) fn probed(&mut self, now: Time, id: ProcessId, slot: u32, ok: bool) {
         let process = self.process(id);
         let Some(state @ Slot::Probing { .. }) = process.slots.get_mut(slot as usize) else { return };
         *state = Slot::Ready;
@@ -76,7 +71,7 @@ impl Worker {
     }
 
     /// When the next idle GPU is to be probed.
-    pub(super) fn probe_deadline(&self) -> Option<Time> {
+    pub(crate) fn probe_deadline(&self) -> Option<Time> {
         let idle = self.processes.iter().filter(|process| self.may_probe(process));
         idle.map(|process| process.idle_since + self.policy.probe_interval).min()
     }

@@ -1,6 +1,6 @@
 //! Programs that the dynamic linker could not start. It says why on stderr, in words that help nobody who has not met them.
 
-use super::event::Exit;
+use crate::boundary::Exit;
 
 /// What to do about it; `None` when something else ended the process.
 pub fn advice(exit: &Exit) -> Option<String> {
@@ -35,8 +35,8 @@ fn about(line: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::ExitReason;
     use super::*;
+    use crate::boundary::ExitReason;
 
     #[test]
     fn the_linkers_words_lead_to_a_fix_and_others_to_none() {

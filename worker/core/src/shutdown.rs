@@ -2,68 +2,20 @@
 //! are flushed; the worker exits. Every step has a limit, so the sequence always ends. A worker that ends because a job asked
 //! for a fresh one gives the other jobs their own time, as RunPod's SDK does.
 
+use crate::boundary::{DrainCause, Effect, JobId, ProcessId, Report, Time};
+use crate::ending::{Extras, Outcome};
+use crate::states::{JobState, KillCause, Lifecycle, Phase};
+use crate::worker::Worker;
 use runpod_handler_protocol::{CancelReason, ToHandler};
-
-use super::effect::{Effect, Report};
-use super::ending::{Extras, Outcome};
-use super::event::DrainCause;
-use super::ids::{JobId, ProcessId, Time};
-use super::job::JobState;
-use super::process::{KillCause, Phase};
-use super::worker::Worker;
 
 /// How much longer than asked an aborted poll may take to say so.
 const POLL_OVERRUN: std::time::Duration = std::time::Duration::from_secs(2);
 /// What is left of the flush after a second signal.
 const HURRIED_FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The worker's own life.
-#[derive(Clone, Debug)]
-pub(super) enum Lifecycle {
-    /// Taking and running jobs.
-    Working,
-    /// Taking none; those it has may finish.
-    Draining {
-        /// Why it is unhealthy, if that is the reason.
-        unhealthy: Option<String>,
-        /// When the poll in flight is given up.
-        poll_until: Time,
-        /// When running jobs are asked to stop; `None` lets each of them have its own time.
-        cancel_at: Option<Time>,
-        /// They have been.
-        cancelled: bool,
-        /// A second signal came.
-        hurried: bool,
-    },
-    /// No job runs; processes exit and results leave.
-    Closing {
-        /// Why it is unhealthy, if that is the reason.
-        unhealthy: Option<String>,
-        /// When undelivered results are left behind.
-        flush_until: Time,
-    },
-    /// Nothing is left.
-    Over {
-        /// Why it was unhealthy, if that was the reason.
-        unhealthy: Option<String>,
-    },
-}
-
-impl Lifecycle {
-    /// Why the worker is unhealthy.
-    pub(super) fn unhealthy_reason(&self) -> Option<&str> {
-        match self {
-            Self::Draining { unhealthy, .. } | Self::Closing { unhealthy, .. } | Self::Over { unhealthy } => {
-                unhealthy.as_deref()
-            }
-            Self::Working => None,
-        }
-    }
-}
-
 impl Worker {
     /// Begins to wind down. A worker that is already doing so can still turn unhealthy.
-    pub(super) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
+    pub(crate) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
         let mut reason = None;
         let words = match cause {
             DrainCause::Signal => "asked to stop",
@@ -100,7 +52,7 @@ impl Worker {
     }
 
     /// A second signal: no grace any more.
-    pub(super) fn abort(&mut self, now: Time) {
+    pub(crate) fn abort(&mut self, now: Time) {
         self.begin_drain(now, &DrainCause::Signal);
         match &mut self.lifecycle {
             Lifecycle::Draining { cancel_at, poll_until, hurried, .. } => {
@@ -118,7 +70,7 @@ impl Worker {
     }
 
     /// Moves the shutdown along.
-    pub(super) fn wind_down(&mut self, now: Time) {
+    pub(crate) fn wind_down(&mut self, now: Time) {
         if let Lifecycle::Draining { poll_until, cancel_at, .. } = self.lifecycle {
             self.park_processes();
             if cancel_at.is_some_and(|cancel_at| now >= cancel_at)
@@ -155,7 +107,7 @@ impl Worker {
     }
 
     /// When the shutdown needs attention. Living processes and running jobs have limits of their own.
-    pub(super) fn shutdown_deadline(&self) -> Option<Time> {
+    pub(crate) fn shutdown_deadline(&self) -> Option<Time> {
         match self.lifecycle {
             Lifecycle::Working | Lifecycle::Over { .. } => None,
             Lifecycle::Draining { poll_until, cancel_at, cancelled, .. } => {
@@ -174,7 +126,7 @@ impl Worker {
     }
 
     /// Whether a dead process is to be started again.
-    pub(super) fn may_start(&self) -> bool {
+    pub(crate) fn may_start(&self) -> bool {
         match &self.lifecycle {
             Lifecycle::Working => true,
             Lifecycle::Draining { unhealthy, cancelled, .. } => {
@@ -185,7 +137,7 @@ impl Worker {
     }
 
     /// Whether a process that has just ended may have a successor at all.
-    pub(super) fn wants_processes(&self) -> bool {
+    pub(crate) fn wants_processes(&self) -> bool {
         matches!(self.lifecycle, Lifecycle::Working | Lifecycle::Draining { cancelled: false, unhealthy: None, .. })
     }
 

@@ -6,51 +6,42 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::boundary::describe_slowdowns;
+use crate::boundary::{
+    DeliveryEvent, Effect, Event, GpuSlowdown, GpuTime, JobCounts, JobId, Policy, PollAnswer, PollView, ProcessEvent,
+    ProcessId, Report, SlotCounts, Snapshot, Time, Versions, WorkerState,
+};
+use crate::states::{Job, JobState, Leftovers, Lifecycle, Phase, Poll, Process, Recent, Slot};
 use runpod_handler_protocol::{ErrorKind, Manifest};
-
-use super::effect::{Effect, Report};
-use super::event::{DeliveryEvent, Event, PollAnswer, ProcessEvent};
-use super::ids::{JobId, ProcessId, Time};
-use super::job::{Job, JobState};
-use super::leftover::Leftovers;
-use super::policy::Policy;
-use super::process::{Phase, Process};
-use super::recent::Recent;
-use super::schedule::Poll;
-use super::shutdown::Lifecycle;
-use super::slot::Slot;
-use super::snapshot::{JobCounts, PollView, SlotCounts, Snapshot, Versions, WorkerState};
-use super::throttle::{self, ThrottledGpu};
-use super::usage::Usage;
 
 /// The state machine. Feed it events, perform what it answers.
 #[derive(Debug)]
 pub struct Worker {
-    pub(super) policy: Policy,
-    pub(super) jobs: BTreeMap<JobId, Job>,
+    pub(crate) policy: Policy,
+    pub(crate) jobs: BTreeMap<JobId, Job>,
     /// Ids of queued jobs, next first.
-    pub(super) queue: VecDeque<JobId>,
-    pub(super) processes: Vec<Process>,
-    pub(super) poll: Poll,
-    pub(super) lifecycle: Lifecycle,
+    pub(crate) queue: VecDeque<JobId>,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) poll: Poll,
+    pub(crate) lifecycle: Lifecycle,
     /// Results of the last completed jobs, for a queue that sends one again.
-    pub(super) recent: Recent,
+    pub(crate) recent: Recent,
     /// Moments of the last crashes.
-    pub(super) crashes: VecDeque<Time>,
-    pub(super) counts: JobCounts,
-    pub(super) failures: BTreeMap<ErrorKind, u64>,
-    pub(super) manifest: Option<Arc<Manifest>>,
-    pub(super) versions: Arc<Versions>,
+    pub(crate) crashes: VecDeque<Time>,
+    pub(crate) counts: JobCounts,
+    pub(crate) failures: BTreeMap<ErrorKind, u64>,
+    pub(crate) manifest: Option<Arc<Manifest>>,
+    pub(crate) versions: Arc<Versions>,
     /// What the time of the processes went into, up to `spent_until`.
-    pub(super) usage: Usage,
-    pub(super) spent_until: Time,
+    pub(crate) gpu_time: GpuTime,
+    pub(crate) spent_until: Time,
     /// Why no process is serving, as far as known.
-    pub(super) trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
     /// The outbox is over its limit, or its disk is broken.
-    pub(super) outbox_full: bool,
-    pub(super) leftovers: Leftovers,
-    pub(super) throttled_gpus: Vec<ThrottledGpu>,
-    pub(super) effects: Vec<Effect>,
+    pub(crate) outbox_full: bool,
+    pub(crate) leftovers: Leftovers,
+    pub(crate) gpu_slowdowns: Vec<GpuSlowdown>,
+    pub(crate) effects: Vec<Effect>,
 }
 
 impl Worker {
@@ -70,12 +61,12 @@ impl Worker {
             failures: BTreeMap::new(),
             manifest: None,
             versions: Arc::default(),
-            usage: Usage::default(),
+            gpu_time: GpuTime::default(),
             spent_until: Time::default(),
             trouble: None,
             outbox_full: false,
             leftovers: Leftovers::default(),
-            throttled_gpus: Vec::new(),
+            gpu_slowdowns: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -98,7 +89,7 @@ impl Worker {
                 }
             }
             Event::Delivery(event) => self.delivery_event(now, event),
-            Event::Throttled(gpus) => self.gpus_throttled(gpus),
+            Event::GpuSlowdowns(gpus) => self.gpus_slowed_down(gpus),
             Event::Drain(cause) => self.begin_drain(now, &cause),
             Event::Abort => self.abort(now),
             Event::Timer => {}
@@ -154,7 +145,7 @@ impl Worker {
             held: self.jobs.keys().cloned().collect(),
             manifest: self.manifest.clone(),
             versions: Arc::clone(&self.versions),
-            usage: self.usage,
+            gpu_time: self.gpu_time,
             price: self.price(),
         }
     }
@@ -168,7 +159,7 @@ impl Worker {
             WorkerState::Running
         } else if !self.is_serving() {
             WorkerState::Initializing
-        } else if self.poll.throttled || !self.throttled_gpus.is_empty() {
+        } else if self.poll.throttled || !self.gpu_slowdowns.is_empty() {
             WorkerState::Throttled
         } else if self.poll.begun {
             WorkerState::Idle
@@ -178,7 +169,7 @@ impl Worker {
     }
 
     /// Whether at least one process takes jobs.
-    pub(super) fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.processes.iter().any(|process| process.phase == Phase::Serving)
     }
 
@@ -192,7 +183,7 @@ impl Worker {
             }
             WorkerState::Throttled => {
                 let queue = self.poll.throttled.then(|| "the queue asked for fewer requests (429)".to_owned());
-                let reasons: Vec<String> = queue.into_iter().chain(throttle::describe(&self.throttled_gpus)).collect();
+                let reasons: Vec<String> = queue.into_iter().chain(describe_slowdowns(&self.gpu_slowdowns)).collect();
                 Some(reasons.join("; "))
             }
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.outbox_full => {
@@ -203,7 +194,7 @@ impl Worker {
             WorkerState::Ready | WorkerState::Idle | WorkerState::Running if self.leftovers.pending() => {
                 Some("results of an earlier run are delivered before any job is taken".to_owned())
             }
-            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => throttle::describe(&self.throttled_gpus),
+            WorkerState::Ready | WorkerState::Idle | WorkerState::Running => describe_slowdowns(&self.gpu_slowdowns),
         }
     }
 
@@ -224,14 +215,14 @@ impl Worker {
             ProcessEvent::Oversize { message, payload_len } => self.oversize(now, id, message, payload_len),
             ProcessEvent::BadFrame { reason } => self.broke_protocol(now, id, reason),
             ProcessEvent::Memory { host_bytes } => self.process(id).wear.host_bytes = host_bytes,
-            ProcessEvent::Gone(exit) => self.process_gone(now, id, &exit),
+            ProcessEvent::Exited(exit) => self.process_gone(now, id, &exit),
         }
     }
 
     fn delivery_event(&mut self, now: Time, event: DeliveryEvent) {
         match event {
             DeliveryEvent::Chunk { job, attempt, seq } => self.chunk_delivered(&job, attempt, seq),
-            DeliveryEvent::Leftovers(jobs) => self.take_leftovers(now, jobs),
+            DeliveryEvent::Undelivered(jobs) => self.take_leftovers(now, jobs),
             DeliveryEvent::Final { job, accepted } => {
                 if accepted {
                     self.leave_with(&job);
@@ -277,15 +268,22 @@ impl Worker {
         self.forget_early_stops();
     }
 
-    pub(super) fn process(&mut self, id: ProcessId) -> &mut Process {
+    fn gpus_slowed_down(&mut self, gpus: Vec<GpuSlowdown>) {
+        if self.gpu_slowdowns != gpus {
+            self.gpu_slowdowns.clone_from(&gpus);
+            self.report(Report::GpuSlowdowns { gpus });
+        }
+    }
+
+    pub(crate) fn process(&mut self, id: ProcessId) -> &mut Process {
         &mut self.processes[id.0]
     }
 
-    pub(super) fn emit(&mut self, effect: Effect) {
+    pub(crate) fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
 
-    pub(super) fn report(&mut self, report: Report) {
+    pub(crate) fn report(&mut self, report: Report) {
         self.effects.push(Effect::Report(report));
     }
 }

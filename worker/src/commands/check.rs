@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use super::{complain, configure, print, start_log};
 use crate::checks;
 use crate::config::{Config, RunArgs};
-use crate::core::{Epoch, Event, ProcessEvent, ProcessId, linker};
 use crate::process::{HandlerCommand, Processes};
+use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId, linker};
 
 /// Name of the line about the handler process itself.
 const HANDLER: &str = "handler";
@@ -89,7 +89,7 @@ async fn converse(
         let Event::Process { event, .. } = event else { continue };
         match event {
             ProcessEvent::SpawnFailed { reason, .. } => return Err(CheckReport::failed(HANDLER, reason, "")),
-            ProcessEvent::Gone(exit) => {
+            ProcessEvent::Exited(exit) => {
                 let fix = linker::advice(&exit).unwrap_or_else(|| "see its log above".to_owned());
                 return Err(CheckReport::failed(HANDLER, format!("it ended with {}", exit.status), fix));
             }

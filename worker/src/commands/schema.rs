@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::{complain, print};
 use crate::cli::HandlerArgs;
-use crate::core::{Epoch, Event, ProcessEvent, ProcessId};
 use crate::process::{HandlerCommand, Processes};
+use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId};
 
 /// How long a handler may take to introduce itself.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ async fn schema(args: HandlerArgs) -> Result<Manifest, SchemaError> {
             let Event::Process { event, .. } = event else { continue };
             match event {
                 ProcessEvent::SpawnFailed { reason, .. } => return Err(SchemaError::Start(reason)),
-                ProcessEvent::Gone(_) | ProcessEvent::BadFrame { .. } | ProcessEvent::Oversize { .. } => break,
+                ProcessEvent::Exited(_) | ProcessEvent::BadFrame { .. } | ProcessEvent::Oversize { .. } => break,
                 ProcessEvent::Message { message: ToSupervisor::Hello { protocol, .. }, payload } => {
                     return manifest(protocol, &payload);
                 }

@@ -14,9 +14,9 @@ use super::{complain, configure, print};
 use crate::app::{self, Control};
 use crate::cli::ServeArgs;
 use crate::config::{Config, DirectConfig, EXIT_CONFIG, ProcessEnvironment};
-use crate::core::WorkerState;
 use crate::direct::{self, DirectQueue};
 use crate::http;
+use runpod_worker_core::WorkerState;
 
 /// Serves the handler until told to stop.
 pub(super) async fn serve_command(args: &ServeArgs) -> ExitCode {

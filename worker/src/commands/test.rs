@@ -15,8 +15,8 @@ use super::{complain, configure, print, start_log};
 use crate::app::{self, Control, StartError};
 use crate::cli::TestArgs;
 use crate::config::{Config, EXIT_CONFIG};
-use crate::core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, wire};
+use runpod_worker_core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 
 /// Where a job is looked for when none is named, as RunPod's own worker does.
 pub(super) const DEFAULT_FILE: &str = "test_input.json";

@@ -11,10 +11,10 @@ use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
 use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, metrics, parse, runtime, telemetry, upkeep};
-use crate::core::Policy;
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
 use crate::queue::{ClientError, QueueConfig, Template};
+use runpod_worker_core::Policy;
 
 /// Interval of RunPod's SDK.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

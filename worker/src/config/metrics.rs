@@ -3,9 +3,9 @@
 use super::environment::Environment;
 use super::parse;
 use super::settings::Settings;
-use crate::core::Policy;
 use crate::metrics::TENANT_LIMIT;
 use crate::queue::TenantField;
+use runpod_worker_core::Policy;
 
 /// Most tenants with series of their own; each has about 20.
 const MAX_TENANTS: usize = 1000;

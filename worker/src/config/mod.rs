@@ -20,8 +20,6 @@ mod upkeep;
 
 use std::net::SocketAddr;
 
-use tracing::level_filters::LevelFilter;
-
 pub use alerts::{AlertArgs, AlertConfig};
 pub use args::RunArgs;
 pub use direct::{DirectArgs, DirectConfig};
@@ -37,13 +35,16 @@ pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
 pub use upkeep::{CheckConfig, UpkeepArgs};
 
-use crate::core::Policy;
+pub use crate::logs::{LogConfig, LogFormat};
+
 use crate::heartbeat::HeartbeatConfig;
+use crate::logs::SinkConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
-use crate::telemetry::gpu::GpuSettings;
-use crate::telemetry::runtime::Port;
-use crate::telemetry::{SinkConfig, TraceConfig};
+use crate::sensors::Port;
+use crate::sensors::gpu::GpuSettings;
+use crate::traces::TraceConfig;
+use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -91,36 +92,6 @@ impl Config {
     /// The effective values and where each comes from, one line each. Secrets are shown as `set` or `not set`.
     pub fn describe(&self) -> String {
         self.description.clone()
-    }
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// For machines or for people.
-    pub format: LogFormat,
-    /// What is not worth logging.
-    pub level: LevelFilter,
-    /// Lines a second, of each level and of each stream of a handler; 0 for no limit.
-    pub rate: u32,
-}
-
-/// Form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line, as RunPod's log views expect it.
-    Json,
-    /// Text for people.
-    Text,
-}
-
-impl LogFormat {
-    /// The word used in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-        }
     }
 }
 

@@ -7,8 +7,9 @@ use super::environment::Environment;
 use super::parse;
 use super::settings::Settings;
 use super::{Identity, LogConfig, LogFormat, Secret};
+use crate::logs::SinkConfig;
 use crate::queue::Template;
-use crate::telemetry::{SinkConfig, TraceConfig};
+use crate::traces::TraceConfig;
 
 /// Flags of `run` about logs and traces.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -8,7 +8,7 @@ use runpod_handler_protocol::CheckOrder;
 use super::environment::Environment;
 use super::parse;
 use super::settings::{Settings, show_duration};
-use crate::core::{OnRefresh, Policy, RecycleLimits};
+use runpod_worker_core::{OnRefresh, Policy, RecycleLimits};
 
 /// Flags of `run` about checks, recycling, refreshing and probes.
 #[derive(Clone, Debug, Default, clap::Args)]

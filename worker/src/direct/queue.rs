@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::core::{JobId, TakenJob};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+use runpod_worker_core::{JobId, TakenJob};
 
 /// How long a poll is held. The worker asks again at once.
 const HOLD: Duration = Duration::from_secs(30);

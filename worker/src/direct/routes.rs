@@ -19,8 +19,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::queue::{DirectQueue, Refused, Said, Ticket};
-use crate::core::TakenJob;
 use crate::queue::{TakeReply, wire};
+use runpod_worker_core::TakenJob;
 
 /// Largest request, as on RunPod's load-balancing endpoints.
 const MAX_BODY: usize = 30 * 1024 * 1024;

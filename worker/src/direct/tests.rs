@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::queue::{DirectQueue, Refused, Said};
-use crate::core::{JobId, TakenJob};
 use crate::queue::{JobSource as _, ResultSink as _, StopReply, TakeReply};
+use runpod_worker_core::{JobId, TakenJob};
 
 const WAIT: Duration = Duration::from_secs(10);
 

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::HttpState;
-use crate::core::{Snapshot, WorkerState};
 use crate::heartbeat::Pulse;
+use runpod_worker_core::{Snapshot, WorkerState};
 
 /// A dispatcher that has not moved for this long is stuck. It moves every two seconds when nothing happens.
 const STUCK: Duration = Duration::from_secs(20);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::core::{DeviceMemory, Snapshot, ThrottleReason};
-use crate::telemetry::gpu::{Gpu as GpuView, GpuFigures};
-use crate::telemetry::host::HostUsage;
-use crate::telemetry::runtime::{self, Port as PortView, Runtime as Sources};
+use crate::sensors::gpu::{Gpu as GpuView, GpuFigures};
+use crate::sensors::host::HostUsage;
+use crate::sensors::{self, Port as PortView, Sensors};
+use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -92,19 +92,19 @@ struct Port {
     r#type: &'static str,
 }
 
-pub(super) fn runtime(sources: &Sources, uptime: Duration, snapshot: &Snapshot) -> Runtime {
+pub(super) fn runtime(sensors: &Sensors, uptime: Duration, snapshot: &Snapshot) -> Runtime {
     Runtime {
         uptime_in_seconds: uptime.as_secs(),
-        gpus: gpus(sources, snapshot),
-        container: container(sources.host.latest()),
-        ports: sources.ports.iter().map(port).collect(),
+        gpus: gpus(sensors, snapshot),
+        container: container(sensors.host.latest()),
+        ports: sensors.ports.iter().map(port).collect(),
     }
 }
 
 /// Those that the driver tells of, and those that only a handler tells of.
-fn gpus(sources: &Sources, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
-    let seen = sources.gpus.latest();
-    let mut allocated = runtime::allocated(snapshot);
+fn gpus(sensors: &Sensors, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
+    let seen = sensors.gpus.latest();
+    let mut allocated = sensors::handler_memory(snapshot);
     if seen.is_none() && allocated.is_empty() {
         return None;
     }
@@ -119,7 +119,7 @@ fn gpu(index: usize, view: &GpuView, memory: Option<DeviceMemory>) -> Gpu {
     let GpuFigures { uuid, name, utilization, memory_used, memory_total, .. } = view.figures.clone();
     let GpuFigures { power_watts, temperature_celsius, ref throttled, ecc_errors, xid_errors, .. } = view.figures;
     let share = memory_used.zip(memory_total.filter(|total| *total > 0));
-    let words = |reasons: &Vec<ThrottleReason>| reasons.iter().map(|reason| reason.as_str()).collect();
+    let words = |reasons: &Vec<SlowdownReason>| reasons.iter().map(|reason| reason.as_str()).collect();
     Gpu {
         id: uuid.unwrap_or_else(|| format!("cuda:{index}")),
         index,
@@ -170,15 +170,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::core::{Epoch, ProcessId, ProcessView};
-    use crate::telemetry::gpu::{Gpus, XidErrors};
-    use crate::telemetry::host::Host;
+    use crate::sensors::gpu::{Gpus, XidErrors};
+    use crate::sensors::host::Host;
+    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
 
     const GIB: u64 = 1 << 30;
 
     fn shown(gpus: Gpus, host: HostUsage, ports: Vec<PortView>, snapshot: &Snapshot) -> Value {
-        let sources = Sources::new(gpus, Host::fixed(host), ports);
-        serde_json::to_value(runtime(&sources, Duration::from_millis(61_900), snapshot)).unwrap()
+        let sensors = Sensors::new(gpus, Host::fixed(host), ports);
+        serde_json::to_value(runtime(&sensors, Duration::from_millis(61_900), snapshot)).unwrap()
     }
 
     fn handler_on(device: &str) -> Snapshot {
@@ -205,7 +205,7 @@ mod tests {
             memory_total: Some(24 * GIB),
             power_watts: Some(71.5),
             temperature_celsius: Some(66.0),
-            throttled: Some(vec![ThrottleReason::SwThermal]),
+            throttled: Some(vec![SlowdownReason::SwThermal]),
             ecc_errors: Some(0),
             xid_errors: Some(XidErrors { count: 2, last: Some(31) }),
         };

@@ -4,28 +4,28 @@ use runpod_handler_protocol::ErrorKind;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::{
-    DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
-    Time, Versions, WorkerState,
-};
 use crate::heartbeat::Pulse;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
-use crate::telemetry::gpu::Gpus;
-use crate::telemetry::host::Host;
+use crate::sensors::gpu::Gpus;
+use crate::sensors::host::Host;
+use runpod_worker_core::{
+    DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
+    Time, Versions, WorkerState,
+};
 
 struct NoQueue;
 
 impl ResultSink for NoQueue {
-    async fn post_final(&self, _: &crate::core::JobId, _: bytes::Bytes, _: bool) -> PostReply {
+    async fn post_final(&self, _: &runpod_worker_core::JobId, _: bytes::Bytes, _: bool) -> PostReply {
         PostReply::NoRoute
     }
 
-    async fn post_chunk(&self, _: &crate::core::JobId, _: bytes::Bytes) -> PostReply {
+    async fn post_chunk(&self, _: &runpod_worker_core::JobId, _: bytes::Bytes) -> PostReply {
         PostReply::NoRoute
     }
 
-    async fn post_progress(&self, _: &crate::core::JobId, _: bytes::Bytes) -> PostReply {
+    async fn post_progress(&self, _: &runpod_worker_core::JobId, _: bytes::Bytes) -> PostReply {
         PostReply::NoRoute
     }
 }
@@ -57,8 +57,8 @@ fn snapshot(state: WorkerState) -> Snapshot {
 }
 
 /// A machine that tells nothing.
-fn nothing_known() -> Runtime {
-    Runtime::new(Gpus::absent(), Host::absent(), Vec::new())
+fn nothing_known() -> Sensors {
+    Sensors::new(Gpus::absent(), Host::absent(), Vec::new())
 }
 
 /// A server in this state: its address, and what keeps it alive.
@@ -75,7 +75,7 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
         outbox,
         heartbeat: HeartbeatMonitor::default(),
         pulse: Arc::new(PulseWatch::new(Pulse::default())),
-        runtime: nothing_known(),
+        sensors: nothing_known(),
         started: Instant::now(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Sum, UseOf, register, set_sum};
-use crate::core::{Snapshot, Use};
+use runpod_worker_core::{Snapshot, TimeCategory};
 
 #[derive(Debug)]
 pub(super) struct CostMetrics {
@@ -31,8 +31,8 @@ impl CostMetrics {
     }
 
     pub(super) fn publish(&self, snapshot: &Snapshot) {
-        for what in Use::ALL {
-            let (label, time) = (UseOf { r#use: what.as_str() }, snapshot.usage.of(what));
+        for what in TimeCategory::ALL {
+            let (label, time) = (UseOf { r#use: what.as_str() }, snapshot.gpu_time.of(what));
             set_sum(&self.gpu_time.get_or_create(&label), time.as_secs_f64());
             if let Some(price) = snapshot.price {
                 set_sum(&self.dollars.get_or_create(&label), price.of(time));

@@ -14,7 +14,7 @@ use runpod_handler_protocol::Manifest;
 
 use super::labels::{Device, Histograms, Model, count, error_type, register};
 use super::tenants::Tenants;
-use crate::core::{JobStatus, Report, Snapshot};
+use runpod_worker_core::{JobStatus, Report, Snapshot};
 
 /// Seconds; part of the interface of `inference_latency_seconds`.
 const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];

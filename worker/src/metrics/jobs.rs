@@ -13,7 +13,7 @@ use super::labels::{
     Bare, CATEGORIES, Category, Histograms, ItemUnit, Kind, Outcome, Status, Sum, category, count, long_histogram,
     register,
 };
-use crate::core::{JobStatus, Report, Snapshot};
+use runpod_worker_core::{JobStatus, Report, Snapshot};
 
 /// States that a job enters before it ends; the ends are [`JobStatus`]'s words.
 const IN_QUEUE: &str = "in_queue";

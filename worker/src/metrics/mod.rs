@@ -28,8 +28,8 @@ use self::jobs::JobMetrics;
 use self::outbox::OutboxMetrics;
 use self::processes::ProcessMetrics;
 use self::worker::WorkerMetrics;
-use crate::core::{PollAnswer, Report, Snapshot};
 use crate::outbox::OutboxStats;
+use runpod_worker_core::{PollAnswer, Report, Snapshot};
 
 pub use runtime::RuntimeMetrics;
 

@@ -5,8 +5,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::labels::{count, register, set_total};
-use crate::core::Snapshot;
 use crate::outbox::OutboxStats;
+use runpod_worker_core::Snapshot;
 
 #[derive(Debug)]
 pub(super) struct OutboxMetrics {

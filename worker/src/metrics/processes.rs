@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Cause, Measure, Phase, long_histogram, register};
-use crate::core::{Epoch, Exit, ExitReason, ProcessId, RecycleReason, Report, StartPhase};
+use runpod_worker_core::{Epoch, Exit, ExitReason, ProcessId, RecycleReason, Report, StartPhase};
 
 const RESTART_CAUSES: [&str; 7] = ["exit", "killed", "oom", "planned", "signal", "start_failed", "unknown"];
 

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::labels::{CATEGORIES, category, error_type};
 use super::*;
-use crate::core::snapshot::{JobCounts, ProcessView, SlotCounts};
-use crate::core::{
+use crate::outbox::SpoolStats;
+use runpod_worker_core::{
     Epoch, Exit, ExitReason, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob, WorkerState,
 };
-use crate::outbox::SpoolStats;
+use runpod_worker_core::{JobCounts, ProcessView, SlotCounts};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -111,9 +111,9 @@ fn eventful() -> Metrics {
     process_life(&metrics, 1, ExitReason::Signal(11), false);
     process_life(&metrics, 2, ExitReason::Signal(9), true);
     process_life(&metrics, 3, ExitReason::Code(1), false);
-    let reason = crate::core::RecycleReason::Jobs;
+    let reason = runpod_worker_core::RecycleReason::Jobs;
     metrics.observe(&Report::ProcessRecycled { process: ProcessId(0), reason });
-    metrics.poll(&PollAnswer::Nothing);
+    metrics.poll(&PollAnswer::Empty);
     metrics.poll(&PollAnswer::Failed { retry_after: Duration::ZERO });
     metrics.poll(&jobs(3));
     metrics.heartbeat(HeartbeatOutcome::Ok);

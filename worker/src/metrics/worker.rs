@@ -11,8 +11,8 @@ use prometheus_client::registry::Registry;
 
 use super::HeartbeatOutcome;
 use super::labels::{Bare, Measure, Outcome, State, count, register};
-use crate::core::snapshot::{Snapshot, WorkerState};
-use crate::core::{PollAnswer, SlotCounts};
+use runpod_worker_core::{PollAnswer, SlotCounts};
+use runpod_worker_core::{Snapshot, WorkerState};
 
 /// Jobs in one answer of the queue.
 const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];

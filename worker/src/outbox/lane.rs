@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::keeper::Parcel;
 use super::ledger::Ledger;
 use super::ticket::Ticket;
-use crate::core::{FinalResult, JobId, Outgoing};
+use runpod_worker_core::{FinalResult, JobId, OutboxItem};
 
 /// Counted for each item on top of its payload, so that very many small items are seen too.
 const ITEM_OVERHEAD: usize = 128;
@@ -112,26 +112,26 @@ impl Lane {
     }
 
     /// Puts something in. `false` means that it came too late and was dropped.
-    pub(super) fn push(&self, item: Outgoing, ledger: &Ledger) -> bool {
+    pub(super) fn push(&self, item: OutboxItem, ledger: &Ledger) -> bool {
         let mut items = self.lock();
         let before = items.held;
         match item {
-            Outgoing::Discard => {
+            OutboxItem::Discard => {
                 self.discarded.cancel();
                 return true;
             }
             _ if items.closed => return false,
-            Outgoing::Chunk { attempt, seq, payload } => {
+            OutboxItem::Chunk { attempt, seq, payload } => {
                 items.held += cost(&payload);
                 items.chunks.push_back(Chunk { attempt, seq, payload });
             }
-            Outgoing::Progress(payload) => {
+            OutboxItem::Progress(payload) => {
                 items.held += cost(&payload);
                 if let Some(old) = items.progress.replace(payload) {
                     items.held -= cost(&old);
                 }
             }
-            Outgoing::Final(result) => {
+            OutboxItem::Final(result) => {
                 items.held += final_cost(&result);
                 // The result says more than any progress.
                 if let Some(old) = items.progress.take() {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::core::{DeliveryEvent, Event};
+use runpod_worker_core::{DeliveryEvent, Event};
 
 /// Bytes held, against a limit. Over the limit there is pressure; it ends when half of the limit is free again, so that the
 /// worker does not start and stop taking jobs with every result.

@@ -34,8 +34,8 @@ pub use self::record::{Origin, Record, RecordError};
 pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError};
 pub use self::ticket::Ticket;
 use crate::config::Identity;
-use crate::core::{DeliveryEvent, Event, JobId, Outgoing};
 use crate::queue::ResultSink;
+use runpod_worker_core::{DeliveryEvent, Event, JobId, OutboxItem};
 
 /// The bounds of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,9 +138,9 @@ impl fmt::Debug for Outbox {
 impl Outbox {
     /// Puts something into the lane of a job. Never blocks; must be called inside the runtime. Each chunk ends with
     /// `DeliveryEvent::Chunk`, the final with `DeliveryEvent::Final`, unless the lane is discarded first.
-    pub fn send(&self, job: JobId, item: Outgoing) {
+    pub fn send(&self, job: JobId, item: OutboxItem) {
         let mut lanes = self.shared.lanes();
-        if matches!(item, Outgoing::Discard) {
+        if matches!(item, OutboxItem::Discard) {
             // Out of the table at once: if the same job comes again, it gets a fresh lane.
             if let Some(lane) = lanes.remove(&job) {
                 drop(lanes);

@@ -17,8 +17,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::core::JobId;
 use crate::queue::{PostReply, ResultSink, without_stop_pod};
+use runpod_worker_core::JobId;
 
 /// Format of the files.
 const VERSION: u32 = 1;

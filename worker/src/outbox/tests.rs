@@ -10,8 +10,8 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::core::FinalResult;
 use crate::queue::{PostReply, RequestError};
+use runpod_worker_core::FinalResult;
 
 /// One attempt as the queue saw it.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Rig {
         Self { sink, outbox, events }
     }
 
-    fn send(&self, job: &str, item: Outgoing) {
+    fn send(&self, job: &str, item: OutboxItem) {
         self.outbox.send(JobId::from(job), item);
     }
 
@@ -125,7 +125,7 @@ impl Rig {
             match self.event().await {
                 DeliveryEvent::Chunk { seq, .. } => chunks.push(seq),
                 DeliveryEvent::Final { accepted, .. } => return (accepted, chunks),
-                DeliveryEvent::Pressure(_) | DeliveryEvent::Leftovers(_) => {}
+                DeliveryEvent::Pressure(_) | DeliveryEvent::Undelivered(_) => {}
             }
         }
     }
@@ -139,16 +139,21 @@ fn unreachable() -> PostReply {
     PostReply::Failed(RequestError::Unreachable("connection refused".into()))
 }
 
-fn chunk(seq: u64) -> Outgoing {
-    Outgoing::Chunk { attempt: 1, seq, payload: seq.to_string().into() }
+fn chunk(seq: u64) -> OutboxItem {
+    OutboxItem::Chunk { attempt: 1, seq, payload: seq.to_string().into() }
 }
 
-fn progress(value: &'static str) -> Outgoing {
-    Outgoing::Progress(value.into())
+fn progress(value: &'static str) -> OutboxItem {
+    OutboxItem::Progress(value.into())
 }
 
-fn done(output: &str) -> Outgoing {
-    Outgoing::Final(FinalResult { result: Ok(output.to_owned().into()), streamed: false, stop_pod: false, cost: None })
+fn done(output: &str) -> OutboxItem {
+    OutboxItem::Final(FinalResult {
+        result: Ok(output.to_owned().into()),
+        streamed: false,
+        stop_pod: false,
+        cost: None,
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +163,7 @@ async fn a_lane_is_emptied_in_order() {
         rig.send("j", chunk(seq));
     }
     let last = FinalResult { result: Ok("[]".into()), streamed: true, stop_pod: true, cost: None };
-    rig.send("j", Outgoing::Final(last));
+    rig.send("j", OutboxItem::Final(last));
     assert_eq!(rig.until_final().await, (true, vec![1, 2, 3]));
     assert_eq!(
         rig.sink.posted(),
@@ -348,7 +353,7 @@ async fn pressure_comes_over_the_limit_and_goes_at_half_of_it() {
         events.push(match rig.event().await {
             DeliveryEvent::Pressure(pressed) => pressed.to_string(),
             DeliveryEvent::Final { .. } => "final".to_owned(),
-            DeliveryEvent::Chunk { .. } | DeliveryEvent::Leftovers(_) => "other".to_owned(),
+            DeliveryEvent::Chunk { .. } | DeliveryEvent::Undelivered(_) => "other".to_owned(),
         });
     }
     let at = |word: &str| events.iter().position(|event| event == word).unwrap();
@@ -365,13 +370,13 @@ async fn after_discard_nothing_is_posted_and_the_job_may_come_again() {
     rig.send("j", chunk(1));
     rig.send("j", done("1"));
     sleep(Duration::from_millis(100)).await;
-    rig.send("j", Outgoing::Discard);
+    rig.send("j", OutboxItem::Discard);
     rig.send("j", done("2"));
     assert_eq!(rig.until_final().await, (true, vec![]));
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(rig.sink.posted(), [r#"chunk {"output":1}"#, r#"final {"output":2}"#]);
     assert_eq!((rig.outbox.stats().lanes, rig.outbox.stats().held_bytes), (0, 0));
-    rig.send("unknown", Outgoing::Discard);
+    rig.send("unknown", OutboxItem::Discard);
     assert_eq!(rig.outbox.stats().lanes, 0);
 }
 
@@ -385,7 +390,7 @@ async fn a_full_event_channel_never_blocks_the_dispatcher() {
     }
     rig.send(
         "j",
-        Outgoing::Final(FinalResult {
+        OutboxItem::Final(FinalResult {
             result: Err(ErrorReport { kind: ErrorKind::Oom, message: "m".into(), traceback: String::new() }),
             streamed: true,
             stop_pod: false,

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::core::ExitReason;
+use runpod_worker_core::ExitReason;
 
 /// Waits for the end of a child without reaping it. As long as it is a zombie, its pid and group id cannot be given to
 /// anybody else, so the rest of its group can still be signalled safely.

@@ -21,9 +21,9 @@ use super::output::{Output, read_lines};
 use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
-use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
-use crate::telemetry::logs::HANDLER;
-use crate::telemetry::redact;
+use crate::logs::HANDLER;
+use crate::logs::redact;
+use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
 
 /// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
 /// they may stay open after that. Only a grandchild can hold them.
@@ -136,7 +136,7 @@ impl Incarnation {
         group.forget();
         let status = exit::reason(child.wait().await);
         let host_oom = status == ExitReason::Signal(SIGKILL) && !killed_by_us && kills_after > kills_before;
-        events.send(ProcessEvent::Gone(Exit { status, host_oom, last_lines: last_lines.take() })).await;
+        events.send(ProcessEvent::Exited(Exit { status, host_oom, last_lines: last_lines.take() })).await;
     }
 }
 

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::incarnation::Events;
 use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
-use crate::core::ProcessEvent;
-use crate::telemetry::redact;
+use crate::logs::redact;
+use runpod_worker_core::ProcessEvent;
 
 /// A message ready to be written: the encoded prefix and header, and the payload as it came.
 #[derive(Debug)]

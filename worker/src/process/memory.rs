@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::incarnation::Events;
-use crate::core::ProcessEvent;
+use runpod_worker_core::ProcessEvent;
 
 /// Reports the resident set of a process again and again. Ends only by being aborted.
 ///

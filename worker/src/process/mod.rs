@@ -1,7 +1,7 @@
 //! Handler processes: starting them, talking to them, ending them, and saying what became of them.
 //!
 //! [`Processes`] performs the three process effects of the core (`Spawn`, `Send`, `Kill`) without ever blocking, and
-//! answers with [`ProcessEvent`](crate::core::ProcessEvent)s. Nothing here decides what an event means.
+//! answers with [`ProcessEvent`](runpod_worker_core::ProcessEvent)s. Nothing here decides what an event means.
 
 mod exit;
 mod incarnation;

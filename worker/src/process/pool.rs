@@ -15,7 +15,7 @@ use super::kill::Group;
 use super::link::Frame;
 use super::running::RunningJobs;
 use super::spawn::HandlerCommand;
-use crate::core::{Epoch, Event, ProcessId};
+use runpod_worker_core::{Epoch, Event, ProcessId};
 
 /// Messages that may wait for a handler process. It reads on a thread that runs no user code, so even one that is busy
 /// takes them at once; one that lets this many pile up is broken.
@@ -83,7 +83,7 @@ impl Processes {
     }
 
     /// Starts a process. Answered by `ProcessEvent::Spawned` or `ProcessEvent::SpawnFailed`; after `Spawned`, the last
-    /// event of the incarnation is `ProcessEvent::Gone`. An earlier incarnation that is still there is killed.
+    /// event of the incarnation is `ProcessEvent::Exited`. An earlier incarnation that is still there is killed.
     pub fn spawn(&mut self, id: ProcessId, epoch: Epoch) {
         let mut command = Arc::clone(&self.command);
         if let Some(env) = self.process_env.get(&id) {

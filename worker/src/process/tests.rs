@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::{HandlerCommand, Processes};
 use crate::config::LogFormat;
-use crate::core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
-use crate::telemetry::capture::Capture;
+use crate::logs::capture::Capture;
+use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
 
 const P0: ProcessId = ProcessId(0);
 /// Far above what anything here takes; reached only by a failing test.
@@ -57,7 +57,7 @@ impl Fixture {
 
     async fn exit(&mut self) -> Exit {
         match self.next().await {
-            ProcessEvent::Gone(exit) => exit,
+            ProcessEvent::Exited(exit) => exit,
             other => panic!("{other:?}"),
         }
     }

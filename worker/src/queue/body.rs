@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config::Identity;
-use crate::core::{FinalResult, JobCost};
+use runpod_worker_core::{FinalResult, JobCost};
 
 /// Sent as `runpod_version` in heartbeats and errors.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

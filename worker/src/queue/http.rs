@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use super::url::{Template, append};
 use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
 use crate::config::Secret;
-use crate::core::JobId;
 use crate::retry::retry_after;
+use runpod_worker_core::JobId;
 
 /// A long poll is given up after this time without an answer, as in RunPod's SDK.
 const POLL_LIMIT: Duration = Duration::from_secs(90);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::Secret;
-use crate::core::{JobId, TakenJob};
+use runpod_worker_core::{JobId, TakenJob};
 
 pub use body::{VERSION, chunk_body, progress_body, result_body, without_stop_pod};
 pub use http::{ClientError, HttpQueue, http_client, request_error};

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobSource, RequestError, TakeReply};
-use crate::core::{Event, PollAnswer};
 use crate::retry::Retry;
+use runpod_worker_core::{Event, PollAnswer};
 
 /// The shortest pause after 429 that RunPod's SDK keeps.
 pub const THROTTLE_MIN: Duration = Duration::from_secs(5);
@@ -122,7 +122,7 @@ impl<S: JobSource> Poller<S> {
             }
             TakeReply::Throttled { retry_after } => {
                 self.succeeded();
-                PollAnswer::Throttled { retry_after: retry_after.unwrap_or_default().max(THROTTLE_MIN) }
+                PollAnswer::RateLimited { retry_after: retry_after.unwrap_or_default().max(THROTTLE_MIN) }
             }
             TakeReply::Failed { error, retry_after } => {
                 let retry_after = self.errors.next(retry_after);
@@ -136,11 +136,11 @@ impl<S: JobSource> Poller<S> {
         if took >= TOO_QUICK {
             self.quick_in_a_row = 0;
             self.quick.reset();
-            return PollAnswer::Nothing;
+            return PollAnswer::Empty;
         }
         self.quick_in_a_row = self.quick_in_a_row.saturating_add(1);
         if self.quick_in_a_row < TOO_QUICK_IN_A_ROW {
-            return PollAnswer::Nothing;
+            return PollAnswer::Empty;
         }
         if self.quick_in_a_row == TOO_QUICK_IN_A_ROW {
             tracing::warn!("the queue says \"no job\" at once instead of holding the request; polling slows down");
@@ -170,8 +170,8 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::core::{JobId, TakenJob};
     use crate::queue::StopReply;
+    use runpod_worker_core::{JobId, TakenJob};
 
     /// Gives scripted replies after scripted times, then never answers again.
     struct Script {
@@ -240,7 +240,7 @@ mod tests {
 
     fn pause(answer: &PollAnswer) -> Duration {
         match answer {
-            PollAnswer::Failed { retry_after } | PollAnswer::Throttled { retry_after } => *retry_after,
+            PollAnswer::Failed { retry_after } | PollAnswer::RateLimited { retry_after } => *retry_after,
             other => panic!("expected a pause, got {other:?}"),
         }
     }
@@ -250,7 +250,7 @@ mod tests {
         let source = Script::new([(100, job()), (100, TakeReply::Nothing), (100, failure(500, None))]);
         let mut rig = Rig::new(&source);
         assert!(matches!(rig.poll().await, PollAnswer::Jobs(jobs) if jobs.len() == 1));
-        assert!(matches!(rig.poll().await, PollAnswer::Nothing));
+        assert!(matches!(rig.poll().await, PollAnswer::Empty));
         assert!(matches!(rig.poll().await, PollAnswer::Failed { .. }));
         assert_eq!(source.takes.load(Ordering::SeqCst), 3);
         assert!(rig.events.try_recv().is_err());
@@ -285,7 +285,7 @@ mod tests {
         let mut rig = Rig::new(&source);
         for expected in [5, 5, 20] {
             let answer = rig.poll().await;
-            assert!(matches!(answer, PollAnswer::Throttled { .. }));
+            assert!(matches!(answer, PollAnswer::RateLimited { .. }));
             assert_eq!(pause(&answer), Duration::from_secs(expected));
         }
     }
@@ -322,12 +322,12 @@ mod tests {
         let source = Script::new(replies.collect::<Vec<_>>());
         let mut rig = Rig::new(&source);
         for _ in 1..TOO_QUICK_IN_A_ROW {
-            assert!(matches!(rig.poll().await, PollAnswer::Nothing));
+            assert!(matches!(rig.poll().await, PollAnswer::Empty));
         }
         for _ in TOO_QUICK_IN_A_ROW..=10 {
             assert!(pause(&rig.poll().await) <= QUICK_PAUSE_MAX);
         }
-        assert!(matches!(rig.poll().await, PollAnswer::Nothing), "held long enough");
-        assert!(matches!(rig.poll().await, PollAnswer::Nothing), "the count starts again");
+        assert!(matches!(rig.poll().await, PollAnswer::Empty), "held long enough");
+        assert!(matches!(rig.poll().await, PollAnswer::Empty), "the count starts again");
     }
 }

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::poller::THROTTLE_MIN;
 use super::{JobSource, RequestError, StopReply};
-use crate::core::Event;
 use crate::retry::Retry;
+use runpod_worker_core::Event;
 
 /// Pause after an answer without stops, as in RunPod's SDK; pauses after errors start here too …
 const PAUSE: Duration = Duration::from_secs(1);
@@ -76,8 +76,8 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::core::JobId;
     use crate::queue::TakeReply;
+    use runpod_worker_core::JobId;
 
     /// Gives scripted replies at once, notes when it was asked, then never answers again.
     struct Script {

@@ -6,7 +6,7 @@ use std::fmt;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::Url;
 
-use crate::core::JobId;
+use runpod_worker_core::JobId;
 
 /// Characters that would end or change the part of the URL they are put into. `/` stays, as it does in RunPod's SDK.
 const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'<').add(b'>').add(b'?');

@@ -12,8 +12,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{RequestError, StopReply, TakeReply};
-use crate::core::{JobId, TakenJob};
-use crate::telemetry::redact;
+use crate::logs::redact;
+use runpod_worker_core::{JobId, TakenJob};
 
 /// Longest job id that is taken, in bytes. RunPod's are about 40.
 pub const MAX_ID_LEN: usize = 256;

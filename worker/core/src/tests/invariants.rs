@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 
-use crate::job::JobState;
-use crate::process::Phase;
-use crate::shutdown::Lifecycle;
-use crate::{
-    DeliveryEvent, Effect, Event, JobId, Outgoing, Policy, PollAnswer, ProcessEvent, Report, Time, Worker,
-};
+use crate::states::JobState;
+use crate::states::Lifecycle;
+use crate::states::Phase;
+use crate::{DeliveryEvent, Effect, Event, JobId, OutboxItem, Policy, PollAnswer, ProcessEvent, Report, Time, Worker};
 
 /// A queue that honours `stopPod` takes a name for a new worker's after three seconds without a poll; requests take time.
 const AWAY: Duration = Duration::from_secs(5);
@@ -56,7 +54,7 @@ impl Ledger {
         {
             (self.gone, self.gone_since) = (true, None);
         }
-        if let Event::Delivery(DeliveryEvent::Leftovers(jobs)) = event {
+        if let Event::Delivery(DeliveryEvent::Undelivered(jobs)) = event {
             self.decided.extend(jobs.iter().cloned());
         }
         if let Event::Process { event: ProcessEvent::Message { message, .. }, .. } = event
@@ -117,13 +115,13 @@ impl Ledger {
                 self.tally.entry(job.clone()).or_default().1 += 1;
             }
             Effect::Deliver { job, item } => match item {
-                Outgoing::Chunk { .. } | Outgoing::Progress(_) => {
+                OutboxItem::Chunk { .. } | OutboxItem::Progress(_) => {
                     assert!(self.open.contains(job), "{job} says something after its end");
                 }
-                Outgoing::Final(_) => {
+                OutboxItem::Final(_) => {
                     assert!(self.decided.insert(job.clone()), "{job} has two results at once");
                 }
-                Outgoing::Discard => {}
+                OutboxItem::Discard => {}
             },
             Effect::Report(Report::JobDelivered { job, .. }) => {
                 assert!(self.decided.remove(job), "{job} was delivered without a result");
@@ -149,7 +147,7 @@ impl Ledger {
             for (slot, index) in process.slots.iter().zip(0..) {
                 let Some(id) = slot.job() else { continue };
                 assert!(in_slots.insert(id.clone()), "{id} is in two slots");
-                let place = worker.jobs.get(id).and_then(super::super::job::Job::place);
+                let place = worker.jobs.get(id).and_then(crate::states::Job::place);
                 assert_eq!(
                     place.map(|place| (place.process, place.slot)),
                     Some((process.id, index)),
@@ -170,7 +168,7 @@ impl Ledger {
 /// Every moment of every process went into one use, or belongs to a job that still runs.
 fn all_time_is_booked(worker: &Worker) {
     let running: Duration = worker.jobs.values().filter(|job| job.place().is_some()).map(|job| job.gpu_time).sum();
-    let booked = worker.usage.total() + running;
+    let booked = worker.gpu_time.total() + running;
     let passed = worker.spent_until.0 * u32::try_from(worker.processes.len()).unwrap();
     // Shares are rounded down to nanoseconds.
     let lost = passed.checked_sub(booked).expect("more time is booked than has passed");

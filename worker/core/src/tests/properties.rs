@@ -8,8 +8,8 @@ use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSuperv
 
 use super::world::{World, taken};
 use crate::{
-    DeliveryEvent, DrainCause, Event, Exit, ExitReason, JobId, OnRefresh, Policy, PollAnswer, ProcessEvent,
-    RecycleLimits, TakenJob, ThrottleReason, ThrottledGpu, WorkerState,
+    DeliveryEvent, DrainCause, Event, Exit, ExitReason, GpuSlowdown, JobId, OnRefresh, Policy, PollAnswer,
+    ProcessEvent, RecycleLimits, SlowdownReason, TakenJob, WorkerState,
 };
 
 /// One thing that may happen; numbers choose among what is possible at that moment.
@@ -115,9 +115,9 @@ fn act(world: &mut World, action: Action) {
             let job = TakenJob { body: Err("not an object".into()), ..taken(&name(id)) };
             world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
         }
-        Action::NoJob if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Nothing)),
+        Action::NoJob if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Empty)),
         Action::Throttled if world.poll.is_some() => {
-            world.feed(Event::Poll(PollAnswer::Throttled { retry_after: Duration::from_secs(5) }));
+            world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: Duration::from_secs(5) }));
         }
         Action::PollFailed if world.poll.is_some() => {
             world.feed(Event::Poll(PollAnswer::Failed { retry_after: Duration::from_secs(1) }));
@@ -194,8 +194,8 @@ fn act(world: &mut World, action: Action) {
         }
         Action::Pressure(full) => world.feed(Event::Delivery(DeliveryEvent::Pressure(full))),
         Action::GpuThrottled(hot) => {
-            let gpu = ThrottledGpu { gpu: 0, reasons: vec![ThrottleReason::HwThermal] };
-            world.feed(Event::Throttled(hot.then_some(gpu).into_iter().collect()));
+            let gpu = GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] };
+            world.feed(Event::GpuSlowdowns(hot.then_some(gpu).into_iter().collect()));
         }
         Action::Wait(millis) => world.wait(Duration::from_millis(u64::from(millis))),
         Action::Drain => world.drain(),
@@ -298,6 +298,6 @@ fn a_dead_process_reports_nothing_more() {
     world.die(0, ExitReason::Signal(11));
     let before = world.snapshot().jobs;
     let exit = Exit { status: ExitReason::Signal(11), host_oom: false, last_lines: vec![] };
-    world.feed(Event::Process { id: crate::ProcessId(0), epoch, event: ProcessEvent::Gone(exit) });
+    world.feed(Event::Process { id: crate::ProcessId(0), epoch, event: ProcessEvent::Exited(exit) });
     assert_eq!(world.snapshot().jobs, before);
 }

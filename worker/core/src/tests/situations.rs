@@ -32,7 +32,7 @@ fn polls_for_exactly_the_slots_that_are_ready() {
     assert_eq!(world.poll, Some(3));
     world.arrive(&["a"]);
     assert_eq!(world.poll, Some(2));
-    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.feed(Event::Poll(PollAnswer::Empty));
     assert_eq!(world.poll, Some(2), "the next poll follows at once");
     world.arrive(&["b", "c"]);
     assert_eq!(world.poll, None, "all slots are busy");
@@ -54,11 +54,11 @@ fn prefetch_holds_jobs_without_running_them() {
 #[test]
 fn throttling_shows_until_the_next_good_poll() {
     let mut world = World::serving();
-    world.feed(Event::Poll(PollAnswer::Throttled { retry_after: seconds(5) }));
+    world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(5) }));
     assert_eq!((world.snapshot().state, world.poll), (WorkerState::Throttled, None));
     world.wait(seconds(5));
     assert_eq!(world.poll, Some(1));
-    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.feed(Event::Poll(PollAnswer::Empty));
     assert_eq!(world.snapshot().state, WorkerState::Idle);
 }
 
@@ -222,7 +222,7 @@ fn a_job_that_is_stopped_early_and_comes_twice_in_one_answer_is_not_run_the_seco
 fn a_stop_for_nobody_is_forgotten_with_the_poll_that_could_have_brought_its_job() {
     let mut world = World::serving_with(Policy::default());
     world.stop("a");
-    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.feed(Event::Poll(PollAnswer::Empty));
     world.arrive(&["a"]);
     assert_eq!(world.running(), ["a/1"], "a job that comes later was sent again on purpose");
     world.stop("b");
@@ -373,7 +373,7 @@ fn chunks_are_acknowledged_when_they_have_left() {
 fn several_processes_share_the_work_evenly() {
     let mut world = World::serving_with(Policy { processes: 2, slots: 2, ..Policy::default() });
     while world.poll == Some(2) {
-        world.feed(Event::Poll(PollAnswer::Nothing));
+        world.feed(Event::Poll(PollAnswer::Empty));
     }
     assert_eq!(world.poll, Some(4));
     world.arrive(&["a", "b"]);

@@ -185,7 +185,7 @@ fn after_so_many_jobs_the_process_is_replaced_and_never_two_at_once() {
     world.die(0, KILLED);
     assert!(world.alive[0] > first, "and then starts at once");
     world.bring_up(0);
-    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.feed(Event::Poll(PollAnswer::Empty));
     run_one(&mut world, "c");
     let jobs = world.snapshot().jobs;
     assert_eq!((jobs.completed, jobs.failed, jobs.retried), (3, 0, 0));
@@ -261,7 +261,7 @@ fn an_old_process_is_replaced_while_it_is_idle() {
     assert_eq!(recycled(&world), [RecycleReason::Age]);
     world.die(0, KILLED);
     world.bring_up(0);
-    world.feed(Event::Poll(PollAnswer::Nothing));
+    world.feed(Event::Poll(PollAnswer::Empty));
     run_one(&mut world, "b");
     world.wait(seconds(59));
     assert_eq!(recycled(&world).len(), 1);
@@ -347,7 +347,7 @@ fn a_queue_that_is_never_told_is_asked_again_until_it_is() {
     world.done_with("a", true, BTreeMap::new());
     world.die(0, KILLED);
     world.bring_up(0);
-    world.wait(Policy::default().leftover_grace);
+    world.wait(Policy::default().undelivered_grace);
     assert_eq!(world.poll, Some(1), "the result is not accepted, and other jobs wait");
     world.deliver(0);
     world.feed(Event::Poll(PollAnswer::Aborted));

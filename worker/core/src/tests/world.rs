@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::invariants::Ledger;
 use crate::{
-    DeliveryEvent, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, JobId, Outgoing, Policy,
+    DeliveryEvent, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, JobId, OutboxItem, Policy,
     PollAnswer, ProcessEvent, ProcessId, Report, Snapshot, TakenJob, Time, Worker,
 };
 
@@ -90,7 +90,7 @@ impl World {
         let jobs: Vec<JobId> = jobs.iter().map(|job| job.as_str().into()).collect();
         let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: false, cost: None };
         self.finals.extend(jobs.iter().map(|job| (job.clone(), result.clone())));
-        self.feed(Event::Delivery(DeliveryEvent::Leftovers(jobs)));
+        self.feed(Event::Delivery(DeliveryEvent::Undelivered(jobs)));
     }
 
     pub(super) fn bring_up(&mut self, index: usize) {
@@ -135,7 +135,7 @@ impl World {
             }
             Effect::Kill { process } => self.killed[process.0] = true,
             Effect::Deliver { job, item } => {
-                if let Outgoing::Final(result) = item {
+                if let OutboxItem::Final(result) = item {
                     self.finals.push((job.clone(), result.clone()));
                 }
             }
@@ -152,7 +152,7 @@ impl World {
 
     pub(super) fn process(&mut self, index: usize, event: ProcessEvent) {
         let Some(epoch) = self.alive[index] else { return };
-        if matches!(event, ProcessEvent::Gone(_) | ProcessEvent::SpawnFailed { .. }) {
+        if matches!(event, ProcessEvent::Exited(_) | ProcessEvent::SpawnFailed { .. }) {
             self.alive[index] = None;
             self.killed[index] = false;
             self.runs.retain(|run| run.process.0 != index);
@@ -222,7 +222,7 @@ impl World {
 
     pub(super) fn die(&mut self, index: usize, status: ExitReason) {
         let exit = Exit { status, host_oom: false, last_lines: vec!["last words".into()] };
-        self.process(index, ProcessEvent::Gone(exit));
+        self.process(index, ProcessEvent::Exited(exit));
     }
 
     pub(super) fn stop(&mut self, job: &str) {

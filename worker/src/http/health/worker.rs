@@ -8,12 +8,12 @@ use runpod_handler_protocol::PROTOCOL_VERSION;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::core::{Exit, JobCounts, ProcessView, SlotCounts, Snapshot, Use};
-#[cfg(test)]
-use crate::core::{PollAnswer, WorkerState};
 use crate::heartbeat::HeartbeatStats;
 use crate::http::{HttpState, probes};
 use crate::outbox::{OutboxStats, SpoolStats};
+use runpod_worker_core::{Exit, JobCounts, ProcessView, SlotCounts, Snapshot, TimeCategory};
+#[cfg(test)]
+use runpod_worker_core::{PollAnswer, WorkerState};
 
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -236,7 +236,7 @@ impl Worker {
             last_poll: poll(snapshot, state.started.elapsed()),
             last_ping: ping(state.heartbeat.stats()),
             outbox: outbox(state.outbox.stats()),
-            gpu_seconds: by_use(|what| snapshot.usage.of(what).as_secs_f64()),
+            gpu_seconds: by_use(|what| snapshot.gpu_time.of(what).as_secs_f64()),
             cost: cost(snapshot),
         }
     }
@@ -302,25 +302,25 @@ fn last_exit(exit: &Exit) -> LastExit {
     LastExit { reason: exit.status.to_string(), out_of_host_memory: exit.host_oom }
 }
 
-fn by_use(of: impl Fn(Use) -> f64) -> ByUse {
+fn by_use(of: impl Fn(TimeCategory) -> f64) -> ByUse {
     ByUse {
-        useful: of(Use::Useful),
-        failed: of(Use::Failed),
-        cancelled: of(Use::Cancelled),
-        warm_up: of(Use::WarmUp),
-        idle: of(Use::Idle),
+        useful: of(TimeCategory::Useful),
+        failed: of(TimeCategory::Failed),
+        cancelled: of(TimeCategory::Cancelled),
+        warm_up: of(TimeCategory::WarmUp),
+        idle: of(TimeCategory::Idle),
     }
 }
 
 fn cost(snapshot: &Snapshot) -> Option<Cost> {
     let price = snapshot.price?;
-    let total = price.of(snapshot.usage.total());
+    let total = price.of(snapshot.gpu_time.total());
     let completed = snapshot.jobs.completed;
     Some(Cost {
         per_hour: price.per_hour,
         total,
         per_job: (completed > 0).then(|| total / completed as f64),
-        by_use: by_use(|what| price.of(snapshot.usage.of(what))),
+        by_use: by_use(|what| price.of(snapshot.gpu_time.of(what))),
     })
 }
 

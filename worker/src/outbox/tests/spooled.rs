@@ -203,7 +203,7 @@ async fn the_substitute_of_a_result_is_posted_as_its_worker_would() {
 async fn a_result_that_is_sent_again_asks_for_no_fresh_worker() {
     let mut it = Spooled::new([(0, code(404))], false);
     let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: true, cost: None };
-    it.rig.send("j", Outgoing::Final(result));
+    it.rig.send("j", OutboxItem::Final(result));
     assert!(!it.rig.until_final().await.0);
     let letter = it.dead().find("j").unwrap();
     it.dead().resend(&letter, &*it.rig.sink).await.unwrap();
@@ -216,6 +216,6 @@ async fn a_discarded_result_leaves_the_disk() {
     let it = Spooled::new(failures(1000), false);
     it.rig.send("j", done("1"));
     it.until(|it| it.stats().results == 1).await;
-    it.rig.send("j", Outgoing::Discard);
+    it.rig.send("j", OutboxItem::Discard);
     it.until(|it| it.results() == 0 && it.stats().results == 0).await;
 }

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::Identity;
-use crate::core::{FinalResult, Outgoing, TakenJob};
+use crate::logs::capture::subscribe;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::poller;
-use crate::telemetry::capture::subscribe;
+use runpod_worker_core::{FinalResult, OutboxItem, TakenJob};
 
 /// One request as the server saw it.
 #[derive(Debug)]
@@ -327,9 +327,9 @@ async fn neither_keys_nor_payloads_reach_the_log() {
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(queue, identity, OutboxLimits::default(), sender);
     let job = JobId::from("j1");
-    outbox.send(job.clone(), Outgoing::Chunk { attempt: 1, seq: 1, payload: "\"hunter2\"".into() });
+    outbox.send(job.clone(), OutboxItem::Chunk { attempt: 1, seq: 1, payload: "\"hunter2\"".into() });
     let result = Ok("\"hunter2\"".into());
-    outbox.send(job, Outgoing::Final(FinalResult { result, streamed: false, stop_pod: false, cost: None }));
+    outbox.send(job, OutboxItem::Final(FinalResult { result, streamed: false, stop_pod: false, cost: None }));
     for _ in 0..2 {
         events.recv().await.unwrap();
     }
