@@ -11,6 +11,7 @@ pub mod dev;
 pub mod faults;
 pub mod local;
 pub mod monitoring;
+mod secret;
 pub mod server;
 pub mod store;
 pub mod webhooks;

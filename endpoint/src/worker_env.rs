@@ -1,6 +1,6 @@
 //! The environment variables through which a worker finds its endpoint.
 
-use crate::api::Secret;
+use crate::secret::Secret;
 
 /// Sent by workers when no key is enforced: the official worker sends no heartbeat without one.
 const PLACEHOLDER_KEY: &str = "no-key-is-enforced";

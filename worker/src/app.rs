@@ -9,20 +9,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, EffectHandlers};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
+use crate::observer::Observer;
 use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
-use crate::telemetry::alerts;
-use crate::telemetry::runtime::{Port, Runtime};
-use crate::telemetry::traces::Traces;
-use crate::telemetry::{Observer, TraceError};
-use crate::telemetry::{gpu, host};
+use crate::sensors::{Port, Sensors, gpu, host};
+use crate::traces::{TraceError, Traces};
 use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 
 /// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
@@ -96,9 +95,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     let gpus = gpu::spawn(config.gpus.clone(), latest.clone(), events.clone()).map_err(StartError::Gpus)?;
     let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(Port::http);
     let ports = own_port.into_iter().chain(config.ports.clone()).collect();
-    let runtime = Runtime::new(gpus.gpus(), host::spawn(over.clone()), ports);
+    let sensors = Sensors::new(gpus.gpus(), host::spawn(over.clone()), ports);
     let mut metrics = Metrics::new(config.tenant_limit);
-    metrics.add(RuntimeMetrics::new(runtime.clone(), latest.clone()));
+    metrics.add(RuntimeMetrics::new(sensors.clone(), latest.clone()));
     let metrics = Arc::new(metrics);
 
     let (traces, export) =
@@ -119,7 +118,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             outbox: outbox.clone(),
             heartbeat: heartbeat.monitor(),
             pulse: Arc::new(PulseWatch::new(pulse.clone())),
-            runtime,
+            sensors,
             started: begun,
         };
         tokio::spawn(http::serve(listener, http::router(state), over.clone()))

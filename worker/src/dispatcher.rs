@@ -1,4 +1,4 @@
-//! The one task that owns all job, slot and process state. It takes events, lets the [core](crate::core) decide, performs
+//! The one task that owns all job, slot and process state. It takes events, lets the [core](runpod_worker_core) decide, performs
 //! the effects and publishes what the worker looks like afterwards. Nothing here waits for anything but the next event.
 
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
+use crate::observer::Observer;
 use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::poller::PollHandle;
-use crate::telemetry::Observer;
 use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 
 /// Events handled before the picture for the outside is drawn again.

@@ -1,7 +1,9 @@
 //! The worker: takes jobs from a RunPod-style queue, runs them in a handler process, delivers the results.
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 pub mod app;
+pub mod base;
 pub mod checks;
 pub mod cli;
 pub mod commands;
@@ -10,10 +12,12 @@ pub mod direct;
 pub mod dispatcher;
 pub mod heartbeat;
 pub mod http;
+pub mod logs;
 pub mod metrics;
+pub mod observer;
 pub mod outbox;
 mod parent;
 pub mod process;
 pub mod queue;
-pub mod retry;
-pub mod telemetry;
+pub mod sensors;
+pub mod traces;

@@ -1,8 +1,6 @@
 //! API keys and the refusal of foreign web pages.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
@@ -10,41 +8,12 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::Response;
-use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
 use super::keys::KeySet;
 
 /// How a browser's request relates to the site that it goes to.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// A key. Never shown by `Debug`, and there is no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    pub(crate) fn matches(&self, given: &str) -> bool {
-        self.0.as_bytes().ct_eq(given.as_bytes()).into()
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(Arc::from(text.trim()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("[redacted]")
-    }
-}
 
 /// Who is let in by one of the two APIs.
 #[derive(Debug, Clone)]
@@ -110,11 +79,6 @@ fn is_local_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_secret_is_not_printed() {
-        assert_eq!(format!("{:?}", Some(Secret::from("hunter2"))), "Some([redacted])");
-    }
 
     #[test]
     fn addresses_and_localhost_are_local() {

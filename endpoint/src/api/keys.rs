@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::auth::Secret;
+use crate::secret::Secret;
 
 /// Keys in one file.
 const MAX_KEYS: usize = 10_000;
@@ -83,6 +83,17 @@ impl KeySet {
         let matches = self.0.iter().enumerate();
         matches.fold(None, |found, (index, key)| if key.matches(given) { Some(index) } else { found })
     }
+}
+
+/// Keys to enforce; an empty set lets everyone in.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    /// For the client API.
+    pub client: KeySet,
+    /// For the worker API.
+    pub worker: KeySet,
+    /// An API without keys answers to local names only, as befits a server on a loopback address.
+    pub local: bool,
 }
 
 impl From<Option<Secret>> for KeySet {

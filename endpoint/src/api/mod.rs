@@ -1,11 +1,14 @@
-//! The HTTP layer: thin handlers over the [`Store`].
+//! The HTTP layer: thin handlers over the [`Store`](crate::store::Store).
 
+mod admission;
+mod app;
 mod auth;
-pub(crate) mod body;
+mod body;
 mod client;
 mod delivery;
 mod docs;
 mod error;
+mod fault_injection;
 pub(crate) mod graphql;
 mod json;
 mod keys;
@@ -15,57 +18,23 @@ mod options;
 mod query;
 mod rate_limit;
 mod report;
+mod route;
 mod trace;
 mod wire;
 mod worker;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use tokio_util::sync::CancellationToken;
 
+pub use app::App;
 use auth::Gate;
-pub use auth::Secret;
-pub(crate) use delivery::HandedOut;
 pub use error::ApiError;
-pub use keys::{KeyFileError, KeySet};
+pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
-pub(crate) use query::Params;
 pub use rate_limit::RateLimits;
 
-use crate::faults;
-use crate::store::Store;
-
-/// What every handler needs.
-#[derive(Clone)]
-pub struct App {
-    /// Jobs and workers.
-    pub store: Arc<dyn Store>,
-    /// How long job-take and job-stop are held open when there is nothing to say.
-    pub hold: Duration,
-    /// Largest result or stream item, in bytes.
-    pub max_result_bytes: usize,
-    /// From here on workers get no more jobs, so that they can leave.
-    pub drain: CancellationToken,
-    /// Ends all held requests.
-    pub shutdown: CancellationToken,
-    /// What the operator switched on.
-    pub options: Arc<Options>,
-}
-
-/// Keys to enforce; an empty set lets everyone in.
-#[derive(Debug, Clone, Default)]
-pub struct Keys {
-    /// For the client API.
-    pub client: KeySet,
-    /// For the worker API.
-    pub worker: KeySet,
-    /// An API without keys answers to local names only, as befits a server on a loopback address.
-    pub local: bool,
-}
+pub use crate::secret::Secret;
 
 /// Lets only callers with the client key through.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
@@ -75,17 +44,17 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), options::admit));
+    let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), admission::admit));
     // Layers run from the last to the first.
     let client = |routes: Router<App>| {
-        let limited = routes.layer(from_fn_with_state(app.clone(), rate_limit::limit));
+        let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));
         client_only(admitted(limited), &keys)
     };
     let (documented, document) = client::routes().split_for_parts();
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
     let worker_gate = Gate { keys: keys.worker, local: keys.local };
-    let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), faults::inject)))
+    let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), fault_injection::inject)))
         .layer(from_fn_with_state(worker_gate, auth::check));
     plain
         .merge(openai)

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use super::App;
+use super::app::App;
 use super::body::{self, BodyError};
 use super::client::{self, RUNSYNC};
 use super::error::{ApiError, ErrorText};

@@ -1,18 +1,11 @@
-//! The platform's rate limits, for rehearsing how a client copes with them. Off by default.
+//! The platform's rate limits, to test how a client copes with them. Off by default.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
+use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use super::App;
-use super::auth::KeyNumber;
-use super::error::ApiError;
-use super::options::route_of;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -33,10 +26,10 @@ fn limits(operation: &str) -> Option<(u32, u32)> {
 
 /// One user, one endpoint, one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Caller {
-    key: usize,
-    endpoint: String,
-    operation: String,
+pub(crate) struct Caller {
+    pub(crate) key: usize,
+    pub(crate) endpoint: String,
+    pub(crate) operation: String,
 }
 
 #[derive(Debug)]
@@ -53,7 +46,7 @@ pub struct RateLimits {
 }
 
 /// A request that is being answered.
-struct Open<'a> {
+pub(crate) struct Open<'a> {
     limits: &'a RateLimits,
     caller: Caller,
 }
@@ -70,11 +63,11 @@ impl Drop for Open<'_> {
 
 impl RateLimits {
     fn with<T>(&self, operation: impl FnOnce(&mut HashMap<Caller, Window>) -> T) -> T {
-        operation(&mut self.windows.lock().unwrap_or_else(PoisonError::into_inner))
+        operation(&mut self.windows.lock())
     }
 
     /// A place for one request, or the time after which to try again.
-    fn enter(&self, caller: Caller) -> Result<Option<Open<'_>>, Duration> {
+    pub(crate) fn enter(&self, caller: Caller) -> Result<Option<Open<'_>>, Duration> {
         let Some((max_requests, max_open)) = limits(&caller.operation) else { return Ok(None) };
         let now = Instant::now();
         self.with(|windows| {
@@ -98,14 +91,4 @@ impl RateLimits {
         })?;
         Ok(Some(Open { limits: self, caller }))
     }
-}
-
-/// Lets a request through while its caller keeps to the limits.
-pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
-    let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };
-    let key = request.extensions().get::<KeyNumber>().map_or(0, |key| key.0);
-    let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
-    let _open = rates.enter(caller).map_err(|after| ApiError::RateLimited { after })?;
-    Ok(next.run(request).await)
 }

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::App;
+use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;

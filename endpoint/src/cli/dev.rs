@@ -1,10 +1,11 @@
 //! `dev`: the endpoint and its workers.
 
 use super::args::DevArgs;
+use super::exit::Exit;
 use super::open::{Extra, open};
 use super::output::Output;
 use super::signals::StopRequests;
-use super::{Exit, workers};
+use super::workers;
 use crate::dev::WorkerPlan;
 
 pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output) -> Exit {

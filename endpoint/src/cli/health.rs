@@ -5,10 +5,11 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use tokio::time::sleep;
 
-use super::Exit;
 use super::args::HealthArgs;
+use super::ask::note_retry;
+use super::exit::Exit;
 use super::http::Endpoint;
-use super::jobs::{Outcome, note_retry};
+use super::outcome::Outcome;
 use super::output::Output;
 
 pub(crate) async fn health(args: &HealthArgs, output: &mut Output) -> Outcome {

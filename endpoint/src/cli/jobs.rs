@@ -1,57 +1,20 @@
-//! `submit`, `status`, `stream`, `cancel`, `retry`, `requests` and `purge`.
+//! `submit`, `status`, `watch`, `stream`, `cancel`, `retry`, `requests` and `purge`.
 
-use std::fmt::Display;
-use std::time::Duration;
-
-use serde_json::value::RawValue;
 use tokio::time::sleep;
 
-use super::Exit;
-use super::args::{EndpointArgs, JobArgs, SubmitArgs};
-use super::http::{Chunks, ClientError, Endpoint, Job, Purged, Requests};
+use super::args::{EndpointArgs, JobArgs, SubmitArgs, WatchArgs};
+use super::ask::{FIRST_PAUSE, ask};
+use super::exit::Exit;
+use super::follow::{Wanted, follow};
+use super::http::{Chunks, Endpoint, Job, Purged, Requests};
+use super::outcome::Outcome;
 use super::output::Output;
-use super::request::{self, RequestError};
-use super::watch::{Wanted, follow};
+use super::print::{exit_for, note_failure, print_end, print_result, print_value};
+use super::request;
 use crate::store::Status;
-
-/// Pause between two questions about a job: short at first, for jobs that end at once.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Failed questions in a row before giving up.
-const PATIENCE: u32 = 5;
 
 /// How long one `/stream` question is held, in milliseconds.
 const STREAM_WAIT_MS: u32 = 10_000;
-
-/// Why a client command failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CommandError {
-    /// Nothing to submit.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// No answer.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// A reply in another shape.
-    #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
-    Reply(#[from] serde_json::Error),
-    /// The system does not let signals be watched.
-    #[error("{}", super::signals::unwatched(.0))]
-    Signals(#[source] std::io::Error),
-    /// The terminal cannot be used.
-    #[error("the terminal cannot be used: {0}; try another one, or `runpod-endpoint health --watch`")]
-    Terminal(#[source] std::io::Error),
-}
-
-impl CommandError {
-    /// The exit status.
-    pub(crate) fn exit(&self) -> Exit {
-        if matches!(self, Self::Request(_)) { Exit::Usage } else { Exit::Failure }
-    }
-}
-
-pub(super) type Outcome = Result<Exit, CommandError>;
 
 pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
     let body = request::build(args)?;
@@ -87,6 +50,12 @@ pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
     output.line(job.status.name());
     print_result(&job, output);
     Ok(Exit::Success)
+}
+
+pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
+    let target = &args.job.target;
+    let wanted = Wanted { changes: true, items: args.stream, as_json: target.json };
+    follow(&Endpoint::new(&target.server)?, &args.job.job, None, wanted, output).await
 }
 
 pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
@@ -150,62 +119,4 @@ pub(crate) async fn purge(args: &EndpointArgs, output: &mut Output) -> Outcome {
     let Purged { removed } = serde_json::from_str(&reply)?;
     output.line(&format!("CANCELLED: {removed}"));
     Ok(Exit::Success)
-}
-
-/// A question that is repeated over short troubles.
-pub(super) async fn ask(endpoint: &Endpoint, path: &str, output: &mut Output) -> Result<String, ClientError> {
-    let mut failures = 0;
-    loop {
-        match endpoint.get(path).await {
-            Err(error) if error.is_passing() && failures < PATIENCE => {
-                failures += 1;
-                note_retry(&error, output);
-                sleep(LONGEST_PAUSE * failures).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-pub(super) fn note_retry(error: &impl Display, output: &mut Output) {
-    output.note(&format!("runpod-endpoint: {error}; trying again"));
-}
-
-pub(super) fn print_end(job: &Job, reply: &str, as_json: bool, output: &mut Output) -> Exit {
-    if as_json {
-        output.line(reply.trim_end());
-    } else {
-        print_result(job, output);
-    }
-    exit_for(job.status)
-}
-
-fn print_result(job: &Job, output: &mut Output) {
-    if let Some(value) = &job.output {
-        print_value(value, output);
-    }
-    note_failure(job, output);
-}
-
-fn note_failure(job: &Job, output: &mut Output) {
-    if let Some(error) = &job.error {
-        output.note(&format!("{}: {}", job.status.name(), plain(error)));
-    }
-}
-
-fn print_value(value: &RawValue, output: &mut Output) {
-    output.line(&plain(value));
-}
-
-/// A JSON string without its quotes; any other JSON as it is.
-pub(super) fn plain(value: &RawValue) -> String {
-    serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
-}
-
-fn exit_for(status: Status) -> Exit {
-    match status {
-        Status::Failed | Status::TimedOut => Exit::Failure,
-        Status::Cancelled => Exit::Cancelled,
-        Status::Completed | Status::InQueue | Status::InProgress => Exit::Success,
-    }
 }

@@ -1,19 +1,23 @@
 //! Subcommands.
 
 mod args;
+mod ask;
 mod config;
 mod dev;
+mod exit;
+mod follow;
 mod health;
 mod http;
 mod jobs;
 mod open;
+mod outcome;
 mod output;
+mod print;
 mod probe;
 mod request;
 mod serve;
 mod signals;
 mod top;
-mod watch;
 mod workers;
 
 use std::ffi::OsString;
@@ -25,31 +29,8 @@ use tracing_subscriber::EnvFilter;
 use signals::StopRequests;
 
 pub use args::{Cli, Command};
+pub use exit::Exit;
 pub use output::Output;
-
-/// Exit statuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Done; the job is COMPLETED.
-    Success,
-    /// Not done; the job is FAILED or TIMED_OUT.
-    Failure,
-    /// The job is CANCELLED.
-    Cancelled,
-    /// The command line or the configuration must be changed first (`EX_USAGE`).
-    Usage,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Success => 0,
-            Exit::Failure => 1,
-            Exit::Cancelled => 3,
-            Exit::Usage => 64,
-        })
-    }
-}
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -91,7 +72,7 @@ async fn run(command: Command, output: &mut Output) -> Exit {
         Command::Probe(args) => return probe::probe(args, output).await,
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,
-        Command::Watch(args) => watch::watch(args, output).await,
+        Command::Watch(args) => jobs::watch(args, output).await,
         Command::Stream(args) => jobs::stream(args, output).await,
         Command::Cancel(args) => jobs::cancel(args, output).await,
         Command::Retry(args) => jobs::retry(args, output).await,

@@ -8,13 +8,14 @@ use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
 use super::args::{AlertArgs, AlertFormat, ListenArgs, RateLimitChoice};
 use super::config::{Config, ConfigError};
+use super::exit::Exit;
 use crate::alerts::Alerts;
-use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits, Secret};
+use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
+use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};

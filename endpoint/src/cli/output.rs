@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{StderrLock, StdoutLock, Write, stderr, stdout};
 
-use super::Exit;
+use super::exit::Exit;
 
 /// Results go to standard output, complaints to standard error.
 #[derive(Debug, Default)]

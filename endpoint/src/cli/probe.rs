@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 
-use super::Exit;
 use super::args::{ProbeArgs, ProbeKind};
+use super::exit::Exit;
 use super::output::Output;
 
 /// The server answers these from memory; more time would not help.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
+use super::exit::Exit;
 use super::open::{Extra, Opened, open};
 use super::output::Output;
 use super::signals::StopRequests;
-use super::{Exit, workers};
+use super::workers;
 use crate::server::Server;
 use crate::worker_env::worker_env;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
 use super::args::WorkerArgs;
+use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
 use super::signals::StopRequests;

@@ -8,7 +8,7 @@ use axum::http::header::{
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use super::Console;
+use super::state::Console;
 
 /// The page runs its own scripts and talks to its own server; what a job contains can never become code.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \

@@ -6,52 +6,20 @@ mod assets;
 mod events;
 mod overview;
 mod samples;
+mod state;
 mod wire;
-
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub use samples::Samples;
+pub use state::Console;
 
 use crate::api::{ApiError, Keys, client_only};
-use crate::local::{GpuFigures, Local, Manifest};
-use crate::store::Store;
-
-/// Event streams open at once; a page holds one.
-const MAX_VIEWERS: usize = 64;
-
-/// What the console shows.
-#[derive(Clone)]
-pub struct Console {
-    /// Jobs and workers.
-    pub store: Arc<dyn Store>,
-    /// The counters of the last minutes.
-    pub samples: Samples,
-    /// The handler and the workers that run beside the server.
-    pub local: Local,
-    /// What those workers say about their GPUs.
-    pub gpus: GpuFigures,
-    /// Ends all event streams.
-    pub shutdown: CancellationToken,
-    viewers: Arc<Semaphore>,
-}
-
-impl Console {
-    /// A console over this store.
-    #[must_use]
-    pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
-        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
-        let gpus = GpuFigures::new(local.clone());
-        Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
-    }
-}
+use crate::local::Manifest;
 
 /// The page, open to everyone, and its data, for those with the client key.
 pub fn router(console: Console, keys: &Keys) -> Router {
@@ -70,13 +38,13 @@ struct Endpoints {
     endpoints: Vec<String>,
 }
 
-async fn endpoints(State(console): State<Console>) -> Response {
-    let mut endpoints = console.store.endpoints().await;
+async fn endpoints(State(console): State<Console>) -> Result<Response, ApiError> {
+    let mut endpoints = console.store.endpoints().await?;
     // An endpoint without jobs is not in the store yet.
     if let Some(own) = console.local.endpoint().filter(|own| !endpoints.iter().any(|id| id == own)) {
         endpoints.insert(0, own.to_owned());
     }
-    Json(Endpoints { endpoints }).into_response()
+    Ok(Json(Endpoints { endpoints }).into_response())
 }
 
 async fn manifest(State(console): State<Console>, Path(endpoint): Path<String>) -> Result<Json<Manifest>, ApiError> {

@@ -7,8 +7,8 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::Console;
 use super::events::{MAX_ROWS, MAX_WORKERS};
+use super::state::Console;
 use super::wire::{Job, OverviewQuery, Point, Row, Worker, millis};
 use crate::api::ApiError;
 use crate::local::{Gpu, Usage};
@@ -46,9 +46,9 @@ pub(super) async fn overview(
 ) -> Result<Response, ApiError> {
     let store = &console.store;
     let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
-    let observation = store.observe(&endpoint).await;
+    let observation = store.observe(&endpoint).await?;
     let rows = store.list(&endpoint, &filter).await?;
-    let workers = store.workers(&endpoint, MAX_WORKERS).await;
+    let workers = store.workers(&endpoint, MAX_WORKERS).await?;
     let (usage, gpus) = tokio::join!(usage(&console), console.gpus.latest());
     let line = |worker| {
         let Worker { id, .. } = &worker;

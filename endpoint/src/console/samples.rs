@@ -1,9 +1,10 @@
 //! The counters of the last minutes, one sample a second, for the charts.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -38,17 +39,19 @@ impl Samples {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let endpoints = store.endpoints().await;
-            self.lock().retain(|endpoint, _| endpoints.contains(endpoint));
+            // A sample that cannot be taken is missing from the charts.
+            let Ok(endpoints) = store.endpoints().await else { continue };
+            self.0.lock().retain(|endpoint, _| endpoints.contains(endpoint));
             for endpoint in endpoints.into_iter().take(MAX_ENDPOINTS) {
-                let health = store.health(&endpoint).await;
-                self.add(endpoint, Sample { at: SystemTime::now(), health });
+                if let Ok(health) = store.health(&endpoint).await {
+                    self.add(endpoint, Sample { at: SystemTime::now(), health });
+                }
             }
         }
     }
 
     fn add(&self, endpoint: String, sample: Sample) {
-        let mut endpoints = self.lock();
+        let mut endpoints = self.0.lock();
         let samples = endpoints.entry(endpoint).or_default();
         if samples.len() == KEPT {
             samples.pop_front();
@@ -58,11 +61,7 @@ impl Samples {
 
     /// The samples of one endpoint, oldest first.
     pub(super) fn of(&self, endpoint: &str) -> Vec<Sample> {
-        self.lock().get(endpoint).map(|samples| samples.iter().copied().collect()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, VecDeque<Sample>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().get(endpoint).map(|samples| samples.iter().copied().collect()).unwrap_or_default()
     }
 }
 

@@ -18,9 +18,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 
-use crate::api::Secret;
 use crate::faults::Faults;
 use crate::local::Local;
+use crate::secret::Secret;
 use crate::store::{Store, StoreError};
 use spawn::WorkerCommand;
 

@@ -1,17 +1,15 @@
 //! Scripted faults: bad days on request, so that handler and worker authors can rehearse them.
 //!
-//! `script` is what a user writes, `plan` decides which request is hit, `layer` makes it happen.
+//! `script` is what a user writes, `plan` decides which request is hit; the API's `fault_injection` makes it happen.
 
 mod alarms;
 mod connection;
-mod layer;
 mod plan;
 mod script;
 
-pub(crate) use connection::ResettableStream;
-pub(crate) use layer::inject;
+pub(crate) use connection::{Connection, ResettableStream};
 pub use plan::Faults;
-pub(crate) use plan::ProcessSignal;
+pub(crate) use plan::{ProcessSignal, Target};
 pub use script::{Fault, FaultKind, FaultRoute, Script, ScriptError};
 
 /// The header of a job submission that carries faults for this job alone.

@@ -1,5 +1,6 @@
 //! What the store has counted, in the form of metrics.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::metrics::Requests;
 use crate::store::{Distribution, Health, Observation, Totals};
+
+/// Requests by operation and class of status; both come from closed sets.
+pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
 
 /// One value of the label `endpoint`: one endpoint, or all those that share a label.
 #[derive(Debug)]

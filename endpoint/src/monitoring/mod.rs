@@ -6,6 +6,7 @@ mod labels;
 mod metrics;
 mod probes;
 mod requests;
+mod state;
 
 use std::sync::Arc;
 
@@ -15,36 +16,14 @@ use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio_util::sync::CancellationToken;
 
-use crate::store::{Store, WebhookOutcomes};
-pub use metrics::Metrics;
 pub use requests::STATUS_CLASSES;
+pub use state::Monitoring;
 
 /// Content type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is watched.
-#[derive(Clone)]
-pub struct Monitoring {
-    store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
-    drain: CancellationToken,
-}
-
 impl Monitoring {
-    /// Watches `store`. `endpoints` are shown from the start, others from their first job on. From `drain` on the server is
-    /// not ready.
-    #[must_use]
-    pub fn new(
-        store: Arc<dyn Store>,
-        endpoints: Vec<String>,
-        webhooks: WebhookOutcomes,
-        drain: CancellationToken,
-    ) -> Self {
-        Self { store, metrics: Arc::new(Metrics::new(endpoints, webhooks)), drain }
-    }
-
     /// Adds the routes of this module and counts the requests to all of them.
     pub fn watch(self, router: Router) -> Router {
         let metrics = Arc::clone(&self.metrics);

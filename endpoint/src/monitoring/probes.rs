@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use super::Monitoring;
+use super::state::Monitoring;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::Metrics;
+use super::metrics::Metrics;
 
 /// What requests to `/v2/{endpoint}/…` ask for.
 const OPERATIONS: [&str; 18] = [

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use crate::api::Secret;
+use crate::secret::Secret;
 
 /// Marks a secret that is written in base64.
 const BASE64_PREFIX: &str = "whsec_";

@@ -5,7 +5,7 @@ use std::fs;
 use runpod_handler_protocol::CheckReport;
 
 use super::gib;
-use crate::telemetry::host::{Cgroup, memory_field};
+use crate::sensors::host::{Cgroup, memory_field};
 
 const NAME: &str = "memory";
 

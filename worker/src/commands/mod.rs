@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
-use crate::telemetry::{self, LogGuard, Sink, redact};
+use crate::logs::{self, LogGuard, Sink, redact};
 
 pub use new::NewError;
 pub use schema::SchemaError;
@@ -55,7 +55,7 @@ fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
 /// Sets up the log. The guard must live until the command is over.
 fn start_log(config: &Config, sink: Option<&Sink>, out: impl io::Write + Send + 'static) -> Result<LogGuard, ExitCode> {
     hide_secrets(config);
-    telemetry::init(&config.log, &config.identity.worker_id, sink, out).map_err(|error| complain(1, &error.to_string()))
+    logs::init(&config.log, &config.identity.worker_id, sink, out).map_err(|error| complain(1, &error.to_string()))
 }
 
 /// Keeps what is secret among settings and variables out of the log.

@@ -12,9 +12,9 @@ use super::test::{DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print, start_log};
 use crate::app::StartError;
 use crate::config::{Config, DirectConfig, EXIT_CONFIG, ProcessEnvironment, RunArgs};
+use crate::logs::Sink;
 use crate::queue::HttpQueue;
-use crate::telemetry::{Sink, alerts};
-use crate::{app, checks, direct, heartbeat};
+use crate::{alerts, app, checks, direct, heartbeat};
 
 /// Runs until the worker is over.
 pub(super) async fn run(args: &RunArgs) -> ExitCode {

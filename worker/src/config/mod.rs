@@ -6,13 +6,11 @@ mod direct;
 mod environment;
 mod errors;
 mod handler;
-mod identity;
 mod load;
 mod metrics;
 mod parse;
 mod probe;
 mod runtime;
-mod secret;
 mod settings;
 mod spool;
 mod telemetry;
@@ -20,29 +18,30 @@ mod upkeep;
 
 use std::net::SocketAddr;
 
-use tracing::level_filters::LevelFilter;
-
-pub use alerts::{AlertArgs, AlertConfig};
+pub use alerts::{AlertArgs, load_alerts};
 pub use args::RunArgs;
 pub use direct::{DirectArgs, DirectConfig};
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
-pub use identity::Identity;
 pub use metrics::MetricsArgs;
 pub use probe::probe_address;
 pub use runtime::RuntimeArgs;
-pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
-pub use upkeep::{CheckConfig, UpkeepArgs};
+pub use upkeep::UpkeepArgs;
 
+use crate::alerts::AlertConfig;
+use crate::base::Identity;
+use crate::checks::CheckConfig;
 use crate::heartbeat::HeartbeatConfig;
+use crate::logs::LogConfig;
+use crate::logs::SinkConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
-use crate::telemetry::gpu::GpuSettings;
-use crate::telemetry::runtime::Port;
-use crate::telemetry::{SinkConfig, TraceConfig};
+use crate::sensors::Port;
+use crate::sensors::gpu::GpuSettings;
+use crate::traces::TraceConfig;
 use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
@@ -91,36 +90,6 @@ impl Config {
     /// The effective values and where each comes from, one line each. Secrets are shown as `set` or `not set`.
     pub fn describe(&self) -> String {
         self.description.clone()
-    }
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// For machines or for people.
-    pub format: LogFormat,
-    /// What is not worth logging.
-    pub level: LevelFilter,
-    /// Lines a second, of each level and of each stream of a handler; 0 for no limit.
-    pub rate: u32,
-}
-
-/// Form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line, as RunPod's log views expect it.
-    Json,
-    /// Text for people.
-    Text,
-}
-
-impl LogFormat {
-    /// The word used in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::environment::Environment;
 use super::parse;
 use super::settings::{Settings, show_duration};
-use crate::telemetry::gpu::{GpuSettings, VisibleDevices};
-use crate::telemetry::runtime::Port;
+use crate::sensors::Port;
+use crate::sensors::gpu::{GpuSettings, VisibleDevices};
 
 /// A driver needs some milliseconds for an answer.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing::level_filters::LevelFilter;
 
 use super::*;
+use crate::logs::LogFormat;
 use runpod_worker_core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;

@@ -70,7 +70,7 @@ pub(super) async fn health(State(state): State<HttpState>) -> Json<Health> {
         jobs: jobs(snapshot.jobs),
         workers: workers(snapshot.state),
         worker: Worker::new(&state, &snapshot),
-        runtime: runtime(&state.runtime, state.started.elapsed(), &snapshot),
+        runtime: runtime(&state.sensors, state.started.elapsed(), &snapshot),
     })
 }
 

@@ -18,11 +18,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Identity;
+use crate::base::Identity;
 use crate::heartbeat::HeartbeatMonitor;
 use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;
-use crate::telemetry::runtime::Runtime;
+use crate::sensors::Sensors;
 use runpod_worker_core::Snapshot;
 
 pub use probes::PulseWatch;
@@ -56,7 +56,7 @@ pub struct HttpState {
     /// Whether the dispatcher moves.
     pub pulse: Arc<PulseWatch>,
     /// GPUs, container, ports.
-    pub runtime: Runtime,
+    pub sensors: Sensors,
     /// The beginning of the dispatcher's time.
     pub started: Instant,
 }

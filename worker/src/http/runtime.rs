@@ -7,9 +7,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::telemetry::gpu::{Gpu as GpuView, GpuFigures};
-use crate::telemetry::host::HostUsage;
-use crate::telemetry::runtime::{self, Port as PortView, Runtime as Sources};
+use crate::sensors::gpu::{Gpu as GpuView, GpuFigures};
+use crate::sensors::host::HostUsage;
+use crate::sensors::{self, Port as PortView, Sensors};
 use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 
 #[derive(Debug, Serialize)]
@@ -92,19 +92,19 @@ struct Port {
     r#type: &'static str,
 }
 
-pub(super) fn runtime(sources: &Sources, uptime: Duration, snapshot: &Snapshot) -> Runtime {
+pub(super) fn runtime(sensors: &Sensors, uptime: Duration, snapshot: &Snapshot) -> Runtime {
     Runtime {
         uptime_in_seconds: uptime.as_secs(),
-        gpus: gpus(sources, snapshot),
-        container: container(sources.host.latest()),
-        ports: sources.ports.iter().map(port).collect(),
+        gpus: gpus(sensors, snapshot),
+        container: container(sensors.host.latest()),
+        ports: sensors.ports.iter().map(port).collect(),
     }
 }
 
 /// Those that the driver tells of, and those that only a handler tells of.
-fn gpus(sources: &Sources, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
-    let seen = sources.gpus.latest();
-    let mut allocated = runtime::allocated(snapshot);
+fn gpus(sensors: &Sensors, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
+    let seen = sensors.gpus.latest();
+    let mut allocated = sensors::handler_memory(snapshot);
     if seen.is_none() && allocated.is_empty() {
         return None;
     }
@@ -170,15 +170,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::telemetry::gpu::{Gpus, XidErrors};
-    use crate::telemetry::host::Host;
+    use crate::sensors::gpu::{Gpus, XidErrors};
+    use crate::sensors::host::Host;
     use runpod_worker_core::{Epoch, ProcessId, ProcessView};
 
     const GIB: u64 = 1 << 30;
 
     fn shown(gpus: Gpus, host: HostUsage, ports: Vec<PortView>, snapshot: &Snapshot) -> Value {
-        let sources = Sources::new(gpus, Host::fixed(host), ports);
-        serde_json::to_value(runtime(&sources, Duration::from_millis(61_900), snapshot)).unwrap()
+        let sensors = Sensors::new(gpus, Host::fixed(host), ports);
+        serde_json::to_value(runtime(&sensors, Duration::from_millis(61_900), snapshot)).unwrap()
     }
 
     fn handler_on(device: &str) -> Snapshot {

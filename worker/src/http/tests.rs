@@ -7,8 +7,8 @@ use super::*;
 use crate::heartbeat::Pulse;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::{PostReply, ResultSink};
-use crate::telemetry::gpu::Gpus;
-use crate::telemetry::host::Host;
+use crate::sensors::gpu::Gpus;
+use crate::sensors::host::Host;
 use runpod_worker_core::{
     DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
     Time, Versions, WorkerState,
@@ -57,8 +57,8 @@ fn snapshot(state: WorkerState) -> Snapshot {
 }
 
 /// A machine that tells nothing.
-fn nothing_known() -> Runtime {
-    Runtime::new(Gpus::absent(), Host::absent(), Vec::new())
+fn nothing_known() -> Sensors {
+    Sensors::new(Gpus::absent(), Host::absent(), Vec::new())
 }
 
 /// A server in this state: its address, and what keeps it alive.
@@ -75,7 +75,7 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
         outbox,
         heartbeat: HeartbeatMonitor::default(),
         pulse: Arc::new(PulseWatch::new(Pulse::default())),
-        runtime: nothing_known(),
+        sensors: nothing_known(),
         started: Instant::now(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

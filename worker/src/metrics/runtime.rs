@@ -10,9 +10,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::sync::watch;
 
-use crate::telemetry::gpu::Gpu;
-use crate::telemetry::host::HostUsage;
-use crate::telemetry::runtime::{Runtime, allocated};
+use crate::sensors::gpu::Gpu;
+use crate::sensors::host::HostUsage;
+use crate::sensors::{Sensors, handler_memory};
 use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 
 type Labels = Vec<(&'static str, String)>;
@@ -21,22 +21,22 @@ type Series = Vec<(Labels, f64)>;
 /// What is looked at.
 #[derive(Debug)]
 pub struct RuntimeMetrics {
-    runtime: Runtime,
+    sensors: Sensors,
     snapshots: watch::Receiver<Snapshot>,
 }
 
 impl RuntimeMetrics {
     /// Shows what these tell.
-    pub fn new(runtime: Runtime, snapshots: watch::Receiver<Snapshot>) -> Self {
-        Self { runtime, snapshots }
+    pub fn new(sensors: Sensors, snapshots: watch::Receiver<Snapshot>) -> Self {
+        Self { sensors, snapshots }
     }
 }
 
 impl Collector for RuntimeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let out = &mut encoder;
-        encode_gpus(out, self.runtime.gpus.latest().as_deref().unwrap_or_default())?;
-        let held = allocated(&self.snapshots.borrow());
+        encode_gpus(out, self.sensors.gpus.latest().as_deref().unwrap_or_default())?;
+        let held = handler_memory(&self.snapshots.borrow());
         let devices = |figure: fn(&DeviceMemory) -> Option<u64>| -> Series {
             let known = held.iter().filter_map(|(gpu, memory)| Some((gpu, figure(memory)?)));
             known.map(|(gpu, bytes)| (vec![("device", format!("cuda:{gpu}"))], bytes as f64)).collect()
@@ -45,7 +45,7 @@ impl Collector for RuntimeMetrics {
         gauge(out, "runpod_gpu_allocated_bytes", help, devices(|memory| Some(memory.allocated)))?;
         let help = "Device memory taken by the handler's allocator when the last job was over: tensors and its cache";
         gauge(out, "runpod_gpu_reserved_bytes", help, devices(|memory| memory.reserved))?;
-        encode_container(out, self.runtime.host.latest())
+        encode_container(out, self.sensors.host.latest())
     }
 }
 
@@ -138,14 +138,14 @@ fn encode<M: EncodeMetric>(
 pub(super) mod tests {
     use super::*;
     use crate::metrics::Metrics;
-    use crate::telemetry::gpu::{GpuFigures, Gpus, XidErrors};
-    use crate::telemetry::host::Host;
+    use crate::sensors::gpu::{GpuFigures, Gpus, XidErrors};
+    use crate::sensors::host::Host;
     use runpod_worker_core::{Epoch, ProcessId, ProcessView};
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
         let mut metrics = Metrics::default();
-        metrics.add(RuntimeMetrics::new(Runtime::new(gpus, host, Vec::new()), snapshots));
+        metrics.add(RuntimeMetrics::new(Sensors::new(gpus, host, Vec::new()), snapshots));
         let text = metrics.encode().unwrap();
         let ours = |line: &&str| line.contains("runpod_gpu") || line.contains("runpod_container");
         text.lines().filter(ours).map(|line| format!("{line}\n")).collect()

@@ -21,8 +21,8 @@ use super::output::{Output, read_lines};
 use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
-use crate::telemetry::logs::HANDLER;
-use crate::telemetry::redact;
+use crate::logs::HANDLER;
+use crate::logs::redact;
 use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
 
 /// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::incarnation::Events;
 use super::running::RunningJobs;
 use super::secret_inputs::SecretInputs;
-use crate::telemetry::redact;
+use crate::logs::redact;
 use runpod_worker_core::ProcessEvent;
 
 /// A message ready to be written: the encoded prefix and header, and the payload as it came.

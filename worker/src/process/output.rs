@@ -142,7 +142,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::telemetry::redact;
+    use crate::logs::redact;
 
     const LINES_PER_WINDOW: u32 = 500;
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::telemetry::redact;
+use crate::logs::redact;
 
 /// How deep schema and input are followed; a schema may refer to itself.
 const MAX_DEPTH: usize = 64;

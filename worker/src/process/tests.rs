@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{HandlerCommand, Processes};
-use crate::config::LogFormat;
-use crate::telemetry::capture::Capture;
+use crate::logs::LogFormat;
+use crate::logs::capture::Capture;
 use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
 
 const P0: ProcessId = ProcessId(0);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{RequestError, StopReply, TakeReply};
-use crate::telemetry::redact;
+use crate::logs::redact;
 use runpod_worker_core::{JobId, TakenJob};
 
 /// Longest job id that is taken, in bytes. RunPod's are about 40.

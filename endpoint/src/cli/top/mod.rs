@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Exit;
 use super::args::TopArgs;
+use super::exit::Exit;
 use super::http::{ClientError, Endpoint};
-use super::jobs::{CommandError, Outcome};
+use super::outcome::{CommandError, Outcome};
 use super::output::Output;
 use super::signals::StopRequests;
 use look::{Details, Look};

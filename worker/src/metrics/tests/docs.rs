@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::eventful;
 use crate::metrics::RuntimeMetrics;
 use crate::metrics::runtime::tests::everything;
-use crate::telemetry::runtime::Runtime;
+use crate::sensors::Sensors;
 
 const BEGIN: &str = "<!-- worker metrics: generated, see worker/src/metrics -->\n";
 const END: &str = "<!-- end of worker metrics -->";
@@ -99,7 +99,7 @@ fn table() -> String {
     let (gpus, host, snapshot) = everything();
     let (_sender, snapshots) = watch::channel(snapshot);
     let mut metrics = eventful();
-    metrics.add(RuntimeMetrics::new(Runtime::new(gpus, host, Vec::new()), snapshots));
+    metrics.add(RuntimeMetrics::new(Sensors::new(gpus, host, Vec::new()), snapshots));
     let families: BTreeMap<String, Described> =
         families(&metrics.encode().unwrap()).into_iter().map(|family| (family.exposed(), family)).collect();
     let mut text = "| metric | type | unit | labels | what it is |\n| --- | --- | --- | --- | --- |\n".to_owned();

@@ -1,0 +1,42 @@
+//! Refuses requests before a handler sees them.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::app::App;
+use super::auth::KeyNumber;
+use super::error::ApiError;
+use super::rate_limit::Caller;
+use super::route::route_of;
+
+/// Bytes of all header names and values of a request.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
+/// Refuses requests to endpoints that do not exist and requests with oversized headers.
+pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
+    if header_bytes(request.headers()) > MAX_HEADER_BYTES {
+        return Err(ApiError::HeadersTooLarge { limit: MAX_HEADER_BYTES });
+    }
+    let catalog = &app.options.catalog;
+    let unknown = |(endpoint, _): (&str, &str)| !catalog.policies.contains_key(endpoint);
+    if catalog.closed && route_of(request.uri()).is_some_and(unknown) {
+        return Err(ApiError::NoEndpoint);
+    }
+    Ok(next.run(request).await)
+}
+
+/// Lets a request through while its caller keeps to the limits.
+pub(crate) async fn limit_rate(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
+    let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };
+    let key = request.extensions().get::<KeyNumber>().map_or(0, |key| key.0);
+    let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
+    let _open = rates.enter(caller).map_err(|after| ApiError::RateLimited { after })?;
+    Ok(next.run(request).await)
+}
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}

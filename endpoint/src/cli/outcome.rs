@@ -1,0 +1,35 @@
+//! How a client command ends.
+
+use super::exit::Exit;
+use super::http::ClientError;
+use super::request::RequestError;
+
+/// Why a client command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// Nothing to submit.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A reply in another shape.
+    #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
+    Reply(#[from] serde_json::Error),
+    /// The system does not let signals be watched.
+    #[error("{}", super::signals::unwatched(.0))]
+    Signals(#[source] std::io::Error),
+    /// The terminal cannot be used.
+    #[error("the terminal cannot be used: {0}; try another one, or `runpod-endpoint health --watch`")]
+    Terminal(#[source] std::io::Error),
+}
+
+impl CommandError {
+    /// The exit status.
+    pub(crate) fn exit(&self) -> Exit {
+        if matches!(self, Self::Request(_)) { Exit::Usage } else { Exit::Failure }
+    }
+}
+
+/// An exit status, or the reason why there is no answer to print.
+pub(super) type Outcome = Result<Exit, CommandError>;

@@ -1,0 +1,40 @@
+//! What the console's handlers share.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::samples::Samples;
+use crate::local::{GpuFigures, Local};
+use crate::store::Store;
+
+/// Event streams open at once; a page holds one.
+const MAX_VIEWERS: usize = 64;
+
+/// What the console shows.
+#[derive(Clone)]
+pub struct Console {
+    /// Jobs and workers.
+    pub store: Arc<dyn Store>,
+    /// The counters of the last minutes.
+    pub samples: Samples,
+    /// The handler and the workers that run beside the server.
+    pub local: Local,
+    /// What those workers say about their GPUs.
+    pub gpus: GpuFigures,
+    /// Ends all event streams.
+    pub shutdown: CancellationToken,
+    /// One permit for each open event stream.
+    pub(super) viewers: Arc<Semaphore>,
+}
+
+impl Console {
+    /// A console over this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
+        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
+        let gpus = GpuFigures::new(local.clone());
+        Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
+    }
+}

@@ -1,0 +1,30 @@
+//! What the monitoring routes share.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Metrics;
+use crate::store::{Store, WebhookOutcomes};
+
+/// What is watched.
+#[derive(Clone)]
+pub struct Monitoring {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) drain: CancellationToken,
+}
+
+impl Monitoring {
+    /// Watches `store`. `endpoints` are shown from the start, others from their first job on. From `drain` on the server is
+    /// not ready.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        endpoints: Vec<String>,
+        webhooks: WebhookOutcomes,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { store, metrics: Arc::new(Metrics::new(endpoints, webhooks)), drain }
+    }
+}

@@ -1,0 +1,24 @@
+//! The worker's log: one line per event, on stdout and, if asked for, over HTTP, free of secrets.
+
+#[cfg(test)]
+pub(crate) mod capture;
+mod config;
+mod fields;
+mod init;
+mod job_tags;
+mod layer;
+mod line;
+mod rate_limit;
+pub mod redact;
+pub(crate) mod report;
+mod secret_forms;
+mod shorten;
+mod sink;
+mod writer;
+
+pub use config::{LogConfig, LogFormat};
+pub use init::{LogError, init};
+pub(crate) use job_tags::{JobTags, close_job, open_job};
+pub(crate) use layer::HANDLER;
+pub use sink::{Sink, SinkConfig};
+pub use writer::LogGuard;

@@ -1,0 +1,211 @@
+//! The thread that writes log lines, so that nobody else waits for stdout.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::rate_limit::RateLimit;
+
+/// Lines that may wait. Whoever reads stdout of a container is rarely more than a few lines behind.
+const QUEUE_LEN: usize = 8192;
+/// How long the end of the program may wait for the log.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+const FLUSH_RETRY: Duration = Duration::from_millis(5);
+/// Lines over the rate limit are reported this often.
+const EXCESS_INTERVAL: Duration = Duration::from_secs(1);
+
+enum Item {
+    Line(Vec<u8>),
+    /// Answer when everything before this has been written.
+    Flush(SyncSender<()>),
+}
+
+/// Why lines are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Nobody read what was written.
+    Stuck,
+    /// They were over the rate limit.
+    Excess,
+}
+
+/// A bounded queue of lines, each given by one `write`. A line that finds it full is dropped and counted.
+#[derive(Clone)]
+pub(super) struct LineQueue {
+    items: SyncSender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LineQueue {
+    /// Starts a thread that writes to `out`. `note` makes the line that says how many were dropped, here or by `limit`.
+    pub(super) fn start(
+        out: impl Write + Send + 'static,
+        limit: Arc<RateLimit>,
+        note: impl Fn(Loss, u64) -> String + Send + 'static,
+    ) -> io::Result<(Self, LogGuard)> {
+        let (items, queue) = sync_channel(QUEUE_LEN);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_lines(&queue, out, &counter, &limit, note))?;
+        Ok((Self { items: items.clone(), dropped }, LogGuard { items }))
+    }
+}
+
+impl Write for LineQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.items.try_send(Item::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_lines(
+    queue: &Receiver<Item>,
+    mut out: impl Write,
+    dropped: &AtomicU64,
+    limit: &RateLimit,
+    note: impl Fn(Loss, u64) -> String,
+) {
+    let mut excess_told = Instant::now();
+    loop {
+        let item = queue.recv_timeout(EXCESS_INTERVAL);
+        let last_chance = matches!(item, Ok(Item::Flush(_)) | Err(RecvTimeoutError::Disconnected));
+        if last_chance || excess_told.elapsed() >= EXCESS_INTERVAL {
+            excess_told = Instant::now();
+            let count = limit.take_dropped();
+            if count > 0 {
+                let _ = out.write_all(note(Loss::Excess, count).as_bytes());
+            }
+        }
+        // Nowhere is left to complain to when the log itself cannot be written.
+        let _ = match item {
+            Ok(Item::Line(line)) => out.write_all(&line),
+            Ok(Item::Flush(done)) => out.flush().map(|()| drop(done)),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let count = dropped.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let _ = out.write_all(note(Loss::Stuck, count).as_bytes());
+        }
+    }
+}
+
+/// Waits, when dropped, until the lines logged so far are written, but no longer than a second.
+#[must_use = "dropping the guard only flushes the log; keep it until the program ends"]
+pub struct LogGuard {
+    items: SyncSender<Item>,
+}
+
+impl std::fmt::Debug for LogGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogGuard").finish_non_exhaustive()
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + FLUSH_LIMIT;
+        let (done, written) = sync_channel(1);
+        let mut item = Item::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.items.try_send(item) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            item = back;
+            thread::sleep(FLUSH_RETRY);
+        }
+        // Ends when the writer drops its half.
+        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Writes into memory, one line for each permission.
+    struct Gate {
+        permissions: Receiver<()>,
+        text: Arc<Mutex<String>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            // A closed channel opens the gate for good.
+            let _ = self.permissions.recv_timeout(LIMIT);
+            self.text.lock().unwrap().push_str(std::str::from_utf8(line).unwrap());
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated() -> (LineQueue, LogGuard, SyncSender<()>, Arc<Mutex<String>>, Arc<RateLimit>) {
+        let (open, permissions) = sync_channel(1);
+        let text = Arc::new(Mutex::new(String::new()));
+        let gate = Gate { permissions, text: Arc::clone(&text) };
+        let limit = Arc::new(RateLimit::new(3));
+        let note = |loss, count| format!("dropped {count} lines: {loss:?}\n");
+        let (queue, guard) = LineQueue::start(gate, Arc::clone(&limit), note).unwrap();
+        (queue, guard, open, text, limit)
+    }
+
+    #[test]
+    fn dropping_the_guard_waits_for_every_line() {
+        let (mut queue, guard, open, text, _) = gated();
+        for number in 0..100 {
+            writeln!(queue, "{number}").unwrap();
+        }
+        drop(open);
+        drop(guard);
+        let written = text.lock().unwrap();
+        assert!(written.starts_with("0\n") && written.ends_with("99\n"), "{written}");
+    }
+
+    #[test]
+    fn a_stuck_reader_costs_lines_not_time() {
+        let (mut queue, guard, open, text, _) = gated();
+        // One more line than the queue holds may be in the hands of the writer.
+        let excess = 10;
+        for _ in 0..=QUEUE_LEN + excess {
+            queue.write_all(b"x\n").unwrap();
+        }
+        drop(open);
+        drop(guard);
+        let text = text.lock().unwrap();
+        let (written, note) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
+        assert_eq!(note, Some(format!("dropped {} lines: Stuck", QUEUE_LEN + excess + 1 - written).as_str()));
+        assert!(written <= QUEUE_LEN + 1, "{written}");
+    }
+
+    #[test]
+    fn lines_over_the_limit_are_counted_in_the_log() {
+        let (mut queue, guard, open, text, limit) = gated();
+        drop(open);
+        let now = Instant::now();
+        for number in 0..10 {
+            if limit.take(tracing::Level::INFO, now) {
+                writeln!(queue, "{number}").unwrap();
+            }
+        }
+        drop(guard);
+        assert_eq!(*text.lock().unwrap(), "0\n1\n2\ndropped 7 lines: Excess\n");
+    }
+}
