@@ -8,6 +8,7 @@
 //! of [`Worker`] that moves those machines.
 
 mod boundary;
+mod handler_text;
 mod states;
 mod worker;
 

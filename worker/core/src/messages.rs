@@ -8,7 +8,7 @@ use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler, T
 
 use crate::boundary::{Effect, JobId, OutboxItem, ProcessId, Report, Time};
 use crate::ending::{Extras, Outcome};
-use crate::startup::first_line;
+use crate::handler_text::{first_line, read_error};
 use crate::states::{Job, JobState, KillCause, Slot};
 use crate::worker::Worker;
 
@@ -162,13 +162,4 @@ impl Worker {
     fn is_cancelled(&self, job: &JobId) -> bool {
         matches!(self.jobs.get(job).map(|held| held.state), Some(JobState::Stopping { why: CancelReason::Stopped, .. }))
     }
-}
-
-/// The error in a payload. An error that cannot be read is an error, too.
-pub(crate) fn read_error(payload: &[u8]) -> ErrorReport {
-    serde_json::from_slice(payload).unwrap_or_else(|error| ErrorReport {
-        kind: ErrorKind::Protocol,
-        message: format!("the handler reported a failure that cannot be read: {error}"),
-        traceback: String::new(),
-    })
 }

@@ -7,17 +7,9 @@ use bytes::Bytes;
 use runpod_handler_protocol::{CheckReport, CheckStatus, Manifest, PROTOCOL_VERSION, ToHandler};
 
 use crate::boundary::{DrainCause, Effect, ProcessId, Report, StartPhase, Time, Versions};
-use crate::messages::read_error;
+use crate::handler_text::{first_line, read_error};
 use crate::states::{KillCause, Phase, Slot};
 use crate::worker::Worker;
-
-/// Longest text of a handler that `/health` and `/ready` show, in characters.
-const MAX_TEXT: usize = 256;
-
-/// The first line of a text that a handler has sent, shortened.
-pub(crate) fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(MAX_TEXT).collect()
-}
 
 impl Worker {
     /// Starts the processes whose pause is over.

@@ -86,7 +86,7 @@ impl Ledger {
         if self.gone && worker.jobs.is_empty() && !worker.poll.in_flight {
             self.gone_since.get_or_insert(now);
         }
-        a_worker_that_does_not_poll_shows_why(worker);
+        self.a_worker_that_does_not_poll_shows_why(worker);
         self.table(worker);
         self.slots_and_jobs_agree(worker);
         all_time_is_booked(worker);
@@ -148,6 +148,20 @@ impl Ledger {
         }
     }
 
+    /// Without a request for jobs there is a reason, and `/health` shows it.
+    fn a_worker_that_does_not_poll_shows_why(&self, worker: &Worker) {
+        let snapshot = worker.snapshot();
+        match snapshot.poll.blocked_by {
+            None => assert!(snapshot.poll.in_flight, "no job is asked for, without a reason"),
+            // The slots in the snapshot show it.
+            Some(PollBlocker::NoFreeSlot) => {
+                let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
+                assert!(ready + self.prefetch <= worker.queue.len(), "no job is asked for although a slot is free");
+            }
+            Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
+        }
+    }
+
     fn slots_and_jobs_agree(&self, worker: &Worker) {
         let mut in_slots = BTreeSet::new();
         for process in &worker.processes {
@@ -180,14 +194,4 @@ fn all_time_is_booked(worker: &Worker) {
     // Shares are rounded down to nanoseconds.
     let lost = passed.checked_sub(booked).expect("more time is booked than has passed");
     assert!(lost < Duration::from_millis(1), "{lost:?} of {passed:?} are not booked");
-}
-
-/// Without a request for jobs there is a reason, and it can be seen. Busy slots are seen by themselves.
-fn a_worker_that_does_not_poll_shows_why(worker: &Worker) {
-    let snapshot = worker.snapshot();
-    match snapshot.poll.blocked_by {
-        None => assert!(snapshot.poll.in_flight, "no job is asked for, without a reason"),
-        Some(PollBlocker::NoFreeSlot) => assert!(snapshot.slots.ready <= snapshot.jobs.in_queue, "a slot is free"),
-        Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
-    }
 }
