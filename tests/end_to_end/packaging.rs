@@ -66,7 +66,7 @@ fn one_place_per_program_starts_processes() {
         }
     }
     places.sort();
-    assert_eq!(places, ["endpoint/src/dev/spawn.rs", "worker/src/process/spawn.rs"]);
+    assert_eq!(places, ["endpoint/src/fleet/process.rs", "worker/src/process/spawn.rs"]);
 }
 
 #[test]
