@@ -1,7 +1,5 @@
 //! The limits that cannot be set, as `--check-config` lists them after the settings.
 
-use std::time::Duration;
-
 use runpod_worker_core::Policy;
 
 use crate::base::{FixedLimit, LimitValue};
@@ -29,25 +27,32 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let count = |name: &str, value: &dyn LimitValue| (format!("core.{name}"), value.as_text());
-    let time = |name: &str, value: Duration| (format!("core.{name}"), value.as_text());
-    vec![
-        count("chunk-window", &policy.chunk_window),
-        count("start-attempts", &policy.start_attempts),
-        count("crash-limit", &policy.crash_limit),
-        time("crash-window", policy.crash_window),
-        time("restart-delay", policy.restart_delay),
-        time("restart-delay-max", policy.restart_delay_max),
-        time("retire-grace", policy.retire_grace),
-        time("handshake-timeout", policy.handshake_timeout),
-        time("ping-interval", policy.ping_interval),
-        time("pong-timeout", policy.pong_timeout),
-        time("probe-timeout", policy.probe_timeout),
-        time("reap-timeout", policy.reap_timeout),
-        time("exit-timeout", policy.exit_timeout),
-        time("poll-grace", policy.poll_grace),
-        time("undelivered-grace", policy.undelivered_grace),
-    ]
+    let limits: [(&str, &dyn LimitValue); 23] = [
+        ("handshake-timeout", &policy.handshake_timeout),
+        ("ping-interval", &policy.ping_interval),
+        ("pong-timeout", &policy.pong_timeout),
+        ("probe-timeout", &policy.probe_timeout),
+        ("reap-timeout", &policy.reap_timeout),
+        ("exit-timeout", &policy.exit_timeout),
+        ("start-attempts", &policy.start_attempts),
+        ("restart-delay", &policy.restart_delay),
+        ("restart-delay-max", &policy.restart_delay_max),
+        ("crash-limit", &policy.crash_limit),
+        ("crash-window", &policy.crash_window),
+        ("lost-start-limit", &policy.lost_start_limit),
+        ("retire-grace", &policy.retire_grace),
+        ("deadline-slack", &policy.deadline_slack),
+        ("chunk-window", &policy.chunk_window),
+        ("early-stop-limit", &policy.early_stop_limit),
+        ("recent-results", &policy.recent_results),
+        ("recent-bytes", &policy.recent_bytes),
+        ("undelivered-grace", &policy.undelivered_grace),
+        ("refresh-absence", &policy.refresh_absence),
+        ("poll-grace", &policy.poll_grace),
+        ("poll-abort-timeout", &policy.poll_abort_timeout),
+        ("abort-flush-grace", &policy.abort_flush_grace),
+    ];
+    limits.into_iter().map(|(name, value)| (format!("core.{name}"), value.as_text())).collect()
 }
 
 /// The limits of the outbox that no setting changes.
