@@ -36,15 +36,17 @@ impl Alerts {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let endpoints = store.endpoints().await;
+                // What cannot be read is not evaluated: rules keep their state.
+                let Ok(endpoints) = store.endpoints().await else { continue };
                 watches.retain(|endpoint, _| endpoints.contains(endpoint));
                 for endpoint in endpoints {
                     if !watches.contains_key(&endpoint) && watches.len() < MAX_ENDPOINTS {
                         let watch = Watch::new(&endpoint, rules.clone(), sender.clone());
                         watches.insert(endpoint.clone(), watch);
                     }
-                    if let Some(watch) = watches.get_mut(&endpoint) {
-                        watch.observe(&readings(&store.observe(&endpoint).await));
+                    if let (Some(watch), Ok(observation)) = (watches.get_mut(&endpoint), store.observe(&endpoint).await)
+                    {
+                        watch.observe(&readings(&observation));
                     }
                 }
             }

@@ -41,7 +41,7 @@ pub(crate) async fn measure() {
                 }
             });
         }
-        while store.health(ENDPOINT).await.workers.idle < WORKERS {
+        while store.health(ENDPOINT).await.unwrap().workers.idle < WORKERS {
             sleep(Duration::from_millis(50)).await;
         }
         let (cpu, start) = (cpu_time(), Instant::now());

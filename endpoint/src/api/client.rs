@@ -265,12 +265,44 @@ async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Resul
     get,
     path = "/v2/{endpoint}/health",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = HealthReply, description = "The counters")),
+    responses((status = 200, body = HealthReply, description = "The counters"), (status = 503, body = Problem, description = "The counters are not known at the moment")),
 )]
-async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    Json(HealthReply::from(app.store.health(&endpoint).await)).into_response()
+async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    Ok(Json(HealthReply::from(app.store.health(&endpoint).await?)).into_response())
 }
 
 fn document(job: &JobView) -> Response {
     Json(JobDocument::from(job)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::header::RETRY_AFTER;
+    use axum::http::{Request, StatusCode};
+    use tokio_util::sync::CancellationToken;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::api::{Keys, Options, router};
+    use crate::store::Away;
+
+    #[tokio::test]
+    async fn counters_that_are_not_known_are_refused_and_never_zero() {
+        let app = App {
+            store: Arc::new(Away),
+            hold: Duration::ZERO,
+            max_result_bytes: MIB,
+            drain: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
+            options: Arc::new(Options::default()),
+        };
+        let api = router(app, Keys::default());
+        for path in ["health", "metrics", "requests", "status/job", "job-take/w"] {
+            let request = Request::get(format!("/v2/ep/{path}")).body(Body::empty()).unwrap();
+            let reply = api.clone().oneshot(request).await.unwrap();
+            assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+            assert_eq!(reply.headers()[RETRY_AFTER], "1", "{path}");
+        }
+    }
 }

@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 use crate::faults::ScriptError;
 use crate::store::StoreError;
 
+/// When to try again while the store cannot be used. Its writer tries once a second.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -148,7 +151,12 @@ impl IntoResponse for ApiError {
             title: status.canonical_reason().unwrap_or("Error"),
         };
         let mut response = (status, Json(problem)).into_response();
-        if let Self::RateLimited { after } = self {
+        let retry_after = match self {
+            Self::RateLimited { after } => Some(after),
+            Self::Store(StoreError::Unavailable(_)) => Some(UNAVAILABLE_RETRY),
+            _ => None,
+        };
+        if let Some(after) = retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
         }
         response.extensions_mut().insert(ErrorText(text));

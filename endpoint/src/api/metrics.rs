@@ -9,6 +9,7 @@ use axum::routing::get;
 use serde::Serialize;
 
 use super::app::App;
+use super::error::ApiError;
 use crate::store::WorkerState;
 
 pub(crate) fn routes() -> Router<App> {
@@ -30,8 +31,8 @@ struct Jobs {
     in_queue: usize,
 }
 
-async fn metrics(State(app): State<App>, Path(endpoint): Path<String>) -> Response {
-    let (load, health) = (app.store.load(&endpoint).await, app.store.health(&endpoint).await);
+async fn metrics(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
+    let (load, health) = (app.store.load(&endpoint).await?, app.store.health(&endpoint).await?);
     let states = [
         ("idle", WorkerState::Idle),
         ("initializing", WorkerState::Initializing),
@@ -46,5 +47,5 @@ async fn metrics(State(app): State<App>, Path(endpoint): Path<String>) -> Respon
         ready_workers: load.workers.iter().filter(|w| ready(w.state)).map(|w| &*w.id).collect(),
         workers: states.into_iter().map(|(name, state)| (name, count(state))).collect(),
     };
-    Json(document).into_response()
+    Ok(Json(document).into_response())
 }

@@ -71,10 +71,15 @@ impl Overview {
             self.sent.any = true;
         }
         let store = &self.console.store;
-        let health = store.health(&self.endpoint).await;
-        let rows = store.list(&self.endpoint, &self.filter).await.unwrap_or_default();
-        let workers = store.workers(&self.endpoint, MAX_WORKERS).await;
         let origin = store.origin();
+        let (Ok(health), Ok(rows), Ok(workers)) = (
+            store.health(&self.endpoint).await,
+            store.list(&self.endpoint, &self.filter).await,
+            store.workers(&self.endpoint, MAX_WORKERS).await,
+        ) else {
+            // The page keeps what it shows until the store answers again.
+            return (batch, self);
+        };
 
         let counters = format!("{health:?}");
         let is_due = self.sent.point_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));

@@ -38,13 +38,13 @@ struct Endpoints {
     endpoints: Vec<String>,
 }
 
-async fn endpoints(State(console): State<Console>) -> Response {
-    let mut endpoints = console.store.endpoints().await;
+async fn endpoints(State(console): State<Console>) -> Result<Response, ApiError> {
+    let mut endpoints = console.store.endpoints().await?;
     // An endpoint without jobs is not in the store yet.
     if let Some(own) = console.local.endpoint().filter(|own| !endpoints.iter().any(|id| id == own)) {
         endpoints.insert(0, own.to_owned());
     }
-    Json(Endpoints { endpoints }).into_response()
+    Ok(Json(Endpoints { endpoints }).into_response())
 }
 
 async fn manifest(State(console): State<Console>, Path(endpoint): Path<String>) -> Result<Json<Manifest>, ApiError> {

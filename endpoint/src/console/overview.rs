@@ -46,9 +46,9 @@ pub(super) async fn overview(
 ) -> Result<Response, ApiError> {
     let store = &console.store;
     let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
-    let observation = store.observe(&endpoint).await;
+    let observation = store.observe(&endpoint).await?;
     let rows = store.list(&endpoint, &filter).await?;
-    let workers = store.workers(&endpoint, MAX_WORKERS).await;
+    let workers = store.workers(&endpoint, MAX_WORKERS).await?;
     let (usage, gpus) = tokio::join!(usage(&console), console.gpus.latest());
     let line = |worker| {
         let Worker { id, .. } = &worker;

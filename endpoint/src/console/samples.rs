@@ -39,11 +39,13 @@ impl Samples {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let endpoints = store.endpoints().await;
+            // A sample that cannot be taken is missing from the charts.
+            let Ok(endpoints) = store.endpoints().await else { continue };
             self.0.lock().retain(|endpoint, _| endpoints.contains(endpoint));
             for endpoint in endpoints.into_iter().take(MAX_ENDPOINTS) {
-                let health = store.health(&endpoint).await;
-                self.add(endpoint, Sample { at: SystemTime::now(), health });
+                if let Ok(health) = store.health(&endpoint).await {
+                    self.add(endpoint, Sample { at: SystemTime::now(), health });
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::scaler::{Action, Activity, Look, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
 use super::{DevError, WorkerPlan};
-use crate::store::{Load, Store, WorkerState};
+use crate::store::{Load, Store, StoreError, WorkerState};
 
 /// How often queue and workers are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -56,7 +56,8 @@ impl Pool {
         while !running.stop.soon.is_cancelled() {
             tokio::select! {
                 _ = ticks.tick() => {
-                    let look = running.look().await;
+                    // Without a reading the last decision stands.
+                    let Ok(look) = running.look().await else { continue };
                     for action in scaler.decide(origin.elapsed(), &look) {
                         running.act(action);
                     }
@@ -78,8 +79,8 @@ impl Pool {
 }
 
 impl Running {
-    async fn look(&self) -> Look {
-        let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await;
+    async fn look(&self) -> Result<Look, StoreError> {
+        let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await?;
         let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
         let activity = |slot: &Slot| {
             if slot.retire.is_cancelled() {
@@ -92,7 +93,7 @@ impl Running {
             }
         };
         let slots = self.slots.iter().map(|(number, slot)| (*number, activity(slot))).collect();
-        Look { waiting, oldest, in_progress, slots }
+        Ok(Look { waiting, oldest, in_progress, slots })
     }
 
     fn act(&mut self, action: Action) {
@@ -120,5 +121,42 @@ impl Running {
         let Some((number, result)) = ended else { return Ok(()) };
         self.slots.remove(&number);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::dev::Gpus;
+    use crate::dev::spawn::WorkerCommand;
+    use crate::local::Local;
+    use crate::store::{Away, MemoryStore, Setup};
+
+    fn pool() -> Pool {
+        let plan = WorkerPlan {
+            endpoint: "ep".to_owned(),
+            base_url: "http://127.0.0.1:9".to_owned(),
+            worker_key: None,
+            command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
+            http_port: 0,
+            stop_grace: Duration::ZERO,
+            gpus: Gpus::default(),
+            faults: None,
+            local: Local::default(),
+        };
+        let scale =
+            ScaleSettings { min: 1, max: 1, rule: super::super::ScalerRule::default(), idle_timeout: Duration::ZERO };
+        Pool { plan, scale }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_are_neither_started_nor_ended_while_the_store_is_away() {
+        let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
+        let limit = Duration::from_secs(60);
+        assert!(timeout(limit, pool().run(Arc::new(Away), stop.clone())).await.is_err(), "a decision was made");
+        let known = MemoryStore::new(Setup::default());
+        assert!(matches!(timeout(limit, pool().run(Arc::new(known), stop)).await, Ok(Err(DevError::Spawn { .. }))));
     }
 }

@@ -11,7 +11,7 @@ use super::restart::RestartPauses;
 use super::spawn::WorkerProcess;
 use super::{DevError, WorkerPlan};
 use crate::faults::ProcessSignal;
-use crate::store::{Store, WorkerEvent};
+use crate::store::{Store, StoreError, WorkerEvent};
 use crate::worker_env::worker_env;
 
 /// The exit status of a worker that will not work until its configuration changes (`EX_USAGE`).
@@ -20,6 +20,9 @@ const CONFIGURATION_ERROR: i32 = 64;
 /// One question to the store; repeated for as long as the worker lives. Short, because the last job of a worker that is to be
 /// replaced may end without a word from it.
 const RECYCLE_WAIT: Duration = Duration::from_secs(5);
+
+/// Before the store is asked again that was unavailable.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a worker's life ended.
 enum End {
@@ -82,18 +85,31 @@ impl Supervisor {
 
     /// Waits before the next life; meanwhile `/health` shows why there is none.
     async fn rest(&self, pause: Duration, meanwhile: Option<WorkerEvent>) -> Result<(), DevError> {
-        let (endpoint, worker) = (&self.plan.endpoint, &self.worker);
         if let Some(event) = meanwhile {
-            self.store.worker_event(endpoint, worker, event).await?;
+            self.note(event).await?;
         }
         tokio::select! {
             () = sleep(pause) => {}
             () = self.stop.soon.cancelled() => {}
         }
         if meanwhile.is_some() {
-            self.store.worker_event(endpoint, worker, WorkerEvent::Gone).await?;
+            self.note(WorkerEvent::Gone).await?;
         }
         Ok(())
+    }
+
+    /// Notes an event in the store. One that is unavailable ends no worker: the note is repeated until it is taken, or
+    /// until this worker is to stop.
+    async fn note(&self, event: WorkerEvent) -> Result<(), DevError> {
+        loop {
+            match self.store.worker_event(&self.plan.endpoint, &self.worker, event).await {
+                Err(StoreError::Unavailable(_)) if self.stop.soon.is_cancelled() => return Ok(()),
+                Err(StoreError::Unavailable(_)) => {
+                    let _ = timeout(STORE_PAUSE, self.stop.soon.cancelled()).await;
+                }
+                noted => return Ok(noted?),
+            }
+        }
     }
 
     /// One process from start to end.
@@ -102,7 +118,7 @@ impl Supervisor {
         if let Some(faults) = &plan.faults {
             faults.signals.forget(worker);
         }
-        self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Starting).await?;
+        self.note(WorkerEvent::Starting).await?;
         let mut process = WorkerProcess::start(&plan.command, self.env(), &plan.local)?;
         tracing::info!(%worker, "worker started");
         let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
@@ -118,11 +134,11 @@ impl Supervisor {
             }
         };
         if !matches!(end, End::Exited(_)) {
-            self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Leaving).await?;
+            self.note(WorkerEvent::Leaving).await?;
             self.end(&mut process).await;
         }
         process.finish_output().await;
-        self.store.worker_event(&plan.endpoint, worker, WorkerEvent::Gone).await?;
+        self.note(WorkerEvent::Gone).await?;
         Ok(end)
     }
 
@@ -138,14 +154,22 @@ impl Supervisor {
     }
 
     async fn recycled(&self) {
-        while !self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {}
+        loop {
+            match self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(_) => sleep(STORE_PAUSE).await,
+            }
+        }
         tracing::info!(worker = %self.worker, "the worker asks to be replaced");
     }
 
     /// A worker that asked to be replaced may leave before it is told to.
     async fn ended(&self, status: Option<ExitStatus>) -> End {
-        let recycled = self.store.recycled(&self.plan.endpoint, &self.worker, Duration::ZERO).await;
-        if recycled { End::Recycled } else { End::Exited(status) }
+        match self.store.recycled(&self.plan.endpoint, &self.worker, Duration::ZERO).await {
+            Ok(true) => End::Recycled,
+            Ok(false) | Err(_) => End::Exited(status),
+        }
     }
 
     /// Asks, waits, kills.

@@ -39,11 +39,13 @@ impl Metrics {
     /// Only what writing into a string can report: nothing in practice.
     pub(super) async fn scrape(&self, store: &dyn Store) -> Result<String, fmt::Error> {
         let mut endpoints = self.endpoints.clone();
-        endpoints.extend(store.endpoints().await.into_iter().filter(|id| !self.endpoints.contains(id)));
-        let mut observed = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            let observation = store.observe(&endpoint).await;
-            observed.push((endpoint, observation));
+        let mut observed = Vec::new();
+        if let Ok(known) = store.endpoints().await {
+            endpoints.extend(known.into_iter().filter(|id| !self.endpoints.contains(id)));
+            for endpoint in endpoints {
+                let observation = store.observe(&endpoint).await.ok();
+                observed.push((endpoint, observation));
+            }
         }
         let webhooks = self.webhooks.by_name();
         let requests = self.requests.lock().clone();
@@ -54,14 +56,44 @@ impl Metrics {
         Ok(text)
     }
 
-    /// One entry for each label, in the order in which the labels were given.
-    fn series(&self, observed: Vec<(String, Observation)>) -> Vec<Series> {
+    /// One entry for each label, in the order in which the labels were given. A label whose endpoints could not all be
+    /// observed is left out: a gap is true, a zero or a part of the sum is not.
+    fn series(&self, observed: Vec<(String, Option<Observation>)>) -> Vec<Series> {
         let mut labels = self.labels.lock();
-        let mut series = BTreeMap::<usize, Series>::new();
+        let mut series = BTreeMap::<usize, Option<Series>>::new();
         for (endpoint, observation) in observed {
             let index = labels.index(&endpoint);
-            series.entry(index).or_insert_with(|| Series::new(labels.name(index))).add(&observation);
+            let entry = series.entry(index).or_insert_with(|| Some(Series::new(labels.name(index))));
+            match (&mut *entry, observation) {
+                (Some(series), Some(observation)) => series.add(&observation),
+                (_, None) => *entry = None,
+                (None, Some(_)) => {}
+            }
         }
-        series.into_values().collect()
+        series.into_values().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Away;
+
+    fn metrics() -> Metrics {
+        Metrics::new(vec!["ep".to_owned()], WebhookOutcomes::default())
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_leaves_a_gap_and_no_zeros() {
+        let text = metrics().scrape(&Away).await.unwrap();
+        assert!(text.contains("runpod_endpoint_webhooks"), "{text}");
+        assert!(!text.contains("endpoint=\"ep\""), "{text}");
+    }
+
+    #[test]
+    fn a_label_that_was_observed_in_part_is_left_out() {
+        let many = (0..100).map(|number| (format!("ep-{number}"), (number != 99).then(Observation::default)));
+        let series = metrics().series(many.collect());
+        assert_eq!(series.len(), 64, "the label of the other endpoints lacks one of them");
     }
 }

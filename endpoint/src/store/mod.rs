@@ -1,5 +1,7 @@
 //! Jobs and workers behind one narrow interface, [`Store`], so that its engine can be replaced.
 
+#[cfg(test)]
+mod away;
 mod backing;
 mod content;
 mod inspect;
@@ -21,6 +23,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+#[cfg(test)]
+pub(crate) use away::Away;
 pub use content::{Content, Part};
 pub use inspect::{JobFilter, JobRecord, JobRow, MAX_ITEMS, MAX_SEARCHED, Seen, Transition, WorkerState, WorkerView};
 pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
@@ -71,6 +75,7 @@ pub enum StoreError {
 /// `endpoint` is the id in the URL. Waiting happens in here, because only the engine knows what wakes a waiter; each
 /// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing. A durable store returns
 /// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
+/// Every method fails with [`StoreError::Unavailable`] while the engine is away, so that "unknown" is never read as "none".
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Queues a job.
@@ -91,9 +96,9 @@ pub trait Store: Send + Sync + 'static {
     /// Unfinished jobs, at most `max`.
     async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError>;
     /// The counters of `/health`.
-    async fn health(&self, endpoint: &str) -> Health;
+    async fn health(&self, endpoint: &str) -> Result<Health, StoreError>;
     /// What there is to do and who is there to do it.
-    async fn load(&self, endpoint: &str) -> Load;
+    async fn load(&self, endpoint: &str) -> Result<Load, StoreError>;
     /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError>;
     /// Notes that such a delivery has ended, with or without success. A durable store reports those that have not as due
@@ -109,7 +114,7 @@ pub trait Store: Send + Sync + 'static {
         wait: Duration,
     ) -> Result<Vec<Assignment>, StoreError>;
     /// Returns a job whose delivery failed to the head of the queue.
-    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32);
+    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
     /// Replaces the output of a running job by a progress update.
     async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
     -> Result<(), StoreError>;
@@ -124,8 +129,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
-    /// Waits until a worker that asks to be replaced holds no other job, at most `wait`; tells whether it is so.
-    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool;
+    /// Waits until a worker that asks to be replaced holds no other job, at most `wait`; returns whether it does.
+    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError>;
 
     /// Whether changes can be kept at the moment.
     ///
@@ -133,18 +138,18 @@ pub trait Store: Send + Sync + 'static {
     /// With what is wrong.
     fn ready(&self) -> Result<(), StoreError>;
     /// What an endpoint has counted.
-    async fn observe(&self, endpoint: &str) -> Observation;
+    async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError>;
     /// What [`Timestamp`]s count from.
     fn origin(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH
     }
     /// The endpoint ids in use, sorted.
-    async fn endpoints(&self) -> Vec<String>;
+    async fn endpoints(&self) -> Result<Vec<String>, StoreError>;
     /// The newest jobs that pass a filter, without their outputs.
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
     /// One job with its history. Waits until there is more than was `seen`, at most `wait`. Takes nothing from the
     /// readers of the stream.
     async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError>;
     /// Workers in the order of their ids, at most `max`.
-    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView>;
+    async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError>;
 }

@@ -224,12 +224,14 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(pending)
     }
 
-    async fn health(&self, endpoint: &str) -> Health {
-        self.find(endpoint).map_or_else(Health::default, |endpoint| endpoint.with(|queue, now| queue.health(now)).0)
+    async fn health(&self, endpoint: &str) -> Result<Health, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Health::default()) };
+        Ok(endpoint.with(|queue, now| queue.health(now)).0)
     }
 
-    async fn load(&self, endpoint: &str) -> Load {
-        self.find(endpoint).map_or_else(Load::default, |endpoint| endpoint.with(|queue, now| queue.load(now)).0)
+    async fn load(&self, endpoint: &str) -> Result<Load, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Load::default()) };
+        Ok(endpoint.with(|queue, now| queue.load(now)).0)
     }
 
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
@@ -266,10 +268,11 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(jobs)
     }
 
-    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) {
+    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
         if let Some(endpoint) = self.find(endpoint) {
             endpoint.with(|queue, _| queue.give_back(worker, id, attempt));
         }
+        Ok(())
     }
 
     async fn progress(
@@ -309,22 +312,23 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(())
     }
 
-    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> bool {
-        let Ok(endpoint) = self.endpoint(endpoint) else { return false };
+    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
+        let endpoint = self.endpoint(endpoint)?;
         let look = || endpoint.with(|queue, _| queue.is_recycled(worker)).0.then_some(());
-        endpoint.wakers.supervisors.wait(worker, Instant::now() + wait, look).await.is_some()
+        Ok(endpoint.wakers.supervisors.wait(worker, Instant::now() + wait, look).await.is_some())
     }
 
     fn ready(&self) -> Result<(), StoreError> {
         self.backing.ready()
     }
 
-    async fn observe(&self, endpoint: &str) -> Observation {
-        self.find(endpoint).map(|endpoint| endpoint.with(|queue, now| queue.observe(now)).0).unwrap_or_default()
+    async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Observation::default()) };
+        Ok(endpoint.with(|queue, now| queue.observe(now)).0)
     }
 
-    async fn endpoints(&self) -> Vec<String> {
-        lock(&self.endpoints).names()
+    async fn endpoints(&self) -> Result<Vec<String>, StoreError> {
+        Ok(lock(&self.endpoints).names())
     }
 
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
@@ -360,7 +364,8 @@ impl<B: Backing> Store for QueueStore<B> {
         })
     }
 
-    async fn workers(&self, endpoint: &str, max: usize) -> Vec<WorkerView> {
-        self.find(endpoint).map_or_else(Vec::new, |endpoint| endpoint.with(|queue, now| queue.workers(now, max)).0)
+    async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
+        Ok(endpoint.with(|queue, now| queue.workers(now, max)).0)
     }
 }

@@ -279,9 +279,9 @@ async fn counters_start_at_zero_with_the_program_and_those_of_health_go_on() {
     let id = api.run(r#"{"input": 1}"#).await;
     api.take("w1").await;
     api.done("w1", &id, r#"{"output": 1}"#).await;
-    let before = api.app.store.observe("ep").await;
+    let before = api.app.store.observe("ep").await.unwrap();
     assert_eq!((before.health.completed, before.totals.completed), (1, 1));
     drop(api);
-    let after = open().app.store.observe("ep").await;
+    let after = open().app.store.observe("ep").await.unwrap();
     assert_eq!((after.health.completed, after.totals.completed), (1, 0));
 }

@@ -40,7 +40,7 @@ async fn a_worker_has_the_first_word_about_a_timeout() {
         let document = api.status(&id).await;
         assert_eq!((&document["status"], &document["error"]), (&json!(status), &json!(ERROR)));
         assert_eq!(api.get("health").await.json()["jobs"]["failed"], 1);
-        let totals = api.app.store.observe("ep").await.totals;
+        let totals = api.app.store.observe("ep").await.unwrap().totals;
         let counted = (totals.failed + totals.timed_out, totals.execution_timeouts);
         assert_eq!(counted, (1, 1), "{status}");
     }

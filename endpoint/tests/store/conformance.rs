@@ -85,7 +85,7 @@ async fn a_waiting_take_is_woken_by_a_submission<E: Engine>() {
     let waiting = store.take(EP, "w", 1, SOON * 10);
     let submitting = async {
         // The poll is open once the worker counts as idle.
-        while store.health(EP).await.workers.idle == 0 {
+        while store.health(EP).await.unwrap().workers.idle == 0 {
             tokio::task::yield_now().await;
         }
         submit(&*store, "a").await;
@@ -131,7 +131,7 @@ async fn the_first_result_wins<E: Engine>() {
     assert_eq!((ended.status, text(ended.output.as_ref()), ended.error), (Status::Completed, Some("1"), None));
     assert!(ended.delay.is_some() && ended.execution.is_some());
     assert_eq!(ended.worker.as_deref(), Some("w"));
-    let health = store.health(EP).await;
+    let health = store.health(EP).await.unwrap();
     assert_eq!((health.completed, health.failed, health.in_progress, health.in_queue), (1, 0, 0, 0));
 }
 
@@ -258,7 +258,7 @@ async fn a_job_that_was_given_back_is_the_next_one<E: Engine>() {
         submit(&*store, id).await;
     }
     let taken = take(&*store, "w", 1).await;
-    store.give_back(EP, "w", "a", taken[0].attempt).await;
+    store.give_back(EP, "w", "a", taken[0].attempt).await.unwrap();
     assert_eq!(view(&*store, "a").await.retries, 0);
     assert_eq!(take_ids(&*store, "w", 9).await, ["a", "b"]);
 }
@@ -300,7 +300,7 @@ async fn a_lost_job_runs_once_more_and_then_fails<E: Engine>() {
     until(&*store, "a", |job| job.is_ok_and(|job| job.status == Status::Failed)).await;
     let ended = view(&*store, "a").await;
     assert_eq!((ended.error.as_deref(), ended.retries), (Some("job timed out after 1 retries"), 1));
-    let health = store.health(EP).await;
+    let health = store.health(EP).await.unwrap();
     assert_eq!((health.retried, health.failed), (1, 1));
 }
 
@@ -346,7 +346,7 @@ async fn endpoints_that_are_not_used_make_room<E: Engine>() {
     for number in 0..1500 {
         store.stops(&format!("ep-{number}"), "w", Duration::ZERO).await.unwrap();
     }
-    let endpoints = store.endpoints().await;
+    let endpoints = store.endpoints().await.unwrap();
     assert_eq!(endpoints.len(), 1000);
     assert!(endpoints.iter().any(|id| id == EP) && !endpoints.iter().any(|id| id == "ep-0"));
     assert_eq!(status(&*store, "kept").await, Status::InQueue);
@@ -356,7 +356,7 @@ async fn endpoints_that_are_not_used_make_room<E: Engine>() {
     assert_eq!(store.submit("one-more", new_job("a")).await.unwrap_err(), StoreError::TooManyEndpoints);
     drop(store);
     if let Some(store) = engine.reopen() {
-        assert_eq!(store.endpoints().await, endpoints);
+        assert_eq!(store.endpoints().await.unwrap(), endpoints);
         assert_eq!(take_ids(&*store, "w", 9).await, ["kept"]);
     }
 }
@@ -404,7 +404,7 @@ async fn many_clients_and_workers_lose_nothing<E: Engine>() {
         workers.spawn(async move {
             let name = format!("w{task}");
             let mut ids = Vec::new();
-            while worker.health(EP).await.completed < (CLIENTS * JOBS) as u64 {
+            while worker.health(EP).await.unwrap().completed < (CLIENTS * JOBS) as u64 {
                 for job in worker.take(EP, &name, 3, Duration::from_millis(20)).await.unwrap() {
                     worker.finish(EP, &name, &job.id, done(job.input.get())).await.unwrap();
                     ids.push(job.id);

@@ -23,7 +23,7 @@ async fn the_queue_keeps_its_order() {
     }
     let taken = take(&*store, "w", 2).await;
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
-    store.give_back(EP, "w", "given-back", taken[1].attempt).await;
+    store.give_back(EP, "w", "given-back", taken[1].attempt).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
     drop(store);
 
@@ -51,7 +51,7 @@ async fn a_running_job_stays_with_its_worker() {
     assert_eq!((after.status, after.worker.as_deref(), after.retries), (Status::InProgress, Some("w"), 0));
     assert_eq!(after.delay.map(|delay| delay.as_millis()), before.delay.map(|delay| delay.as_millis()));
     assert_eq!(text(after.output.as_ref()), Some("{\"step\": 1}"));
-    assert_eq!(store.health(EP).await.workers.running, 1);
+    assert_eq!(store.health(EP).await.unwrap().workers.running, 1);
     assert_eq!(take_ids(&*store, "other", 9).await, ["b"]);
     store.finish(EP, "w", "a", done("1")).await.unwrap();
     assert_eq!(status(&*store, "a").await, Status::Completed);
@@ -93,7 +93,7 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
         let (webhooks, mut due) = WebhookQueue::channel();
         let store = engine.open_with(&Setup { webhooks, ..Setup::default() });
         // Any look at the queue lets out what the start has found.
-        store.health(EP).await;
+        store.health(EP).await.unwrap();
         let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job).collect();
         (store, ids)
     };
@@ -164,7 +164,7 @@ async fn results_errors_and_counters_are_kept() {
     let outcome = Outcome { output: Some(payload("[1]")), cost, ..failed("bad input") };
     store.finish(EP, "w", "failed", outcome).await.unwrap();
     store.cancel(EP, "cancelled").await.unwrap();
-    let before = store.health(EP).await;
+    let before = store.health(EP).await.unwrap();
     drop(store);
 
     let store = engine.open(Limits::default());
@@ -175,7 +175,7 @@ async fn results_errors_and_counters_are_kept() {
     assert_eq!((job.error.as_deref(), text(job.output.as_ref())), (Some("bad input"), Some("[1]")));
     assert_eq!(text(job.cost.as_ref()), Some("{\"gpuSeconds\": 1.50}"));
     assert_eq!(status(&*store, "cancelled").await, Status::Cancelled);
-    let after = store.health(EP).await;
+    let after = store.health(EP).await.unwrap();
     assert_eq!((after.completed, after.failed), (1, 1));
     assert_eq!((after.completed, after.failed, after.retried), (before.completed, before.failed, before.retried));
 }

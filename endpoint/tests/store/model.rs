@@ -91,7 +91,7 @@ impl<E: Engine> Observer<E> {
             Event::Take { worker, max } => self.take(WORKERS[*worker], *max).await,
             Event::GiveBack { job } => {
                 if let Some((taker, attempt)) = self.takers.get(job) {
-                    self.store.give_back(EP, taker, &id(*job), *attempt).await;
+                    self.store.give_back(EP, taker, &id(*job), *attempt).await.unwrap();
                 }
             }
             Event::Finish { worker, job, failed } => {
@@ -166,7 +166,7 @@ impl<E: Engine> Observer<E> {
         for (job, (old, new)) in self.looks.iter().zip(&looks).enumerate() {
             assert!(!old.status.is_terminal() || old == new, "{job} ended twice: {old:?}, then {new:?}");
         }
-        let health = self.store.health(EP).await;
+        let health = self.store.health(EP).await.unwrap();
         let count = |wanted| looks.iter().filter(|look| look.status == wanted).count();
         assert_eq!((health.in_queue, health.in_progress), (count(Status::InQueue), count(Status::InProgress)));
         self.trace.push(format!("{} completed, {} failed, {looks:?}", health.completed, health.failed));
