@@ -33,6 +33,24 @@ pub struct ServerConfig {
     pub options: Arc<Options>,
 }
 
+impl ServerConfig {
+    /// Checks what can be checked without a socket.
+    ///
+    /// # Errors
+    /// When a key is empty, or the address must not be used without keys.
+    pub fn check(&self) -> Result<(), ServerError> {
+        let Keys { client, worker, .. } = &self.keys;
+        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
+            return Err(ServerError::EmptyKey);
+        }
+        let protected = !client.is_empty() && !worker.is_empty();
+        if !self.bind.ip().is_loopback() && !protected && !self.insecure {
+            return Err(ServerError::Unprotected(self.bind));
+        }
+        Ok(())
+    }
+}
+
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -68,14 +86,7 @@ impl Server {
     /// # Errors
     /// When the address cannot be used or must not be used without keys.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
-        let Keys { client, worker, .. } = &config.keys;
-        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
-            return Err(ServerError::EmptyKey);
-        }
-        let protected = !client.is_empty() && !worker.is_empty();
-        if !config.bind.ip().is_loopback() && !protected && !config.insecure {
-            return Err(ServerError::Unprotected(config.bind));
-        }
+        config.check()?;
         let listener = TcpListener::bind(config.bind).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::InUse(config.bind),
             _ => ServerError::Bind(config.bind, error),

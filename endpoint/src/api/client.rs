@@ -15,24 +15,16 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::error::{ApiError, Problem};
 use super::json;
+use super::limits;
 use super::query::Params;
 use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
 use crate::faults;
 use crate::store::{JobView, NewJob, Payload, StoreError};
 
-/// Largest `wait` of `/runsync` and `/stream`.
-const MAX_WAIT_MS: u64 = 300_000;
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
 /// Half of the time after which the official Python client gives up.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
-/// Longest list of `/requests`.
-const MAX_REQUESTS: usize = 1000;
-
-/// Longest `webhook`.
-const MAX_WEBHOOK_BYTES: usize = 8 << 10;
-
-const MIB: usize = 1 << 20;
 
 /// The two ways to submit.
 pub(crate) struct Submission {
@@ -41,9 +33,9 @@ pub(crate) struct Submission {
     retention: Duration,
 }
 
-const RUN: Submission = Submission { max_body: 10 * MIB, id_prefix: "", retention: Duration::from_secs(30 * 60) };
+const RUN: Submission = Submission { max_body: limits::RUN_BODY, id_prefix: "", retention: limits::RUN_RETENTION };
 pub(crate) const RUNSYNC: Submission =
-    Submission { max_body: 20 * MIB, id_prefix: "sync-", retention: Duration::from_secs(5 * 60) };
+    Submission { max_body: limits::RUNSYNC_BODY, id_prefix: "sync-", retention: limits::RUNSYNC_RETENTION };
 
 /// The routes and their OpenAPI document.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -95,7 +87,7 @@ async fn runsync(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
     let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
@@ -119,10 +111,10 @@ async fn submit(
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
     let webhook = request.webhook.filter(|url| !url.is_empty());
-    if webhook.as_ref().is_some_and(|url| url.len() > MAX_WEBHOOK_BYTES) {
+    if webhook.as_ref().is_some_and(|url| url.len() > limits::WEBHOOK_URL) {
         return Err(ApiError::BadRequest(format!(
             "`webhook` is longer than {} KiB; give a shorter URL",
-            MAX_WEBHOOK_BYTES >> 10
+            limits::WEBHOOK_URL >> 10
         )));
     }
     let mut job = NewJob {
@@ -181,7 +173,7 @@ async fn status_sync(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
@@ -204,7 +196,7 @@ async fn stream(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, limits::WAIT);
     let (status, items) = tokio::select! {
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,
@@ -256,7 +248,7 @@ async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Re
     responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
 )]
 async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
-    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await?;
+    let jobs = app.store.pending(&endpoint, limits::LISTED_JOBS).await?;
     Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
 }
 
@@ -292,7 +284,7 @@ mod tests {
         let app = App {
             store: Arc::new(Away),
             hold: Duration::ZERO,
-            max_result_bytes: MIB,
+            max_result_bytes: 1 << 20,
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(Options::default()),

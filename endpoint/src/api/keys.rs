@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::limits;
 use crate::secret::Secret;
-
-/// Keys in one file.
-const MAX_KEYS: usize = 10_000;
 
 /// Why a key file is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +23,7 @@ pub enum KeyFileError {
     #[error("the key file {} has no key: write one key a line", .0.display())]
     Empty(PathBuf),
     /// Too long.
-    #[error("the key file {} has more than {MAX_KEYS} keys: remove old ones", .0.display())]
+    #[error("the key file {} has more than {} keys: remove old ones", .0.display(), limits::KEYS)]
     TooMany(PathBuf),
 }
 
@@ -54,7 +52,7 @@ impl KeySet {
             if keys.len() == known {
                 return Err(KeyFileError::Empty(path.to_owned()));
             }
-            if keys.len() > MAX_KEYS {
+            if keys.len() > limits::KEYS {
                 return Err(KeyFileError::TooMany(path.to_owned()));
             }
         }

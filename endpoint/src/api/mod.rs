@@ -12,6 +12,7 @@ mod fault_injection;
 pub(crate) mod graphql;
 mod json;
 mod keys;
+pub(crate) mod limits;
 mod metrics;
 mod openai;
 mod options;

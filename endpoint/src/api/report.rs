@@ -7,13 +7,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json;
+use super::limits;
 use crate::store::{Outcome, Payload};
-
-/// Longest error that is kept. With a data file too it stays in memory.
-const MAX_ERROR: usize = 1 << 20;
-
-/// Longest `cost` that is kept: two numbers and their names have room in it many times over.
-const MAX_COST: usize = 4 << 10;
 
 /// `error_type` of a job that its worker has ended because its time was over.
 const TIMEOUT: &str = "timeout";
@@ -65,7 +60,7 @@ impl Report {
             output,
             timed_out: error.as_deref().is_some_and(is_timeout),
             error: error.map(shortened),
-            cost: body.cost.filter(|cost| cost.get().len() <= MAX_COST).map(Arc::from),
+            cost: body.cost.filter(|cost| cost.get().len() <= limits::COST).map(Arc::from),
             recycle: json::is_truthy(&body.stop_pod),
         }))
     }
@@ -89,9 +84,9 @@ fn is_timeout(error: &str) -> bool {
 }
 
 fn shortened(mut error: String) -> String {
-    if error.len() > MAX_ERROR {
+    if error.len() > limits::ERROR {
         let bytes = error.len();
-        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        error.truncate(error.floor_char_boundary(limits::ERROR));
         error.push_str(&format!(" … (cut here: the error has {bytes} bytes)"));
     }
     error
@@ -124,9 +119,12 @@ mod tests {
 
     #[test]
     fn a_long_error_is_cut_and_says_so() {
-        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(MAX_ERROR))).error.unwrap();
-        assert!(error.len() < MAX_ERROR + 100 && error.ends_with("ä … (cut here: the error has 2097152 bytes)"));
-        assert_eq!(outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(MAX_ERROR))).error.unwrap().len(), MAX_ERROR);
+        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(limits::ERROR))).error.unwrap();
+        assert!(error.len() < limits::ERROR + 100 && error.ends_with("ä … (cut here: the error has 2097152 bytes)"));
+        assert_eq!(
+            outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(limits::ERROR))).error.unwrap().len(),
+            limits::ERROR
+        );
     }
 
     #[test]
@@ -134,6 +132,6 @@ mod tests {
         let cost = |cost: &str| outcome(&format!(r#"{{"output": 1, "cost": {cost}}}"#)).cost;
         assert_eq!(cost(r#"{"gpuSeconds": 1.50}"#).unwrap().get(), r#"{"gpuSeconds": 1.50}"#);
         assert!(cost("null").is_none());
-        assert!(cost(&format!(r#""{}""#, "x".repeat(MAX_COST))).is_none());
+        assert!(cost(&format!(r#""{}""#, "x".repeat(limits::COST))).is_none());
     }
 }

@@ -16,13 +16,11 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
+use super::limits;
 use super::query::Params;
 use super::report::{self, Report};
 use super::wire::{JobMessage, StopReply};
 use crate::store::{Assignment, Heartbeat, Outcome};
-
-/// Largest `batch_size` that is honoured.
-const MAX_BATCH: u64 = 1000;
 
 /// How long polls are held while workers are leaving.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
@@ -59,8 +57,9 @@ async fn take_batch(
 ) -> Result<Response, ApiError> {
     let mut params = Params::parse(query.as_deref());
     let worker = params.split_segment(&segment);
-    let max = params.number("batch_size").unwrap_or(1).clamp(1, MAX_BATCH);
-    let jobs = take_jobs(&app, &endpoint, worker, usize::try_from(max).unwrap_or(1)).await?;
+    let wanted = params.number("batch_size").unwrap_or(1);
+    let max = usize::try_from(wanted).unwrap_or(limits::BATCH).clamp(1, limits::BATCH);
+    let jobs = take_jobs(&app, &endpoint, worker, max).await?;
     if jobs.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

@@ -94,6 +94,27 @@ impl EndpointConfig {
         Policy { execution_timeout: self.execution_timeout, ttl: self.ttl.unwrap_or(default.ttl), ..default }
     }
 
+    /// What the file sets for this endpoint, by name.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
+        let time = |time: Option<Duration>| time.map(|time| humantime::format_duration(time).to_string());
+        let number = |number: Option<u16>| number.map(|number| number.to_string());
+        let handler =
+            (!self.handler.is_empty()).then(|| runpod_log_line::printable(&self.handler.join(" ")).into_owned());
+        [
+            ("handler", handler),
+            ("execution-timeout", time(self.execution_timeout)),
+            ("ttl", time(self.ttl)),
+            ("lease", time(self.lease)),
+            ("workers-min", number(self.workers_min)),
+            ("workers-max", number(self.workers_max)),
+            ("scaler", self.scaler.map(|rule| rule.to_string())),
+            ("idle-timeout", time(self.idle_timeout)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+
     fn mistake(&self) -> Option<&'static str> {
         const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
         let outside =

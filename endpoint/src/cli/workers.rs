@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::WorkerArgs;
+use super::args::{LogArgs, WorkerArgs};
 use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
@@ -18,6 +18,7 @@ pub(crate) fn pools(
     endpoint: &str,
     handler: &[OsString],
     args: &WorkerArgs,
+    log: LogArgs,
 ) -> Result<Vec<Pool>, DevError> {
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
@@ -47,6 +48,7 @@ pub(crate) fn pools(
             http_port,
             stop_grace: args.stop_grace,
             gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
+            log_format: log.log_format.into(),
             faults: opened.faults.clone(),
             local: opened.local.clone(),
         };
@@ -87,7 +89,7 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
 /// The first signal lets jobs finish, the second one does not.
 async fn pass_on(mut stops: StopRequests, stop: StopSignals) {
     stops.next().await;
-    tracing::info!("stopping: workers finish their jobs; press Ctrl-C again to skip that");
+    tracing::info!("Stopping: workers finish their jobs. Press Ctrl-C again to end them at once.");
     stop.soon.cancel();
     stops.next().await;
     stop.now.cancel();

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 pub use samples::Samples;
 pub use state::Console;
+pub(crate) use state::MAX_EVENT_STREAMS;
 
 use crate::api::{ApiError, Keys, client_only};
 use crate::local::Manifest;

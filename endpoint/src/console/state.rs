@@ -9,8 +9,8 @@ use super::samples::Samples;
 use crate::local::{GpuFigures, Local};
 use crate::store::Store;
 
-/// Event streams open at once; a page holds one.
-const MAX_VIEWERS: usize = 64;
+/// Event streams that may be open at once; each open page holds one.
+pub(crate) const MAX_EVENT_STREAMS: usize = 64;
 
 /// What the console shows.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Console {
     /// A console over this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
-        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
+        let viewers = Arc::new(Semaphore::new(MAX_EVENT_STREAMS));
         let gpus = GpuFigures::new(local.clone());
         Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
     }

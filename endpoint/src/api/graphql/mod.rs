@@ -11,11 +11,10 @@ use axum::routing::post;
 
 use super::body::{self, BodyError};
 use super::error::ApiError;
+use super::limits;
 use super::{Keys, client_only};
 use crate::local::{GpuFigures, Local, LocalWorker};
 use pod::Pod;
-
-const MAX_BODY: usize = 1 << 20;
 
 /// Bounds of one query; the official tools need a fraction, the usual introspection query about half.
 const MAX_DEPTH: usize = 24;
@@ -39,8 +38,8 @@ fn schema(local: Local) -> Pods {
 
 /// Errors of a query are part of a 200 reply, as GraphQL has it.
 async fn answer(State(schema): State<Pods>, body: Body) -> Result<Response, ApiError> {
-    let body = body::read(body, MAX_BODY).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: MAX_BODY },
+    let body = body::read(body, limits::GRAPHQL_BODY).await.map_err(|error| match error {
+        BodyError::TooLarge => ApiError::BodyTooLarge { limit: limits::GRAPHQL_BODY },
         BodyError::Unreadable => ApiError::BodyUnreadable,
     })?;
     let request: Request = serde_json::from_slice(&body).map_err(|error| {
