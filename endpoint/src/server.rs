@@ -1,4 +1,4 @@
-//! The listening socket, what is printed when it opens, and how it closes.
+//! The HTTP server: opens the socket, serves all routes, and shuts down.
 
 mod accept;
 
@@ -23,13 +23,13 @@ pub struct ServerConfig {
     pub bind: SocketAddr,
     /// Keys to enforce.
     pub keys: Keys,
-    /// Without keys, listen beyond this machine and answer to every host name.
+    /// Without keys, listen beyond this machine and accept every host name.
     pub insecure: bool,
     /// How long worker polls are held open. Workers give up after 90 s.
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
-    /// What the operator switched on.
+    /// What the operator has switched on.
     pub options: Arc<Options>,
 }
 
@@ -51,27 +51,27 @@ impl ServerConfig {
     }
 }
 
-/// Why the server does not run.
+/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// Open to the network without keys.
+    /// The address is reachable from the network, and not both keys are set.
     #[error(
         "refusing to listen on {0} without keys: set --api-key and --worker-key, bind to 127.0.0.1, or pass --insecure-no-auth"
     )]
     Unprotected(SocketAddr),
-    /// A key that nobody could send.
+    /// A key is empty.
     #[error("an empty key protects nothing: give --api-key and --worker-key a value or leave them out")]
     EmptyKey,
-    /// The port is taken.
+    /// Another program uses the port.
     #[error("{0} is in use: stop the program that listens there or choose another port with --bind")]
     InUse(SocketAddr),
-    /// Any other refusal of the system.
+    /// The system refuses the address.
     #[error("cannot listen on {0}: {1}; choose another address with --bind")]
     Bind(SocketAddr, #[source] std::io::Error),
 }
 
-/// A bound server that does not answer yet.
+/// A bound server that does not answer requests yet.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -95,13 +95,13 @@ impl Server {
         Ok(Self { listener, address, config, local: Local::default(), webhooks: WebhookOutcomes::default() })
     }
 
-    /// Shows these workers in the console and in `/graphql`.
+    /// Sets the local workers that the console and `/graphql` show.
     #[must_use]
     pub fn with_local(self, local: Local) -> Self {
         Self { local, ..self }
     }
 
-    /// Shows in `/metrics` how these deliveries end.
+    /// Sets the webhook counters that `/metrics` shows.
     #[must_use]
     pub fn with_webhooks(self, webhooks: WebhookOutcomes) -> Self {
         Self { webhooks, ..self }
@@ -126,7 +126,8 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
-    /// Answers requests until `shutdown`, then closes within a few seconds. From `drain` on, workers get no jobs.
+    /// Answers requests until `shutdown` is cancelled, then closes within a few seconds. Once `drain` is cancelled, workers get no
+    /// jobs.
     pub async fn run(self, store: Arc<dyn Store>, drain: CancellationToken, shutdown: CancellationToken) {
         let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));

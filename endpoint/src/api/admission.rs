@@ -25,7 +25,7 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
     Ok(next.run(request).await)
 }
 
-/// Lets a request through while its caller keeps to the limits.
+/// Refuses a request that exceeds its caller's rate limit.
 pub(crate) async fn limit_rate(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
     let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };

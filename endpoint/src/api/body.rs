@@ -1,4 +1,4 @@
-//! Reads request bodies with a limit, whatever media type they declare.
+//! Reads request bodies up to a limit. The declared media type does not matter.
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::limits;
 
-/// Why there is no body.
+/// Why a body was not read.
 #[derive(Debug)]
 pub(crate) enum BodyError {
     TooLarge,

@@ -23,10 +23,10 @@ use crate::faults;
 use crate::store::{JobView, NewJob, Payload, StoreError};
 
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
-/// Half of the time after which the official Python client gives up.
+/// Half of the official Python client's timeout.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
 
-/// The two ways to submit.
+/// What differs between `/run` and `/runsync`.
 pub(crate) struct Submission {
     pub(crate) max_body: usize,
     id_prefix: &'static str,
@@ -60,7 +60,7 @@ type JobPath = Path<(String, String)>;
     path = "/v2/{endpoint}/run",
     params(("endpoint" = String, Path, description = "Endpoint id")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn run(
     State(app): State<App>,
@@ -72,13 +72,13 @@ async fn run(
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
-/// Queue a job and wait for its end.
+/// Queue a job and wait until it ends.
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/runsync",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobDocument, description = "The job has ended, or the wait has"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn runsync(
     State(app): State<App>,
@@ -132,7 +132,7 @@ async fn submit(
     Ok(app.store.submit(endpoint, job).await?)
 }
 
-/// A job with an id of its own and the endpoint's limits.
+/// A job with a new id and the endpoint's limits.
 pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
@@ -149,7 +149,7 @@ pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submissi
 #[utoipa::path(
     method(get, post),
     path = "/v2/{endpoint}/status/{id}",
-    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens the remaining life of a finished job's record, in milliseconds")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens how long a finished job's record is kept, in milliseconds")),
     responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn status(
@@ -161,7 +161,7 @@ async fn status(
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
-/// Wait for the end of a job and read it.
+/// Wait until a job ends and read it.
 #[utoipa::path(
     method(get, post),
     path = "/v2/{endpoint}/status-sync/{id}",
@@ -189,7 +189,7 @@ pub(crate) async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Dur
     method(get, post),
     path = "/v2/{endpoint}/stream/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
-    responses((status = 200, body = StreamReply, description = "The items; each is read once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = StreamReply, description = "The items; each is returned once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn stream(
     State(app): State<App>,
@@ -210,7 +210,7 @@ async fn stream(
     post,
     path = "/v2/{endpoint}/cancel/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
-    responses((status = 200, body = JobStatus, description = "The state of the job now"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = JobStatus, description = "The current state of the job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.cancel(&endpoint, &id).await?;
@@ -222,7 +222,7 @@ async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result
     post,
     path = "/v2/{endpoint}/retry/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
-    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.retry(&endpoint, &id).await?;
@@ -234,7 +234,7 @@ async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<
     post,
     path = "/v2/{endpoint}/purge-queue",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Purged, description = "How many")),
+    responses((status = 200, body = Purged, description = "The number of cancelled jobs")),
 )]
 async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
     Ok(Json(Purged { removed: app.store.purge(&endpoint).await?, status: "completed" }).into_response())
@@ -245,7 +245,7 @@ async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Re
     get,
     path = "/v2/{endpoint}/requests",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
+    responses((status = 200, body = Requests, description = "The jobs; queued jobs come first")),
 )]
 async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
     let jobs = app.store.pending(&endpoint, limits::LISTED_JOBS).await?;

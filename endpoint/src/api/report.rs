@@ -1,4 +1,4 @@
-//! What workers post: results, progress updates and stream items.
+//! Parses what workers post: results, progress updates and stream items.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::json;
 use super::limits;
 use crate::store::{Outcome, Payload};
 
-/// `error_type` of a job that its worker has ended because its time was over.
+/// `error_type` of a job that its worker stopped at the execution timeout.
 const TIMEOUT: &str = "timeout";
 
-/// What a job-done body means.
+/// The meaning of a job-done body.
 #[derive(Debug)]
 pub(crate) enum Report {
     Progress(Option<Payload>),
@@ -72,8 +72,8 @@ pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
     Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }
 
-/// Whether an error is of the type by which a worker says that a job has exceeded its execution timeout. Python's
-/// `<class 'TimeoutError'>` is another; what a handler gives that very type is told apart by the time that it took.
+/// Whether a worker's error means that the job exceeded its execution timeout. Python's `<class 'TimeoutError'>` is a different
+/// type. A handler can use the type `timeout` itself; the store compares the run time with the timeout for that case.
 fn is_timeout(error: &str) -> bool {
     #[derive(Deserialize)]
     struct ErrorObject<'a> {

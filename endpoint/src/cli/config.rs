@@ -10,7 +10,7 @@ use super::args::endpoint_id;
 use crate::dev::ScalerRule;
 use crate::store::Policy;
 
-/// Why a configuration is not usable.
+/// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("cannot read {}: {error}; check the path of --config", .path.display())]
@@ -19,7 +19,7 @@ pub(crate) enum ConfigError {
         #[source]
         error: std::io::Error,
     },
-    #[error("{} is not understood: {}; see the example in the documentation", .path.display(), .error.message())]
+    #[error("{} cannot be read: {}; see the example in the documentation", .path.display(), .error.message())]
     Syntax {
         path: PathBuf,
         #[source]
@@ -33,14 +33,14 @@ pub(crate) enum ConfigError {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Requests to other endpoint ids get 404; otherwise these are created on first use.
+    /// Requests to other endpoint ids get 404; otherwise other endpoints are created on first use.
     #[serde(default)]
     pub(crate) only_these: bool,
     #[serde(default)]
     pub(crate) endpoint: Vec<EndpointConfig>,
 }
 
-/// One endpoint. What is left out is the command line's or the platform's default.
+/// One endpoint. Missing values come from the command line, or are the platform's defaults.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EndpointConfig {
@@ -51,7 +51,7 @@ pub(crate) struct EndpointConfig {
     ttl: Option<Duration>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) lease: Option<Duration>,
-    /// Program and arguments; without it workers join from elsewhere.
+    /// Program and arguments of the handler. Without it, only remote workers serve the endpoint.
     #[serde(default)]
     pub(crate) handler: Vec<String>,
     pub(crate) workers_min: Option<u16>,

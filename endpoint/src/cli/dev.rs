@@ -10,7 +10,7 @@ use super::workers;
 use crate::dev::WorkerPlan;
 
 pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Output) -> Exit {
-    // Before the socket is opened: nobody should find an endpoint that ends at once.
+    // Before the socket is opened: clients should not find an endpoint that ends at once.
     if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }

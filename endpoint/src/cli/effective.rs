@@ -10,7 +10,7 @@ use crate::store::Limits;
 
 /// The origin of a limit that no flag changes.
 const FIXED: &str = "fixed";
-/// The origin of a value that nobody has set.
+/// The origin of a value that is not set anywhere.
 const DEFAULT: &str = "default";
 
 /// One line.
@@ -33,7 +33,7 @@ impl Effective {
         Self(flags.filter_map(|flag| Some(flag_setting(flag, flag.get_long()?, matches))).collect())
     }
 
-    /// Whether nobody has set this flag.
+    /// Whether this flag has its default value.
     pub(crate) fn is_default(&self, name: &str) -> bool {
         !self.0.iter().any(|setting| setting.name == name && setting.origin != DEFAULT)
     }

@@ -46,7 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (cli, effective) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are no mistakes. Printing fails only when nobody reads.
+            // Help and version are not mistakes. Printing fails only when the output is closed.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
         }

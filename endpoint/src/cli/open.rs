@@ -20,10 +20,10 @@ use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
 
-/// Payload bytes kept in a data file.
+/// Bytes of payloads that a data file may hold.
 const MAX_FILE_BYTES: usize = 64 << 30;
 
-/// Why there is no server.
+/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error(transparent)]
@@ -71,11 +71,11 @@ pub(crate) struct Opened {
     pub(crate) faults: Option<Arc<Faults>>,
     pub(crate) webhooks: Deliveries,
     pub(crate) alerts: Alerts,
-    /// The workers beside the server.
+    /// The workers that this program starts.
     pub(crate) local: Local,
 }
 
-/// Webhook deliveries that have not begun.
+/// Webhook deliveries that have not been started.
 pub(crate) struct Deliveries {
     webhooks: Webhooks,
     due: mpsc::Receiver<WebhookDue>,
@@ -88,13 +88,13 @@ impl Deliveries {
     }
 }
 
-/// What the command adds to the settings of the server.
+/// What differs between `serve` and `dev`.
 pub(crate) struct Extra<'a> {
     /// The endpoint that the console shows first.
     pub(crate) shown: &'a str,
-    /// The endpoint of the handler on the command line: it exists, configured or not.
+    /// The endpoint of the handler on the command line. It exists even if it is not configured.
     pub(crate) endpoint: Option<&'a str>,
-    /// Clients may bring faults for their own jobs.
+    /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `serve`: the endpoint, alone or with workers of its own.
+//! `serve`: the endpoint, with or without local workers.
 
 use std::sync::Arc;
 

@@ -57,11 +57,11 @@ pub enum Command {
     Requests(EndpointArgs),
     /// Cancel every job that no worker has taken
     Purge(EndpointArgs),
-    /// Print job and worker counters
+    /// Print the counters of jobs and workers
     Health(HealthArgs),
     /// Show queue, workers, jobs and GPUs, live, in the terminal
     Top(TopArgs),
-    /// Ask the server that runs in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
+    /// Ask the server in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
     Probe(ProbeArgs),
 }
 
