@@ -1,14 +1,14 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
 //! [`store`] holds the jobs and decides, [`api`] serves it over HTTP, [`console`] shows it, [`monitoring`] counts, [`alerts`] sends
-//! alerts, [`server`] listens, [`dev`] runs local workers, [`local`] records their state, [`cli`] is the program.
+//! alerts, [`server`] listens, [`fleet`] runs local workers, [`local`] records their state, [`cli`] is the program.
 
 pub mod alerts;
 pub mod api;
 pub mod cli;
 pub mod console;
-pub mod dev;
 pub mod faults;
+pub mod fleet;
 pub mod local;
 pub mod monitoring;
 mod secret;

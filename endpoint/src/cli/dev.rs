@@ -7,7 +7,7 @@ use super::open::Extra;
 use super::output::Output;
 use super::start::start;
 use super::workers;
-use crate::dev::WorkerPlan;
+use crate::fleet::WorkerPlan;
 
 pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Output) -> Exit {
     // Before the socket is opened: clients should not find an endpoint that ends at once.

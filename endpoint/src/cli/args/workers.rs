@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::dev::{GpuChoice, ScalerRule};
+use crate::fleet::{GpuChoice, ScalerRule};
 
 /// How workers are started, scaled and ended.
 #[derive(Debug, Args)]
