@@ -1,4 +1,4 @@
-//! From text to values. Each error says what is accepted.
+//! Parsers for values. Each error names what is accepted.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-/// No wait of this program is longer: it keeps time arithmetic far from its ends.
+/// Longest duration of a setting. It keeps time arithmetic from overflowing.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A whole number in a range.
@@ -53,7 +53,7 @@ pub(super) fn bind(text: &str) -> Result<Option<SocketAddr>, String> {
         .map_err(|_| "use an address with a port, such as 127.0.0.1:8001 or 0.0.0.0:8001, or none".to_owned())
 }
 
-/// A folder, or `none`. It must not depend on where the program was started.
+/// An absolute path of a folder, or `none`. A relative one would depend on where the program was started.
 pub(super) fn folder(text: &str) -> Result<Option<PathBuf>, String> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(None);
