@@ -65,7 +65,7 @@ pub(super) fn log<E: Environment>(settings: &mut Settings<'_, E>, args: &LogArgs
             args.log_level.as_deref(),
             &["RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"],
             LevelFilter::INFO,
-            parse::level,
+            runpod_log_line::parse_level,
             LevelFilter::to_string,
         ),
         rate: settings.number("log-rate", args.log_rate.as_deref(), 1000, 0..=1_000_000),
