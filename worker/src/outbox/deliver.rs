@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::keeper::{Keeper, Parcel};
 use super::lane::{Chunk, Lane, Step};
@@ -17,7 +17,7 @@ use super::spool::Reason;
 use super::verdict::{Verdict, verdict};
 use super::{OutboxLimits, Shared, count};
 use crate::base::{Identity, Retry};
-use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
+use crate::queue::{Outage, PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
 use runpod_worker_core::{DeliveryEvent, Event, FinalResult, JobId};
 
 /// A final result that is not accepted within this time is overdue.
@@ -53,6 +53,7 @@ pub(super) struct Courier<S> {
     limits: OutboxLimits,
     shared: Arc<Shared>,
     posts: Semaphore,
+    outage: Outage,
     /// Kind of the last failure; `None` after a success.
     failing: Mutex<Option<(&'static str, u16)>>,
     told_no_stream: AtomicBool,
@@ -61,6 +62,7 @@ pub(super) struct Courier<S> {
 impl<S: ResultSink> Courier<S> {
     pub(super) fn new(sink: Arc<S>, identity: Identity, limits: OutboxLimits, shared: Arc<Shared>) -> Self {
         Self {
+            outage: sink.outage(),
             sink,
             identity,
             limits,
@@ -271,6 +273,8 @@ impl<S: ResultSink> Courier<S> {
         let mut slow_retry = Retry::new(UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX);
         let mut reply = first;
         loop {
+            // Whether the end of an outage ends the pause: the queue has neither refused the key nor named a time.
+            let mut wakes = false;
             let (pause, error) = match verdict(reply) {
                 Verdict::Accepted => {
                     self.succeeded();
@@ -284,7 +288,10 @@ impl<S: ResultSink> Courier<S> {
                     };
                 }
                 Verdict::Dead { code: None } => return self.no_stream(),
-                Verdict::Later { retry_after, error } => (retry.next(retry_after), error),
+                Verdict::Later { retry_after, error } => {
+                    wakes = retry_after.is_none() && error.is_outage();
+                    (retry.next(retry_after), error)
+                }
                 Verdict::Unauthorized { error } => {
                     self.shared.counters.unauthorized.store(true, Ordering::Relaxed);
                     (slow_retry.next(None), error)
@@ -298,7 +305,14 @@ impl<S: ResultSink> Courier<S> {
             count(&self.shared.counters.retries);
             // The disk may have been full before.
             self.keep(message).await;
-            sleep(pause).await;
+            if wakes {
+                // An outage may last longer than the message may wait.
+                if timeout_at(until, self.outage.pause(pause)).await != Ok(false) {
+                    retry.reset();
+                }
+            } else {
+                sleep(pause).await;
+            }
             reply = self.attempt(job, message).await;
         }
     }
