@@ -1,7 +1,8 @@
 //! What log lines say about a job beside its id. Lines name their job; the rest is looked up here, wherever they are written.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 /// What every line of a job carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,15 +19,15 @@ static JOBS: RwLock<BTreeMap<String, JobTags>> = RwLock::new(BTreeMap::new());
 /// From now on lines of this job carry these.
 pub(crate) fn open_job(job: &str, tags: JobTags) {
     if tags != JobTags::default() {
-        JOBS.write().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned(), tags);
+        JOBS.write().insert(job.to_owned(), tags);
     }
 }
 
 /// The job has left the worker.
 pub(crate) fn close_job(job: &str) {
-    JOBS.write().unwrap_or_else(PoisonError::into_inner).remove(job);
+    JOBS.write().remove(job);
 }
 
 pub(crate) fn tags(job: &str) -> Option<JobTags> {
-    JOBS.read().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    JOBS.read().get(job).cloned()
 }
