@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs one command of the image build with the certificates and mirrors that the building machine needs, and leaves nothing
-# of them in the image.
+# Runs one command of the image build with the certificates and mirrors of the building machine, and leaves no trace of them in
+# the image.
 #
 #   docker/behind-proxy.sh COMMAND ARGS…
 #
-# The build secret `ca_bundle` is a file of certificates to trust. Build arguments: APT_MIRROR stands in for
-# http://deb.debian.org, PIP_INDEX_URL for PyPI, CARGO_MIRROR (a sparse index) for crates.io. HTTP_PROXY and its relatives
-# are build arguments that every engine knows.
+# The build secret `ca_bundle` is a file of certificates to trust. Build arguments: APT_MIRROR replaces
+# http://deb.debian.org, PIP_INDEX_URL for PyPI, CARGO_MIRROR (a sparse index) for crates.io. Every engine passes on HTTP_PROXY,
+# HTTPS_PROXY and NO_PROXY by itself.
 set -eu
 
 bundle=/run/secrets/ca_bundle

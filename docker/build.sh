@@ -7,16 +7,16 @@
 # and as latest; buildah puts localhost/ before that. They are for x86-64, as the libtorch of PyPI with CUDA is.
 #
 # From the environment, all optional:
-#   BASE_IMAGE, RUST_IMAGE    other base images than Debian's and Rust's, for example a mirror's, pinned by digest
-#   REGISTRY                  what images are called instead of runpod-worker/, for example registry.example.com/team
-#   CA_BUNDLE                 certificates to trust while building; SSL_CERT_FILE is used when it is not set
+#   BASE_IMAGE, RUST_IMAGE    used instead of Debian's and Rust's images, for example a mirror's, pinned by digest
+#   REGISTRY                  prefix of the image names instead of runpod-worker, for example registry.example.com/team
+#   CA_BUNDLE                 file of certificates to trust while building; default: SSL_CERT_FILE
 #   APT_MIRROR, PIP_INDEX_URL, CARGO_MIRROR, HTTP_PROXY …     see docker/behind-proxy.sh
-# Where no registry can be reached, docker/local-base.sh makes the base images.
+# If no registry can be reached, docker/local-base.sh makes the base images.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Megabytes of a whole image, and of the layers that a change of code ships. What only compiles has none.
+# Size limits in megabytes: for each image, and for the layers that a code change ships. The builder image has no limit.
 declare -A budget=([endpoint]=200 [worker-base]=200 [worker-base-cpu]=1200 [example]=1300 [worker-base-cuda]=5500 [example-cuda]=5600)
 code_budget=30
 
@@ -32,7 +32,7 @@ elif command -v buildah >/dev/null; then
     [[ $(id -u) == 0 ]] || fail 'buildah is used as root here: run this as root, or start a Docker engine'
     engine=buildah
 else
-    fail 'neither a Docker engine nor buildah is there: apt-get install -y buildah debootstrap'
+    fail 'there is neither a Docker engine nor buildah: apt-get install -y buildah debootstrap'
 fi
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/runpod-worker-image.XXXXXX")
@@ -61,7 +61,7 @@ save() {
     esac
 }
 
-# base_image NAME DEFAULT: the image to use, made here where the default cannot be pulled.
+# base_image NAME DEFAULT: prints the image to use, and makes a stand-in if the default cannot be pulled.
 base_image() {
     local name=$1 image=$2 local_image=runpod-worker/$1
     if exists "$image" || timeout 900 "$engine" pull "$image" >"$work/pull.log" 2>&1; then
@@ -94,7 +94,7 @@ done
 bundle=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
 [[ -z $bundle ]] || common+=(--secret "id=ca_bundle,src=$bundle")
 
-# What the handler inside takes and gives, as a label: tells whether two images can stand in for each other.
+# Labels the image with a hash of the handler's input and output schemas: images with the same hash are interchangeable.
 label_schema() {
     local image=$1 container hash
     case $engine in

@@ -1,30 +1,29 @@
 #!/usr/bin/env bash
-# Installs libtorch: headers and shared libraries, no Python packages. The one place that pins it.
+# Installs libtorch: headers and shared libraries, no Python packages. Its version is pinned here and nowhere else.
 #
 #   docker/install-libtorch.sh [--variant cpu|cuda] [--prefix DIR]
 #
-# Without --variant an install that is there stays what it is, and a new one is cpu. DIR is .libtorch at the root of the
-# repository.
+# Without --variant an existing installation keeps its variant, and a new one is cpu. The default DIR is .libtorch at the root of
+# the repository.
 #
-# libtorch comes from the wheels that PyTorch publishes, because they are mirrored wherever Python packages are and
-# carry the same headers and libraries as the zip files. Layout, which libtorch's own run path ($ORIGIN/../../nvidia/…)
-# depends on:
+# libtorch comes from the wheels that PyTorch publishes, because every mirror of Python packages has them, and they contain the
+# same headers and libraries as the zip files. libtorch's own run path ($ORIGIN/../../nvidia/…) depends on this layout:
 #
 #   DIR/torch/{include,lib,share}   DIR/nvidia/*/lib   DIR/stamp
 #
-# A second run is instant and needs no network. Downloads go beside DIR and are moved into place at the end, so that an
-# interrupted run leaves nothing half-installed.
+# A second run is instant and needs no network. Files are downloaded beside DIR and moved into place at the end, so an interrupted
+# run leaves nothing half-installed.
 set -euo pipefail
 
 torch_version=2.11.0
 
-# What libtorch_cpu.so needs; this build of it always links the CUDA profiler.
+# What libtorch_cpu.so needs: this build of it always links the CUDA profiler.
 cpu_wheels='
 torch==2.11.0                --hash=sha256:7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a
 nvidia-cuda-cupti==13.0.85   --hash=sha256:4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8
 nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
 '
-# What torch 2.11.0 asks for on Linux beyond that, less the parts that only Python uses (triton, cuda-bindings, …).
+# What torch 2.11.0 requires on Linux beyond that, without the packages that only Python uses (triton, cuda-bindings, …).
 cuda_wheels="$cpu_wheels"'
 nvidia-cublas==13.1.0.3       --hash=sha256:ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171
 nvidia-cuda-nvrtc==13.0.88    --hash=sha256:ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575
@@ -85,8 +84,7 @@ if [[ -f $prefix/stamp && $(<"$prefix/stamp") == "$stamp" ]]; then
     say "$torch_version ($variant) is installed in $prefix"
     exit 0
 fi
-# A libtorch that somebody else put there, for example a folder shared between checkouts, is used and left alone.
-# Nothing that this script did not install is ever removed.
+# A libtorch that this script did not install, for example a folder shared between checkouts, is used and never changed or removed.
 if [[ -z $installed && -n $(ls -A "$prefix" 2>/dev/null) ]]; then
     reason=$(check "$prefix") ||
         fail "$prefix holds something else that cannot be used: $reason. Remove it or name another --prefix"
@@ -107,8 +105,8 @@ trap 'exit 143' TERM
 
 printf '%s' "$wheels" >"$work/wheels.txt"
 say "downloading $(grep -c == "$work/wheels.txt") packages for $torch_version ($variant)"
-# The wheels are taken for one fixed interpreter whatever python3 is here: only their C++ half is used.
-# TMPDIR keeps pip's own copies on this file system; its cache would hold every byte a second time.
+# The wheels are those of one fixed interpreter, whatever python3 is here: only their C++ part is used.
+# TMPDIR keeps pip's temporary copies on this file system; its cache would store everything a second time.
 mkdir "$work/tmp"
 TMPDIR="$work/tmp" python3 -m pip install --no-deps --require-hashes --no-compile --no-cache-dir --only-binary=:all: \
     --disable-pip-version-check --root-user-action=ignore \
@@ -119,7 +117,7 @@ TMPDIR="$work/tmp" python3 -m pip install --no-deps --require-hashes --no-compil
     --target "$work/wheels" --requirement "$work/wheels.txt" ||
     fail 'the download failed: see the lines above; nothing was installed, run again to retry'
 
-# Moves what C++ programs use out of the unpacked wheels. Paths may be patterns; each must match something.
+# Moves the parts that C++ programs use out of the unpacked wheels. Paths may be patterns; each must match something.
 keep() {
     local pattern file
     for pattern in "$@"; do
@@ -133,7 +131,7 @@ keep() {
 keep torch/include torch/share torch/version.py
 if [[ $variant == cuda ]]; then
     keep 'torch/lib/*.so*' 'nvidia/*/lib/*.so*' 'nvidia/cu13/include'
-    # 260 MB that libtorch never loads: other front ends of the same libraries, profilers' parts, plug-ins for MPI and RDMA.
+    # 260 MB that libtorch never loads: other front ends of the same libraries, parts of profilers, plug-ins for MPI and RDMA.
     (cd "$work/new" && rm -f torch/lib/libshm.so nvidia/nvshmem/lib/nvshmem_{bootstrap,transport}_*.so* \
         nvidia/cu13/lib/lib{cusolverMg,nvblas,cufftw,nvrtc.alt,nvrtc-builtins.alt,nvperf_host,nvperf_target,checkpoint}.so* \
         nvidia/cu13/lib/lib{pcsamplingutil,nvtx3interop,cufile_rdma}.so*)

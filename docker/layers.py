@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints what each layer of an image weighs, uncompressed, and fails when the image is over its budget.
+"""Prints the uncompressed size of each layer of an image, and fails when the image exceeds its budget.
 
     docker save IMAGE | docker/layers.py NAME [--budget MB] [--code-budget MB]
 
-`--code-budget` is for the layers that a change of code ships, together: those of the worker and the handler.
+`--code-budget` limits the layers that a code change ships, together: those of the worker and the handler.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import sys
 import tarfile
 
 MEGABYTE = 1_000_000
-# The configuration and the manifest are far smaller, layers with content larger.
+# The configuration and the manifest are much smaller than this, layers with content are larger.
 LARGEST_DOCUMENT = 10 * MEGABYTE
-# Where the two programs lie.
+# The paths of the two programs.
 CODE = ("/usr/local/bin/", "/app/handler")
 
 
 def read(stream):
-    """Sizes of all files in the archive, and the content of those that may be documents."""
+    """Returns the sizes of all files in the archive, and the content of those that may be documents."""
     sizes, documents = {}, {}
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
@@ -32,7 +32,7 @@ def read(stream):
 
 
 def layers(stream):
-    """The size of each layer and the instruction that made it, lowest first."""
+    """Returns the size of each layer and the instruction that made it, lowest layer first."""
     sizes, documents = read(stream)
     manifest = json.loads(documents["manifest.json"])[0]
     history = json.loads(documents[manifest["Config"]])["history"]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes stand-ins for the two base images out of this machine's Debian mirror and Rust toolchain, for machines that reach no
+# Makes stand-ins for the two base images from a Debian mirror and this machine's Rust toolchain, for machines that cannot reach an
 # image registry. Prints nothing on stdout; needs root and debootstrap.
 #
 #   docker/local-base.sh base|rust FOLDER      writes FOLDER/Dockerfile and FOLDER/root.tar
 #
-# `rust` expects the image runpod-worker/base to be there.
+# `rust` needs the image runpod-worker/base.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ suite=bookworm
 mirror=${APT_MIRROR:-http://deb.debian.org}
 what=$1 folder=$2
 
-# What Debian's own slim images leave out.
+# Removes what Debian's own slim images leave out too.
 slim() {
     rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/* "$1"/usr/share/man/* "$1"/usr/share/info/* \
         "$1"/usr/share/locale/*

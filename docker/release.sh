@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the programs that are released, twice, from two copies of this commit in different folders, and compares them byte by
-# byte. What differs would carry something of the machine that built it.
+# Builds the release programs twice, from two copies of this commit in different folders, and compares them byte by byte. A
+# difference would mean that a program contains something of the machine that built it.
 #
 #   docker/release.sh          leaves target/dist/runpod-worker, target/dist/runpod-endpoint and their checksums
 set -euo pipefail
@@ -17,7 +17,7 @@ build() {
     mkdir "$copy"
     git archive HEAD | tar -x -C "$copy"
     echo "release: the $1 build"
-    # Paths of this machine are in panic messages and C sources unless they are renamed.
+    # Panic messages and C code contain paths of this machine unless they are remapped.
     (
         cd "$copy"
         RUSTFLAGS="--remap-path-prefix=$copy=/src --remap-path-prefix=$cargo_home=/cargo" \
@@ -26,7 +26,7 @@ build() {
     )
 }
 
-[[ -z $(git status --porcelain) ]] || echo 'release: what is not committed is not in the release' >&2
+[[ -z $(git status --porcelain) ]] || echo 'release: uncommitted changes are not in the release' >&2
 export SOURCE_DATE_EPOCH
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 build first

@@ -1,4 +1,4 @@
-//! With feature `torch`: compiles the C++ shim against the libtorch that `torch-sys` links.
+//! With feature `torch`, compiles the C++ shim against the libtorch that `torch-sys` links.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
@@ -17,7 +17,7 @@ mod shim {
         println!("cargo:rerun-if-changed={SOURCE}");
         println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
         println!("cargo:rerun-if-env-changed=LIBTORCH_CXX11_ABI");
-        // torch-sys says where libtorch lies. It does not when it builds documentation only, and then nothing is linked.
+        // torch-sys sets this to the directory of libtorch, except when it builds only documentation and links nothing.
         let Some(library) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else { return Ok(()) };
         let root = match std::env::var_os("LIBTORCH_INCLUDE") {
             Some(root) => PathBuf::from(root),
@@ -27,7 +27,7 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            // A relative path is relative to the workspace, where cargo starts torch-sys's script, too.
+            // A relative path is relative to the root of the workspace, as in the build script of torch-sys.
             .include(root.join("include"))
             .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
             .warnings(false)

@@ -5,6 +5,7 @@
 
 mod evaluator;
 mod message;
+mod request_error;
 mod rule;
 mod rules_file;
 mod sender;
@@ -14,6 +15,7 @@ mod webhook;
 
 pub use evaluator::{Alert, AlertState, Evaluator};
 pub use message::{Format, Message};
+pub use request_error::request_error_text;
 pub use rule::{Condition, Rule, Severity};
 pub use rules_file::{RulesError, load_rules, parse_rules};
 pub use sender::Sender;

@@ -8,6 +8,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::message::{Format, Message};
+use crate::request_error::request_error_text;
 
 /// Longest attempt.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ impl fmt::Debug for WebhookUrl {
 pub enum SendError {
     /// No HTTP client.
     #[error("the alert webhook cannot be used: {0}; check the certificate settings of this machine")]
-    Client(#[source] reqwest::Error),
+    Client(String),
     /// The receiver did not take it.
     #[error("the receiver of alerts answered {status}; it must answer with a 2xx status")]
     Status {
@@ -67,7 +68,7 @@ pub enum SendError {
     },
     /// No answer.
     #[error("the receiver of alerts cannot be reached: {0}")]
-    Unreachable(#[source] reqwest::Error),
+    Unreachable(String),
 }
 
 impl SendError {
@@ -104,7 +105,7 @@ impl Webhook {
     pub fn new(url: WebhookUrl, format: Format) -> Result<Self, SendError> {
         // A redirected POST arrives as a GET, or carries the alert to somebody else.
         let client = Client::builder().redirect(Policy::none()).timeout(ATTEMPT_LIMIT).build();
-        Ok(Self { client: client.map_err(SendError::Client)?, url, format })
+        Ok(Self { client: client.map_err(|error| SendError::Client(request_error_text(error)))?, url, format })
     }
 
     /// Posts one message, once.
@@ -114,7 +115,7 @@ impl Webhook {
     pub async fn post(&self, message: &Message) -> Result<(), SendError> {
         let body = message.body(self.format).to_string();
         let request = self.client.post(self.url.0.clone()).header("content-type", "application/json").body(body);
-        let answer = request.send().await.map_err(|error| SendError::Unreachable(error.without_url()))?;
+        let answer = request.send().await.map_err(|error| SendError::Unreachable(request_error_text(error)))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
@@ -153,5 +154,6 @@ mod tests {
         assert!(error.is_temporary());
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("secret-path"), "{shown}");
+        assert!(shown.contains("onnection refused"), "the cause is missing in: {shown}");
     }
 }

@@ -1,7 +1,8 @@
-// What tch lacks: the device allocator's cache and figures, and the versions that must fit together.
+// Functions of libtorch that tch does not expose: the statistics and the cache of the device allocator, and the versions that
+// must match.
 //
-// Device-generic on purpose (ATen/DeviceAccelerator.h): it builds without CUDA headers and works with whichever half of
-// libtorch is loaded at run time. No exception leaves this file: C++ exceptions must not cross into Rust.
+// Uses the device-generic API (ATen/DeviceAccelerator.h), so it builds without CUDA headers and works with or without the CUDA
+// libraries at run time. Every function catches all exceptions, because C++ exceptions must not cross into Rust.
 
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -32,7 +33,7 @@ int32_t guarded(Body body) noexcept {
   }
 }
 
-// The driver's own library, asked without creating a context. Closes it again.
+// The library of the CUDA driver, open while this object exists. Its functions are called without creating a context.
 class Driver {
  public:
   Driver() : library_(dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)) {}
@@ -44,7 +45,7 @@ class Driver {
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
 
-  // Calls a function of the CUDA driver API, all of which return 0 for success; false without a driver or when it fails.
+  // Calls a function of the CUDA driver API; these return 0 for success. Returns false without a driver or on failure.
   template <typename... Args>
   bool call(const char* name, Args... args) const {
     void* symbol = library_ == nullptr ? nullptr : dlsym(library_, name);
@@ -88,7 +89,7 @@ int32_t runpod_memory_reset_peak(int8_t device) noexcept {
   return guarded([&] { at::accelerator::resetPeakStats(device); });
 }
 
-// CUDA runtime that libtorch was built with, as 1000 * major + 10 * minor; 0 without CUDA.
+// Version of the CUDA runtime that libtorch was built with, as 1000 * major + 10 * minor; 0 without CUDA.
 int32_t runpod_cuda_runtime_version() noexcept {
   try {
     const auto& hooks = at::detail::getCUDAHooks();
@@ -98,14 +99,14 @@ int32_t runpod_cuda_runtime_version() noexcept {
   }
 }
 
-// Newest CUDA that the driver supports, in the same form; 0 without a driver.
+// Newest version of CUDA that the driver supports, in the same form; 0 without a driver.
 int32_t runpod_cuda_driver_version() noexcept {
   int version = 0;
-  // May be called before cuInit.
+  // This function may be called before cuInit.
   return Driver().call("cuDriverGetVersion", &version) ? version : 0;
 }
 
-// Compute capability of the first GPU that this process sees, as 10 * major + minor; 0 without one.
+// Compute capability of the first GPU that is visible to this process, as 10 * major + minor; 0 without a GPU.
 int32_t runpod_cuda_capability() noexcept {
   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
   constexpr int kMajor = 75, kMinor = 76;
@@ -117,8 +118,8 @@ int32_t runpod_cuda_capability() noexcept {
   return known ? 10 * major + minor : 0;
 }
 
-// How libtorch's CUDA half was compiled, in its own words: at most `size` bytes of them, without a final zero. Returns how
-// many; 0 without CUDA.
+// Writes libtorch's description of how its CUDA libraries were compiled: at most `size` bytes, without a terminating zero.
+// Returns the number of bytes written; 0 without CUDA.
 size_t runpod_cuda_config(char* out, size_t size) noexcept {
   try {
     const auto& hooks = at::detail::getCUDAHooks();
@@ -134,8 +135,8 @@ size_t runpod_cuda_config(char* out, size_t size) noexcept {
   }
 }
 
-// Versions of libtorch: of the headers that this file was built with and of the library that is loaded. One byte each for
-// major, minor and patch, from the top.
+// Versions of the libtorch headers that this file was built with and of the libtorch that is loaded. The three highest bytes are
+// major, minor and patch.
 uint64_t runpod_torch_built_version() noexcept { return TORCH_ABI_VERSION; }
 uint64_t runpod_torch_loaded_version() noexcept { return aoti_torch_abi_version(); }
 

@@ -1,4 +1,4 @@
-//! Values to JSON payloads, within the frame limit.
+//! Writes values as JSON payloads within the size limit of a frame.
 
 use std::io::{self, Write};
 
@@ -6,14 +6,14 @@ use bytes::Bytes;
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use serde::Serialize;
 
-/// A value that cannot be sent.
+/// Why a value cannot be sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// The JSON is over [`MAX_PAYLOAD_LEN`].
+    /// The JSON is longer than [`MAX_PAYLOAD_LEN`].
     #[error(
         "the {what} is {len} bytes of JSON, over the limit of {MAX_PAYLOAD_LEN} bytes: upload it to storage and return its \
-         address, or emit it in chunks"
+         URL, or emit it in chunks"
     )]
     TooLarge {
         /// `output`, `chunk` or `progress`.
@@ -21,17 +21,17 @@ pub enum EncodeError {
         /// Length of the JSON in bytes.
         len: usize,
     },
-    /// The value has no JSON form.
+    /// The value cannot be expressed in JSON.
     #[error("the {what} cannot be written as JSON ({source}): map keys must be strings, numbers or booleans")]
     Json {
         /// `output`, `chunk` or `progress`.
         what: &'static str,
-        /// What the serialiser said.
+        /// The error of the serializer.
         source: serde_json::Error,
     },
 }
 
-/// Writes `value` as JSON. `NaN` and infinite numbers become `null`: JSON has no word for them.
+/// Writes `value` as JSON. `NaN` and infinite numbers become `null`, because JSON cannot express them.
 pub(crate) fn encode(what: &'static str, value: &impl Serialize) -> Result<Bytes, EncodeError> {
     let mut out = Limited::default();
     serde_json::to_writer(&mut out, value).map_err(|source| EncodeError::Json { what, source })?;
@@ -41,7 +41,7 @@ pub(crate) fn encode(what: &'static str, value: &impl Serialize) -> Result<Bytes
     Ok(out.kept.into())
 }
 
-/// Goes on counting beyond the limit, so that the error can name the size, but keeps nothing more.
+/// A buffer that keeps counting beyond the limit, so that the error can name the size, but stores nothing more.
 #[derive(Default)]
 struct Limited {
     kept: Vec<u8>,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_without_json_form_is_named() {
+    fn an_error_names_what_cannot_be_written_as_json() {
         let error = encode("chunk", &BTreeMap::from([(vec![1], 2)])).unwrap_err().to_string();
         assert!(error.starts_with("the chunk cannot be written as JSON (key must be a string)"), "{error}");
     }

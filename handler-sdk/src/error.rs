@@ -7,25 +7,24 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
 use crate::classify::classify;
 use crate::encode::EncodeError;
-use crate::job::EmitError;
+use crate::stopped::EmitError;
 use crate::text::{cut, split_stack};
 
-/// Longest message that is sent, in bytes.
+/// Longest message, or cause of it, that is sent, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
 /// Longest traceback that is sent, in bytes.
 const MAX_TRACEBACK: usize = 64 * 1024;
-/// Errors that name themselves as their own cause must not hang the report.
+/// Most causes that are reported. Limited because an error can be its own cause.
 const MAX_CAUSES: usize = 32;
 
-/// Why a job, or a load, has failed.
+/// Why a job or a load failed.
 ///
-/// `?` turns every ordinary error into one: `thiserror` enums, `anyhow::Error`, `eyre::Report`, `String`, `&str`. For that
-/// reason this type does not implement [`Error`] itself.
+/// `?` converts every ordinary error: `thiserror` enums, `anyhow::Error`, `eyre::Report`, `String`, `&str`. To make that
+/// possible, this type does not implement [`Error`] itself.
 ///
-/// An error without an explicit kind is judged by its text, so that running out of device memory is reported as
-/// [`ErrorKind::Oom`] and a dead CUDA context as [`ErrorKind::DeviceLost`], and is an [`ErrorKind::InferenceError`]
-/// otherwise ([`ErrorKind::Load`] while loading). Of a lost device the text alone is no proof, since it may quote a job's
-/// input: a device that still computes is not lost.
+/// The kind of an error without an explicit kind follows from its text: running out of device memory is [`ErrorKind::Oom`], a
+/// lost CUDA context is [`ErrorKind::DeviceLost`], everything else is [`ErrorKind::InferenceError`] ([`ErrorKind::Load`] while
+/// loading). Because a text may only quote a job's input, a device that still computes is never reported as lost.
 ///
 /// ```no_run,standalone_crate
 /// use runpod_handler_sdk::HandlerError;
@@ -41,12 +40,12 @@ const MAX_CAUSES: usize = 32;
 pub struct HandlerError {
     kind: Option<ErrorKind>,
     message: String,
-    /// What lies below the message, outermost first.
+    /// The causes of the error, outermost first.
     causes: Vec<String>,
     traceback: String,
 }
 
-/// An error type that knows its own kind; see [`HandlerError::classified`].
+/// An error type that defines its own kind; see [`HandlerError::classified`].
 ///
 /// ```no_run,standalone_crate
 /// use runpod_handler_sdk::{ErrorClass, ErrorKind, HandlerError};
@@ -71,17 +70,17 @@ pub struct HandlerError {
 /// }
 /// ```
 pub trait ErrorClass: Error + 'static {
-    /// Which of the closed set this error is.
+    /// The kind of this error.
     fn kind(&self) -> ErrorKind;
 }
 
 impl HandlerError {
-    /// An error of a given kind. The message is for the person who sent the job.
+    /// An error of a given kind. The message is for the caller.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind: Some(kind), message: message.into(), causes: Vec::new(), traceback: String::new() }
     }
 
-    /// The input is not what the handler takes. Name the field in the message, as in `input.text: must not be empty`.
+    /// The input is not valid. Name the field in the message, as in `input.text: must not be empty`.
     pub fn validation(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Validation, message)
     }
@@ -91,16 +90,15 @@ impl HandlerError {
         Self::new(ErrorKind::ModelNotFound, message)
     }
 
-    /// An error that brings its own kind; use it with `map_err`.
-    // By value, so that the path itself fits `map_err`.
-    #[expect(clippy::needless_pass_by_value, reason = "`map_err(HandlerError::classified)` hands the error over")]
+    /// An error that defines its own kind; use it with `map_err`.
+    #[expect(clippy::needless_pass_by_value, reason = "`map_err(HandlerError::classified)` passes the error by value")]
     pub fn classified(error: impl ErrorClass) -> Self {
         let mut this = Self::from_error(&error);
         this.kind = Some(error.kind());
         this
     }
 
-    /// Adds the error behind this one, with its own causes; it shows in the traceback, not in the message.
+    /// Adds the error that caused this one, together with its own causes. They appear in the traceback, not in the message.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let source = source.into();
@@ -109,12 +107,12 @@ impl HandlerError {
         self
     }
 
-    /// The kind, when it was given explicitly.
+    /// The explicit kind, if there is one.
     pub fn kind(&self) -> Option<ErrorKind> {
         self.kind
     }
 
-    /// The message for the person who sent the job.
+    /// The message for the caller.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -134,7 +132,7 @@ impl HandlerError {
         Self { kind, message: error.to_string(), causes: causes(error).collect(), traceback: String::new() }
     }
 
-    /// The error as it travels. `default` is the kind of an error that neither names its kind nor has a telling text.
+    /// The error in the form that is sent. `default` is the kind of an error that has no explicit kind and none by its text.
     pub(crate) fn into_report(self, default: ErrorKind) -> ErrorReport {
         let (message, stack) = split_stack(&self.message);
         let by_text = || {
@@ -181,65 +179,4 @@ impl fmt::Debug for HandlerError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("while embedding")]
-    struct Outer(#[source] std::num::ParseIntError);
-
-    fn outer() -> Result<(), HandlerError> {
-        let error = "x".parse::<u32>().unwrap_err();
-        Err(Outer(error))?
-    }
-
-    #[test]
-    fn question_mark_keeps_the_chain_of_causes() {
-        let report = outer().unwrap_err().into_report(ErrorKind::InferenceError);
-        assert_eq!(report.kind, ErrorKind::InferenceError);
-        assert_eq!(report.message, "while embedding");
-        assert_eq!(report.traceback, "caused by: invalid digit found in string\n");
-    }
-
-    #[test]
-    fn question_mark_takes_text_and_anyhow() {
-        fn text() -> Result<(), HandlerError> {
-            Err("no such voice")?
-        }
-        fn anyhow() -> Result<(), HandlerError> {
-            Err(anyhow::anyhow!("CUDA out of memory. Tried to allocate 2.00 GiB").context("decoding"))?
-        }
-        assert_eq!(text().unwrap_err().to_string(), "no such voice");
-        let report = anyhow().unwrap_err().into_report(ErrorKind::InferenceError);
-        assert_eq!((report.message.as_str(), report.kind), ("decoding", ErrorKind::Oom), "a cause tells the kind");
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("there is no model called {0:?}")]
-    struct UnknownModel(&'static str);
-
-    impl ErrorClass for UnknownModel {
-        fn kind(&self) -> ErrorKind {
-            ErrorKind::ModelNotFound
-        }
-    }
-
-    #[test]
-    fn an_error_type_can_bring_its_kind() {
-        let error = HandlerError::classified(UnknownModel("x"));
-        assert_eq!((error.message(), error.kind()), ("there is no model called \"x\"", Some(ErrorKind::ModelNotFound)));
-    }
-
-    #[test]
-    fn an_explicit_kind_beats_the_text() {
-        let error = HandlerError::validation("input.prompt: must not contain \"CUDA out of memory\"");
-        assert_eq!(error.into_report(ErrorKind::InferenceError).kind, ErrorKind::Validation);
-    }
-
-    #[test]
-    fn a_very_long_message_is_cut() {
-        let report = HandlerError::from("é".repeat(MAX_MESSAGE)).into_report(ErrorKind::Load);
-        assert!(report.message.len() <= MAX_MESSAGE + 64, "{} bytes", report.message.len());
-        assert!(report.message.starts_with('é'));
-    }
-}
+mod tests;

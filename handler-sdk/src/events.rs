@@ -1,4 +1,4 @@
-//! The handler's `tracing` events on their way to the worker's log.
+//! Passes the handler's `tracing` events on to the worker's log.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -12,16 +12,16 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How the worker says which events it would not log anyway.
+/// Environment variable with the log level of the worker, below which it drops events.
 const LEVEL: &str = "RUNPOD_WORKER_LOG_LEVEL";
-/// The span around each job, and its field.
+/// Name of the span around each job, and of its field.
 const JOB: &str = "job";
 
-/// Sends `tracing` events to the worker's log, with their level and the job that they belong to.
+/// A layer that sends `tracing` events to the worker's log, with their level and job.
 ///
-/// [`serve`](crate::serve) installs it by itself, unless the program has set a subscriber up before: then add this layer to it.
-/// Events on threads of your own belong to the job when they are inside its span: `let span = tracing::Span::current()` in
-/// `run`, and `span.in_scope(..)` there.
+/// [`serve`](crate::serve) installs it unless the program has already set a subscriber; in that case add the layer to that
+/// subscriber. An event on a thread of your own belongs to the job if it is inside the job's span: call
+/// `let span = tracing::Span::current()` in `run`, and `span.in_scope(..)` on the thread.
 ///
 /// ```no_run,standalone_crate
 /// use tracing_subscriber::layer::SubscriberExt as _;
@@ -33,19 +33,19 @@ const JOB: &str = "job";
 pub struct LogLayer(());
 
 impl LogLayer {
-    /// A layer that passes on everything it is given.
+    /// A layer that passes on every event.
     pub fn new() -> Self {
         Self(())
     }
 }
 
-/// Sends events to the worker's log unless the program has other plans for them.
+/// Installs the layer unless the program has already set a subscriber.
 pub(crate) fn install() {
     let level = std::env::var(LEVEL).ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
     let _ = tracing_subscriber::registry().with(LogLayer::new().with_filter(level)).try_init();
 }
 
-/// The span that a job's events are in. As important as an error: whatever is logged, the job belongs to it.
+/// The span around a job's events. Its level is ERROR, so that every filter keeps it.
 pub(crate) fn job_span(job: &str) -> Span {
     tracing::error_span!(target: env!("CARGO_CRATE_NAME"), JOB, job)
 }
@@ -53,7 +53,7 @@ pub(crate) fn job_span(job: &str) -> Span {
 impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for LogLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
-            let mut fields = Fields { job_allowed: is_job(span.metadata()), ..Fields::default() };
+            let mut fields = Fields { is_job: is_job(span.metadata()), ..Fields::default() };
             attributes.record(&mut fields);
             span.extensions_mut().insert(fields);
         }
@@ -81,7 +81,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for LogLayer {
         let message = format!("{message}{text}").trim_start().to_owned();
         let line = LogLine { level: metadata.level().to_string(), job, target: metadata.target().to_owned(), message };
         let mut stderr = io::stderr().lock();
-        // A closed stderr is not worth dying for.
+        // A closed stderr is ignored.
         let _ = if stderr.is_terminal() {
             writeln!(stderr, "{:<5} {}: {}", line.level, line.target, line.message)
         } else {
@@ -94,11 +94,11 @@ fn is_job(metadata: &tracing::Metadata<'_>) -> bool {
     metadata.name() == JOB && metadata.target() == env!("CARGO_CRATE_NAME")
 }
 
-/// What an event or a span carries.
+/// The fields of an event or a span.
 #[derive(Debug, Default)]
 struct Fields {
-    /// This is the span of a job.
-    job_allowed: bool,
+    /// Whether this is the span of a job.
+    is_job: bool,
     job: Option<String>,
     message: String,
     /// The other fields: ` name=value` for each.
@@ -116,7 +116,7 @@ impl Visit for Fields {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            JOB if self.job_allowed => self.job = Some(value.to_owned()),
+            JOB if self.is_job => self.job = Some(value.to_owned()),
             "message" => self.message.push_str(value),
             _ => self.record_debug(field, &value),
         }

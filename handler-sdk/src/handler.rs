@@ -1,4 +1,4 @@
-//! The trait that users implement, and what it says about itself.
+//! The trait that users implement, and the manifest that describes an implementation.
 
 use std::any::TypeId;
 use std::path::Path;
@@ -7,33 +7,37 @@ use runpod_handler_protocol::Manifest;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer, de::DeserializeOwned};
 
-use crate::{Check, HandlerError, Job, LoadEnv};
+use crate::check::Check;
+use crate::error::HandlerError;
+use crate::job::Job;
+use crate::load_env::LoadEnv;
 
-/// One slot's model. Built on the slot's own OS thread and never moved off it, so it need not be `Send`.
+/// The model of one slot. It is built on the slot's own OS thread and stays there, so it need not be `Send`.
 ///
-/// Code here is plain blocking code. It may panic: the job fails with the message and a backtrace, and the slot loads
-/// again. See the [crate documentation](crate) for a whole handler.
+/// The methods are plain blocking code. When one panics, the job fails with the message and a backtrace, and the slot loads
+/// its model again. The [crate documentation](crate) shows a whole handler.
 pub trait Handler: Sized + 'static {
-    /// The job's `input`. Serde reads it and `schemars` documents it: one truth. `Option` is the only way to be optional
-    /// (or `#[serde(default)]`); a field that is not known is dropped with a warning, unless the type says
-    /// `#[serde(deny_unknown_fields)]`.
+    /// The job's `input`. Serde reads it and `schemars` derives its JSON Schema from the same type. A field is optional when it
+    /// is an `Option` or has `#[serde(default)]`. An unknown field is ignored with a warning; with
+    /// `#[serde(deny_unknown_fields)]` it fails the job.
     type Input: DeserializeOwned + JsonSchema;
-    /// The job's `output`, at most 64 MiB of JSON. `NaN` and infinite numbers become `null`: JSON has no word for them.
+    /// The job's `output`, at most 64 MiB of JSON. `NaN` and infinite numbers become `null`, because JSON cannot express them.
     type Output: Serialize + JsonSchema;
-    /// One streamed item; [`NoChunks`] for a handler that streams nothing.
+    /// One streamed chunk; [`NoChunks`] for a handler that does not stream.
     type Chunk: Serialize + JsonSchema + 'static;
 
     /// Name in the manifest and in metrics; by default the file name of the program.
     const NAME: Option<&'static str> = None;
     /// Version in the manifest and in metrics; best set to `env!("CARGO_PKG_VERSION")`.
     const VERSION: &'static str = "unversioned";
-    /// Running a job twice does no harm. Then a job that was running when the process died may be run once more.
+    /// Whether a job can run twice without harm. If so, a job that was running when the process crashed may run once more.
     const IDEMPOTENT: bool = false;
 
-    /// What must hold before the worker takes jobs, beside what is always checked (memory, disk, GPU): model files, services
-    /// that the model needs. Checked before [`load`](Self::load); a failure keeps the worker from taking jobs and ends it.
+    /// Fitness checks of this handler, for example for model files or for services that the model needs. They run before
+    /// [`load`](Self::load), together with the checks of memory, disk and GPU that every worker runs. When one fails, the
+    /// worker takes no jobs and exits.
     ///
-    /// `env` is that of a process with one slot, before anything is loaded.
+    /// `env` is the environment of a process with one slot, before anything is loaded.
     fn checks(env: &LoadEnv) -> Vec<Check> {
         let _ = env;
         Vec::new()
@@ -42,10 +46,10 @@ pub trait Handler: Sized + 'static {
     /// Builds the model. Called once per slot, and again after a panic.
     ///
     /// # Errors
-    /// Whatever keeps the model from being built. The process ends and the worker tries again within its budget.
+    /// Any reason why the model cannot be built. The process exits, and the worker starts another one within its limits.
     fn load(env: &LoadEnv) -> Result<Self, HandlerError>;
 
-    /// Runs the model once or twice with made-up input, so that the first job does not pay for what is lazy.
+    /// Runs the model once or twice with made-up input, so that the first job does not pay for lazy initialization.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -53,14 +57,14 @@ pub trait Handler: Sized + 'static {
         Ok(())
     }
 
-    /// Runs one job. Long work should call [`Job::check`] now and then, so that a cancelled job ends in time.
+    /// Runs one job. Long work should call [`Job::stop_point`] now and then, so that a cancelled job ends in time.
     ///
     /// # Errors
-    /// Whatever keeps the job from being done; only this job fails.
+    /// Any reason why the job cannot be completed; only this job fails.
     fn run(&mut self, input: Self::Input, job: &Job<Self::Chunk>) -> Result<Self::Output, HandlerError>;
 }
 
-/// The chunk type of a handler that does not stream. It has no values, so nothing can be emitted.
+/// The chunk type of a handler that does not stream. The type has no values, so nothing can be emitted.
 #[derive(Clone, Copy, Debug)]
 pub enum NoChunks {}
 
@@ -80,7 +84,7 @@ impl JsonSchema for NoChunks {
     }
 }
 
-/// What the handler says about itself in the handshake and for `--manifest`.
+/// The description of the handler that it sends in the handshake and prints for `--manifest`.
 pub(crate) fn manifest<H: Handler>() -> Manifest {
     let streams = TypeId::of::<H::Chunk>() != TypeId::of::<NoChunks>();
     Manifest {
@@ -94,7 +98,7 @@ pub(crate) fn manifest<H: Handler>() -> Manifest {
     }
 }
 
-/// File name of the running program; cargo names it after the crate.
+/// File name of the running program, by default the name of its crate.
 pub(crate) fn program_name() -> String {
     let program = std::env::args_os().next().unwrap_or_default();
     Path::new(&program).file_name().map_or_else(|| "handler".to_owned(), |name| name.to_string_lossy().into_owned())

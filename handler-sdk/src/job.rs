@@ -1,71 +1,37 @@
-//! What a handler knows about, and can do with, the job it is running.
+//! What a handler can learn about, and do with, the job that it is running.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use runpod_handler_protocol::{CancelReason, ErrorKind, ToSupervisor};
+use parking_lot::Mutex;
+use runpod_handler_protocol::ToSupervisor;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
-use crate::encode::{EncodeError, encode};
-use crate::outgoing::Outgoing;
-use crate::running::RunningJob;
+use crate::encode::encode;
+use crate::error::HandlerError;
+use crate::input::parse_field;
+use crate::running_job::RunningJob;
+use crate::send_queue::SendQueue;
+use crate::stopped::{EmitError, Stopped};
 use crate::text::log;
-use crate::{HandlerError, input};
 
-/// Most figures one job may record.
+/// Most values that one job may record.
 const MAX_RECORDS: usize = 32;
-/// Longest name of a recorded figure, in bytes.
+/// Longest name of a recorded value, in bytes.
 const MAX_RECORD_NAME: usize = 64;
 
-/// The job must end: it was cancelled, its deadline has passed, or the worker is shutting down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the job was stopped: {reason}")]
-pub struct Stopped {
-    reason: CancelReason,
-}
-
-impl Stopped {
-    pub(crate) fn new(reason: CancelReason) -> Self {
-        Self { reason }
-    }
-
-    /// Why.
-    pub fn reason(&self) -> CancelReason {
-        self.reason
-    }
-
-    pub(crate) fn kind(self) -> ErrorKind {
-        match self.reason {
-            CancelReason::Deadline => ErrorKind::Timeout,
-            CancelReason::Stopped | CancelReason::Drain => ErrorKind::Cancelled,
-        }
-    }
-}
-
-/// A chunk that was not sent.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EmitError {
-    /// The job must end.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-    /// The chunk has no JSON form or is too large.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-}
-
-/// A running job. It can be lent to scoped threads: all methods take `&self` and it is `Sync`.
+/// A running job. All methods take `&self` and the type is `Sync`, so scoped threads can share it.
 #[derive(Debug)]
 pub struct Job<C> {
     running: Arc<RunningJob>,
-    outgoing: Arc<Outgoing>,
+    queue: Arc<SendQueue>,
     fields: HashMap<String, Box<RawValue>>,
     temp_dir: OnceLock<TempDir>,
     records: Mutex<BTreeMap<String, f64>>,
@@ -74,14 +40,10 @@ pub struct Job<C> {
 }
 
 impl<C> Job<C> {
-    pub(crate) fn new(
-        running: Arc<RunningJob>,
-        outgoing: Arc<Outgoing>,
-        fields: HashMap<String, Box<RawValue>>,
-    ) -> Self {
+    pub(crate) fn new(running: Arc<RunningJob>, queue: Arc<SendQueue>, fields: HashMap<String, Box<RawValue>>) -> Self {
         Self {
             running,
-            outgoing,
+            queue,
             fields,
             temp_dir: OnceLock::new(),
             records: Mutex::default(),
@@ -90,18 +52,17 @@ impl<C> Job<C> {
         }
     }
 
-    /// Id of the job on the platform. Together with what the job does it is an idempotency key: a job may be run more than
-    /// once.
+    /// Id of the job on the platform. A job may run more than once: use the id in the idempotency key of any side effect.
     pub fn id(&self) -> &str {
         &self.running.id
     }
 
-    /// 1 for the first run on this worker, more when it is run again after a crash.
+    /// 1 for the first run on this worker, more when the job runs again after a crash.
     pub fn attempt(&self) -> u32 {
         self.running.attempt
     }
 
-    /// W3C trace context of the job, if it carried one.
+    /// W3C trace context of the job, if it has one.
     pub fn traceparent(&self) -> Option<&str> {
         self.running.traceparent.as_deref()
     }
@@ -116,71 +77,76 @@ impl<C> Job<C> {
         self.running.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Whether the job must end: cancelled, over its deadline, or the worker is shutting down. Cheap enough for every step.
-    pub fn is_cancelled(&self) -> bool {
+    /// Whether the job must end: it was cancelled, its deadline has passed, or the worker is shutting down. Cheap enough to
+    /// call in every step.
+    pub fn is_stopped(&self) -> bool {
         self.running.stopped().is_some()
     }
 
-    /// A cancellation point: `job.check()?` between steps ends a job that must end.
+    /// A place where a job that must end does end: call `job.stop_point()?` between two steps of long work.
     ///
     /// # Errors
-    /// [`Stopped`], with the reason.
-    pub fn check(&self) -> Result<(), Stopped> {
+    /// [`Stopped`], with the reason, when the job must end.
+    pub fn stop_point(&self) -> Result<(), Stopped> {
         self.running.stopped().map_or(Ok(()), Err)
     }
 
-    /// The newest progress, shown to whoever asks for the job's status. Never blocks; a value that has not left yet is
-    /// replaced by the next one. A value that cannot be sent is logged and dropped.
+    /// Reports progress, which the job's status then shows. Never blocks: a newer value replaces one that has not been sent
+    /// yet. A value that cannot be sent is logged and dropped.
     pub fn progress(&self, value: impl Serialize) {
         match encode("progress", &value) {
             Ok(payload) => {
                 let message = ToSupervisor::Progress { job: self.running.id.clone(), attempt: self.running.attempt };
-                self.outgoing.push(&message, payload);
+                self.queue.push(&message, payload);
             }
             Err(error) => log(format_args!("{error}; this progress is dropped")),
         }
     }
 
-    /// A folder for this job alone, created at the first call and removed when the job ends.
+    /// A temporary directory for this job alone, created at the first call and removed when the job ends.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// When the directory cannot be created.
     pub fn temp_dir(&self) -> io::Result<&Path> {
         if let Some(dir) = self.temp_dir.get() {
             return Ok(dir.path());
         }
-        // A thread that loses the race drops its own folder, which removes it.
+        // A thread that loses the race drops its own directory, which removes it.
         let dir = tempfile::Builder::new().prefix("job-").tempdir()?;
         Ok(self.temp_dir.get_or_init(|| dir).path())
     }
 
-    /// Records a figure about the job; it goes to the worker's log, not to the caller. `items`, `tokens`, `images` and
-    /// `audio_seconds` are also summed up in the worker's metrics, over all jobs that complete, so that a rate can be had: say
-    /// `job.record("tokens", 512.0)`. At most 32 names of 64 bytes a job; what is over, or not finite, is logged and dropped.
+    /// Records a value about the job, for example `job.record("tokens", 512.0)`. It appears in the worker's log, not in the
+    /// job's result. For the names `items`, `tokens`, `images` and `audio_seconds` the worker's metrics also add up the
+    /// values of all completed jobs, so that a rate can be computed.
+    ///
+    /// A job can record 32 names of at most 64 bytes each. A value beyond that limit, or one that is not finite, is logged and
+    /// dropped.
     pub fn record(&self, name: &str, value: f64) {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = records.len() < MAX_RECORDS || records.contains_key(name);
-        if room && name.len() <= MAX_RECORD_NAME && value.is_finite() {
+        let mut records = self.records.lock();
+        let fits = records.len() < MAX_RECORDS || records.contains_key(name);
+        if fits && name.len() <= MAX_RECORD_NAME && value.is_finite() {
             records.insert(name.to_owned(), value);
         } else {
             log(format_args!(
-                "a recorded figure is dropped: at most {MAX_RECORDS} names of {MAX_RECORD_NAME} bytes, finite numbers only"
+                "a recorded value is dropped: a job can record {MAX_RECORDS} names of at most {MAX_RECORD_NAME} bytes, \
+                 and only finite numbers"
             ));
         }
     }
 
-    /// Asks for a fresh worker once this job is done, as after a leak that only a new process cures.
+    /// Asks for a fresh worker once this job is finished, for example after a leak that only a new process cures.
     pub fn request_refresh(&self) {
         self.refresh.store(true, Ordering::Relaxed);
     }
 
-    /// Another top-level field of the job, such as `s3Config`; `None` when the job has none or it is `null`.
+    /// Another top-level field of the job, such as `s3Config`; `None` when the job does not have it or it is `null`.
     ///
     /// # Errors
-    /// When the field is not of that form. The message names the path but never the value, which may be a secret.
+    /// When the field does not have the form of `T`. The message names the path but never the value, which may be a secret.
     pub fn field<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, HandlerError> {
         match self.fields.get(name) {
-            Some(raw) => input::parse_field(name, raw),
+            Some(raw) => parse_field(name, raw),
             None => Ok(None),
         }
     }
@@ -190,21 +156,22 @@ impl<C> Job<C> {
     }
 
     pub(crate) fn into_records(self) -> BTreeMap<String, f64> {
-        self.records.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.records.into_inner()
     }
 }
 
 impl<C: Serialize> Job<C> {
-    /// Streams one item. Items arrive in order; the call blocks while too many are on their way, so a slow reader slows the
-    /// handler down instead of filling its memory.
+    /// Streams one chunk. Chunks arrive in order. The call blocks while too many chunks are unacknowledged, so a slow reader
+    /// slows the handler down instead of filling its memory.
     ///
     /// # Errors
-    /// [`EmitError::Stopped`] when the job must end (also while blocked), [`EmitError::Encode`] when the item cannot be sent.
+    /// [`EmitError::Stopped`] when the job must end (also while the call blocks), [`EmitError::Encode`] when the chunk cannot
+    /// be sent.
     pub fn emit(&self, chunk: C) -> Result<(), EmitError> {
         let payload = encode("chunk", &chunk)?;
         self.running.send_chunk(payload.len(), |seq| {
             let (job, attempt) = (self.running.id.clone(), self.running.attempt);
-            self.outgoing.push(&ToSupervisor::Chunk { job, attempt, seq }, payload);
+            self.queue.push(&ToSupervisor::Chunk { job, attempt, seq }, payload);
         })?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Write a RunPod serverless handler in Rust.
 //!
-//! A handler is a program of its own: it implements [`Handler`] and calls [`serve`] from `main`. The worker starts it and
-//! drives it over a socket; a crash, a stuck kernel or a lost GPU costs this process and never the worker.
+//! A handler is a program of its own: it implements [`Handler`] and calls [`serve`] from `main`. The worker starts the program
+//! and sends it jobs over a socket. A crash, a stuck kernel or a lost GPU ends this process, never the worker.
 //!
 //! ```no_run,standalone_crate
 //! use std::process::ExitCode;
@@ -53,7 +53,7 @@
 //!         }
 //!         let mut total = 0;
 //!         for (line, text) in input.lines.iter().enumerate() {
-//!             job.check()?; // ends here when the job was cancelled
+//!             job.stop_point()?; // the job ends here if it was cancelled
 //!             let counts = |word: &&str| word.len() >= input.min_letters && !self.stop_words.iter().any(|stop| stop == word);
 //!             let words = text.split_whitespace().filter(counts).count();
 //!             total += words;
@@ -70,47 +70,48 @@
 //! }
 //! ```
 //!
-//! # What goes wrong, and what becomes of it
+//! # Failures
 //!
-//! | in the handler | the job | the process |
+//! | cause | effect on the job | effect on the process |
 //! | --- | --- | --- |
-//! | the input is not of type [`Handler::Input`] | fails as `validation`, with the JSON path of every problem | goes on |
-//! | an error is returned | fails with the error's kind and message, its causes as traceback | goes on |
-//! | a panic | fails as `inference_error`, with message and backtrace | the slot loads again |
-//! | out of device memory, by the error's text | fails as `oom`, with the allocator's figures | its cache is emptied; as above |
-//! | the device is lost, by the error's text and a probe | fails as `device_lost` | is replaced by the worker |
-//! | the output is over the limit of one message, or has no JSON form | fails as `protocol` | goes on |
-//! | a crash | fails as `crashed`, or runs again if [`Handler::IDEMPOTENT`] | is replaced by the worker |
+//! | the input does not have the type [`Handler::Input`] | fails as `validation`, with the JSON path of every problem | none |
+//! | `run` returns an error | fails with the error's kind and message, and its causes as traceback | none |
+//! | a panic | fails as `inference_error`, with message and backtrace | the slot loads its model again |
+//! | out of device memory, by the error's text | fails as `oom`, with the allocator's statistics | the allocator's cache is emptied |
+//! | the device is lost, by the error's text and a probe | fails as `device_lost` | the worker replaces it |
+//! | the output is over the size limit of a message, or cannot be written as JSON | fails as `protocol` | none |
+//! | a crash | fails as `crashed`, or runs again if [`Handler::IDEMPOTENT`] | the worker replaces it |
 //!
-//! A panic can only be caught when it unwinds, so `panic = "abort"` does not compile.
+//! Only a panic that unwinds can be caught, so this crate does not compile with `panic = "abort"`.
 //!
 //! # Threads
 //!
-//! Each slot is one OS thread that builds its model and runs its jobs, so a model need be neither `Send` nor `Sync`. Reading
-//! and writing the socket happens on threads that run no user code. Whatever the handler prints to stdout or stderr becomes
-//! the worker's log; standard input is empty.
+//! Each slot is one OS thread that builds its model and runs its jobs, so a model need be neither `Send` nor `Sync`. Other
+//! threads, which run no user code, read from and write to the socket. The worker logs what the handler prints to stdout and
+//! stderr. Standard input is empty.
 //!
 //! # Logs
 //!
-//! What is printed is logged line by line at level INFO, and named after the job while only one runs. Events of the `tracing`
-//! crate keep their level and always name their job; see `LogLayer`. (Feature `tracing`, on by default.) Secrets among the
-//! inputs are of type [`Secret`].
+//! The worker logs each printed line at level INFO, with the job's id if only one job is running. Events of the `tracing` crate
+//! keep their level and always have the id of their job; see `LogLayer` (feature `tracing`, on by default). Declare secret
+//! inputs as [`Secret`]: the worker masks their values in all logs and errors.
 //!
 //! # Feature `torch`
 //!
-//! Chooses the device, loads the CUDA half of libtorch, switches gradients off on slot threads, shows device memory and loads
-//! weights; see `torch`.
+//! Adds the choice of the device, loads libtorch's CUDA libraries at run time, switches gradients off on slot threads, reports
+//! device memory and loads weights; see the module `torch`.
 
-// The examples here are compiled one by one and never run (`no_run,standalone_crate`): programs of doc tests lie where they
-// would not find libtorch.
+// The examples are compiled but not run (`no_run,standalone_crate`): where cargo puts the programs of doc tests, they would not
+// find libtorch.
 #![cfg_attr(not(feature = "torch"), forbid(unsafe_code))]
 
 #[cfg(panic = "abort")]
-compile_error!("a handler must unwind so that a panic fails one job only: remove `panic = \"abort\"` from the profile");
+compile_error!(
+    "remove `panic = \"abort\"` from the profile: a handler must unwind, so that a panic fails only one job"
+);
 
-mod checks;
+mod check;
 mod classify;
-mod control;
 mod encode;
 mod error;
 #[cfg(feature = "tracing")]
@@ -119,29 +120,27 @@ mod handler;
 mod input;
 mod job;
 mod load_env;
-#[cfg(test)]
-mod loop_tests;
-mod outgoing;
 mod panics;
-mod running;
+mod running_job;
 mod schema_check;
 mod secret;
+mod send_queue;
 mod serve;
-mod slot;
+mod stopped;
 pub mod testing;
 mod text;
 #[cfg(feature = "torch")]
 pub mod torch;
-mod usage;
 
-pub use checks::Check;
+pub use check::Check;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
 #[cfg(feature = "tracing")]
 pub use events::LogLayer;
 pub use handler::{Handler, NoChunks};
-pub use job::{EmitError, Job, Stopped};
+pub use job::Job;
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{CancelReason, ErrorKind};
 pub use secret::Secret;
 pub use serve::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve};
+pub use stopped::{EmitError, Stopped};

@@ -1,16 +1,17 @@
-//! What a handler is told, and can do, while its model is loaded.
+//! What a handler can learn and do while its model is loaded.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use runpod_handler_protocol::ToSupervisor;
 
-use crate::HandlerError;
-use crate::outgoing::Outgoing;
+use crate::error::HandlerError;
+use crate::send_queue::SendQueue;
 
-/// The circumstances of one slot, given to [`Handler::load`](crate::Handler::load).
+/// The environment of one slot, passed to [`Handler::load`](crate::Handler::load).
 #[derive(Debug)]
 pub struct LoadEnv {
     pub(crate) slot: u32,
@@ -18,7 +19,7 @@ pub struct LoadEnv {
     pub(crate) worker_id: String,
     pub(crate) requested_device: String,
     pub(crate) device: OnceLock<String>,
-    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) queue: Arc<SendQueue>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -28,7 +29,7 @@ impl LoadEnv {
         self.slot
     }
 
-    /// How many slots this process has.
+    /// Number of slots in this process.
     pub fn slots(&self) -> u32 {
         self.slots
     }
@@ -38,43 +39,41 @@ impl LoadEnv {
         &self.worker_id
     }
 
-    /// What the operator asked for: `auto`, `cpu` or `cuda`. With feature `torch`, `device` turns it into a device.
+    /// The device that the operator requested: `auto`, `cpu` or `cuda`. With feature `torch`, `device` chooses a device by it.
     pub fn requested_device(&self) -> &str {
         &self.requested_device
     }
 
-    /// Says where the model lives, such as `cuda:0`, for handlers that choose their device without this crate's help.
-    /// The first call counts. Without one the worker shows `cpu`.
+    /// Reports the device that holds the model, such as `cuda:0`. Only handlers that choose their device without
+    /// `LoadEnv::device` need it. The first call wins. Without a call the worker shows `cpu`.
     ///
-    /// It also decides what becomes of an error whose text speaks of a dead CUDA context: when the reported device is seen
-    /// to work, the text is taken for a quotation, and the job alone fails. With feature `torch` one number is computed on
-    /// that device, and on no other, which waits for what the GPU has been given before; without it only `cpu` counts as
-    /// working. When nothing was reported the text is believed, and the process is replaced.
+    /// The reported device also matters when the text of an error looks like a lost CUDA context. If the device still works,
+    /// only the job fails: its error may quote such a text. Otherwise the worker replaces the process. With feature `torch`
+    /// the device is tested by computing one number on it, which waits for the work that the GPU already has; without the
+    /// feature only `cpu` counts as working. When no device was reported, the process is replaced.
     pub fn report_device(&self, device: impl Into<String>) {
         let _ = self.device.set(device.into());
     }
 
-    /// Says how far loading has come, so that start-up is judged by progress and not only by a clock. `stage` is a word such
-    /// as `weights`; `total` is 0 when unknown. Cheap: only the newest counts.
+    /// Reports the progress of loading, which extends the worker's limit for a start without progress. `stage` is a word such
+    /// as `weights`; `total` is 0 when unknown. Cheap: a newer report replaces one that has not been sent yet.
     pub fn progress(&self, stage: &str, done: u64, total: u64) {
         let message = ToSupervisor::Loading { slot: self.slot, stage: stage.to_owned(), done, total };
-        self.outgoing.push(&message, Bytes::new());
+        self.queue.push(&message, Bytes::new());
     }
 
-    /// Something that all slots of the process share, such as a tokenizer: built by the first slot that asks for the type,
-    /// lent to all others. It survives a reload after a panic. `build` must not ask for the same type again.
+    /// A value that all slots of the process share, such as a tokenizer. The first slot that asks for the type builds it. It
+    /// survives a reload after a panic. `build` must not ask for the same type again.
     ///
     /// # Errors
-    /// What `build` returns; then the next slot tries again.
+    /// The error of `build`; the next slot then tries again.
     pub fn shared<T: Send + Sync + 'static>(
         &self,
         build: impl FnOnce() -> Result<T, HandlerError>,
     ) -> Result<Arc<T>, HandlerError> {
-        let cell = Arc::clone(
-            self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).entry(TypeId::of::<T>()).or_default(),
-        );
-        // A lock for each type: others that need the same value wait for it, and `build` may share other types.
-        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = Arc::clone(self.shared.0.lock().entry(TypeId::of::<T>()).or_default());
+        // One lock a type: slots that need the same value wait for it, and `build` can share values of other types.
+        let mut cell = cell.lock();
         if let Some(Ok(value)) = cell.clone().map(Arc::downcast) {
             return Ok(value);
         }
@@ -83,7 +82,7 @@ impl LoadEnv {
         Ok(value)
     }
 
-    /// An environment that leads nowhere.
+    /// An environment without a worker.
     #[cfg(all(test, feature = "torch"))]
     pub(crate) fn for_tests(device: &str) -> Self {
         Self {
@@ -92,22 +91,21 @@ impl LoadEnv {
             worker_id: "w".to_owned(),
             requested_device: device.to_owned(),
             device: OnceLock::new(),
-            outgoing: Arc::default(),
+            queue: Arc::default(),
             shared: Arc::default(),
         }
     }
 
-    /// Where the model lives, as far as the handler has said.
+    /// The device that the handler reported, if it reported one.
     ///
     /// # Errors
-    /// When the operator asked for a GPU and the handler never chose a device: that would be a silent fall-back.
+    /// When the operator requested a GPU and the handler never chose a device: using the CPU would be a silent fallback.
     pub(crate) fn device_in_use(&self) -> Result<Option<&str>, HandlerError> {
         match self.device.get() {
             Some(device) => Ok(Some(device)),
             None if self.requested_device == "cuda" => {
-                Err("the worker was started with --device cuda, but this handler never \
-                chooses a device: start it with --device auto, or let load() call LoadEnv::device (feature `torch`) or \
-                LoadEnv::report_device"
+                Err("the worker was started with --device cuda, but this handler never chooses a device: start the worker with \
+                     --device auto, or call LoadEnv::device (feature `torch`) or LoadEnv::report_device in load()"
                     .into())
             }
             None => Ok(None),
@@ -117,6 +115,6 @@ impl LoadEnv {
 
 type SharedCell = Arc<Mutex<Option<Arc<dyn Any + Send + Sync>>>>;
 
-/// One value a type, for the whole process.
+/// The shared values of the process, one for each type.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<HashMap<TypeId, SharedCell>>);

@@ -1,4 +1,4 @@
-//! Panics in user code become errors with their message and a backtrace.
+//! Turns a panic in user code into an error with its message and a backtrace.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
-use crate::HandlerError;
+use crate::error::HandlerError;
 
 #[derive(Debug)]
 struct Caught {
@@ -19,8 +19,8 @@ thread_local! {
     static CAUGHT: RefCell<Option<Caught>> = const { RefCell::new(None) };
 }
 
-/// Installs the hook that keeps location and backtrace, which `catch_unwind` alone does not give. The hook that was there
-/// before is still called, so the panic also reaches the log.
+/// Installs the panic hook that keeps location and backtrace, which `catch_unwind` does not provide. The previous hook is
+/// still called, so the panic also reaches the log.
 pub(crate) fn install_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -40,10 +40,10 @@ fn remember(info: &PanicHookInfo<'_>) {
     CAUGHT.with_borrow_mut(|last| *last = Some(caught));
 }
 
-/// Runs user code. A panic comes back as an error that names its message and place.
+/// Runs user code, and returns a panic as an error with its message and location. `what` begins the error's text.
 pub(crate) fn catch<T>(what: &str, code: impl FnOnce() -> T) -> Result<T, HandlerError> {
     IN_USER_CODE.set(true);
-    // Whatever the code touched is dropped by the caller after a panic.
+    // Unwind safe: after a panic the caller drops everything that the code could have changed.
     let result = panic::catch_unwind(AssertUnwindSafe(code));
     IN_USER_CODE.set(false);
     result.map_err(|payload| {
@@ -59,6 +59,6 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
     } else if let Some(text) = payload.downcast_ref::<String>() {
         text
     } else {
-        "the panic carries no text"
+        "(the panic has no message)"
     }
 }

@@ -1,18 +1,18 @@
-//! Serde stops at the first problem. This looks for the others: fields that are missing and values of the wrong type,
-//! by the JSON Schema of the same Rust type. Everything finer is left to serde.
+//! Finds the problems of an input beyond the first, at which serde stops: missing fields and values of the wrong type, by the
+//! JSON Schema of the same Rust type.
 
 use serde_json::Value;
 
-/// After this many a caller has enough to do.
+/// Most problems that are reported at once.
 const MAX_PROBLEMS: usize = 16;
 
-/// One thing that is wrong with an input.
+/// One problem with an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// As in `sentences[2].text`; empty for the input as a whole.
+    /// Where it is, as in `sentences[2].text`; empty for the input as a whole.
     pub(crate) path: String,
     pub(crate) text: String,
-    /// A field is missing at `path`; there can be several such problems with one path.
+    /// A field is missing at `path`. Several such problems can have the same path.
     pub(crate) missing: bool,
 }
 
@@ -24,7 +24,7 @@ impl Problem {
     }
 }
 
-/// What is wrong with `value` by `schema`, up to a limit.
+/// The problems of `value` by `schema`, at most [`MAX_PROBLEMS`].
 pub(crate) fn problems(schema: &Value, value: &Value) -> Vec<Problem> {
     let mut check = Check { root: schema, found: Vec::new() };
     check.walk(schema, value, String::new());
@@ -75,9 +75,9 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Follows `$ref`, and `anyOf` where it only says "or null"; `None` for what cannot be judged.
+    /// Follows `$ref`, and `anyOf` where it only means "or null"; `None` for a schema that is not understood.
     fn resolve(&self, mut schema: &'a Value) -> Option<&'a Value> {
-        // A type that refers to itself without a level between cannot be written in Rust; the limit is for safety.
+        // The limit is for safety: a Rust type cannot refer to itself without a level in between.
         for _ in 0..8 {
             if let Some(reference) = schema["$ref"].as_str() {
                 schema = self.root.pointer(reference.strip_prefix('#')?)?;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn optional_parts_may_be_null_and_are_looked_into() {
+    fn optional_parts_may_be_null_and_are_examined_otherwise() {
         let schema = json!({
             "type": "object",
             "properties": {
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_judged_is_left_alone() {
+    fn a_schema_that_is_not_understood_finds_no_problem() {
         let schema = json!({"anyOf": [{"type": "string"}, {"type": "integer"}]});
         assert_eq!(lines(&schema, &json!([])), [""; 0]);
         assert_eq!(lines(&json!(true), &json!([])), [""; 0]);
     }
 
     #[test]
-    fn the_list_is_bounded() {
+    fn the_number_of_problems_is_limited() {
         let schema = json!({"type": "array", "items": {"type": "string"}});
         let found = lines(&schema, &json!(vec![0; 1000]));
         assert_eq!(found.len(), MAX_PROBLEMS);

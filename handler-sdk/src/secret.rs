@@ -1,4 +1,4 @@
-//! An input that must not be seen.
+//! An input whose value must not appear in logs or errors.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,12 +7,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-/// A secret input, such as a token for somebody else's storage: `token: Secret`, or `Secret<Login>` for a type of yours.
+/// A secret input, such as a token for the caller's storage: `token: Secret`, or `Secret<Login>` for a type of your own.
 ///
-/// It has no JSON form, so it cannot end up in an output by mistake, `{:?}` shows `Secret(***)`, and an input that does not fit
-/// is refused without being quoted. The handler's schema marks it as `writeOnly`; by that the worker knows its value before
-/// the handler does, and writes `***` instead of it in every log line and error, whatever the handler prints. Values of fewer
-/// than 8 bytes are not masked.
+/// A secret does not implement `Serialize`, so it cannot end up in an output by mistake. `{:?}` shows `Secret(***)`, and the
+/// error about a secret of the wrong form does not quote it. The JSON Schema of the input marks it as `writeOnly`. By that mark
+/// the worker finds the value before it sends the job, and replaces it by `***` in every log line and error, whatever the
+/// handler prints. Values of fewer than 8 bytes are not masked.
 ///
 /// ```no_run,standalone_crate
 /// use runpod_handler_sdk::Secret;
@@ -31,12 +31,12 @@ use serde::{Deserialize, Deserializer};
 pub struct Secret<T = String>(T);
 
 impl<T> Secret<T> {
-    /// Keeps `value`.
+    /// Wraps `value`.
     pub fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value, for where it belongs.
+    /// The value itself.
     pub fn expose(&self) -> &T {
         &self.0
     }
@@ -50,10 +50,10 @@ impl<T> fmt::Debug for Secret<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Secret<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Serde's own text quotes the value.
+        // Serde's own message quotes the value.
         T::deserialize(deserializer)
             .map(Self)
-            .map_err(|_| D::Error::custom("a secret that is not of the expected form"))
+            .map_err(|_| D::Error::custom("a secret that does not have the expected form"))
     }
 }
 
@@ -98,16 +98,16 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_read_and_not_shown() {
+    fn debug_output_does_not_show_a_secret() {
         let input = parse(&json!({"token": "hunter22", "login": {"pin": 7}})).unwrap();
         assert_eq!((input.token.expose().as_str(), input.login.is_some()), ("hunter22", true));
         assert_eq!(format!("{input:?}"), "Input { token: Secret(***), login: Some(Secret(***)) }");
     }
 
     #[test]
-    fn a_secret_that_does_not_fit_is_not_quoted() {
+    fn the_error_about_a_secret_of_the_wrong_form_does_not_quote_it() {
         let error = parse(&json!({"token": 12345678})).unwrap_err();
-        assert!(error.starts_with("input.token: a secret that is not of the expected form"), "{error}");
+        assert!(error.starts_with("input.token: a secret that does not have the expected form"), "{error}");
         let error = parse(&json!({"token": "x", "login": {"pin": "hunter22"}})).unwrap_err();
         assert!(error.contains("input.login") && !error.contains("hunter22"), "{error}");
     }

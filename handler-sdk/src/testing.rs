@@ -1,4 +1,4 @@
-//! Test a handler without a worker: the loop that a worker drives, on threads of the test.
+//! Tests a handler without a worker: the harness plays the worker, and the handler runs on threads of the test.
 //!
 //! ```no_run,standalone_crate
 //! use runpod_handler_sdk::testing::Harness;
@@ -41,13 +41,13 @@ use runpod_handler_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::Handler;
+use crate::handler::Handler;
 use crate::serve::serve_on;
 
-/// The deadline of every job: longer than a test should take.
+/// Time until the deadline of every job: longer than a test should take.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// Silence that a test should not wait out any longer; loading a model says more often how far it has come.
-const SILENCE: Duration = Duration::from_secs(600);
+/// Longest wait for one message. A model that loads reports its progress more often.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(600);
 const JOB: &str = "test-job";
 
 /// A loaded handler with one slot.
@@ -59,18 +59,18 @@ pub struct Harness {
     jobs: u32,
 }
 
-/// What came of a job.
+/// The result of a completed job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Finished {
-    /// Its output, as the caller would get it.
+    /// Its output, as the caller would receive it.
     pub output: Value,
-    /// The items that it streamed, in order.
+    /// The chunks that it streamed, in order.
     pub chunks: Vec<Value>,
-    /// The newest progress, if it reported any.
+    /// Its last progress, if it reported any.
     pub progress: Option<Value>,
-    /// The figures that it recorded, and those of its memory.
+    /// The values that it recorded, and the memory that it used.
     pub records: BTreeMap<String, f64>,
-    /// It asked for a fresh worker.
+    /// Whether it asked for a fresh worker.
     pub refresh: bool,
 }
 
@@ -78,25 +78,25 @@ pub struct Finished {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {
-    /// The model was not built.
+    /// The model could not be built.
     #[error("the handler did not load: {}{}", .0.message, trace(.0))]
     Load(ErrorReport),
-    /// The job failed; the report is what the caller would get.
+    /// The job failed; the report is the one that the caller would receive.
     #[error("the job failed as {}: {}{}", .0.kind.as_str(), .0.message, trace(.0))]
     Failed(ErrorReport),
-    /// The handler's threads are gone.
+    /// The handler's threads ended.
     #[error("the handler ended before it answered")]
     Ended,
-    /// The socket between test and handler failed, or nothing came for ten minutes.
+    /// The socket between test and handler failed, or no message arrived for ten minutes.
     #[error("no answer from the handler: {0}")]
     Io(#[from] io::Error),
-    /// The handler said something that is no message.
-    #[error("the handler cannot be understood: {0}")]
+    /// The handler sent something that is not a message.
+    #[error("the handler's message cannot be read: {0}")]
     Protocol(String),
 }
 
 impl TestError {
-    /// The kind of the failure, if handler code is behind it.
+    /// The kind of the failure, if the handler failed.
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Load(report) | Self::Failed(report) => Some(report.kind),
@@ -116,21 +116,21 @@ impl From<FrameError> for TestError {
 }
 
 impl Harness {
-    /// Loads the handler on the device that it chooses by itself, as `--device auto` does.
+    /// Loads the handler on the device that it chooses itself, as with `--device auto`.
     ///
     /// # Errors
-    /// [`TestError::Load`] with what `load` or `warm_up` returned.
+    /// [`TestError::Load`] with the error of `load` or `warm_up`.
     pub fn load<H: Handler>() -> Result<Self, TestError> {
         Self::load_on::<H>("auto")
     }
 
-    /// Loads the handler as `--device` would: `auto`, `cpu` or `cuda`.
+    /// Loads the handler as with `--device`: `auto`, `cpu` or `cuda`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_on<H: Handler>(device: &str) -> Result<Self, TestError> {
         let (stream, theirs) = UnixStream::pair()?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
         let handler = Some(std::thread::spawn(|| serve_on::<H>(theirs, || {})));
         let mut this = Self { stream, decoder: Decoder::new(), handler, jobs: 0 };
         let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: env!("CARGO_PKG_VERSION").into() };
@@ -144,13 +144,13 @@ impl Harness {
     /// Runs one job with this `input`.
     ///
     /// # Errors
-    /// [`TestError::Failed`] with what the caller would be told. The next job may run all the same.
+    /// [`TestError::Failed`] with the error that the caller would receive. After it the next job can run.
     pub fn run(&mut self, input: &Value) -> Result<Finished, TestError> {
         self.run_job(&json!({ "id": JOB, "input": input }))
     }
 
-    /// Runs one job given as the queue's whole object, with `input` and whatever else the handler reads with
-    /// [`Job::field`](crate::Job::field).
+    /// Runs one job, given as the whole object that the queue sends: with `input` and any other field that the handler reads
+    /// with [`Job::field`](crate::Job::field).
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -216,7 +216,7 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        // The handler may be gone already.
+        // The handler may have ended already.
         let _ = self.send(&ToHandler::Shutdown, b"");
         if let Some(handler) = self.handler.take() {
             let _ = handler.join();
@@ -229,76 +229,4 @@ fn read<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, TestError> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{HandlerError, Job, LoadEnv};
-
-    struct Counter {
-        jobs: u32,
-    }
-
-    impl Handler for Counter {
-        type Input = u32;
-        type Output = u32;
-        type Chunk = u32;
-
-        fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
-            Ok(Self { jobs: 0 })
-        }
-
-        fn run(&mut self, input: u32, job: &Job<u32>) -> Result<u32, HandlerError> {
-            self.jobs += 1;
-            assert_ne!(input, 13, "thirteen");
-            for number in 0..input {
-                job.emit(number)?;
-            }
-            job.progress(input);
-            job.record("items", f64::from(input));
-            if job.field::<bool>("tired")?.unwrap_or(false) {
-                job.request_refresh();
-            }
-            Ok(self.jobs)
-        }
-    }
-
-    struct Broken;
-
-    impl Handler for Broken {
-        type Input = u32;
-        type Output = u32;
-        type Chunk = crate::NoChunks;
-
-        fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
-            Err("no weights".into())
-        }
-
-        fn run(&mut self, _: u32, _: &Job<Self::Chunk>) -> Result<u32, HandlerError> {
-            Ok(0)
-        }
-    }
-
-    #[test]
-    fn a_job_gives_output_stream_progress_and_figures() {
-        let mut counter = Harness::load::<Counter>().unwrap();
-        let first = counter.run_job(&json!({ "input": 3, "tired": true })).unwrap();
-        assert_eq!((first.output, first.chunks), (json!(1), vec![json!(0), json!(1), json!(2)]));
-        assert_eq!((first.progress, first.records["items"], first.refresh), (Some(json!(3)), 3.0, true));
-        assert_eq!(counter.run(&json!(0)).unwrap().output, json!(2));
-    }
-
-    #[test]
-    fn failures_are_told_as_the_caller_would_hear_them_and_the_next_job_runs() {
-        let mut counter = Harness::load::<Counter>().unwrap();
-        let refused = counter.run(&json!("three")).unwrap_err();
-        assert_eq!(refused.kind(), Some(ErrorKind::Validation));
-        let panicked = counter.run(&json!(13)).unwrap_err();
-        assert!(panicked.to_string().contains("thirteen"), "{panicked}");
-        assert_eq!(counter.run(&json!(0)).unwrap().output, json!(1), "a panic loads the model again");
-    }
-
-    #[test]
-    fn a_load_that_fails_says_why() {
-        let error = Harness::load::<Broken>().unwrap_err();
-        assert!(error.to_string().contains("no weights"), "{error}");
-    }
-}
+mod tests;

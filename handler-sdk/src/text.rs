@@ -1,10 +1,10 @@
-//! Small helpers for text that ends up in a log or an error.
+//! Small helpers for the text of logs and errors.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
-/// At most `max` bytes of `text`, and a note of what is missing.
+/// At most the first `max` bytes of `text`, followed by a note of how many bytes were cut.
 pub(crate) fn cut(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
         return Cow::Borrowed(text);
@@ -13,13 +13,13 @@ pub(crate) fn cut(text: &str, max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{kept}… ({} bytes more)", text.len() - kept.len()))
 }
 
-/// One line to stderr, which the worker collects. A closed stderr is not worth dying for.
+/// Writes one line to stderr, which the worker collects. A closed stderr is ignored.
 pub(crate) fn log(message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "runpod-handler-sdk: {message}");
 }
 
-/// Parts a libtorch message from the C++ stack that libtorch appends: the first is for the caller, the second for the
-/// traceback. A Rust panic quotes the message, so its line breaks may be escaped.
+/// Splits a libtorch message into the part for the caller and the C++ stack that libtorch appends. A Rust panic quotes the
+/// message, so its line breaks may be escaped.
 pub(crate) fn split_stack(text: &str) -> (&str, &str) {
     const STACK: &str = "Exception raised from ";
     let Some(at) = text.find(STACK) else { return (text, "") };

@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod deploy;
 mod dev;
+mod documents;
 mod drain;
 mod failures;
 mod gpu;

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository};
+use end_to_end_tests::{
+    Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository, run_tool_in,
+};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -117,6 +119,27 @@ fn the_handler_and_its_dependencies_are_those_of_the_example() {
     let mut shown = shown;
     shown.sort();
     assert_eq!(shown, needed);
+}
+
+/// Nothing is published yet, so a handler crate names the SDK in a clone. The crate is built from what the README shows.
+#[test]
+fn a_new_crate_with_the_dependencies_shown_compiles_the_handler_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(repository(), folder.path().join("runpod-worker")).unwrap();
+    let script = format!("export CARGO_NET_OFFLINE=true\n{}", block("sh", "cargo add"));
+    let mut shell = shell("README: new", &script, folder.path());
+    assert!(shell.wait(Duration::from_secs(60)).success(), "{}", shell.log());
+
+    let root = folder.path().join("my-handler");
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("path = \"../runpod-worker/handler-sdk\""), "cargo add has changed nothing: {manifest}");
+    let package = manifest.split_once("[dependencies]").unwrap().0;
+    std::fs::write(root.join("Cargo.toml"), format!("{package}{}", block("toml", "runpod-handler-sdk"))).unwrap();
+    std::fs::write(root.join("src/main.rs"), block("rust", "impl Handler")).unwrap();
+    // The versions that are known to work together, and are on this machine.
+    std::fs::copy(repository().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
+    let check = run_tool_in(&root, "cargo", &["check", "--quiet", "--offline"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
 fn name_before_equals(line: &str) -> Option<String> {

@@ -123,7 +123,7 @@ fn a_gpu_that_is_asked_for_and_missing_is_refused() {
     let expected = if image.has_cuda() {
         ["there is no NVIDIA driver", "start the container with its GPUs", "libtorch_cuda.so"]
     } else {
-        ["this libtorch has no CUDA half", "use an image with the CUDA libraries", "libtorch_cpu.so"]
+        ["this libtorch has no CUDA libraries", "use an image with the CUDA libraries", "libtorch_cpu.so"]
     };
     for words in expected {
         assert!(text.contains(words), "no {words:?} in:\n{text}");

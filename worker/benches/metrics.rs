@@ -22,14 +22,14 @@ use axum::Router;
 use axum::extract::{Path as UrlPath, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use runpod_worker::config::{Identity, Secret};
+use runpod_worker::base::{Identity, Secret, UrlTemplate};
 use runpod_worker::dispatcher::{Dispatcher, EffectHandlers};
 use runpod_worker::heartbeat::{self, Pulse};
 use runpod_worker::metrics::Metrics;
 use runpod_worker::observer::Observer;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
-use runpod_worker::queue::{HttpQueue, QueueConfig, Template, poller};
+use runpod_worker::queue::{HttpQueue, QueueConfig, poller};
 use runpod_worker_core::{DrainCause, Event, Policy, Snapshot};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -123,7 +123,7 @@ struct Worker {
 impl Worker {
     fn start(handler: &Path, base: &str, index: usize, counting: bool) -> Self {
         let worker_id = index.to_string();
-        let template = |path: &str| Template::new(&format!("{base}/{path}"), &worker_id, None).unwrap();
+        let template = |path: &str| UrlTemplate::new(&format!("{base}/{path}"), &worker_id, None).unwrap();
         let config = QueueConfig {
             take: template("job-take/$ID"),
             done: template("job-done/$RUNPOD_POD_ID/$ID"),

@@ -3,18 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_alerts::{Counters, EVALUATION_INTERVAL, Readings, SendError, Sender, Watch, Webhook};
+use runpod_alerts::{
+    Counters, EVALUATION_INTERVAL, Format, Readings, Rule, SendError, Sender, Watch, Webhook, WebhookUrl,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::AlertConfig;
 use crate::sensors::gpu::Gpus;
 use runpod_worker_core::{Snapshot, WorkerState};
 
 /// How long the last alerts may take when the worker ends.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which alerts this worker raises, and where they are sent.
+#[derive(Clone, Debug)]
+pub struct AlertConfig {
+    /// The rules in effect.
+    pub rules: Vec<Rule>,
+    /// Where alerts are posted; `None` to log them only.
+    pub webhook: Option<WebhookUrl>,
+    /// Shape of the posted body.
+    pub format: Format,
+}
 
 /// Watches the worker until `over`, and once more then: what ends a worker is the last thing that happens to it.
 ///

@@ -13,10 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Secret;
+use crate::base::{ClientError, Retry, Secret, UrlTemplate, VERSION, http_client, retry_after, url};
 use crate::metrics::{HeartbeatOutcome, Metrics};
-use crate::queue::{ClientError, RequestError, Template, VERSION, http_client, request_error, url};
-use crate::retry::{Retry, retry_after};
+use crate::queue::{RequestError, request_error};
 use runpod_worker_core::{JobId, Snapshot};
 
 /// Longest list of job ids, as in RunPod's SDK.
@@ -57,7 +56,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct HeartbeatConfig {
     /// `RUNPOD_WEBHOOK_PING`.
-    pub url: Template,
+    pub url: UrlTemplate,
     /// Stands for `$ID`, should the template have it.
     pub worker_id: String,
     /// `RUNPOD_PING_INTERVAL`.

@@ -3,6 +3,7 @@
 
 pub mod alerts;
 pub mod app;
+pub mod base;
 pub mod checks;
 pub mod cli;
 pub mod commands;
@@ -18,6 +19,5 @@ pub mod outbox;
 mod parent;
 pub mod process;
 pub mod queue;
-pub mod retry;
 pub mod sensors;
 pub mod traces;

@@ -1,4 +1,4 @@
-//! The smallest handler: says back what it is told.
+//! The smallest handler: returns its input.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! What batching is worth: embeddings per second, one text at a time against a full batch, on the CPU.
+//! Measures the gain of batching: embeddings per second on the CPU, one text at a time and in full batches.
 //!
-//! `make bench`. Times depend on the machine, so the ratio is the figure to compare.
-#![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+//! Run it with `make bench`. The rates depend on the machine: compare the ratios.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its measurements")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use anyhow::{Context, ensure};
 use tch::Device;
 use text_embeddings::{Encoder, ModelError};
 
-/// As many texts as fill one batch of the encoder.
+/// Number of texts in a full batch of the encoder.
 const BATCH: usize = 32;
-/// Each way is measured this often, in turn, and the median counts.
+/// Number of measurements of each kind, in turn. The median is shown.
 const ROUNDS: usize = 7;
 
 const SHORT: &str = "A man is eating food.";

@@ -1,7 +1,7 @@
-"""Writes golden.json: what the Python reference makes of a handful of texts.
+"""Writes golden.json: the embeddings of some texts, computed by the Python reference.
 
-The reference is sentence-transformers, the library the model was published with, on the same libtorch release. Run it
-again only when the model or its pins change (from the root of the repository, about 4 GB of disk):
+The reference is sentence-transformers, the library with which the model was published, on the same libtorch release. Run
+the script again only when the model or the versions change (from the root of the repository, with 4 GB of free disk):
 
     make model
     python3 -m venv reference
@@ -32,7 +32,7 @@ TEXTS = {
         "job is running, the worker tells the platform that it is alive. If the process dies, the job is given to "
         "another worker, and the caller never learns that anything went wrong."
     ),
-    # Exactly the model's limit with [CLS] and [SEP], one more, and far more: the last two must come out equal.
+    # With [CLS] and [SEP] exactly the model's limit, one more, and far more.
     "254 words": " ".join(["word"] * 254),
     "255 words": " ".join(["word"] * 255),
     "over 512 tokens": " ".join(f"sentence number {i} says something else." for i in range(120)),
@@ -47,7 +47,7 @@ def main():
     for name, text in TEXTS.items():
         vector = model.encode(text, batch_size=1, normalize_embeddings=True, convert_to_numpy=True)
         tokens = int(model.preprocess([text])["attention_mask"].sum())
-        # Nine digits are enough to read the same 32-bit number back.
+        # Nine digits identify a 32-bit number.
         cases.append(
             {"name": name, "text": text, "tokens": tokens, "embedding": [float(f"{x:.9g}") for x in vector.tolist()]}
         )

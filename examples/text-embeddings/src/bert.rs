@@ -1,7 +1,7 @@
 //! The BERT encoder, after Devlin et al. 2019, with the names that Hugging Face gives the weights.
 //!
-//! The layers are those of `tch::nn`, but their `forward` is not used: it panics where the `f_` functions return an error,
-//! and running out of memory is an error that a job should survive.
+//! The layers are those of `tch::nn`, but without their `forward`, which panics where the `f_` functions return an error: running
+//! out of memory should fail one job and not cost a reload of the model.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use tch::{TchError, Tensor};
 
 use crate::error::{ModelError, read_json};
 
-/// The fields of `config.json` that decide the shape of the network.
+/// The fields of `config.json` that define the shape of the network.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
-    /// Number of tokens known.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: i64,
     /// Width of the network, and length of an embedding.
     pub hidden_size: i64,
@@ -38,7 +38,7 @@ impl Config {
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
-    /// When the file is missing, damaged, or describes a network that this program cannot build.
+    /// When the file is missing or damaged, or describes a network that this program cannot build.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let this: Self = read_json(path)?;
         if this.hidden_act != "gelu" {
@@ -56,10 +56,10 @@ impl Config {
     }
 }
 
-/// Every variable is overwritten by the weights file, so none is worth drawing at random.
+/// Initial value of all variables. It need not be random, because the weights file overwrites it.
 const UNSET: Init = Init::Const(0.0);
 
-/// The encoder: token ids in, one vector per token out.
+/// The encoder, which turns token ids into one vector per token.
 #[derive(Debug)]
 pub struct Bert {
     word: Tensor,
@@ -87,24 +87,24 @@ impl Bert {
     }
 
     /// `ids` and `mask` are `[batch, length]`, the mask true where there is a token; the result is
-    /// `[batch, length, hidden]`. Without a mask every position counts.
+    /// `[batch, length, hidden]`. Without a mask every position is a token.
     ///
     /// # Errors
-    /// When libtorch fails, for example for lack of memory.
+    /// When libtorch fails, for example when it runs out of memory.
     pub fn forward(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (_, length) = ids.size2()?;
         let embedded = Tensor::f_embedding(&self.word, ids, -1, false, false)?
-            // A single text is one segment, the first.
+            // A text is a single segment: the first.
             .f_add(&self.segment.f_narrow(0, 0, 1)?)?
             .f_add(&self.position.f_narrow(0, 0, length)?)?;
-        // Every head of every query sees the same keys.
+        // The mask is the same for every head and every query.
         let mask = mask.map(|mask| mask.f_unsqueeze(1)?.f_unsqueeze(1)).transpose()?;
         let first = normalize(&self.norm, self.epsilon, &embedded)?;
         self.layers.iter().try_fold(first, |hidden, layer| layer.forward(&hidden, mask.as_ref()))
     }
 }
 
-/// Self-attention and feed-forward, each with a residual connection and a layer norm behind it.
+/// Self-attention and feed-forward network, each followed by a residual connection and a layer norm.
 #[derive(Debug)]
 struct Layer {
     heads: i64,

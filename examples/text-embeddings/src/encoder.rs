@@ -1,4 +1,4 @@
-//! The whole model: texts in, unit vectors out.
+//! The whole model, from texts to unit vectors.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ use crate::error::{ModelError, check_readable, read_json};
 use crate::pooling::mean_pool;
 use crate::tokenizer::TextTokenizer;
 
-/// Most texts that go through the network at once: enough to fill a GPU, few enough to stop soon after a cancel.
+/// Most texts in one batch: enough to fill a GPU, and few enough that a cancelled job ends soon.
 const MAX_BATCH: usize = 32;
-/// The id that fills short rows. The mask hides it, so any known id would do.
+/// Token id that pads short rows. The mask hides it, so it can be any id of the vocabulary.
 const PADDING: i64 = 0;
 
-/// What a call returned.
+/// The result of [`Encoder::embed`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     /// One unit vector per text, in the order of the texts.
     pub vectors: Vec<Vec<f32>>,
-    /// Tokens that went through the network, without padding and after cutting long texts.
+    /// Number of tokens after cutting long texts, without padding.
     pub tokens: usize,
 }
 
@@ -34,29 +34,29 @@ pub struct Encoder {
     device: Device,
 }
 
-/// The field of `sentence_bert_config.json` that matters.
+/// The field of `sentence_bert_config.json` that this program uses.
 #[derive(Deserialize)]
 struct SentenceConfig {
     max_seq_length: usize,
 }
 
 impl Encoder {
-    /// Loads the model from a folder in the layout of sentence-transformers. `fill` reads the weights file into the
-    /// variables; in a handler it is `runpod_handler_sdk::torch::load_safetensors`.
+    /// Loads the model from a directory in the layout of sentence-transformers. `fill` reads the weights file into the
+    /// variables; a handler passes `runpod_handler_sdk::torch::load_safetensors`.
     ///
     /// # Errors
     /// When a file is missing or damaged, or the model does not fit on the device.
     pub fn load<E: From<ModelError>>(
-        folder: &Path,
+        dir: &Path,
         device: Device,
         fill: impl FnOnce(&mut VarStore, &Path) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let config = Config::read(&folder.join("config.json"))?;
-        let sentence: SentenceConfig = read_json(&folder.join("sentence_bert_config.json"))?;
+        let config = Config::read(&dir.join("config.json"))?;
+        let sentence: SentenceConfig = read_json(&dir.join("sentence_bert_config.json"))?;
         let positions = usize::try_from(config.max_position_embeddings).unwrap_or_default();
         let max_tokens = sentence.max_seq_length.min(positions);
-        let tokenizer = TextTokenizer::read(&folder.join("tokenizer.json"), max_tokens)?;
-        let weights = folder.join("model.safetensors");
+        let tokenizer = TextTokenizer::read(&dir.join("tokenizer.json"), max_tokens)?;
+        let weights = dir.join("model.safetensors");
         check_readable(&weights)?;
         let mut variables = VarStore::new(device);
         let bert = Bert::new(&variables.root(), &config);
@@ -71,7 +71,7 @@ impl Encoder {
         self.dimensions
     }
 
-    /// Embeds the texts. `between` is called before each batch with the number of texts done; its error ends the work.
+    /// Embeds the texts. Before each batch, `between` is called with the number of finished texts; its error ends the work.
     ///
     /// # Errors
     /// Those of `between`, and those of the model.
@@ -81,7 +81,7 @@ impl Encoder {
         mut between: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Embeddings, E> {
         let ids = self.tokenizer.encode(texts)?;
-        // Texts of like length share a batch, so that little of it is padding.
+        // Texts of similar length share a batch, so that it contains little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&i| ids[i].len());
         let mut vectors = vec![Vec::new(); ids.len()];
@@ -103,7 +103,7 @@ impl Encoder {
     }
 }
 
-/// Rows of their own lengths as one `[rows, longest]` tensor, and the mask of what is not padding when there is any.
+/// Rows of different lengths as one `[rows, longest]` tensor, and the mask of the tokens; `None` when there is no padding.
 fn pad(rows: &[&[i64]], device: Device) -> Result<(Tensor, Option<Tensor>), TchError> {
     let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default();
     let mut ids = Vec::with_capacity(rows.len() * longest);
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_rows_are_filled_and_masked() {
+    fn short_rows_are_padded_and_masked() {
         let (ids, mask) = pad(&[&[7, 8], &[9]], Device::Cpu).unwrap();
         assert_eq!(Vec::<Vec<i64>>::try_from(ids).unwrap(), [[7, 8], [9, PADDING]]);
         assert_eq!(Vec::<Vec<bool>>::try_from(mask.unwrap()).unwrap(), [[true, true], [true, false]]);

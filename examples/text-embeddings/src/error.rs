@@ -1,31 +1,31 @@
-//! What can go wrong with the model itself.
+//! Errors of the model.
 
 use std::path::{Path, PathBuf};
 
-/// The model cannot be loaded or run.
+/// Why the model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
     /// A file of the model cannot be read.
-    #[error("cannot read {}: {reason}; run `make model`, or point TEXT_EMBEDDINGS_MODEL_DIR at the model's folder", path.display())]
+    #[error("cannot read {}: {reason}; run `make model`, or set TEXT_EMBEDDINGS_MODEL_DIR to the model's directory", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the operating system.
         reason: String,
     },
-    /// A file of the model is not what it should be.
-    #[error("{} is not usable: {reason}; remove the folder and run `make model`", path.display())]
+    /// A file of the model is damaged, or does not fit this program.
+    #[error("{} is not usable: {reason}; remove its directory and run `make model`", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The tokenizer refused a text.
+    /// The tokenizer failed.
     #[error("the text cannot be tokenized: {0}")]
     Tokenize(String),
-    /// libtorch refused an operation.
+    /// An operation of libtorch failed.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
 }
@@ -50,7 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(|error| ModelError::unreadable(path, &error))
 }
 
-/// Tells a missing file with the words of this program; the readers of weights files have words of their own.
+/// Returns this program's error for a missing file, before a reader of weights files returns its own.
 pub(crate) fn check_readable(path: &Path) -> Result<(), ModelError> {
     std::fs::File::open(path).map(drop).map_err(|error| ModelError::unreadable(path, &error))
 }

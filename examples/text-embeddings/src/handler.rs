@@ -1,4 +1,4 @@
-//! The handler: what the worker calls.
+//! The implementation of `Handler`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::encoder::Encoder;
 use crate::input::Texts;
 
-/// Where the model is, when the default is not it.
+/// Environment variable with the directory of the model.
 const MODEL_DIR_VARIABLE: &str = "TEXT_EMBEDDINGS_MODEL_DIR";
-/// Where `make model` puts it.
+/// Default directory of the model, where `make model` puts it.
 const DEFAULT_MODEL_DIR: &str = ".models/all-MiniLM-L6-v2";
 
-/// One slot's model.
+/// The model of one slot.
 #[derive(Debug)]
 pub struct TextEmbeddings {
     name: String,
@@ -25,26 +25,26 @@ pub struct TextEmbeddings {
 /// A job's `input`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct Input {
-    /// Model to use; by default the one that is loaded.
+    /// Model to use, by default the loaded one.
     pub model: Option<String>,
-    /// What to embed: one text, or a list of texts. Texts over the model's limit, 256 tokens for all-MiniLM-L6-v2, are cut.
+    /// The texts to embed: one text, or a list. A text over the model's limit (256 tokens for all-MiniLM-L6-v2) is cut.
     pub input: Texts,
 }
 
 /// A job's `output`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Output {
-    /// Model that was used.
+    /// The model that was used.
     pub model: String,
     /// Length of every vector.
     pub dimensions: usize,
-    /// One vector of length 1 per text, in the order of the texts.
+    /// One unit vector per text, in the order of the texts.
     pub embeddings: Vec<Vec<f32>>,
-    /// Tokens that went through the network, after cutting long texts.
+    /// Number of tokens after cutting long texts.
     pub tokens: usize,
 }
 
-/// The newest progress of a job.
+/// Progress of a job, in texts.
 #[derive(Debug, Serialize)]
 struct Progress {
     done: usize,
@@ -52,7 +52,7 @@ struct Progress {
 }
 
 impl TextEmbeddings {
-    /// A model's name is that of its folder; Hugging Face prefixes it with the name of an organisation.
+    /// A model's name is that of its dir; Hugging Face prefixes it with the name of an organisation.
     fn check_model(&self, wanted: &str) -> Result<(), HandlerError> {
         let short = wanted.strip_prefix("sentence-transformers/").unwrap_or(wanted);
         if short == self.name {
@@ -73,14 +73,14 @@ impl Handler for TextEmbeddings {
     const IDEMPOTENT: bool = true;
 
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
-        let folder = std::env::var_os(MODEL_DIR_VARIABLE).map_or_else(|| DEFAULT_MODEL_DIR.into(), PathBuf::from);
-        let encoder = Encoder::load(&folder, env.device()?, |variables, path| {
+        let dir = std::env::var_os(MODEL_DIR_VARIABLE).map_or_else(|| DEFAULT_MODEL_DIR.into(), PathBuf::from);
+        let encoder = Encoder::load(&dir, env.device()?, |variables, path| {
             load_safetensors(variables, path, env).map_err(HandlerError::from)
         })?;
-        Ok(Self { name: model_name(&folder), encoder })
+        Ok(Self { name: model_name(&dir), encoder })
     }
 
-    /// The first pass through the network allocates; a short batch and a padded one take both ways through it.
+    /// The first pass through the network allocates memory. The two texts form a padded batch, which also uses the mask.
     fn warm_up(&mut self) -> Result<(), HandlerError> {
         self.encoder.embed(&["warm", "up with another length"], |_| Ok::<_, HandlerError>(()))?;
         Ok(())
@@ -92,7 +92,7 @@ impl Handler for TextEmbeddings {
         }
         let texts = input.input.texts()?;
         let embeddings = self.encoder.embed(&texts, |done| {
-            job.check()?;
+            job.stop_point()?;
             job.progress(Progress { done, total: texts.len() });
             Ok::<_, HandlerError>(())
         })?;
@@ -107,6 +107,6 @@ impl Handler for TextEmbeddings {
     }
 }
 
-fn model_name(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+fn model_name(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! The form of the texts in a job: one string or a list.
+//! The texts of a job: one string or a list.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use runpod_handler_sdk::HandlerError;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
-/// Most texts in one job. Their vectors are about 20 MB of JSON, which is as much as RunPod takes as a result.
+/// Most texts in one job. Their vectors are about 20 MB of JSON, the most that RunPod accepts as a result.
 pub const MAX_TEXTS: usize = 4096;
 
 /// One text, or a list of 1 to [`MAX_TEXTS`].
@@ -18,7 +18,7 @@ impl Texts {
     /// The texts, in order.
     ///
     /// # Errors
-    /// When there are none, or too many.
+    /// When there are no texts, or too many.
     pub fn texts(&self) -> Result<Vec<&str>, HandlerError> {
         match self.0.len() {
             0 => Err(HandlerError::validation("input.input: the list is empty, give at least one text")),
@@ -31,7 +31,7 @@ impl Texts {
     }
 }
 
-// By hand, because serde's untagged enums cannot say what is wrong with an element, or which.
+// Not derived, because the errors of untagged enums do not name the wrong element.
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneOrMany;
@@ -86,23 +86,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_taken() {
+    fn a_string_and_a_list_are_accepted() {
         assert_eq!(from_value::<Texts>(json!("a")).unwrap().texts().unwrap(), ["a"]);
         assert_eq!(from_value::<Texts>(json!(["a", "b"])).unwrap().texts().unwrap(), ["a", "b"]);
     }
 
     #[test]
-    fn other_forms_are_refused_with_what_was_expected() {
+    fn the_error_about_another_type_names_what_was_expected() {
         let error = from_value::<Texts>(json!(7)).unwrap_err().to_string();
         assert!(error.contains("expected a string or a list of strings"), "{error}");
         assert!(from_value::<Texts>(json!(["a", 7])).is_err());
     }
 
     #[test]
-    fn no_text_and_too_many_are_refused() {
-        let refused = |count: usize| Texts(vec![String::new(); count]).texts().unwrap_err().to_string();
-        assert!(refused(0).contains("at least one text"));
-        assert!(refused(MAX_TEXTS + 1).contains("at most 4096"));
+    fn an_empty_list_and_too_many_texts_are_rejected() {
+        let rejected = |count: usize| Texts(vec![String::new(); count]).texts().unwrap_err().to_string();
+        assert!(rejected(0).contains("at least one text"));
+        assert!(rejected(MAX_TEXTS + 1).contains("at most 4096"));
         assert!(Texts(vec![String::new(); MAX_TEXTS]).texts().is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Sentence embeddings with all-MiniLM-L6-v2 on libtorch: an example handler that does real work.
+//! Sentence embeddings with all-MiniLM-L6-v2 on libtorch: an example handler with a real model.
 
 pub mod bert;
 mod encoder;

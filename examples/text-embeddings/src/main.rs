@@ -1,4 +1,4 @@
-//! The handler program; start it with `runpod-endpoint dev -- text-embeddings` or `runpod-worker run -- text-embeddings`.
+//! The handler program. Start it with `runpod-endpoint dev -- text-embeddings` or `runpod-worker run -- text-embeddings`.
 
 use std::process::ExitCode;
 

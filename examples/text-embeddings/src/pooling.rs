@@ -2,11 +2,11 @@
 
 use tch::{Kind, TchError, Tensor};
 
-/// Mean over the tokens that are there, then scaled to length 1, so that a dot product is a cosine.
+/// Mean over the tokens of each text, scaled to length 1, so that a dot product is a cosine.
 ///
-/// `hidden` is `[batch, length, width]`, `mask` is `[batch, length]` and true where there is a token; without one every
-/// position counts. The result is `[batch, width]`. The two small constants are those of sentence-transformers; they keep
-/// a text without tokens at zero instead of dividing by it.
+/// `hidden` is `[batch, length, width]`, `mask` is `[batch, length]` and true where there is a token; without a mask every
+/// position is a token. The result is `[batch, width]`. The two small constants are those of sentence-transformers: they give a
+/// text without tokens the zero vector, where the division would give NaN.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_does_not_count_and_the_result_has_length_one() {
+    fn padding_is_ignored_and_the_result_has_length_one() {
         let hidden = Tensor::from_slice(&[3.0_f32, 0.0, 0.0, 4.0, 1e6, 1e6]).f_view([1, 3, 2]).unwrap();
         let mask = Tensor::from_slice(&[true, true, false]).f_view([1, 3]).unwrap();
         let pooled = Vec::<Vec<f32>>::try_from(mean_pool(&hidden, Some(&mask)).unwrap()).unwrap();
@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_at_all_gives_zeros_and_not_nan() {
+    fn a_text_without_tokens_gives_zeros_instead_of_nan() {
         let hidden = Tensor::from_slice(&[3.0_f32, 4.0]).f_view([1, 1, 2]).unwrap();
         let mask = Tensor::from_slice(&[false]).f_view([1, 1]).unwrap();
         let pooled = Vec::<Vec<f32>>::try_from(mean_pool(&hidden, Some(&mask)).unwrap()).unwrap();

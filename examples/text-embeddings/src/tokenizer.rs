@@ -6,30 +6,30 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::error::{ModelError, read};
 
-/// The model's tokenizer, set to cut at the length the model was trained for.
+/// The model's tokenizer, which cuts texts at the length that the model was trained for.
 #[derive(Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
 }
 
 impl TextTokenizer {
-    /// Reads a `tokenizer.json`. Texts of more than `max_tokens`, `[CLS]` and `[SEP]` included, are cut at the end.
+    /// Reads a `tokenizer.json`. A text of more than `max_tokens`, including `[CLS]` and `[SEP]`, is cut at the end.
     ///
     /// # Errors
     /// When the file is missing or damaged.
     pub fn read(path: &Path, max_tokens: usize) -> Result<Self, ModelError> {
         let mut inner = Tokenizer::from_bytes(read(path)?).map_err(|error| ModelError::invalid(path, &error))?;
-        // The file carries settings of its own, a fixed length of 128, which the reference overrides as well.
+        // The file sets a fixed length of 128, which the Python reference overrides as well.
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|error| ModelError::invalid(path, &error))?;
         inner.with_padding(None);
         Ok(Self { inner })
     }
 
-    /// The token ids of each text, in order, each of its own length.
+    /// The token ids of each text, in order and without padding.
     ///
     /// # Errors
-    /// When the tokenizer has no token for some part of a text, not even the one for unknown words.
+    /// When the vocabulary has no token for a part of a text, and none for unknown words.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<i64>>, ModelError> {
         let encodings = self
             .inner

@@ -1,4 +1,4 @@
-//! The model against the Python reference, see `golden/make_golden.py`.
+//! Compares the model with the Python reference; see `golden/make_golden.py`.
 
 #![cfg(test)]
 
@@ -28,12 +28,12 @@ fn cases() -> Vec<Case> {
 }
 
 fn encoder() -> Encoder {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
-    load(&folder).unwrap_or_else(|error| panic!("{error}"))
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
+    load(&dir).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn load(folder: &Path) -> Result<Encoder, ModelError> {
-    Encoder::load(folder, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
+fn load(dir: &Path) -> Result<Encoder, ModelError> {
+    Encoder::load(dir, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
 }
 
 fn embed(encoder: &Encoder, texts: &[&str]) -> Embeddings {
@@ -75,10 +75,10 @@ fn all_texts_in_one_padded_batch_match_the_reference() {
 }
 
 #[test]
-fn many_texts_keep_their_order_across_batches() {
+fn texts_keep_their_order_across_batches() {
     let encoder = encoder();
     let cases = cases();
-    // More than two batches, with lengths mixed so that sorting moves nearly every text.
+    // More than two batches of mixed lengths, so that sorting moves nearly every text.
     let mixed: Vec<&Case> = (0..80).map(|i| &cases[(i * 5) % 11]).collect();
     let texts: Vec<&str> = mixed.iter().map(|case| case.text.as_str()).collect();
     let mut calls = Vec::new();
@@ -128,7 +128,7 @@ fn similar_sentences_are_closer_than_unrelated_ones() {
 }
 
 #[test]
-fn a_missing_folder_is_named_with_its_cure() {
-    let error = load(Path::new("no/such/folder")).unwrap_err().to_string();
-    assert!(error.contains("no/such/folder/config.json") && error.contains("make model"), "{error}");
+fn the_error_about_a_missing_directory_names_the_fix() {
+    let error = load(Path::new("no/such/dir")).unwrap_err().to_string();
+    assert!(error.contains("no/such/dir/config.json") && error.contains("make model"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The handler program as the worker sees it: a process with a socket for standard input.
+//! Runs the handler program as the worker does: as a process with a socket as standard input.
 
 #![cfg(test)]
 
@@ -14,8 +14,8 @@ use runpod_handler_protocol::{
 };
 use serde_json::{Value, json};
 
-/// For each message; covers loading the model on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for one message: enough to load the model on a busy machine.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 struct Worker {
     stream: UnixStream,
@@ -26,7 +26,7 @@ struct Worker {
 impl Worker {
     fn start(model: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        ours.set_read_timeout(Some(MESSAGE_TIMEOUT)).unwrap();
         #[expect(clippy::disallowed_methods, reason = "this test stands in for the worker, which starts the handler")]
         let child = Command::new(env!("CARGO_BIN_EXE_text-embeddings"))
             .env("TEXT_EMBEDDINGS_MODEL_DIR", model)
@@ -111,7 +111,7 @@ impl Drop for Worker {
 }
 
 #[test]
-fn a_job_takes_one_text_or_a_list() {
+fn a_job_has_one_text_or_a_list() {
     let mut worker = Worker::loaded();
     let one = worker.run(&json!({ "input": "Rust" })).unwrap();
     assert_eq!(one["model"], "all-MiniLM-L6-v2");
@@ -125,7 +125,7 @@ fn a_job_takes_one_text_or_a_list() {
 }
 
 #[test]
-fn bad_jobs_are_told_why_and_harm_nobody() {
+fn an_invalid_job_fails_with_a_reason_and_the_next_job_runs() {
     let mut worker = Worker::loaded();
     let other = worker.run(&json!({ "model": "gpt-5", "input": "a" })).unwrap_err();
     assert_eq!(other.kind, ErrorKind::ModelNotFound);
@@ -156,12 +156,12 @@ fn a_cancelled_job_ends_between_batches() {
 }
 
 #[test]
-fn without_the_model_loading_fails_with_the_cure() {
-    let mut worker = Worker::start(&PathBuf::from("no/such/folder"));
+fn the_error_about_a_missing_model_names_the_fix() {
+    let mut worker = Worker::start(&PathBuf::from("no/such/dir"));
     let (message, report) = worker.receive();
     assert!(matches!(message, ToSupervisor::LoadFailed { .. }), "{message:?}");
     let report: ErrorReport = serde_json::from_slice(&report).unwrap();
     assert_eq!(report.kind, ErrorKind::Load);
-    assert!(report.message.contains("no/such/folder/config.json"), "{}", report.message);
+    assert!(report.message.contains("no/such/dir/config.json"), "{}", report.message);
     assert!(report.message.contains("`make model`"), "{}", report.message);
 }

@@ -1,39 +1,39 @@
-//! Fitness checks as they travel.
+//! Fitness checks: the order to run them, and their reports.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What to check, and what is good enough.
+/// Which fitness checks to run, and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckOrder {
     /// Id of the worker on the platform, for logs and error reports.
     pub worker_id: String,
-    /// `auto`, `cpu` or `cuda`: what the operator asked for.
+    /// The device that the operator requested: `auto`, `cpu` or `cuda`.
     pub device: String,
-    /// Check the CUDA version, that CUDA works and how fast it computes (not with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`).
+    /// Whether to check CUDA's version, function and speed; false with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.
     pub system: bool,
-    /// Check the device's memory (not with `RUNPOD_SKIP_GPU_CHECK`).
+    /// Whether to check the device's memory; false with `RUNPOD_SKIP_GPU_CHECK`.
     pub gpu_memory: bool,
-    /// Oldest CUDA that the driver may support, major and minor.
+    /// Lowest CUDA version that the driver must support: major and minor.
     pub min_cuda: (u32, u32),
-    /// Bytes that must be free on the device; 0 for any.
+    /// Bytes that must be free on the device; 0 for no minimum.
     pub min_gpu_memory: u64,
-    /// Longest time for the benchmark, in milliseconds.
+    /// Longest permitted time of the benchmark, in milliseconds.
     pub benchmark_limit_ms: u64,
-    /// Longest time for the memory test, in milliseconds.
+    /// Longest permitted time of the memory test, in milliseconds.
     pub gpu_limit_ms: u64,
 }
 
-/// How a check went.
+/// Outcome of a fitness check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckStatus {
-    /// All is well.
+    /// The check passed.
     Ok,
-    /// No job must be taken.
+    /// The check failed: the worker must take no jobs.
     Failed,
-    /// There is nothing to check, or it was asked not to.
+    /// The check does not apply, or was switched off.
     Skipped,
 }
 
@@ -47,14 +47,14 @@ impl fmt::Display for CheckStatus {
     }
 }
 
-/// What one check found; a list of them is the payload of [`ToSupervisor::Checked`](crate::ToSupervisor::Checked).
+/// Report of one fitness check; a list of reports is the payload of [`ToSupervisor::Checked`](crate::ToSupervisor::Checked).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
     /// Short name, such as `memory`.
     pub name: String,
-    /// How it went.
+    /// Outcome.
     pub status: CheckStatus,
-    /// What was found, or why it was skipped.
+    /// What the check found, or why it was skipped.
     pub detail: String,
     /// What to do about a failure.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -62,31 +62,31 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// A check that went well.
+    /// Report of a check that passed.
     pub fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(name, CheckStatus::Ok, detail, "")
     }
 
-    /// A check that failed, and what to do about it.
+    /// Report of a check that failed, with what to do about it.
     pub fn failed(name: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(name, CheckStatus::Failed, detail, fix)
     }
 
-    /// A check that was not made, and why.
-    pub fn skipped(name: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::new(name, CheckStatus::Skipped, why, "")
+    /// Report of a check that was skipped, with the reason.
+    pub fn skipped(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::new(name, CheckStatus::Skipped, reason, "")
     }
 
     fn new(name: impl Into<String>, status: CheckStatus, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { name: name.into(), status, detail: detail.into(), fix: fix.into() }
     }
 
-    /// Whether it keeps the worker from taking jobs.
+    /// Whether the check failed, so that the worker must take no jobs.
     pub fn is_failure(&self) -> bool {
         self.status == CheckStatus::Failed
     }
 
-    /// What was found and what to do, in one line.
+    /// What was found and what to do about it, in one line.
     pub fn reason(&self) -> String {
         if self.fix.is_empty() { self.detail.clone() } else { format!("{}: {}", self.detail, self.fix) }
     }

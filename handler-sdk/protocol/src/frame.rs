@@ -1,8 +1,8 @@
 //! Frames: `u32 header_len | u32 payload_len | JSON header | payload`, both lengths little-endian.
 //!
-//! Both lengths are checked before anything is allocated. A payload over the limit is skipped, not read: the stream stays
-//! in step and only the job named in the header suffers. A header over the limit cannot be trusted at all and ends the
-//! connection.
+//! Both lengths are checked before any memory is allocated. A payload over the limit is skipped: only the job in the header
+//! fails, and the next frame can be read. After a header over the limit the position of the next frame is not known, so the
+//! connection must be closed.
 
 use std::io::{self, Read};
 use std::marker::PhantomData;
@@ -18,56 +18,56 @@ pub const MAX_PAYLOAD_LEN: usize = 64 * 1024 * 1024;
 const PREFIX_LEN: usize = 8;
 const READ_CHUNK: usize = 64 * 1024;
 
-/// A frame that cannot be written, or a stream that is out of step and must be closed.
+/// Why a frame cannot be written, or why a stream cannot be read any further.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The peer announced, or the caller built, a header over [`MAX_HEADER_LEN`].
+    /// A received header, or one to be written, is longer than [`MAX_HEADER_LEN`].
     #[error("frame header of {len} bytes is over the limit of {MAX_HEADER_LEN} bytes")]
     HeaderTooLarge {
-        /// Announced length in bytes.
+        /// Length in bytes.
         len: usize,
     },
-    /// The caller tried to send a payload over [`MAX_PAYLOAD_LEN`].
+    /// A payload to be written is longer than [`MAX_PAYLOAD_LEN`].
     #[error("payload of {len} bytes is over the limit of {MAX_PAYLOAD_LEN} bytes")]
     PayloadTooLarge {
         /// Length in bytes.
         len: usize,
     },
-    /// The stream ended in the middle of a frame.
+    /// The stream ended inside a frame.
     #[error("the stream ended inside a frame, {missing} bytes short")]
     Truncated {
-        /// Bytes that should have followed (at least).
+        /// Number of missing bytes, at least.
         missing: usize,
     },
     /// The message cannot be written as JSON.
-    #[error("message cannot be encoded: {0}")]
+    #[error("the message cannot be written as JSON: {0}")]
     Encode(#[from] serde_json::Error),
 }
 
-/// What [`Decoder::next`] found.
+/// What [`Decoder::next`] read.
 #[derive(Debug)]
 pub enum Received<M> {
     /// A message and its payload (empty when the sender had none).
     Message(M, Bytes),
-    /// A message whose payload was over the limit and is skipped. The stream stays in step.
+    /// A message whose payload is over the limit and is skipped. The next frame can be read.
     Oversize {
-        /// The message that carried the payload.
+        /// The message in the header.
         message: M,
-        /// Announced payload length in bytes.
+        /// Length of the payload in bytes.
         payload_len: usize,
     },
-    /// A header that is not a known message. The stream stays in step.
+    /// A header that is not a known message. The next frame can be read.
     Unreadable {
-        /// What the JSON parser said.
+        /// The error of the JSON parser.
         reason: String,
     },
 }
 
-/// Encodes the prefix and header of a frame; the payload follows it on the wire as it is, without a copy.
+/// Encodes prefix and header of a frame. The caller writes the payload right after them, so it is not copied.
 ///
 /// # Errors
-/// When the header or the payload is over its limit, or `message` is not representable as JSON.
+/// When the header or the payload is over its limit, or `message` cannot be written as JSON.
 pub fn encode_header<M: Serialize>(message: &M, payload_len: usize) -> Result<Vec<u8>, FrameError> {
     let mut out = vec![0; PREFIX_LEN];
     serde_json::to_writer(&mut out, message)?;
@@ -78,18 +78,18 @@ pub fn encode_header<M: Serialize>(message: &M, payload_len: usize) -> Result<Ve
     if payload_len > MAX_PAYLOAD_LEN {
         return Err(FrameError::PayloadTooLarge { len: payload_len });
     }
-    // Both limits are far below u32::MAX, so the conversions cannot cut anything off.
+    // Both limits are far below u32::MAX, so the conversions do not truncate.
     out[..4].copy_from_slice(&(header_len as u32).to_le_bytes());
     out[4..8].copy_from_slice(&(payload_len as u32).to_le_bytes());
     Ok(out)
 }
 
-/// Turns a byte stream into messages. Feed it with [`read_from`](Self::read_from) or through
-/// [`buffer_mut`](Self::buffer_mut), then call [`next`](Self::next) until it answers `None`.
+/// Splits a byte stream into messages. Add bytes with [`read_from`](Self::read_from) or [`buffer_mut`](Self::buffer_mut), then
+/// call [`next`](Self::next) until it returns `None`.
 #[derive(Debug)]
 pub struct Decoder<M> {
     buffer: BytesMut,
-    /// Bytes of an oversize payload that are still to be thrown away.
+    /// Bytes of an oversize payload that are still to be skipped.
     skip: usize,
     _message: PhantomData<fn() -> M>,
 }
@@ -106,7 +106,7 @@ impl<M: DeserializeOwned> Decoder<M> {
         Self::default()
     }
 
-    /// The buffer that received bytes are appended to, for readers that fill it themselves.
+    /// The buffer to which received bytes are appended, for callers that read from the stream themselves.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         self.buffer.reserve(READ_CHUNK);
         &mut self.buffer
@@ -115,7 +115,7 @@ impl<M: DeserializeOwned> Decoder<M> {
     /// Reads once from a blocking reader; `Ok(0)` is end-of-file.
     ///
     /// # Errors
-    /// Whatever the reader reports.
+    /// The error of the reader.
     pub fn read_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
         let start = self.buffer.len();
         self.buffer.resize(start + READ_CHUNK, 0);
@@ -127,9 +127,11 @@ impl<M: DeserializeOwned> Decoder<M> {
     /// The next complete message, or `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`FrameError::HeaderTooLarge`]: the stream is out of step and must be closed.
-    // Not an Iterator: `None` means "feed me", not "finished".
-    #[expect(clippy::should_implement_trait, reason = "None asks for more bytes; an iterator would be over")]
+    /// [`FrameError::HeaderTooLarge`]: the stream cannot be read any further and must be closed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "`None` means that more bytes are needed; for an iterator it would mean the end"
+    )]
     pub fn next(&mut self) -> Result<Option<Received<M>>, FrameError> {
         self.discard();
         if self.skip > 0 || self.buffer.len() < PREFIX_LEN {
@@ -160,7 +162,7 @@ impl<M: DeserializeOwned> Decoder<M> {
         }))
     }
 
-    /// Checks, at end-of-file, that the stream did not stop inside a frame.
+    /// To be called at end-of-file: verifies that the stream did not end inside a frame.
     ///
     /// # Errors
     /// [`FrameError::Truncated`] when it did.
@@ -186,7 +188,7 @@ impl<M: DeserializeOwned> Decoder<M> {
         self.skip -= now;
     }
 
-    /// Header and payload length of the frame at the front; the caller has checked that the prefix is there.
+    /// Header and payload length of the first frame in the buffer, which must contain its prefix.
     fn lengths(&self) -> (usize, usize) {
         let word = |at: usize| {
             let bytes = [self.buffer[at], self.buffer[at + 1], self.buffer[at + 2], self.buffer[at + 3]];
@@ -197,116 +199,4 @@ impl<M: DeserializeOwned> Decoder<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn frame(header: &Value, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = encode_header(header, payload.len()).unwrap();
-        bytes.extend_from_slice(payload);
-        bytes
-    }
-
-    fn drain(decoder: &mut Decoder<Value>) -> Vec<(Value, Bytes)> {
-        std::iter::from_fn(|| decoder.next().unwrap())
-            .map(|received| match received {
-                Received::Message(message, payload) => (message, payload),
-                other => panic!("unexpected {other:?}"),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn oversize_payload_is_skipped_and_the_stream_stays_in_step() {
-        let mut decoder = Decoder::<Value>::new();
-        let header = serde_json::to_vec(&json!({"job": "a"})).unwrap();
-        let too_long = MAX_PAYLOAD_LEN + 3;
-        let mut bytes = (header.len() as u32).to_le_bytes().to_vec();
-        bytes.extend_from_slice(&(too_long as u32).to_le_bytes());
-        bytes.extend_from_slice(&header);
-        decoder.buffer_mut().extend_from_slice(&bytes);
-        match decoder.next().unwrap() {
-            Some(Received::Oversize { message, payload_len }) => {
-                assert_eq!((message, payload_len), (json!({"job": "a"}), too_long));
-            }
-            other => panic!("unexpected {other:?}"),
-        }
-        assert!(decoder.finish().is_err(), "the skipped payload is still outstanding");
-
-        let block = vec![0; 1 << 20];
-        let mut left = too_long;
-        while left > 0 {
-            let now = left.min(block.len());
-            decoder.buffer_mut().extend_from_slice(&block[..now]);
-            assert!(decoder.next().unwrap().is_none());
-            assert!(decoder.buffer.is_empty(), "skipped bytes are not kept");
-            left -= now;
-        }
-        decoder.buffer_mut().extend_from_slice(&frame(&json!({"job": "b"}), b"x"));
-        assert_eq!(drain(&mut decoder), [(json!({"job": "b"}), Bytes::from_static(b"x"))]);
-        decoder.finish().unwrap();
-    }
-
-    #[test]
-    fn oversize_header_is_refused_before_it_arrives() {
-        let mut decoder = Decoder::<Value>::new();
-        decoder.buffer_mut().extend_from_slice(&[0xff; 8]);
-        assert!(matches!(decoder.next(), Err(FrameError::HeaderTooLarge { len }) if len == u32::MAX as usize));
-    }
-
-    #[test]
-    fn header_that_is_not_a_message_is_reported_and_skipped() {
-        let mut decoder = Decoder::<Value>::new();
-        let mut bytes = 3u32.to_le_bytes().to_vec();
-        bytes.extend_from_slice(&2u32.to_le_bytes());
-        bytes.extend_from_slice(b"{]}ab");
-        bytes.extend_from_slice(&frame(&json!(1), b""));
-        decoder.buffer_mut().extend_from_slice(&bytes);
-        assert!(matches!(decoder.next().unwrap(), Some(Received::Unreadable { .. })));
-        assert_eq!(drain(&mut decoder).len(), 1);
-    }
-
-    #[test]
-    fn limits_are_checked_when_writing() {
-        assert!(matches!(encode_header(&json!("x".repeat(MAX_HEADER_LEN)), 0), Err(FrameError::HeaderTooLarge { .. })));
-        assert!(matches!(encode_header(&json!(1), MAX_PAYLOAD_LEN + 1), Err(FrameError::PayloadTooLarge { .. })));
-    }
-
-    proptest! {
-        #[test]
-        fn frames_survive_any_split(
-            frames in prop::collection::vec((".{0,40}", prop::collection::vec(any::<u8>(), 0..300)), 0..8),
-            cuts in prop::collection::vec(1usize..200, 1..20),
-        ) {
-            let bytes: Vec<u8> = frames.iter().flat_map(|(text, payload)| frame(&json!(text), payload)).collect();
-            let mut decoder = Decoder::<Value>::new();
-            let mut seen = Vec::new();
-            let mut rest = bytes.as_slice();
-            for cut in cuts.iter().cycle() {
-                if rest.is_empty() {
-                    break;
-                }
-                let mut part = &rest[..(*cut).min(rest.len())];
-                rest = &rest[part.len()..];
-                decoder.read_from(&mut part).unwrap();
-                seen.extend(drain(&mut decoder));
-            }
-            decoder.finish().unwrap();
-            prop_assert_eq!(seen.len(), frames.len());
-            for ((message, got), (text, payload)) in seen.iter().zip(&frames) {
-                prop_assert_eq!(message, &json!(text));
-                prop_assert_eq!(&got[..], &payload[..]);
-            }
-        }
-
-        #[test]
-        fn any_bytes_give_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let mut decoder = Decoder::<Value>::new();
-            decoder.buffer_mut().extend_from_slice(&bytes);
-            while let Ok(Some(_)) = decoder.next() {}
-            let _ = decoder.finish();
-        }
-    }
-}
+mod tests;

@@ -1,29 +1,30 @@
-//! The language between the worker (supervisor) and a handler process.
+//! The protocol between the worker, also called the supervisor, and a handler process.
 //!
-//! One Unix stream socket pair joins the two. The child finds its end on file descriptor 0 and moves it away at once;
-//! stdout and stderr stay free for the user's own output. What travels is a sequence of [frames](frame): a small JSON
-//! header that is one of the [messages](message), and an opaque payload that the supervisor passes on without parsing.
+//! The two are connected by a Unix stream socket pair. The handler process finds its end on file descriptor 0 and moves it
+//! to another descriptor at once; stdout and stderr stay free for output of user code. Each side sends a sequence of
+//! [frames](frame): a small JSON header, which is one of the [messages](message), and an opaque payload, which the supervisor
+//! passes on without parsing.
 //!
 //! ```text
 //! handler                               supervisor
-//!    │ ── Hello{protocol} + manifest ──▶ │   refused loudly when the protocol numbers differ
+//!    │ ── Hello{protocol} + manifest ──▶ │   an error when the protocol versions differ
 //!    │ ◀── Hello{protocol} ───────────── │
-//!    │ ◀── Check ─────────────────────── │   only before a process is trusted for the first time
+//!    │ ◀── Check ─────────────────────── │   before the first load, and after a crash
 //!    │ ── Checked + reports ───────────▶ │
 //!    │ ◀── Load{slots, device} ───────── │
-//!    │ ── Loading{stage, done, total} ─▶ │   any number of times, so that start-up is judged by progress
+//!    │ ── Loading{stage, done, total} ─▶ │   any number of times; progress extends the start-up limit
 //!    │ ── Loaded{slot} ────────────────▶ │   once per slot
 //!    │ ◀── Run{job, slot} + job ──────── │
 //!    │ ── Started{job} ────────────────▶ │
-//!    │ ── Chunk{seq} + item ───────────▶ │   at most `chunk_window` without acknowledgement
+//!    │ ── Chunk{seq} + item ───────────▶ │   at most `chunk_window` unacknowledged
 //!    │ ◀── ChunkAck{seq} ─────────────── │
 //!    │ ── Done{job} + output ──────────▶ │   or Failed{job} + error report
-//!    │ ◀── Probe{slot} ───────────────── │   now and then, while a GPU has nothing to do
+//!    │ ◀── Probe{slot} ───────────────── │   now and then, while a GPU is idle
 //!    │ ── Probed{slot, ok} ────────────▶ │
 //! ```
 //!
-//! This crate holds no I/O beyond [`std::io::Read`] and no async code, and it depends on nothing that could pull libtorch
-//! into the supervisor.
+//! This crate contains no async code and no I/O beyond [`std::io::Read`]. None of its dependencies can link libtorch into the
+//! supervisor.
 #![forbid(unsafe_code)]
 
 pub mod check;

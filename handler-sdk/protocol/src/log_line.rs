@@ -1,7 +1,7 @@
-//! What the SDK writes to stderr for an event of the handler's `tracing`, and the worker reads there.
+//! The line on stderr by which the SDK passes a `tracing` event of the handler on to the worker.
 //!
-//! Log events travel on stderr and not as frames, because a line that was written survives a crash. A line that begins with
-//! [`LOG_MARK`] is such an event; every other line is plain text.
+//! Log events are written to stderr instead of being sent as frames, because a written line survives a crash. A line that
+//! begins with [`LOG_MARK`] is a log event; every other line is plain text.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize};
 pub const LOG_MARK: u8 = 0x1e;
 /// Longest line, in bytes with the mark.
 pub const MAX_LOG_LINE: usize = 16 * 1024;
-/// Longest message in bytes. Escaping can make each byte up to six.
+/// Longest message, in bytes. Escaping can turn each byte into six.
 const MAX_MESSAGE: usize = 2 * 1024;
-/// Longest job id and longest target in bytes.
+/// Longest job id, target and level, in bytes.
 const MAX_NAME: usize = 256;
 
-/// One event.
+/// One log event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
     pub level: String,
-    /// The job that it belongs to, if it was logged inside one.
+    /// Id of the job that it belongs to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// Where it comes from, such as a module path.
+    /// Its source, such as a module path.
     pub target: String,
-    /// The text, with the event's fields behind it.
+    /// The text, followed by the fields of the event.
     pub message: String,
 }
 
 impl LogLine {
-    /// The line with its line break. What is too long is cut.
+    /// The event as one line with its line break. Fields that are too long are cut.
     pub fn to_line(&self) -> String {
         let Self { level, job, target, message } = self;
         let line = LogLine {
@@ -43,7 +43,7 @@ impl LogLine {
         format!("{}{json}\n", char::from(LOG_MARK))
     }
 
-    /// Reads a line, with or without its line break. `None` when it is plain text.
+    /// Reads a line, with or without its line break; `None` when it is plain text.
     pub fn parse(line: &str) -> Option<Self> {
         serde_json::from_str(line.strip_prefix(char::from(LOG_MARK))?.trim_end()).ok()
     }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_and_reads_back_as_itself() {
+    fn an_event_is_one_line_and_survives_writing_and_reading() {
         let event = line("two\nlines \u{1e} and a \"quote\"");
         let text = event.to_line();
         assert_eq!(
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_event_fits_whatever_is_in_it() {
+    fn the_longest_event_fits_in_a_line_whatever_its_text() {
         for text in ["x", "\u{1}", "ä", "\"", "🦀"] {
             let mut event = line(&text.repeat(100_000));
             event.job = Some(text.repeat(100_000));

@@ -1,14 +1,14 @@
-//! Names of figures about jobs: those that the SDK records itself, and those of a handler that become metrics.
+//! Names of recorded values about jobs: those that the SDK records, and those of a handler that become metrics.
 
-/// What a handler can say its jobs have worked off: each is summed up in `runpod_job_items_total{unit}`. Figures of other
-/// names go to the log only, because the names of metrics must not depend on what a job says.
+/// Names under which a handler records how much work a job did; the metric `runpod_job_items_total{unit}` adds them up. Values
+/// of other names appear only in the log, because jobs must not create new metrics.
 pub const UNITS: [&str; 4] = ["items", "tokens", "images", "audio_seconds"];
 
-/// Most host memory that the handler process held during the job, in bytes.
+/// Peak host memory of the handler process during the job, in bytes.
 pub const PEAK_HOST_BYTES: &str = "peak_host_bytes";
-/// Most device memory in tensors during the job, in bytes.
+/// Peak device memory of tensors during the job, in bytes.
 pub const PEAK_DEVICE_BYTES: &str = "peak_device_bytes";
-/// Device memory taken by the allocator when the job was over, in bytes: tensors and its cache.
+/// Device memory that the allocator held at the end of the job, in bytes: tensors and its cache.
 pub const RESERVED_DEVICE_BYTES: &str = "reserved_device_bytes";
-/// Device memory still in tensors when the job was over, in bytes. It grows from job to job when something leaks.
+/// Device memory of tensors at the end of the job, in bytes. It grows from job to job when there is a leak.
 pub const DEVICE_BYTES: &str = "device_bytes";

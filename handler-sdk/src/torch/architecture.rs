@@ -1,4 +1,4 @@
-//! Whether this libtorch has kernels for this GPU.
+//! Fitness check: whether this libtorch has kernels for this GPU.
 
 use std::fmt;
 
@@ -17,18 +17,18 @@ impl fmt::Display for Capability {
     }
 }
 
-/// What libtorch was compiled for.
+/// One target that libtorch was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Code {
-    /// Machine code: runs on this architecture and its later minor versions.
+enum Target {
+    /// Machine code, which runs on this architecture and its later minor versions.
     Machine(Capability),
-    /// Machine code that uses what only this very architecture has (`sm_90a`).
+    /// Machine code with features of exactly this architecture (`sm_90a`).
     Exact(Capability),
-    /// Intermediate code: the driver compiles it for any later architecture.
+    /// Intermediate code (PTX), which the driver compiles for any later architecture.
     Intermediate(Capability),
 }
 
-impl Code {
+impl Target {
     fn runs_on(self, device: Capability) -> bool {
         match self {
             Self::Machine(code) => code.major == device.major && code.minor <= device.minor,
@@ -44,15 +44,15 @@ impl Code {
     }
 }
 
-/// Compares the device with the compiler flags in libtorch's own description of itself.
+/// Compares the device with the compiler flags in libtorch's description of its build.
 pub(super) fn check(device: Option<Capability>, config: &str) -> CheckReport {
     const NAME: &str = "gpu_architecture";
     let codes = codes(config);
-    let Some(device) = device else { return CheckReport::skipped(NAME, "the driver names no GPU") };
+    let Some(device) = device else { return CheckReport::skipped(NAME, "the driver reports no GPU") };
     if codes.is_empty() {
         return CheckReport::skipped(
             NAME,
-            format!("libtorch does not say what it was compiled for; the GPU has {device}"),
+            format!("libtorch does not report its GPU targets; the GPU has compute capability {device}"),
         );
     }
     let mut listed: Vec<String> = codes.iter().map(|code| code.capability().to_string()).collect();
@@ -66,26 +66,26 @@ pub(super) fn check(device: Option<Capability>, config: &str) -> CheckReport {
     }
     CheckReport::failed(
         NAME,
-        format!("the GPU has compute capability {device}, libtorch was compiled for {listed} only"),
-        "choose a GPU type with one of these, or an image with a libtorch that was compiled for this GPU",
+        format!("the GPU has compute capability {device}, but libtorch was compiled only for {listed}"),
+        "choose a GPU type with one of these compute capabilities, or an image whose libtorch was compiled for this GPU",
     )
 }
 
 /// Reads flags such as `-gencode;arch=compute_90,code=sm_90`.
-fn codes(config: &str) -> Vec<Code> {
+fn codes(config: &str) -> Vec<Target> {
     let words = config.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '=')));
-    words.filter_map(|word| word.strip_prefix("code=").and_then(code)).collect()
+    words.filter_map(|word| word.strip_prefix("code=").and_then(target)).collect()
 }
 
-fn code(target: &str) -> Option<Code> {
-    if let Some(number) = target.strip_prefix("compute_") {
-        return capability(number).map(Code::Intermediate);
+fn target(name: &str) -> Option<Target> {
+    if let Some(number) = name.strip_prefix("compute_") {
+        return capability(number).map(Target::Intermediate);
     }
-    let number = target.strip_prefix("sm_")?;
+    let number = name.strip_prefix("sm_")?;
     match number.strip_suffix('a') {
-        Some(number) => capability(number).map(Code::Exact),
-        // `sm_100f`, code for a family, is no narrower.
-        None => capability(number.trim_end_matches('f')).map(Code::Machine),
+        Some(number) => capability(number).map(Target::Exact),
+        // `sm_100f`, code for a family of architectures, is treated like `sm_100`.
+        None => capability(number.trim_end_matches('f')).map(Target::Machine),
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn code_for_one_architecture_fits_it_alone_and_intermediate_code_all_later_ones() {
+    fn exact_code_runs_on_one_architecture_and_intermediate_code_on_all_later_ones() {
         assert_eq!(status((9, 0), "code=sm_90a"), CheckStatus::Ok);
         assert_eq!(status((9, 1), "code=sm_90a"), CheckStatus::Failed);
         assert_eq!(status((12, 0), "code=compute_90"), CheckStatus::Ok);
@@ -141,13 +141,13 @@ mod tests {
         let report = check(Some(Capability { major: 6, minor: 1 }), CONFIG);
         assert_eq!(
             report.detail,
-            "the GPU has compute capability 6.1, libtorch was compiled for 7.5, 8.0, 8.6, 9.0, 10.0, 12.0 only"
+            "the GPU has compute capability 6.1, but libtorch was compiled only for 7.5, 8.0, 8.6, 9.0, 10.0, 12.0"
         );
         assert!(report.fix.contains("GPU type"), "{report:?}");
     }
 
     #[test]
-    fn nothing_known_is_no_failure() {
+    fn an_unknown_gpu_or_target_skips_the_check() {
         assert_eq!(check(None, CONFIG).status, CheckStatus::Skipped);
         assert_eq!(status((9, 0), "no flags, code=sm_ and code=sm_x"), CheckStatus::Skipped);
     }

@@ -1,50 +1,50 @@
-//! Which device the model lives on.
+//! Chooses the device that holds the model.
 
 use tch::Device;
 
 use super::cuda::{Cuda, gpu_expected, probe};
-use crate::LoadEnv;
+use crate::load_env::LoadEnv;
 use crate::text::log;
 
-/// The device that was asked for cannot be had.
+/// Why the requested device cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// A word that is no device.
-    #[error("device {request:?} is not known: use auto, cpu or cuda")]
+    /// The name is not one of `auto`, `cpu` and `cuda`.
+    #[error("the device {request:?} is not known: use auto, cpu or cuda")]
     Unknown {
-        /// What was asked for.
+        /// The requested device.
         request: String,
     },
-    /// `cuda` was asked for.
+    /// `cuda` was requested and cannot be used.
     #[error(
-        "--device cuda was asked for, but {reason}: use a machine with a GPU and an image with the CUDA libraries, or choose \
+        "--device cuda was requested, but {reason}: use a machine with a GPU and an image with the CUDA libraries, or choose \
          --device cpu"
     )]
     NoCuda {
-        /// Why there is none.
+        /// Why CUDA cannot be used.
         reason: String,
     },
-    /// `auto` found a GPU that should work and does not.
+    /// `auto` was requested, and the machine has a GPU that does not work.
     #[error(
-        "this machine has a GPU, but it cannot be used: {reason}; repair driver or image, or choose --device cpu to run \
+        "this machine has a GPU, but it cannot be used: {reason}; repair the driver or the image, or choose --device cpu to run \
          without it"
     )]
     Broken {
-        /// Why not.
+        /// Why it does not work.
         reason: String,
     },
 }
 
 impl LoadEnv {
-    /// The device to put the model on, by what the operator asked for:
+    /// The device for the model, by the operator's request:
     ///
     /// - `cpu`: the CPU.
-    /// - `cuda`: the first GPU that this process sees, or an error.
-    /// - `auto`: the first GPU. The CPU only where libtorch has no CUDA half or the machine shows no GPU: a GPU that is there
-    ///   and does not work is an error, not a reason to run a hundred times slower.
+    /// - `cuda`: the first GPU that is visible to this process, or an error.
+    /// - `auto`: the first GPU; the CPU only if libtorch has no CUDA libraries or the machine has no GPU. A GPU that does not work
+    ///   is an error, because the CPU would be about a hundred times slower.
     ///
-    /// Also tells the worker, which shows it.
+    /// Also reports the device to the worker, as [`report_device`](Self::report_device) does.
     ///
     /// # Errors
     /// [`DeviceError`], whose text names the reason and what to do.
@@ -59,21 +59,21 @@ impl LoadEnv {
 }
 
 fn choose(request: &str, probe: impl FnOnce() -> &'static Cuda, gpu_expected: bool) -> Result<Device, DeviceError> {
-    let why_not = |cuda: &Cuda| match cuda {
+    let reason_of = |cuda: &Cuda| match cuda {
         Cuda::Broken(reason) => reason.clone(),
-        Cuda::Usable | Cuda::Absent => "this libtorch has no CUDA half (libtorch_cuda.so)".to_owned(),
+        Cuda::Usable | Cuda::Absent => "this libtorch has no CUDA libraries (libtorch_cuda.so)".to_owned(),
     };
     match request {
         "cpu" => Ok(Device::Cpu),
         "cuda" => match probe() {
             Cuda::Usable => Ok(Device::Cuda(0)),
-            cuda => Err(DeviceError::NoCuda { reason: why_not(cuda) }),
+            cuda => Err(DeviceError::NoCuda { reason: reason_of(cuda) }),
         },
         "auto" => match probe() {
             Cuda::Usable => Ok(Device::Cuda(0)),
             Cuda::Broken(reason) if gpu_expected => Err(DeviceError::Broken { reason: reason.clone() }),
             cuda => {
-                log(format_args!("device auto: the CPU, because {}", why_not(cuda)));
+                log(format_args!("device auto: the CPU is used, because {}", reason_of(cuda)));
                 Ok(Device::Cpu)
             }
         },
@@ -91,9 +91,9 @@ mod tests {
     static BROKEN: LazyLock<Cuda> = LazyLock::new(|| Cuda::Broken("the driver is too old".to_owned()));
 
     #[test]
-    fn never_the_cpu_instead_of_a_gpu_that_should_work() {
+    fn auto_never_chooses_the_cpu_in_place_of_a_broken_gpu() {
         let reason = || "the driver is too old".to_owned();
-        let no_half = || "this libtorch has no CUDA half (libtorch_cuda.so)".to_owned();
+        let no_half = || "this libtorch has no CUDA libraries (libtorch_cuda.so)".to_owned();
         let (usable, absent, broken): (&'static Cuda, &'static Cuda, &'static Cuda) =
             (&Cuda::Usable, &Cuda::Absent, &BROKEN);
         let table = [
@@ -114,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn cpu_does_not_even_look_for_cuda() {
-        assert_eq!(choose("cpu", || panic!("looked"), true), Ok(Device::Cpu));
+    fn the_cpu_is_chosen_without_probing_cuda() {
+        assert_eq!(choose("cpu", || panic!("probed"), true), Ok(Device::Cpu));
     }
 
     #[test]
-    fn without_a_gpu_auto_is_the_cpu_and_cuda_an_error() {
+    fn without_a_gpu_auto_chooses_the_cpu_and_cuda_fails() {
         if gpu_expected() {
-            log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
+            log(format_args!("NOT TESTED: a missing GPU, because this machine has one"));
             return;
         }
         let env = LoadEnv::for_tests("auto");
@@ -129,6 +129,5 @@ mod tests {
         assert_eq!(env.device_in_use().unwrap(), Some("cpu"));
         let error = LoadEnv::for_tests("cuda").device().unwrap_err();
         assert!(matches!(error, DeviceError::NoCuda { .. }), "{error}");
-        eprintln!("{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of the GPU and of the libraries around it, as far as libtorch can tell.
+//! Fitness checks of the GPU and of the CUDA libraries, made through libtorch.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +9,32 @@ use super::cuda::{Cuda, gpu_expected, probe};
 use super::{architecture, libraries, memory};
 use crate::text::split_stack;
 
-/// Side of the matrices of the benchmark, as in RunPod's SDK.
+/// Rows and columns of the benchmark's matrices, as in RunPod's SDK.
 const BENCHMARK_SIDE: i64 = 1024;
-/// Bytes that the memory test writes and reads back.
+/// Size of the memory test, in bytes.
 const MEMORY_TEST: i64 = 64 * 1024 * 1024;
 
-/// Every check of the device, in order; those that do not apply say so.
+/// Runs every check of the device, in order. A check that does not apply is reported as skipped.
 pub(crate) fn device_checks(order: &CheckOrder) -> Vec<CheckReport> {
     let mut reports = vec![torch_version()];
     if order.device == "cpu" {
         reports.push(libraries::check(&libraries::mapped()));
-        reports.push(CheckReport::skipped("cuda", "--device cpu was asked for"));
+        reports.push(CheckReport::skipped("cuda", "--device cpu was requested"));
         return reports;
     }
     let cuda = probe();
-    // Only now, so that the CUDA half is in the list too.
+    // After the probe, so that the list includes the CUDA libraries.
     reports.push(libraries::check(&libraries::mapped()));
     let required = order.device == "cuda" || gpu_expected();
     match cuda {
         Cuda::Usable => {}
         Cuda::Absent | Cuda::Broken(_) if !required => {
-            reports.push(CheckReport::skipped("cuda", "this machine shows no GPU: the CPU is used"));
+            reports.push(CheckReport::skipped("cuda", "this machine has no GPU: the CPU is used"));
             return reports;
         }
-        // `--device auto` with a libtorch for CPUs is a choice; the SDK uses the CPU then.
+        // A libtorch for CPUs is a choice of the user: with `--device auto` the CPU is used.
         Cuda::Absent if order.device == "auto" => {
-            reports.push(CheckReport::skipped("cuda", "this libtorch has no CUDA half: the CPU is used"));
+            reports.push(CheckReport::skipped("cuda", "this libtorch has no CUDA libraries: the CPU is used"));
             return reports;
         }
         Cuda::Absent | Cuda::Broken(_) => {}
@@ -48,7 +48,7 @@ pub(crate) fn device_checks(order: &CheckOrder) -> Vec<CheckReport> {
     } else {
         reports.push(CheckReport::skipped("cuda", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS is set"));
     }
-    // Without a working device the rest would only repeat the reason.
+    // Without a working device the remaining checks would only fail for the same reason.
     if *cuda == Cuda::Usable {
         if order.system {
             reports.push(within("gpu_benchmark", order.benchmark_limit_ms, "RUNPOD_GPU_BENCHMARK_TIMEOUT", benchmark));
@@ -63,7 +63,8 @@ pub(crate) fn device_checks(order: &CheckOrder) -> Vec<CheckReport> {
     reports
 }
 
-/// libtorch as the program was built with it and as it is now. C++ gives no promise between versions.
+/// Compares the libtorch that is loaded with the one that the program was built with: its C++ interface changes between
+/// versions.
 fn torch_version() -> CheckReport {
     let show = |[major, minor, patch]: [u8; 3]| format!("{major}.{minor}.{patch}");
     let (built, loaded) = memory::torch_versions();
@@ -72,8 +73,8 @@ fn torch_version() -> CheckReport {
     }
     CheckReport::failed(
         "libtorch",
-        format!("libtorch {} is loaded, the handler was built with {}", show(loaded), show(built)),
-        format!("put libtorch {} into the image, or build the handler with the other one", show(built)),
+        format!("libtorch {} is loaded, but the handler was built with {}", show(loaded), show(built)),
+        format!("install libtorch {} in the image, or build the handler with libtorch {}", show(built), show(loaded)),
     )
 }
 
@@ -90,15 +91,15 @@ fn cuda_version(driver: Option<(u32, u32)>, runtime: Option<(u32, u32)>, minimum
     if driver < minimum {
         return CheckReport::failed(
             NAME,
-            format!("the driver supports CUDA {}, at least {} is asked for", show(driver), show(minimum)),
+            format!("the driver supports CUDA {}, but at least {} is required", show(driver), show(minimum)),
             "use a host with a newer driver, or lower RUNPOD_MIN_CUDA_VERSION",
         );
     }
     match runtime {
-        // Within a major version newer libraries run on older drivers; across, they do not.
+        // Newer libraries run on older drivers of the same major version only.
         Some(runtime) if runtime.0 > driver.0 => CheckReport::failed(
             NAME,
-            format!("libtorch was built for CUDA {}, the driver supports {}", show(runtime), show(driver)),
+            format!("libtorch was built for CUDA {}, but the driver supports {}", show(runtime), show(driver)),
             "use a host with a newer driver, or a libtorch for an older CUDA",
         ),
         Some(runtime) => CheckReport::ok(NAME, format!("driver {}, libtorch {}", show(driver), show(runtime))),
@@ -112,13 +113,13 @@ fn cuda_init(cuda: &Cuda) -> CheckReport {
         Cuda::Usable => CheckReport::ok(NAME, "a tensor was computed on the GPU"),
         Cuda::Absent => CheckReport::failed(
             NAME,
-            "this libtorch has no CUDA half (libtorch_cuda.so)",
+            "this libtorch has no CUDA libraries (libtorch_cuda.so)",
             "use an image with the CUDA libraries, or choose --device auto or cpu",
         ),
         Cuda::Broken(reason) if reason.contains("cannot open shared object file") => CheckReport::failed(
             NAME,
             reason,
-            "the image lacks a CUDA library: build it on worker-base-cuda, or install libtorch with \
+            "a CUDA library is missing in the image: build the image on worker-base-cuda, or install libtorch with \
              docker/install-libtorch.sh --variant cuda",
         ),
         Cuda::Broken(reason) if reason.contains("no kernel image") => CheckReport::failed(
@@ -126,7 +127,9 @@ fn cuda_init(cuda: &Cuda) -> CheckReport {
             reason,
             "this libtorch has no kernels for this GPU's architecture: use another GPU type, or a libtorch built for it",
         ),
-        Cuda::Broken(reason) => CheckReport::failed(NAME, reason, "repair driver or image, or choose --device cpu"),
+        Cuda::Broken(reason) => {
+            CheckReport::failed(NAME, reason, "repair the driver or the image, or choose --device cpu")
+        }
     }
 }
 
@@ -137,24 +140,25 @@ fn benchmark() -> Result<String, tch::TchError> {
     Ok(format!("{BENCHMARK_SIDE}x{BENCHMARK_SIDE} matrix product, sum {sum:.0}"))
 }
 
-/// Writes memory, reads it back, and sees how much is free.
+/// Writes device memory, reads it back, and compares the free memory with the minimum.
 fn gpu_memory(needed: u64) -> Result<String, String> {
     let text = |error: tch::TchError| split_stack(&error.to_string()).0.to_owned();
     let device = Device::Cuda(0);
     let written = Tensor::f_ones([MEMORY_TEST], (Kind::Uint8, device)).map_err(text)?;
     let sum = written.f_sum(Kind::Int64).and_then(|sum| sum.f_int64_value(&[])).map_err(text)?;
     if sum != MEMORY_TEST {
-        return Err(format!("memory does not hold what was written: {sum} of {MEMORY_TEST} bytes came back"));
+        return Err(format!("the memory is faulty: {MEMORY_TEST} bytes of 1 were written, and their sum is {sum}"));
     }
     drop(written);
     memory::empty_cache(device);
-    let stats = memory::stats(device).ok_or("libtorch does not show the device's memory")?;
+    let stats = memory::stats(device).ok_or("libtorch does not report the device's memory")?;
     if stats.free < needed {
-        return Err(format!("{} bytes are free, at least {needed} are asked for (--min-gpu-memory)", stats.free));
+        return Err(format!("{} bytes are free, but at least {needed} are required (--min-gpu-memory)", stats.free));
     }
     Ok(format!("{} MiB of {} MiB free", stats.free >> 20, stats.total >> 20))
 }
 
+/// Runs `work` and fails if it takes longer than `limit_ms`; `setting` is the variable with which the limit can be raised.
 fn within<E: ToString>(
     name: &str,
     limit_ms: u64,
@@ -167,109 +171,20 @@ fn within<E: ToString>(
     match result {
         Ok(_) if took > Duration::from_millis(limit_ms) => CheckReport::failed(
             name,
-            format!("it took {took:.1?}, the limit is {:?}", Duration::from_millis(limit_ms)),
+            format!("it took {took:.1?}, but the limit is {:?}", Duration::from_millis(limit_ms)),
             format!("the GPU is slow or shared: use another host, or raise {setting}"),
         ),
         Ok(detail) => CheckReport::ok(name, format!("{detail}, in {took:.1?}")),
         Err(error) => {
             let error = error.to_string();
-            CheckReport::failed(name, split_stack(&error).0, "the GPU is faulty or used by others: use another host")
+            CheckReport::failed(
+                name,
+                split_stack(&error).0,
+                "the GPU is faulty, or other processes use it: use another host",
+            )
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use runpod_handler_protocol::CheckStatus;
-
-    use super::*;
-    use crate::text::log;
-
-    fn order(device: &str) -> CheckOrder {
-        CheckOrder {
-            worker_id: "w".into(),
-            device: device.into(),
-            system: true,
-            gpu_memory: true,
-            min_cuda: (11, 8),
-            min_gpu_memory: 0,
-            benchmark_limit_ms: 60_000,
-            gpu_limit_ms: 60_000,
-        }
-    }
-
-    fn statuses(reports: &[CheckReport]) -> Vec<(&str, CheckStatus)> {
-        reports.iter().map(|report| (report.name.as_str(), report.status)).collect()
-    }
-
-    #[test]
-    fn driver_libtorch_and_minimum_must_fit() {
-        let table = [
-            (Some((12, 8)), Some((12, 6)), None),
-            (Some((12, 4)), Some((12, 8)), None),
-            (Some((13, 0)), Some((12, 8)), None),
-            (Some((11, 8)), None, None),
-            (None, Some((12, 8)), Some("no NVIDIA driver")),
-            (Some((11, 4)), None, Some("at least 11.8")),
-            (Some((12, 8)), Some((13, 0)), Some("built for CUDA 13.0")),
-        ];
-        for (driver, runtime, problem) in table {
-            let report = cuda_version(driver, runtime, (11, 8));
-            assert_eq!(report.is_failure(), problem.is_some(), "{report:?}");
-            assert!(problem.is_none_or(|words| report.detail.contains(words)), "{report:?}");
-            assert_eq!(report.fix.is_empty(), problem.is_none(), "{report:?}");
-        }
-    }
-
-    #[test]
-    fn a_missing_kernel_is_a_matter_of_architecture() {
-        let reason = "CUDA error: no kernel image is available for execution on the device";
-        let report = cuda_init(&Cuda::Broken(reason.to_owned()));
-        assert!(report.is_failure() && report.fix.contains("architecture"), "{report:?}");
-    }
-
-    #[test]
-    fn a_missing_library_is_a_matter_of_the_image() {
-        let reason = "libtorch_cuda.so cannot be loaded: libcudnn.so.9: cannot open shared object file: No such file";
-        let report = cuda_init(&Cuda::Broken(reason.to_owned()));
-        assert!(report.is_failure() && report.fix.contains("worker-base-cuda"), "{report:?}");
-        assert!(report.detail.contains("libcudnn.so.9"), "{report:?}");
-    }
-
-    #[test]
-    fn work_that_takes_too_long_or_fails_is_a_failure() {
-        let slow = within("x", 0, "LIMIT", || Ok::<_, String>(String::new()));
-        assert!(slow.is_failure() && slow.fix.contains("LIMIT"), "{slow:?}");
-        let broken = within("x", 1000, "LIMIT", || Err("ECC"));
-        assert!(broken.is_failure() && broken.detail == "ECC", "{broken:?}");
-        assert!(!within("x", 60_000, "LIMIT", || Ok::<_, String>(String::new())).is_failure());
-    }
-
-    #[test]
-    fn without_a_gpu_only_cuda_is_a_failure() {
-        if gpu_expected() {
-            log(format_args!("NOT TESTED: a missing GPU, for this machine has one"));
-            return;
-        }
-        let (ok, skipped) = (CheckStatus::Ok, CheckStatus::Skipped);
-        for device in ["cpu", "auto"] {
-            let reports = device_checks(&order(device));
-            assert_eq!(statuses(&reports), [("libtorch", ok), ("libraries", ok), ("cuda", skipped)]);
-            assert!(reports[1].detail.contains("libtorch_cpu.so"), "{reports:?}");
-        }
-        let reports = device_checks(&order("cuda"));
-        assert!(reports.iter().any(CheckReport::is_failure), "{reports:?}");
-    }
-
-    #[test]
-    fn on_a_gpu_everything_passes() {
-        if *probe() != Cuda::Usable {
-            log(format_args!("NOT TESTED: a GPU, for this machine has none that works"));
-            return;
-        }
-        let reports = device_checks(&order("cuda"));
-        assert!(reports.iter().all(|report| report.status == CheckStatus::Ok), "{reports:?}");
-        let greedy = CheckOrder { min_gpu_memory: u64::MAX, ..order("cuda") };
-        assert!(device_checks(&greedy).iter().any(CheckReport::is_failure));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! A handler that asks too much of its device. Without a GPU it does the same to the CPU, as far as that is possible.
+//! A test handler that exhausts or breaks its device: a GPU, or the CPU as far as that is possible.
 
 use std::process::ExitCode;
 
@@ -8,26 +8,26 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// More than any device has.
+/// Number of floats of a tensor that is too large for any device.
 const TOO_MANY: i64 = 1 << 45;
-/// Rows and columns of a matrix that keeps a device busy for a while.
+/// Rows and columns of a matrix that is large enough to keep a device busy.
 const SIDE: i64 = 2048;
 
 /// What a job does.
 #[derive(Deserialize, JsonSchema)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum Do {
-    /// Fills this much device memory and lets it go.
+    /// Fills this much device memory and frees it.
     Hold { bytes: i64 },
-    /// Asks for more memory than there is.
+    /// Allocates more memory than the device has.
     Oom,
-    /// Reads beyond the end of a tensor inside a kernel. On a GPU the context is lost then.
+    /// Reads beyond the end of a tensor inside a kernel. On a GPU the context is lost after that.
     OutOfBounds,
-    /// Computes for ever, deaf to a cancel.
+    /// Computes for ever, and ignores a cancel.
     Endless,
 }
 
-/// Where it was done, and the device's memory when the job was over.
+/// The process and the device of the job, and the device's memory at its end.
 #[derive(Serialize, JsonSchema)]
 struct Done {
     pid: u32,

@@ -1,7 +1,7 @@
-//! A handler that misbehaves on command.
+//! A test handler that misbehaves on request.
 //!
-//! What a job does is the `do` of its input (see [`Do`]); what the start does is the environment variable `PUPPET_START`
-//! (see [`start`]). What the SDK would never let a handler do is done with raw frames (see [`raw`]).
+//! The field `do` of a job's input chooses what the job does (see [`Do`]). The environment variable `PUPPET_START` chooses how
+//! the process starts (see [`start`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
 
 mod raw;
 mod start;
@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What CUDA says when a context is dead.
+/// Message of CUDA when a context is lost.
 const LOST: &str = "CUDA error: an illegal memory access was encountered";
 
 /// What a job does.
@@ -27,23 +27,23 @@ const LOST: &str = "CUDA error: an illegal memory access was encountered";
 enum Do {
     /// Returns at once.
     Ok,
-    /// Sleeps in one piece, deaf to a cancel, then returns.
+    /// Sleeps without a stop point, then returns.
     SleepMs { ms: u64 },
-    /// Waits until there is a file at this path, then returns.
+    /// Waits until a file exists at this path, then returns.
     WaitFor { path: PathBuf },
-    /// Computes for ever.
+    /// Computes for ever, and ignores a cancel.
     Spin,
-    /// Waits for ever, deaf to a cancel.
+    /// Waits for ever, and ignores a cancel.
     IgnoreCancel,
-    /// Waits until it is cancelled, and ends at once.
+    /// Waits until it is cancelled, then ends at once.
     CheckCancel,
     /// Panics.
     Panic,
-    /// Dies of SIGSEGV.
+    /// Crashes with SIGSEGV.
     Segv,
-    /// Dies of SIGABRT.
+    /// Crashes with SIGABRT.
     Abort,
-    /// Says something on stderr and dies of SIGABRT.
+    /// Writes a text to stderr and crashes with SIGABRT.
     LastWords { text: String },
     /// Exits.
     Exit { code: i32 },
@@ -51,41 +51,41 @@ enum Do {
     Error,
     /// Returns a validation error.
     Validation,
-    /// Asks for a model that nobody has.
+    /// Returns an error about an unknown model.
     UnknownModel,
-    /// Returns libtorch's text for an exhausted device.
+    /// Returns libtorch's message for an exhausted device.
     OomText,
-    /// Returns libtorch's text for a lost device, which is not lost.
+    /// Returns libtorch's message for a lost device, although the device works.
     CudaText,
-    /// Panics with such a text.
+    /// Panics with libtorch's message for a lost device.
     CudaPanic,
-    /// Says that its device is lost.
+    /// Returns an error of the kind `device_lost`.
     DeviceLost,
     /// Streams the numbers from 1 to `n`.
     Stream { n: u64 },
-    /// Streams `n` texts of that many bytes.
+    /// Streams `n` texts of `bytes` bytes.
     StreamBytes { n: u64, bytes: usize },
     /// Reports progress `n` times.
     Progress { n: u64 },
-    /// Returns a text of that many bytes.
+    /// Returns a text of `bytes` bytes.
     BigOutput { bytes: usize },
-    /// Stops the whole process, control thread and all.
+    /// Stops the whole process, including the control thread.
     Freeze,
     /// Returns and asks for a fresh worker.
     Refresh,
-    /// Records a figure.
+    /// Records a value.
     Record { name: String, value: f64 },
-    /// Prints that many lines of that length to stdout, and as many to stderr.
+    /// Prints `lines` lines of `bytes` bytes to stdout, and as many to stderr.
     Log { lines: u64, bytes: usize },
-    /// Logs an event of each level, with that text.
+    /// Logs an event of each level with this text.
     Events { text: String },
-    /// Returns the trace context that it was given.
+    /// Returns its trace context.
     Trace,
-    /// Prints everything it was told in confidence, wherever it can, then panics with it.
+    /// Prints and logs all secrets that it knows, then panics with them.
     Blab { token: Secret, url: String },
-    /// Leaves a grandchild behind that keeps stdout and stderr open.
+    /// Starts a process that outlives this one and keeps stdout and stderr open.
     Grandchild,
-    /// Keeps this much more host memory, for ever.
+    /// Allocates `bytes` of host memory and never frees it.
     Leak { bytes: usize },
 }
 
@@ -111,14 +111,14 @@ impl Handler for Puppet {
         Ok(Self { slot: env.slot(), worker_id: env.worker_id().to_owned(), leaked: Vec::new() })
     }
 
-    #[expect(clippy::panic, reason = "misbehaving is its purpose")]
+    #[expect(clippy::panic, reason = "misbehaving is the purpose of this handler")]
     fn run(&mut self, input: Do, job: &Job<Value>) -> Result<Value, HandlerError> {
         match input {
             Do::Ok => {}
             Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
             Do::WaitFor { path } => {
                 while !path.exists() {
-                    job.check()?;
+                    job.stop_point()?;
                     sleep(Duration::from_millis(10));
                 }
             }
@@ -129,7 +129,7 @@ impl Handler for Puppet {
                 sleep(Duration::from_millis(10));
             },
             Do::CheckCancel => loop {
-                job.check()?;
+                job.stop_point()?;
                 sleep(Duration::from_millis(1));
             },
             Do::Panic => panic!("the puppet panics as asked"),
@@ -167,7 +167,7 @@ impl Handler for Puppet {
             Do::BigOutput { bytes } => return Ok(json!("x".repeat(bytes))),
             Do::Freeze => {
                 kill_process(getpid(), Signal::STOP)?;
-                // The stop reaches the threads one by one, and this one must not answer meanwhile.
+                // The signal stops the threads one after another. Meanwhile this one must not answer.
                 sleep(Duration::from_secs(1));
             }
             Do::Refresh => job.request_refresh(),
@@ -207,7 +207,7 @@ impl Handler for Puppet {
     }
 }
 
-/// Dies of a signal. The first SIGSEGV is swallowed by the handler that Rust installs to explain stack overflows.
+/// Ends this process by a signal. Repeated, because Rust's handler for stack overflows catches the first SIGSEGV.
 pub(crate) fn die_of(signal: Signal) -> ! {
     loop {
         let _ = kill_process(getpid(), signal);
@@ -215,7 +215,7 @@ pub(crate) fn die_of(signal: Signal) -> ! {
 }
 
 fn main() -> ExitCode {
-    // `--manifest` is no start.
+    // With `--manifest` the handler only prints.
     if std::env::args_os().nth(1).is_none() {
         let plan = start::plan();
         let _ = writeln!(io::stderr(), "puppet-handler: started as {} with plan {plan:?}", std::process::id());

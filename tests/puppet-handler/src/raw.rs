@@ -1,20 +1,20 @@
-//! A handler without the SDK, for what the SDK would not let it do. It shakes hands, loads, answers pings and jobs like a
-//! good one, apart from one fault, named after `raw_`:
+//! A handler without the SDK, for faults that the SDK does not allow. It completes the handshake, loads, and answers pings and
+//! jobs normally, apart from one fault, which is named after `raw_`:
 //!
 //! | fault | effect |
 //! | --- | --- |
-//! | `no_pong` | answers no ping |
-//! | `no_answer` | answers no job |
-//! | `segv_on_arrival` | SIGSEGV as soon as a job arrives, before it has begun |
-//! | `bad_header` | a header that is no message before every result |
+//! | `no_pong` | does not answer pings |
+//! | `no_answer` | does not answer jobs |
+//! | `segv_on_arrival` | SIGSEGV when a job arrives, before the job is started |
+//! | `bad_header` | a header that is not a message before every result |
 //! | `oversize_header` | a header over the limit instead of a result |
-//! | `oversize_result` | a result over the limit, complete and in step |
-//! | `out_of_order` | chunks in the wrong order, and more of them after the result |
-//! | `wrong_job` | results of another job and another attempt before the right one |
+//! | `oversize_result` | a result over the limit, in a complete frame |
+//! | `out_of_order` | chunks in the wrong order, and more chunks after the result |
+//! | `wrong_job` | results of another job and of another attempt before the right one |
 //! | `truncated` | half a result, then the end |
 //! | `result_then_segv` | a whole result, then SIGSEGV |
-//! | `on_gpu` | none, but its model is on `cuda:0` and it tells how much memory that takes |
-//! | `grandchild` | SIGSEGV, while a grandchild keeps the socket open |
+//! | `on_gpu` | none, but it reports that its model is on `cuda:0`, and the memory of a job |
+//! | `grandchild` | SIGSEGV, while a process that it has started keeps the socket open |
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -31,7 +31,7 @@ use serde_json::Value;
 
 use crate::die_of;
 
-/// How long a grandchild lives, in seconds; longer than any test.
+/// How long a grandchild runs, in seconds: longer than any test.
 const GRANDCHILD_LIFE: &str = "600";
 
 fn socket() -> io::Result<UnixStream> {
@@ -41,7 +41,7 @@ fn socket() -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Reads and forgets until the other side closes.
+/// Reads and discards until the other side closes the connection.
 pub(crate) fn wait_for_end() -> io::Result<()> {
     io::copy(&mut socket()?, &mut io::sink()).map(drop)
 }
@@ -152,7 +152,7 @@ fn answer(fault: &str, job: &str, attempt: u32) -> io::Result<()> {
     }
 }
 
-/// What the SDK records about a job on a GPU.
+/// The values that the SDK records about a job on a GPU.
 fn memory() -> BTreeMap<String, f64> {
     let figures = [(DEVICE_BYTES, 1e6), (PEAK_DEVICE_BYTES, 2e6), (RESERVED_DEVICE_BYTES, 3e6)];
     figures.map(|(name, bytes)| (name.to_owned(), bytes)).into()
@@ -162,7 +162,7 @@ fn frame_of_lengths(header: u32, payload: u32, body: &[u8]) -> Vec<u8> {
     [&header.to_le_bytes(), &payload.to_le_bytes(), body].concat()
 }
 
-/// A frame whose payload is one byte over the limit, with all of its bytes.
+/// Writes a whole frame whose payload is one byte over the limit.
 fn oversize(message: &ToSupervisor) -> io::Result<()> {
     let mut frame = encode_header(message, 0).map_err(io::Error::other)?;
     let too_long = MAX_PAYLOAD_LEN as u32 + 1;
@@ -177,7 +177,7 @@ pub(crate) fn leave_grandchild() -> io::Result<()> {
     spawn_grandchild(Stdio::null())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a grandchild is what the test asks for")]
+#[expect(clippy::disallowed_methods, reason = "the test needs a grandchild")]
 fn spawn_grandchild(stdin: Stdio) -> io::Result<()> {
     let grandchild = Command::new("sleep").arg(GRANDCHILD_LIFE).stdin(stdin).spawn()?;
     std::mem::forget(grandchild);

@@ -1,19 +1,19 @@
-//! How the puppet starts, by `PUPPET_START`:
+//! How the test handler starts, by the environment variable `PUPPET_START`:
 //!
 //! | value | effect |
 //! | --- | --- |
-//! | `exit` | exits with status 3 before saying hello |
-//! | `hang` | never says hello; ends when the connection does |
-//! | `wrong_protocol` | says hello with protocol 999 |
-//! | `garbage` | writes bytes that are no frame |
-//! | `load_fail`, `load_panic`, `load_segv`, `load_hang` | what `load` does |
+//! | `exit` | exits with status 3 before it sends `Hello` |
+//! | `hang` | never sends `Hello`; ends when the connection does |
+//! | `wrong_protocol` | sends `Hello` with protocol 999 |
+//! | `garbage` | writes bytes that are not a frame |
+//! | `load_fail`, `load_panic`, `load_segv`, `load_hang` | `load` fails, panics, crashes or never returns |
 //! | `load_slow` | `load` takes `PUPPET_LOAD_MS` (default 1000), with progress |
-//! | `raw_…` | speaks in raw frames, see [`crate::raw`] |
+//! | `raw_…` | uses raw frames, see [`crate::raw`] |
 //!
 //! With `PUPPET_CHECK=fail` its fitness check fails.
 //!
-//! With `PUPPET_ONCE=<file>` only the first process does so: it creates the file, and where the file exists the start is
-//! a good one.
+//! With `PUPPET_ONCE=<file>` only the first process does so: it creates the file, and a process that finds the file starts
+//! normally.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,19 +27,19 @@ use rustix::process::Signal;
 
 use crate::{die_of, raw};
 
-/// Kept from the start: a second look would find `PUPPET_ONCE` spent.
+/// The value of [`plan`] at the start of the process: a second call would find the file of `PUPPET_ONCE`.
 static LOAD_PLAN: OnceLock<String> = OnceLock::new();
-/// Steps of a slow load.
+/// Number of steps of a slow load.
 const STEPS: u64 = 10;
 
-/// The effective `PUPPET_START`; empty for a good start.
+/// The effective `PUPPET_START`; empty for a normal start.
 pub(crate) fn plan() -> String {
     let plan = std::env::var("PUPPET_START").unwrap_or_default();
-    let spent = std::env::var("PUPPET_ONCE").is_ok_and(|file| File::create_new(file).is_err());
-    if spent { String::new() } else { plan }
+    let done_before = std::env::var("PUPPET_ONCE").is_ok_and(|file| File::create_new(file).is_err());
+    if done_before { String::new() } else { plan }
 }
 
-/// Whatever goes wrong before the SDK is called; `None` to go on.
+/// Carries out what happens before the SDK is called; `None` to go on.
 pub(crate) fn before_hello(plan: &str) -> Option<ExitCode> {
     let done = |result: io::Result<()>| {
         if let Err(error) = result {
@@ -62,17 +62,17 @@ pub(crate) fn before_hello(plan: &str) -> Option<ExitCode> {
     }
 }
 
-/// A fitness check that passes, unless `PUPPET_CHECK` says otherwise.
+/// A fitness check that fails with `PUPPET_CHECK=fail`.
 pub(crate) fn check() -> Check {
     let test = || match std::env::var("PUPPET_CHECK").as_deref() {
         Ok("fail") => Err("the puppet is not fit, as asked".into()),
         _ => Ok("fit".to_owned()),
     };
-    Check::new("puppet", test).fix("leave PUPPET_CHECK alone")
+    Check::new("puppet", test).fix("unset PUPPET_CHECK")
 }
 
-/// What `load` does before it succeeds.
-#[expect(clippy::panic, reason = "misbehaving is its purpose")]
+/// Carries out what happens while the model loads.
+#[expect(clippy::panic, reason = "misbehaving is the purpose of this handler")]
 pub(crate) fn load(env: &LoadEnv) -> Result<(), HandlerError> {
     env.report_device("cpu");
     match LOAD_PLAN.get().map_or("", String::as_str) {

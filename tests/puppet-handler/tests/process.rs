@@ -1,4 +1,4 @@
-//! The SDK in a real process: what only shows when there is one to start, kill and wait for.
+//! The SDK in a real process: start, signals, exit status and output.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -17,8 +17,8 @@ use runpod_handler_protocol::{
 use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
-/// Far longer than anything here takes; a test that waits this long has failed.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for one message or an exit: far longer than any step of these tests takes.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;
@@ -39,8 +39,8 @@ fn command() -> Command {
 impl Puppet {
     fn start(plan: &str) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(LIMIT)).unwrap();
-        // As tokio would make it.
+        ours.set_read_timeout(Some(STEP_TIMEOUT)).unwrap();
+        // Non-blocking, as the sockets of tokio are.
         theirs.set_nonblocking(true).unwrap();
         let child = command().env("PUPPET_START", plan).stdin(OwnedFd::from(theirs)).spawn().unwrap();
         Self { child, stream: ours, decoder: Decoder::new() }
@@ -100,13 +100,13 @@ impl Puppet {
         serde_json::from_slice(&payload).unwrap()
     }
 
-    /// Closes the connection.
+    /// Closes the connection and waits for the exit.
     fn abandon(self) -> ExitStatus {
         drop(self.stream);
         finish(self.child).status
     }
 
-    /// Waits with the connection open.
+    /// Waits for the exit with the connection open.
     fn end(self) -> Output {
         finish(self.child)
     }
@@ -115,7 +115,7 @@ impl Puppet {
 fn finish(child: Child) -> Output {
     let (sender, ended) = sync_channel(1);
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    ended.recv_timeout(LIMIT).expect("the process ends in time").unwrap()
+    ended.recv_timeout(STEP_TIMEOUT).expect("the process ends in time").unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -123,14 +123,14 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn a_spinning_handler_dies_with_its_supervisor() {
+fn a_spinning_handler_is_killed_when_its_worker_exits() {
     let mut puppet = Puppet::loaded("");
     puppet.run(&json!({"do": "spin"}));
     assert_eq!(puppet.abandon().signal(), Some(SIGKILL));
 }
 
 #[test]
-fn a_loading_handler_dies_with_its_supervisor() {
+fn a_loading_handler_is_killed_when_its_worker_exits() {
     let mut puppet = Puppet::start("load_hang");
     puppet.message();
     puppet.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "0.1.0".into() }, b"");
@@ -152,7 +152,7 @@ fn shutdown_ends_with_success_and_user_output_stays_out_of_the_protocol() {
 }
 
 #[test]
-fn deaths_have_their_own_status() {
+fn a_crash_or_an_exit_in_a_job_has_its_own_status() {
     for (input, signal, code) in [
         (json!({"do": "segv"}), Some(SIGSEGV), None),
         (json!({"do": "abort"}), Some(SIGABRT), None),
@@ -160,7 +160,7 @@ fn deaths_have_their_own_status() {
     ] {
         let mut puppet = Puppet::loaded("");
         puppet.order_run(&input);
-        // A process that dies at once may take even its `Started` along.
+        // A process that crashes at once may not have sent `Started`.
         while let Some(received) = puppet.receive().unwrap() {
             assert!(matches!(received, Received::Message(ToSupervisor::Started { .. }, _)), "{received:?}");
         }
@@ -170,7 +170,7 @@ fn deaths_have_their_own_status() {
 }
 
 #[test]
-fn an_output_over_the_limit_fails_its_job_and_the_process_goes_on() {
+fn an_output_over_the_limit_fails_only_its_job() {
     let mut puppet = Puppet::loaded("");
     puppet.run(&json!({"do": "big_output", "bytes": MAX_PAYLOAD_LEN}));
     let (message, report) = puppet.message();
@@ -193,7 +193,7 @@ fn a_frozen_process_stops_as_a_whole_and_can_be_killed() {
 }
 
 #[test]
-fn started_by_hand_it_says_how_to_start_it() {
+fn started_without_a_worker_it_prints_how_to_start_it() {
     let output = finish(command().stdin(Stdio::null()).spawn().unwrap());
     assert_eq!(output.status.code(), Some(64));
     let text = stderr(&output);
@@ -203,7 +203,7 @@ fn started_by_hand_it_says_how_to_start_it() {
 }
 
 #[test]
-fn the_manifest_is_printed_on_demand() {
+fn the_manifest_is_printed_on_request() {
     let output = finish(command().arg("--manifest").stdin(Stdio::null()).spawn().unwrap());
     assert_eq!(output.status.code(), Some(0));
     let manifest: Manifest = serde_json::from_slice(&output.stdout).unwrap();
@@ -212,7 +212,7 @@ fn the_manifest_is_printed_on_demand() {
 }
 
 #[test]
-fn another_protocol_number_is_refused_in_words() {
+fn the_error_about_another_protocol_version_names_it() {
     let mut puppet = Puppet::start("");
     puppet.message();
     puppet.send(&ToHandler::Hello { protocol: 999, worker_version: "9.9.9".into() }, b"");
@@ -222,7 +222,7 @@ fn another_protocol_number_is_refused_in_words() {
 }
 
 #[test]
-fn a_load_that_fails_says_why_and_ends() {
+fn a_failed_load_reports_the_reason_and_ends_the_process() {
     let mut puppet = Puppet::start("load_fail");
     puppet.message();
     puppet.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "0.1.0".into() }, b"");
@@ -236,7 +236,7 @@ fn a_load_that_fails_says_why_and_ends() {
 }
 
 #[test]
-fn raw_faults_are_what_they_claim() {
+fn each_raw_fault_is_what_its_name_says() {
     let mut puppet = Puppet::loaded("raw_oversize_result");
     puppet.run(&json!({}));
     let oversize = puppet.receive().unwrap();

@@ -7,9 +7,28 @@ mod disk;
 mod memory;
 mod network;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use runpod_handler_protocol::CheckReport;
 
-use crate::config::CheckConfig;
+/// What the worker checks itself before its first poll. What concerns the device is checked in the handler process and
+/// stands in [`Policy::checks`](runpod_worker_core::Policy::checks).
+#[derive(Clone, Debug)]
+pub struct CheckConfig {
+    /// Check memory, disk and network at all; not with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.
+    pub system: bool,
+    /// `RUNPOD_MIN_MEMORY_GB` in bytes.
+    pub min_memory: u64,
+    /// `RUNPOD_MIN_DISK_PERCENT`.
+    pub min_disk_percent: f64,
+    /// Folders whose file systems must have that share free.
+    pub folders: Vec<PathBuf>,
+    /// `--check-network`.
+    pub network: Option<String>,
+    /// `RUNPOD_NETWORK_CHECK_TIMEOUT`.
+    pub network_timeout: Duration,
+}
 
 /// Makes all checks, one after another. Takes no longer than the network check's limit and a few reads.
 pub async fn run(config: &CheckConfig) -> Vec<CheckReport> {
@@ -45,8 +64,6 @@ fn gib(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use runpod_handler_protocol::CheckStatus;
 
     use super::*;

@@ -4,19 +4,20 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use runpod_alerts::{Alert, AlertState, Counters, Message, Readings, Rule, Webhook};
+use runpod_alerts::{Alert, AlertState, Counters, Message, Readings, Rule, Webhook, request_error_text};
 use serde_json::Value;
 
 use super::{complain, print};
+use crate::alerts::AlertConfig;
 use crate::cli::AlertsArgs;
-use crate::config::{AlertConfig, EXIT_CONFIG, Environment as _, ProcessEnvironment};
+use crate::config::{EXIT_CONFIG, Environment as _, ProcessEnvironment, load_alerts};
 
 /// How long a worker or endpoint may take to show its health.
 const HEALTH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Carries out one of `--dry-run` and `--test`.
 pub(super) async fn alerts_command(args: &AlertsArgs) -> ExitCode {
-    let config = match AlertConfig::load(&args.alerts, &ProcessEnvironment) {
+    let config = match load_alerts(&args.alerts, &ProcessEnvironment) {
         Ok(config) => config,
         Err(errors) => return complain(EXIT_CONFIG, &errors.to_string()),
     };
@@ -56,7 +57,7 @@ async fn test(config: AlertConfig, source: &str) -> ExitCode {
 /// Asks a worker or an endpoint for its health document.
 async fn look(url: &str) -> Result<Readings, String> {
     let url = format!("{}/health", url.trim_end_matches('/').trim_end_matches("/health"));
-    let failed = |error: reqwest::Error| format!("{url} cannot be read: {error}; check --url");
+    let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
     let answer = reqwest::Client::new().get(&url).timeout(HEALTH_LIMIT).send().await.map_err(failed)?;
     let body = answer.bytes().await.map_err(failed)?;
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();

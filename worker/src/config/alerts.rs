@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use runpod_alerts::{Format, Rule, WebhookUrl, load_rules};
+use runpod_alerts::{Format, WebhookUrl, load_rules};
 
 use super::environment::Environment;
 use super::settings::Settings;
 use super::{ConfigErrors, parse};
+use crate::alerts::AlertConfig;
 
 /// Flags of `run` and `alerts` about alerts.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -26,27 +27,14 @@ pub struct AlertArgs {
     pub alert_format: Option<String>,
 }
 
-/// Alerts, checked.
-#[derive(Clone, Debug)]
-pub struct AlertConfig {
-    /// The rules in effect.
-    pub rules: Vec<Rule>,
-    /// Who is told; `None` for nobody but the log.
-    pub webhook: Option<WebhookUrl>,
-    /// In which shape.
-    pub format: Format,
-}
-
-impl AlertConfig {
-    /// Reads what `run` would read.
-    ///
-    /// # Errors
-    /// Every mistake at once.
-    pub fn load(args: &AlertArgs, env: &impl Environment) -> Result<Self, ConfigErrors> {
-        let mut settings = Settings::new(env);
-        let config = alerts(&mut settings, args);
-        if settings.problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(settings.problems)) }
-    }
+/// Reads the settings of alerts as `run` would read them.
+///
+/// # Errors
+/// Every mistake at once.
+pub fn load_alerts(args: &AlertArgs, env: &impl Environment) -> Result<AlertConfig, ConfigErrors> {
+    let mut settings = Settings::new(env);
+    let config = alerts(&mut settings, args);
+    if settings.problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(settings.problems)) }
 }
 
 pub(super) fn alerts<E: Environment>(settings: &mut Settings<'_, E>, args: &AlertArgs) -> AlertConfig {

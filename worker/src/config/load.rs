@@ -10,10 +10,11 @@ use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, Identity, RunArgs, Secret, handler, metrics, parse, runtime, telemetry, upkeep};
+use super::{Config, ConfigErrors, RunArgs, handler, metrics, parse, runtime, telemetry, upkeep};
+use crate::base::{ClientError, Identity, Secret, UrlTemplate};
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
-use crate::queue::{ClientError, QueueConfig, Template};
+use crate::queue::QueueConfig;
 use runpod_worker_core::Policy;
 
 /// Interval of RunPod's SDK.
@@ -196,12 +197,12 @@ fn key<E: Environment>(settings: &mut Settings<'_, E>) -> Secret {
     key
 }
 
-fn template<E: Environment>(settings: &mut Settings<'_, E>, identity: &Identity, name: &str) -> Option<Template> {
+fn template<E: Environment>(settings: &mut Settings<'_, E>, identity: &Identity, name: &str) -> Option<UrlTemplate> {
     let Some(raw) = settings.env.raw(name) else {
         settings.problems.push(format!("{name} is not set: set it to the URL that belongs to RUNPOD_WEBHOOK_GET_JOB"));
         return None;
     };
-    match Template::new(&raw, &identity.worker_id, settings.env.get("RUNPOD_GPU_TYPE_ID").as_deref()) {
+    match UrlTemplate::new(&raw, &identity.worker_id, settings.env.get("RUNPOD_GPU_TYPE_ID").as_deref()) {
         Ok(template) => {
             settings.show(&name.to_ascii_lowercase().replace('_', "-"), &template.to_string(), name);
             Some(template)

@@ -6,13 +6,11 @@ mod direct;
 mod environment;
 mod errors;
 mod handler;
-mod identity;
 mod load;
 mod metrics;
 mod parse;
 mod probe;
 mod runtime;
-mod secret;
 mod settings;
 mod spool;
 mod telemetry;
@@ -20,24 +18,24 @@ mod upkeep;
 
 use std::net::SocketAddr;
 
-pub use alerts::{AlertArgs, AlertConfig};
+pub use alerts::{AlertArgs, load_alerts};
 pub use args::RunArgs;
 pub use direct::{DirectArgs, DirectConfig};
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
 pub use handler::HandlerConfig;
-pub use identity::Identity;
 pub use metrics::MetricsArgs;
 pub use probe::probe_address;
 pub use runtime::RuntimeArgs;
-pub use secret::Secret;
 pub use spool::DeadLetterConfig;
 pub use telemetry::TelemetryArgs;
-pub use upkeep::{CheckConfig, UpkeepArgs};
+pub use upkeep::UpkeepArgs;
 
-pub use crate::logs::{LogConfig, LogFormat};
-
+use crate::alerts::AlertConfig;
+use crate::base::Identity;
+use crate::checks::CheckConfig;
 use crate::heartbeat::HeartbeatConfig;
+use crate::logs::LogConfig;
 use crate::logs::SinkConfig;
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;

@@ -6,7 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::environment::Environment;
 use super::settings::Settings;
-use super::{ConfigErrors, Identity, RunArgs, parse};
+use super::{ConfigErrors, RunArgs, parse};
+use crate::base::Identity;
 use crate::outbox::{Origin, SpoolConfig};
 use crate::queue::QueueConfig;
 

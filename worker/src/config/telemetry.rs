@@ -6,9 +6,8 @@ use tracing::level_filters::LevelFilter;
 use super::environment::Environment;
 use super::parse;
 use super::settings::Settings;
-use super::{Identity, LogConfig, LogFormat, Secret};
-use crate::logs::SinkConfig;
-use crate::queue::Template;
+use crate::base::{Identity, Secret, UrlTemplate};
+use crate::logs::{LogConfig, LogFormat, SinkConfig};
 use crate::traces::TraceConfig;
 
 /// Flags of `run` about logs and traces.
@@ -128,14 +127,14 @@ fn url<E: Environment>(
     flag: Option<&str>,
     platform: &[&str],
     identity: &Identity,
-) -> Option<Template> {
+) -> Option<UrlTemplate> {
     let parse = |text: &str| {
         if text.eq_ignore_ascii_case("none") {
             return Ok(None);
         }
-        let url = Template::new(text, &identity.worker_id, None);
+        let url = UrlTemplate::new(text, &identity.worker_id, None);
         url.map(Some).map_err(|_| "use a URL such as https://logs.example.com/ingest, or none".to_owned())
     };
-    let show = |url: &Option<Template>| url.as_ref().map_or_else(|| "none".to_owned(), Template::to_string);
+    let show = |url: &Option<UrlTemplate>| url.as_ref().map_or_else(|| "none".to_owned(), UrlTemplate::to_string);
     settings.read(name, flag, platform, None, parse, show)
 }

@@ -9,6 +9,7 @@ use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use super::*;
+use crate::logs::LogFormat;
 use runpod_worker_core::{JobId, OnRefresh};
 
 type Env = BTreeMap<String, String>;

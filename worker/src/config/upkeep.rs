@@ -8,6 +8,7 @@ use runpod_handler_protocol::CheckOrder;
 use super::environment::Environment;
 use super::parse;
 use super::settings::{Settings, show_duration};
+use crate::checks::CheckConfig;
 use runpod_worker_core::{OnRefresh, Policy, RecycleLimits};
 
 /// Flags of `run` about checks, recycling, refreshing and probes.
@@ -55,24 +56,6 @@ pub struct UpkeepArgs {
     /// [env: RUNPOD_WORKER_CHECK_NETWORK] [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     pub check_network: Option<String>,
-}
-
-/// What the worker checks itself before its first poll. What concerns the device is checked in the handler process and
-/// stands in [`Policy::checks`].
-#[derive(Clone, Debug)]
-pub struct CheckConfig {
-    /// Check memory, disk and network at all; not with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.
-    pub system: bool,
-    /// `RUNPOD_MIN_MEMORY_GB` in bytes.
-    pub min_memory: u64,
-    /// `RUNPOD_MIN_DISK_PERCENT`.
-    pub min_disk_percent: f64,
-    /// Folders whose file systems must have that share free.
-    pub folders: Vec<PathBuf>,
-    /// `--check-network`.
-    pub network: Option<String>,
-    /// `RUNPOD_NETWORK_CHECK_TIMEOUT`.
-    pub network_timeout: Duration,
 }
 
 /// Reads what belongs to the policy.

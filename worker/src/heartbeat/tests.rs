@@ -31,7 +31,7 @@ async fn server(statuses: &'static [u16]) -> (String, mpsc::Receiver<Ping>) {
 
 fn config(address: &str, interval: Duration) -> HeartbeatConfig {
     HeartbeatConfig {
-        url: Template::new(&format!("http://{address}/ping/$RUNPOD_POD_ID?gpu=x"), "w1", None).unwrap(),
+        url: UrlTemplate::new(&format!("http://{address}/ping/$RUNPOD_POD_ID?gpu=x"), "w1", None).unwrap(),
         worker_id: "w1".into(),
         interval,
         key: Secret::new("hunter2"),

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Identity;
+use crate::base::Identity;
 use crate::heartbeat::HeartbeatMonitor;
 use crate::metrics::{self, Metrics};
 use crate::outbox::Outbox;

@@ -18,9 +18,9 @@ use tracing::Level;
 
 use super::fields::Fields;
 use super::line;
-use crate::config::Secret;
-use crate::queue::{ClientError, Template, http_client, request_error};
-use crate::retry::{Retry, retry_after};
+use crate::base::{
+    ClientError, FailureState, Retry, Secret, UrlTemplate, http_client, request_error_text, retry_after,
+};
 
 /// Events of this module are not sent to the receiver: each failure would make the next batch.
 pub(super) const TARGET: &str = module_path!();
@@ -39,7 +39,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
     /// Takes POSTs of newline-delimited JSON.
-    pub url: Template,
+    pub url: UrlTemplate,
     /// Sent as `Authorization: Bearer`, unless it is empty.
     pub token: Secret,
     /// Bytes that may wait.
@@ -190,27 +190,26 @@ impl Sink {
 /// Posts batches one after the other, so that lines arrive in order.
 async fn deliver(queue: SinkQueue, receiver: Receiver) {
     let mut retry = Retry::new(FIRST_PAUSE, LONGEST_PAUSE);
-    // Trouble is told once, and its end.
-    let mut trouble = false;
+    let mut state = FailureState::default();
     while let Some(batch) = queue.next_batch().await {
         loop {
             let closing = queue.0.closing.is_cancelled();
             match receiver.post(&batch).await {
                 Ok(()) => {
-                    if std::mem::take(&mut trouble) {
+                    if state.succeed() {
                         tracing::info!(target: TARGET, "The log sink takes lines again.");
                     }
                     retry.reset();
                     break;
                 }
                 Err(Refusal::ForGood(reason)) => {
-                    if !std::mem::replace(&mut trouble, true) {
+                    if state.fail(()) {
                         tracing::warn!(target: TARGET, reason, "The log sink refuses lines. They are dropped.");
                     }
                     break;
                 }
                 Err(Refusal::ForNow { reason, retry_after }) => {
-                    if !std::mem::replace(&mut trouble, true) {
+                    if state.fail(()) {
                         tracing::warn!(target: TARGET, reason, "The log sink takes no lines. Trying again.");
                     }
                     if closing {
@@ -247,7 +246,7 @@ impl Receiver {
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) => {
-                return Err(Refusal::ForNow { reason: request_error(error).to_string(), retry_after: None });
+                return Err(Refusal::ForNow { reason: request_error_text(error), retry_after: None });
             }
         };
         let status = response.status();

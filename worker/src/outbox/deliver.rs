@@ -16,9 +16,8 @@ use super::record::{Record, now_ms};
 use super::spool::Reason;
 use super::verdict::{Verdict, verdict};
 use super::{OutboxLimits, Shared, count};
-use crate::config::Identity;
+use crate::base::{Identity, Retry};
 use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
-use crate::retry::Retry;
 use runpod_worker_core::{DeliveryEvent, Event, FinalResult, JobId};
 
 /// A final result that is not accepted within this time is overdue.

@@ -15,7 +15,7 @@ use super::Shared;
 use super::record::Record;
 use super::spool::{Reason, Recovery, Spool};
 use super::ticket::Ticket;
-use crate::retry::Retry;
+use crate::base::Retry;
 
 /// Threads that wait for the disk at the same time: more would only queue up inside it.
 const WRITERS: usize = 4;

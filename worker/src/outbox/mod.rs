@@ -33,7 +33,7 @@ use self::ledger::Ledger;
 pub use self::record::{Origin, Record, RecordError};
 pub use self::spool::{KeepLimits, Reason, Recovery, Spool, SpoolConfig, SpoolError};
 pub use self::ticket::Ticket;
-use crate::config::Identity;
+use crate::base::Identity;
 use crate::queue::ResultSink;
 use runpod_worker_core::{DeliveryEvent, Event, JobId, OutboxItem};
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{HandlerCommand, Processes};
-use crate::config::LogFormat;
+use crate::logs::LogFormat;
 use crate::logs::capture::Capture;
 use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
 

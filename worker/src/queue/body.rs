@@ -3,11 +3,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::config::Identity;
+use crate::base::{Identity, VERSION};
 use runpod_worker_core::{FinalResult, JobCost};
-
-/// Sent as `runpod_version` in heartbeats and errors.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How the body ends that asks for a fresh worker.
 const STOP_POD: &[u8] = b",\"stopPod\":true}";

@@ -1,20 +1,18 @@
 //! RunPod's HTTP client: job-take, job-take-batch, job-stop, job-done, job-stream.
 
-use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use tokio::time::timeout;
 
-use super::url::{Template, append};
 use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
-use crate::config::Secret;
-use crate::retry::retry_after;
+use crate::base::url::append;
+use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
 use runpod_worker_core::JobId;
 
 /// A long poll is given up after this time without an answer, as in RunPod's SDK.
@@ -22,12 +20,6 @@ const POLL_LIMIT: Duration = Duration::from_secs(90);
 
 /// Reading the body of an answer that has begun may take this long.
 const BODY_LIMIT: Duration = Duration::from_secs(120);
-
-/// A host that does not accept a connection within this time counts as unreachable.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-
-/// Connections idle for longer are not used again: the platform's proxies close theirs without a word.
-const IDLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A post may take this long …
 const POST_LIMIT: Duration = Duration::from_secs(60);
@@ -52,20 +44,6 @@ const MAX_SMALL_REPLY: usize = 1024 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A client that cannot be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The key has characters that a header cannot carry.
-    #[error("RUNPOD_AI_API_KEY has characters that an HTTP header cannot carry: set it to the key alone")]
-    Key,
-    /// TLS or the proxy settings are not usable.
-    #[error(
-        "the HTTP client cannot start ({0}): install the ca-certificates package and check the HTTPS_PROXY variable"
-    )]
-    Client(String),
-}
-
 /// RunPod's queue over HTTP. One attempt per call; when to try again is decided by the callers.
 pub struct HttpQueue {
     polls: Client,
@@ -73,8 +51,8 @@ pub struct HttpQueue {
     take: String,
     take_batch: String,
     stop: Option<String>,
-    done: Template,
-    stream: Option<Template>,
+    done: UrlTemplate,
+    stream: Option<UrlTemplate>,
     tenant: Option<TenantField>,
 }
 
@@ -248,31 +226,6 @@ impl ResultSink for HttpQueue {
     }
 }
 
-/// A client with the worker's headers: the raw key and the media type that every request declares, if any.
-///
-/// # Errors
-/// As [`HttpQueue::new`].
-pub fn http_client(key: &Secret, media_type: Option<&'static str>, redirects: Policy) -> Result<Client, ClientError> {
-    let mut headers = HeaderMap::new();
-    if let Some(media_type) = media_type {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    }
-    if !key.is_empty() {
-        let mut value = HeaderValue::from_str(key.expose()).map_err(|_| ClientError::Key)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    Client::builder()
-        .default_headers(headers)
-        .user_agent(concat!("runpod-worker/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirects)
-        .connect_timeout(CONNECT_LIMIT)
-        .pool_idle_timeout(IDLE_LIMIT)
-        .tcp_keepalive(IDLE_LIMIT)
-        .build()
-        .map_err(|error| ClientError::Client(describe(error)))
-}
-
 /// Follows 307 and 308 only. The others turn a POST into a GET, whose success would look like a delivered result.
 fn keep_the_method() -> Policy {
     Policy::custom(|attempt| {
@@ -320,19 +273,7 @@ async fn read_up_to(mut response: Response, limit: usize) -> Result<Body, Reques
 
 /// Why no answer came, with the causes and without the URL, which may hold secrets.
 pub fn request_error(error: reqwest::Error) -> RequestError {
-    RequestError::Unreachable(describe(error))
-}
-
-/// The error with its causes. Without the URL: it may hold secrets.
-fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let _ = write!(text, ": {inner}");
-        cause = inner.source();
-    }
-    text
+    RequestError::Unreachable(request_error_text(error))
 }
 
 #[cfg(test)]

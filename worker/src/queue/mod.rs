@@ -5,20 +5,18 @@ mod http;
 pub mod poller;
 pub mod stop;
 mod tenant;
-pub mod url;
 pub mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::Secret;
+use crate::base::{Secret, UrlTemplate};
 use runpod_worker_core::{JobId, TakenJob};
 
-pub use body::{VERSION, chunk_body, progress_body, result_body, without_stop_pod};
-pub use http::{ClientError, HttpQueue, http_client, request_error};
+pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
+pub use http::{HttpQueue, request_error};
 pub use tenant::TenantField;
-pub use url::Template;
 
 /// Where jobs come from.
 pub trait JobSource: Send + Sync + 'static {
@@ -161,11 +159,11 @@ impl RequestError {
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
     /// Job-take (`RUNPOD_WEBHOOK_GET_JOB`).
-    pub take: Template,
+    pub take: UrlTemplate,
     /// Job-done (`RUNPOD_WEBHOOK_POST_OUTPUT`).
-    pub done: Template,
+    pub done: UrlTemplate,
     /// Job-stream (`RUNPOD_WEBHOOK_POST_STREAM`); without it chunks are dropped.
-    pub stream: Option<Template>,
+    pub stream: Option<UrlTemplate>,
     /// Sent raw, without a scheme, as `Authorization`.
     pub key: Secret,
     /// Stands for `$ID` in `take`.

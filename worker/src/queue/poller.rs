@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobSource, RequestError, TakeReply};
-use crate::retry::Retry;
+use crate::base::Retry;
 use runpod_worker_core::{Event, PollAnswer};
 
 /// The shortest pause after 429 that RunPod's SDK keeps.

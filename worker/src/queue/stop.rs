@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::poller::THROTTLE_MIN;
 use super::{JobSource, RequestError, StopReply};
-use crate::retry::Retry;
+use crate::base::Retry;
 use runpod_worker_core::Event;
 
 /// Pause after an answer without stops, as in RunPod's SDK; pauses after errors start here too …

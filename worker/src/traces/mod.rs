@@ -21,8 +21,7 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::config::{Identity, Secret};
-use crate::queue::{ClientError, Template, http_client};
+use crate::base::{ClientError, Identity, Secret, UrlTemplate, http_client};
 use runpod_worker_core::{JobId, JobStatus, Report, TakenJob};
 
 /// The header and field that carries a trace context (W3C Trace Context).
@@ -38,7 +37,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceConfig {
     /// Base URL of an OTLP receiver; `/v1/traces` is appended.
-    pub endpoint: Template,
+    pub endpoint: UrlTemplate,
 }
 
 /// Traces that cannot be exported.

@@ -34,7 +34,7 @@ impl Fixture {
         let endpoint = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let identity = Identity { worker_id: "w-1".into(), hostname: "h".into(), endpoint_id: Some("ep".into()) };
-        let config = TraceConfig { endpoint: Template::new(&endpoint, "w-1", None).unwrap() };
+        let config = TraceConfig { endpoint: UrlTemplate::new(&endpoint, "w-1", None).unwrap() };
         let (traces, export) = Traces::start(&config, &identity).unwrap();
         Self { traces, export, received }
     }

@@ -44,7 +44,7 @@ impl Handler for MyHandler {
         let total = input.names.len();
         let mut greetings = Vec::with_capacity(total);
         for name in input.names {
-            job.check()?; // ends here when the job was cancelled or its time is up
+            job.stop_point()?; // the job ends here if it was cancelled or its deadline has passed
             greetings.push(format!("{}, {name}!", self.greeting));
             job.progress(format!("{} of {total}", greetings.len()));
         }

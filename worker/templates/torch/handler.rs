@@ -73,7 +73,7 @@ impl Handler for MyHandler {
         }
         let mut probabilities = Vec::with_capacity(input.rows.len());
         for rows in input.rows.chunks(64) {
-            job.check()?; // ends here when the job was cancelled or its time is up
+            job.stop_point()?; // the job ends here if it was cancelled or its deadline has passed
             probabilities.extend(self.predict(rows)?);
         }
         Ok(Output { probabilities })

@@ -1,15 +1,15 @@
-//! Prints how alike the texts of a job are, by its request and its result.
+//! Prints the similarity of the texts of a job.
 //!
-//! `similarity request.json < result.json`, where the request is `{"input": {"input": ["…", …]}}` and the result is the
+//! Usage: `similarity request.json < result.json`, where the request is `{"input": {"input": ["…", …]}}` and the result is the
 //! document that `/status` returns.
-#![expect(clippy::print_stdout, reason = "the table is the program's result")]
+#![expect(clippy::print_stdout, reason = "the table is the output of the program")]
 
 use std::io;
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-/// Longest part of a text that is shown, in characters.
+/// Number of characters of a text that are shown.
 const SHOWN: usize = 48;
 
 #[derive(Deserialize)]
@@ -35,8 +35,8 @@ struct Output {
 fn main() -> anyhow::Result<()> {
     let path = std::env::args_os().nth(1).context("usage: similarity request.json < result.json")?;
     let request = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let request: Request = serde_json::from_slice(&request).context("the request is no list of texts")?;
-    let job: Job = serde_json::from_reader(io::stdin().lock()).context("standard input is no result of a job")?;
+    let request: Request = serde_json::from_slice(&request).context("the request is not a list of texts")?;
+    let job: Job = serde_json::from_reader(io::stdin().lock()).context("standard input is not the result of a job")?;
     let (texts, vectors) = (request.input.input, job.output.embeddings);
     ensure!(texts.len() == vectors.len(), "{} texts but {} vectors", texts.len(), vectors.len());
 

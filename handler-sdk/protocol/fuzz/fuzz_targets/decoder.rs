@@ -1,5 +1,5 @@
-//! Any bytes, cut anywhere: the decoder never panics, holds no more than it was given, and finds the same messages whether
-//! the bytes come at once or in pieces.
+//! Decodes any bytes: the decoder must not panic, and must find the same messages whether the bytes arrive at once or in
+//! pieces.
 #![no_main]
 
 use std::fmt::Debug;
@@ -8,7 +8,7 @@ use std::io::Read;
 use libfuzzer_sys::fuzz_target;
 use runpod_handler_protocol::{Decoder, Received, ToHandler, ToSupervisor};
 
-/// Hands out at most `step` bytes a call.
+/// A reader that returns at most `step` bytes a call.
 struct Pieces<'a> {
     bytes: &'a [u8],
     step: usize,

@@ -45,7 +45,7 @@ impl Receiver {
     }
 
     fn sink(&self, token: &str, buffer_bytes: usize) -> Sink {
-        let url = Template::new(&self.url, "w-1", None).unwrap();
+        let url = UrlTemplate::new(&self.url, "w-1", None).unwrap();
         Sink::start(&SinkConfig { url, token: Secret::new(token), buffer_bytes }, "w-1").unwrap()
     }
 }

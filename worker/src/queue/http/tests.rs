@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::config::Identity;
+use crate::base::{Identity, Secret};
 use crate::logs::capture::subscribe;
 use crate::outbox::{self, OutboxLimits};
 use crate::queue::poller;
@@ -69,7 +69,7 @@ impl Server {
     /// `tail` ends each of the templates.
     fn queue_with(&self, tail: &str) -> HttpQueue {
         let template =
-            |path: &str| Template::new(&format!("http://{}/v2/ep/{path}{tail}", self.address), "w1", None).unwrap();
+            |path: &str| UrlTemplate::new(&format!("http://{}/v2/ep/{path}{tail}", self.address), "w1", None).unwrap();
         HttpQueue::new(&QueueConfig {
             take: template("job-take/$ID"),
             done: template("job-done/$RUNPOD_POD_ID/$ID"),
@@ -344,8 +344,8 @@ async fn neither_keys_nor_payloads_reach_the_log() {
 #[tokio::test]
 async fn missing_routes_are_said_and_not_guessed() {
     let queue = HttpQueue::new(&QueueConfig {
-        take: Template::new("http://h/take", "w1", None).unwrap(),
-        done: Template::new("http://h/done/$ID", "w1", None).unwrap(),
+        take: UrlTemplate::new("http://h/take", "w1", None).unwrap(),
+        done: UrlTemplate::new("http://h/done/$ID", "w1", None).unwrap(),
         stream: None,
         key: Secret::default(),
         worker_id: "w1".into(),
@@ -355,13 +355,6 @@ async fn missing_routes_are_said_and_not_guessed() {
     assert_eq!(queue.stops().await, StopReply::Unsupported);
     assert_eq!(queue.post_chunk(&JobId::from("j"), "{}".into()).await, PostReply::NoRoute);
     assert_eq!(queue.take_url(2, false), "http://h/take?batch_size=2&job_in_progress=0");
-}
-
-#[test]
-fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
-    let error = http_client(&Secret::new("hunter2\nx"), None, Policy::none()).unwrap_err();
-    assert!(matches!(error, ClientError::Key));
-    assert!(!error.to_string().contains("hunter2"));
 }
 
 #[test]

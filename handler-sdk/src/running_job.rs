@@ -1,19 +1,20 @@
-//! The part of a running job that the control thread and the slot thread share.
+//! The state of a running job that the control thread and the slot thread share.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use runpod_handler_protocol::CancelReason;
 
-use crate::job::Stopped;
+use crate::stopped::Stopped;
 
-/// Bytes of one job's chunks that may be on their way; one chunk always may.
+/// Most bytes of one job's chunks that may be unacknowledged. A single chunk may always be sent, whatever its size.
 const MAX_WINDOW_BYTES: usize = 16 * 1024 * 1024;
-/// Longer than any job lives, and far from overflowing the clock.
+/// Longest time until a deadline: longer than any job runs, and short enough not to overflow the clock.
 const MAX_DEADLINE: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Cancel flag, deadline and chunk window of one attempt of one job.
+/// Stop flag, deadline and chunk window of one attempt at one job.
 #[derive(Debug)]
 pub(crate) struct RunningJob {
     pub(crate) id: String,
@@ -27,14 +28,14 @@ pub(crate) struct RunningJob {
 
 #[derive(Debug, Default)]
 struct State {
-    cancelled: Option<CancelReason>,
+    stop: Option<CancelReason>,
     last_seq: u64,
-    /// Sequence number and length of every chunk that is not acknowledged.
-    in_flight: VecDeque<(u64, usize)>,
+    /// Sequence number and length of every unacknowledged chunk.
+    unacknowledged: VecDeque<(u64, usize)>,
 }
 
 impl RunningJob {
-    /// `window` is how many chunks may be on their way (at least one), `time_left` the time until the deadline.
+    /// `window` is how many chunks may be unacknowledged (at least one), `time_left` the time until the deadline.
     pub(crate) fn new(id: String, attempt: u32, traceparent: Option<String>, time_left: Duration, window: u32) -> Self {
         Self {
             id,
@@ -47,76 +48,68 @@ impl RunningJob {
         }
     }
 
-    pub(crate) fn cancel(&self, reason: CancelReason) {
-        self.lock().cancelled.get_or_insert(reason);
+    /// Asks the job to stop. The first reason is kept.
+    pub(crate) fn stop(&self, reason: CancelReason) {
+        self.state.lock().stop.get_or_insert(reason);
         self.changed.notify_all();
     }
 
     /// Why the job must end, if it must.
     pub(crate) fn stopped(&self) -> Option<Stopped> {
-        self.stopped_in(&self.lock())
+        self.stopped_in(&self.state.lock())
     }
 
-    /// Chunks up to and including `seq` have left the supervisor.
+    /// The worker has passed on the chunks up to and including `seq`.
     pub(crate) fn acknowledge(&self, seq: u64) {
-        self.lock().in_flight.retain(|(sent, _)| *sent > seq);
+        self.state.lock().unacknowledged.retain(|(sent, _)| *sent > seq);
         self.changed.notify_all();
     }
 
-    /// Waits for room in the window, then calls `send` with the next sequence number. The lock is held during `send`, so that
-    /// chunks from several threads leave in the order of their numbers.
+    /// Waits for room in the window, then calls `send` with the next sequence number. The lock is held during `send`, so
+    /// chunks from several threads are sent in the order of their numbers.
     pub(crate) fn send_chunk(&self, len: usize, send: impl FnOnce(u64)) -> Result<(), Stopped> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(stopped) = self.stopped_in(&state) {
                 return Err(stopped);
             }
-            let bytes: usize = state.in_flight.iter().map(|(_, len)| len).sum();
-            let fits = state.in_flight.len() < self.window && bytes + len <= MAX_WINDOW_BYTES;
-            if fits || state.in_flight.is_empty() {
+            let bytes: usize = state.unacknowledged.iter().map(|(_, len)| len).sum();
+            let fits = state.unacknowledged.len() < self.window && bytes + len <= MAX_WINDOW_BYTES;
+            if fits || state.unacknowledged.is_empty() {
                 break;
             }
-            // The deadline bounds the wait.
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            // The deadline limits the wait.
+            self.changed.wait_until(&mut state, self.deadline);
         }
         state.last_seq += 1;
         let seq = state.last_seq;
-        state.in_flight.push_back((seq, len));
+        state.unacknowledged.push_back((seq, len));
         send(seq);
         Ok(())
     }
 
     fn stopped_in(&self, state: &State) -> Option<Stopped> {
         let late = || (Instant::now() >= self.deadline).then_some(CancelReason::Deadline);
-        state.cancelled.or_else(late).map(Stopped::new)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        state.stop.or_else(late).map(Stopped::new)
     }
 }
 
-/// The jobs that are assigned to slots, for the control thread to find.
+/// The jobs that slots hold, by id and attempt: the control thread finds here the job that a message is about.
 #[derive(Debug, Default)]
 pub(crate) struct RunningJobs(Mutex<HashMap<(String, u32), Arc<RunningJob>>>);
 
 impl RunningJobs {
     pub(crate) fn insert(&self, job: &Arc<RunningJob>) {
-        self.lock().insert((job.id.clone(), job.attempt), Arc::clone(job));
+        self.0.lock().insert((job.id.clone(), job.attempt), Arc::clone(job));
     }
 
     pub(crate) fn remove(&self, job: &RunningJob) {
-        self.lock().remove(&(job.id.clone(), job.attempt));
+        self.0.lock().remove(&(job.id.clone(), job.attempt));
     }
 
-    /// `None` when that attempt is over, or never was here.
+    /// `None` when that attempt is over, or was never sent to this process.
     pub(crate) fn get(&self, id: &str, attempt: u32) -> Option<Arc<RunningJob>> {
-        self.lock().get(&(id.to_owned(), attempt)).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, u32), Arc<RunningJob>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().get(&(id.to_owned(), attempt)).cloned()
     }
 }
 
@@ -154,15 +147,15 @@ mod tests {
             third.join().unwrap().unwrap();
         });
         job.acknowledge(3);
-        assert!(job.lock().in_flight.is_empty());
+        assert!(job.state.lock().unacknowledged.is_empty());
     }
 
     #[test]
     fn the_first_reason_counts_and_a_deadline_beyond_the_clock_is_no_panic() {
         let job = job(Duration::MAX, 1);
         assert_eq!(job.stopped(), None);
-        job.cancel(CancelReason::Drain);
-        job.cancel(CancelReason::Stopped);
+        job.stop(CancelReason::Drain);
+        job.stop(CancelReason::Stopped);
         assert_eq!(job.stopped().map(|stopped| stopped.reason()), Some(CancelReason::Drain));
     }
 }

@@ -1,10 +1,10 @@
 //! libtorch for handlers, through `tch`.
 //!
-//! - [`LoadEnv::device`](crate::LoadEnv::device) chooses the device: `cuda:0` when it works, never the CPU instead of a GPU
-//!   that should have worked. Call it before anything else that asks about CUDA: it also loads the CUDA half of libtorch,
-//!   which the program is not linked to, so no handler needs link flags.
-//! - [`load_safetensors`] fills a `VarStore` and names everything that does not fit.
-//! - [`memory`] shows what the allocator holds and gives its cache back.
+//! - [`LoadEnv::device`](crate::LoadEnv::device) chooses the device: `cuda:0` when it works, and never the CPU in place of a
+//!   broken GPU. Call it before any other function that uses CUDA: it also loads libtorch's CUDA libraries, to which the program
+//!   is not linked, so handlers need no link flags.
+//! - [`load_safetensors`] fills a `VarStore` and reports every tensor that does not fit.
+//! - [`memory`] reports the allocator's memory and empties its cache.
 //! - Slot threads run with gradients off.
 //!
 //! Prefer the `f_*` functions of `tch`: the others panic on an error, and a panic costs a reload.
@@ -21,7 +21,7 @@ pub use device::DeviceError;
 pub(crate) use fitness::device_checks;
 pub use weights::{WeightsError, load_safetensors};
 
-/// Gradients are off for as long as the guard lives; with several slots each gets its share of the cores.
+/// Switches gradients off while the guard is alive, and gives each of several slots its share of the CPU cores.
 pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
     if slots > 1 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -31,7 +31,7 @@ pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
     tch::no_grad_guard()
 }
 
-/// The device that a handler reported, such as `cuda:0`; `None` for what libtorch is not asked about.
+/// The device that a handler reported, such as `cuda:0`; `None` unless it is the CPU or a CUDA device.
 pub(crate) fn parse_device(name: &str) -> Option<tch::Device> {
     if name == "cpu" {
         return Some(tch::Device::Cpu);
@@ -40,7 +40,7 @@ pub(crate) fn parse_device(name: &str) -> Option<tch::Device> {
     index.strip_prefix(':').unwrap_or("0").parse().ok().map(tch::Device::Cuda)
 }
 
-/// Computes one number on a GPU and waits for it; nothing on the CPU.
+/// Computes one number on a GPU and waits for it. Does nothing on the CPU.
 pub(crate) fn probe_device(device: tch::Device) -> Result<(), String> {
     if device == tch::Device::Cpu {
         return Ok(());
@@ -62,7 +62,7 @@ mod tests {
     use crate::{ErrorKind, HandlerError, panics};
 
     #[test]
-    fn devices_are_read_as_they_are_reported() {
+    fn reported_devices_are_parsed() {
         for (name, device) in [
             ("cuda:0", Some(Device::Cuda(0))),
             ("cuda:3", Some(Device::Cuda(3))),
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_of_the_cpu_is_nothing_and_of_a_missing_gpu_an_error() {
+    fn a_probe_of_the_cpu_succeeds_and_of_a_missing_gpu_fails() {
         assert_eq!(probe_device(Device::Cpu), Ok(()));
         if *cuda::probe() != cuda::Cuda::Usable {
             assert!(probe_device(Device::Cuda(0)).is_err());
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stack_of_a_libtorch_error_goes_into_the_traceback() {
+    fn the_cpp_stack_of_a_libtorch_error_goes_into_the_traceback() {
         let matrix = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
         let report = HandlerError::from(matrix.f_matmul(&matrix).unwrap_err()).into_report(ErrorKind::InferenceError);
         let message = "Internal torch error: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)";

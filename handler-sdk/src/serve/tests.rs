@@ -1,4 +1,4 @@
-//! The whole loop on threads, driven by a scripted supervisor over a socket pair.
+//! The whole handler program on threads of the test, driven by a test worker over a socket pair.
 
 mod loading;
 
@@ -23,21 +23,21 @@ use serde_json::{Value, json};
 use crate::serve::serve_on;
 use crate::{Check, EXIT_LOAD_FAILED, EXIT_PROTOCOL, Handler, HandlerError, Job, LoadEnv, NoChunks};
 
-/// Far longer than anything here takes; a test that waits this long has failed.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for one message: far longer than any step of these tests takes.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const DEADLINE_MS: u64 = 60_000;
 
-struct Supervisor {
+struct Worker {
     stream: UnixStream,
     decoder: Decoder<ToSupervisor>,
     handler: JoinHandle<u8>,
     manifest: Manifest,
 }
 
-impl Supervisor {
+impl Worker {
     fn start<H: Handler>() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        ours.set_read_timeout(Some(MESSAGE_TIMEOUT)).unwrap();
         let handler = std::thread::spawn(|| serve_on::<H>(theirs, || {}));
         let manifest = Manifest {
             name: String::new(),
@@ -147,7 +147,7 @@ fn is_final(message: &ToSupervisor) -> bool {
     matches!(message, ToSupervisor::Done { .. } | ToSupervisor::Failed { .. })
 }
 
-/// Does what its input says.
+/// A handler whose input names what it does.
 struct Scripted {
     loads: u32,
 }
@@ -200,7 +200,7 @@ impl Handler for Scripted {
             Do::Panic { text } => panic!("{text}"),
             Do::Fail { text } => return Err(text.into()),
             Do::UntilStopped => loop {
-                job.check()?;
+                job.stop_point()?;
                 std::thread::yield_now();
             },
             Do::Stream { count } => {
@@ -221,7 +221,7 @@ impl Handler for Scripted {
     }
 }
 
-/// Reports that it lives on the CPU, and fails with what it is sent.
+/// Reports that its model is on the CPU, and fails with its input as the message.
 struct Quoting;
 
 impl Handler for Quoting {
@@ -239,31 +239,31 @@ impl Handler for Quoting {
     }
 }
 
-/// Handlers lend their job to scoped threads.
+/// Scoped threads of a handler can share its job.
 const _: fn() = || {
     fn is_sync<T: Sync>() {}
     is_sync::<Job<u32>>();
 };
 
 #[test]
-fn a_job_is_run_and_answered() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
+fn a_job_runs_and_its_output_is_returned() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
     assert_eq!(
-        (supervisor.manifest.name.as_str(), supervisor.manifest.idempotent, supervisor.manifest.streams),
+        (worker.manifest.name.as_str(), worker.manifest.idempotent, worker.manifest.streams),
         ("scripted", true, true)
     );
-    supervisor.run("a", &json!({"do": "say", "text": "hello"}));
-    supervisor.started();
-    assert_eq!(supervisor.output(), json!("hello"));
-    assert_eq!(supervisor.shut_down(), 0);
+    worker.run("a", &json!({"do": "say", "text": "hello"}));
+    worker.started();
+    assert_eq!(worker.output(), json!("hello"));
+    assert_eq!(worker.shut_down(), 0);
 }
 
 #[test]
-fn a_job_knows_its_facts_and_leaves_its_figures() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
+fn a_job_can_read_its_properties_and_record_values() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
     let envelope = json!({"id": "a", "input": {"do": "facts"}, "s3Config": {"bucketName": "b"}});
-    supervisor.run_on(0, "a", DEADLINE_MS, &envelope);
-    let (message, payload) = supervisor.receive_until(is_final);
+    worker.run_on(0, "a", DEADLINE_MS, &envelope);
+    let (message, payload) = worker.receive_until(is_final);
     let ToSupervisor::Done { refresh, records, .. } = message else { panic!("unexpected {message:?}") };
     let names: Vec<&str> = records.keys().map(String::as_str).collect();
     assert_eq!((refresh, names), (true, vec![PEAK_HOST_BYTES, "tokens"]));
@@ -275,101 +275,101 @@ fn a_job_knows_its_facts_and_leaves_its_figures() {
 }
 
 #[test]
-fn a_bad_input_names_its_path_and_the_slot_goes_on() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
-    supervisor.run("a", &json!({"do": "say", "text": 3}));
-    let (report, reloading) = supervisor.failure();
+fn an_invalid_input_fails_with_its_path_and_the_slot_goes_on() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
+    worker.run("a", &json!({"do": "say", "text": 3}));
+    let (report, reloading) = worker.failure();
     assert_eq!((report.kind, reloading), (ErrorKind::Validation, false));
     assert!(report.message.starts_with("input") && report.message.contains("expected a string"), "{}", report.message);
-    supervisor.run("b", &json!({"do": "say", "text": "x"}));
-    assert_eq!(supervisor.output(), json!("x"));
+    worker.run("b", &json!({"do": "say", "text": "x"}));
+    assert_eq!(worker.output(), json!("x"));
 }
 
 #[test]
-fn an_error_is_judged_by_its_text() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
+fn the_kind_of_an_error_follows_from_its_text() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
     for (text, kind) in [
         ("no such voice", ErrorKind::InferenceError),
         ("CUDA out of memory. Tried to allocate 2.00 GiB", ErrorKind::Oom),
         ("CUDA error: device-side assert triggered", ErrorKind::DeviceLost),
     ] {
-        supervisor.run("a", &json!({"do": "fail", "text": text}));
-        let (report, reloading) = supervisor.failure();
+        worker.run("a", &json!({"do": "fail", "text": text}));
+        let (report, reloading) = worker.failure();
         assert_eq!((report.message.as_str(), report.kind, reloading), (text, kind, false));
     }
 }
 
 #[test]
 fn a_panic_fails_its_job_and_the_slot_loads_again() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
-    supervisor.run("a", &json!({"do": "panic", "text": "index out of range"}));
-    let (report, reloading) = supervisor.failure();
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
+    worker.run("a", &json!({"do": "panic", "text": "index out of range"}));
+    let (report, reloading) = worker.failure();
     assert_eq!((report.kind, reloading), (ErrorKind::InferenceError, true));
     assert!(report.message.starts_with("the handler panicked at "), "{}", report.message);
     assert!(report.message.ends_with(": index out of range"), "{}", report.message);
-    assert!(report.traceback.contains("loop_tests"), "a backtrace leads to the line: {}", report.traceback);
-    supervisor.receive_until(|message| matches!(message, ToSupervisor::Loaded { slot: 0, .. }));
-    supervisor.run("b", &json!({"do": "loads"}));
-    assert_eq!(supervisor.output(), json!(2), "the shared counter outlives the reload");
+    assert!(report.traceback.contains("serve::tests"), "a backtrace leads to the line: {}", report.traceback);
+    worker.receive_until(|message| matches!(message, ToSupervisor::Loaded { slot: 0, .. }));
+    worker.run("b", &json!({"do": "loads"}));
+    assert_eq!(worker.output(), json!(2), "the shared counter outlives the reload");
 }
 
 #[test]
-fn the_text_of_a_lost_device_is_a_quotation_while_the_reported_device_works() {
-    let mut supervisor = Supervisor::loaded::<Quoting>(1, 4);
-    supervisor.run("a", &json!("CUDA error: an illegal memory access was encountered"));
-    assert_eq!(supervisor.failure().0.kind, ErrorKind::InferenceError);
+fn the_text_of_a_lost_device_fails_only_the_job_while_the_reported_device_works() {
+    let mut worker = Worker::loaded::<Quoting>(1, 4);
+    worker.run("a", &json!("CUDA error: an illegal memory access was encountered"));
+    assert_eq!(worker.failure().0.kind, ErrorKind::InferenceError);
 }
 
 #[test]
-fn a_cancelled_job_ends_at_its_next_check() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
-    supervisor.run("a", &json!({"do": "until_stopped"}));
-    supervisor.started();
-    supervisor.cancel("a", 2);
-    supervisor.cancel("b", 1);
-    supervisor.cancel("a", 1);
-    let (report, _) = supervisor.failure();
-    // The cancel may overtake the handler's code on its way from `Started` to its first line.
+fn a_cancelled_job_ends_at_its_next_stop_point() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
+    worker.run("a", &json!({"do": "until_stopped"}));
+    worker.started();
+    worker.cancel("a", 2);
+    worker.cancel("b", 1);
+    worker.cancel("a", 1);
+    let (report, _) = worker.failure();
+    // The text may go on: the cancel can arrive between `Started` and the first line of the handler.
     assert!(report.message.starts_with("the job was stopped: it was cancelled"), "{}", report.message);
     assert_eq!(report.kind, ErrorKind::Cancelled);
 }
 
 #[test]
 fn a_cancel_right_behind_the_job_is_not_lost() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
     for job in ["a", "b", "c"] {
-        supervisor.run(job, &json!({"do": "until_stopped"}));
-        supervisor.cancel(job, 1);
-        assert_eq!(supervisor.failure().0.kind, ErrorKind::Cancelled);
+        worker.run(job, &json!({"do": "until_stopped"}));
+        worker.cancel(job, 1);
+        assert_eq!(worker.failure().0.kind, ErrorKind::Cancelled);
     }
 }
 
 #[test]
-fn a_job_ends_at_its_deadline_and_is_not_begun_after_it() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 4);
+fn a_job_ends_at_its_deadline_and_does_not_start_after_it() {
+    let mut worker = Worker::loaded::<Scripted>(1, 4);
     let envelope = json!({"id": "a", "input": {"do": "until_stopped"}});
-    supervisor.run_on(0, "a", 20, &envelope);
-    assert_eq!(supervisor.failure().0.kind, ErrorKind::Timeout);
-    supervisor.run_on(0, "a", 0, &json!({"id": "a", "input": {"do": "panic", "text": "begun"}}));
-    let (report, reloading) = supervisor.failure();
+    worker.run_on(0, "a", 20, &envelope);
+    assert_eq!(worker.failure().0.kind, ErrorKind::Timeout);
+    worker.run_on(0, "a", 0, &json!({"id": "a", "input": {"do": "panic", "text": "begun"}}));
+    let (report, reloading) = worker.failure();
     assert_eq!((report.kind, reloading), (ErrorKind::Timeout, false));
 }
 
 #[test]
-fn chunks_wait_for_room_and_the_result_comes_last() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 2);
-    supervisor.run("a", &json!({"do": "stream", "count": 5}));
-    supervisor.started();
+fn chunks_wait_for_the_window_and_the_result_is_sent_last() {
+    let mut worker = Worker::loaded::<Scripted>(1, 2);
+    worker.run("a", &json!({"do": "stream", "count": 5}));
+    worker.started();
     let (mut chunks, mut acknowledged, mut progress) = (Vec::new(), 0, Value::Null);
     loop {
-        match supervisor.receive() {
+        match worker.receive() {
             (ToSupervisor::Chunk { seq, .. }, item) => {
                 chunks.push((seq, serde_json::from_slice::<u64>(&item).unwrap()));
                 assert!(seq - acknowledged <= 2, "chunk {seq} came with {acknowledged} acknowledged");
-                // Only every second one, so that the window fills up.
+                // Only every second chunk is acknowledged, so that the window fills up.
                 if seq % 2 == 0 {
                     acknowledged = seq;
-                    supervisor.send(&ToHandler::ChunkAck { job: "a".into(), attempt: 1, seq }, b"");
+                    worker.send(&ToHandler::ChunkAck { job: "a".into(), attempt: 1, seq }, b"");
                 }
             }
             (ToSupervisor::Progress { .. }, value) => progress = serde_json::from_slice(&value).unwrap(),
@@ -381,73 +381,73 @@ fn chunks_wait_for_room_and_the_result_comes_last() {
         }
     }
     assert_eq!(chunks, [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
-    assert_eq!(progress, json!("emitting 5"), "the newest progress is never lost");
+    assert_eq!(progress, json!("emitting 5"), "the last progress is never lost");
 }
 
 #[test]
-fn a_job_that_waits_for_room_can_be_cancelled() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run("a", &json!({"do": "stream", "count": 3}));
-    supervisor.started();
-    // It says so before it emits, and the second finds no room. The two can come in either order.
+fn a_job_that_waits_for_the_chunk_window_can_be_cancelled() {
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run("a", &json!({"do": "stream", "count": 3}));
+    worker.started();
+    // Each progress is reported before its chunk; the second chunk waits. The two messages can arrive in either order.
     let (mut first, mut second) = (false, false);
     while !(first && second) {
-        match supervisor.receive() {
+        match worker.receive() {
             (ToSupervisor::Chunk { seq, .. }, _) => first = seq == 1,
             (ToSupervisor::Progress { .. }, value) => second = value == "\"emitting 2\"",
             other => panic!("unexpected {other:?}"),
         }
     }
-    supervisor.cancel("a", 1);
-    let (message, report) = supervisor.receive();
+    worker.cancel("a", 1);
+    let (message, report) = worker.receive();
     assert!(matches!(message, ToSupervisor::Failed { .. }), "no further chunk: {message:?}");
     assert_eq!(serde_json::from_slice::<ErrorReport>(&report).unwrap().kind, ErrorKind::Cancelled);
 }
 
 #[test]
 fn pings_are_answered_while_the_handler_spins() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run("a", &json!({"do": "until_stopped"}));
-    supervisor.started();
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run("a", &json!({"do": "until_stopped"}));
+    worker.started();
     for seq in 1..=3 {
-        supervisor.send(&ToHandler::Ping { seq }, b"");
-        assert_eq!(supervisor.receive().0, ToSupervisor::Pong { seq });
+        worker.send(&ToHandler::Ping { seq }, b"");
+        assert_eq!(worker.receive().0, ToSupervisor::Pong { seq });
     }
 }
 
 #[test]
-fn an_output_without_json_form_fails_the_job() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run("a", &json!({"do": "no_json"}));
-    let (report, reloading) = supervisor.failure();
+fn an_output_that_cannot_be_written_as_json_fails_the_job() {
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run("a", &json!({"do": "no_json"}));
+    let (report, reloading) = worker.failure();
     assert_eq!((report.kind, reloading), (ErrorKind::Protocol, false));
     assert!(report.message.contains("key must be a string"), "{}", report.message);
 }
 
 #[test]
-fn the_folder_of_a_job_is_gone_when_the_result_comes() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run("a", &json!({"do": "temp_dir"}));
-    let folder: PathBuf = serde_json::from_value(supervisor.output()).unwrap();
+fn the_temporary_directory_of_a_job_is_removed_before_its_result_is_sent() {
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run("a", &json!({"do": "temp_dir"}));
+    let folder: PathBuf = serde_json::from_value(worker.output()).unwrap();
     assert!(folder.is_absolute() && !folder.exists(), "{}", folder.display());
 }
 
 #[test]
-fn slots_share_values_and_run_side_by_side() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(3, 1);
+fn slots_share_values_and_run_jobs_at_the_same_time() {
+    let mut worker = Worker::loaded::<Scripted>(3, 1);
     for slot in 0..3 {
         let job = format!("job-{slot}");
-        supervisor.run_on(slot, &job, DEADLINE_MS, &json!({"id": job, "input": {"do": "until_stopped"}}));
-        supervisor.started();
+        worker.run_on(slot, &job, DEADLINE_MS, &json!({"id": job, "input": {"do": "until_stopped"}}));
+        worker.started();
     }
     for slot in 0..3 {
-        supervisor.cancel(&format!("job-{slot}"), 1);
-        assert_eq!(supervisor.failure().0.kind, ErrorKind::Cancelled);
+        worker.cancel(&format!("job-{slot}"), 1);
+        assert_eq!(worker.failure().0.kind, ErrorKind::Cancelled);
     }
     let mut loads: Vec<u64> = (0..3)
         .map(|slot| {
-            supervisor.run_on(slot, "a", DEADLINE_MS, &json!({"id": "a", "input": {"do": "loads"}}));
-            supervisor.output().as_u64().unwrap()
+            worker.run_on(slot, "a", DEADLINE_MS, &json!({"id": "a", "input": {"do": "loads"}}));
+            worker.output().as_u64().unwrap()
         })
         .collect();
     loads.sort_unstable();
@@ -455,40 +455,40 @@ fn slots_share_values_and_run_side_by_side() {
 }
 
 #[test]
-fn a_job_for_no_slot_is_refused() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run_on(7, "a", DEADLINE_MS, &json!({"id": "a"}));
-    let (report, _) = supervisor.failure();
+fn a_job_for_a_slot_that_does_not_exist_is_rejected() {
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run_on(7, "a", DEADLINE_MS, &json!({"id": "a"}));
+    let (report, _) = worker.failure();
     assert_eq!(report.kind, ErrorKind::Protocol);
 }
 
 #[test]
 fn shutdown_lets_the_running_job_finish() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(1, 1);
-    supervisor.run("a", &json!({"do": "until_stopped"}));
-    supervisor.started();
-    supervisor.send(&ToHandler::Shutdown, b"");
-    // The process still answers, and still takes the cancel.
-    supervisor.send(&ToHandler::Ping { seq: 1 }, b"");
-    assert_eq!(supervisor.receive().0, ToSupervisor::Pong { seq: 1 });
-    supervisor.cancel("a", 1);
-    assert_eq!(supervisor.failure().0.kind, ErrorKind::Cancelled);
-    assert_eq!(supervisor.handler.join().unwrap(), 0);
+    let mut worker = Worker::loaded::<Scripted>(1, 1);
+    worker.run("a", &json!({"do": "until_stopped"}));
+    worker.started();
+    worker.send(&ToHandler::Shutdown, b"");
+    // The process still answers pings and handles cancels.
+    worker.send(&ToHandler::Ping { seq: 1 }, b"");
+    assert_eq!(worker.receive().0, ToSupervisor::Pong { seq: 1 });
+    worker.cancel("a", 1);
+    assert_eq!(worker.failure().0.kind, ErrorKind::Cancelled);
+    assert_eq!(worker.handler.join().unwrap(), 0);
 }
 
 #[test]
-fn bytes_that_are_no_frame_end_the_process() {
-    let mut supervisor = Supervisor::start::<Scripted>();
-    supervisor.hello(PROTOCOL_VERSION);
-    supervisor.stream.write_all(&[0xff; 64]).unwrap();
-    assert_eq!(supervisor.handler.join().unwrap(), EXIT_PROTOCOL);
+fn bytes_that_are_not_a_frame_end_the_process() {
+    let mut worker = Worker::start::<Scripted>();
+    worker.hello(PROTOCOL_VERSION);
+    worker.stream.write_all(&[0xff; 64]).unwrap();
+    assert_eq!(worker.handler.join().unwrap(), EXIT_PROTOCOL);
 }
 
 #[test]
 fn a_probe_is_answered_by_the_slot() {
-    let mut supervisor = Supervisor::loaded::<Scripted>(2, 4);
-    supervisor.send(&ToHandler::Probe { slot: 1 }, b"");
-    assert_eq!(supervisor.receive().0, ToSupervisor::Probed { slot: 1, ok: true });
-    supervisor.send(&ToHandler::Probe { slot: 7 }, b"");
-    assert_eq!(supervisor.shut_down(), 0);
+    let mut worker = Worker::loaded::<Scripted>(2, 4);
+    worker.send(&ToHandler::Probe { slot: 1 }, b"");
+    assert_eq!(worker.receive().0, ToSupervisor::Probed { slot: 1, ok: true });
+    worker.send(&ToHandler::Probe { slot: 7 }, b"");
+    assert_eq!(worker.shut_down(), 0);
 }

@@ -34,13 +34,13 @@ pub enum UrlError {
 
 /// A URL with the worker's own placeholders filled in; `$ID` may be left for the job id.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Template {
+pub struct UrlTemplate {
     text: String,
     /// The same with the worker's id left open.
     open: String,
 }
 
-impl Template {
+impl UrlTemplate {
     /// Fills in what is known about the worker.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ fn with_job(url: &str, job: &JobId) -> String {
 }
 
 /// Without user info and query, which may hold secrets.
-impl fmt::Display for Template {
+impl fmt::Display for UrlTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.text.split(['?', '#']).next().unwrap_or_default();
         match text.split_once("://") {
@@ -107,9 +107,9 @@ impl fmt::Display for Template {
     }
 }
 
-impl fmt::Debug for Template {
+impl fmt::Debug for UrlTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Template({self})")
+        write!(f, "UrlTemplate({self})")
     }
 }
 
@@ -130,8 +130,8 @@ pub fn escaped_len(value: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn template(raw: &str) -> Template {
-        Template::new(raw, "w1", Some("NVIDIA GeForce RTX 4090")).unwrap()
+    fn template(raw: &str) -> UrlTemplate {
+        UrlTemplate::new(raw, "w1", Some("NVIDIA GeForce RTX 4090")).unwrap()
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_placeholder_without_a_value_is_left_alone() {
-        let take = Template::new("http://h/job-take/$ID?gpu=$RUNPOD_GPU_TYPE_ID", "w1", None).unwrap();
+        let take = UrlTemplate::new("http://h/job-take/$ID?gpu=$RUNPOD_GPU_TYPE_ID", "w1", None).unwrap();
         assert_eq!(take.for_worker("w1"), "http://h/job-take/w1?gpu=$RUNPOD_GPU_TYPE_ID");
     }
 
@@ -183,14 +183,14 @@ mod tests {
 
     #[test]
     fn unusable_templates_are_refused_with_the_reason() {
-        assert_eq!(Template::new("  ", "w", None), Err(UrlError::Empty));
-        assert!(matches!(Template::new("job-take/$ID", "w", None), Err(UrlError::Invalid(_))));
-        assert_eq!(Template::new("ftp://h/p", "w", None), Err(UrlError::Scheme("ftp".into())));
+        assert_eq!(UrlTemplate::new("  ", "w", None), Err(UrlError::Empty));
+        assert!(matches!(UrlTemplate::new("job-take/$ID", "w", None), Err(UrlError::Invalid(_))));
+        assert_eq!(UrlTemplate::new("ftp://h/p", "w", None), Err(UrlError::Scheme("ftp".into())));
     }
 
     #[test]
     fn what_is_shown_has_no_password_and_no_query() {
         let shown = format!("{:?}", template("http://user:hunter2@h:1/take/$ID?token=hunter2"));
-        assert_eq!(shown, "Template(http://h:1/take/$ID)");
+        assert_eq!(shown, "UrlTemplate(http://h:1/take/$ID)");
     }
 }

@@ -1,4 +1,4 @@
-//! What a job costs in memory, on the host and on the device.
+//! How much memory a job uses, on the host and on the device.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,18 +6,18 @@ use std::fs;
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
-/// The memory that one slot's jobs use. Peaks are those of the whole process: with several slots a job's peak includes
-/// what ran beside it.
+/// Measures the memory of one slot's jobs. Peaks are those of the whole process: with several slots, the peak of a job includes
+/// the jobs that run beside it.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory {
+pub(crate) struct JobMemory {
     #[cfg(feature = "torch")]
     device: tch::Device,
-    /// Whether a probe says something about the device that jobs run on.
-    can_be_tried: bool,
+    /// Whether a probe tests the device that the jobs use.
+    can_probe: bool,
 }
 
-impl Memory {
-    /// `device` as the handler has reported it, such as `cuda:0`. One that reported none may use a GPU all the same.
+impl JobMemory {
+    /// `device` is the device that the handler reported, such as `cuda:0`. A handler that reported none may still use a GPU.
     pub(crate) fn of(device: Option<&str>) -> Self {
         #[cfg(feature = "torch")]
         let known = device.and_then(crate::torch::parse_device);
@@ -26,22 +26,21 @@ impl Memory {
         Self {
             #[cfg(feature = "torch")]
             device: known.unwrap_or(tch::Device::Cpu),
-            can_be_tried: known.is_some(),
+            can_probe: known.is_some(),
         }
     }
 
-    /// A job begins: peaks start again. `alone` when no other slot can be in the middle of one.
+    /// Resets the peaks at the start of a job, unless another slot may be running one (`alone` is false).
     pub(crate) fn begin(&self, alone: bool) {
         if alone {
-            // Documented in proc(5): 5 resets the peak of the resident set. Where that is forbidden the peak is the
-            // process's.
+            // proc(5): 5 resets the peak of the resident set. Where that is forbidden, the peak is that of the process.
             let _ = fs::write("/proc/self/clear_refs", "5");
             #[cfg(feature = "torch")]
             crate::torch::memory::reset_peak(self.device);
         }
     }
 
-    /// The job is over: adds its figures to those of the handler.
+    /// Adds the memory of the finished job to the values that its handler recorded.
     pub(crate) fn record(&self, records: &mut BTreeMap<String, f64>) {
         if let Some(peak) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak_host_bytes) {
             records.insert(PEAK_HOST_BYTES.to_owned(), peak as f64);
@@ -55,7 +54,7 @@ impl Memory {
         }
     }
 
-    /// Device memory in tensors and in the allocator now, and the most in tensors since [`Memory::begin`].
+    /// Device memory in bytes: now in tensors, now held by the allocator, and the most in tensors since [`JobMemory::begin`].
     fn device_bytes(&self) -> Option<(u64, u64, u64)> {
         #[cfg(feature = "torch")]
         return crate::torch::memory::stats(self.device).map(|stats| (stats.allocated, stats.reserved, stats.peak));
@@ -63,8 +62,8 @@ impl Memory {
         None
     }
 
-    /// After the device ran out of memory: the error names the figures, the allocator's cache is given back, and a device
-    /// that no longer computes is reported as lost.
+    /// Recovers from an out-of-memory error: adds the memory statistics to the message, empties the allocator's cache, and turns
+    /// the error into a lost device if the device no longer computes.
     pub(crate) fn recover(&self, report: &mut ErrorReport) {
         if report.kind != ErrorKind::Oom {
             return;
@@ -78,17 +77,17 @@ impl Memory {
         }
         if let Err(error) = self.probe() {
             report.kind = ErrorKind::DeviceLost;
-            report.message.push_str(&format!("; afterwards the device did not work: {error}"));
+            report.message.push_str(&format!("; after that the device no longer worked: {error}"));
         }
     }
 
-    /// Whether the device is seen to be in order, so that an error whose text speaks of a lost one only quotes it. Where
-    /// nothing can be tried, which is a GPU without libtorch and a device that nobody named, the text is believed.
+    /// Whether a probe shows that the device works, so that an error whose text speaks of a lost device only quotes it. `false`
+    /// when the device cannot be probed: a GPU without libtorch, or a device that was not reported.
     pub(crate) fn works(&self) -> bool {
-        self.can_be_tried && self.probe().is_ok()
+        self.can_probe && self.probe().is_ok()
     }
 
-    /// Computes one number on the device. Nothing to try on the CPU.
+    /// Computes one number on the device. Does nothing on the CPU.
     pub(crate) fn probe(&self) -> Result<(), String> {
         #[cfg(feature = "torch")]
         return crate::torch::probe_device(self.device);
@@ -109,14 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_of_the_host_is_found() {
+    fn the_host_peak_is_read_from_the_status_file() {
         assert_eq!(peak_host_bytes("VmPeak:\t  1 kB\nVmHWM:\t   12 kB\nVmRSS:\t 3 kB\n"), Some(12 * 1024));
         assert_eq!(peak_host_bytes("VmRSS:\t 3 kB\n"), None);
     }
 
     #[test]
-    fn on_the_cpu_a_job_has_a_host_peak_and_no_device_figures() {
-        let (memory, mut records) = (Memory::of(Some("cpu")), BTreeMap::new());
+    fn on_the_cpu_a_job_has_a_host_peak_and_no_device_memory() {
+        let (memory, mut records) = (JobMemory::of(Some("cpu")), BTreeMap::new());
         memory.begin(true);
         memory.record(&mut records);
         assert!(records[PEAK_HOST_BYTES] > 1024.0, "{records:?}");
@@ -125,24 +124,24 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_cannot_be_tried_is_not_said_to_work() {
-        assert!(Memory::of(Some("cpu")).works());
-        assert!(!Memory::of(None).works());
-        assert!(!Memory::of(Some("tpu:0")).works());
+    fn a_device_that_cannot_be_probed_does_not_count_as_working() {
+        assert!(JobMemory::of(Some("cpu")).works());
+        assert!(!JobMemory::of(None).works());
+        assert!(!JobMemory::of(Some("tpu:0")).works());
         if cfg!(not(feature = "torch")) {
-            assert!(!Memory::of(Some("cuda:0")).works());
+            assert!(!JobMemory::of(Some("cuda:0")).works());
         }
     }
 
     #[test]
-    fn an_error_that_is_no_oom_is_left_alone() {
+    fn recovery_leaves_errors_other_than_oom_alone() {
         let mut report =
             ErrorReport { kind: ErrorKind::InferenceError, message: "no".into(), traceback: String::new() };
         let before = report.clone();
-        Memory::of(Some("cpu")).recover(&mut report);
+        JobMemory::of(Some("cpu")).recover(&mut report);
         assert_eq!(report, before);
         report.kind = ErrorKind::Oom;
-        Memory::of(Some("cpu")).recover(&mut report);
+        JobMemory::of(Some("cpu")).recover(&mut report);
         assert_eq!((report.kind, report.message.as_str()), (ErrorKind::Oom, "no"));
     }
 }

@@ -1,0 +1,100 @@
+use serde_json::json;
+
+use super::*;
+use crate::check::CheckReport;
+
+fn to_handler() -> Vec<ToHandler> {
+    let job = || "job-1".to_owned();
+    vec![
+        ToHandler::Hello { protocol: 1, worker_version: "0.1.0".into() },
+        ToHandler::Load { worker_id: "w1".into(), slots: 2, device: "auto".into(), chunk_window: 32 },
+        ToHandler::Run { job: job(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None },
+        ToHandler::Run { job: job(), attempt: 2, slot: 1, deadline_ms: 0, traceparent: Some("00-ab-cd-01".into()) },
+        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Deadline },
+        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Stopped },
+        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Drain },
+        ToHandler::ChunkAck { job: job(), attempt: 1, seq: 7 },
+        ToHandler::Ping { seq: 3 },
+        ToHandler::Check(CheckOrder {
+            worker_id: "w1".into(),
+            device: "cuda".into(),
+            system: true,
+            gpu_memory: false,
+            min_cuda: (11, 8),
+            min_gpu_memory: 1 << 30,
+            benchmark_limit_ms: 2000,
+            gpu_limit_ms: 30_000,
+        }),
+        ToHandler::Probe { slot: 1 },
+        ToHandler::Shutdown,
+    ]
+}
+
+fn to_supervisor() -> Vec<ToSupervisor> {
+    let job = || "job-1".to_owned();
+    vec![
+        ToSupervisor::Hello { protocol: 1, sdk_version: "0.1.0".into() },
+        ToSupervisor::Loading { slot: 0, stage: "weights".into(), done: 3, total: 10 },
+        ToSupervisor::Loaded { slot: 0, device: "cuda:0".into(), millis: 812, warm_up_millis: 300 },
+        ToSupervisor::LoadFailed { slot: 0 },
+        ToSupervisor::Started { job: job(), attempt: 1 },
+        ToSupervisor::Chunk { job: job(), attempt: 1, seq: 1 },
+        ToSupervisor::Progress { job: job(), attempt: 1 },
+        ToSupervisor::Done { job: job(), attempt: 1, refresh: false, records: BTreeMap::new() },
+        ToSupervisor::Done { job: job(), attempt: 1, refresh: true, records: [("tokens".to_owned(), 12.0)].into() },
+        ToSupervisor::Failed { job: job(), attempt: 1, refresh: false, reloading: false },
+        ToSupervisor::Failed { job: job(), attempt: 1, refresh: true, reloading: true },
+        ToSupervisor::Pong { seq: 3 },
+        ToSupervisor::Checked,
+        ToSupervisor::Probed { slot: 1, ok: false },
+    ]
+}
+
+#[test]
+fn the_wire_form_of_every_message_stays_the_same() {
+    insta::assert_json_snapshot!("to_handler", to_handler());
+    insta::assert_json_snapshot!("to_supervisor", to_supervisor());
+    insta::assert_json_snapshot!(
+        "payloads",
+        json!([
+            ErrorReport {
+                kind: ErrorKind::Validation,
+                message: "input.count: expected a number".into(),
+                traceback: String::new(),
+            },
+            Manifest {
+                name: "echo".into(),
+                version: "1.2.3".into(),
+                idempotent: true,
+                streams: true,
+                input_schema: json!({"type": "object"}),
+                output_schema: json!(true),
+                chunk_schema: Some(json!({"type": "string"})),
+            },
+            [
+                CheckReport::ok("memory", "12 GiB available"),
+                CheckReport::failed("disk", "3 % of / is free", "remove files"),
+                CheckReport::skipped("network", "not asked for"),
+            ],
+        ])
+    );
+}
+
+#[test]
+fn every_message_survives_writing_and_reading() {
+    for message in to_handler() {
+        let text = serde_json::to_string(&message).unwrap();
+        assert_eq!(serde_json::from_str::<ToHandler>(&text).unwrap(), message);
+    }
+    for message in to_supervisor() {
+        let text = serde_json::to_string(&message).unwrap();
+        assert_eq!(serde_json::from_str::<ToSupervisor>(&text).unwrap(), message);
+    }
+}
+
+#[test]
+fn an_error_kind_has_the_same_name_everywhere() {
+    for kind in ErrorKind::ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.as_str()));
+    }
+}

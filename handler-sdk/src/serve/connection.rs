@@ -1,0 +1,88 @@
+//! One connection to the worker: its threads, from the first message to the exit status.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use runpod_handler_protocol::{PROTOCOL_VERSION, ToSupervisor, encode_header};
+
+use crate::handler::{Handler, manifest};
+use crate::panics;
+use crate::send_queue::SendQueue;
+use crate::serve::control::Control;
+use crate::serve::exit::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, Exit};
+use crate::text::log;
+
+/// How long the process waits at its end for the last messages to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Capacity of the channel of exits: more than can arrive before the first is read. Only the first is used.
+const EXIT_CAPACITY: usize = 8;
+
+/// Serves one connection and returns the exit status. `on_disconnect` is called on the thread that notices the end of the
+/// connection.
+pub(crate) fn serve_on<H: Handler>(stream: UnixStream, on_disconnect: fn()) -> u8 {
+    panics::install_hook();
+    let (exit, exits) = sync_channel(EXIT_CAPACITY);
+    let queue = Arc::new(SendQueue::default());
+    let started = start_threads::<H>(stream, &queue, exit, on_disconnect);
+    let status = match started.map(|()| exits.recv().unwrap_or(Exit::Disconnected)) {
+        Ok(Exit::Shutdown(slots)) => {
+            for slot in slots {
+                let _ = slot.join();
+            }
+            0
+        }
+        Ok(Exit::LoadFailed) => EXIT_LOAD_FAILED,
+        Ok(Exit::Protocol(reason)) => {
+            log(format_args!("{reason}"));
+            EXIT_PROTOCOL
+        }
+        Ok(Exit::Disconnected) => EXIT_PROTOCOL,
+        Err(error) => {
+            log(format_args!("the handler cannot start: {error}"));
+            EXIT_PROTOCOL
+        }
+    };
+    if !queue.flush(FLUSH_TIMEOUT) {
+        log(format_args!("the last messages did not reach the worker"));
+    }
+    queue.close();
+    status
+}
+
+fn start_threads<H: Handler>(
+    mut stream: UnixStream,
+    queue: &Arc<SendQueue>,
+    exit: SyncSender<Exit>,
+    on_disconnect: fn(),
+) -> io::Result<()> {
+    // Written before the writer thread starts, so that it is the first message.
+    let hello = ToSupervisor::Hello { protocol: PROTOCOL_VERSION, sdk_version: env!("CARGO_PKG_VERSION").to_owned() };
+    let payload = serde_json::to_vec(&manifest::<H>())?;
+    let header = encode_header(&hello, payload.len()).map_err(io::Error::other)?;
+    stream.write_all(&header)?;
+    stream.write_all(&payload)?;
+
+    let mut writer = stream.try_clone()?;
+    let frames = Arc::clone(queue);
+    let writer_exit = exit.clone();
+    thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        if frames.write_to(&mut writer).is_err() {
+            on_disconnect();
+            let _ = writer_exit.try_send(Exit::Disconnected);
+        }
+    })?;
+
+    let control = Control::new(Arc::clone(queue), exit.clone());
+    thread::Builder::new().name("control".to_owned()).spawn(move || {
+        let reason = control.run::<H>(&mut stream);
+        if matches!(reason, Exit::Disconnected) {
+            on_disconnect();
+        }
+        let _ = exit.try_send(reason);
+    })?;
+    Ok(())
+}

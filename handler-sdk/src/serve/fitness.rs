@@ -1,0 +1,82 @@
+//! Runs the fitness checks, those of the handler and those of the device, once before a model is built.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use runpod_handler_protocol::{CheckOrder, CheckReport, ToSupervisor};
+
+use crate::check::{Check, MAX_DETAIL};
+use crate::handler::Handler;
+use crate::load_env::{LoadEnv, Shared};
+use crate::panics;
+use crate::send_queue::SendQueue;
+use crate::text::{cut, log};
+
+/// The outcome of the checks. Slots wait for it before they load.
+#[derive(Debug, Default)]
+pub(crate) struct Fitness {
+    fit: Mutex<Option<bool>>,
+    decided: Condvar,
+}
+
+impl Fitness {
+    /// Waits for the checks, and returns whether all passed. The worker limits the wait: it kills a process that takes too
+    /// long to load.
+    pub(crate) fn wait(&self) -> bool {
+        let mut fit = self.fit.lock();
+        self.decided.wait_while(&mut fit, |fit| fit.is_none());
+        *fit == Some(true)
+    }
+
+    fn decide(&self, fit: bool) {
+        *self.fit.lock() = Some(fit);
+        self.decided.notify_all();
+    }
+}
+
+/// Runs all checks and reports the outcome to the worker and to the slots. Runs on a thread of its own.
+pub(crate) fn run_checks<H: Handler>(order: &CheckOrder, queue: &Arc<SendQueue>, fitness: &Fitness) {
+    let env = LoadEnv {
+        slot: 0,
+        slots: 1,
+        worker_id: order.worker_id.clone(),
+        requested_device: order.device.clone(),
+        device: OnceLock::new(),
+        queue: Arc::clone(queue),
+        shared: Arc::<Shared>::default(),
+    };
+    // The handler's own checks run first, as in RunPod's SDK: their reasons are the more useful ones.
+    let mut reports: Vec<CheckReport> = match panics::catch("Handler::checks", || H::checks(&env)) {
+        Ok(checks) => checks.into_iter().map(Check::run).collect(),
+        Err(error) => vec![CheckReport::failed("handler", cut(error.message(), MAX_DETAIL), "")],
+    };
+    #[cfg(feature = "torch")]
+    reports.extend(crate::torch::device_checks(order));
+    #[cfg(not(feature = "torch"))]
+    reports.push(CheckReport::skipped("device", "the handler was built without the feature `torch`"));
+
+    for report in reports.iter().filter(|report| report.is_failure()) {
+        log(format_args!("fitness check {} failed: {}", report.name, report.reason()));
+    }
+    match serde_json::to_vec(&reports) {
+        Ok(payload) => queue.push(&ToSupervisor::Checked, Bytes::from(payload)),
+        Err(error) => log(format_args!("the outcome of the fitness checks cannot be written as JSON: {error}")),
+    }
+    fitness.decide(!reports.iter().any(CheckReport::is_failure));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_wait_for_the_outcome() {
+        let fitness = Fitness::default();
+        std::thread::scope(|scope| {
+            let slot = scope.spawn(|| fitness.wait());
+            fitness.decide(true);
+            assert!(slot.join().unwrap());
+        });
+    }
+}
