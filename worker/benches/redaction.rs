@@ -12,7 +12,8 @@ const ROUNDS: u32 = 10;
 const RUNS: u32 = 500;
 
 fn main() {
-    let plain = "step 1200/5000 loss=0.1234 lr=3.0e-4 tokens=16384 device=cuda:0 the quick brown fox jumps over the lazy dog";
+    let plain =
+        "step 1200/5000 loss=0.1234 lr=3.0e-4 tokens=16384 device=cuda:0 the quick brown fox jumps over the lazy dog";
     let long = format!("{} … (20000 more bytes)", plain.repeat(36));
     println!("{:>8}  {:>12}  {:>12}  {:>12}  {:>12}", "secrets", "line", "with secret", "4 KiB, cut", "learn one");
     let mut known = 0;

@@ -19,7 +19,7 @@ use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
 use crate::sensors::host::Cgroup;
-use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use runpod_worker_core::{Exit, ExitReason, ProcessEvent};
 
 /// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
 /// they may stay open after that. Only a grandchild can hold them.

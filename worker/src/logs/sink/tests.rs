@@ -53,7 +53,7 @@ impl Receiver {
 async fn receive(State(server): State<Server>, headers: HeaderMap, body: String) -> StatusCode {
     server.seen.send((headers, body)).await.unwrap();
     server.gate.acquire().await.unwrap().forget();
-    let answer = server.answers.lock().unwrap().pop_front();
+    let answer = server.answers.lock().pop_front();
     StatusCode::from_u16(answer.unwrap_or(200)).unwrap()
 }
 

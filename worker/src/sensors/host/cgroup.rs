@@ -66,7 +66,8 @@ impl Cgroup {
 
     /// How often the kernel's out-of-memory killer has killed a process of this group; `None` when the kernel does not count it.
     pub fn oom_kills(&self) -> Option<u64> {
-        field(&self.unified, "memory.events", "oom_kill").or_else(|| field(&self.memory, "memory.oom_control", "oom_kill"))
+        field(&self.unified, "memory.events", "oom_kill")
+            .or_else(|| field(&self.memory, "memory.oom_control", "oom_kill"))
     }
 
     /// CPU time used since the group was made.
