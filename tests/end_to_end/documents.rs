@@ -149,3 +149,29 @@ fn every_make_target_that_a_document_names_exists() {
         }
     }
 }
+
+/// The table of rules, and whatever else `ARCHITECTURE.md` writes as a path.
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let text = read(Path::new("ARCHITECTURE.md"));
+    let (_, prose) = fenced_and_prose(&text);
+    let of_the_core =
+        prose.split_once("start at `worker/core/src/`").unwrap().1.split_once("start at the root").unwrap().0;
+    let is_path = |code: &&str| {
+        let extension = code.rsplit_once('.').map_or("", |(_, extension)| extension);
+        !code.contains('*') && (code.ends_with('/') || matches!(extension, "rs" | "toml" | "sql"))
+    };
+    let exists = |path: &str| {
+        let folders = ["", "worker/core/src", "worker/src"];
+        folders.iter().any(|folder| repository().join(folder).join(path).exists())
+    };
+    let mut named = 0;
+    for path in code_spans(&prose).filter(is_path) {
+        assert!(exists(path) || path == "packaging.rs", "ARCHITECTURE.md names {path}");
+        named += 1;
+    }
+    for path in code_spans(of_the_core).filter(is_path).filter(|path| *path != "worker/core/src/") {
+        assert!(repository().join("worker/core/src").join(path).exists(), "the core has no {path}");
+    }
+    assert!(named > 40, "only {named} paths were found");
+}

@@ -8,6 +8,7 @@ mod deploy;
 mod dev;
 mod documents;
 mod drain;
+mod endpoint_guide;
 mod failures;
 mod gpu;
 mod gpu_figures;

@@ -85,8 +85,9 @@ impl Prometheus {
     pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let workers: Vec<&str> = workers.iter().map(|worker| target(worker)).collect();
+        let workers_here = format!("static_configs:\n      - targets: [\"{}\"]", workers.join("\", \""));
         let changes = [
-            ("worker:8001", &*workers.join("\", \"")),
+            ("dns_sd_configs:\n      - {names: [worker], type: A, port: 8001}", &*workers_here),
             ("endpoint:8000", target(endpoint)),
             ("alertmanager:9093", alertmanager),
             ("15s", "1s"),

@@ -134,7 +134,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
     }
-    let hands = EffectHandlers {
+    let handlers = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
         outbox,
@@ -145,7 +145,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
-    let code = Dispatcher::new(config.policy, hands, inbox, snapshots, pulse, begun).run().await;
+    let code = Dispatcher::new(config.policy, handlers, inbox, snapshots, pulse, begun).run().await;
 
     over.cancel();
     if let Some(server) = server {

@@ -19,7 +19,7 @@ use super::query::Params;
 use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
 use crate::faults;
-use crate::store::{JobView, NewJob, Payload, StoreError};
+use crate::store::{JobView, NewJob, Payload, Request, StoreError};
 
 /// Largest `wait` of `/runsync` and `/stream`.
 const MAX_WAIT_MS: u64 = 300_000;
@@ -125,14 +125,12 @@ async fn submit(
             MAX_WEBHOOK_BYTES >> 10
         )));
     }
-    let mut job = NewJob {
-        s3_config: request.s3_config.map(Arc::from),
-        webhook,
-        traceparent: trace::traceparent(headers),
-        ..new_job(app, endpoint, Arc::from(input), kind)
-    };
+    let mut job = new_job(app, endpoint, Arc::from(input), kind);
+    job.request.s3_config = request.s3_config.map(Arc::from);
+    job.request.webhook = webhook.map(Arc::from);
+    job.request.traceparent = trace::traceparent(headers);
     if let Some(policy) = request.policy {
-        job.policy = policy.validate(job.policy)?;
+        job.request.policy = policy.validate(job.request.policy)?;
     }
     if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
         faults.attach(&job.id, header.to_str().unwrap_or_default())?;
@@ -144,12 +142,7 @@ async fn submit(
 pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        input,
-        s3_config: None,
-        webhook: None,
-        traceparent: None,
-        policy: app.options.catalog.policy(endpoint),
-        retention: kind.retention,
+        request: Request::new(input, app.options.catalog.policy(endpoint), kind.retention),
     }
 }
 
@@ -278,8 +271,8 @@ fn document(job: &JobView) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::http::StatusCode;
     use axum::http::header::RETRY_AFTER;
-    use axum::http::{Request, StatusCode};
     use tokio_util::sync::CancellationToken;
     use tower::ServiceExt;
 
@@ -299,7 +292,7 @@ mod tests {
         };
         let api = router(app, Keys::default());
         for path in ["health", "metrics", "requests", "status/job", "job-take/w"] {
-            let request = Request::get(format!("/v2/ep/{path}")).body(Body::empty()).unwrap();
+            let request = axum::http::Request::get(format!("/v2/ep/{path}")).body(Body::empty()).unwrap();
             let reply = api.clone().oneshot(request).await.unwrap();
             assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
             assert_eq!(reply.headers()[RETRY_AFTER], "1", "{path}");

@@ -44,7 +44,7 @@ impl Drop for Receipt {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for (id, attempt) in jobs {
-                    if let Err(error) = store.give_back(&endpoint, &worker, &id, attempt).await {
+                    if let Err(error) = store.return_undelivered(&endpoint, &worker, &id, attempt).await {
                         tracing::warn!(worker, job = %id, %error, "Cannot requeue an undelivered job: it waits for its lease.");
                     }
                 }

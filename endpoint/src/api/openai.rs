@@ -85,7 +85,7 @@ async fn pass(
     }
     let job = finished(&app, &endpoint, &id).await?;
     abandoned.keep();
-    let chunks = match &job.output {
+    let chunks = match &job.ending.output {
         // A generator that does not aggregate: its items are the answer.
         Some(output) if output.get() == "[]" => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
         _ => Vec::new(),
@@ -121,7 +121,7 @@ fn answer(job: &JobView, chunks: &[Payload]) -> Response {
     }
     let output = match chunks {
         [only] => only.get(),
-        _ => job.output.as_deref().map_or("null", RawValue::get),
+        _ => job.ending.output.as_deref().map_or("null", RawValue::get),
     };
     let output = unwrapped(output);
     let status = error_status(output).unwrap_or(StatusCode::OK);
@@ -155,7 +155,7 @@ fn error_status(output: &str) -> Option<StatusCode> {
 }
 
 fn failure(job: &JobView) -> (StatusCode, String) {
-    let text = job.error.clone().unwrap_or_default();
+    let text = job.ending.error.clone().unwrap_or_default();
     match job.status {
         Status::TimedOut => (StatusCode::GATEWAY_TIMEOUT, format!("the job timed out: {text}")),
         Status::Cancelled => (StatusCode::CONFLICT, "the job was cancelled".to_owned()),
@@ -273,7 +273,7 @@ impl EventReader {
             let (status, message) = failure(&job);
             text.push_str(&format!("data: {}\n\n", error_object(status, &message)));
         } else if nothing_streamed
-            && let Some(output) = job.output.as_deref().filter(|output| output.get().starts_with('{'))
+            && let Some(output) = job.ending.output.as_deref().filter(|output| output.get().starts_with('{'))
         {
             // A handler that does not stream: its one result is the one event.
             text.push_str(&format!("data: {}\n\n", single_line(output.get())));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json;
-use crate::store::{Outcome, Payload};
+use crate::store::{Ending, Outcome, Payload};
 
 /// Longest error that is kept. With a data file too it stays in memory.
 const MAX_ERROR: usize = 1 << 20;
@@ -61,13 +61,10 @@ impl Report {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        Ok(Self::Final(Outcome {
-            output,
-            timed_out: error.as_deref().is_some_and(is_timeout),
-            error: error.map(shortened),
-            cost: body.cost.filter(|cost| cost.get().len() <= MAX_COST).map(Arc::from),
-            recycle: json::is_truthy(&body.stop_pod),
-        }))
+        let timed_out = error.as_deref().is_some_and(is_timeout);
+        let cost = body.cost.filter(|cost| cost.get().len() <= MAX_COST).map(Arc::from);
+        let ending = Ending { output, error: error.map(shortened), cost };
+        Ok(Self::Final(Outcome { ending, timed_out, recycle: json::is_truthy(&body.stop_pod) }))
     }
 }
 
@@ -124,14 +121,17 @@ mod tests {
 
     #[test]
     fn a_long_error_is_cut_and_says_so() {
-        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(MAX_ERROR))).error.unwrap();
+        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(MAX_ERROR))).ending.error.unwrap();
         assert!(error.len() < MAX_ERROR + 100 && error.ends_with("ä … (cut here: the error has 2097152 bytes)"));
-        assert_eq!(outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(MAX_ERROR))).error.unwrap().len(), MAX_ERROR);
+        assert_eq!(
+            outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(MAX_ERROR))).ending.error.unwrap().len(),
+            MAX_ERROR
+        );
     }
 
     #[test]
     fn a_cost_is_kept_as_it_was_sent_unless_it_is_something_else() {
-        let cost = |cost: &str| outcome(&format!(r#"{{"output": 1, "cost": {cost}}}"#)).cost;
+        let cost = |cost: &str| outcome(&format!(r#"{{"output": 1, "cost": {cost}}}"#)).ending.cost;
         assert_eq!(cost(r#"{"gpuSeconds": 1.50}"#).unwrap().get(), r#"{"gpuSeconds": 1.50}"#);
         assert!(cost("null").is_none());
         assert!(cost(&format!(r#""{}""#, "x".repeat(MAX_COST))).is_none());

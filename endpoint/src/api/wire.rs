@@ -110,16 +110,17 @@ fn millis(duration: Duration) -> u64 {
 
 impl<'a> From<&'a JobView> for JobDocument<'a> {
     fn from(view: &'a JobView) -> Self {
+        let JobView { id, status, attempt, ending } = view;
         Self {
-            cost: view.cost.as_deref(),
-            delay_time: view.delay.map(millis),
-            error: view.error.as_deref(),
-            execution_time: view.execution.map(millis),
-            id: &view.id,
-            output: view.output.as_deref(),
-            retries: view.retries,
-            status: view.status,
-            worker_id: view.worker.as_deref(),
+            cost: ending.cost.as_deref(),
+            delay_time: attempt.delay.map(millis),
+            error: ending.error.as_deref(),
+            execution_time: attempt.execution.map(millis),
+            id,
+            output: ending.output.as_deref(),
+            retries: attempt.retries,
+            status: *status,
+            worker_id: attempt.worker.as_deref(),
         }
     }
 }
@@ -243,13 +244,15 @@ struct PolicyMessage {
 
 impl<'a> From<&'a Assignment> for JobMessage<'a> {
     fn from(job: &'a Assignment) -> Self {
+        let request = &job.request;
+        let timeout = request.policy.execution_timeout;
         Self {
-            policy: job.execution_timeout.map(|time| PolicyMessage { execution_timeout: time.as_millis() }),
-            delay_time: job.traceparent.as_ref().map(|_| job.delay.as_millis()),
+            policy: timeout.map(|time| PolicyMessage { execution_timeout: time.as_millis() }),
+            delay_time: request.traceparent.as_ref().map(|_| job.delay.as_millis()),
             id: &job.id,
-            input: &job.input,
-            s3_config: job.s3_config.as_deref(),
-            traceparent: job.traceparent.as_deref(),
+            input: &request.input,
+            s3_config: request.s3_config.as_deref(),
+            traceparent: request.traceparent.as_deref(),
         }
     }
 }

@@ -127,7 +127,7 @@ async fn done(
         Ok(Report::Final(outcome)) => app.store.finish(&endpoint, &worker, job, outcome).await?,
         Err(error) => {
             // Workers do not repeat a refused result, so the job would wait for its lease and run again in vain.
-            let outcome = Outcome { error: Some(error.to_string()), ..Outcome::default() };
+            let outcome = Outcome::failed(error.to_string());
             app.store.finish(&endpoint, &worker, job, outcome).await?;
             return Err(error);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::dev::{GpuChoice, ScalerRule};
+use crate::fleet::{GpuChoice, ScalerRule};
 use crate::secret::Secret;
 
 /// A RunPod-compatible serverless endpoint on your own machine, and a client for it and for RunPod itself.

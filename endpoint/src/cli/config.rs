@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::args::endpoint_id;
-use crate::dev::ScalerRule;
+use crate::fleet::ScalerRule;
 use crate::store::Policy;
 
 /// Why a configuration is not usable.

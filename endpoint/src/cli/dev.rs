@@ -6,7 +6,7 @@ use super::open::{Extra, open};
 use super::output::Output;
 use super::signals::StopRequests;
 use super::workers;
-use crate::dev::WorkerPlan;
+use crate::fleet::WorkerPlan;
 
 pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output) -> Exit {
     // Before the socket is opened: nobody should find an endpoint that ends at once.

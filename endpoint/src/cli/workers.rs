@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
 use super::signals::StopRequests;
-use crate::dev::{DevError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, learn, run_pools};
+use crate::fleet::{FleetError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, fetch_schema, run_pools};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
 pub(crate) fn pools(
@@ -18,7 +18,7 @@ pub(crate) fn pools(
     endpoint: &str,
     handler: &[OsString],
     args: &WorkerArgs,
-) -> Result<Vec<Pool>, DevError> {
+) -> Result<Vec<Pool>, FleetError> {
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();
@@ -51,7 +51,7 @@ pub(crate) fn pools(
             local: opened.local.clone(),
         };
         if opened.local.endpoint() == Some(&*plan.endpoint) {
-            tokio::spawn(learn(plan.schema_command(&handler), opened.local.clone()));
+            tokio::spawn(fetch_schema(plan.schema_command(&handler), opened.local.clone()));
         }
         if http_port != 0 {
             http_port = http_port.saturating_add(scale.max);
@@ -79,7 +79,7 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
     let ((), worked) = tokio::join!(serving, working);
     match worked {
         Ok(()) => Exit::Success,
-        Err(error @ DevError::Configuration) => output.fail(&error, Exit::Usage),
+        Err(error @ FleetError::Configuration) => output.fail(&error, Exit::Usage),
         Err(error) => output.fail(&error, Exit::Failure),
     }
 }

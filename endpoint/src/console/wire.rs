@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::samples::Sample;
 use crate::local::LogLine;
-use crate::store::{Health, JobRecord, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
+use crate::store::{Health, JobDetails, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
 
 /// Bytes of one payload that are shown; the client API has the rest.
 const MAX_SHOWN: usize = 1 << 20;
@@ -89,10 +89,10 @@ impl<'a> Row<'a> {
             id: &view.id,
             status: view.status,
             submitted_at: epoch_millis(origin + row.submitted),
-            delay: view.delay.map(millis),
-            execution: view.execution.map(millis),
-            worker: view.worker.as_deref(),
-            retries: view.retries,
+            delay: view.attempt.delay.map(millis),
+            execution: view.attempt.execution.map(millis),
+            worker: view.attempt.worker.as_deref(),
+            retries: view.attempt.retries,
         }
     }
 }
@@ -183,7 +183,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The input never changes and is sent once, with the first document.
-    pub(super) fn new(record: &'a JobRecord, origin: SystemTime, is_first: bool) -> Self {
+    pub(super) fn new(record: &'a JobDetails, origin: SystemTime, is_first: bool) -> Self {
         let view = &record.view;
         let at = |at: Timestamp| epoch_millis(origin + at);
         let step = |step: &'a Transition| Step {
@@ -195,13 +195,13 @@ impl<'a> Job<'a> {
             id: &view.id,
             now: epoch_millis(SystemTime::now()),
             status: view.status,
-            delay: view.delay.map(millis),
-            execution: view.execution.map(millis),
-            worker: view.worker.as_deref(),
-            retries: view.retries,
+            delay: view.attempt.delay.map(millis),
+            execution: view.attempt.execution.map(millis),
+            worker: view.attempt.worker.as_deref(),
+            retries: view.attempt.retries,
             input: is_first.then(|| Shown::from(&record.input)),
-            output: view.output.as_ref().map(Shown::from),
-            error: view.error.as_deref(),
+            output: view.ending.output.as_ref().map(Shown::from),
+            error: view.ending.error.as_deref(),
             history: record.history.iter().map(step).collect(),
             first_item: record.first_item,
             items: record.items.iter().map(Shown::from).collect(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runpod_endpoint::store::{
-    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Setup, SqliteStore, Status,
-    Store, StoreError,
+    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore,
+    Status, Store, StoreError,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -85,21 +85,23 @@ pub(crate) fn payload(json: &str) -> Payload {
 pub(crate) fn new_job(id: &str) -> NewJob {
     NewJob {
         id: id.into(),
-        input: payload(&format!("\"input of {id}\"")),
-        s3_config: None,
-        webhook: None,
-        traceparent: None,
-        policy: Policy::default(),
-        retention: Duration::from_secs(300),
+        request: Request::new(payload(&format!("\"input of {id}\"")), Policy::default(), Duration::from_secs(300)),
     }
 }
 
+/// A job with another request than most.
+pub(crate) fn job_with(id: &str, change: impl FnOnce(&mut Request)) -> NewJob {
+    let mut job = new_job(id);
+    change(&mut job.request);
+    job
+}
+
 pub(crate) fn done(output: &str) -> Outcome {
-    Outcome { output: Some(payload(output)), ..Outcome::default() }
+    Outcome::completed(Some(payload(output)))
 }
 
 pub(crate) fn failed(error: &str) -> Outcome {
-    Outcome { error: Some(error.to_owned()), ..Outcome::default() }
+    Outcome::failed(error)
 }
 
 pub(crate) async fn submit(store: &dyn Store, id: &str) {
@@ -121,6 +123,10 @@ pub(crate) async fn take(store: &dyn Store, worker: &str, max: usize) -> Vec<Ass
 
 pub(crate) async fn take_ids(store: &dyn Store, worker: &str, max: usize) -> Vec<String> {
     take(store, worker, max).await.iter().map(|job| job.id.to_string()).collect()
+}
+
+pub(crate) fn output_of(job: &JobView) -> Option<&str> {
+    text(job.ending.output.as_ref())
 }
 
 pub(crate) fn text(payload: Option<&Payload>) -> Option<&str> {

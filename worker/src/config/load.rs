@@ -10,7 +10,7 @@ use super::alerts::alerts;
 use super::environment::Environment;
 use super::settings::{Settings, describe, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, RunArgs, handler, metrics, parse, runtime, telemetry, upkeep};
+use super::{Config, ConfigErrors, RunArgs, handler, limits, metrics, parse, runtime, telemetry, upkeep};
 use crate::base::{ClientError, Identity, Secret, UrlTemplate};
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::OutboxLimits;
@@ -63,6 +63,7 @@ impl Config {
         let tenant = metrics::tenant_field(&mut settings, &args.metrics);
         let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
         let policy = metrics::cost(&mut settings, &args.metrics, policy);
+        limits::show(&mut settings, &policy);
         let gpus = runtime::gpus(&mut settings, &args.runtime);
         let ports = runtime::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);

@@ -6,6 +6,7 @@ mod direct;
 mod environment;
 mod errors;
 mod handler;
+mod limits;
 mod load;
 mod metrics;
 mod parse;

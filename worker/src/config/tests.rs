@@ -291,6 +291,7 @@ fn the_description_says_where_values_come_from_and_no_secrets() {
     assert!(line("key").ends_with("= set (RUNPOD_AI_API_KEY)"), "{text}");
     assert!(line("runpod-webhook-get-job").contains("http://h/v2/ep/job-take/$ID "), "{text}");
     assert!(line("handler").ends_with("= /bin/sh (command line)"), "{text}");
+    assert!(line("crash-limit").ends_with("= 5 (fixed)"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
 }

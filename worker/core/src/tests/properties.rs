@@ -244,7 +244,7 @@ proptest! {
         let on_gpu = upkeep.probe_interval > Duration::ZERO;
         let mut world = World::new(Policy { processes, slots, prefetch, ..upkeep });
         world.device = if on_gpu { "cuda:0" } else { "cpu" };
-        world.leave(&leftovers.into_iter().map(name).collect::<Vec<_>>());
+        world.leave_undelivered(&leftovers.into_iter().map(name).collect::<Vec<_>>());
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)

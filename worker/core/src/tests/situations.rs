@@ -384,7 +384,7 @@ fn several_processes_share_the_work_evenly() {
 #[test]
 fn results_of_an_earlier_run_are_delivered_before_the_first_poll() {
     let mut world = World::new(Policy::default());
-    world.leave(&["a".to_owned(), "b".to_owned()]);
+    world.leave_undelivered(&["a".to_owned(), "b".to_owned()]);
     world.bring_up(0);
     assert_eq!((world.poll, world.snapshot().held.len()), (None, 2), "the heartbeat lists both");
     assert!(world.snapshot().reason.is_some_and(|reason| reason.contains("earlier run")));
@@ -397,7 +397,7 @@ fn results_of_an_earlier_run_are_delivered_before_the_first_poll() {
 #[test]
 fn results_of_an_earlier_run_that_nobody_takes_hold_up_the_polling_for_a_minute_only() {
     let mut world = World::new(Policy::default());
-    world.leave(&["a".to_owned()]);
+    world.leave_undelivered(&["a".to_owned()]);
     world.bring_up(0);
     world.wait(seconds(59));
     assert_eq!(world.poll, None);

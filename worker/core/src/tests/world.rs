@@ -86,7 +86,7 @@ impl World {
     }
 
     /// An earlier run has left the results of these jobs.
-    pub(super) fn leave(&mut self, jobs: &[String]) {
+    pub(super) fn leave_undelivered(&mut self, jobs: &[String]) {
         let jobs: Vec<JobId> = jobs.iter().map(|job| job.as_str().into()).collect();
         let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: false, cost: None };
         self.finals.extend(jobs.iter().map(|job| (job.clone(), result.clone())));
