@@ -1,4 +1,4 @@
-//! What log lines say about a job beside its id. Lines name their job; the rest is looked up here, wherever they are written.
+//! What log lines of a job carry beside its id. A line names its job; its batch and trace are looked up here.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ pub(crate) struct JobTags {
     pub(crate) trace_id: Option<String>,
 }
 
-/// The jobs that are held, if there is anything to say about them.
+/// The jobs in the worker that have tags.
 static JOBS: RwLock<BTreeMap<String, JobTags>> = RwLock::new(BTreeMap::new());
 
-/// From now on lines of this job carry these.
+/// Lines of this job carry these tags from now on.
 pub(crate) fn open_job(job: &str, tags: JobTags) {
     if tags != JobTags::default() {
         JOBS.write().insert(job.to_owned(), tags);
     }
 }
 
-/// The job has left the worker.
+/// Forgets a job that has left the worker.
 pub(crate) fn close_job(job: &str) {
     JOBS.write().remove(job);
 }

@@ -1,4 +1,4 @@
-//! A flood of log lines is limited and counted.
+//! The rate limit of log lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

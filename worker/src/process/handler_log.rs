@@ -49,7 +49,7 @@ pub(super) async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
         },
         Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message)),
         Output::Dropped(count) => {
-            tracing::warn!(target: HANDLER, process, stream = name, "dropped {count} lines: the handler logs too fast (see --log-rate)");
+            tracing::warn!(target: HANDLER, process, stream = name, "Dropped {count} lines: the handler logs too fast. See --log-rate.");
         }
     })
     .await;

@@ -21,12 +21,12 @@ use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
 use crate::sensors::host::Cgroup;
 use runpod_worker_core::{Exit, ExitReason, ProcessEvent};
 
-/// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
-/// they may stay open after that. Only a grandchild can hold them.
+/// How long the socket and the pipes of an exited process may stay open before the rest of its group is killed, and again how long
+/// they may stay open after that. Only a descendant can hold them.
 const END_OF_FILE_LIMIT: Duration = Duration::from_secs(1);
 const SIGKILL: i32 = 9;
 
-/// What an incarnation needs to live.
+/// What an incarnation is started with.
 #[derive(Debug)]
 pub(super) struct Incarnation {
     pub(super) command: Arc<HandlerCommand>,
@@ -40,7 +40,7 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
-    /// Starts the process and stays with it. The last event is `SpawnFailed` or `Gone`.
+    /// Starts the process and supervises it until it is reaped. The last event is `SpawnFailed` or `Gone`.
     pub(super) async fn run(self) {
         match self.start().await {
             Ok((spawned, cgroup, kills_before)) => self.supervise(spawned, cgroup, kills_before).await,
