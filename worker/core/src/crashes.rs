@@ -46,7 +46,7 @@ impl Worker {
             self.start_failed(now, id, format!("the handler ended with {} {stage}{}", exit.status, hint(exit)));
         } else {
             if cause.is_none() {
-                self.trouble = Some(format!("the handler process died with {}", exit.status));
+                self.trouble = Some(format!("the handler process crashed with {}", exit.status));
             }
             if !expected {
                 self.process(id).crashes_in_a_row += 1;
@@ -133,14 +133,14 @@ fn exit_error(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
                 exit.status
             ),
         ),
-        None => (ErrorKind::Crashed, format!("the handler process died with {} while it had this job", exit.status)),
+        None => (ErrorKind::Crashed, format!("the handler process crashed with {} while it ran this job", exit.status)),
     };
     ErrorReport { kind, message, traceback: exit.last_lines.join("\n") }
 }
 
 /// The last line that a process wrote, and what to do if it comes from the linker, as the end of a message of one line.
 fn hint(exit: &Exit) -> String {
-    let line = exit.last_lines.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    let line = exit.last_lines.last().map(|line| format!("; its last line: {line}")).unwrap_or_default();
     let advice = linker::advice(exit).map(|advice| format!("; {advice}")).unwrap_or_default();
     line + &advice
 }

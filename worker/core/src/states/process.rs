@@ -59,7 +59,7 @@ impl fmt::Display for KillCause {
             Self::Unresponsive => f.write_str("the handler process stopped answering"),
             Self::DeviceLost => f.write_str("the device cannot be used by this process any more"),
             Self::OutOfMemory => f.write_str("two jobs in a row ran out of memory"),
-            Self::Protocol(reason) => write!(f, "the handler process broke the protocol: {reason}"),
+            Self::Protocol(reason) => write!(f, "the handler process violated the protocol: {reason}"),
             Self::Start(reason) => f.write_str(reason),
             Self::Recycled(reason) => write!(f, "it is recycled ({})", reason.as_str()),
             Self::Shutdown => f.write_str("the worker is shutting down"),

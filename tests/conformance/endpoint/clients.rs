@@ -1,19 +1,33 @@
 //! The unmodified official clients against the endpoint.
 
-use serde_json::json;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
-use crate::program::{Endpoint, installed};
+use end_to_end_tests::{Daemon, Endpoint};
+use serde_json::{Value, json};
+
+use crate::official;
 
 const COUNTERS: [(&str, &[&str]); 2] = [
     ("jobs", &["completed", "failed", "inProgress", "inQueue", "retried"]),
     ("workers", &["idle", "initializing", "ready", "running", "throttled", "unhealthy"]),
 ];
 
-#[tokio::test]
+async fn start(worker: &str) -> (Endpoint, Daemon) {
+    let endpoint = Endpoint::start(&["--hold", "3s"]).await;
+    let worker = official::worker(endpoint.printed_worker_env().await, worker);
+    (endpoint, worker)
+}
+
+/// What `client.py` saw in this mode.
+fn client(endpoint: &Endpoint, args: &[&str]) -> Value {
+    official::python_client("endpoint/client.py", &endpoint.base, args)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_synchronous_client_completes_every_operation() {
-    let endpoint = Endpoint::start(&[]).await;
-    let _worker = endpoint.worker("generator", &[]);
-    let seen = endpoint.client(&["sync"]).await;
+    let (endpoint, _worker) = start("generator").await;
+    let seen = client(&endpoint, &["sync"]);
     let items: Vec<_> = (0..5).map(|number| json!({"number": number})).collect();
     assert_eq!(seen["stream"], json!(items), "exactly the items, and the iteration ended");
     assert_eq!((&seen["status"], &seen["output"]), (&json!("COMPLETED"), &json!([])));
@@ -29,26 +43,27 @@ async fn the_synchronous_client_completes_every_operation() {
     assert_eq!(seen["unknown"], "HTTPError");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_asynchronous_client_submits_polls_streams_and_cancels() {
-    let endpoint = Endpoint::start(&[]).await;
-    let _worker = endpoint.worker("aggregate", &[]);
-    let seen = endpoint.client(&["async"]).await;
+    let (endpoint, _worker) = start("aggregate").await;
+    let seen = client(&endpoint, &["async"]);
     let items = json!([{"number": 0}, {"number": 1}, {"number": 2}]);
     assert_eq!((&seen["stream"], &seen["output"], &seen["status"]), (&items, &items, &json!("COMPLETED")));
     assert_eq!(seen["cancel"]["status"], "CANCELLED");
     assert_eq!(seen["purge"]["status"], "completed");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_official_pod_queries_show_local_workers() {
     let folder = tempfile::tempdir().unwrap();
-    // For a shell, `run`, the first argument of every worker, is the script to read. This worker only waits for its end.
-    std::fs::write(folder.path().join("run"), "cat\n").unwrap();
-    let args = ["--worker-bin", "/bin/sh", "--worker-http-port", "9200", "--", "handler"];
-    let endpoint = Endpoint::start_in(folder.path(), &args).await;
-    endpoint.until("health", |health| health["workers"]["initializing"] == 1).await;
-    let seen = endpoint.client(&["pods"]).await;
+    // This worker only waits for its end.
+    let program = folder.path().join("worker");
+    std::fs::write(&program, "#!/bin/sh\nexec cat\n").unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let program = program.to_string_lossy();
+    let endpoint = Endpoint::start(&["--worker-bin", &program, "--worker-http-port", "9200", "--", "handler"]).await;
+    endpoint.local().get_when("/health", |health| health["workers"]["initializing"] == 1).await;
+    let seen = client(&endpoint, &["pods"]);
     assert_eq!((&seen["pods"][0]["id"], &seen["unknown"]), (&json!("local-0"), &json!(null)));
     let pod = &seen["pod"];
     assert_eq!(
@@ -60,34 +75,28 @@ async fn the_official_pod_queries_show_local_workers() {
 }
 
 async fn many_jobs(count: usize) {
-    let endpoint = Endpoint::start(&[]).await;
-    let _worker = endpoint.worker("crowd", &[]);
-    let seen = endpoint.client(&["thousand", &count.to_string()]).await;
+    let (endpoint, _worker) = start("crowd").await;
+    let seen = client(&endpoint, &["thousand", &count.to_string()]);
     assert_eq!(seen["right"], count);
     let jobs = json!({"completed": count, "failed": 0, "inProgress": 0, "inQueue": 0, "retried": 0});
     assert_eq!(seen["health"]["jobs"], jobs, "none lost, none run twice");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_jobs_in_a_row_are_neither_lost_nor_run_twice() {
     many_jobs(100).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: the official worker starts at most 16 short jobs a second"]
 async fn a_thousand_jobs_in_a_row_are_neither_lost_nor_run_twice() {
     many_jobs(1000).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_javascript_client_completes_every_operation() {
-    assert!(
-        installed("js/node_modules/runpod-sdk").is_dir(),
-        "the official SDK is not installed: run `make js-client`"
-    );
-    let endpoint = Endpoint::start(&[]).await;
-    let _worker = endpoint.worker("generator", &[]);
-    let seen = endpoint.javascript_client().await;
+    let (endpoint, _worker) = start("generator").await;
+    let seen = official::javascript_client(&endpoint.base);
     assert_eq!((&seen["runSync"]["status"], &seen["runSync"]["succeeded"]), (&json!("COMPLETED"), &json!(true)));
     assert_eq!(seen["stream"], json!([{"number": 0}, {"number": 1}, {"number": 2}]));
     assert_eq!((&seen["status"]["completed"], &seen["statusSync"]), (&json!(true), &json!("COMPLETED")));

@@ -1,4 +1,4 @@
-//! What is shown, as it comes from the endpoint. Fields that another endpoint does not send are left out.
+//! The documents of the endpoint. Fields that other endpoints do not send are optional.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,12 +9,12 @@ use crate::store::Status;
 /// The endpoint at one moment.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Look {
+pub(super) struct Overview {
     pub(super) counters: Counters,
     /// Milliseconds.
     pub(super) oldest_wait: Option<u64>,
     pub(super) jobs: Vec<Job>,
-    /// `None` from an endpoint that only counts its workers.
+    /// `None` if the endpoint only counts its workers.
     pub(super) workers: Option<Vec<Worker>>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Worker {
     pub(super) gpus: Vec<Gpu>,
 }
 
-/// One job with all its parts.
+/// Everything about one job.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Details {
     #[serde(flatten)]
@@ -91,7 +91,7 @@ pub(super) struct Step {
     pub(super) worker: Option<String>,
 }
 
-/// The reply of `/health`, which every endpoint gives.
+/// The reply of `/health`, which every endpoint has.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Health {

@@ -1,18 +1,27 @@
-//! Where a running worker answers probes.
+//! The address of the worker's HTTP server.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::ConfigErrors;
 use super::environment::Environment;
+use super::parse;
 use super::settings::Settings;
 
-/// The address to ask the worker at that runs beside this process, from what that worker would read itself.
+/// Reads `--http-bind`.
+pub(super) fn http_bind<E: Environment>(settings: &mut Settings<'_, E>, flag: Option<&str>) -> Option<SocketAddr> {
+    let default = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)));
+    settings.read("http-bind", flag, &[], default, parse::bind, |bind| {
+        bind.map_or_else(|| "none".to_owned(), |address| address.to_string())
+    })
+}
+
+/// The address at which `probe` asks the worker that runs beside this process. It is read as that worker reads it.
 ///
 /// # Errors
-/// Every mistake at once, and that no address is served.
+/// Every mistake at once, or that `--http-bind` is `none`.
 pub fn probe_address(flag: Option<&str>, env: &impl Environment) -> Result<SocketAddr, ConfigErrors> {
     let mut settings = Settings::new(env);
-    let bind = super::load::http_bind(&mut settings, flag);
+    let bind = http_bind(&mut settings, flag);
     if !settings.problems.is_empty() {
         return Err(ConfigErrors::new(settings.problems));
     }

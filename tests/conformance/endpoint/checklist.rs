@@ -1,6 +1,8 @@
 //! What RunPod's protocol asks of an endpoint, statement by statement, and the test that shows it.
 //!
-//! `module::test`: modules `clients` and `workers` drive the official programs, the others are in the `endpoint` tests.
+//! `module::test`: the modules `clients` and `workers` here drive the official programs, the others are in `endpoint/tests/endpoint`.
+
+use end_to_end_tests::repository;
 
 /// Each statement with its tests.
 const CHECKLIST: &[(&str, &[&str])] = &[
@@ -307,13 +309,13 @@ const CHECKLIST: &[(&str, &[&str])] = &[
 
 #[test]
 fn every_statement_names_tests_that_exist() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let folders = ["tests/conformance/endpoint", "endpoint/tests/endpoint"].map(|folder| repository().join(folder));
     for (statement, tests) in CHECKLIST {
         assert!(!tests.is_empty(), "{statement}");
         for test in *tests {
             let (module, name) = test.split_once("::").unwrap();
-            let files = ["conformance", "endpoint"].map(|suite| folder.join(suite).join(format!("{module}.rs")));
-            let source = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
+            let files = folders.iter().map(|folder| folder.join(format!("{module}.rs")));
+            let source = files.filter_map(|file| std::fs::read_to_string(file).ok()).next();
             let source = source.unwrap_or_else(|| panic!("no module {module}"));
             assert!(source.contains(&format!("fn {name}()")), "{test} does not exist: {statement}");
         }
