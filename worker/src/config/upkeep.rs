@@ -95,6 +95,7 @@ fn order<E: Environment>(settings: &mut Settings<'_, E>, args: &UpkeepArgs, poli
     let millis = |value: f64| (value * 1000.0) as u64;
     CheckOrder {
         worker_id: policy.worker_id.clone(),
+        slots: policy.slots,
         device: policy.device.clone(),
         // Shown by `checks`, which reads it too.
         system: !is_true(settings.env.get(SKIP_SYSTEM)),
