@@ -1,5 +1,5 @@
 //! What RunPod's protocol asks of a worker, statement by statement, and the tests that show it. The numbers are those of the
-//! compatibility checklist in the protocol's specification; what it asks of an endpoint is in `endpoint/tests/conformance`.
+//! compatibility checklist in the protocol's specification; what it asks of an endpoint is in `endpoint/checklist.rs`.
 
 use std::io;
 use std::ops::RangeInclusive;

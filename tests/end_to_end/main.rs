@@ -4,10 +4,12 @@
 
 mod bad_input;
 mod chaos;
+mod defaults;
 mod deploy;
 mod dev;
 mod documents;
 mod drain;
+mod endpoint_guide;
 mod failures;
 mod gpu;
 mod gpu_figures;

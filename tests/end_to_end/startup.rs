@@ -61,7 +61,7 @@ async fn a_handler_that_sends_garbage() {
     let options = WorkerOptions::default().env("PUPPET_START", "garbage");
     let (code, log) = gives_up(binary("puppet-handler"), options).await;
     assert_eq!(code, 1);
-    assert_says(&log, &["broke the protocol"]);
+    assert_says(&log, &["violated the protocol"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

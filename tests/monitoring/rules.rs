@@ -50,6 +50,24 @@ fn every_alert_is_provoked_under_a_real_prometheus() {
     }
 }
 
+/// The queries of docs/metrics.md, as recording rules: `promtool` reads those.
+#[test]
+fn prometheus_understands_the_queries_of_the_guide() {
+    let guide = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let blocks = guide.split("```promql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let queries: Vec<&str> = blocks.flat_map(str::lines).map(|line| line.split('#').next().unwrap().trim()).collect();
+    let queries: Vec<&str> = queries.into_iter().filter(|query| !query.is_empty()).collect();
+    assert!(queries.len() > 5, "the queries are elsewhere: {queries:?}");
+    let mut rules = "groups:\n  - name: guide\n    rules:\n".to_owned();
+    for (number, query) in queries.iter().enumerate() {
+        rules += &format!("      - record: query{number}\n        expr: {query:?}\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    passes("promtool", &["check", "rules", &file.to_string_lossy()]);
+}
+
 #[test]
 fn every_alert_has_a_section_in_the_runbook() {
     let runbook = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
@@ -89,9 +107,13 @@ for name, service in services.items():
             assert source in compose["volumes"], f"{{name}} mounts {{source}}"
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), f"{{name}} is open to the network"
-targets = [t for job in yaml.safe_load(open("docker/monitoring/prometheus.yml"))["scrape_configs"]
-           for config in job["static_configs"] for t in config["targets"]]
-assert {{target.split(":")[0] for target in targets}} <= set(services), targets
+scraped = yaml.safe_load(open("docker/monitoring/prometheus.yml"))["scrape_configs"]
+targets = [t.split(":")[0] for job in scraped for config in job.get("static_configs", []) for t in config["targets"]]
+targets += [name for job in scraped for config in job.get("dns_sd_configs", []) for name in config["names"]]
+assert len(targets) == 2 and set(targets) <= set(services), targets
+worker = services["worker"]
+assert "RUNPOD_POD_ID" not in worker["environment"], "workers of one service would share an id"
+assert "container_name" not in worker and "ports" not in worker, "only one container could be started"
 scaled = yaml.safe_load(open("docker/monitoring/keda.yml"))
 assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
 trigger = scaled["spec"]["triggers"][0]

@@ -85,8 +85,9 @@ impl Prometheus {
     pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let workers: Vec<&str> = workers.iter().map(|worker| target(worker)).collect();
+        let workers_here = format!("static_configs:\n      - targets: [\"{}\"]", workers.join("\", \""));
         let changes = [
-            ("worker:8001", &*workers.join("\", \"")),
+            ("dns_sd_configs:\n      - {names: [worker], type: A, port: 8001}", &*workers_here),
             ("endpoint:8000", target(endpoint)),
             ("alertmanager:9093", alertmanager),
             ("15s", "1s"),
@@ -136,18 +137,18 @@ impl Prometheus {
         eventually(what, || async { (!self.query(query).await.is_empty()).then_some(()) }).await;
     }
 
-    pub(crate) async fn until_it_fires(&self, alert: &str) {
+    pub(crate) async fn fires(&self, alert: &str) {
         self.has_answer(&format!("{alert} to fire"), &firing(alert, "")).await;
     }
 
-    /// As [`Self::until_it_fires`], about the program at this URL.
-    pub(crate) async fn until_it_fires_at(&self, url: &str, alert: &str) {
+    /// As [`Self::fires`], about the program at this URL.
+    pub(crate) async fn fires_at(&self, url: &str, alert: &str) {
         let instance = format!("instance=\"{}\"", target(url));
         self.has_answer(&format!("{alert} to fire at {url}"), &firing(alert, &instance)).await;
     }
 
     /// Asks for the absence, so that a Prometheus which does not answer is not taken for one that is content.
-    pub(crate) async fn until_it_is_over(&self, alert: &str) {
+    pub(crate) async fn is_over(&self, alert: &str) {
         self.has_answer(&format!("{alert} to end"), &format!("absent({})", firing(alert, ""))).await;
     }
 }

@@ -139,7 +139,7 @@ impl Worker {
         let identity = Identity { worker_id, hostname: "bench".into(), endpoint_id: None };
         let heartbeat = heartbeat::spawn(None, snapshots.clone(), pulse.clone(), Arc::clone(&metrics)).unwrap();
         let command = HandlerCommand { program: handler.into(), args: Vec::new(), env: Vec::new() };
-        let hands = EffectHandlers {
+        let handlers = EffectHandlers {
             processes: Processes::new(command, events.clone()),
             poller: poller::spawn(Arc::clone(&queue), events.clone()),
             outbox: outbox::spawn(queue, identity, OutboxLimits::default(), events.clone()),
@@ -147,7 +147,7 @@ impl Worker {
             metrics: counting.then(|| Arc::clone(&metrics)),
             observer: Observer::new(None),
         };
-        let dispatcher = Dispatcher::new(Policy::default(), hands, inbox, publisher, pulse, Instant::now());
+        let dispatcher = Dispatcher::new(Policy::default(), handlers, inbox, publisher, pulse, Instant::now());
         let (base, client, ends) = (base.to_owned(), reqwest::Client::new(), tokio::spawn(dispatcher.run()));
         Self { index, base, client, jobs: 0, events, snapshots, metrics, ends }
     }

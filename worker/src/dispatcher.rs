@@ -1,5 +1,5 @@
-//! The one task that owns all job, slot and process state. It takes events, lets the [core](runpod_worker_core) decide, performs
-//! the effects and publishes what the worker looks like afterwards. Nothing here waits for anything but the next event.
+//! The task that owns all job, slot and process state. It takes one event, lets the [core](runpod_worker_core) decide,
+//! performs the effects and publishes a snapshot. It waits for nothing but the next event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::base::limits;
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
 use crate::observer::Observer;
@@ -15,23 +16,26 @@ use crate::process::Processes;
 use crate::queue::poller::PollHandle;
 use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 
-/// Events handled before the picture for the outside is drawn again.
-const BATCH: usize = 64;
-/// Longest sleep, so that the pulse shows a living dispatcher even when nothing happens.
-const PULSE: Duration = Duration::from_secs(2);
+limits! {
+    "dispatcher";
+    /// Events handled before the next snapshot is published.
+    const BATCH: usize = 64;
+    /// Longest time between two beats of the pulse.
+    const PULSE: Duration = Duration::from_secs(2);
+}
 
-/// What effects are performed with.
+/// The parts of the worker that perform effects.
 #[derive(Debug)]
 pub struct EffectHandlers {
     /// Handler processes.
     pub processes: Processes,
     /// The poll task.
     pub poller: PollHandle,
-    /// Results on their way out.
+    /// Delivery of results.
     pub outbox: Outbox,
-    /// The heartbeat thread. It outlives the dispatcher, because results may still be on their way.
+    /// The heartbeat thread. It outlives the dispatcher, because results may still be delivered.
     pub heartbeat: Arc<Heartbeat>,
-    /// Counters; `None` for a worker that counts nothing, as `benches/metrics.rs` has it to see what counting costs.
+    /// Counters; `None` in the benchmark that measures what counting costs.
     pub metrics: Option<Arc<Metrics>>,
     /// Logs and traces.
     pub observer: Observer,
@@ -41,7 +45,7 @@ pub struct EffectHandlers {
 #[derive(Debug)]
 pub struct Dispatcher {
     worker: Worker,
-    hands: EffectHandlers,
+    handlers: EffectHandlers,
     events: mpsc::Receiver<Event>,
     snapshots: watch::Sender<Snapshot>,
     pulse: Pulse,
@@ -49,19 +53,19 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher that has not done anything yet. The core counts time from `started`.
+    /// A dispatcher that has done nothing yet. The core counts time from `started`.
     pub fn new(
         policy: Policy,
-        hands: EffectHandlers,
+        handlers: EffectHandlers,
         events: mpsc::Receiver<Event>,
         snapshots: watch::Sender<Snapshot>,
         pulse: Pulse,
         started: std::time::Instant,
     ) -> Self {
-        Self { worker: Worker::new(policy), hands, events, snapshots, pulse, started: started.into() }
+        Self { worker: Worker::new(policy), handlers, events, snapshots, pulse, started: started.into() }
     }
 
-    /// Runs until the worker is over and answers its exit code.
+    /// Runs until the worker is over and returns its exit code.
     pub async fn run(mut self) -> u8 {
         let mut event = Event::Timer;
         loop {
@@ -91,11 +95,11 @@ impl Dispatcher {
 
     fn step(&mut self, mut event: Event) -> Option<u8> {
         if let Event::Poll(answer) = &mut event {
-            if let Some(metrics) = &self.hands.metrics {
+            if let Some(metrics) = &self.handlers.metrics {
                 metrics.poll(answer);
             }
             if let PollAnswer::Jobs(jobs) = answer {
-                self.hands.observer.taken(jobs);
+                self.handlers.observer.taken(jobs);
             }
         }
         let now = Time(self.started.elapsed());
@@ -108,18 +112,18 @@ impl Dispatcher {
 
     fn perform(&mut self, effect: Effect) -> Option<u8> {
         match effect {
-            Effect::Poll { want, holding } => self.hands.poller.poll(want, holding),
-            Effect::AbortPoll => self.hands.poller.abort(),
-            Effect::Spawn { process, epoch } => self.hands.processes.spawn(process, epoch),
-            Effect::Send { process, message, payload } => self.hands.processes.send(process, &message, payload),
-            Effect::Kill { process } => self.hands.processes.kill(process),
-            Effect::Deliver { job, item } => self.hands.outbox.send(job, item),
+            Effect::Poll { want, holding } => self.handlers.poller.poll(want, holding),
+            Effect::AbortPoll => self.handlers.poller.abort(),
+            Effect::Spawn { process, epoch } => self.handlers.processes.spawn(process, epoch),
+            Effect::Send { process, message, payload } => self.handlers.processes.send(process, &message, payload),
+            Effect::Kill { process } => self.handlers.processes.kill(process),
+            Effect::Deliver { job, item } => self.handlers.outbox.send(job, item),
             Effect::ReportUnhealthy { check, reason } => {
-                self.hands.heartbeat.report_unhealthy(&check, &reason);
+                self.handlers.heartbeat.report_unhealthy(&check, &reason);
             }
             Effect::Report(report) => {
-                self.hands.observer.observe(&report);
-                if let Some(metrics) = &self.hands.metrics {
+                self.handlers.observer.observe(&report);
+                if let Some(metrics) = &self.handlers.metrics {
                     metrics.observe(&report);
                 }
             }
@@ -130,7 +134,7 @@ impl Dispatcher {
 
     fn publish(&self) {
         let snapshot = self.worker.snapshot();
-        if let Some(metrics) = &self.hands.metrics {
+        if let Some(metrics) = &self.handlers.metrics {
             metrics.introduce(snapshot.manifest.as_deref());
         }
         self.snapshots.send_replace(snapshot);

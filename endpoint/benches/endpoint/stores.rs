@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, MemoryStore, NewJob, Outcome, Payload, Policy, SqliteStore, Store};
+use runpod_endpoint::store::{Limits, MemoryStore, NewJob, Outcome, Payload, Policy, Request, SqliteStore, Store};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -31,12 +31,11 @@ pub(crate) fn new_job(number: usize) -> NewJob {
         // As long as a real one.
         id: format!("{number:036}-u1").into(),
         // Each job has its own copy, as if it had come by the network.
-        input: RawValue::from_string(kilobyte().get().to_owned()).unwrap().into(),
-        s3_config: None,
-        webhook: None,
-        traceparent: None,
-        policy: Policy::default(),
-        retention: Duration::from_secs(1800),
+        request: Request::new(
+            RawValue::from_string(kilobyte().get().to_owned()).unwrap().into(),
+            Policy::default(),
+            Duration::from_secs(1800),
+        ),
     }
 }
 
@@ -63,7 +62,7 @@ pub(crate) async fn empty(store: &Arc<dyn Store>, workers: usize) -> usize {
             let name = format!("w{worker}");
             let mut done = 0;
             while let [job] = &*store.take(ENDPOINT, &name, 1, Duration::ZERO).await.unwrap() {
-                let outcome = Outcome { output: Some(kilobyte()), ..Outcome::default() };
+                let outcome = Outcome::completed(Some(kilobyte()));
                 store.finish(ENDPOINT, &name, &job.id, outcome).await.unwrap();
                 done += 1;
             }

@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use super::samples::Sample;
 use crate::local::LogLine;
-use crate::store::{Health, JobRecord, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
+use crate::store::{Health, JobDetails, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
 
-/// Bytes of one payload that are shown; the client API has the rest.
+/// Bytes of one payload that are shown; the client API returns all of it.
 const MAX_SHOWN: usize = 1 << 20;
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -89,10 +89,10 @@ impl<'a> Row<'a> {
             id: &view.id,
             status: view.status,
             submitted_at: epoch_millis(origin + row.submitted),
-            delay: view.delay.map(millis),
-            execution: view.execution.map(millis),
-            worker: view.worker.as_deref(),
-            retries: view.retries,
+            delay: view.attempt.delay.map(millis),
+            execution: view.attempt.execution.map(millis),
+            worker: view.attempt.worker.as_deref(),
+            retries: view.attempt.retries,
         }
     }
 }
@@ -116,13 +116,13 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             WorkerState::Unhealthy => "unhealthy",
             WorkerState::Leaving => "leaving",
         };
-        // In steps, so that a list of quiet workers is not sent every second.
+        // In steps of ten: otherwise the list of idle workers would be sent every second.
         let silent_seconds = worker.silent_for.as_secs() / 10 * 10;
         Self { id: &worker.id, state, jobs: worker.jobs, silent_seconds }
     }
 }
 
-/// A payload, or the beginning of a large one as text.
+/// A payload, or the beginning of a large one, as text.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Shown<'a> {
@@ -183,7 +183,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The input never changes and is sent once, with the first document.
-    pub(super) fn new(record: &'a JobRecord, origin: SystemTime, is_first: bool) -> Self {
+    pub(super) fn new(record: &'a JobDetails, origin: SystemTime, is_first: bool) -> Self {
         let view = &record.view;
         let at = |at: Timestamp| epoch_millis(origin + at);
         let step = |step: &'a Transition| Step {
@@ -195,13 +195,13 @@ impl<'a> Job<'a> {
             id: &view.id,
             now: epoch_millis(SystemTime::now()),
             status: view.status,
-            delay: view.delay.map(millis),
-            execution: view.execution.map(millis),
-            worker: view.worker.as_deref(),
-            retries: view.retries,
+            delay: view.attempt.delay.map(millis),
+            execution: view.attempt.execution.map(millis),
+            worker: view.attempt.worker.as_deref(),
+            retries: view.attempt.retries,
             input: is_first.then(|| Shown::from(&record.input)),
-            output: view.output.as_ref().map(Shown::from),
-            error: view.error.as_deref(),
+            output: view.ending.output.as_ref().map(Shown::from),
+            error: view.ending.error.as_deref(),
             history: record.history.iter().map(step).collect(),
             first_item: record.first_item,
             items: record.items.iter().map(Shown::from).collect(),

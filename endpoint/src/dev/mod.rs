@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_log_line::LogFormat;
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 
@@ -80,6 +81,8 @@ pub(crate) struct WorkerPlan {
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,
     pub(crate) stop_grace: Duration,
+    /// Form of the workers' log lines, unless their own environment sets one.
+    pub(crate) log_format: LogFormat,
     pub(crate) gpus: Gpus,
     pub(crate) faults: Option<Arc<Faults>>,
     /// Where running workers are listed.

@@ -1,14 +1,15 @@
 //! Things that are to happen to one worker at a chosen moment.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Alarms that wait at once; older ones make room.
+/// Alarms of one worker that wait at once; the oldest makes room.
 const MAX_PER_WORKER: usize = 1000;
+/// Workers with alarms; beyond it all alarms are dropped.
 const MAX_WORKERS: usize = 1000;
 
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl<T> Default for Alarms<T> {
 
 impl<T> Alarms<T> {
     pub(crate) fn set(&self, worker: &str, after: Duration, what: T) {
-        let mut by_worker = self.by_worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_worker = self.by_worker.lock();
         if !by_worker.contains_key(worker) && by_worker.len() >= MAX_WORKERS {
             by_worker.clear();
         }
@@ -40,7 +41,7 @@ impl<T> Alarms<T> {
 
     /// Drops the alarms of a worker, which were meant for an earlier process of it.
     pub(crate) fn forget(&self, worker: &str) {
-        self.by_worker.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
+        self.by_worker.lock().remove(worker);
     }
 
     /// Waits for the next alarm of this worker.
@@ -64,7 +65,7 @@ impl<T> Alarms<T> {
 
     /// What is due, or when something will be.
     fn take_due(&self, worker: &str) -> Result<T, Option<Instant>> {
-        let mut by_worker = self.by_worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_worker = self.by_worker.lock();
         let Some(alarms) = by_worker.get_mut(worker) else { return Err(None) };
         let Some((index, at)) = alarms.iter().map(|(at, _)| *at).enumerate().min_by_key(|(_, at)| *at) else {
             return Err(None);

@@ -1,4 +1,4 @@
-//! Scripted faults: bad days on request, so that handler and worker authors can rehearse them.
+//! Scripted faults: failures on request, so that authors of handlers and workers can rehearse them.
 //!
 //! `script` is what a user writes, `plan` decides which request is hit; the API's `fault_injection` makes it happen.
 

@@ -1,10 +1,11 @@
 //! Decides which request is hit by which fault.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::alarms::Alarms;
@@ -76,7 +77,7 @@ impl Faults {
             return Ok(());
         }
         let script = Script::parse_header(header)?;
-        let mut jobs = lock(&self.jobs);
+        let mut jobs = self.jobs.lock();
         if jobs.order.len() >= MAX_JOBS
             && let Some(oldest) = jobs.order.pop_front()
         {
@@ -91,23 +92,23 @@ impl Faults {
     pub(crate) fn strike(&self, target: Target<'_>, jobs: &[&str]) -> Option<Arc<Fault>> {
         self.strike_jobs(target, jobs).or_else(|| {
             let now = self.start.elapsed();
-            lock(&self.server).strike(target, now, |kind| kind != FaultKind::Stop)
+            self.server.lock().strike(target, now, |kind| kind != FaultKind::Stop)
         })
     }
 
     /// As [`strike`](Self::strike), from the jobs' own faults only.
     pub(crate) fn strike_jobs(&self, target: Target<'_>, jobs: &[&str]) -> Option<Arc<Fault>> {
         let now = self.start.elapsed();
-        let mut attached = lock(&self.jobs);
+        let mut attached = self.jobs.lock();
         jobs.iter().find_map(|job| {
             let counters = attached.by_job.get_mut(*job)?;
             counters.strike(target, now, |kind| kind != FaultKind::Stop)
         })
     }
 
-    /// A worker has taken jobs: sets off what is to happen to it.
+    /// A worker has taken jobs: sets the alarms of the faults that are to strike it.
     pub(crate) fn taken(&self, target: Target<'_>, jobs: &[Arc<str>], json: &Bytes) {
-        let mut last = lock(&self.last_jobs);
+        let mut last = self.last_jobs.lock();
         if last.len() < MAX_ENDPOINTS || last.contains_key(target.endpoint) {
             last.insert(target.endpoint.to_owned(), json.clone());
         }
@@ -118,8 +119,8 @@ impl Faults {
             let process = Target { route: FaultRoute::Worker, ..target };
             let strike = |target: Target<'_>, stop: bool| {
                 let fits = |kind| (kind == FaultKind::Stop) == stop;
-                let own = lock(&self.jobs).by_job.get_mut(job).and_then(|own| own.strike(target, now, fits));
-                own.or_else(|| lock(&self.server).strike(target, now, fits))
+                let own = self.jobs.lock().by_job.get_mut(job).and_then(|own| own.strike(target, now, fits));
+                own.or_else(|| self.server.lock().strike(target, now, fits))
             };
             if let Some(fault) = strike(stop, true) {
                 self.stops.set(target.worker, fault.after.unwrap_or_default(), Arc::clone(job));
@@ -136,7 +137,7 @@ impl Faults {
 
     /// The reply that handed out a job last.
     pub(crate) fn last_job(&self, endpoint: &str) -> Option<Bytes> {
-        lock(&self.last_jobs).get(endpoint).cloned()
+        self.last_jobs.lock().get(endpoint).cloned()
     }
 }
 
@@ -178,10 +179,6 @@ fn draw(seed: u64, fault: usize, request: u64) -> f64 {
     state ^= state >> 31;
     // The upper 32 bits fit a double exactly.
     f64::from((state >> 32) as u32) / f64::from(u32::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub enum ScriptError {
     Unreadable {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         error: std::io::Error,
     },

@@ -1,10 +1,10 @@
-//! What local workers log about each job, for whoever watches that job.
+//! The log lines of local workers by job, for those who watch a job.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
@@ -15,7 +15,7 @@ const MAX_BYTES: usize = 16 << 20;
 /// Longest text that is kept of a line.
 const MAX_TEXT: usize = 8 << 10;
 
-/// Longest id of a job and longest name of a level. Those of this endpoint are shorter: what is longer is no line about a job.
+/// Longest id of a job and longest name of a level. Those of this endpoint are shorter: a line with longer ones is not about a job.
 const MAX_ID: usize = 128;
 const MAX_LEVEL: usize = 32;
 
@@ -62,7 +62,7 @@ struct Lines {
 }
 
 impl JobLogs {
-    /// Takes note of a line if it names a job.
+    /// Keeps a line if it names a job.
     pub fn add(&self, line: &str) {
         let Some((job, level, text)) = parse(line) else { return };
         if job.len() > MAX_ID || level.len() > MAX_LEVEL {
@@ -70,7 +70,7 @@ impl JobLogs {
         }
         let text = text.chars().take(MAX_TEXT).collect();
         let line = LogLine { at: SystemTime::now(), level: level.into_owned(), text };
-        self.lock().add(&job, line);
+        self.kept.lock().add(&job, line);
         self.changed.notify_waiters();
     }
 
@@ -80,15 +80,11 @@ impl JobLogs {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Registers before the look, so that a line in between wakes this reader.
             changed.as_mut().enable();
-            if let Some(news) = self.lock().after(job, seen) {
+            if let Some(news) = self.kept.lock().after(job, seen) {
                 return news;
             }
             changed.await;
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,7 +121,8 @@ fn job_bytes(id: &str) -> usize {
     2 * id.len() + OVERHEAD
 }
 
-/// The job, the level and the rest of a line: `{"requestId": "j", "message": "m", "level": "INFO", …}` or `INFO   | j | m`.
+/// The job, the level and the rest of a line: `{"requestId": "j", "message": "m", "level": "INFO", …}` or
+/// `2026-01-31T12:00:00.000Z INFO   | j | m`.
 fn parse(line: &str) -> Option<(Cow<'_, str>, Cow<'_, str>, Cow<'_, str>)> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -138,9 +135,14 @@ fn parse(line: &str) -> Option<(Cow<'_, str>, Cow<'_, str>, Cow<'_, str>)> {
         let line: JsonLine = serde_json::from_str(line).ok()?;
         return Some((line.request_id.into(), line.level.into(), line.message.into()));
     }
+    // The time stands first in lines of this program's own workers; others write none.
+    let line = match line.split_once("Z ") {
+        Some((time, rest)) if time.starts_with(|first: char| first.is_ascii_digit()) => rest,
+        _ => line,
+    };
     let mut parts = line.trim_end().splitn(3, " | ");
     let (level, job, text) = (parts.next()?.trim_end_matches([' ', '|']), parts.next(), parts.next());
-    // The level is padded to seven letters; of longer names there are none.
+    // The level is padded to seven letters; no level has a longer name.
     let (job, text) = (job?, text?);
     let is_id = job.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_".contains(letter));
     is_id.then(|| (job.into(), level.trim_end().into(), text.into()))
@@ -159,6 +161,7 @@ mod tests {
             parsed("INFO   | j-1 | Started. attempt=1 | x\n").as_deref(),
             Some("j-1: INFO: Started. attempt=1 | x")
         );
+        assert_eq!(parsed("2026-01-31T12:00:00.250Z WARN   | j-1 | Z x").as_deref(), Some("j-1: WARN: Z x"));
         assert_eq!(parsed("ERROR  | j_2 | no").as_deref(), Some("j_2: ERROR: no"));
         for other in
             ["INFO   | A slot is ready. | x", r#"{"requestId": null, "message": "", "level": "INFO"}"#, "text", "", "{"]
@@ -180,15 +183,15 @@ mod tests {
     }
 
     #[test]
-    fn long_ids_and_levels_are_no_lines_of_jobs_and_short_lines_count_with_all_they_cost() {
+    fn lines_with_long_ids_or_levels_are_dropped_and_short_lines_count_with_their_overhead() {
         let logs = JobLogs::default();
         let (id, level) = ("j".repeat(MAX_ID + 1), "L".repeat(MAX_LEVEL + 1));
         logs.add(&format!("INFO   | {id} | text"));
         logs.add(&format!(r#"{{"requestId": "j", "message": "m", "level": "{level}"}}"#));
-        assert!(logs.lock().by_job.is_empty());
+        assert!(logs.kept.lock().by_job.is_empty());
         let (id, level) = (&id[1..], &level[1..]);
         logs.add(&format!(r#"{{"requestId": "{id}", "message": "", "level": "{level}"}}"#));
-        assert_eq!(logs.lock().bytes, 2 * MAX_ID + MAX_LEVEL + 2 * OVERHEAD);
+        assert_eq!(logs.kept.lock().bytes, 2 * MAX_ID + MAX_LEVEL + 2 * OVERHEAD);
     }
 
     #[test]
@@ -198,7 +201,7 @@ mod tests {
         for number in 0..3 * MAX_BYTES / MAX_TEXT {
             logs.add(&format!("INFO   | job-{number} | {text}"));
         }
-        let kept = logs.lock();
+        let kept = logs.kept.lock();
         let lines: usize = kept.by_job.values().flat_map(|lines| &lines.kept).map(LogLine::bytes).sum();
         let bytes = lines + kept.by_job.keys().map(|id| job_bytes(id)).sum::<usize>();
         assert_eq!((kept.bytes, kept.by_job.len()), (bytes, kept.order.len()));

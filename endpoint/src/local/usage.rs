@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use procfs::Current;
 use procfs::process::Stat;
 
-/// A shorter time since the last look says little: the system counts CPU time in steps of 10 ms.
+/// A shorter window is too coarse: the system counts CPU time in steps of 10 ms.
 const MIN_WINDOW: Duration = Duration::from_millis(500);
 
 /// What a worker uses of this machine, or of its container where there is a limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Usage {
-    /// CPU since the last look, in percent of all cores.
+    /// CPU since the last sample, in percent of all cores.
     pub cpu_percent: f64,
     /// Resident memory, in percent of what there is.
     pub memory_percent: f64,
@@ -20,14 +20,14 @@ pub struct Usage {
     pub memory_total: u64,
 }
 
-/// Remembers the last look.
+/// Measures usage between two calls.
 #[derive(Debug, Default)]
 pub struct UsageMeter {
-    last: Option<Look>,
+    last: Option<Sample>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Look {
+struct Sample {
     at: Instant,
     cpu: Duration,
     usage: Usage,
@@ -50,7 +50,7 @@ impl UsageMeter {
             memory_percent: resident as f64 / memory_total as f64 * 100.0,
             memory_total,
         };
-        self.last = Some(Look { at: now, cpu, usage });
+        self.last = Some(Sample { at: now, cpu, usage });
         Some(usage)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Observation, Outcome,
+    Assignment, Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome,
     Payload, Seen, Status, Store, StoreError, Webhook, WorkerEvent, WorkerView,
 };
 
@@ -41,9 +41,9 @@ away! {
     health(&str) -> Health;
     load(&str) -> Load;
     webhook(&str, &str) -> Option<Webhook>;
-    webhook_told(&str, &str) -> ();
+    webhook_settled(&str, &str) -> ();
     take(&str, &str, usize, Duration) -> Vec<Assignment>;
-    give_back(&str, &str, &str, u32) -> ();
+    return_undelivered(&str, &str, &str, u32) -> ();
     progress(&str, &str, &str, Option<Payload>) -> ();
     chunk(&str, &str, &str, Payload) -> ();
     finish(&str, &str, &str, Outcome) -> ();
@@ -54,6 +54,6 @@ away! {
     observe(&str) -> Observation;
     endpoints() -> Vec<String>;
     list(&str, &JobFilter) -> Vec<JobRow>;
-    inspect(&str, &str, Seen, Duration) -> JobRecord;
+    inspect(&str, &str, Seen, Duration) -> JobDetails;
     workers(&str, usize) -> Vec<WorkerView>;
 }

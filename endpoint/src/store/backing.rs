@@ -1,14 +1,13 @@
-//! Where a [`QueueStore`](super::QueueStore) writes down what changes: nowhere, or into a file.
+//! Where a [`QueueStore`](super::QueueStore) keeps what changes: in memory only, or in a file too.
 
 use std::future::Future;
 use std::sync::Arc;
 
-use super::StoreError;
-use super::content::Content;
-use super::job::Payload;
-use super::state::{Changes, Effect, Queue};
+use super::error::StoreError;
+use super::limits::Limits;
+use super::payload::{Content, Payload};
+use super::queue::{Changes, Effect, Queue};
 use super::wakers::Wakers;
-use super::{Limits, Timestamp};
 
 /// A position in the sequence of all changes. Everything up to it is on disk once
 /// [`settled`](Backing::settled) returns.
@@ -21,9 +20,9 @@ pub struct Entry {
     pub(crate) endpoint: u32,
     /// To be written in one transaction.
     pub(crate) changes: Changes,
-    /// To be performed afterwards: nobody is told of what a crash could still undo.
+    /// To be performed afterwards: no effect may show what a crash could still undo.
     pub(crate) effects: Vec<Effect>,
-    /// Who performs them.
+    /// Perform them.
     pub(crate) wakers: Arc<Wakers>,
 }
 
@@ -46,7 +45,7 @@ pub trait Backing: Send + Sync + 'static {
     fn ready(&self) -> Result<(), StoreError>;
     /// Notes a new endpoint.
     fn add_endpoint(&self, endpoint: u32, name: &str);
-    /// Notes that an endpoint without jobs is gone. Its key may be used again.
+    /// Notes that an endpoint without jobs was removed. Its key may be used again.
     fn remove_endpoint(&self, endpoint: u32);
     /// Files an entry. Called while the queue is locked, so it must not wait.
     fn append(&self, entry: Entry) -> Mark;
@@ -107,27 +106,4 @@ pub(crate) struct Restored<C> {
     pub(crate) endpoint: u32,
     pub(crate) name: String,
     pub(crate) queue: Queue<C>,
-}
-
-/// The store's time: Unix time at the start, counted on by the monotonic clock, so that neither a step of the wall
-/// clock nor a restart confuses deadlines.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    start: tokio::time::Instant,
-    unix: Timestamp,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { start: tokio::time::Instant::now(), unix }
-    }
-
-    pub(crate) fn now(&self) -> Timestamp {
-        self.unix + self.start.elapsed()
-    }
-
-    pub(crate) fn instant(&self, at: Timestamp) -> tokio::time::Instant {
-        self.start + at.saturating_sub(self.unix)
-    }
 }

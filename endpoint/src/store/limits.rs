@@ -1,18 +1,18 @@
-//! The numbers that rule one endpoint's queue.
+//! Bounds and times of one endpoint's queue.
 
 use std::time::Duration;
 
-use super::job::Status;
+use super::status::Status;
 
 /// Bounds and timings of one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A job that is missing from its worker's heartbeats for this long is lost. The platform: about 40 s.
     pub lease: Duration,
-    /// How often a lost job is dispatched again before it fails. The platform: once.
+    /// How often a lost job is retried before it fails. The platform: once.
     pub max_retries: u32,
-    /// How long after its execution timeout a job is ended from here, if its worker has not ended it and said so. Longer than
-    /// a worker takes to stop a handler; the platform is 3 to 10 s late too.
+    /// The endpoint ends a job this long after its execution timeout, if its worker has not reported an end by then. Longer
+    /// than a worker takes to stop a handler; the platform is 3 to 10 s late too.
     pub timeout_grace: Duration,
     /// The state of a job whose run time is over. Live captures show FAILED, the documentation TIMED_OUT.
     pub timeout_status: Status,
@@ -20,7 +20,7 @@ pub struct Limits {
     pub max_jobs: usize,
     /// Bytes of payloads, errors and webhooks kept at once.
     pub max_bytes: usize,
-    /// The same of what is in memory, where the rest lies in a file.
+    /// Bytes of the same that are in memory, where the rest is in a file.
     pub max_memory_bytes: usize,
     /// Bytes of stream items kept for one job until a client reads them.
     pub max_stream_bytes: usize,
@@ -32,8 +32,8 @@ pub struct Limits {
     pub worker_retention: Duration,
     /// A recycled worker that held no poll for this long is taken for a new process.
     pub recycle_gap: Duration,
-    /// And so is one that has asked in vain for this long: whoever was to replace it has had the time, and a new process
-    /// may have begun to ask sooner than the gap allows.
+    /// A recycled worker that has polled without getting a job for this long is taken for a new process too: whoever was to
+    /// replace it has had the time, and the new process may have begun to poll within the gap.
     pub recycle_patience: Duration,
 }
 

@@ -3,77 +3,59 @@
 #[cfg(test)]
 mod away;
 mod backing;
-mod content;
-mod inspect;
+mod clock;
+mod counts;
+mod ending;
+mod error;
+mod history;
 mod job;
 mod limits;
+mod payload;
+mod queue;
 mod queue_store;
+mod request;
 mod setup;
 mod size;
 mod sqlite;
-mod state;
-mod totals;
+mod status;
+mod stream;
+mod views;
 mod wakers;
 mod watchers;
-mod webhooks;
-mod worker;
+mod webhook_queue;
+mod workers;
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 #[cfg(test)]
 pub(crate) use away::Away;
-pub use content::{Content, Part};
-pub use inspect::{JobFilter, JobRecord, JobRow, MAX_ITEMS, MAX_SEARCHED, Seen, Transition, WorkerState, WorkerView};
-pub use job::{Assignment, JobId, JobView, NewJob, Outcome, Payload, Policy, Status, Timestamp};
+pub use clock::Timestamp;
+pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCounts};
+pub use ending::{Ending, Outcome};
+pub use error::StoreError;
+pub use history::Transition;
 pub use limits::Limits;
+pub use payload::{Content, Part, Payload};
+pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
+pub use request::{JobId, NewJob, Policy, Request};
 pub use setup::Setup;
 pub use sqlite::{OpenError, SqliteStore};
-pub use state::{Effect, Health, Load, Queue, Webhook};
-pub use totals::{BUCKETS, Distribution, Observation, Totals};
-pub use webhooks::{WebhookDue, WebhookOutcomes, WebhookQueue};
-pub use worker::{ANONYMOUS, Heartbeat, WorkerCounts, WorkerEvent};
-
-/// Why the store refused a request.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// No such job, or its record has expired.
-    #[error("job not found: the id is wrong or its record has expired; submit the job again")]
-    JobNotFound,
-    /// A job with this id exists.
-    #[error("a job with this id exists already; submit it under another id")]
-    DuplicateJob,
-    /// Too many jobs or too many payload bytes.
-    #[error("the queue is full; wait until jobs finish, start more workers or purge the queue")]
-    QueueFull,
-    /// Too many endpoint ids in use.
-    #[error("too many endpoints are in use; use one of the existing endpoint ids")]
-    TooManyEndpoints,
-    /// Nobody reads the stream.
-    #[error("the stream buffer of this job is full; read it with /stream or send fewer items")]
-    StreamFull,
-    /// Nobody reads the streams of many jobs.
-    #[error("the unread stream items of all jobs fill their memory; read them with /stream or send fewer items")]
-    StreamsFull,
-    /// The stream of a cancelled job was read to its end.
-    #[error("the job was cancelled and its stream has been read to the end")]
-    StreamEnded,
-    /// `/retry` of a job that did not fail.
-    #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
-    NotRetryable(Status),
-    /// The data file cannot be written or read at the moment.
-    #[error("the endpoint cannot use its data file: {0}; send the request again later")]
-    Unavailable(Arc<str>),
-}
+pub use status::Status;
+pub use stream::MAX_ITEMS;
+pub use views::{
+    Assignment, Attempt, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Seen, Webhook, WorkerState,
+    WorkerView,
+};
+pub use webhook_queue::{WebhookDue, WebhookOutcomes, WebhookQueue};
+pub use workers::{ANONYMOUS, Heartbeat, WorkerEvent};
 
 /// The queue and its records, for any number of endpoints.
 ///
-/// `endpoint` is the id in the URL. Waiting happens in here, because only the engine knows what wakes a waiter; each
-/// wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing. A durable store returns
+/// `endpoint` is the id in the URL. Waiting is part of the store, because only the engine knows when to wake a waiting
+/// request; each wait has a limit. All methods are cancel-safe: dropping the future of a wait takes nothing. A durable store returns
 /// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
 /// Every method fails with [`StoreError::Unavailable`] while the engine is away, so that "unknown" is never read as "none".
 #[async_trait]
@@ -87,7 +69,7 @@ pub trait Store: Send + Sync + 'static {
     async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError>;
     /// Removes and returns the stream items of a job; waits for the first one, at most `wait`.
     async fn drain(&self, endpoint: &str, id: &str, wait: Duration) -> Result<(Status, Vec<Payload>), StoreError>;
-    /// Stops a job.
+    /// Cancels a job.
     async fn cancel(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
     /// Queues a failed job again.
     async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError>;
@@ -97,13 +79,13 @@ pub trait Store: Send + Sync + 'static {
     async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError>;
     /// The counters of `/health`.
     async fn health(&self, endpoint: &str) -> Result<Health, StoreError>;
-    /// What there is to do and who is there to do it.
+    /// What a scaler decides on.
     async fn load(&self, endpoint: &str) -> Result<Load, StoreError>;
     /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError>;
-    /// Notes that such a delivery has ended, with or without success. A durable store reports those that have not as due
-    /// when it is opened again.
-    async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError>;
+    /// Notes that such a delivery has ended, with or without success. Deliveries that have not ended are due again when a
+    /// durable store is opened.
+    async fn webhook_settled(&self, endpoint: &str, id: &str) -> Result<(), StoreError>;
 
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(
@@ -113,8 +95,8 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Assignment>, StoreError>;
-    /// Returns a job whose delivery failed to the head of the queue.
-    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
+    /// Puts a job that did not reach its worker back to its old position in the queue.
+    async fn return_undelivered(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
     /// Replaces the output of a running job by a progress update.
     async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
     -> Result<(), StoreError>;
@@ -132,10 +114,10 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until a worker that asks to be replaced holds no other job, at most `wait`; returns whether it does.
     async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError>;
 
-    /// Whether changes can be kept at the moment.
+    /// Whether changes can be kept at the moment; the error says why not.
     ///
     /// # Errors
-    /// With what is wrong.
+    /// When they cannot.
     fn ready(&self) -> Result<(), StoreError>;
     /// What an endpoint has counted.
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError>;
@@ -149,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
     /// One job with its history. Waits until there is more than was `seen`, at most `wait`. Takes nothing from the
     /// readers of the stream.
-    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError>;
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError>;
     /// Workers in the order of their ids, at most `max`.
     async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError>;
 }

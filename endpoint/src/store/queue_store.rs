@@ -3,20 +3,29 @@
 mod endpoint;
 mod endpoints;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use endpoint::{Endpoint, Poll};
 use endpoints::Endpoints;
 
-use super::backing::{Backing, Clock, InMemory, Mark, Restored};
-use super::{
-    Assignment, Health, Heartbeat, JobFilter, JobId, JobRecord, JobRow, JobView, Load, NewJob, Observation, Outcome,
-    Payload, Queue, Seen, Setup, Status, Store, StoreError, Timestamp, Webhook, WorkerEvent, WorkerView,
-};
+use super::Store;
+use super::backing::{Backing, InMemory, Mark, Restored};
+use super::clock::{Clock, Timestamp};
+use super::counts::{Health, Observation};
+use super::ending::Outcome;
+use super::error::StoreError;
+use super::payload::Payload;
+use super::queue::Queue;
+use super::request::{JobId, NewJob, Request};
+use super::setup::Setup;
+use super::status::Status;
+use super::views::{Assignment, JobDetails, JobFilter, JobRow, JobView, Load, Seen, Webhook, WorkerView};
+use super::workers::{Heartbeat, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
@@ -49,7 +58,7 @@ impl<B: Backing> QueueStore<B> {
     }
 
     fn find(&self, name: &str) -> Option<Arc<Endpoint<B>>> {
-        lock(&self.endpoints).get(name)
+        self.endpoints.lock().get(name)
     }
 
     fn find_job_endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
@@ -58,7 +67,7 @@ impl<B: Backing> QueueStore<B> {
 
     /// The endpoint, created on first use.
     fn endpoint(&self, name: &str) -> Result<Arc<Endpoint<B>>, StoreError> {
-        lock(&self.endpoints).get_or_create(name, &self.setup, self.clock, &self.backing)
+        self.endpoints.lock().get_or_create(name, &self.setup, self.clock, &self.backing)
     }
 
     /// Runs an operation whose outcome must last; returns once it does.
@@ -81,12 +90,27 @@ impl<B: Backing> QueueStore<B> {
         mark: Mark,
     ) -> Result<JobView, StoreError> {
         self.backing.settled(mark).await?;
-        let (view, output) = view.take_output();
-        let loaded = match output {
-            None => Vec::new(),
-            Some(output) => self.backing.load(endpoint.key, vec![output]).await?,
+        let loaded = match view.ending.output.clone() {
+            None => None,
+            Some(output) => self.loaded(endpoint, output).await?,
         };
-        Ok(JobView { output: loaded.into_iter().flatten().next(), ..view })
+        Ok(view.and_then(|_| loaded))
+    }
+
+    /// The text of one payload; `None` when its record has expired meanwhile.
+    async fn loaded(&self, endpoint: &Endpoint<B>, content: B::Content) -> Result<Option<Payload>, StoreError> {
+        Ok(self.backing.load(endpoint.key, vec![content]).await?.into_iter().flatten().next())
+    }
+
+    /// The requests with the text of their payloads; `None` for a record that has expired meanwhile.
+    async fn loaded_requests(
+        &self,
+        endpoint: &Endpoint<B>,
+        requests: Vec<Request<B::Content>>,
+    ) -> Result<Vec<Option<Request>>, StoreError> {
+        let contents = requests.iter().flat_map(Request::payloads).cloned().collect();
+        let mut loaded = self.backing.load(endpoint.key, contents).await?.into_iter();
+        Ok(requests.into_iter().map(|request| request.loaded(&mut loaded)).collect())
     }
 
     async fn settled_assignments(
@@ -96,30 +120,14 @@ impl<B: Backing> QueueStore<B> {
         mark: Mark,
     ) -> Result<Vec<Assignment>, StoreError> {
         self.backing.settled(mark).await?;
-        let contents =
-            taken.iter().flat_map(|job| std::iter::once(&job.input).chain(&job.s3_config)).cloned().collect();
-        let mut loaded = self.backing.load(endpoint.key, contents).await?.into_iter();
-        let mut jobs = Vec::with_capacity(taken.len());
-        for job in taken {
-            let input = loaded.next().flatten();
-            let s3_config = job.s3_config.and_then(|_| loaded.next().flatten());
-            // Without an input the record has expired meanwhile.
-            jobs.extend(input.map(|input| Assignment {
-                id: job.id,
-                attempt: job.attempt,
-                input,
-                s3_config,
-                traceparent: job.traceparent,
-                delay: job.delay,
-                execution_timeout: job.execution_timeout,
-            }));
-        }
-        Ok(jobs)
+        let requests = taken.iter().map(|job| job.request.clone()).collect();
+        let loaded = self.loaded_requests(endpoint, requests).await?;
+        let with_text = |(job, request): (Assignment<B::Content>, Option<Request>)| {
+            let Assignment { id, attempt, delay, .. } = job;
+            request.map(|request| Assignment { id, attempt, delay, request })
+        };
+        Ok(taken.into_iter().zip(loaded).filter_map(with_text).collect())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -127,7 +135,8 @@ impl<B: Backing> Store for QueueStore<B> {
     async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
         self.backing.ready()?;
-        let (view, mark) = endpoint.with(|queue, now| queue.submit(now, job.map(B::content)));
+        let job = NewJob { id: job.id, request: job.request.map(|_, payload| B::content(payload)) };
+        let (view, mark) = endpoint.with(|queue, now| queue.submit(now, job));
         self.settled_view(&endpoint, view?, mark).await
     }
 
@@ -175,7 +184,7 @@ impl<B: Backing> Store for QueueStore<B> {
             if let Some(mark) = news {
                 self.backing.settled(mark).await?;
             }
-            // Nothing may be awaited from here on: the items are in nobody's hands.
+            // Nothing may be awaited from here on: a request that ends here would lose the items.
             let (drained, _) = endpoint.with(|queue, _| queue.drain(id));
             match drained {
                 // Another reader was faster.
@@ -237,16 +246,15 @@ impl<B: Backing> Store for QueueStore<B> {
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
         let (Some(found), mark) = endpoint.with(|queue, _| queue.webhook(id)) else { return Ok(None) };
-        let Webhook { url, job, input, traceparent, ending } = found;
+        let Webhook { url, job, request, end_number } = found;
         let job = self.settled_view(&endpoint, job, mark).await?;
-        let input = self.backing.load(endpoint.key, vec![input]).await?.into_iter().flatten().next();
-        // Without an input the record has expired meanwhile.
-        Ok(input.map(|input| Webhook { url, job, input, traceparent, ending }))
+        let request = self.loaded_requests(&endpoint, vec![request]).await?.into_iter().flatten().next();
+        Ok(request.map(|request| Webhook { url, job, request, end_number }))
     }
 
-    async fn webhook_told(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
+    async fn webhook_settled(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
-        self.commit(&endpoint, |queue, _| queue.webhook_told(id)).await
+        self.commit(&endpoint, |queue, _| queue.webhook_settled(id)).await
     }
 
     async fn take(
@@ -268,9 +276,9 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(jobs)
     }
 
-    async fn give_back(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
+    async fn return_undelivered(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
         if let Some(endpoint) = self.find(endpoint) {
-            endpoint.with(|queue, _| queue.give_back(worker, id, attempt));
+            endpoint.with(|queue, _| queue.return_undelivered(worker, id, attempt));
         }
         Ok(())
     }
@@ -328,40 +336,34 @@ impl<B: Backing> Store for QueueStore<B> {
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, StoreError> {
-        Ok(lock(&self.endpoints).names())
+        Ok(self.endpoints.lock().names())
     }
 
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
         let (rows, mark) = endpoint.with(|queue, _| queue.list(filter));
         self.backing.settled(mark).await?;
-        let without_output = |row: JobRow<_>| JobRow { view: row.view.take_output().0, submitted: row.submitted };
+        let without_output = |row: JobRow<_>| JobRow { view: row.view.and_then(|_| None), submitted: row.submitted };
         Ok(rows.into_iter().map(without_output).collect())
     }
 
-    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobRecord, StoreError> {
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
         let mut latest = None;
         let look = || match endpoint.with(|queue, _| queue.inspect(id, seen)) {
-            (Some(record), mark) if record.revision == seen.revision && record.items.is_empty() => {
-                latest = Some((record, mark));
+            (Some(details), mark) if details.revision == seen.revision && details.items.is_empty() => {
+                latest = Some((details, mark));
                 None
             }
-            (Some(record), mark) => Some(Some((record, mark))),
+            (Some(details), mark) => Some(Some((details, mark))),
             (None, _) => Some(None),
         };
         let found = endpoint.wakers.job_readers.wait(id, Instant::now() + wait, look).await;
-        let Some((record, mark)) = found.unwrap_or(latest) else { return Err(StoreError::JobNotFound) };
-        let view = self.settled_view(&endpoint, record.view, mark).await?;
-        let input = self.backing.load(endpoint.key, vec![record.input]).await?.into_iter().flatten().next();
-        Ok(JobRecord {
-            view,
-            revision: record.revision,
-            input: input.ok_or(StoreError::JobNotFound)?,
-            history: record.history,
-            first_item: record.first_item,
-            items: record.items,
-        })
+        let Some((details, mark)) = found.unwrap_or(latest) else { return Err(StoreError::JobNotFound) };
+        let JobDetails { view, revision, input, history, first_item, items } = details;
+        let view = self.settled_view(&endpoint, view, mark).await?;
+        let input = self.loaded(&endpoint, input).await?.ok_or(StoreError::JobNotFound)?;
+        Ok(JobDetails { view, revision, input, history, first_item, items })
     }
 
     async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError> {

@@ -1,10 +1,10 @@
-//! What a store is told at its start.
+//! The settings of a store.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::webhooks::WebhookQueue;
+use super::webhook_queue::WebhookQueue;
 
 /// The settings of a store. [`Limits`] alone are enough for most.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,7 @@ pub struct Setup {
     pub endpoints: HashSet<String>,
     /// Leases of single endpoints that differ, by endpoint id.
     pub leases: HashMap<String, Duration>,
-    /// Is told of jobs whose end is to be reported.
+    /// Receives the jobs whose end is to be reported to a webhook.
     pub webhooks: WebhookQueue,
 }
 

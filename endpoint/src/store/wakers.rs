@@ -1,14 +1,14 @@
-//! Those who wait for one endpoint, and what wakes them.
+//! Wakes the requests that wait for something at one endpoint.
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::state::Effect;
+use super::queue::Effect;
 use super::watchers::Watchers;
-use super::webhooks::WebhookQueue;
+use super::webhook_queue::WebhookQueue;
 
-/// Everyone who waits for something to happen at one endpoint.
+/// The requests that wait for something to happen at one endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
     pub(crate) jobs_waiting: Notify,
@@ -25,7 +25,7 @@ impl Wakers {
         Self { endpoint: endpoint.to_owned(), webhooks, ..Self::default() }
     }
 
-    /// Tells those who wait. Runs inside the tokio runtime, though not always on one of its threads.
+    /// Performs an effect. Runs inside the tokio runtime, though not always on one of its threads.
     pub(crate) fn perform(&self, effect: &Effect) {
         match effect {
             Effect::JobWaiting => self.jobs_waiting.notify_one(),
@@ -33,7 +33,7 @@ impl Wakers {
             Effect::StopWaiting(worker) => self.stop_polls.wake(worker),
             Effect::WorkerRecycled(worker) => self.supervisors.wake(worker),
             Effect::WebhookDue(id) => self.webhooks.push(&self.endpoint, id),
-            Effect::JobFinished(id, status) => tracing::info!(job = %id, status = status.name(), "job finished"),
+            Effect::JobFinished(id, status) => tracing::info!(job = %id, status = status.name(), "The job has ended."),
         }
     }
 }

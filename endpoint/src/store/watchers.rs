@@ -1,8 +1,9 @@
-//! Wakes those who wait for one particular job or worker, and nobody else.
+//! Wakes the requests that wait for one particular job or worker, and no others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -12,9 +13,9 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
-    /// Wakes everyone who waits for `key`.
+    /// Wakes every request that waits for `key`.
     pub(crate) fn wake(&self, key: &str) {
-        if let Some(notify) = self.lock().get(key) {
+        if let Some(notify) = self.by_key.lock().get(key) {
             notify.notify_waiters();
         }
     }
@@ -43,12 +44,8 @@ impl Watchers {
 
     fn watch(&self, key: &str) -> Watch<'_> {
         let key = Arc::from(key);
-        let notify = Arc::clone(self.lock().entry(Arc::clone(&key)).or_default());
+        let notify = Arc::clone(self.by_key.lock().entry(Arc::clone(&key)).or_default());
         Watch { watchers: self, key, notify }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Notify>>> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,7 +57,7 @@ struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        let mut by_key = self.watchers.lock();
+        let mut by_key = self.watchers.by_key.lock();
         // Two owners are left: the map and this watch.
         if Arc::strong_count(&self.notify) <= 2 {
             by_key.remove(&self.key);
@@ -81,6 +78,6 @@ mod tests {
         let (first, second) =
             tokio::join!(watchers.wait("job", deadline, || None::<()>), watchers.wait("job", deadline, || None::<()>),);
         assert_eq!((first, second), (None, None));
-        assert!(watchers.lock().is_empty());
+        assert!(watchers.by_key.lock().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::store::{Status, Webhook};
+use crate::store::{JobView, Status, Webhook};
 
 /// The job document plus `input` and `webhook`. Field order is alphabetical, as in the platform's.
 #[derive(Debug, Serialize)]
@@ -31,19 +31,19 @@ pub(crate) struct WebhookBody<'a> {
 
 impl<'a> From<&'a Webhook> for WebhookBody<'a> {
     fn from(webhook: &'a Webhook) -> Self {
-        let job = &webhook.job;
+        let JobView { id, status, attempt, ending } = &webhook.job;
         Self {
-            cost: job.cost.as_deref(),
-            delay_time: job.delay.map(|time| time.as_millis()),
-            error: job.error.as_deref(),
-            execution_time: job.execution.map(|time| time.as_millis()),
-            id: &job.id,
-            input: &webhook.input,
-            output: job.output.as_deref(),
-            retries: Some(job.retries).filter(|retries| *retries > 0),
-            status: job.status,
+            cost: ending.cost.as_deref(),
+            delay_time: attempt.delay.map(|time| time.as_millis()),
+            error: ending.error.as_deref(),
+            execution_time: attempt.execution.map(|time| time.as_millis()),
+            id,
+            input: &webhook.request.input,
+            output: ending.output.as_deref(),
+            retries: Some(attempt.retries).filter(|retries| *retries > 0),
+            status: *status,
             webhook: &webhook.url,
-            worker_id: job.worker.as_deref(),
+            worker_id: attempt.worker.as_deref(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
-    /// Whether another attempt would end the same way.
+    /// Whether another attempt would fail in the same way.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Url | Self::Scheme)
     }
@@ -123,11 +123,11 @@ fn unreachable(error: reqwest::Error) -> SendError {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::sync::Mutex;
 
     use axum::Router;
     use axum::response::Redirect;
     use axum::routing::post;
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -135,7 +135,7 @@ mod tests {
     async fn receiver() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
-        let hook = move |body: String| async move { log.lock().unwrap().push(body) };
+        let hook = move |body: String| async move { log.lock().push(body) };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let inward = Redirect::temporary("http://169.254.169.254/latest/meta-data/");
@@ -167,7 +167,7 @@ mod tests {
             let error = post_to(&client, &format!("http://{host}:{port}/hook")).await.unwrap_err();
             assert!(matches!(error, SendError::NotPublic(_)), "{host}: {error}");
         }
-        assert!(seen.lock().unwrap().is_empty());
+        assert!(seen.lock().is_empty());
     }
 
     #[tokio::test]
@@ -175,7 +175,7 @@ mod tests {
         let (address, seen) = receiver().await;
         let client = WebhookClient::new(loopback_allowed()).unwrap();
         post_to(&client, &format!("http://{address}/moved")).await.unwrap();
-        assert_eq!(*seen.lock().unwrap(), ["{}"]);
+        assert_eq!(*seen.lock(), ["{}"]);
         assert!(matches!(post_to(&client, &format!("http://{address}/loop")).await, Err(SendError::TooManyHops)));
     }
 
@@ -196,7 +196,7 @@ mod tests {
         let count = Arc::clone(&asked);
         // Public at first, this machine afterwards: a check that is separate from the connection would be fooled.
         let lookup: Lookup = Arc::new(move |_| {
-            let mut asked = count.lock().unwrap();
+            let mut asked = count.lock();
             *asked += 1;
             let ip: IpAddr = if *asked == 1 { [203, 0, 113, 1].into() } else { [127, 0, 0, 1].into() };
             Box::pin(async move { Ok(vec![SocketAddr::new(ip, 0)]) })
@@ -207,8 +207,8 @@ mod tests {
         let url = format!("http://rebind.example:{}/hook", address.port());
         let first = timeout(Duration::from_secs(2), post_to(&client, &url)).await;
         assert!(!matches!(first, Ok(Ok(()))), "{first:?}");
-        assert_eq!(*asked.lock().unwrap(), 1, "the connection used the answer that was checked");
+        assert_eq!(*asked.lock(), 1, "the connection used the answer that was checked");
         assert!(matches!(post_to(&client, &url).await, Err(SendError::NotPublic(_))));
-        assert!(seen.lock().unwrap().is_empty());
+        assert!(seen.lock().is_empty());
     }
 }

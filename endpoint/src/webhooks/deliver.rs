@@ -30,6 +30,9 @@ const MAX_IN_FLIGHT_PER_HOST: usize = 8;
 const MAX_PENDING: usize = 100_000;
 const MAX_PENDING_PER_HOST: usize = 20_000;
 
+/// Before a job is read again that could not be read.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Receivers remembered before those without deliveries are forgotten.
 const MAX_HOSTS: usize = 1000;
 
@@ -91,35 +94,48 @@ impl Webhooks {
                 () = shutdown.cancelled() => return,
             };
             let Some(next) = next else { break };
-            let webhook = match self.store.webhook(&next.endpoint, &next.job).await {
-                Ok(Some(webhook)) => webhook,
-                Ok(None) => {
-                    self.outcomes.count_dropped();
-                    continue;
-                }
-                Err(error) => {
-                    self.outcomes.count_dropped();
-                    tracing::warn!(job = next.job, %error, "a webhook is dropped: its job cannot be read");
-                    continue;
-                }
+            let found = tokio::select! {
+                found = self.find(&next) => found,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(webhook) = found else {
+                self.outcomes.count_dropped();
+                continue;
             };
             let host = host_of(&mut hosts, &webhook.url);
             if Arc::strong_count(&host) > MAX_PENDING_PER_HOST {
                 self.outcomes.count_dropped();
-                tracing::warn!(job = next.job, host = host.name, "too many webhooks wait for this receiver: dropped");
+                tracing::warn!(
+                    job = next.job,
+                    host = host.name,
+                    "Too many webhooks wait for this receiver: this one is dropped."
+                );
                 continue;
             }
             let deliverer = self.clone();
             pending.spawn(async move {
                 deliverer.deliver(&next, &host).await;
-                if let Err(error) = deliverer.store.webhook_told(&next.endpoint, &next.job).await {
-                    tracing::warn!(job = next.job, %error, "this webhook may be delivered again after a restart");
+                if let Err(error) = deliverer.store.webhook_settled(&next.endpoint, &next.job).await {
+                    tracing::warn!(job = next.job, %error, "This webhook may be delivered again after a restart.");
                 }
             });
         }
         tokio::select! {
             _ = pending.join_all() => {}
             () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// The end of the job that is to be reported, once the store can be read. `None` when there is none any more.
+    async fn find(&self, due: &WebhookDue) -> Option<Webhook> {
+        loop {
+            match self.store.webhook(&due.endpoint, &due.job).await {
+                Ok(webhook) => return webhook,
+                Err(error) => {
+                    tracing::warn!(job = due.job, %error, "Webhooks wait: a finished job cannot be read.");
+                    sleep(STORE_PAUSE).await;
+                }
+            }
         }
     }
 
@@ -134,19 +150,19 @@ impl Webhooks {
             let attempt = attempt + 1;
             match gap.filter(|_| !error.is_final()) {
                 Some(gap) => {
-                    tracing::info!(job = due.job, host = host.name, attempt, %error, ?gap, "webhook failed; trying again");
+                    tracing::info!(job = due.job, host = host.name, attempt, %error, ?gap, "The webhook was not accepted. It is tried again.");
                     sleep(gap).await;
                 }
                 None => {
                     self.outcomes.count_failed();
-                    tracing::warn!(job = due.job, host = host.name, attempt, %error, "webhook given up");
+                    tracing::warn!(job = due.job, host = host.name, attempt, %error, "The webhook was not accepted and is given up.");
                     return;
                 }
             }
         }
     }
 
-    /// One attempt. `None` when there is nothing left to tell: the record has expired or the job was queued again.
+    /// One attempt. `None` when there is no end to report any more: the record has expired or the job was queued again.
     async fn attempt(&self, due: &WebhookDue, host: &Host) -> Option<Result<(), SendError>> {
         // A full receiver must not occupy the places of the others, so its own limit comes first.
         let _of_host = host.in_flight.acquire().await.ok()?;
@@ -159,8 +175,8 @@ impl Webhooks {
         Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
     }
 
-    /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id, so every attempt to tell of
-    /// one end has the same, and the end after a `/retry` has another.
+    /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id: all attempts to report one
+    /// end share it, and the end after a `/retry` has another.
     fn headers(&self, webhook: &Webhook, body: &[u8]) -> HeaderMap {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut headers = HeaderMap::new();
@@ -169,10 +185,10 @@ impl Webhooks {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        let id = format!("{}-{}", webhook.job.id, webhook.ending);
+        let id = format!("{}-{}", webhook.job.id, webhook.end_number);
         insert("webhook-id", &id);
         insert("webhook-timestamp", &now.to_string());
-        if let Some(traceparent) = &webhook.traceparent {
+        if let Some(traceparent) = &webhook.request.traceparent {
             insert("traceparent", traceparent);
         }
         if let Some(signer) = &self.signer {

@@ -16,7 +16,7 @@ pub struct Guard {
     allowed: Arc<[IpNet]>,
 }
 
-/// A host name leads nowhere that webhooks may go.
+/// A host name has no address that webhooks may reach.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is not public; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
 pub(crate) struct NotPublic;

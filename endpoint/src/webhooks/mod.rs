@@ -1,4 +1,4 @@
-//! Webhooks: tells a URL of the client's choice how a job ended, off the path of the job itself.
+//! Webhooks: reports the end of a job to a URL of the client's choice, off the path of the job itself.
 
 mod body;
 mod client;

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::store::{ANONYMOUS, Heartbeat, Limits, NewJob, Outcome, Policy, Status, StoreError, WorkerEvent};
+use runpod_endpoint::store::{ANONYMOUS, Heartbeat, Limits, Outcome, Status, StoreError, WorkerEvent};
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, Memory, SOON, Sqlite, done, failed, new_job, payload, status, submit, take, take_ids, text, until, view,
+    EP, Engine, Memory, SOON, Sqlite, done, failed, job_with, new_job, output_of, payload, status, submit, take,
+    take_ids, text, until, view,
 };
 
 /// One test for each store from each rule.
@@ -36,11 +37,11 @@ every_store!(
     a_cancelled_job_is_never_delivered,
     a_failed_job_runs_again_when_retried,
     purge_cancels_what_no_worker_has_taken,
-    a_job_that_was_given_back_is_the_next_one,
+    a_job_that_was_not_delivered_is_the_next_one,
     a_record_ends_with_its_ttl,
     a_result_ends_with_its_retention,
     a_lost_job_runs_once_more_and_then_fails,
-    a_job_over_its_run_time_fails_and_its_worker_is_told,
+    a_job_over_its_run_time_fails_and_its_worker_gets_a_stop_signal,
     a_job_taken_anonymously_belongs_to_whoever_reports_it,
     endpoints_know_nothing_of_each_other,
     endpoints_that_are_not_used_make_room,
@@ -52,7 +53,7 @@ every_store!(
 async fn jobs_leave_in_order_of_submission_and_low_priority_last<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
-    let low = NewJob { policy: Policy { low_priority: true, ..Policy::default() }, ..new_job("low") };
+    let low = job_with("low", |request| request.policy.low_priority = true);
     store.submit(EP, low).await.unwrap();
     for id in ["a", "b", "c"] {
         submit(&*store, id).await;
@@ -67,15 +68,19 @@ async fn payloads_come_out_byte_for_byte<E: Engine>() {
     let store = engine.open(Limits::default());
     let odd = "{ \"b\":1.50,\n \"a\" :\"\\u00e9é\\u0000\", \"b\": 1e400 }";
     let large = format!("\"{}\"", "x".repeat(3 << 20));
-    let s3_config = Some(payload("{\"bucketName\":  \"b\"}"));
-    store.submit(EP, NewJob { input: payload(odd), s3_config, ..new_job("odd") }).await.unwrap();
-    store.submit(EP, NewJob { input: payload(&large), ..new_job("large") }).await.unwrap();
+    let first = job_with("odd", |request| {
+        request.input = payload(odd);
+        request.s3_config = Some(payload("{\"bucketName\":  \"b\"}"));
+    });
+    store.submit(EP, first).await.unwrap();
+    store.submit(EP, job_with("large", |request| request.input = payload(&large))).await.unwrap();
     let jobs = take(&*store, "w", 2).await;
-    assert_eq!((jobs[0].input.get(), text(jobs[0].s3_config.as_ref())), (odd, Some("{\"bucketName\":  \"b\"}")));
-    assert!(jobs[1].input.get() == large && jobs[1].s3_config.is_none());
+    let [first, second] = [&jobs[0].request, &jobs[1].request];
+    assert_eq!((first.input.get(), text(first.s3_config.as_ref())), (odd, Some("{\"bucketName\":  \"b\"}")));
+    assert!(second.input.get() == large && second.s3_config.is_none());
     for (id, output) in [("odd", odd), ("large", &large)] {
         store.finish(EP, "w", id, done(output)).await.unwrap();
-        assert!(text(view(&*store, id).await.output.as_ref()) == Some(output), "{id} has changed");
+        assert!(text(view(&*store, id).await.ending.output.as_ref()) == Some(output), "{id} has changed");
     }
 }
 
@@ -128,9 +133,9 @@ async fn the_first_result_wins<E: Engine>() {
     store.finish(EP, "w", "a", failed("late")).await.unwrap();
     store.finish(EP, "w", "unknown", done("2")).await.unwrap();
     let ended = view(&*store, "a").await;
-    assert_eq!((ended.status, text(ended.output.as_ref()), ended.error), (Status::Completed, Some("1"), None));
-    assert!(ended.delay.is_some() && ended.execution.is_some());
-    assert_eq!(ended.worker.as_deref(), Some("w"));
+    assert_eq!((ended.status, output_of(&ended), ended.ending.error.as_deref()), (Status::Completed, Some("1"), None));
+    assert!(ended.attempt.delay.is_some() && ended.attempt.execution.is_some());
+    assert_eq!(ended.attempt.worker.as_deref(), Some("w"));
     let health = store.health(EP).await.unwrap();
     assert_eq!((health.completed, health.failed, health.in_progress, health.in_queue), (1, 0, 0, 0));
 }
@@ -145,9 +150,9 @@ async fn progress_shows_until_the_result_replaces_it<E: Engine>() {
     }
     store.progress(EP, "other", "a", Some(payload("3"))).await.unwrap();
     let running = view(&*store, "a").await;
-    assert_eq!((running.status, text(running.output.as_ref())), (Status::InProgress, Some("2")));
+    assert_eq!((running.status, output_of(&running)), (Status::InProgress, Some("2")));
     store.finish(EP, "w", "a", Outcome::default()).await.unwrap();
-    assert_eq!(text(view(&*store, "a").await.output.as_ref()), None);
+    assert_eq!(output_of(&view(&*store, "a").await), None);
 }
 
 async fn stream_items_are_read_once_and_in_order<E: Engine>() {
@@ -195,7 +200,7 @@ async fn a_waiting_reader_is_woken_by_the_end<E: Engine>() {
     let ending = store.finish(EP, "w", "a", done("1"));
     let (ended, finished) = timeout(SOON, async { tokio::join!(waiting, ending) }).await.unwrap();
     finished.unwrap();
-    assert_eq!(text(ended.unwrap().output.as_ref()), Some("1"));
+    assert_eq!(output_of(&ended.unwrap()), Some("1"));
     submit(&*store, "b").await;
     assert_eq!(store.wait_finished(EP, "b", Duration::ZERO).await.unwrap().status, Status::InQueue);
     assert_eq!(store.wait_finished(EP, "unknown", SOON).await.unwrap_err(), StoreError::JobNotFound);
@@ -226,15 +231,16 @@ async fn a_failed_job_runs_again_when_retried<E: Engine>() {
     }
     assert_eq!(store.retry(EP, "a").await.unwrap_err(), StoreError::NotRetryable(Status::InQueue));
     take(&*store, "w", 1).await;
-    let outcome = Outcome { output: Some(payload("1")), ..failed("bad") };
+    let mut outcome = failed("bad");
+    outcome.ending.output = Some(payload("1"));
     store.finish(EP, "w", "a", outcome).await.unwrap();
     let ended = view(&*store, "a").await;
-    assert_eq!((ended.error.as_deref(), text(ended.output.as_ref())), (Some("bad"), Some("1")));
+    assert_eq!((ended.ending.error.as_deref(), output_of(&ended)), (Some("bad"), Some("1")));
     let again = store.retry(EP, "a").await.unwrap();
-    assert_eq!((again.status, again.error, again.output.is_none()), (Status::InQueue, None, true));
+    assert_eq!((again.status, again.ending.error.as_deref(), output_of(&again)), (Status::InQueue, None, None));
     let jobs = take(&*store, "w", 2).await;
     assert_eq!([&*jobs[0].id, &*jobs[1].id], ["b", "a"]);
-    assert_eq!(jobs[1].input.get(), "\"input of a\"");
+    assert_eq!(jobs[1].request.input.get(), "\"input of a\"");
 }
 
 async fn purge_cancels_what_no_worker_has_taken<E: Engine>() {
@@ -251,23 +257,23 @@ async fn purge_cancels_what_no_worker_has_taken<E: Engine>() {
     assert_eq!(status(&*store, "job-4").await, Status::Cancelled);
 }
 
-async fn a_job_that_was_given_back_is_the_next_one<E: Engine>() {
+async fn a_job_that_was_not_delivered_is_the_next_one<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
     for id in ["a", "b"] {
         submit(&*store, id).await;
     }
     let taken = take(&*store, "w", 1).await;
-    store.give_back(EP, "w", "a", taken[0].attempt).await.unwrap();
-    assert_eq!(view(&*store, "a").await.retries, 0);
+    store.return_undelivered(EP, "w", "a", taken[0].attempt).await.unwrap();
+    assert_eq!(view(&*store, "a").await.attempt.retries, 0);
     assert_eq!(take_ids(&*store, "w", 9).await, ["a", "b"]);
 }
 
 async fn a_record_ends_with_its_ttl<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
-    let policy = Policy { ttl: Duration::from_millis(50), ..Policy::default() };
-    store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
+    let job = job_with("a", |request| request.policy.ttl = Duration::from_millis(50));
+    store.submit(EP, job).await.unwrap();
     until(&*store, "a", |job| job.err() == Some(&StoreError::JobNotFound)).await;
     assert_eq!(take_ids(&*store, "w", 1).await, Vec::<String>::new());
 }
@@ -276,7 +282,8 @@ async fn a_result_ends_with_its_retention<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
     for id in ["a", "b"] {
-        store.submit(EP, NewJob { retention: Duration::from_millis(50), ..new_job(id) }).await.unwrap();
+        let job = job_with(id, |request| request.retention = Duration::from_millis(50));
+        store.submit(EP, job).await.unwrap();
     }
     take(&*store, "w", 2).await;
     store.finish(EP, "w", "a", done("1")).await.unwrap();
@@ -299,21 +306,21 @@ async fn a_lost_job_runs_once_more_and_then_fails<E: Engine>() {
     }
     until(&*store, "a", |job| job.is_ok_and(|job| job.status == Status::Failed)).await;
     let ended = view(&*store, "a").await;
-    assert_eq!((ended.error.as_deref(), ended.retries), (Some("job timed out after 1 retries"), 1));
+    assert_eq!((ended.ending.error.as_deref(), ended.attempt.retries), (Some("job timed out after 1 retries"), 1));
     let health = store.health(EP).await.unwrap();
     assert_eq!((health.retried, health.failed), (1, 1));
 }
 
-async fn a_job_over_its_run_time_fails_and_its_worker_is_told<E: Engine>() {
+async fn a_job_over_its_run_time_fails_and_its_worker_gets_a_stop_signal<E: Engine>() {
     let engine = E::new();
     let limits = Limits { timeout_status: Status::TimedOut, timeout_grace: Duration::ZERO, ..Limits::default() };
     let store = engine.open(limits);
-    let policy = Policy { execution_timeout: Some(Duration::from_millis(50)), ..Policy::default() };
-    store.submit(EP, NewJob { policy, ..new_job("a") }).await.unwrap();
+    let job = job_with("a", |request| request.policy.execution_timeout = Some(Duration::from_millis(50)));
+    store.submit(EP, job).await.unwrap();
     take(&*store, "w", 1).await;
     assert_eq!(timeout(SOON, store.stops(EP, "w", SOON * 10)).await.unwrap().unwrap(), ["a".into()]);
     let ended = view(&*store, "a").await;
-    assert_eq!((ended.status, ended.error.as_deref()), (Status::TimedOut, Some("executionTimeout exceeded")));
+    assert_eq!((ended.status, ended.ending.error.as_deref()), (Status::TimedOut, Some("executionTimeout exceeded")));
 }
 
 async fn a_job_taken_anonymously_belongs_to_whoever_reports_it<E: Engine>() {
@@ -322,18 +329,18 @@ async fn a_job_taken_anonymously_belongs_to_whoever_reports_it<E: Engine>() {
     submit(&*store, "a").await;
     take(&*store, ANONYMOUS, 1).await;
     store.chunk(EP, "w", "a", payload("1")).await.unwrap();
-    assert_eq!(view(&*store, "a").await.worker.as_deref(), Some("w"));
+    assert_eq!(view(&*store, "a").await.attempt.worker.as_deref(), Some("w"));
 }
 
 async fn endpoints_know_nothing_of_each_other<E: Engine>() {
     let engine = E::new();
     let store = engine.open(Limits::default());
     for endpoint in ["one", "two"] {
-        let input = payload(&format!("\"{endpoint}\""));
-        store.submit(endpoint, NewJob { input, ..new_job("same") }).await.unwrap();
+        let job = job_with("same", |request| request.input = payload(&format!("\"{endpoint}\"")));
+        store.submit(endpoint, job).await.unwrap();
     }
     let taken = store.take("two", "w", 9, Duration::ZERO).await.unwrap();
-    assert_eq!((taken.len(), taken[0].input.get()), (1, "\"two\""));
+    assert_eq!((taken.len(), taken[0].request.input.get()), (1, "\"two\""));
     assert_eq!(store.view("one", "same", None).await.unwrap().status, Status::InQueue);
     assert_eq!(store.view("three", "same", None).await.unwrap_err(), StoreError::JobNotFound);
 }
@@ -406,7 +413,7 @@ async fn many_clients_and_workers_lose_nothing<E: Engine>() {
             let mut ids = Vec::new();
             while worker.health(EP).await.unwrap().completed < (CLIENTS * JOBS) as u64 {
                 for job in worker.take(EP, &name, 3, Duration::from_millis(20)).await.unwrap() {
-                    worker.finish(EP, &name, &job.id, done(job.input.get())).await.unwrap();
+                    worker.finish(EP, &name, &job.id, done(job.request.input.get())).await.unwrap();
                     ids.push(job.id);
                 }
             }
@@ -419,7 +426,7 @@ async fn many_clients_and_workers_lose_nothing<E: Engine>() {
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), CLIENTS * JOBS);
     for id in &ids {
         let ended = view(&*store, id).await;
-        assert_eq!(text(ended.output.as_ref()), Some(&*format!("\"input of {id}\"")));
+        assert_eq!(output_of(&ended), Some(&*format!("\"input of {id}\"")));
     }
 }
 
@@ -433,7 +440,7 @@ async fn the_worker_of_a_process_that_ended_loses_its_jobs<E: Engine>() {
         take(&*store, "w", 1).await;
         store.worker_event(EP, "w", event).await.unwrap();
         let lost = view(&*store, id).await;
-        assert_eq!((lost.status, lost.retries), (Status::InProgress, 1));
+        assert_eq!((lost.status, lost.attempt.retries), (Status::InProgress, 1));
         assert_eq!(take_ids(&*store, "next", 1).await, [id]);
     }
 }

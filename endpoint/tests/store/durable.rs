@@ -2,28 +2,27 @@
 
 use std::time::Duration;
 
-use runpod_endpoint::store::{
-    Heartbeat, JobFilter, JobRecord, Limits, NewJob, Outcome, Policy, Seen, Setup, Status, StoreError, WebhookQueue,
-};
+use runpod_endpoint::store::{Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookQueue};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, SOON, Sqlite, done, failed, new_job, payload, status, submit, take, take_ids, text, until, view,
+    EP, Engine, SOON, Sqlite, done, failed, job_with, new_job, output_of, payload, status, submit, take, take_ids,
+    text, until, view,
 };
 
 #[tokio::test]
 async fn the_queue_keeps_its_order() {
     let engine = Sqlite::new();
     let store = engine.open(Limits::default());
-    let low = NewJob { policy: Policy { low_priority: true, ..Policy::default() }, ..new_job("low") };
+    let low = job_with("low", |request| request.policy.low_priority = true);
     store.submit(EP, low).await.unwrap();
     for id in ["retried", "given-back", "a", "b"] {
         submit(&*store, id).await;
     }
     let taken = take(&*store, "w", 2).await;
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
-    store.give_back(EP, "w", "given-back", taken[1].attempt).await.unwrap();
+    store.return_undelivered(EP, "w", "given-back", taken[1].attempt).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
     drop(store);
 
@@ -48,9 +47,12 @@ async fn a_running_job_stays_with_its_worker() {
 
     let store = engine.open(Limits::default());
     let after = view(&*store, "a").await;
-    assert_eq!((after.status, after.worker.as_deref(), after.retries), (Status::InProgress, Some("w"), 0));
-    assert_eq!(after.delay.map(|delay| delay.as_millis()), before.delay.map(|delay| delay.as_millis()));
-    assert_eq!(text(after.output.as_ref()), Some("{\"step\": 1}"));
+    assert_eq!(
+        (after.status, after.attempt.worker.as_deref(), after.attempt.retries),
+        (Status::InProgress, Some("w"), 0)
+    );
+    assert_eq!(after.attempt.delay.map(|delay| delay.as_millis()), before.attempt.delay.map(|delay| delay.as_millis()));
+    assert_eq!(output_of(&after), Some("{\"step\": 1}"));
     assert_eq!(store.health(EP).await.unwrap().workers.running, 1);
     assert_eq!(take_ids(&*store, "other", 9).await, ["b"]);
     store.finish(EP, "w", "a", done("1")).await.unwrap();
@@ -61,9 +63,10 @@ async fn a_running_job_stays_with_its_worker() {
 async fn observers_and_webhooks_find_a_finished_job() {
     let engine = Sqlite::new();
     let store = engine.open(Limits::default());
-    let webhook = Some("https://example.com/hook".to_owned());
+    let webhook = Some("https://example.com/hook".into());
     let traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
-    store.submit(EP, NewJob { webhook, traceparent, ..new_job("a") }).await.unwrap();
+    let job = job_with("a", |request| (request.webhook, request.traceparent) = (webhook, traceparent));
+    store.submit(EP, job).await.unwrap();
     submit(&*store, "b").await;
     take(&*store, "w", 1).await;
     store.finish(EP, "w", "a", done("1")).await.unwrap();
@@ -72,18 +75,18 @@ async fn observers_and_webhooks_find_a_finished_job() {
 
     let store = engine.open(Limits::default());
     let after = store.inspect(EP, "a", Seen::default(), Duration::ZERO).await.unwrap();
-    let states = |record: &JobRecord| -> Vec<_> {
+    let states = |record: &JobDetails| -> Vec<_> {
         record.history.iter().map(|entry| (entry.status, entry.worker.clone())).collect()
     };
     assert_eq!(states(&after), states(&before));
     assert!(after.history.is_sorted_by_key(|entry| entry.at));
-    assert_eq!((after.input.get(), text(after.view.output.as_ref())), ("\"input of a\"", Some("1")));
+    assert_eq!((after.input.get(), output_of(&after.view)), ("\"input of a\"", Some("1")));
     let rows = store.list(EP, &JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
     assert_eq!(rows.iter().map(|row| &*row.view.id).collect::<Vec<_>>(), ["b", "a"]);
     let webhook = store.webhook(EP, "a").await.unwrap().unwrap();
-    assert_eq!((&*webhook.url, webhook.input.get()), ("https://example.com/hook", "\"input of a\""));
-    assert_eq!(text(webhook.job.output.as_ref()), Some("1"));
-    assert_eq!(webhook.traceparent.as_deref(), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+    assert_eq!((&*webhook.url, webhook.request.input.get()), ("https://example.com/hook", "\"input of a\""));
+    assert_eq!(output_of(&webhook.job), Some("1"));
+    assert_eq!(webhook.request.traceparent.as_deref(), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
 }
 
 #[tokio::test]
@@ -99,8 +102,8 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
     };
     let (store, _) = due_at_start(&engine).await;
     for id in ["waits", "told", "cancelled", "retried", "untold"] {
-        let webhook = Some("https://example.com/hook".to_owned());
-        store.submit(EP, NewJob { webhook, ..new_job(id) }).await.unwrap();
+        let webhook = Some("https://example.com/hook".into());
+        store.submit(EP, job_with(id, |request| request.webhook = webhook)).await.unwrap();
     }
     store.cancel(EP, "cancelled").await.unwrap();
     take(&*store, "w", 4).await;
@@ -109,12 +112,12 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
     }
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
-    store.webhook_told(EP, "told").await.unwrap();
+    store.webhook_settled(EP, "told").await.unwrap();
     drop(store);
 
     let (store, due) = due_at_start(&engine).await;
     assert_eq!(due, ["untold"]);
-    store.webhook_told(EP, "untold").await.unwrap();
+    store.webhook_settled(EP, "untold").await.unwrap();
     drop(store);
     assert_eq!(due_at_start(&engine).await.1, [""; 0]);
 }
@@ -132,7 +135,7 @@ async fn the_lease_of_a_running_job_starts_afresh() {
     let store = engine.open(Limits { lease, ..Limits::default() });
     let again = timeout(SOON, store.take(EP, "other", 1, SOON)).await.unwrap().unwrap();
     assert_eq!((&*again[0].id, again[0].attempt), ("a", 2));
-    assert_eq!(view(&*store, "a").await.retries, 1);
+    assert_eq!(view(&*store, "a").await.attempt.retries, 1);
 }
 
 #[tokio::test]
@@ -161,7 +164,8 @@ async fn results_errors_and_counters_are_kept() {
     take(&*store, "w", 2).await;
     store.finish(EP, "w", "done", done("{\"a\":  1.50}")).await.unwrap();
     let cost = Some(payload("{\"gpuSeconds\": 1.50}"));
-    let outcome = Outcome { output: Some(payload("[1]")), cost, ..failed("bad input") };
+    let mut outcome = failed("bad input");
+    (outcome.ending.output, outcome.ending.cost) = (Some(payload("[1]")), cost);
     store.finish(EP, "w", "failed", outcome).await.unwrap();
     store.cancel(EP, "cancelled").await.unwrap();
     let before = store.health(EP).await.unwrap();
@@ -169,11 +173,11 @@ async fn results_errors_and_counters_are_kept() {
 
     let store = engine.open(Limits::default());
     let job = view(&*store, "done").await;
-    assert_eq!((job.status, text(job.output.as_ref())), (Status::Completed, Some("{\"a\":  1.50}")));
-    assert!(job.execution.is_some());
+    assert_eq!((job.status, output_of(&job)), (Status::Completed, Some("{\"a\":  1.50}")));
+    assert!(job.attempt.execution.is_some());
     let job = view(&*store, "failed").await;
-    assert_eq!((job.error.as_deref(), text(job.output.as_ref())), (Some("bad input"), Some("[1]")));
-    assert_eq!(text(job.cost.as_ref()), Some("{\"gpuSeconds\": 1.50}"));
+    assert_eq!((job.ending.error.as_deref(), output_of(&job)), (Some("bad input"), Some("[1]")));
+    assert_eq!(text(job.ending.cost.as_ref()), Some("{\"gpuSeconds\": 1.50}"));
     assert_eq!(status(&*store, "cancelled").await, Status::Cancelled);
     let after = store.health(EP).await.unwrap();
     assert_eq!((after.completed, after.failed), (1, 1));
@@ -208,7 +212,8 @@ async fn what_has_expired_leaves_the_file() {
     let store = engine.open(Limits::default());
     let retention = Duration::from_millis(200);
     let s3_config = Some(payload("{}"));
-    store.submit(EP, NewJob { retention, s3_config, ..new_job("a") }).await.unwrap();
+    let job = job_with("a", |request| (request.retention, request.s3_config) = (retention, s3_config));
+    store.submit(EP, job).await.unwrap();
     take(&*store, "w", 1).await;
     store.chunk(EP, "w", "a", payload("1")).await.unwrap();
     store.finish(EP, "w", "a", done("1")).await.unwrap();

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, NewJob, OpenError, Outcome, Policy, SqliteStore};
+use runpod_endpoint::store::{Limits, OpenError, SqliteStore};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
-use crate::support::{EP, Engine, SOON, Sqlite, done, new_job, payload, submit, take, text, view};
+use crate::support::{EP, Engine, SOON, Sqlite, done, job_with, new_job, output_of, payload, submit, take, text, view};
 
 fn refusal(path: &Path) -> OpenError {
     match SqliteStore::open(path, Limits::default()) {
@@ -73,8 +73,7 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
     take(&*store, "w", 1).await;
     store.finish(EP, "w", "done", done("1")).await.unwrap();
     let timeout = Some(Duration::from_secs(60));
-    let policy = Policy { execution_timeout: timeout, ..Policy::default() };
-    store.submit(EP, NewJob { policy, ..new_job("own") }).await.unwrap();
+    store.submit(EP, job_with("own", |request| request.policy.execution_timeout = timeout)).await.unwrap();
     submit(&*store, "default").await;
     drop(store);
     // Once the file is free, as format 1 had it.
@@ -86,14 +85,15 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
     for _ in 0..2 {
         let store = engine.open(Limits::default());
         let job = view(&*store, "done").await;
-        assert_eq!((text(job.output.as_ref()), job.cost.is_none()), (Some("1"), true));
+        assert_eq!((output_of(&job), job.ending.cost.is_none()), (Some("1"), true));
     }
     let store = engine.open(Limits::default());
     let taken = take(&*store, "w", 2).await;
-    assert_eq!(taken.iter().map(|job| job.execution_timeout).collect::<Vec<_>>(), [timeout, None]);
-    let outcome = Outcome { cost: Some(payload("7")), ..done("2") };
+    assert_eq!(taken.iter().map(|job| job.request.policy.execution_timeout).collect::<Vec<_>>(), [timeout, None]);
+    let mut outcome = done("2");
+    outcome.ending.cost = Some(payload("7"));
     store.finish(EP, "w", "own", outcome).await.unwrap();
-    assert_eq!(text(view(&*store, "own").await.cost.as_ref()), Some("7"));
+    assert_eq!(text(view(&*store, "own").await.ending.cost.as_ref()), Some("7"));
     let format = Connection::open(engine.path()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
     assert_eq!(format, Ok(2));
 }
@@ -123,7 +123,7 @@ async fn places_without_a_folder_or_without_rights_are_refused() {
 }
 
 #[tokio::test]
-async fn the_program_says_it_in_one_line() {
+async fn the_program_names_the_file_in_use_in_one_line() {
     let engine = Sqlite::new();
     let _store = engine.open(Limits::default());
     #[expect(clippy::disallowed_methods, reason = "the test runs the program under test")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use runpod_endpoint::store::{Limits, Outcome, Policy, Status, Store, StoreError};
+use runpod_endpoint::store::{Ending, Limits, Outcome, Policy, Status, Store, StoreError};
 
 use crate::support::{EP, Engine, Memory, Sqlite, new_job, payload};
 
@@ -84,20 +84,21 @@ impl<E: Engine> Observer<E> {
         match event {
             Event::Submit { low_priority } => {
                 let mut job = new_job(&id(self.jobs));
-                job.policy = Policy { low_priority: *low_priority, ..Policy::default() };
+                job.request.policy = Policy { low_priority: *low_priority, ..Policy::default() };
                 self.store.submit(EP, job).await.unwrap();
                 self.jobs += 1;
             }
             Event::Take { worker, max } => self.take(WORKERS[*worker], *max).await,
             Event::GiveBack { job } => {
                 if let Some((taker, attempt)) = self.takers.get(job) {
-                    self.store.give_back(EP, taker, &id(*job), *attempt).await.unwrap();
+                    self.store.return_undelivered(EP, taker, &id(*job), *attempt).await.unwrap();
                 }
             }
             Event::Finish { worker, job, failed } => {
                 let error = failed.then(|| format!("error {step}"));
                 let output = Some(payload(&step.to_string()));
-                let outcome = Outcome { output, error, cost: Some(payload("1.50")), ..Outcome::default() };
+                let outcome =
+                    Outcome { ending: Ending { output, error, cost: Some(payload("1.50")) }, ..Outcome::default() };
                 self.store.finish(EP, WORKERS[*worker], &id(*job), outcome).await.unwrap();
             }
             Event::Progress { worker, job } => {
@@ -144,7 +145,7 @@ impl<E: Engine> Observer<E> {
         for assignment in self.store.take(EP, worker, max, Duration::ZERO).await.unwrap() {
             let job: usize = assignment.id.trim_start_matches("job-").parse().unwrap();
             assert_eq!(self.looks[job].status, Status::InQueue, "{job} was given to a second worker");
-            assert_eq!(assignment.input.get(), format!("\"input of job-{job}\""));
+            assert_eq!(assignment.request.input.get(), format!("\"input of job-{job}\""));
             self.takers.insert(job, (worker, assignment.attempt));
             self.trace.push(format!("{worker} takes {job} as {}", assignment.attempt));
         }
@@ -156,11 +157,11 @@ impl<E: Engine> Observer<E> {
             let view = self.store.view(EP, &id(job), None).await.unwrap();
             looks.push(Look {
                 status: view.status,
-                retries: view.retries,
-                worker: view.worker.map(|worker| worker.to_string()),
-                output: view.output.map(|output| output.get().to_owned()),
-                error: view.error,
-                cost: view.cost.map(|cost| cost.get().to_owned()),
+                retries: view.attempt.retries,
+                worker: view.attempt.worker.map(|worker| worker.to_string()),
+                output: view.ending.output.map(|output| output.get().to_owned()),
+                error: view.ending.error,
+                cost: view.ending.cost.map(|cost| cost.get().to_owned()),
             });
         }
         for (job, (old, new)) in self.looks.iter().zip(&looks).enumerate() {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use end_to_end_tests::eventually;
 use runpod_endpoint::store::{
-    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Setup, SqliteStore, Status,
-    Store, StoreError,
+    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore,
+    Status, Store, StoreError,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -85,21 +86,23 @@ pub(crate) fn payload(json: &str) -> Payload {
 pub(crate) fn new_job(id: &str) -> NewJob {
     NewJob {
         id: id.into(),
-        input: payload(&format!("\"input of {id}\"")),
-        s3_config: None,
-        webhook: None,
-        traceparent: None,
-        policy: Policy::default(),
-        retention: Duration::from_secs(300),
+        request: Request::new(payload(&format!("\"input of {id}\"")), Policy::default(), Duration::from_secs(300)),
     }
 }
 
+/// A job with another request than most.
+pub(crate) fn job_with(id: &str, change: impl FnOnce(&mut Request)) -> NewJob {
+    let mut job = new_job(id);
+    change(&mut job.request);
+    job
+}
+
 pub(crate) fn done(output: &str) -> Outcome {
-    Outcome { output: Some(payload(output)), ..Outcome::default() }
+    Outcome::completed(Some(payload(output)))
 }
 
 pub(crate) fn failed(error: &str) -> Outcome {
-    Outcome { error: Some(error.to_owned()), ..Outcome::default() }
+    Outcome::failed(error)
 }
 
 pub(crate) async fn submit(store: &dyn Store, id: &str) {
@@ -123,16 +126,18 @@ pub(crate) async fn take_ids(store: &dyn Store, worker: &str, max: usize) -> Vec
     take(store, worker, max).await.iter().map(|job| job.id.to_string()).collect()
 }
 
+pub(crate) fn output_of(job: &JobView) -> Option<&str> {
+    text(job.ending.output.as_ref())
+}
+
 pub(crate) fn text(payload: Option<&Payload>) -> Option<&str> {
     payload.map(|payload| payload.get())
 }
 
 /// Asks again until the job is as wanted. Time is real here: a file does not wait for a paused clock.
 pub(crate) async fn until(store: &dyn Store, id: &str, wanted: impl Fn(Result<&JobView, &StoreError>) -> bool) {
-    let asking = async {
-        while !wanted(store.view(EP, id, None).await.as_ref()) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(SOON, asking).await.unwrap();
+    eventually(&format!("job {id} to change"), || async {
+        wanted(store.view(EP, id, None).await.as_ref()).then_some(())
+    })
+    .await;
 }

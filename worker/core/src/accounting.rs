@@ -1,50 +1,55 @@
-//! What the time of handler processes goes into. Each process stands for one GPU, so this is GPU time, and with a price it
-//! is money.
+//! Rule: where the time of handler processes goes.
 //!
-//! Time is booked when its use is known: idle and start-up time at once, the time of a job when the job ends. Several jobs
-//! that run in one process at the same time share its time.
+//! Every moment of every process is accounted for once. Idle and start-up time is added at once; the time of a job is added
+//! when the job ends, because its category is not known before. Jobs that run in one process at the same time share its time
+//! equally.
 
-use crate::boundary::{Price, Time, TimeCategory};
-use crate::states::Phase;
-use crate::worker::Worker;
 use std::time::Duration;
 
+use crate::boundary::{Price, Time, TimeCategory};
+use crate::states::{Phase, Process};
+use crate::worker::Worker;
+
 impl Worker {
-    /// Books the time since the last event, during which nothing has changed.
-    pub(crate) fn spend(&mut self, now: Time) {
-        let time = now.since(self.spent_until);
-        self.spent_until = now;
+    /// Accounts for the time since the last event. The state has not changed meanwhile.
+    pub(crate) fn account_time(&mut self, now: Time) {
+        let time = now.since(self.accounted_until);
+        self.accounted_until = now;
         if time.is_zero() {
             return;
         }
         for process in &self.processes {
-            let busy = process.slots.iter().filter_map(|slot| slot.job()).count();
-            if busy > 0 {
-                let share = time / u32::try_from(busy).unwrap_or(u32::MAX);
-                for id in process.slots.iter().filter_map(|slot| slot.job()) {
-                    if let Some(job) = self.jobs.get_mut(id) {
-                        job.gpu_time += share;
-                    }
-                }
+            let busy = process.busy_slots();
+            if busy == 0 {
+                self.gpu_time.add(idle_category(process), time);
                 continue;
             }
-            let waits = match process.phase {
-                Phase::Serving | Phase::Retiring { .. } => process.has_model(),
-                Phase::Stopped | Phase::GaveUp => true,
-                _ => false,
-            };
-            self.gpu_time.add(if waits { TimeCategory::Idle } else { TimeCategory::WarmUp }, time);
+            let share = time / u32::try_from(busy).unwrap_or(u32::MAX);
+            for id in process.slots.iter().filter_map(|slot| slot.job()) {
+                if let Some(job) = self.jobs.get_mut(id) {
+                    job.gpu_time += share;
+                }
+            }
         }
     }
 
-    /// Books the time of a run that is over.
-    pub(crate) fn book(&mut self, category: TimeCategory, time: Duration) {
+    /// Adds the time of a run that is over.
+    pub(crate) fn account_run(&mut self, category: TimeCategory, time: Duration) {
         self.gpu_time.add(category, time);
     }
 
-    /// What the worker costs, where that is known.
+    /// The price of the worker, if known.
     pub(crate) fn price(&self) -> Option<Price> {
         let per_hour = self.policy.price_per_hour?;
         Some(Price { per_hour, processes: self.policy.processes })
+    }
+}
+
+/// The category of a process that runs no job.
+fn idle_category(process: &Process) -> TimeCategory {
+    match process.phase {
+        Phase::Serving | Phase::Retiring { .. } if process.has_model() => TimeCategory::Idle,
+        Phase::Stopped | Phase::GaveUp => TimeCategory::Idle,
+        _ => TimeCategory::WarmUp,
     }
 }

@@ -1,5 +1,5 @@
-//! What crosses the border of the core: events come in, effects and reports go out, a snapshot shows the state, the policy
-//! holds the limits.
+//! The border of the core. Events come in; effects and reports go out. The policy holds the limits, and the snapshot shows
+//! the state.
 
 mod effect;
 mod event;
@@ -7,15 +7,16 @@ mod gpu_slowdown;
 mod gpu_time;
 mod ids;
 mod policy;
+mod poll_blocker;
 mod report;
 mod snapshot;
 
 pub use effect::{Effect, FinalResult, OutboxItem};
 pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, ProcessEvent, TakenJob};
-pub(crate) use gpu_slowdown::describe_slowdowns;
 pub use gpu_slowdown::{GpuSlowdown, SlowdownReason};
 pub use gpu_time::{GpuTime, JobCost, Price, TimeCategory};
 pub use ids::{Epoch, JobId, ProcessId, SlotRef, Time};
 pub use policy::{OnRefresh, Policy, RecycleLimits};
+pub use poll_blocker::PollBlocker;
 pub use report::{JobStatus, RecycleReason, Report, StartPhase};
 pub use snapshot::{DeviceMemory, JobCounts, PollView, ProcessView, SlotCounts, Snapshot, Versions, WorkerState};

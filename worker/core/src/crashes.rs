@@ -1,120 +1,29 @@
-//! Dead and dying processes: who is killed and when, what becomes of the jobs inside, when the next one starts.
+//! Rule: what follows when a handler process has exited. Which job is blamed, which run again, and when the worker gives up.
 //!
-//! The crash policy. One job was running: it is the suspect and fails; if the handler is idempotent and nothing was
-//! streamed, it is run once more, alone. Several were running: we cannot know which one did it, so each is run once more,
-//! alone; the one that kills its process again fails, the others complete. A job that was sent to a process in the moment
-//! of its death and never begun, and jobs in a process that *we* had to kill because of another job, carry no blame and are
-//! simply run again. A job that has streamed is never run again: its reader would see the same items twice.
+//! - One job was running: it is the suspect and fails. If the handler is idempotent and the job has not streamed, it is run
+//!   once more, alone.
+//! - Several jobs were running: each is a suspect and is run once more, alone. The one that crashes its process again fails.
+//! - A job that was sent to the process and was not begun is not a suspect, and runs again.
+//! - Jobs in a process that the worker killed because of another job are not suspects, and run again.
+//! - A job that has streamed is never run again, because its reader would see the same items twice.
 
-use crate::boundary::{DrainCause, Effect, Exit, ExitReason, JobId, ProcessId, Report, Time, TimeCategory};
+use runpod_handler_protocol::{ErrorKind, ErrorReport};
+
+use crate::boundary::{DrainCause, Exit, JobId, ProcessId, Report, Time, TimeCategory};
 use crate::linker;
 use crate::states::{JobState, KillCause, Phase};
 use crate::worker::Worker;
-use runpod_handler_protocol::{ErrorKind, ErrorReport, ToHandler};
 
 impl Worker {
-    /// Starts what is due to be started.
-    pub(crate) fn start_processes(&mut self, now: Time) {
-        if !self.may_start() {
-            return;
-        }
-        for index in 0..self.processes.len() {
-            let process = &mut self.processes[index];
-            if matches!(process.phase, Phase::Backoff { until } if until <= now) {
-                process.start(now, &self.policy);
-                let (process, epoch) = (process.id, process.epoch);
-                self.report(Report::ProcessStarting { process, epoch });
-                self.emit(Effect::Spawn { process, epoch });
-            }
-        }
-    }
-
-    /// Limits of phases, pings, and processes that have gone silent.
-    pub(crate) fn expire_processes(&mut self, now: Time) {
-        for index in 0..self.processes.len() {
-            let id = ProcessId(index);
-            let process = &self.processes[index];
-            match process.phase {
-                Phase::Spawning { until } | Phase::Handshaking { until } if until <= now => {
-                    let reason = format!(
-                        "the handler did not introduce itself within {:?}: is it built with runpod-handler-sdk?",
-                        self.policy.handshake_timeout
-                    );
-                    self.kill(now, id, &KillCause::Start(reason));
-                }
-                Phase::Killing { until, .. } if until <= now => self.cannot_be_reaped(now, id),
-                _ if process.is_frozen(now, &self.policy) => self.kill(now, id, &KillCause::Unresponsive),
-                _ if process.is_stalled(now) => {
-                    let limit = self.policy.load_stall_timeout;
-                    let reason = process.load_error.clone();
-                    let reason = reason.unwrap_or_else(|| format!("loading made no progress for {limit:?}"));
-                    self.kill(now, id, &KillCause::Start(reason));
-                }
-                _ if process.is_probed_in_vain(now) => self.kill(now, id, &KillCause::DeviceLost),
-                _ => {
-                    if let Some(seq) = self.processes[index].ping_due(now, &self.policy) {
-                        let message = ToHandler::Ping { seq };
-                        self.emit(Effect::Send { process: id, message, payload: bytes::Bytes::new() });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes a process out of service. The jobs that it still runs, beside the overdue ones, get a last time limit.
-    pub(crate) fn condemn(&mut self, now: Time, id: ProcessId, cause: KillCause) {
-        let until = now + self.policy.retire_grace;
-        let process = self.process(id);
-        if process.is_patient() {
-            process.phase = Phase::Retiring { cause, until };
-        }
-    }
-
-    /// Kills retiring processes that nobody has to wait for any more.
-    pub(crate) fn retire(&mut self, now: Time) {
-        for index in 0..self.processes.len() {
-            let id = ProcessId(index);
-            let Phase::Retiring { cause, until } = self.processes[index].phase.clone() else { continue };
-            let over = match cause {
-                KillCause::Shutdown => false,
-                _ => self.jobs.values().filter(|job| job.runs_in(id)).all(|job| job.is_overdue(now)),
-            };
-            if over || until <= now {
-                self.kill(now, id, &cause);
-            }
-        }
-    }
-
-    /// Kills a process and everything it started, at once.
-    pub(crate) fn kill(&mut self, now: Time, id: ProcessId, cause: &KillCause) {
-        let until = now + self.policy.reap_timeout;
-        let process = self.process(id);
-        if !process.phase.is_alive() || matches!(process.phase, Phase::Killing { .. }) {
-            return;
-        }
-        process.phase = Phase::Killing { cause: cause.clone(), until };
-        if !matches!(cause, KillCause::Shutdown | KillCause::Recycled(_)) {
-            self.report(Report::ProcessKilled { process: id, reason: cause.to_string() });
-            self.trouble = Some(cause.trouble());
-        }
-        self.emit(Effect::Kill { process: id });
-    }
-
-    /// A handler that must not be used, and that starting again would not change.
-    pub(crate) fn refuse(&mut self, now: Time, id: ProcessId, reason: String) {
-        self.process(id).hopeless = true;
-        self.kill(now, id, &KillCause::Start(reason));
-    }
-
-    /// Nothing is left of this incarnation: settles its jobs and decides about the next one.
-    pub(crate) fn process_gone(&mut self, now: Time, id: ProcessId, exit: &Exit) {
+    /// A process has exited: settles its jobs and decides about its next start.
+    pub(crate) fn process_exited(&mut self, now: Time, id: ProcessId, exit: &Exit) {
         let process = self.process(id);
         let phase = std::mem::replace(&mut process.phase, Phase::Stopped);
         let load_error = process.load_error.take();
         process.last_exit = Some(exit.clone());
         let served = process.served;
         let cause = match &phase {
-            // It died while its last job was running, before anyone killed it.
+            // Its last job was still running, so nobody has killed it yet.
             Phase::Retiring { cause: KillCause::Recycled(_), .. } => None,
             Phase::Killing { cause, .. } | Phase::Retiring { cause, .. } => Some(cause.clone()),
             _ => None,
@@ -134,38 +43,21 @@ impl Worker {
             self.start_failed(now, id, reason);
         } else if !served {
             let stage = if matches!(phase, Phase::Loading) { "while loading" } else { "before it introduced itself" };
-            self.start_failed(now, id, format!("the handler ended with {} {stage}{}", exit.status, quote(exit)));
+            self.start_failed(now, id, format!("the handler ended with {} {stage}{}", exit.status, hint(exit)));
         } else {
             if cause.is_none() {
-                self.trouble = Some(format!("the handler process died with {}", exit.status));
+                self.trouble = Some(format!("the handler process crashed with {}", exit.status));
             }
             if !expected {
-                self.process(id).strikes += 1;
+                self.process(id).crashes_in_a_row += 1;
                 self.note_crash(now, exit);
             }
-            let process = &self.processes[id.0];
-            let until = now + process.restart_delay(&self.policy);
+            let until = now + self.processes[id.0].restart_delay(&self.policy);
             self.process(id).phase = Phase::Backoff { until };
         }
     }
 
-    /// A start has failed for good or for now.
-    pub(crate) fn start_failed(&mut self, now: Time, id: ProcessId, reason: String) {
-        let attempts = self.policy.start_attempts;
-        let process = self.process(id);
-        process.failed_starts += 1;
-        let give_up = process.hopeless || process.failed_starts >= attempts;
-        let delay = self.processes[id.0].restart_delay(&self.policy);
-        self.process(id).phase = if give_up { Phase::GaveUp } else { Phase::Backoff { until: now + delay } };
-        self.trouble = Some(reason.clone());
-        let retry_in = (!give_up).then_some(delay);
-        self.report(Report::StartFailed { process: id, reason: reason.clone(), retry_in });
-        if give_up {
-            self.begin_drain(now, &DrainCause::Unhealthy { check: "handler_start".into(), reason });
-        }
-    }
-
-    /// Counts a crash; too many in a short time and the worker is better replaced.
+    /// Counts a crash. A worker with too many in a short time is better replaced.
     fn note_crash(&mut self, now: Time, exit: &Exit) {
         self.crashes.push_back(now);
         while self.crashes.front().is_some_and(|crash| now.since(*crash) > self.policy.crash_window) {
@@ -182,57 +74,54 @@ impl Worker {
         }
     }
 
-    /// SIGKILL did not end it. Its jobs are answered all the same; the worker has to go, because the device is not free.
-    fn cannot_be_reaped(&mut self, now: Time, id: ProcessId) {
-        let exit = Exit { status: ExitReason::Unknown, host_oom: false, last_lines: Vec::new() };
-        self.process_gone(now, id, &exit);
-        self.process(id).phase = Phase::Stopped;
-        let reason = format!("the handler process was killed and is still there after {:?}", self.policy.reap_timeout);
-        self.begin_drain(now, &DrainCause::Unhealthy { check: "reap".into(), reason });
-    }
-
-    /// What becomes of the jobs that a dead process was running.
+    /// Decides about the jobs that ran in a process when it exited.
     fn settle_jobs(&mut self, now: Time, id: ProcessId, cause: Option<&KillCause>, exit: &Exit) {
-        let mut victims: Vec<JobId> =
-            self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.id.clone()).collect();
-        victims.sort_by_key(|job| self.jobs.get(job).map(|job| job.taken_at));
+        let limit = self.policy.lost_start_limit;
+        let mut lost: Vec<JobId> = self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.id.clone()).collect();
+        lost.sort_by_key(|job| self.jobs.get(job).map(|job| job.taken_at));
         let blamed = cause.is_none_or(|cause| matches!(cause, KillCause::Unresponsive | KillCause::Protocol(_)));
-        let several = victims.iter().filter_map(|job| self.jobs.get(job)).filter(|job| job.is_suspect()).count() > 1;
+        let suspects = lost.iter().filter_map(|job| self.jobs.get(job)).filter(|job| job.is_suspect(limit)).count();
         let idempotent = self.manifest.as_ref().is_some_and(|manifest| manifest.idempotent);
-        let error = death(cause, exit);
+        let error = exit_error(cause, exit);
         // Newest first, because each goes to the head of the queue.
-        for id in victims.into_iter().rev() {
+        for id in lost.into_iter().rev() {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if let JobState::Stopping { why, .. } = job.state {
-                self.settle_stopped(now, &id, why);
+                self.finish_stopped(now, &id, why);
                 continue;
             }
             let again = if !blamed {
                 true
-            } else if job.is_suspect() {
+            } else if job.is_suspect(limit) {
                 job.crashes += 1;
-                job.alone = true;
-                several || (idempotent && job.crashes == 1)
+                job.runs_alone = true;
+                suspects > 1 || (idempotent && job.crashes == 1)
             } else {
                 job.lost_starts += 1;
                 true
             };
-            if job.streamed || !again {
+            if again && !job.streamed {
+                self.run_again(&id, &error);
+            } else {
                 self.fail(now, &id, error.clone());
-                continue;
             }
-            job.state = JobState::Queued;
-            let wasted = std::mem::take(&mut job.gpu_time);
-            self.book(TimeCategory::Failed, wasted);
-            self.queue.push_front(id.clone());
-            self.counts.retried += 1;
-            self.report(Report::JobRetried { job: id, reason: error.message.clone() });
         }
+    }
+
+    /// Puts a job whose process has exited at the head of the queue.
+    fn run_again(&mut self, id: &JobId, error: &ErrorReport) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.state = JobState::Queued;
+        let wasted = std::mem::take(&mut job.gpu_time);
+        self.account_run(TimeCategory::Failed, wasted);
+        self.queue.push_front(id.clone());
+        self.counts.retried += 1;
+        self.report(Report::JobRetried { job: id.clone(), reason: error.message.clone() });
     }
 }
 
-/// The error of a job whose process died.
-fn death(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
+/// The error of a job whose process has exited.
+fn exit_error(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
     let (kind, message) = match cause {
         Some(KillCause::Unresponsive) => (ErrorKind::Unresponsive, "the handler process stopped answering".to_owned()),
         Some(cause @ KillCause::Protocol(_)) => (ErrorKind::Protocol, cause.to_string()),
@@ -244,14 +133,14 @@ fn death(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
                 exit.status
             ),
         ),
-        None => (ErrorKind::Crashed, format!("the handler process died with {} while it had this job", exit.status)),
+        None => (ErrorKind::Crashed, format!("the handler process crashed with {} while it ran this job", exit.status)),
     };
     ErrorReport { kind, message, traceback: exit.last_lines.join("\n") }
 }
 
-/// The last words of a process, and what to do about those of the linker, for a message of one line.
-fn quote(exit: &Exit) -> String {
-    let words = exit.last_lines.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+/// The last line that a process wrote, and what to do if it comes from the linker, as the end of a message of one line.
+fn hint(exit: &Exit) -> String {
+    let line = exit.last_lines.last().map(|line| format!("; its last line: {line}")).unwrap_or_default();
     let advice = linker::advice(exit).map(|advice| format!("; {advice}")).unwrap_or_default();
-    words + &advice
+    line + &advice
 }

@@ -1,32 +1,33 @@
-//! How jobs end: with a result, at their deadline, stopped, or handed back. The first outcome wins.
+//! Rule: how jobs end. With a result, at their deadline, cancelled, or handed back; the first outcome wins.
 
 use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler};
 
 use crate::boundary::{Effect, FinalResult, JobCost, JobId, JobStatus, OutboxItem, Report, Time};
 use crate::states::{Job, JobState, KillCause, Slot};
 use crate::worker::Worker;
-use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler};
 
 /// What decides a job.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// An output.
+    /// The handler returned an output.
     Completed(Bytes),
-    /// An error.
+    /// The handler returned an error, or its process exited.
     Failed(ErrorReport),
-    /// Its deadline.
+    /// Its deadline has passed.
     TimedOut,
-    /// The platform.
+    /// A client has cancelled it.
     Cancelled,
-    /// Shutdown.
+    /// The worker shuts down.
     HandedBack,
 }
 
-/// What came with the outcome.
+/// What the handler sends along with an outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
-    /// The handler wants a fresh worker.
+    /// The handler asks for a fresh worker.
     pub(crate) refresh: bool,
     /// Figures recorded by the handler.
     pub(crate) records: BTreeMap<String, f64>,
@@ -42,8 +43,8 @@ impl Worker {
         let run_time = job.started_at.map(|started| now.since(started)).unwrap_or_default();
         let stop_time = job.stopping_since.map(|since| now.since(since));
         let (gpu_time, tenant, timeout) = (job.gpu_time, job.tenant.clone(), job.timeout);
-        let process = job.place().map(|place| place.process);
-        let device = job.place().and_then(|place| self.processes[place.process.0].device.clone());
+        let process = job.slot().map(|slot| slot.process);
+        let device = process.and_then(|process| self.processes[process.0].device.clone());
         self.free_slot(id);
         if let Some(process) = process.map(|id| self.process(id)) {
             process.wear.job_ended(&extras.records);
@@ -63,7 +64,7 @@ impl Worker {
             Outcome::HandedBack => (JobStatus::HandedBack, None),
         };
         self.count(status);
-        self.book(status.into(), gpu_time);
+        self.account_run(status.into(), gpu_time);
         let cost = JobCost { gpu_time, dollars: self.price().map(|price| price.of(gpu_time)) };
         let error = result.as_ref().and_then(|result| result.as_ref().err().cloned());
         if let Some(error) = &error {
@@ -81,35 +82,98 @@ impl Worker {
             records: extras.records,
         });
 
-        let posted = result.is_some();
-        let item = match result {
-            Some(result) => {
-                let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
-                let stop_pod = extras.refresh || self.policy.refresh_worker;
-                let cost = self.policy.cost_in_result.then_some(cost);
-                let result = FinalResult { result, streamed, stop_pod, cost };
-                // Said once: what comes of it has happened when the job is handed out again.
-                self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
-                if let Some(job) = self.jobs.get_mut(id) {
-                    job.state = JobState::Delivering;
-                    job.stop_pod = stop_pod;
-                    job.body = Bytes::new();
-                }
-                OutboxItem::Final(result)
-            }
-            None => {
-                self.jobs.remove(id);
-                OutboxItem::Discard
-            }
+        let Some(result) = result else {
+            self.close_unanswered(id);
+            return;
         };
-        self.emit(Effect::Deliver { job: id.clone(), item });
-        if posted {
-            self.refresh(now, process, extras.refresh);
+        self.post_result(id, result, cost, extras.refresh);
+        self.refresh(now, process, extras.refresh);
+    }
+
+    /// Fails a job with this error.
+    pub(crate) fn fail(&mut self, now: Time, id: &JobId, error: ErrorReport) {
+        self.finish(now, id, Outcome::Failed(error), Extras::default());
+    }
+
+    /// Decides a job that was asked to stop and has ended without a result of its own.
+    pub(crate) fn finish_stopped(&mut self, now: Time, id: &JobId, why: CancelReason) {
+        let outcome = match why {
+            CancelReason::Deadline => Outcome::TimedOut,
+            CancelReason::Stopped => Outcome::Cancelled,
+            CancelReason::Drain => Outcome::HandedBack,
+        };
+        self.finish(now, id, outcome, Extras::default());
+    }
+
+    /// The queue wants a job stopped. A job whose result is decided is left alone; one that is not held may still arrive.
+    pub(crate) fn stop_requested(&mut self, now: Time, id: &JobId) {
+        match self.jobs.get_mut(id).map(|job| &mut job.state) {
+            Some(JobState::Queued) => self.finish(now, id, Outcome::Cancelled, Extras::default()),
+            Some(JobState::Assigned(_) | JobState::Running(_)) => self.ask_to_stop(now, id, CancelReason::Stopped),
+            // Whatever else was going to end it, the queue does not want its result any more.
+            Some(JobState::Stopping { why, .. }) => *why = CancelReason::Stopped,
+            Some(JobState::Delivering) => {}
+            None if self.recent.get(id).is_some() => {}
+            None => self.poll.note_early_stop(id, self.policy.early_stop_limit),
         }
     }
 
-    pub(crate) fn fail(&mut self, now: Time, id: &JobId, error: ErrorReport) {
-        self.finish(now, id, Outcome::Failed(error), Extras::default());
+    /// Asks a running job to stop. Its process is killed if the job does not stop within the cancel grace.
+    pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: CancelReason) {
+        let kill_at = now + self.policy.cancel_grace;
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(slot) = job.slot() else { return };
+        job.state = JobState::Stopping { slot, why, kill_at };
+        job.stopping_since = Some(now);
+        let message = ToHandler::Cancel { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
+        self.process(slot.process).slots[slot.slot as usize] = Slot::Lingering(id.clone());
+        self.report(Report::JobStopping { job: id.clone(), reason: why.to_string() });
+        self.emit(Effect::Send { process: slot.process, message, payload: Bytes::new() });
+    }
+
+    /// Deadlines of jobs: waiting ones time out, running ones are asked to stop, and one that does not stop costs its
+    /// process.
+    pub(crate) fn expire_jobs(&mut self, now: Time) {
+        let is_due =
+            |job: &&Job| self.job_deadline_applies(job) && job.next_deadline().is_some_and(|deadline| deadline <= now);
+        let due: Vec<JobId> = self.jobs.values().filter(is_due).map(|job| job.id.clone()).collect();
+        for id in due {
+            match self.jobs.get(&id).map(|job| job.state) {
+                Some(JobState::Queued) => self.finish(now, &id, Outcome::TimedOut, Extras::default()),
+                Some(JobState::Assigned(_) | JobState::Running(_)) => {
+                    self.ask_to_stop(now, &id, CancelReason::Deadline);
+                }
+                Some(JobState::Stopping { slot, .. }) => self.retire_process(now, slot.process, KillCause::Overdue),
+                Some(JobState::Delivering) | None => {}
+            }
+        }
+    }
+
+    /// Whether the next deadline of a job counts. A job that was asked to stop in a process that is being replaced ends with
+    /// that process.
+    pub(crate) fn job_deadline_applies(&self, job: &Job) -> bool {
+        !matches!(job.state, JobState::Stopping { slot, .. } if !self.processes[slot.process.0].job_deadlines_apply())
+    }
+
+    fn post_result(&mut self, id: &JobId, result: Result<Bytes, ErrorReport>, cost: JobCost, refresh: bool) {
+        let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
+        let stop_pod = refresh || self.policy.refresh_worker;
+        let cost = self.policy.cost_in_result.then_some(cost);
+        let result = FinalResult { result, streamed, stop_pod, cost };
+        // A result that is delivered again, later, does not ask for another fresh worker.
+        self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.state = JobState::Delivering;
+            job.stop_pod = stop_pod;
+            job.body = Bytes::new();
+        }
+        self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Final(result) });
+    }
+
+    /// Closes a job for which no result is posted.
+    fn close_unanswered(&mut self, id: &JobId) {
+        self.jobs.remove(id);
+        self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Discard });
     }
 
     fn count(&mut self, status: JobStatus) {
@@ -126,72 +190,10 @@ impl Worker {
     }
 
     fn free_slot(&mut self, id: &JobId) {
-        let Some(place) = self.jobs.get(id).and_then(Job::place) else { return };
-        let slot = &mut self.process(place.process).slots[place.slot as usize];
-        if slot.job() == Some(id) {
-            *slot = Slot::Ready;
+        let Some(slot) = self.jobs.get(id).and_then(Job::slot) else { return };
+        let state = &mut self.process(slot.process).slots[slot.slot as usize];
+        if state.job() == Some(id) {
+            *state = Slot::Ready;
         }
-    }
-
-    /// The platform wants a job stopped. Ids that are already decided are ignored; those that are not held may be on their
-    /// way.
-    pub(crate) fn stop_requested(&mut self, now: Time, id: &JobId) {
-        match self.jobs.get_mut(id).map(|job| &mut job.state) {
-            Some(JobState::Queued) => self.finish(now, id, Outcome::Cancelled, Extras::default()),
-            Some(JobState::Assigned(_) | JobState::Running(_)) => self.ask_to_stop(now, id, CancelReason::Stopped),
-            // Whatever else was going to end it: the platform no longer wants to hear of it.
-            Some(JobState::Stopping { why, .. }) => *why = CancelReason::Stopped,
-            Some(JobState::Delivering) => {}
-            None if self.recent.get(id).is_some() => {}
-            None => self.poll.stopped_early(id),
-        }
-    }
-
-    /// Asks a running job to stop at its next cancellation point; its process is killed when it does not.
-    pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: CancelReason) {
-        let kill_at = now + self.policy.cancel_grace;
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let Some(place) = job.place() else { return };
-        job.state = JobState::Stopping { place, why, kill_at };
-        job.stopping_since = Some(now);
-        let message = ToHandler::Cancel { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
-        self.process(place.process).slots[place.slot as usize] = Slot::Lingering(id.clone());
-        self.report(Report::JobStopping { job: id.clone(), reason: why.to_string() });
-        self.emit(Effect::Send { process: place.process, message, payload: Bytes::new() });
-    }
-
-    /// Ends a job that was asked to stop and is now over without a result of its own.
-    pub(crate) fn settle_stopped(&mut self, now: Time, id: &JobId, why: CancelReason) {
-        let outcome = match why {
-            CancelReason::Deadline => Outcome::TimedOut,
-            CancelReason::Stopped => Outcome::Cancelled,
-            CancelReason::Drain => Outcome::HandedBack,
-        };
-        self.finish(now, id, outcome, Extras::default());
-    }
-
-    /// Deadlines of jobs: queued ones time out, running ones are asked to stop, overdue ones cost their process.
-    pub(crate) fn expire_jobs(&mut self, now: Time) {
-        let due: Vec<JobId> = self
-            .jobs
-            .values()
-            .filter(|job| self.watches(job) && job.next_deadline().is_some_and(|deadline| deadline <= now))
-            .map(|job| job.id.clone())
-            .collect();
-        for id in due {
-            match self.jobs.get(&id).map(|job| job.state) {
-                Some(JobState::Queued) => self.finish(now, &id, Outcome::TimedOut, Extras::default()),
-                Some(JobState::Assigned(_) | JobState::Running(_)) => {
-                    self.ask_to_stop(now, &id, CancelReason::Deadline);
-                }
-                Some(JobState::Stopping { place, .. }) => self.condemn(now, place.process, KillCause::Overdue),
-                Some(JobState::Delivering) | None => {}
-            }
-        }
-    }
-
-    /// Whether a job's own deadline still matters. Once its process is being replaced, that has a limit of its own.
-    pub(crate) fn watches(&self, job: &Job) -> bool {
-        !matches!(job.state, JobState::Stopping { place, .. } if !self.processes[place.process.0].is_patient())
     }
 }

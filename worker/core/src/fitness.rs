@@ -1,26 +1,26 @@
-//! Whether a handler process and its device are fit: checked before it is trusted for the first time, and probed while it
-//! has nothing to do.
+//! Rule: whether a handler process and its device are fit. Both are checked before the first job, and an idle GPU is probed.
 
-use crate::boundary::{DrainCause, Effect, ProcessId, Report, StartPhase, Time};
-use crate::states::{KillCause, Lifecycle, Phase, Process, Slot};
-use crate::worker::Worker;
 use bytes::Bytes;
 use runpod_handler_protocol::{CheckReport, ToHandler};
 
+use crate::boundary::{DrainCause, Effect, ProcessId, Report, StartPhase, Time};
+use crate::states::{KillCause, Phase, Process, Slot};
+use crate::worker::Worker;
+
 impl Worker {
-    /// Orders the checks of a process that has not passed them, or has crashed since.
+    /// Orders the fitness checks of a process that has not passed them, or has crashed since.
     pub(crate) fn order_checks(&mut self, id: ProcessId) {
         if let Some(order) = self.policy.checks.clone().filter(|_| !self.processes[id.0].fit) {
             self.emit(Effect::Send { process: id, message: ToHandler::Check(order), payload: Bytes::new() });
         }
     }
 
-    /// The outcome of the checks. After a failure no job is taken and the worker ends, so that it is replaced.
+    /// The fitness checks are over. A worker that fails one takes no job and exits, so that it is replaced.
     pub(crate) fn checked(&mut self, now: Time, id: ProcessId, payload: &[u8]) {
         let checks: Vec<CheckReport> = match serde_json::from_slice(payload) {
             Ok(checks) => checks,
             Err(error) => {
-                self.broke_protocol(now, id, format!("the outcome of its checks cannot be read: {error}"));
+                self.violated_protocol(now, id, format!("the outcome of its checks cannot be read: {error}"));
                 return;
             }
         };
@@ -44,7 +44,7 @@ impl Worker {
         }
     }
 
-    /// Asks idle GPUs for a sign of life.
+    /// Probes the GPUs that have been idle for the probe interval.
     pub(crate) fn probe_idle(&mut self, now: Time) {
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
@@ -59,7 +59,7 @@ impl Worker {
         }
     }
 
-    /// The answer to a probe. A device that does not work costs the process, as when a job had found out.
+    /// The answer to a probe. A device that does not work costs the process, as it does when a job finds out.
     pub(crate) fn probed(&mut self, now: Time, id: ProcessId, slot: u32, ok: bool) {
         let process = self.process(id);
         let Some(state @ Slot::Probing { .. }) = process.slots.get_mut(slot as usize) else { return };
@@ -79,12 +79,12 @@ impl Worker {
     fn may_probe(&self, process: &Process) -> bool {
         let on_gpu = process.device.as_deref().is_some_and(|device| device.starts_with("cuda"));
         let probing = process.slots.iter().any(|slot| matches!(slot, Slot::Probing { .. }));
-        matches!(self.lifecycle, Lifecycle::Working)
+        self.lifecycle.is_working()
             && !self.policy.probe_interval.is_zero()
             && process.phase == Phase::Serving
             && on_gpu
             && !probing
-            && process.is_quiet()
+            && process.is_idle()
             && process.ready_slots().next().is_some()
     }
 }

@@ -1,13 +1,13 @@
-//! Programs that the dynamic linker could not start. It says why on stderr, in words that help nobody who has not met them.
+//! Advice for programs that the dynamic linker could not start. Its own messages do not name a fix.
 
 use crate::boundary::Exit;
 
-/// What to do about it; `None` when something else ended the process.
+/// What to do about an exit that the linker has caused; `None` for all other exits.
 pub fn advice(exit: &Exit) -> Option<String> {
-    exit.last_lines.iter().rev().find_map(|line| about(line))
+    exit.last_lines.iter().rev().find_map(|line| advice_for(line))
 }
 
-fn about(line: &str) -> Option<String> {
+fn advice_for(line: &str) -> Option<String> {
     if let Some((_, rest)) = line.split_once("error while loading shared libraries: ") {
         let (library, problem) = rest.split_once(": ")?;
         return Some(match problem.starts_with("cannot open shared object file") {
@@ -39,7 +39,7 @@ mod tests {
     use crate::boundary::ExitReason;
 
     #[test]
-    fn the_linkers_words_lead_to_a_fix_and_others_to_none() {
+    fn each_message_of_the_linker_leads_to_a_fix_and_other_lines_to_none() {
         let table = [
             (
                 "/app/handler: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file: No such \

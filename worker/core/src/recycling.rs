@@ -1,9 +1,9 @@
-//! Replacing handler processes before they become a problem: by number of jobs, by memory, by age, or because a job asked
-//! for it. Always between jobs: the process takes none any more, those that it has may finish, and only when it is gone
-//! does its successor start, so that two never share a GPU.
+//! Rule: a handler process is replaced before it becomes a problem: by its number of jobs, its memory, its age, or because a
+//! job asked for it. The process gets no more jobs, those that it runs may finish, and its successor starts only after its
+//! exit, so that two never share a GPU.
 
-use crate::boundary::{DrainCause, OnRefresh, Policy, ProcessId, RecycleReason, Report, Time};
-use crate::states::{KillCause, Lifecycle, Phase, Process};
+use crate::boundary::{Policy, ProcessId, RecycleReason, Report, Time};
+use crate::states::{KillCause, Phase, Process};
 use crate::worker::Worker;
 
 impl Worker {
@@ -15,31 +15,20 @@ impl Worker {
                 continue;
             }
             if let Some(reason) = self.processes[index].wear.exceeds(&self.policy.recycle, now) {
-                self.replace(now, id, reason);
+                self.replace_process(now, id, reason);
             }
         }
     }
 
-    /// When the next process grows too old.
+    /// When the next process reaches its age limit.
     pub(crate) fn recycle_deadline(&self) -> Option<Time> {
         let max_age = self.policy.recycle.max_age?;
         let ageing = self.processes.iter().filter(|process| process.wear.jobs > 0 && self.may_recycle(process));
         ageing.map(|process| process.wear.since + max_age).min()
     }
 
-    /// RunPod's `refresh_worker`, and what a job that called `request_refresh` has asked for.
-    pub(crate) fn refresh(&mut self, now: Time, process: Option<ProcessId>, requested: bool) {
-        if self.policy.refresh_worker || (requested && self.policy.on_refresh == OnRefresh::Exit) {
-            if matches!(self.lifecycle, Lifecycle::Working) {
-                self.begin_drain(now, &DrainCause::Refresh);
-            }
-        } else if let Some(process) = process.filter(|_| requested) {
-            self.leave_soon(now);
-            self.replace(now, process, RecycleReason::Refresh);
-        }
-    }
-
-    fn replace(&mut self, now: Time, id: ProcessId, reason: RecycleReason) {
+    /// Takes a serving process out of service, to be replaced once its jobs have ended.
+    pub(crate) fn replace_process(&mut self, now: Time, id: ProcessId, reason: RecycleReason) {
         if self.processes[id.0].phase != Phase::Serving {
             return;
         }
@@ -48,8 +37,8 @@ impl Worker {
         self.report(Report::ProcessRecycled { process: id, reason });
     }
 
-    /// By when every job of a process is over one way or the other: each is asked to stop at its deadline, and its process
-    /// is killed when it does not.
+    /// When the last job of a process has ended at the latest: each job is asked to stop at its deadline, and the process
+    /// is killed if the job does not.
     fn last_end(&self, now: Time, id: ProcessId) -> Time {
         let Policy { cancel_grace, retire_grace, .. } = self.policy;
         let deadlines = self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.deadline);
@@ -60,8 +49,6 @@ impl Worker {
         let in_change = |other: &Process| {
             other.id != process.id && !matches!(other.phase, Phase::Serving | Phase::Stopped | Phase::GaveUp)
         };
-        matches!(self.lifecycle, Lifecycle::Working)
-            && process.phase == Phase::Serving
-            && !self.processes.iter().any(in_change)
+        self.lifecycle.is_working() && process.phase == Phase::Serving && !self.processes.iter().any(in_change)
     }
 }

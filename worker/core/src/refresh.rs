@@ -1,58 +1,67 @@
-//! Staying away from a queue that was told `stopPod` by a worker which replaces only its handler.
+//! Rule: what follows when a job has asked for a fresh worker.
 //!
-//! A queue that honours `stopPod` takes the worker for gone, and gives its name nothing until it has seen a new one: a name
-//! that holds no job and has not polled for a while, as it is with a container that was replaced. A worker that polled sooner
-//! would be taken for the old one, and each such poll begins the queue's wait anew.
+//! The job's result carries `stopPod`. Then either the whole worker exits, or only its handler process is replaced. In the
+//! second case the worker stays away from the queue for a while: a queue that honours `stopPod` considers the worker gone,
+//! and gives jobs to its name again only after it has held no job and made no poll for some seconds, as with a container that
+//! was replaced. Each earlier poll would start that wait anew.
 
-use crate::boundary::{JobId, Time};
-use crate::states::{JobState, Leave};
+use crate::boundary::{DrainCause, JobId, OnRefresh, ProcessId, RecycleReason, Time};
+use crate::states::{Absence, JobState};
 use crate::worker::Worker;
-use std::time::Duration;
-
-/// How long the worker is away.
-const AWAY: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// A job has asked for a fresh worker. Its result, which says so, is about to be posted.
-    pub(crate) fn leave_soon(&mut self, now: Time) {
+    /// A job has ended, in this process if it ran at all. `requested`: it asked for a fresh worker.
+    pub(crate) fn refresh(&mut self, now: Time, process: Option<ProcessId>, requested: bool) {
+        if self.policy.refresh_worker || (requested && self.policy.on_refresh == OnRefresh::Exit) {
+            if self.lifecycle.is_working() {
+                self.begin_drain(now, &DrainCause::Refresh);
+            }
+        } else if let Some(process) = process.filter(|_| requested) {
+            self.prepare_absence(now);
+            self.replace_process(now, process, RecycleReason::Refresh);
+        }
+    }
+
+    /// The queue has accepted the result of a job. If it carried `stopPod`, the queue considers this worker gone.
+    pub(crate) fn stop_pod_delivered(&mut self, job: &JobId) {
+        let stop_pod = self.jobs.get(job).is_some_and(|job| job.stop_pod && job.state == JobState::Delivering);
+        if stop_pod && self.policy.queue_recycles {
+            self.poll.absence = Absence::Pending { until: None };
+        }
+    }
+
+    /// Begins the absence once no job is held, and ends it when its time is over.
+    pub(crate) fn update_absence(&mut self, now: Time) {
+        match self.poll.absence {
+            Absence::Pending { .. } if self.jobs.is_empty() && !self.poll.in_flight => {
+                self.poll.absence = Absence::Until(now + self.policy.refresh_absence);
+            }
+            Absence::Pending { until: Some(until) } | Absence::Until(until) if now >= until => {
+                self.poll.absence = Absence::None;
+            }
+            Absence::None | Absence::Pending { .. } | Absence::Until(_) => {}
+        }
+    }
+
+    /// When the absence may end.
+    pub(crate) fn absence_deadline(&self) -> Option<Time> {
+        match self.poll.absence {
+            Absence::None => None,
+            Absence::Pending { until } => until,
+            Absence::Until(until) => Some(until),
+        }
+    }
+
+    /// A result with `stopPod` is about to be posted.
+    fn prepare_absence(&mut self, now: Time) {
         if !self.policy.queue_recycles {
             return;
         }
-        // A queue that was told already is stayed away from, whatever becomes of this result.
-        let patience = match self.poll.leave {
-            Leave::Due { patience: None } => None,
+        // A queue that has accepted such a result before is stayed away from, whatever happens to this one.
+        let until = match self.poll.absence {
+            Absence::Pending { until: None } => None,
             _ => Some(now + self.policy.undelivered_grace),
         };
-        self.poll.leave = Leave::Due { patience };
-    }
-
-    /// The queue has the result of a job. If that said `stopPod`, the queue takes this worker for gone from now on.
-    pub(crate) fn leave_with(&mut self, job: &JobId) {
-        let says_so = self.jobs.get(job).is_some_and(|job| job.stop_pod && job.state == JobState::Delivering);
-        if says_so && self.policy.queue_recycles {
-            self.poll.leave = Leave::Due { patience: None };
-        }
-    }
-
-    /// Moves on when nothing is held any more, or time is up.
-    pub(crate) fn leave_or_return(&mut self, now: Time) {
-        match self.poll.leave {
-            Leave::Due { .. } if self.jobs.is_empty() && !self.poll.in_flight => {
-                self.poll.leave = Leave::Until(now + AWAY);
-            }
-            Leave::Due { patience: Some(until) } | Leave::Until(until) if now >= until => {
-                self.poll.leave = Leave::None;
-            }
-            Leave::None | Leave::Due { .. } | Leave::Until(_) => {}
-        }
-    }
-
-    /// When time is up.
-    pub(crate) fn leave_deadline(&self) -> Option<Time> {
-        match self.poll.leave {
-            Leave::None => None,
-            Leave::Due { patience } => patience,
-            Leave::Until(until) => Some(until),
-        }
+        self.poll.absence = Absence::Pending { until };
     }
 }

@@ -1,67 +1,67 @@
-//! Winding down: no more polls, running jobs finish within the drain grace, then are asked to stop, then killed; results
-//! are flushed; the worker exits. Every step has a limit, so the sequence always ends. A worker that ends because a job asked
-//! for a fresh one gives the other jobs their own time, as RunPod's SDK does.
+//! Rule: how the worker shuts down. It stops polling; running jobs finish within the drain grace, then are asked to stop,
+//! then are killed with their process; results are delivered; the worker exits. Every step has a limit, so the sequence always
+//! ends. When a job has asked for a fresh worker there is no drain grace: the other jobs keep their own deadlines, as with
+//! RunPod's SDK.
+
+use bytes::Bytes;
+use runpod_handler_protocol::{CancelReason, ToHandler};
 
 use crate::boundary::{DrainCause, Effect, JobId, ProcessId, Report, Time};
 use crate::ending::{Extras, Outcome};
-use crate::states::{JobState, KillCause, Lifecycle, Phase};
+use crate::states::{Job, JobState, KillCause, Lifecycle, Phase};
 use crate::worker::Worker;
-use runpod_handler_protocol::{CancelReason, ToHandler};
-
-/// How much longer than asked an aborted poll may take to say so.
-const POLL_OVERRUN: std::time::Duration = std::time::Duration::from_secs(2);
-/// What is left of the flush after a second signal.
-const HURRIED_FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Worker {
-    /// Begins to wind down. A worker that is already doing so can still turn unhealthy.
+    /// Begins a shutdown. If one is under way already, the worker can still become unhealthy, and a signal can still limit
+    /// the time of its jobs.
     pub(crate) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
-        let mut reason = None;
-        let words = match cause {
+        let description = match cause {
             DrainCause::Signal => "asked to stop",
             DrainCause::Refresh => "a fresh worker is wanted after this job",
             DrainCause::Unhealthy { reason, .. } => reason,
         };
-        if let DrainCause::Unhealthy { check, reason: why } = cause {
+        let mut new_reason = None;
+        if let DrainCause::Unhealthy { check, reason } = cause {
             if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over { .. }) {
                 return;
             }
-            reason = Some(why.clone());
-            self.emit(Effect::ReportUnhealthy { check: check.clone(), reason: why.clone() });
+            new_reason = Some(reason.clone());
+            self.emit(Effect::ReportUnhealthy { check: check.clone(), reason: reason.clone() });
         }
-        // Nobody waits for the end of a worker that asked to be replaced.
         let limit = (!matches!(cause, DrainCause::Refresh)).then_some(now + self.policy.drain_grace);
         match &mut self.lifecycle {
             Lifecycle::Working => {
-                self.report(Report::Draining { reason: words.to_owned() });
                 self.lifecycle = Lifecycle::Draining {
-                    unhealthy: reason,
+                    unhealthy: new_reason,
                     poll_until: now + self.policy.poll_grace,
                     cancel_at: limit,
                     cancelled: false,
-                    hurried: false,
+                    aborted: false,
                 };
+                self.report(Report::Draining { reason: description.to_owned() });
             }
             Lifecycle::Draining { unhealthy, cancel_at, .. } => {
                 *cancel_at = cancel_at.iter().copied().chain(limit).min();
-                *unhealthy = reason.or(unhealthy.take());
+                *unhealthy = new_reason.or(unhealthy.take());
             }
-            Lifecycle::Closing { unhealthy, .. } => *unhealthy = reason.or(unhealthy.take()),
+            Lifecycle::Closing { unhealthy, .. } => *unhealthy = new_reason.or(unhealthy.take()),
             Lifecycle::Over { .. } => {}
         }
     }
 
-    /// A second signal: no grace any more.
+    /// A second signal: running jobs and processes get no grace any more.
     pub(crate) fn abort(&mut self, now: Time) {
         self.begin_drain(now, &DrainCause::Signal);
         match &mut self.lifecycle {
-            Lifecycle::Draining { cancel_at, poll_until, hurried, .. } => {
+            Lifecycle::Draining { cancel_at, poll_until, aborted, .. } => {
                 *cancel_at = Some(now);
                 *poll_until = now;
-                *hurried = true;
-                self.stop_everything(now);
+                *aborted = true;
+                self.stop_all_jobs(now);
             }
-            Lifecycle::Closing { flush_until, .. } => *flush_until = (*flush_until).min(now + HURRIED_FLUSH),
+            Lifecycle::Closing { flush_until, .. } => {
+                *flush_until = (*flush_until).min(now + self.policy.abort_flush_grace);
+            }
             Lifecycle::Working | Lifecycle::Over { .. } => {}
         }
         for index in 0..self.processes.len() {
@@ -69,19 +69,18 @@ impl Worker {
         }
     }
 
-    /// Moves the shutdown along.
+    /// Moves the shutdown on.
     pub(crate) fn wind_down(&mut self, now: Time) {
         if let Lifecycle::Draining { poll_until, cancel_at, .. } = self.lifecycle {
-            self.park_processes();
-            if cancel_at.is_some_and(|cancel_at| now >= cancel_at)
-                || !self.processes.iter().any(|process| self.may_yet_serve(&process.phase))
-            {
-                self.stop_everything(now);
+            self.stop_waiting_processes();
+            let out_of_time = cancel_at.is_some_and(|cancel_at| now >= cancel_at);
+            if out_of_time || !self.processes.iter().any(|process| self.may_serve_again(&process.phase)) {
+                self.stop_all_jobs(now);
             }
             if now >= poll_until {
                 self.abort_poll();
             }
-            if self.poll.in_flight && now >= poll_until + POLL_OVERRUN {
+            if self.poll.in_flight && now >= poll_until + self.policy.poll_abort_timeout {
                 self.report(Report::ShutdownOverrun { part: "poll" });
                 self.poll.in_flight = false;
             }
@@ -106,26 +105,24 @@ impl Worker {
         }
     }
 
-    /// When the shutdown needs attention. Living processes and running jobs have limits of their own.
+    /// When the shutdown needs attention, apart from the limits of running jobs and living processes.
     pub(crate) fn shutdown_deadline(&self) -> Option<Time> {
         match self.lifecycle {
             Lifecycle::Working | Lifecycle::Over { .. } => None,
             Lifecycle::Draining { poll_until, cancel_at, cancelled, .. } => {
-                let poll = self
-                    .poll
-                    .in_flight
-                    .then(|| if self.poll.is_aborted() { poll_until + POLL_OVERRUN } else { poll_until });
+                let overrun = if self.poll.aborted { self.policy.poll_abort_timeout } else { Default::default() };
+                let poll = self.poll.in_flight.then_some(poll_until + overrun);
                 let cancel = cancel_at.filter(|_| !cancelled);
                 poll.into_iter().chain(cancel).min()
             }
             Lifecycle::Closing { flush_until, .. } => {
-                let ended = !self.processes.iter().any(|process| process.phase.is_alive());
-                (ended && !self.jobs.is_empty()).then_some(flush_until)
+                let all_exited = !self.processes.iter().any(|process| process.phase.is_alive());
+                (all_exited && !self.jobs.is_empty()).then_some(flush_until)
             }
         }
     }
 
-    /// Whether a dead process is to be started again.
+    /// Whether a process may be started now. During a drain only waiting jobs are a reason to start one.
     pub(crate) fn may_start(&self) -> bool {
         match &self.lifecycle {
             Lifecycle::Working => true,
@@ -136,22 +133,23 @@ impl Worker {
         }
     }
 
-    /// Whether a process that has just ended may have a successor at all.
+    /// Whether a process that has exited may be started again, now or later.
     pub(crate) fn wants_processes(&self) -> bool {
         matches!(self.lifecycle, Lifecycle::Working | Lifecycle::Draining { cancelled: false, unhealthy: None, .. })
     }
 
-    fn may_yet_serve(&self, phase: &Phase) -> bool {
+    /// Whether jobs may still be run in a process, or be returned to the queue by its exit.
+    fn may_serve_again(&self, phase: &Phase) -> bool {
         match phase {
             Phase::Spawning { .. } | Phase::Handshaking { .. } | Phase::Loading | Phase::Serving => true,
-            Phase::Retiring { .. } | Phase::Killing { .. } => !self.jobs.values().all(|job| job.place().is_none()),
+            Phase::Retiring { .. } | Phase::Killing { .. } => self.jobs.values().any(|job| job.slot().is_some()),
             Phase::Backoff { .. } => self.may_start(),
             Phase::Stopped | Phase::GaveUp => false,
         }
     }
 
-    /// Processes that wait for a restart which will not come are done.
-    fn park_processes(&mut self) {
+    /// Processes that wait for a start which will not come are stopped.
+    fn stop_waiting_processes(&mut self) {
         if self.may_start() {
             return;
         }
@@ -162,29 +160,25 @@ impl Worker {
         }
     }
 
-    /// The drain is over: running jobs are asked to stop, queued ones are left to another worker.
-    fn stop_everything(&mut self, now: Time) {
+    /// The drain grace is over: waiting jobs are handed back, running ones are asked to stop.
+    fn stop_all_jobs(&mut self, now: Time) {
         if let Lifecycle::Draining { cancelled, .. } = &mut self.lifecycle {
             *cancelled = true;
         }
         for id in self.queue.clone() {
             self.finish(now, &id, Outcome::HandedBack, Extras::default());
         }
-        let running: Vec<JobId> = self
-            .jobs
-            .values()
-            .filter(|job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_)))
-            .map(|job| job.id.clone())
-            .collect();
+        let is_running = |job: &&Job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_));
+        let running: Vec<JobId> = self.jobs.values().filter(is_running).map(|job| job.id.clone()).collect();
         for id in running {
             self.ask_to_stop(now, &id, CancelReason::Drain);
         }
     }
 
-    /// No job runs any more: processes are told to exit, results get their last time limit.
+    /// No job runs any more: processes are asked to exit, and results get the flush grace.
     fn close(&mut self, now: Time) {
-        let Lifecycle::Draining { unhealthy, hurried, .. } = self.lifecycle.clone() else { return };
-        let flush = if hurried { HURRIED_FLUSH } else { self.policy.flush_grace };
+        let Lifecycle::Draining { unhealthy, aborted, .. } = self.lifecycle.clone() else { return };
+        let flush = if aborted { self.policy.abort_flush_grace } else { self.policy.flush_grace };
         self.lifecycle = Lifecycle::Closing { unhealthy, flush_until: now + flush };
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
@@ -193,7 +187,7 @@ impl Worker {
             match process.phase {
                 Phase::Loading | Phase::Serving => {
                     process.phase = Phase::Retiring { cause: KillCause::Shutdown, until };
-                    self.emit(Effect::Send { process: id, message: ToHandler::Shutdown, payload: bytes::Bytes::new() });
+                    self.emit(Effect::Send { process: id, message: ToHandler::Shutdown, payload: Bytes::new() });
                 }
                 Phase::Spawning { .. } | Phase::Handshaking { .. } | Phase::Retiring { .. } => {
                     self.kill(now, id, &KillCause::Shutdown);

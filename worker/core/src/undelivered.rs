@@ -1,34 +1,30 @@
-//! Results that an earlier run of this worker has left on disk: they are delivered before the first job is taken.
+//! Rule: results that an earlier run left on disk are delivered before the first job is taken, within a limit.
 
-use crate::boundary::{JobId, Report, TakenJob, Time};
-use crate::states::{Job, JobState};
-use crate::worker::Worker;
 use bytes::Bytes;
 
+use crate::boundary::{JobId, Report, TakenJob, Time};
+use crate::states::{Job, UndeliveredResults};
+use crate::worker::Worker;
+
 impl Worker {
-    /// The outbox holds the results of these jobs; the heartbeat lists them until they are delivered.
-    pub(crate) fn take_leftovers(&mut self, now: Time, jobs: Vec<JobId>) {
-        self.leftovers.until = now + self.policy.undelivered_grace;
-        for id in jobs {
-            if self.jobs.contains_key(&id) {
-                continue;
-            }
+    /// The outbox holds the results of these jobs. Heartbeats list the jobs until their results are delivered.
+    pub(crate) fn undelivered_found(&mut self, now: Time, jobs: Vec<JobId>) {
+        let jobs = jobs.into_iter().filter(|id| !self.jobs.contains_key(id)).collect();
+        self.undelivered = UndeliveredResults::new(jobs, now + self.policy.undelivered_grace);
+        for id in self.undelivered.jobs().cloned().collect::<Vec<_>>() {
             let taken = TakenJob::new(id.clone(), Ok(Bytes::new()));
-            let mut job = Job::new(&taken, Bytes::new(), now, self.policy.job_timeout);
-            job.state = JobState::Delivering;
-            self.jobs.insert(id.clone(), job);
-            self.leftovers.jobs.insert(id);
+            self.jobs.insert(id, Job::delivering(&taken, now, self.policy.job_timeout));
         }
-        if self.leftovers.pending() {
-            self.report(Report::UndeliveredFound { jobs: self.leftovers.jobs.len() });
+        if self.undelivered.delay_polling() {
+            self.report(Report::UndeliveredFound { jobs: self.undelivered.len() });
         }
     }
 
-    /// A queue that refuses these results for ever must not keep the worker idle for ever.
-    pub(crate) fn expire_leftovers(&mut self, now: Time) {
-        if self.leftovers.pending() && now >= self.leftovers.until {
-            self.report(Report::UndeliveredLate { jobs: self.leftovers.jobs.len() });
-            self.leftovers.jobs.clear();
+    /// Polls although some results are left: a queue that never accepts them must not keep the worker idle.
+    pub(crate) fn expire_undelivered(&mut self, now: Time) {
+        if self.undelivered.is_overdue(now) {
+            self.report(Report::UndeliveredLate { jobs: self.undelivered.len() });
+            self.undelivered = UndeliveredResults::default();
         }
     }
 }

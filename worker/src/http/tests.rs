@@ -37,7 +37,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
         reason: (state == WorkerState::Unhealthy).then(|| "the handler crashed 5 times".to_owned()),
         serving: !matches!(state, WorkerState::Initializing | WorkerState::Unhealthy),
         failures: [(ErrorKind::Oom, 1)].into(),
-        poll: PollView { in_flight: true, last: Some((Time::default(), "empty")) },
+        poll: PollView { in_flight: true, blocked_by: None, last: Some((Time::default(), "empty")) },
         versions: Arc::new(Versions { sdk: Some("0.1.0".into()), libtorch: Some("2.11.0".into()), cuda: None }),
         price: (state == WorkerState::Running).then_some(Price { per_hour: 1.2, processes: 1 }),
         jobs: JobCounts { completed: 31, failed: 1, retried: 2, in_progress: 1, ..JobCounts::default() },

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 use tokio::sync::Notify;
@@ -98,7 +98,7 @@ impl SinkQueue {
     }
 
     fn note(&self, message: String) -> String {
-        line::json(&Fields::of_message(message), Level::WARN, &self.0.worker_id, Some(SystemTime::now()))
+        line::stamped_json(&Fields::of_message(message), Level::WARN, &self.0.worker_id)
     }
 
     /// Waits for the next batch; `None` when the program ends and nothing is left.

@@ -1,19 +1,21 @@
 //! One endpoint of the store: its state machine, its timers, and the polls of its workers.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::lock;
-use crate::store::backing::{Backing, Clock, Entry, Mark};
+use crate::store::backing::{Backing, Entry, Mark};
+use crate::store::clock::{Clock, Timestamp};
+use crate::store::queue::Queue;
+use crate::store::views::Assignment;
 use crate::store::wakers::Wakers;
-use crate::store::{Assignment, Queue, Timestamp};
 
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
 const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
-/// One endpoint's state machine and those who wait for it.
+/// One endpoint's state machine and the requests that wait for it.
 pub(super) struct Endpoint<B: Backing> {
     pub(super) key: u32,
     clock: Clock,
@@ -38,11 +40,10 @@ impl<B: Backing> Endpoint<B> {
         endpoint
     }
 
-    /// Runs one operation at the current time and passes on what it caused. The result lasts once the mark is
-    /// settled.
+    /// Runs one operation at the current time and performs its effects. The result lasts once the mark is settled.
     pub(super) fn with<T>(&self, operation: impl FnOnce(&mut Queue<B::Content>, Timestamp) -> T) -> (T, Mark) {
         let (result, effects, sooner, mark) = {
-            let mut locked = lock(&self.queue);
+            let mut locked = self.queue.lock();
             let (queue, mark) = &mut *locked;
             let now = self.clock.now();
             let before = queue.next_deadline();
@@ -79,7 +80,8 @@ impl<B: Backing> Endpoint<B> {
                 return taken;
             }
             if !eligible {
-                // Its wake-up belongs to another poll. Held all the same: an empty answer is followed by the next poll.
+                // Its wake-up belongs to another poll. This one is held all the same: after an empty answer the worker would
+                // poll again at once.
                 if self.with(|queue, _| queue.has_waiting()).0 {
                     self.wakers.jobs_waiting.notify_one();
                 }
@@ -136,14 +138,14 @@ impl<B: Backing> Drop for Taken<'_, B> {
         if !self.jobs.is_empty() {
             self.endpoint.with(|queue, _| {
                 for job in &self.jobs {
-                    queue.give_back(self.worker, &job.id, job.attempt);
+                    queue.return_undelivered(self.worker, &job.id, job.attempt);
                 }
             });
         }
     }
 }
 
-/// A poll that is held open; tells the state machine when it ends, however it ends.
+/// A poll that is held open; its end is noted in the state machine, however it ends.
 pub(super) struct Poll<'a, B: Backing> {
     endpoint: &'a Endpoint<B>,
     worker: &'a str,

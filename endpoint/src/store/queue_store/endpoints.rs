@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::endpoint::Endpoint;
-use crate::store::StoreError;
-use crate::store::backing::{Backing, Clock, Restored};
+use crate::store::backing::{Backing, Restored};
+use crate::store::clock::Clock;
+use crate::store::error::StoreError;
 use crate::store::setup::Setup;
 use crate::store::wakers::Wakers;
 
@@ -94,7 +95,7 @@ impl<B: Backing> Endpoints<B> {
     /// Forgets the oldest endpoint that has neither jobs nor workers and is not configured.
     fn make_room(&mut self, setup: &Setup, backing: &Arc<B>) -> bool {
         let is_unused = |name: &String, known: &Known<B>| {
-            // Whoever holds it may be about to submit a job, and nobody can get hold of it meanwhile.
+            // A request that holds it may be about to submit a job. No other can get it meanwhile: the table is locked.
             Arc::strong_count(&known.endpoint) == 1
                 && !setup.endpoints.contains(name)
                 && known.endpoint.with(|queue, _| queue.is_unused()).0

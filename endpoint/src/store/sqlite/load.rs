@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::open::connect;
 use super::rows::{self, key, natural, payload, split_key, table};
-use crate::store::Setup;
 use crate::store::backing::Restored;
-use crate::store::content::Filed;
-use crate::store::job::{Payload, Timestamp};
-use crate::store::state::{Counters, Queue};
+use crate::store::clock::Timestamp;
+use crate::store::payload::{Filed, Payload};
+use crate::store::queue::{Counters, Queue};
+use crate::store::setup::Setup;
 
 /// Connections kept for the next reader.
 const MAX_SPARE: usize = 4;
@@ -79,13 +79,13 @@ impl Readers {
 
     /// The text of each payload, where it still exists.
     pub(super) fn load(&self, endpoint: u32, contents: Vec<Filed>) -> rusqlite::Result<Vec<Option<Payload>>> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let spare = self.spare.lock().pop();
         let connection = match spare {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
         let loaded = contents.into_iter().map(|content| load(&connection, endpoint, content)).collect();
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = self.spare.lock();
         if spare.len() < MAX_SPARE {
             spare.push(connection);
         }

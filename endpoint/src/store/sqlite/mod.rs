@@ -1,7 +1,7 @@
 //! The store that outlives its process: the same state machine, with every change written to one SQLite file.
 //!
-//! One thread writes. It gathers what has piled up while the last transaction was on its way to the disk, so that many
-//! requests share the price of one. Ids, states and times stay in memory, payloads leave it.
+//! One thread writes. Each of its transactions holds all changes that came while the one before was on its way to the
+//! disk, so that many requests share one sync. Ids, states and times stay in memory, payloads do not.
 
 mod load;
 mod open;
@@ -11,19 +11,22 @@ mod write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::backing::{Backing, Clock, Entry, Mark};
-use super::content::Filed;
-use super::job::Payload;
+use super::backing::{Backing, Entry, Mark};
+use super::clock::Clock;
+use super::error::StoreError;
+use super::limits::Limits;
+use super::payload::{Filed, Payload};
+use super::queue::Queue;
 use super::queue_store::QueueStore;
-use super::state::Queue;
-use super::{Limits, Setup, StoreError};
+use super::setup::Setup;
 use load::Readers;
 use write::{Message, Progress, Writer};
 
@@ -35,7 +38,7 @@ pub type SqliteStore = QueueStore<SqliteFile>;
 /// Changes that may wait for the disk before requests are refused.
 const MAX_BACKLOG: u64 = 32_768;
 
-/// Changes that may wait at most. What nobody asked for, such as deadlines, goes on while requests are refused.
+/// Changes that may wait at most. Those that no request causes, such as deadlines, go on while requests are refused.
 const MAX_WAITING: usize = 65_536;
 
 /// How long one request waits for the disk.
@@ -99,10 +102,10 @@ fn file_in(path: &Path) -> PathBuf {
 
 impl SqliteFile {
     fn send(&self, message: Message) -> Mark {
-        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sender = self.sender.lock();
         sender.sent += 1;
         if let Some(channel) = &sender.channel {
-            // Fails only when the writer has died; then no mark is ever settled and every request says so.
+            // Fails only when the writer has stopped; then no mark is ever settled and every request fails.
             let _ = channel.send(Box::new(message));
         }
         sender.sent
@@ -121,7 +124,7 @@ impl Backing for SqliteFile {
     }
 
     fn ready(&self) -> Result<(), StoreError> {
-        let sent = self.sender.lock().unwrap_or_else(PoisonError::into_inner).sent;
+        let sent = self.sender.lock().sent;
         let progress = self.progress.borrow();
         match &progress.failure {
             Some(failure) => Err(StoreError::Unavailable(Arc::clone(failure))),
@@ -167,7 +170,7 @@ impl Backing for SqliteFile {
         match reading.await {
             Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(error)) => {
-                tracing::error!(%error, "the data file cannot be read");
+                tracing::error!(%error, "The data file cannot be read.");
                 Err(StoreError::Unavailable(error.to_string().into()))
             }
             Err(_) => Err(StoreError::Unavailable("reading was interrupted".into())),
@@ -179,7 +182,7 @@ impl Drop for SqliteFile {
     /// Writes what is left and closes the file, so that it can be opened again at once.
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Relaxed);
-        self.sender.get_mut().unwrap_or_else(PoisonError::into_inner).channel = None;
+        self.sender.get_mut().channel = None;
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }

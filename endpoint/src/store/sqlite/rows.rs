@@ -7,10 +7,12 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, named_params};
 use serde_json::value::RawValue;
 
-use crate::store::Status;
-use crate::store::content::Part;
-use crate::store::job::{Payload, Place, Run, State};
-use crate::store::state::Row;
+use crate::store::ending::Ending;
+use crate::store::job::{Notices, Position, Record, Run, State};
+use crate::store::payload::{Part, Payload};
+use crate::store::request::{Policy, Request};
+use crate::store::status::Status;
+use crate::store::views::Attempt;
 
 /// Bits of a key that hold the job's number; those above hold the endpoint's key.
 const NUMBER_BITS: u32 = 44;
@@ -68,90 +70,93 @@ const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_p
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
     :forget_at, :cost)";
 
-pub(super) fn put(connection: &Connection, endpoint: u32, row: &Row) -> rusqlite::Result<()> {
-    let (state, run, forget_at) = match &row.state {
-        State::Queued(_) => (Status::InQueue, None, None),
+pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
+    let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
+    let (state, run, forget_at) = match state {
+        State::Queued => (Status::InQueue, None, None),
         State::Running(run) => (Status::InProgress, Some(run), None),
         State::Finished { status, forget_at } => (*status, None, Some(*forget_at)),
     };
     connection.prepare_cached(PUT)?.execute(named_params! {
-        ":key": key(endpoint, row.number),
-        ":id": &*row.id,
-        ":place": integer(row.place.number),
-        ":low_priority": row.place.low_priority,
+        ":key": key(endpoint, *number),
+        ":id": &**id,
+        ":place": integer(position.number),
+        ":low_priority": position.low_priority,
         ":state": state.name(),
-        ":submitted": millis(row.submitted),
-        ":expires": millis(row.expires),
-        ":retention": millis(row.retention),
-        ":execution_timeout": millis(row.execution_timeout.unwrap_or_default()),
-        ":webhook": row.webhook,
-        ":webhook_due": row.webhook_due,
-        ":traceparent": row.traceparent.as_deref(),
-        ":attempt": row.attempt,
-        ":retries": row.retries,
-        ":delay": row.delay.map(millis),
-        ":execution": row.execution.map(millis),
-        ":worker": row.worker.as_deref(),
-        ":error": row.error,
-        ":cancel_told": row.cancel_told,
-        ":input_bytes": length(row.input_bytes),
-        ":s3_config_bytes": row.s3_config_bytes.map(length),
-        ":output_bytes": row.output_bytes.map(length),
+        ":submitted": millis(*submitted),
+        ":expires": millis(*expires),
+        ":retention": millis(request.retention),
+        ":execution_timeout": millis(request.policy.execution_timeout.unwrap_or_default()),
+        ":webhook": request.webhook.as_deref(),
+        ":webhook_due": notices.webhook_due,
+        ":traceparent": request.traceparent.as_deref(),
+        ":attempt": attempt.number,
+        ":retries": attempt.retries,
+        ":delay": attempt.delay.map(millis),
+        ":execution": attempt.execution.map(millis),
+        ":worker": attempt.worker.as_deref(),
+        ":error": ending.error,
+        ":cancel_told": notices.cancel_reported,
+        ":input_bytes": length(request.input),
+        ":s3_config_bytes": request.s3_config.map(length),
+        ":output_bytes": ending.output.map(length),
         ":poller": run.map(|run| &*run.poller),
         ":holder": run.map(|run| &*run.worker),
         ":since": run.map(|run| millis(run.since)),
         ":execution_deadline": run.map(|run| millis(run.execution_deadline)),
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
-        ":cost": row.cost.as_deref().map(RawValue::get),
+        ":cost": ending.cost.as_deref().map(RawValue::get),
     })?;
     Ok(())
 }
 
 /// Reads a row of `SELECT * FROM jobs`.
-pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Row)> {
+pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usize>)> {
     let (endpoint, number) = split_key(row.get("key")?);
     let text = |name| row.get::<_, Option<Arc<str>>>(name);
-    let length_of = |name| row.get::<_, Option<i64>>(name);
-    let place = Place { low_priority: row.get("low_priority")?, number: natural(row.get("place")?) };
-    let state: String = row.get("state")?;
-    let state = match status(&state)? {
-        Status::InQueue => State::Queued(place),
+    let number_of = |name| row.get::<_, Option<i64>>(name);
+    let time = |name| row.get(name).map(duration);
+    let position = Position { low_priority: row.get("low_priority")?, number: natural(row.get("place")?) };
+    let (submitted, expires) = (time("submitted")?, time("expires")?);
+    let request = Request {
+        input: bytes(row.get("input_bytes")?),
+        s3_config: number_of("s3_config_bytes")?.map(bytes),
+        webhook: text("webhook")?,
+        traceparent: text("traceparent")?,
+        policy: Policy {
+            execution_timeout: Some(time("execution_timeout")?).filter(|timeout| !timeout.is_zero()),
+            ttl: expires.saturating_sub(submitted),
+            low_priority: position.low_priority,
+        },
+        retention: time("retention")?,
+    };
+    let attempt = Attempt {
+        number: small(row.get("attempt")?),
+        retries: small(row.get("retries")?),
+        delay: number_of("delay")?.map(duration),
+        execution: number_of("execution")?.map(duration),
+        worker: text("worker")?,
+    };
+    let ending = Ending {
+        output: number_of("output_bytes")?.map(bytes),
+        error: row.get("error")?,
+        cost: row.get::<_, Option<String>>("cost")?.map(payload).transpose()?,
+    };
+    let notices = Notices { webhook_due: row.get("webhook_due")?, cancel_reported: row.get("cancel_told")? };
+    let state = match status(&row.get::<_, String>("state")?)? {
+        Status::InQueue => State::Queued,
         Status::InProgress => State::Running(Run {
             poller: row.get("poller")?,
             worker: row.get("holder")?,
-            since: duration(row.get("since")?),
-            execution_deadline: duration(row.get("execution_deadline")?),
+            since: time("since")?,
+            execution_deadline: time("execution_deadline")?,
             lease: row.get::<_, bool>("leased")?.then_some(Duration::ZERO),
         }),
-        status => State::Finished { status, forget_at: duration(row.get("forget_at")?) },
+        status => State::Finished { status, forget_at: time("forget_at")? },
     };
-    let job = Row {
-        number,
-        id: row.get("id")?,
-        place,
-        state,
-        submitted: duration(row.get("submitted")?),
-        expires: duration(row.get("expires")?),
-        retention: duration(row.get("retention")?),
-        execution_timeout: Some(duration(row.get("execution_timeout")?)).filter(|timeout| !timeout.is_zero()),
-        webhook: row.get("webhook")?,
-        webhook_due: row.get("webhook_due")?,
-        traceparent: text("traceparent")?,
-        attempt: small(row.get("attempt")?),
-        retries: small(row.get("retries")?),
-        delay: length_of("delay")?.map(duration),
-        execution: length_of("execution")?.map(duration),
-        worker: text("worker")?,
-        error: row.get("error")?,
-        cost: row.get::<_, Option<String>>("cost")?.map(payload).transpose()?,
-        cancel_told: row.get("cancel_told")?,
-        input_bytes: bytes(row.get("input_bytes")?),
-        s3_config_bytes: length_of("s3_config_bytes")?.map(bytes),
-        output_bytes: length_of("output_bytes")?.map(bytes),
-        payloads: Vec::new(),
-    };
-    Ok((endpoint, job))
+    let id = row.get("id")?;
+    Ok((endpoint, Record { id, number, request, submitted, expires, position, state, attempt, ending, notices }))
 }
 
 /// JSON text from a column.
@@ -162,9 +167,7 @@ pub(super) fn payload(text: String) -> rusqlite::Result<Payload> {
 }
 
 fn status(name: &str) -> rusqlite::Result<Status> {
-    let all =
-        [Status::InQueue, Status::InProgress, Status::Completed, Status::Failed, Status::Cancelled, Status::TimedOut];
-    all.into_iter().find(|status| status.name() == name).ok_or_else(|| {
+    Status::ALL.into_iter().find(|status| status.name() == name).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("there is no job state {name}").into())
     })
 }

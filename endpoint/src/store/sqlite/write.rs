@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::rows::{self, integer, key, table};
 use crate::store::backing::{Entry, Mark};
-use crate::store::content::Part;
-use crate::store::state::{Change, Changes};
+use crate::store::payload::Part;
+use crate::store::queue::{Change, Changes};
 
 /// Entries in one transaction. More would make the first of them wait for too long.
 const MAX_BATCH: usize = 4096;
@@ -26,12 +26,12 @@ pub(super) enum Message {
     Entry(Entry),
 }
 
-/// How far it has come.
+/// How far the writer has come.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     /// Everything up to here is on disk.
     pub(super) settled: Mark,
-    /// Why it does not get on.
+    /// Why the latest transaction failed, until one succeeds.
     pub(super) failure: Option<Arc<str>>,
 }
 
@@ -67,7 +67,7 @@ impl Writer {
     /// Tries until it succeeds: the queue in memory has moved on, and what follows builds upon this batch.
     fn write(&mut self, batch: &[Box<Message>]) -> bool {
         while let Err(error) = self.transact(batch) {
-            tracing::error!(%error, "the data file cannot be written; requests are refused until it can");
+            tracing::error!(%error, "The data file cannot be written. Requests are refused until it can.");
             self.progress.send_modify(|progress| progress.failure = Some(error.to_string().into()));
             if self.closing.load(Ordering::Relaxed) {
                 return false;
@@ -98,11 +98,11 @@ impl Writer {
 fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite::Result<()> {
     for change in &changes.list {
         match change {
-            Change::Job(row) => {
-                rows::put(connection, endpoint, row)?;
-                for (part, payload) in &row.payloads {
+            Change::Job { record, payloads } => {
+                rows::put(connection, endpoint, record)?;
+                for (part, payload) in payloads {
                     let sql = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2)", table(*part));
-                    connection.prepare_cached(&sql)?.execute(params![key(endpoint, row.number), payload.get()])?;
+                    connection.prepare_cached(&sql)?.execute(params![key(endpoint, record.number), payload.get()])?;
                 }
             }
             Change::Chunk { job, number, item } => {

@@ -1,63 +1,64 @@
-//! Everything the state machine can ask for. The dispatcher performs effects in the order given.
+//! Everything that the state machine can ask for. The dispatcher performs effects in the order given.
 
 use std::borrow::Cow;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorReport, ToHandler};
 
 use super::gpu_time::JobCost;
 use super::ids::{Epoch, JobId, ProcessId};
 use super::report::Report;
-use bytes::Bytes;
-use runpod_handler_protocol::{ErrorReport, ToHandler};
 
 /// One thing to do.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Ask the queue for jobs. At most one poll is in flight; it ends with `Event::Poll`.
+    /// Ask the queue for jobs. At most one poll is in flight; it ends with [`Event::Poll`](super::Event::Poll).
     Poll {
         /// How many jobs can start now.
         want: usize,
         /// The worker holds at least one job.
         holding: bool,
     },
-    /// Give up the poll in flight; it still ends with `Event::Poll`.
+    /// Give up the poll in flight; it still ends with [`Event::Poll`](super::Event::Poll).
     AbortPoll,
     /// Start a handler process.
     Spawn {
-        /// Which.
+        /// The process.
         process: ProcessId,
-        /// Incarnation to tag its events with.
+        /// The incarnation, with which its events are tagged.
         epoch: Epoch,
     },
     /// Send a message to a handler process.
     Send {
-        /// Which.
+        /// The process.
         process: ProcessId,
         /// The message.
         message: ToHandler,
         /// Its payload.
         payload: Bytes,
     },
-    /// Kill a handler process and everything it started, at once.
+    /// Kill a handler process and everything that it started, at once.
     Kill {
-        /// Which.
+        /// The process.
         process: ProcessId,
     },
     /// Put something into a job's lane of the outbox.
     Deliver {
         /// The job.
         job: JobId,
-        /// What.
+        /// What to put there.
         item: OutboxItem,
     },
-    /// Tell the platform that this worker cannot work.
+    /// Report to the platform that this worker cannot work.
     ReportUnhealthy {
         /// Short name of what failed.
         check: Cow<'static, str>,
         /// One sentence.
         reason: String,
     },
-    /// Something worth a log line and a metric.
+    /// Log and count something that has happened.
     Report(Report),
-    /// Everything is over.
+    /// The worker is over.
     Exit {
         /// 0, or 1 when the worker was unhealthy.
         code: u8,
@@ -69,7 +70,7 @@ pub enum Effect {
 pub enum OutboxItem {
     /// One streamed item.
     Chunk {
-        /// Attempt that emitted it.
+        /// The attempt that emitted it.
         attempt: u32,
         /// Its sequence number.
         seq: u64,
@@ -80,7 +81,7 @@ pub enum OutboxItem {
     Progress(Bytes),
     /// The result; nothing follows it.
     Final(FinalResult),
-    /// Nothing is to be posted for this job any more.
+    /// Nothing more is posted for this job.
     Discard,
 }
 
@@ -89,10 +90,10 @@ pub enum OutboxItem {
 pub struct FinalResult {
     /// Output or error.
     pub result: Result<Bytes, ErrorReport>,
-    /// The handler streams, which the platform is told with the result.
+    /// The handler streams; the platform wants to know with the result.
     pub streamed: bool,
-    /// Ask the platform to recycle this worker.
+    /// Ask the platform to replace this worker.
     pub stop_pod: bool,
-    /// What the job has used up, if the result is to say so.
+    /// GPU time and price of the job, if results are configured to carry them.
     pub cost: Option<JobCost>,
 }

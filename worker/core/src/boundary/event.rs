@@ -4,36 +4,37 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::gpu_slowdown::GpuSlowdown;
-use super::ids::{Epoch, JobId, ProcessId};
 use bytes::Bytes;
 use runpod_handler_protocol::ToSupervisor;
+
+use super::gpu_slowdown::GpuSlowdown;
+use super::ids::{Epoch, JobId, ProcessId};
 
 /// One input of the state machine.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The poll in flight has ended.
     Poll(PollAnswer),
-    /// The platform wants these jobs stopped.
+    /// The queue wants these jobs stopped, because clients have cancelled them.
     Stop(Vec<JobId>),
     /// Something happened to a handler process.
     Process {
-        /// Which.
+        /// The process.
         id: ProcessId,
-        /// Which incarnation.
+        /// The incarnation of it.
         epoch: Epoch,
-        /// What.
+        /// What happened.
         event: ProcessEvent,
     },
     /// The outbox has made progress.
     Delivery(DeliveryEvent),
-    /// These GPUs, and no others, are slowed down.
+    /// These GPUs, and no others, are slowed down now.
     GpuSlowdowns(Vec<GpuSlowdown>),
-    /// Take no more jobs, finish what runs, exit.
+    /// Take no more jobs, finish those that run, exit.
     Drain(DrainCause),
-    /// A second signal: stop waiting.
+    /// A second signal during a drain: exit without waiting for jobs.
     Abort,
-    /// The moment announced by `next_deadline` has come.
+    /// The deadline announced by [`Worker::next_deadline`](crate::Worker::next_deadline) has passed.
     Timer,
 }
 
@@ -42,16 +43,16 @@ pub enum Event {
 pub enum PollAnswer {
     /// Jobs, at least one.
     Jobs(Vec<TakenJob>),
-    /// No job: poll again at once, the queue held the request long enough.
+    /// No job. The queue has held the request long enough, so the next poll may follow at once.
     Empty,
-    /// The queue asked for fewer requests (429).
+    /// The queue answered 429.
     RateLimited {
-        /// Earliest next poll.
+        /// Time until the next poll may start.
         retry_after: Duration,
     },
     /// The queue could not be reached or answered with an error.
     Failed {
-        /// Earliest next poll.
+        /// Time until the next poll may start.
         retry_after: Duration,
     },
     /// The poll was given up on request; no job was taken.
@@ -59,7 +60,7 @@ pub enum PollAnswer {
 }
 
 impl PollAnswer {
-    /// The words of [`PollAnswer::outcome`].
+    /// All words that [`PollAnswer::outcome`] returns.
     pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
 
     /// The word used in `/health` and as a metric label.
@@ -77,19 +78,19 @@ impl PollAnswer {
 /// A job as the queue handed it out.
 #[derive(Clone, Debug)]
 pub struct TakenJob {
-    /// Its id.
+    /// The queue's id of it.
     pub id: JobId,
-    /// The job object exactly as received, or why it cannot be run although its id is known.
+    /// The job object exactly as received, or the reason why it cannot be run although its id is known.
     pub body: Result<Bytes, String>,
     /// The job's own execution timeout, if it carries one.
     pub timeout: Option<Duration>,
     /// W3C trace context, if it carries one.
     pub traceparent: Option<String>,
-    /// On whose behalf it runs, if that was asked for and it says so. For metrics only.
+    /// The tenant, if a tenant field is configured and the job has it. For metrics only.
     pub tenant: Option<String>,
     /// The batch that it belongs to, if it names one.
     pub batch: Option<String>,
-    /// How long it has waited in the queue, if it tells.
+    /// How long it has waited in the queue, if the job says so.
     pub waited: Option<Duration>,
     /// How long the reply with it took to arrive, from its first byte.
     pub transfer: Duration,
@@ -116,12 +117,12 @@ impl TakenJob {
 pub enum ProcessEvent {
     /// The operating system has started it.
     Spawned {
-        /// Process id.
+        /// Process id of the operating system.
         pid: u32,
     },
     /// It could not be started.
     SpawnFailed {
-        /// One sentence with the fix in it.
+        /// One sentence that names the fix.
         reason: String,
         /// Trying again cannot help: the file is missing or not executable.
         permanent: bool,
@@ -137,20 +138,20 @@ pub enum ProcessEvent {
     Oversize {
         /// The message.
         message: ToSupervisor,
-        /// Announced size in bytes.
+        /// Announced size of the payload, in bytes.
         payload_len: usize,
     },
-    /// It sent something that is not a message.
+    /// It violated the protocol.
     BadFrame {
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
-    /// What it holds was looked at.
+    /// Its memory was measured.
     Memory {
-        /// Host memory held, in bytes.
+        /// Host memory that it holds, in bytes.
         host_bytes: u64,
     },
-    /// It is dead, reaped, and everything it wrote has been read.
+    /// It has exited and was reaped, and everything that it wrote has been read.
     Exited(Exit),
 }
 
@@ -159,20 +160,20 @@ pub enum ProcessEvent {
 pub struct Exit {
     /// Exit code or signal.
     pub status: ExitReason,
-    /// The kernel's out-of-memory killer struck inside this container meanwhile.
+    /// The kernel's out-of-memory killer was active in this container meanwhile.
     pub host_oom: bool,
-    /// The last lines it wrote to stderr, oldest first.
+    /// The last lines that it wrote to stderr, oldest first.
     pub last_lines: Vec<String>,
 }
 
 /// Exit code or signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It exited by itself.
+    /// It exited by itself with this code.
     Code(i32),
-    /// A signal ended it.
+    /// This signal ended it.
     Signal(i32),
-    /// The operating system did not say.
+    /// The operating system did not report it.
     Unknown,
 }
 
@@ -186,11 +187,12 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// Linux signal names that a crashing handler meets; the number for all others.
+/// Names of the Linux signals that end handlers in practice; the number for all others.
 fn signal_name(signal: i32) -> String {
     let name = match signal {
         1 => "SIGHUP",
         2 => "SIGINT",
+        3 => "SIGQUIT",
         4 => "SIGILL",
         6 => "SIGABRT",
         7 => "SIGBUS",
@@ -207,30 +209,29 @@ fn signal_name(signal: i32) -> String {
 /// Progress of the outbox.
 #[derive(Clone, Debug)]
 pub enum DeliveryEvent {
-    /// A chunk has left the worker, or was given up.
+    /// A chunk was posted, or was given up.
     Chunk {
-        /// Job.
+        /// The job.
         job: JobId,
-        /// Attempt that emitted it.
+        /// The attempt that emitted it.
         attempt: u32,
         /// Its sequence number.
         seq: u64,
     },
     /// The final result was accepted, or refused for good.
     Final {
-        /// Job.
+        /// The job.
         job: JobId,
-        /// The platform has it.
+        /// `true` when the queue has it.
         accepted: bool,
     },
-    /// The outbox holds more than it should or cannot keep it safe (`true`), or that is over.
+    /// The outbox is over its limit or cannot keep results safe (`true`), or that is over (`false`).
     Pressure(bool),
-    /// An earlier run has left the results of these jobs; the outbox is about to deliver them. Comes once, before anything
-    /// else.
+    /// An earlier run left the results of these jobs; the outbox is about to deliver them. Sent once, before anything else.
     Undelivered(Vec<JobId>),
 }
 
-/// Why the worker stops.
+/// Why the worker shuts down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DrainCause {
     /// SIGTERM, SIGINT or the end of a test run.

@@ -1,20 +1,20 @@
-//! GPUs that are slowed down. Such a worker goes on taking jobs: it is slower, not broken. What changes is what is seen from
-//! outside.
+//! GPUs that run below their normal clocks. The worker goes on taking jobs, because it is slower and not broken; only what
+//! `/health` and the metrics show changes.
 
 use std::fmt;
 
-/// What slows a GPU down. Limits that people set, such as application clocks, are not among it.
+/// What slows a GPU down. Limits that people set, such as application clocks, do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlowdownReason {
     /// Its hardware halves the clocks or more, because it is too hot.
     HwThermal,
     /// Its driver lowers the clocks, because it or its memory is too hot.
     SwThermal,
-    /// The machine's power supply asks for less, and the clocks are halved or more.
+    /// The machine's power supply limits it, and its hardware halves the clocks or more.
     HwPowerBrake,
-    /// It draws as much power as it may. Normal for a card that is kept busy.
+    /// It draws as much power as it is allowed to, which is normal for a busy card.
     SwPowerCap,
-    /// Its hardware halves the clocks or more, for one of the reasons above or one that is not told.
+    /// Its hardware halves the clocks or more, for a reason above or one that the driver does not report.
     HwSlowdown,
 }
 
@@ -38,9 +38,9 @@ impl SlowdownReason {
 /// A GPU that is slowed down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuSlowdown {
-    /// Position among the GPUs that this worker sees.
+    /// Its index among the GPUs that this worker sees.
     pub gpu: usize,
-    /// Why; at least one.
+    /// The reasons; at least one.
     pub reasons: Vec<SlowdownReason>,
 }
 
@@ -49,10 +49,4 @@ impl fmt::Display for GpuSlowdown {
         let reasons: Vec<&str> = self.reasons.iter().map(|reason| reason.as_str()).collect();
         write!(f, "GPU {} is slowed down ({})", self.gpu, reasons.join(", "))
     }
-}
-
-/// One sentence about all of them; `None` when there is none.
-pub(crate) fn describe_slowdowns(gpus: &[GpuSlowdown]) -> Option<String> {
-    let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
-    (!gpus.is_empty()).then(|| gpus.join("; "))
 }

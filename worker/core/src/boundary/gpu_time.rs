@@ -1,25 +1,26 @@
-//! GPU time by what it was good for, and what it costs.
+//! GPU time by category, and its price.
 
-use super::report::JobStatus;
 use std::time::Duration;
 
-/// What a second of a GPU was good for.
+use super::report::JobStatus;
+
+/// What the time of a handler process was spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimeCategory {
     /// Jobs that have completed.
     Useful,
-    /// Jobs that have failed or timed out, and runs that were repeated because their process died.
+    /// Jobs that have failed or timed out, and runs that were lost because their process exited.
     Failed,
     /// Jobs that were cancelled, or handed back at shutdown.
     Cancelled,
-    /// No slot of the process has a model: it is starting, loading, or being replaced.
+    /// No slot of the process has a model: the process is starting, loading or being replaced.
     WarmUp,
     /// Waiting for a job.
     Idle,
 }
 
 impl TimeCategory {
-    /// All uses, in the order of [`GpuTime`].
+    /// All of them, in declaration order.
     pub const ALL: [Self; 5] = [Self::Useful, Self::Failed, Self::Cancelled, Self::WarmUp, Self::Idle];
 
     /// The word used in `/health` and as a metric label.
@@ -44,47 +45,47 @@ impl From<JobStatus> for TimeCategory {
     }
 }
 
-/// GPU time since the worker started, by use.
+/// GPU time since the worker started, by category. One handler process stands for one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuTime([Duration; 5]);
 
 impl GpuTime {
-    /// Time that went into this use.
-    pub fn of(&self, what: TimeCategory) -> Duration {
-        self.0[what as usize]
+    /// The time in one category.
+    pub fn of(&self, category: TimeCategory) -> Duration {
+        self.0[category as usize]
     }
 
-    /// Time booked so far; what is missing belongs to jobs that still run.
+    /// The time in all categories. The time of jobs that still run is not part of it yet.
     pub fn total(&self) -> Duration {
         self.0.iter().sum()
     }
 
-    pub(crate) fn add(&mut self, what: TimeCategory, time: Duration) {
-        self.0[what as usize] += time;
+    pub(crate) fn add(&mut self, category: TimeCategory, time: Duration) {
+        self.0[category as usize] += time;
     }
 }
 
-/// What the worker costs.
+/// The price of the worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Price {
-    /// Dollars an hour for the whole worker, with all its GPUs.
+    /// Dollars an hour for the worker with all its GPUs.
     pub per_hour: f64,
-    /// Processes that share it.
+    /// Handler processes that share the price.
     pub processes: usize,
 }
 
 impl Price {
-    /// Dollars for this much time of one process.
+    /// The price of this much time of one process, in dollars.
     pub fn of(self, time: Duration) -> f64 {
         self.per_hour / self.processes.max(1) as f64 / 3600.0 * time.as_secs_f64()
     }
 }
 
-/// What one job has used up.
+/// What one job costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JobCost {
     /// GPU time of its last run.
     pub gpu_time: Duration,
-    /// What that costs, where a price is known.
+    /// Its price in dollars, if the price of the worker is known.
     pub dollars: Option<f64>,
 }

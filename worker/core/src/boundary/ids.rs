@@ -1,16 +1,16 @@
-//! Names of things: jobs, processes, moments.
+//! Identities: jobs, processes, slots, points in time.
 
 use std::fmt;
 use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A moment, as time since the worker started. The core is told what time it is; it never looks.
+/// A point in time, as time since the worker started. The core has no clock: each event comes with its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub Duration);
 
 impl Time {
-    /// How long ago `earlier` was; zero when it lies ahead.
+    /// The time that has passed since `earlier`; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -59,7 +59,7 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// Position of a handler process: one per GPU, counted from 0.
+/// Index of a handler process, counted from 0. A worker has one process per GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub usize);
 
@@ -69,16 +69,16 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// Which incarnation of a process: 1 for the first start, one more for every restart. What an earlier incarnation still
-/// had to say is ignored.
+/// Incarnation of a process: 1 for the first start, one more for every restart. Events of an earlier incarnation are
+/// ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
-/// A slot of a process.
+/// Where a job runs: a slot of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotRef {
     /// The process.
     pub process: ProcessId,
-    /// The slot inside it, counted from 0.
+    /// The slot in that process, counted from 0.
     pub slot: u32,
 }

@@ -1,15 +1,15 @@
-//! The limits that the state machine keeps. Every wait is here, and each setting has one meaning.
+//! Every limit and size that the core keeps.
 
 use std::time::Duration;
 
 use runpod_handler_protocol::CheckOrder;
 
-/// What follows when a job has asked for a fresh worker, beside the `stopPod` in its result.
+/// What follows when a job has asked for a fresh worker. Its result carries `stopPod` in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRefresh {
-    /// The worker finishes what it has and exits with status 0, for someone who starts another.
+    /// The worker finishes the jobs that it holds and exits with status 0, where a platform starts another one.
     Exit,
-    /// The handler process is replaced, for a worker that nobody would start again.
+    /// Only the handler process is replaced, where nothing would start the worker again.
     RestartHandler,
 }
 
@@ -26,11 +26,11 @@ impl OnRefresh {
 /// When a process is replaced between jobs; `None` for never.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecycleLimits {
-    /// Jobs run.
+    /// Number of jobs that it has run.
     pub max_jobs: Option<u64>,
-    /// Bytes of host memory held.
+    /// Host memory that it holds, in bytes.
     pub max_rss: Option<u64>,
-    /// Bytes of device memory in tensors when a job is over.
+    /// Device memory in tensors when a job ends, in bytes.
     pub max_vram: Option<u64>,
     /// Time since it began to serve.
     pub max_age: Option<Duration>,
@@ -41,7 +41,7 @@ pub struct RecycleLimits {
 pub struct Policy {
     /// Id of this worker on the platform.
     pub worker_id: String,
-    /// Handler processes; one per GPU.
+    /// Number of handler processes; one per GPU.
     pub processes: usize,
     /// Slots in each process.
     pub slots: u32,
@@ -52,67 +52,84 @@ pub struct Policy {
     /// Chunks of one job that may be undelivered before the handler has to wait.
     pub chunk_window: u32,
 
-    /// What to check in a handler process before it loads; `None` for nothing.
+    /// Fitness checks of a handler process before it loads its models; `None` for none.
     pub checks: Option<CheckOrder>,
     /// When handler processes are replaced between jobs.
     pub recycle: RecycleLimits,
-    /// RunPod's `refresh_worker`: the worker ends after its first job.
+    /// RunPod's `refresh_worker`: the worker exits after its first job.
     pub refresh_worker: bool,
     /// What follows when a job asks for a fresh worker.
     pub on_refresh: OnRefresh,
-    /// The queue takes a worker that says `stopPod` for gone, which a queue inside of the worker does not.
+    /// The queue considers a worker gone after a result with `stopPod`. A queue inside the worker does not.
     pub queue_recycles: bool,
+    /// How long a worker that has replaced only its handler stays away from such a queue.
+    pub refresh_absence: Duration,
 
-    /// A job without an execution timeout of its own may take this long, counted from the moment it was taken.
+    /// Time limit of a job without an execution timeout of its own, counted from the moment when it was taken.
     pub job_timeout: Duration,
-    /// How long a job that was asked to stop may go on before its process is killed.
+    /// How far the clocks of worker and handler may differ about a job's deadline.
+    pub deadline_slack: Duration,
+    /// How long a job may go on after being asked to stop, before its process is killed.
     pub cancel_grace: Duration,
     /// How long the other jobs of a process that must be killed may go on.
     pub retire_grace: Duration,
+    /// Stop requests kept for jobs that may be on their way here.
+    pub early_stop_limit: usize,
+    /// Results of completed jobs kept for a queue that hands the same job out again.
+    pub recent_results: usize,
+    /// Total size of those results, in bytes.
+    pub recent_bytes: usize,
 
-    /// From spawn to the handshake.
+    /// Time limit for the start of the program, and again for its handshake.
     pub handshake_timeout: Duration,
-    /// Longest time without progress while loading.
+    /// Time limit for loading without progress.
     pub load_stall_timeout: Duration,
     /// Time between pings to a process.
     pub ping_interval: Duration,
-    /// A process that has not answered for this long is frozen.
+    /// A process that has not answered a ping for this long is killed.
     pub pong_timeout: Duration,
-    /// An idle GPU is probed this often; zero for never.
+    /// Time between probes of an idle GPU; zero for no probes.
     pub probe_interval: Duration,
-    /// A probe that takes longer has found a dead GPU.
+    /// Time limit for the answer to a probe.
     pub probe_timeout: Duration,
-    /// A killed process must be reaped within this time.
+    /// Time limit for reaping a killed process.
     pub reap_timeout: Duration,
-    /// A process told to shut down may take this long.
+    /// Time limit for the exit of a process that was asked to shut down.
     pub exit_timeout: Duration,
 
-    /// Starts in a row that may fail before the worker gives up.
+    /// Failed starts in a row after which the worker gives up.
     pub start_attempts: u32,
-    /// Pause before the second failed start is followed by another; doubled each time.
+    /// Pause before the start that follows the second crash in a row; doubled with each further one.
     pub restart_delay: Duration,
     /// Longest pause between starts.
     pub restart_delay_max: Duration,
-    /// This many crashes …
+    /// Crashes within `crash_window` that make the worker unhealthy.
     pub crash_limit: usize,
-    /// … within this time make the worker unhealthy.
+    /// The period over which crashes are counted.
     pub crash_window: Duration,
+    /// How often the process of a job may exit between the job's arrival there and its begin, before the job itself is
+    /// suspected.
+    pub lost_start_limit: u32,
 
-    /// How long results of an earlier run, or one that asks for a fresh worker, may hold up the next poll. They are delivered
-    /// all the same.
+    /// How long results of an earlier run, or one that asks for a fresh worker, may delay the next poll. Their delivery goes
+    /// on afterwards.
     pub undelivered_grace: Duration,
 
-    /// Dollars an hour for the worker with all its GPUs, where known.
+    /// Dollars an hour for the worker with all its GPUs, if known.
     pub price_per_hour: Option<f64>,
-    /// Results say what their job has used up.
+    /// Results carry the cost of their job.
     pub cost_in_result: bool,
 
     /// On shutdown, how long the poll in flight may go on.
     pub poll_grace: Duration,
-    /// On shutdown, how long running jobs may go on before they are cancelled.
+    /// On shutdown, how long an aborted poll may take to end.
+    pub poll_abort_timeout: Duration,
+    /// On shutdown, how long running jobs may go on before they are asked to stop.
     pub drain_grace: Duration,
-    /// On shutdown, how long undelivered results may take after the last job has ended.
+    /// On shutdown, how long the delivery of results may go on after the last job has ended.
     pub flush_grace: Duration,
+    /// The same after a second signal.
+    pub abort_flush_grace: Duration,
 }
 
 impl Default for Policy {
@@ -130,9 +147,14 @@ impl Default for Policy {
             refresh_worker: false,
             on_refresh: OnRefresh::RestartHandler,
             queue_recycles: true,
+            refresh_absence: seconds(5),
             job_timeout: seconds(600),
+            deadline_slack: Duration::from_millis(500),
             cancel_grace: seconds(5),
             retire_grace: seconds(30),
+            early_stop_limit: 4096,
+            recent_results: 64,
+            recent_bytes: 16 * 1024 * 1024,
             handshake_timeout: seconds(30),
             load_stall_timeout: seconds(300),
             ping_interval: seconds(5),
@@ -146,12 +168,15 @@ impl Default for Policy {
             restart_delay_max: seconds(30),
             crash_limit: 5,
             crash_window: seconds(600),
+            lost_start_limit: 2,
             undelivered_grace: seconds(60),
             price_per_hour: None,
             cost_in_result: false,
             poll_grace: seconds(1),
+            poll_abort_timeout: seconds(2),
             drain_grace: seconds(30),
             flush_grace: seconds(10),
+            abort_flush_grace: seconds(1),
         }
     }
 }

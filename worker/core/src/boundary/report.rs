@@ -1,13 +1,14 @@
-//! What has happened, for logs, metrics and traces.
+//! What has happened. Logs, metrics and traces are all made from these reports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use runpod_handler_protocol::{CheckReport, ErrorReport};
 
 use super::event::Exit;
 use super::gpu_slowdown::GpuSlowdown;
 use super::gpu_time::JobCost;
 use super::ids::{Epoch, JobId, ProcessId};
-use runpod_handler_protocol::{CheckReport, ErrorReport};
 
 /// How a job ended, as counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,9 +19,9 @@ pub enum JobStatus {
     Failed,
     /// Its deadline passed.
     TimedOut,
-    /// The platform stopped it; nothing is posted.
+    /// A client cancelled it; nothing is posted.
     Cancelled,
-    /// Shutdown came first. Nothing is posted, so that the platform gives the job to another worker.
+    /// The worker shut down first. Nothing is posted, and the queue gives the job to another worker.
     HandedBack,
 }
 
@@ -40,7 +41,7 @@ impl JobStatus {
     }
 }
 
-/// A part of bringing a handler process up.
+/// One part of the start of a handler process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StartPhase {
     /// The operating system starts the program.
@@ -49,7 +50,7 @@ pub enum StartPhase {
     Handshake,
     /// Machine, device and handler are checked.
     Checks,
-    /// Models are built.
+    /// The models are built.
     Load,
     /// The handler's own warm-up.
     WarmUp,
@@ -71,101 +72,102 @@ impl StartPhase {
     }
 }
 
-/// Something that happened, for logs and metrics. Logs, metrics and health all follow from the same transition.
+/// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Report {
-    /// A job came in.
+    /// A job was taken from the queue.
     JobTaken {
-        /// Job.
+        /// The job.
         job: JobId,
-        /// On whose behalf it runs.
+        /// Its tenant, if known.
         tenant: Option<String>,
     },
     /// The queue sent a job that the worker already has or has just completed.
     DuplicateJob {
-        /// Job.
+        /// The job.
         job: JobId,
     },
-    /// A job came when the worker was already closing. It was never acknowledged, so the queue gives it to another one.
+    /// A job arrived when the worker was already closing. No heartbeat has listed it, so the queue gives it to another
+    /// worker.
     JobRejected {
-        /// Job.
+        /// The job.
         job: JobId,
     },
     /// A job was sent to a slot.
     JobStarted {
-        /// Job.
+        /// The job.
         job: JobId,
         /// 1 for the first run.
         attempt: u32,
         /// Time since it was taken.
         waited: Duration,
     },
-    /// A job will be run again, because its process died.
+    /// A job will be run again, because its process exited.
     JobRetried {
-        /// Job.
+        /// The job.
         job: JobId,
         /// Why.
         reason: String,
     },
     /// A job is asked to stop.
     JobStopping {
-        /// Job.
+        /// The job.
         job: JobId,
-        /// Why, in words.
+        /// Why, as one clause.
         reason: String,
     },
     /// A job's outcome is decided. Not yet delivered.
     JobFinished {
-        /// Job.
+        /// The job.
         job: JobId,
         /// How it ended.
         status: JobStatus,
-        /// What went wrong, unless it completed.
+        /// The error, unless it completed.
         error: Option<ErrorReport>,
-        /// From the start of its last run; zero if it never ran.
+        /// Time since its last run began; zero if it never ran.
         run_time: Duration,
-        /// On whose behalf it ran.
+        /// Its tenant, if known.
         tenant: Option<String>,
-        /// From the first request to stop; `None` if it was not asked to.
+        /// Time since it was first asked to stop; `None` if it never was.
         stop_time: Option<Duration>,
-        /// What its last run has used up.
+        /// GPU time and price of its last run.
         cost: JobCost,
-        /// Where it ran last, if a slot had it to the end.
+        /// The device on which it ran, if a slot had it until the end.
         device: Option<String>,
         /// Figures recorded by the handler.
         records: BTreeMap<String, f64>,
     },
-    /// The platform has the result, or has refused it for good.
+    /// The queue has accepted the result, or has refused it for good.
     JobDelivered {
-        /// Job.
+        /// The job.
         job: JobId,
-        /// The platform has it.
+        /// `true` when the queue has it.
         accepted: bool,
     },
-    /// A message came after its job had ended, or for another attempt, and was dropped.
+    /// A message about a job that has ended, or about another attempt, was dropped.
     LateMessage {
-        /// Job.
+        /// The job.
         job: JobId,
     },
     /// A handler process is being started.
     ProcessStarting {
-        /// Process.
+        /// The process.
         process: ProcessId,
         /// 1 for the first start.
         epoch: Epoch,
     },
     /// A part of the start of a handler process is over.
     StartPhase {
-        /// Process.
+        /// The process.
         process: ProcessId,
-        /// Which part.
+        /// The part.
         phase: StartPhase,
         /// How long it took.
         time: Duration,
     },
-    /// Start-up of a slot is moving.
+    /// A slot made progress with loading its model.
     Loading {
-        /// Process.
+        /// The process.
         process: ProcessId,
         /// What is being done.
         stage: String,
@@ -176,77 +178,77 @@ pub enum Report {
     },
     /// A slot can run jobs.
     SlotReady {
-        /// Process.
+        /// The process.
         process: ProcessId,
-        /// Slot.
+        /// The slot.
         slot: u32,
-        /// Where its model lives.
+        /// The device that holds its model.
         device: String,
         /// Time spent loading.
         load_time: Duration,
     },
     /// One fitness check of a handler process is over.
     Checked {
-        /// Process.
+        /// The process.
         process: ProcessId,
-        /// What it found.
+        /// The outcome.
         check: CheckReport,
     },
     /// A healthy handler process takes no more jobs and will be replaced.
     ProcessRecycled {
-        /// Process.
+        /// The process.
         process: ProcessId,
         /// Why.
         reason: RecycleReason,
     },
-    /// A handler process broke its side of the contract and is being killed.
+    /// A handler process is being killed.
     ProcessKilled {
-        /// Process.
+        /// The process.
         process: ProcessId,
         /// Why.
         reason: String,
     },
-    /// A handler process is dead.
+    /// A handler process has exited.
     ProcessExited {
-        /// Process.
+        /// The process.
         process: ProcessId,
         /// How.
         exit: Exit,
-        /// The worker had asked for it.
+        /// The worker had asked it to exit, or had killed it.
         expected: bool,
     },
     /// A handler process could not be brought up.
     StartFailed {
-        /// Process.
+        /// The process.
         process: ProcessId,
-        /// One sentence with the fix in it.
+        /// One sentence that names the fix.
         reason: String,
-        /// Time until the next try; `None` when there is none.
+        /// Time until the next attempt; `None` when there is none.
         retry_in: Option<Duration>,
     },
-    /// An earlier run has left results on disk; they are delivered before any job is taken.
+    /// An earlier run left results on disk; they are delivered before any job is taken.
     UndeliveredFound {
-        /// How many.
+        /// How many there are.
         jobs: usize,
     },
-    /// They cannot be delivered now. Jobs are taken again meanwhile.
+    /// Results of an earlier run could not be delivered in time. Jobs are taken while delivery goes on.
     UndeliveredLate {
         /// How many are left.
         jobs: usize,
     },
-    /// Other GPUs than before are slowed down, or for other reasons.
+    /// The set of GPUs that are slowed down has changed, or their reasons have.
     GpuSlowdowns {
-        /// All that are now.
+        /// All GPUs that are slowed down now.
         gpus: Vec<GpuSlowdown>,
     },
-    /// The worker takes no more jobs.
+    /// The worker has begun to shut down and takes no more jobs.
     Draining {
-        /// Why, in words.
+        /// Why, as one clause.
         reason: String,
     },
-    /// A part of the shutdown took longer than its limit.
+    /// A part of the shutdown took longer than its limit and was given up.
     ShutdownOverrun {
-        /// Which part.
+        /// The part: `poll` or `outbox`.
         part: &'static str,
     },
 }

@@ -1,26 +1,28 @@
-//! What the worker looks like from outside: the one source of `/health`, `/ready`, gauges and heartbeats.
+//! The state of the worker at one moment: the only source of `/health`, `/ready`, gauges and heartbeats.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use runpod_handler_protocol::{ErrorKind, Manifest};
+
 use super::event::Exit;
 use super::gpu_time::{GpuTime, Price};
 use super::ids::{Epoch, JobId, ProcessId, Time};
-use runpod_handler_protocol::{ErrorKind, Manifest};
+use super::poll_blocker::PollBlocker;
 
-/// The state of the whole worker, in the platform's words where it has some.
+/// The state of the whole worker. Where RunPod has a word for a state, it is that word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WorkerState {
-    /// No slot is ready yet, or none is ready again after a crash.
+    /// No handler process serves yet, or none serves again after a crash.
     #[default]
     Initializing,
-    /// A slot is ready, the queue has not been asked yet.
+    /// A handler process serves, and the queue was not asked for a job yet.
     Ready,
     /// Waiting for a job.
     Idle,
-    /// At least one job is held.
+    /// The worker holds at least one job.
     Running,
-    /// Without a job, and the queue asked for fewer requests or a GPU is slowed down.
+    /// The worker holds no job, and the queue asked for fewer requests or a GPU is slowed down.
     Throttled,
     /// The worker cannot work and is about to exit.
     Unhealthy,
@@ -47,30 +49,30 @@ impl WorkerState {
     }
 }
 
-/// Counts since the worker started, and what it holds now.
+/// Jobs: counts since the worker started, and those that it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobCounts {
     /// Ended with an output.
     pub completed: u64,
-    /// Ended with an error, timeouts included.
+    /// Ended with an error, including timeouts.
     pub failed: u64,
-    /// Of those, ended by their deadline.
+    /// Failed jobs that were ended by their deadline.
     pub timed_out: u64,
-    /// Stopped by the platform.
+    /// Cancelled by a client.
     pub cancelled: u64,
-    /// Left to another worker at shutdown.
+    /// Handed back to the queue at shutdown.
     pub handed_back: u64,
-    /// Runs repeated because a process died.
+    /// Runs repeated because a process exited.
     pub retried: u64,
-    /// With a slot now.
+    /// Jobs in a slot now.
     pub in_progress: usize,
-    /// Held without a slot now.
+    /// Jobs that wait for a slot now.
     pub in_queue: usize,
-    /// Finished, waiting to be accepted by the platform.
+    /// Jobs whose result waits to be accepted by the queue.
     pub delivering: usize,
 }
 
-/// How many slots are in which state.
+/// The number of slots in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotCounts {
     /// Waiting for a job.
@@ -79,72 +81,74 @@ pub struct SlotCounts {
     pub busy: usize,
     /// Running a job that was asked to stop.
     pub lingering: usize,
-    /// Building their model, for the first time or again.
+    /// Loading their model, for the first time or again.
     pub loading: usize,
     /// Without a process.
     pub absent: usize,
 }
 
-/// Device memory of a handler process, from its allocator, when its last job was over. Bytes.
+/// Device memory of a handler process when its last job ended, in bytes, as its allocator reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// In tensors.
     pub allocated: u64,
-    /// Taken from the device: tensors and the allocator's cache.
+    /// In tensors and in the allocator's cache.
     pub reserved: Option<u64>,
-    /// Most that was in tensors during the job.
+    /// Peak in tensors during the job.
     pub peak: Option<u64>,
 }
 
 /// One handler process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessView {
-    /// Which.
+    /// Its index.
     pub id: ProcessId,
-    /// Incarnation; 0 before the first start.
+    /// Its incarnation; 0 before the first start.
     pub epoch: Epoch,
     /// `backoff`, `spawning`, `handshaking`, `loading`, `serving`, `retiring`, `killing`, `stopped` or `gave_up`.
     pub phase: &'static str,
-    /// Operating system's id, while it lives.
+    /// Process id of the operating system, while it runs.
     pub pid: Option<u32>,
-    /// Where its models live, once loaded.
+    /// The device that holds its models, once they are loaded.
     pub device: Option<String>,
     /// Slots that run a job.
     pub busy: usize,
-    /// What it holds on the device, once a job has told.
+    /// Its device memory, once a job has reported it.
     pub device_memory: Option<DeviceMemory>,
-    /// How its last incarnation ended.
+    /// The exit of its previous incarnation.
     pub last_exit: Option<Exit>,
 }
 
-/// The worker's own requests for jobs.
+/// The worker's requests for jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PollView {
-    /// One is under way.
+    /// A request is in flight.
     pub in_flight: bool,
-    /// When the last one ended, and [how](super::PollAnswer::outcome).
+    /// Why no request is made; `None` only if one is in flight.
+    pub blocked_by: Option<PollBlocker>,
+    /// When the last request ended, and its [outcome](super::PollAnswer::outcome).
     pub last: Option<(Time, &'static str)>,
 }
 
-/// What the handler process runs on, as far as it has said so.
+/// Versions of what the handler runs on, as far as the handler process has reported them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
     /// The SDK it was built with.
     pub sdk: Option<String>,
-    /// libtorch, from its checks.
+    /// libtorch, from the fitness checks.
     pub libtorch: Option<String>,
-    /// Driver and CUDA, from its checks.
+    /// Driver and CUDA, from the fitness checks.
     pub cuda: Option<String>,
 }
 
-/// A consistent picture of the worker after an event.
+/// A consistent view of the worker after an event.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Overall state.
     pub state: WorkerState,
-    /// Why it is unhealthy, not ready or slow, in one sentence.
+    /// Why it is unhealthy, not ready, idle without asking for jobs, or slow; one sentence.
     pub reason: Option<String>,
-    /// At least one handler process takes jobs.
+    /// At least one handler process serves.
     pub serving: bool,
     /// Job counts.
     pub jobs: JobCounts,
@@ -152,18 +156,18 @@ pub struct Snapshot {
     pub failures: BTreeMap<ErrorKind, u64>,
     /// Slot counts.
     pub slots: SlotCounts,
-    /// Requests for jobs.
+    /// Its requests for jobs.
     pub poll: PollView,
-    /// Processes in order of their ids.
+    /// Handler processes in order of their ids.
     pub processes: Vec<ProcessView>,
     /// Ids of all jobs that are not closed: what the heartbeat lists.
     pub held: Arc<[JobId]>,
-    /// What the handler said about itself, once it has.
+    /// The handler's manifest, once it is known.
     pub manifest: Option<Arc<Manifest>>,
-    /// What the handler process runs on.
+    /// Versions of what the handler runs on.
     pub versions: Arc<Versions>,
-    /// What the time of the processes went into.
+    /// GPU time by category.
     pub gpu_time: GpuTime,
-    /// What the worker costs, where that is known.
+    /// The price of the worker, if known.
     pub price: Option<Price>,
 }

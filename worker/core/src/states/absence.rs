@@ -1,18 +1,18 @@
-//! Whether the worker stays away from its queue.
+//! Absence from the queue after a job has asked for a fresh worker.
 
 use crate::boundary::Time;
 
-/// Where the worker is in this.
+/// Whether the worker stays away from its queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Leave {
+pub(crate) enum Absence {
     /// It polls.
     #[default]
     None,
-    /// It waits until it holds nothing: what it holds may be the result that says `stopPod`.
-    Due {
-        /// A queue that does not take that result keeps it from polling only for so long; `None` once the queue has it.
-        patience: Option<Time>,
+    /// It does not poll until it holds no job. One of them may be the job whose result carries `stopPod`.
+    Pending {
+        /// When it polls again although the queue has not accepted that result; `None` once the queue has it.
+        until: Option<Time>,
     },
-    /// It is away.
+    /// It does not poll before this time.
     Until(Time),
 }

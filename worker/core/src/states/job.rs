@@ -1,65 +1,63 @@
-//! One job, from the queue to the platform's acceptance of its result.
+//! One job, from the moment it is taken until the queue has accepted its result.
 //!
 //! | from | event | to |
 //! | --- | --- | --- |
 //! | – | taken | `Queued` |
 //! | `Queued` | a slot is ready | `Assigned` |
-//! | `Queued` | deadline, stop | ended, never run |
+//! | `Queued` | deadline, stop, drain limit | ended, never run |
 //! | `Assigned` | `Started` | `Running` |
 //! | `Assigned`, `Running` | deadline, stop, drain limit | `Stopping` |
 //! | `Assigned`, `Running`, `Stopping` | `Done`, `Failed` | `Delivering` |
-//! | `Assigned`, `Running`, `Stopping` | process gone | `Queued` or `Delivering` |
-//! | `Delivering` | accepted, or refused for good | closed: out of the table |
+//! | `Assigned`, `Running`, `Stopping` | its process exits | `Queued` or `Delivering` |
+//! | `Delivering` | accepted, or refused for good | closed: removed from the table |
 //!
 //! A job that was cancelled or handed back has nothing to deliver and is closed at once.
 
 use std::time::Duration;
 
-use crate::boundary::{JobId, ProcessId, SlotRef, TakenJob, Time};
 use bytes::Bytes;
 use runpod_handler_protocol::CancelReason;
 
-/// A process may die that often between the arrival of a job and its begin before the job is taken for the reason.
-const MAX_LOST_STARTS: u32 = 2;
+use crate::boundary::{JobId, ProcessId, SlotRef, TakenJob, Time};
 
-/// Where a job is in its life.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobState {
-    /// Held, waiting for a slot.
+    /// It waits for a slot.
     Queued,
-    /// Sent to a slot, which has not begun with it.
+    /// It was sent to a slot, which has not begun with it.
     Assigned(SlotRef),
-    /// User code has it: the handler says so before it lets it in.
+    /// User code runs it. The handler process announces this before it calls user code.
     Running(SlotRef),
-    /// Asked to stop; user code still has it.
+    /// It was asked to stop; user code may still run it.
     Stopping {
         /// Its slot.
-        place: SlotRef,
-        /// Who asked.
+        slot: SlotRef,
+        /// Why it was asked.
         why: CancelReason,
         /// When its process is killed.
         kill_at: Time,
     },
-    /// Its outcome is decided and on its way to the platform.
+    /// Its result is decided and being delivered.
     Delivering,
 }
 
 /// A job that is not closed.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    /// Id.
+    /// The queue's id of it.
     pub id: JobId,
-    /// The job object as received.
+    /// The job object as received; empty once its result is decided.
     pub body: Bytes,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// On whose behalf it runs.
+    /// Its tenant, for metrics.
     pub tenant: Option<String>,
-    /// Where it is.
+    /// Its state.
     pub state: JobState,
     /// Runs begun so far on this worker.
     pub attempt: u32,
-    /// When it came in.
+    /// When it was taken.
     pub taken_at: Time,
     /// When its last run began.
     pub started_at: Option<Time>,
@@ -67,29 +65,29 @@ pub(crate) struct Job {
     pub stopping_since: Option<Time>,
     /// Its share of its process's time in its last run.
     pub gpu_time: Duration,
-    /// When it must be over, and how long that was from `taken_at`.
-    pub deadline: Time,
-    /// Its execution timeout.
+    /// Its execution timeout, counted from `taken_at`.
     pub timeout: Duration,
-    /// How often a process died under it.
+    /// When that timeout is over.
+    pub deadline: Time,
+    /// How often a process exited while it may have been the cause.
     pub crashes: u32,
-    /// How often a process died that had been sent it and had not begun.
+    /// How often a process exited that had received it and had not begun with it.
     pub lost_starts: u32,
-    /// It may have killed its process, so it runs again with nobody beside it.
-    pub alone: bool,
-    /// At least one chunk has gone out, so that a second run would repeat output.
+    /// It may have crashed its process, so it runs again without other jobs beside it.
+    pub runs_alone: bool,
+    /// At least one chunk was posted, so a second run would repeat output.
     pub streamed: bool,
-    /// Its result tells the queue that this worker is to be replaced.
+    /// Its result asks the queue to replace this worker.
     pub stop_pod: bool,
 }
 
 impl Job {
-    /// A job that has just come in.
-    pub(crate) fn new(taken: &TakenJob, body: Bytes, now: Time, default_timeout: Duration) -> Self {
+    /// A job that was just taken. It waits for a slot.
+    pub(crate) fn new(taken: &TakenJob, now: Time, default_timeout: Duration) -> Self {
         let timeout = taken.timeout.unwrap_or(default_timeout);
         Self {
             id: taken.id.clone(),
-            body,
+            body: taken.body.clone().unwrap_or_default(),
             traceparent: taken.traceparent.clone(),
             tenant: taken.tenant.clone(),
             state: JobState::Queued,
@@ -98,33 +96,38 @@ impl Job {
             started_at: None,
             stopping_since: None,
             gpu_time: Duration::ZERO,
-            deadline: now + timeout,
             timeout,
+            deadline: now + timeout,
             crashes: 0,
             lost_starts: 0,
-            alone: false,
+            runs_alone: false,
             streamed: false,
             stop_pod: false,
         }
     }
 
-    /// The slot that has it, if one does.
-    pub(crate) fn place(&self) -> Option<SlotRef> {
+    /// A job whose result exists already and is being delivered.
+    pub(crate) fn delivering(taken: &TakenJob, now: Time, default_timeout: Duration) -> Self {
+        Self { state: JobState::Delivering, body: Bytes::new(), ..Self::new(taken, now, default_timeout) }
+    }
+
+    /// The slot in which it is, if it is in one.
+    pub(crate) fn slot(&self) -> Option<SlotRef> {
         match self.state {
-            JobState::Assigned(place) | JobState::Running(place) | JobState::Stopping { place, .. } => Some(place),
+            JobState::Assigned(slot) | JobState::Running(slot) | JobState::Stopping { slot, .. } => Some(slot),
             JobState::Queued | JobState::Delivering => None,
         }
     }
 
-    /// Whether a slot of this process has it.
+    /// Whether it is in a slot of this process.
     pub(crate) fn runs_in(&self, process: ProcessId) -> bool {
-        self.place().is_some_and(|place| place.process == process)
+        self.slot().is_some_and(|slot| slot.process == process)
     }
 
-    /// Whether it may be why its process died. One that was not begun is not, unless that has become too much of a chance:
-    /// its mere arrival may do harm.
-    pub(crate) fn is_suspect(&self) -> bool {
-        !matches!(self.state, JobState::Assigned(_)) || self.lost_starts >= MAX_LOST_STARTS
+    /// Whether it may be the reason why its process exited. A job that was not begun is suspected only after several such
+    /// exits, because its mere arrival may do the harm.
+    pub(crate) fn is_suspect(&self, lost_start_limit: u32) -> bool {
+        !matches!(self.state, JobState::Assigned(_)) || self.lost_starts >= lost_start_limit
     }
 
     /// Whether it was asked to stop and its grace is over.

@@ -1,41 +1,51 @@
-//! The worker's own life: working, draining, closing, over.
+//! The life of the worker: working, draining, closing, over.
 
 use crate::boundary::Time;
 
-/// The worker's own life.
+/// The phase of the worker's life.
 #[derive(Clone, Debug)]
 pub(crate) enum Lifecycle {
-    /// Taking and running jobs.
+    /// It takes and runs jobs.
     Working,
-    /// Taking none; those it has may finish.
+    /// It takes no jobs; those that it holds may finish.
     Draining {
-        /// Why it is unhealthy, if that is the reason.
+        /// Why it is unhealthy, if that is the cause.
         unhealthy: Option<String>,
-        /// When the poll in flight is given up.
+        /// When the poll in flight is aborted.
         poll_until: Time,
-        /// When running jobs are asked to stop; `None` lets each of them have its own time.
+        /// When running jobs are asked to stop; `None` when only their own deadlines count.
         cancel_at: Option<Time>,
-        /// They have been.
+        /// Running jobs were asked to stop.
         cancelled: bool,
         /// A second signal came.
-        hurried: bool,
+        aborted: bool,
     },
-    /// No job runs; processes exit and results leave.
+    /// No job runs; processes exit and results are delivered.
     Closing {
-        /// Why it is unhealthy, if that is the reason.
+        /// Why it is unhealthy, if that is the cause.
         unhealthy: Option<String>,
-        /// When undelivered results are left behind.
+        /// When the worker exits although results are undelivered.
         flush_until: Time,
     },
-    /// Nothing is left.
+    /// It has exited.
     Over {
-        /// Why it was unhealthy, if that was the reason.
+        /// Why it was unhealthy, if that was the cause.
         unhealthy: Option<String>,
     },
 }
 
 impl Lifecycle {
-    /// Why the worker is unhealthy.
+    /// Whether no shutdown has begun.
+    pub(crate) fn is_working(&self) -> bool {
+        matches!(self, Self::Working)
+    }
+
+    /// Whether no job can be run any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closing { .. } | Self::Over { .. })
+    }
+
+    /// Why the worker is unhealthy, if it is.
     pub(crate) fn unhealthy_reason(&self) -> Option<&str> {
         match self {
             Self::Draining { unhealthy, .. } | Self::Closing { unhealthy, .. } | Self::Over { unhealthy } => {

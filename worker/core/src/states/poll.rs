@@ -1,63 +1,84 @@
-//! The poll in flight and what is known of the queue.
+//! The poll in flight, and what earlier polls have shown about the queue.
 
-use super::absence::Leave;
-use crate::boundary::{JobId, PollAnswer, Time};
 use std::collections::BTreeSet;
 
-/// Stop requests that are kept for jobs still on their way; one poll cannot bring more jobs than this many slots ask for.
-const MAX_EARLY_STOPS: usize = 4096;
+use super::absence::Absence;
+use crate::boundary::{JobId, PollAnswer, PollBlocker, Time};
 
-/// The poll and what is known of the queue.
+/// The worker's requests for jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Poll {
-    /// A poll is under way.
+    /// A poll is in flight.
     pub in_flight: bool,
-    /// It was told to end.
-    pub(crate) aborted: bool,
-    /// Earliest next poll.
-    pub(crate) not_before: Time,
-    /// Whether the worker is away from the queue, or about to be.
-    pub leave: Leave,
-    /// The queue's last answer was 429.
-    pub throttled: bool,
-    /// The queue has been asked at least once.
+    /// The poll in flight was asked to end.
+    pub aborted: bool,
+    /// The queue was polled at least once.
     pub begun: bool,
-    /// When the last poll ended, and how.
+    /// The next poll may not start earlier.
+    pub not_before: Time,
+    /// Why `not_before` lies ahead.
+    pause: Option<PollBlocker>,
+    /// Whether the worker stays away from its queue.
+    pub absence: Absence,
+    /// When the last poll ended, and its outcome.
     pub last: Option<(Time, &'static str)>,
-    /// Jobs that the platform stopped while the answer that brings them was on its way. The stop channel is a connection of
-    /// its own, and a stop is said once, so it may come first and must not be forgotten. Kept until the poll ends.
-    pub(crate) early_stops: BTreeSet<JobId>,
+    /// Jobs that were stopped while the poll in flight may bring them. The stop channel is a connection of its own and
+    /// delivers each stop once, so a stop may overtake its job.
+    early_stops: BTreeSet<JobId>,
 }
 
 impl Poll {
-    /// Takes note of a stop request for a job that is not known. Without a poll under way no such job can come.
-    pub(crate) fn stopped_early(&mut self, job: &JobId) {
-        if self.in_flight && self.early_stops.len() < MAX_EARLY_STOPS {
-            self.early_stops.insert(job.clone());
-        }
+    /// A poll starts.
+    pub(crate) fn start(&mut self) {
+        self.in_flight = true;
+        self.begun = true;
     }
 
-    /// Whether the poll under way was told to end.
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted
-    }
-
-    /// Takes note of how a poll ended.
+    /// The poll in flight has ended.
     pub(crate) fn ended(&mut self, now: Time, answer: &PollAnswer) {
         self.in_flight = false;
         self.aborted = false;
         self.last = Some((now, answer.outcome()));
+        self.not_before = now;
         match answer {
-            PollAnswer::Jobs(_) | PollAnswer::Empty => {
-                self.throttled = false;
-                self.not_before = now;
-            }
+            PollAnswer::Jobs(_) | PollAnswer::Empty => self.pause = None,
             PollAnswer::RateLimited { retry_after } => {
-                self.throttled = true;
+                self.pause = Some(PollBlocker::RateLimited);
                 self.not_before = now + *retry_after;
             }
-            PollAnswer::Failed { retry_after } => self.not_before = now + *retry_after,
-            PollAnswer::Aborted => self.not_before = now,
+            PollAnswer::Failed { retry_after } => {
+                // A queue that limits requests and then fails is still limited.
+                self.pause.get_or_insert(PollBlocker::QueueUnavailable);
+                self.not_before = now + *retry_after;
+            }
+            PollAnswer::Aborted => {}
         }
+    }
+
+    /// Whether the queue's last answer was 429.
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        self.pause == Some(PollBlocker::RateLimited)
+    }
+
+    /// Why the next poll has to wait, if it has to.
+    pub(crate) fn pause(&self, now: Time) -> Option<PollBlocker> {
+        self.pause.filter(|_| now < self.not_before)
+    }
+
+    /// Remembers a stop for a job that the worker does not hold. Without a poll in flight no such job can arrive.
+    pub(crate) fn note_early_stop(&mut self, job: &JobId, limit: usize) {
+        if self.in_flight && self.early_stops.len() < limit {
+            self.early_stops.insert(job.clone());
+        }
+    }
+
+    /// Whether the job was stopped before it arrived. Each stop counts once.
+    pub(crate) fn take_early_stop(&mut self, job: &JobId) -> bool {
+        self.early_stops.remove(job)
+    }
+
+    /// All jobs of the poll have arrived; stops of other jobs have no job to wait for.
+    pub(crate) fn forget_early_stops(&mut self) {
+        self.early_stops.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! One handler process: its phases, each with a limit of its own.
+//! One handler process: its phases, each with its own limit.
 //!
 //! ```text
 //! Backoff → Spawning → Handshaking → Loading → Serving → Retiring → Killing → (reaped) → Backoff
@@ -9,39 +9,41 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_handler_protocol::{ErrorKind, Manifest};
+
 use super::slot::Slot;
 use super::wear::Wear;
 use crate::boundary::{Epoch, Exit, Policy, ProcessId, ProcessView, RecycleReason, Time};
-use runpod_handler_protocol::{ErrorKind, Manifest};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KillCause {
     /// A job was asked to stop and did not.
     Overdue,
-    /// It stopped answering.
+    /// It stopped answering pings.
     Unresponsive,
-    /// Its device is unusable until the process is replaced.
+    /// Its device cannot be used until the process is replaced.
     DeviceLost,
-    /// It ran out of memory twice in a row.
+    /// Two jobs in a row ran out of memory.
     OutOfMemory,
-    /// It broke the protocol.
+    /// It violated the protocol.
     Protocol(String),
-    /// It did not come up in time.
+    /// It did not start in time, or must not be used.
     Start(String),
-    /// It has done its time.
+    /// It has reached a recycling limit.
     Recycled(RecycleReason),
     /// The worker is shutting down.
     Shutdown,
 }
 
 impl KillCause {
-    /// Whether it counts towards the crash limit.
+    /// Whether the kill counts as a crash of the handler.
     pub(crate) fn is_crash(&self) -> bool {
         matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
     }
 
-    /// Why nothing serves meanwhile. A fatal error of the device is named as in results, logs and metrics.
+    /// The reason shown in `/health` while no process serves. A lost device has the same name there as in results, logs and
+    /// metrics.
     pub(crate) fn trouble(&self) -> String {
         match self {
             Self::DeviceLost => format!("{}: {self}", ErrorKind::DeviceLost),
@@ -57,7 +59,7 @@ impl fmt::Display for KillCause {
             Self::Unresponsive => f.write_str("the handler process stopped answering"),
             Self::DeviceLost => f.write_str("the device cannot be used by this process any more"),
             Self::OutOfMemory => f.write_str("two jobs in a row ran out of memory"),
-            Self::Protocol(reason) => write!(f, "the handler process broke the protocol: {reason}"),
+            Self::Protocol(reason) => write!(f, "the handler process violated the protocol: {reason}"),
             Self::Start(reason) => f.write_str(reason),
             Self::Recycled(reason) => write!(f, "it is recycled ({})", reason.as_str()),
             Self::Shutdown => f.write_str("the worker is shutting down"),
@@ -65,45 +67,45 @@ impl fmt::Display for KillCause {
     }
 }
 
-/// Where a process is in its life.
+/// Phase of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Waiting to be started.
+    /// It waits for its next start.
     Backoff {
-        /// When.
+        /// When it is started.
         until: Time,
     },
-    /// Asked of the operating system.
+    /// The operating system starts it.
     Spawning {
-        /// Limit.
+        /// When it is killed, unless it has started before.
         until: Time,
     },
-    /// Started, has not introduced itself.
+    /// It runs and has not completed the handshake.
     Handshaking {
-        /// Limit.
+        /// When it is killed, unless the handshake is complete before.
         until: Time,
     },
-    /// Building its models; each slot has its limit.
+    /// It loads its models; each slot has its own limit.
     Loading,
-    /// Taking jobs.
+    /// It serves: jobs are sent to it.
     Serving,
-    /// Taking no more jobs; those it has may finish.
+    /// It gets no more jobs; those that it runs may finish.
     Retiring {
-        /// Why.
+        /// Why it is killed afterwards.
         cause: KillCause,
-        /// Limit, after which it is killed.
+        /// When it is killed at the latest.
         until: Time,
     },
-    /// Killed, not yet reaped.
+    /// It was killed and is not reaped yet.
     Killing {
-        /// Why.
+        /// Why it was killed.
         cause: KillCause,
-        /// Limit, after which it counts as gone all the same.
+        /// When it counts as exited although it was not reaped.
         until: Time,
     },
-    /// Ended and not wanted any more.
+    /// It has exited and is not started again.
     Stopped,
-    /// Could not be brought up.
+    /// Its start has failed for good.
     GaveUp,
 }
 
@@ -123,65 +125,65 @@ impl Phase {
         }
     }
 
-    /// Whether the operating system may still have it.
+    /// Whether the operating system may still run it.
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self, Self::Backoff { .. } | Self::Stopped | Self::GaveUp)
     }
 
-    /// Whether it has introduced itself and can be spoken to.
-    fn converses(&self) -> bool {
+    /// Whether the handshake is complete, so that messages can be exchanged.
+    fn is_connected(&self) -> bool {
         matches!(self, Self::Loading | Self::Serving | Self::Retiring { .. })
     }
 }
 
-/// A handler process and what it is known for.
+/// A handler process.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
-    /// Position.
+    /// Its index.
     pub id: ProcessId,
-    /// Incarnation.
+    /// Its incarnation.
     pub epoch: Epoch,
-    /// Phase.
+    /// Its phase.
     pub phase: Phase,
-    /// Slots.
+    /// Its slots.
     pub slots: Vec<Slot>,
-    /// Operating system's id.
+    /// Process id of the operating system.
     pub pid: Option<u32>,
-    /// Where its models live.
+    /// The device that holds its models.
     pub device: Option<String>,
-    /// What it said about itself.
+    /// The handler's manifest.
     pub manifest: Option<Arc<Manifest>>,
-    /// How the last incarnation ended.
+    /// The exit of the previous incarnation.
     pub last_exit: Option<Exit>,
-    /// What it said when a model could not be built.
+    /// Why a model could not be loaded, if it reported that.
     pub load_error: Option<String>,
-    /// Crashes in a row; a completed job clears them.
-    pub strikes: u32,
-    /// Starts in a row that did not end in serving.
+    /// Crashes since the last completed job.
+    pub crashes_in_a_row: u32,
+    /// Starts in a row after which it did not serve.
     pub failed_starts: u32,
-    /// Starting it again cannot help.
-    pub hopeless: bool,
-    /// This incarnation has come as far as serving.
+    /// Starting it again cannot succeed.
+    pub start_cannot_succeed: bool,
+    /// This incarnation has served.
     pub served: bool,
-    /// It has passed its checks and has not crashed since.
+    /// It has passed its fitness checks and has not crashed since.
     pub fit: bool,
-    /// What this incarnation has used up.
+    /// What this incarnation has used, for recycling.
     pub wear: Wear,
-    /// When its last job ended, or its device was last seen working.
+    /// When its last job ended, or its device last worked.
     pub idle_since: Time,
-    /// Out-of-memory failures in a row.
-    pub ooms: u32,
+    /// Number of its last jobs that ran out of memory, without another outcome between them.
+    pub ooms_in_a_row: u32,
     /// When the current part of its start began.
     pub start_phase_since: Time,
-    /// When to ping next.
+    /// When the next ping is due.
     ping_at: Time,
-    /// When it last answered.
-    heard_at: Time,
+    /// When it last answered a ping.
+    pong_at: Time,
     ping_seq: u64,
 }
 
 impl Process {
-    /// A process that is to be started at once.
+    /// A process whose first start is due.
     pub(crate) fn new(id: ProcessId, slots: u32) -> Self {
         Self {
             id,
@@ -193,17 +195,17 @@ impl Process {
             manifest: None,
             last_exit: None,
             load_error: None,
-            strikes: 0,
+            crashes_in_a_row: 0,
             failed_starts: 0,
-            hopeless: false,
+            start_cannot_succeed: false,
             served: false,
             fit: false,
             wear: Wear::default(),
             idle_since: Time::default(),
-            ooms: 0,
+            ooms_in_a_row: 0,
             start_phase_since: Time::default(),
             ping_at: Time::default(),
-            heard_at: Time::default(),
+            pong_at: Time::default(),
             ping_seq: 0,
         }
     }
@@ -215,16 +217,16 @@ impl Process {
         self.device = None;
         self.load_error = None;
         self.served = false;
-        self.ooms = 0;
+        self.ooms_in_a_row = 0;
         self.start_phase_since = now;
     }
 
-    /// The handshake is done; its slots load.
+    /// The handshake is complete; its slots load their models.
     pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots.fill(Slot::Loading { stalls_at: now + policy.load_stall_timeout });
-        self.heard_at = now;
+        self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
     }
 
@@ -237,16 +239,16 @@ impl Process {
         self.idle_since = now;
     }
 
-    /// Nothing is left of this incarnation.
+    /// The incarnation has exited: its slots are absent.
     pub(crate) fn clear(&mut self) {
         self.pid = None;
         self.wear.device = None;
         self.slots.fill(Slot::Absent);
     }
 
-    /// Pause before the next start: none after a first crash, then doubling with every failure in a row.
+    /// Pause before the next start: none after a first crash, then doubled with every failure in a row.
     pub(crate) fn restart_delay(&self, policy: &Policy) -> Duration {
-        match (self.failed_starts * 2).max(self.strikes) {
+        match (self.failed_starts * 2).max(self.crashes_in_a_row) {
             0 | 1 => Duration::ZERO,
             failures => {
                 let doubled = 2u32.saturating_pow(failures - 2);
@@ -255,14 +257,14 @@ impl Process {
         }
     }
 
-    /// Notes a pong.
-    pub(crate) fn heard(&mut self, now: Time) {
-        self.heard_at = now;
+    /// It has answered a ping.
+    pub(crate) fn ponged(&mut self, now: Time) {
+        self.pong_at = now;
     }
 
-    /// The sequence number of a ping, if one is due.
+    /// The sequence number of the next ping, if one is due.
     pub(crate) fn ping_due(&mut self, now: Time, policy: &Policy) -> Option<u64> {
-        if !self.phase.converses() || now < self.ping_at {
+        if !self.phase.is_connected() || now < self.ping_at {
             return None;
         }
         self.ping_at = now + policy.ping_interval;
@@ -270,51 +272,57 @@ impl Process {
         Some(self.ping_seq)
     }
 
-    /// Whether it has been silent for too long.
-    pub(crate) fn is_frozen(&self, now: Time, policy: &Policy) -> bool {
-        self.phase.converses() && now >= self.heard_at + policy.pong_timeout
+    /// Whether it has not answered pings for too long.
+    pub(crate) fn is_unresponsive(&self, now: Time, policy: &Policy) -> bool {
+        self.phase.is_connected() && now >= self.pong_at + policy.pong_timeout
     }
 
     /// Whether a slot has been loading without progress for too long.
     pub(crate) fn is_stalled(&self, now: Time) -> bool {
-        self.phase.converses()
+        self.phase.is_connected()
             && self.slots.iter().any(|slot| matches!(slot, Slot::Loading { stalls_at } if *stalls_at <= now))
     }
 
     /// Whether a probe of its device was not answered in time.
-    pub(crate) fn is_probed_in_vain(&self, now: Time) -> bool {
-        self.phase.converses() && self.slots.iter().any(|slot| matches!(slot, Slot::Probing { until } if *until <= now))
+    pub(crate) fn probe_timed_out(&self, now: Time) -> bool {
+        self.phase.is_connected()
+            && self.slots.iter().any(|slot| matches!(slot, Slot::Probing { until } if *until <= now))
     }
 
-    /// Whether it only waits for its jobs to end; their deadlines still hold.
-    pub(crate) fn is_patient(&self) -> bool {
+    /// Whether the deadlines of its jobs decide when they end. In all other phases the limit of the phase does.
+    pub(crate) fn job_deadlines_apply(&self) -> bool {
         matches!(self.phase, Phase::Serving | Phase::Retiring { cause: KillCause::Recycled(_), .. })
     }
 
     /// Whether all slots have a model.
     pub(crate) fn is_loaded(&self) -> bool {
-        self.slots.iter().all(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
+        self.slots.iter().all(Slot::has_model)
     }
 
     /// Whether at least one slot has a model.
     pub(crate) fn has_model(&self) -> bool {
-        self.slots.iter().any(|slot| !matches!(slot, Slot::Loading { .. } | Slot::Absent))
+        self.slots.iter().any(Slot::has_model)
     }
 
-    /// Slots waiting for a job.
+    /// Slots to which a job can be sent.
     pub(crate) fn ready_slots(&self) -> impl Iterator<Item = u32> + '_ {
         let serving = self.phase == Phase::Serving;
         self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready).map(|(_, index)| index)
     }
 
+    /// How many of its slots run a job.
+    pub(crate) fn busy_slots(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.job().is_some()).count()
+    }
+
     /// Whether none of its slots runs a job.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.slots.iter().all(|slot| slot.job().is_none())
+    pub(crate) fn is_idle(&self) -> bool {
+        self.busy_slots() == 0
     }
 
     /// When this process needs attention, if nothing else happens.
     pub(crate) fn next_deadline(&self, policy: &Policy) -> Option<Time> {
-        let own = match &self.phase {
+        let phase = match &self.phase {
             Phase::Backoff { until }
             | Phase::Spawning { until }
             | Phase::Handshaking { until }
@@ -322,18 +330,18 @@ impl Process {
             | Phase::Killing { until, .. } => Some(*until),
             Phase::Loading | Phase::Serving | Phase::Stopped | Phase::GaveUp => None,
         };
-        let talk = self.phase.converses().then(|| {
-            let stall = self.slots.iter().filter_map(|slot| match slot {
+        let slots_and_pings = self.phase.is_connected().then(|| {
+            let slots = self.slots.iter().filter_map(|slot| match slot {
                 Slot::Loading { stalls_at } => Some(*stalls_at),
                 Slot::Probing { until } => Some(*until),
                 _ => None,
             });
-            stall.chain([self.ping_at, self.heard_at + policy.pong_timeout]).min()
+            slots.chain([self.ping_at, self.pong_at + policy.pong_timeout]).min()
         });
-        own.into_iter().chain(talk.flatten()).min()
+        phase.into_iter().chain(slots_and_pings.flatten()).min()
     }
 
-    /// What `/health` shows of it.
+    /// Its view for the snapshot.
     pub(crate) fn view(&self) -> ProcessView {
         ProcessView {
             id: self.id,
@@ -341,7 +349,7 @@ impl Process {
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
-            busy: self.slots.iter().filter(|slot| slot.job().is_some()).count(),
+            busy: self.busy_slots(),
             device_memory: self.wear.device,
             last_exit: self.last_exit.clone(),
         }

@@ -1,36 +1,41 @@
-//! Results of the last completed jobs. A queue that lost an answer hands the same job out again; the result is then
+//! Results of the last completed jobs. A queue that has lost an answer hands the same job out again; the result is then
 //! delivered a second time instead of being computed a second time.
 
-use crate::boundary::{FinalResult, JobId};
 use std::collections::VecDeque;
 
-const MAX_RESULTS: usize = 64;
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+use crate::boundary::{FinalResult, JobId};
 
-/// A bounded memory of completed jobs, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct Recent {
+/// A bounded store of the results of completed jobs, oldest first.
+#[derive(Debug)]
+pub(crate) struct RecentResults {
     results: VecDeque<(JobId, FinalResult)>,
     bytes: usize,
+    max_results: usize,
+    max_bytes: usize,
 }
 
-impl Recent {
-    /// Keeps a result; the oldest ones make room. Errors are not kept: a failed job that comes again is to be run again.
+impl RecentResults {
+    /// An empty store with these limits.
+    pub(crate) fn new(max_results: usize, max_bytes: usize) -> Self {
+        Self { results: VecDeque::new(), bytes: 0, max_results, max_bytes }
+    }
+
+    /// Keeps a result; the oldest ones make room. Errors are not kept: a failed job that arrives again is run again.
     pub(crate) fn keep(&mut self, job: &JobId, result: &FinalResult) {
         let len = size(result);
-        if result.result.is_err() || len > MAX_BYTES {
+        if result.result.is_err() || len > self.max_bytes {
             return;
         }
         self.forget(job);
         self.results.push_back((job.clone(), result.clone()));
         self.bytes += len;
-        while self.results.len() > MAX_RESULTS || self.bytes > MAX_BYTES {
+        while self.results.len() > self.max_results || self.bytes > self.max_bytes {
             let Some((_, oldest)) = self.results.pop_front() else { break };
             self.bytes -= size(&oldest);
         }
     }
 
-    /// The result of this job, if it is still known.
+    /// The result of this job, if it is still kept.
     pub(crate) fn get(&self, job: &JobId) -> Option<&FinalResult> {
         self.results.iter().find(|(id, _)| id == job).map(|(_, result)| result)
     }
@@ -59,16 +64,16 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_in_number_and_bytes() {
-        let mut recent = Recent::default();
+    fn the_number_and_the_size_of_results_are_bounded() {
+        let mut recent = RecentResults::new(64, 1000);
         for index in 0..200 {
             recent.keep(&JobId::from(format!("j{index}")), &output(10));
         }
-        assert_eq!(recent.results.len(), MAX_RESULTS);
+        assert_eq!(recent.results.len(), 64);
         assert!(recent.get(&"j199".into()).is_some() && recent.get(&"j0".into()).is_none());
-        recent.keep(&"big".into(), &output(MAX_BYTES - 5));
-        assert_eq!((recent.results.len(), recent.bytes), (1, MAX_BYTES - 5));
-        recent.keep(&"too big".into(), &output(MAX_BYTES + 1));
+        recent.keep(&"big".into(), &output(995));
+        assert_eq!((recent.results.len(), recent.bytes), (1, 995));
+        recent.keep(&"too big".into(), &output(1001));
         assert!(recent.get(&"too big".into()).is_none());
         recent.keep(&"big".into(), &output(3));
         assert_eq!(recent.bytes, 3);
@@ -76,7 +81,7 @@ mod tests {
 
     #[test]
     fn errors_are_not_kept() {
-        let mut recent = Recent::default();
+        let mut recent = RecentResults::new(64, 1000);
         let error = ErrorReport { kind: ErrorKind::InferenceError, message: "no".into(), traceback: String::new() };
         recent.keep(&"j".into(), &FinalResult { result: Err(error), streamed: false, stop_pod: false, cost: None });
         assert!(recent.get(&"j".into()).is_none());

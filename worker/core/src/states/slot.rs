@@ -1,28 +1,28 @@
-//! One slot: a thread of the handler process with a model of its own, running at most one job.
+//! One slot: a thread of the handler process with its own model, which runs at most one job.
 
 use crate::boundary::{JobId, Time};
 
 /// State of a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Slot {
-    /// Its process is not up.
+    /// Its process does not run.
     #[default]
     Absent,
-    /// Building its model, for the first time or again after a panic.
+    /// It loads its model, for the first time or again after a panic.
     Loading {
-        /// Without a sign of progress by then, the process is replaced.
+        /// When the process is killed, unless there is progress before.
         stalls_at: Time,
     },
-    /// Waiting for a job.
+    /// It waits for a job.
     Ready,
-    /// Without a job, computing one number to see whether its device still works.
+    /// It has no job and computes one number, to see whether its device still works.
     Probing {
-        /// Without an answer by then, it does not.
+        /// When the device counts as lost, unless the answer comes before.
         until: Time,
     },
-    /// Running a job.
+    /// It runs a job.
     Busy(JobId),
-    /// Running a job that was asked to stop and has not returned.
+    /// It runs a job that was asked to stop.
     Lingering(JobId),
 }
 
@@ -33,5 +33,10 @@ impl Slot {
             Self::Busy(job) | Self::Lingering(job) => Some(job),
             Self::Absent | Self::Loading { .. } | Self::Ready | Self::Probing { .. } => None,
         }
+    }
+
+    /// Whether it has a model.
+    pub(crate) fn has_model(&self) -> bool {
+        !matches!(self, Self::Absent | Self::Loading { .. })
     }
 }

@@ -1,29 +1,50 @@
 //! Results of an earlier run that are not delivered yet.
 
-use crate::boundary::{JobId, Time};
 use std::collections::BTreeSet;
 
-/// Jobs whose results an earlier run has left, and which keep the worker from polling.
+use crate::boundary::{JobId, Time};
+
+/// Jobs whose results an earlier run left on disk. They delay the first poll.
 #[derive(Debug, Default)]
-pub(crate) struct Leftovers {
-    pub(crate) jobs: BTreeSet<JobId>,
-    /// When the worker stops waiting for them.
-    pub(crate) until: Time,
+pub(crate) struct UndeliveredResults {
+    jobs: BTreeSet<JobId>,
+    /// When the worker polls although some are left.
+    until: Time,
 }
 
-impl Leftovers {
-    /// Whether a poll has to wait.
-    pub(crate) fn pending(&self) -> bool {
+impl UndeliveredResults {
+    /// Starts with these jobs.
+    pub(crate) fn new(jobs: BTreeSet<JobId>, until: Time) -> Self {
+        Self { jobs, until }
+    }
+
+    /// The jobs that are left.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &JobId> {
+        self.jobs.iter()
+    }
+
+    /// How many are left.
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether polling has to wait.
+    pub(crate) fn delay_polling(&self) -> bool {
         !self.jobs.is_empty()
     }
 
-    /// One of them is delivered, or given up.
+    /// Removes a job whose result was accepted, or refused for good.
     pub(crate) fn settled(&mut self, job: &JobId) {
         self.jobs.remove(job);
     }
 
-    /// When the waiting ends, if there is any.
+    /// Whether polling has waited long enough.
+    pub(crate) fn is_overdue(&self, now: Time) -> bool {
+        self.delay_polling() && now >= self.until
+    }
+
+    /// When polling has waited long enough.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.pending().then_some(self.until)
+        self.delay_polling().then_some(self.until)
     }
 }

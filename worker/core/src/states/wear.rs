@@ -1,25 +1,26 @@
-//! What a handler process has used up since it began to serve.
+//! What a handler process has used since it began to serve: the figures that recycling goes by.
 
 use std::collections::BTreeMap;
 
-use crate::boundary::{DeviceMemory, RecycleLimits, RecycleReason, Time};
 use runpod_handler_protocol::records;
 
-/// What a process has used up since it began to serve.
+use crate::boundary::{DeviceMemory, RecycleLimits, RecycleReason, Time};
+
+/// Use of a process since it began to serve.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wear {
     /// When it began to serve.
     pub since: Time,
-    /// Jobs ended.
+    /// Jobs that have ended in it.
     pub jobs: u64,
-    /// Host memory held, as last seen.
+    /// Host memory in bytes, as last measured.
     pub host_bytes: u64,
-    /// Device memory after the last job that told.
+    /// Device memory after the last job that reported it.
     pub device: Option<DeviceMemory>,
 }
 
 impl Wear {
-    /// Notes the end of a job.
+    /// Counts a job that has ended, and keeps the device memory that it reported.
     pub(crate) fn job_ended(&mut self, figures: &BTreeMap<String, f64>) {
         self.jobs += 1;
         let bytes = |name: &str| figures.get(name).map(|bytes| *bytes as u64);
@@ -29,8 +30,8 @@ impl Wear {
         }
     }
 
-    /// The first limit that is exceeded. A process that has not run a job is never replaced: its successor would be in
-    /// the same state, and no job would ever run.
+    /// The first limit that is exceeded. A process that has run no job exceeds none: its successor would be in the same
+    /// state, and no job would ever run.
     pub(crate) fn exceeds(&self, limits: &RecycleLimits, now: Time) -> Option<RecycleReason> {
         if self.jobs == 0 {
             return None;

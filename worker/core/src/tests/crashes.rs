@@ -1,4 +1,4 @@
-//! Named situations around the death and the replacement of handler processes.
+//! Named situations around the exit and the replacement of handler processes.
 
 use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, ToHandler};
 

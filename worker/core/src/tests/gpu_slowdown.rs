@@ -1,4 +1,4 @@
-//! GPUs that are slowed down: seen from outside, and nothing else.
+//! Named situations with GPUs that are slowed down.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn an_idle_worker_with_a_hot_gpu_is_throttled_and_says_why() {
 }
 
 #[test]
-fn it_goes_on_taking_jobs_and_is_running_with_the_reason_beside_it() {
+fn a_worker_with_a_hot_gpu_goes_on_taking_jobs_and_shows_the_reason() {
     let mut world = World::serving();
     world.feed(Event::GpuSlowdowns(vec![hot(0)]));
     assert_eq!(world.poll, Some(1));
@@ -48,7 +48,7 @@ fn a_queue_that_wants_fewer_requests_and_a_hot_gpu_are_both_named() {
 }
 
 #[test]
-fn a_worker_that_starts_or_ends_is_not_throttled() {
+fn a_worker_that_starts_or_drains_is_not_throttled() {
     let mut world = World::new(crate::Policy::default());
     world.feed(Event::GpuSlowdowns(vec![hot(0)]));
     assert_eq!(seen(&world).0, WorkerState::Initializing);
@@ -59,7 +59,7 @@ fn a_worker_that_starts_or_ends_is_not_throttled() {
 }
 
 #[test]
-fn only_a_change_is_reported() {
+fn gpu_slowdowns_are_reported_only_when_they_change() {
     let mut world = World::serving();
     for gpus in [vec![hot(0)], vec![hot(0)], vec![hot(1)], vec![], vec![]] {
         world.feed(Event::GpuSlowdowns(gpus));

@@ -8,12 +8,15 @@ use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 use crate::states::JobState;
 use crate::states::Lifecycle;
 use crate::states::Phase;
-use crate::{DeliveryEvent, Effect, Event, JobId, OutboxItem, Policy, PollAnswer, ProcessEvent, Report, Time, Worker};
+use crate::{
+    DeliveryEvent, Effect, Event, JobId, OutboxItem, Policy, PollAnswer, PollBlocker, ProcessEvent, Report, Time,
+    Worker,
+};
 
-/// A queue that honours `stopPod` takes a name for a new worker's after three seconds without a poll; requests take time.
+/// A queue that honours `stopPod` considers a name to be a new worker after three seconds without a poll; requests take time.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Books kept beside the worker, from events and effects alone.
+/// An account of every job, kept from events and effects alone.
 pub(super) struct Ledger {
     pub(super) slots: u32,
     prefetch: usize,
@@ -26,9 +29,9 @@ pub(super) struct Ledger {
     /// How often each open job was sent to a process, and whether the last of them has begun with it.
     runs: BTreeMap<JobId, (u32, bool)>,
     serving_before: Vec<bool>,
-    /// The queue has a result with `stopPod` since the last poll, and takes the worker for gone.
+    /// The queue has accepted a result with `stopPod` since the last poll, and considers the worker gone.
     gone: bool,
-    /// Since when the worker has held nothing then.
+    /// Since when the worker has held no job after that.
     gone_since: Option<Time>,
 }
 
@@ -83,9 +86,10 @@ impl Ledger {
         if self.gone && worker.jobs.is_empty() && !worker.poll.in_flight {
             self.gone_since.get_or_insert(now);
         }
+        self.a_worker_that_does_not_poll_shows_why(worker);
         self.table(worker);
         self.slots_and_jobs_agree(worker);
-        all_time_is_booked(worker);
+        all_time_is_accounted_for(worker);
     }
 
     fn effect(&mut self, now: Time, worker: &Worker, effect: &Effect) {
@@ -96,7 +100,10 @@ impl Ledger {
                 assert!(!self.gone || away >= AWAY, "polls {away:?} after the queue was told that it is gone");
                 self.gone = false;
                 assert!(!worker.outbox_full, "polls although the outbox is full");
-                assert!(!worker.leftovers.pending(), "polls before the results of an earlier run are delivered");
+                assert!(
+                    !worker.undelivered.delay_polling(),
+                    "polls before the results of an earlier run are delivered"
+                );
                 let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
                 assert!(*want > 0 && *want <= ready + self.prefetch, "asks for {want} jobs with {ready} slots ready");
                 assert!(worker.processes.iter().any(|process| process.phase == Phase::Serving), "nothing serves");
@@ -116,7 +123,7 @@ impl Ledger {
             }
             Effect::Deliver { job, item } => match item {
                 OutboxItem::Chunk { .. } | OutboxItem::Progress(_) => {
-                    assert!(self.open.contains(job), "{job} says something after its end");
+                    assert!(self.open.contains(job), "{job} posts something after its end");
                 }
                 OutboxItem::Final(_) => {
                     assert!(self.decided.insert(job.clone()), "{job} has two results at once");
@@ -141,22 +148,36 @@ impl Ledger {
         }
     }
 
+    /// Without a request for jobs there is a reason, and `/health` shows it.
+    fn a_worker_that_does_not_poll_shows_why(&self, worker: &Worker) {
+        let snapshot = worker.snapshot();
+        match snapshot.poll.blocked_by {
+            None => assert!(snapshot.poll.in_flight, "no job is asked for, without a reason"),
+            // The slots in the snapshot show it.
+            Some(PollBlocker::NoFreeSlot) => {
+                let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
+                assert!(ready + self.prefetch <= worker.queue.len(), "no job is asked for although a slot is free");
+            }
+            Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
+        }
+    }
+
     fn slots_and_jobs_agree(&self, worker: &Worker) {
         let mut in_slots = BTreeSet::new();
         for process in &worker.processes {
             for (slot, index) in process.slots.iter().zip(0..) {
                 let Some(id) = slot.job() else { continue };
                 assert!(in_slots.insert(id.clone()), "{id} is in two slots");
-                let place = worker.jobs.get(id).and_then(crate::states::Job::place);
+                let slot_of = worker.jobs.get(id).and_then(crate::states::Job::slot);
                 assert_eq!(
-                    place.map(|place| (place.process, place.slot)),
+                    slot_of.map(|slot| (slot.process, slot.slot)),
                     Some((process.id, index)),
                     "slot and job disagree about {id}"
                 );
             }
         }
         for job in worker.jobs.values() {
-            assert_eq!(job.place().is_some(), in_slots.contains(&job.id), "{} has a place but no slot", job.id);
+            assert_eq!(job.slot().is_some(), in_slots.contains(&job.id), "{} thinks that it is in a slot", job.id);
             let queued = worker.queue.iter().filter(|id| **id == job.id).count();
             assert_eq!(queued, usize::from(job.state == JobState::Queued), "{} is in the queue {queued} times", job.id);
             assert!(job.attempt <= 5, "{} was run {} times", job.id, job.attempt);
@@ -165,12 +186,12 @@ impl Ledger {
     }
 }
 
-/// Every moment of every process went into one use, or belongs to a job that still runs.
-fn all_time_is_booked(worker: &Worker) {
-    let running: Duration = worker.jobs.values().filter(|job| job.place().is_some()).map(|job| job.gpu_time).sum();
-    let booked = worker.gpu_time.total() + running;
-    let passed = worker.spent_until.0 * u32::try_from(worker.processes.len()).unwrap();
+/// Every moment of every process is in one category, or belongs to a job that still runs.
+fn all_time_is_accounted_for(worker: &Worker) {
+    let running: Duration = worker.jobs.values().filter(|job| job.slot().is_some()).map(|job| job.gpu_time).sum();
+    let accounted = worker.gpu_time.total() + running;
+    let passed = worker.accounted_until.0 * u32::try_from(worker.processes.len()).unwrap();
     // Shares are rounded down to nanoseconds.
-    let lost = passed.checked_sub(booked).expect("more time is booked than has passed");
-    assert!(lost < Duration::from_millis(1), "{lost:?} of {passed:?} are not booked");
+    let lost = passed.checked_sub(accounted).expect("more time is accounted for than has passed");
+    assert!(lost < Duration::from_millis(1), "{lost:?} of {passed:?} are not accounted for");
 }

@@ -41,11 +41,11 @@ enum Action {
     Checked(usize, bool),
     Probed(usize, u32, bool),
     Memory(usize, u64),
-    DoneForGood(usize),
+    DoneWithRefresh(usize),
     Delivered(usize, bool),
     ChunkDelivered(u8),
     Pressure(bool),
-    GpuThrottled(bool),
+    GpuSlowdown(bool),
     Wait(u32),
     Drain,
     Unhealthy,
@@ -81,12 +81,12 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (process.clone(), prop::bool::weighted(0.9)).prop_map(|(index, ok)| Checked(index, ok)),
         3 => (process.clone(), 0u32..3, prop::bool::weighted(0.8)).prop_map(|(index, slot, ok)| Probed(index, slot, ok)),
         2 => (process.clone(), 0u64..200).prop_map(|(index, bytes)| Memory(index, bytes)),
-        1 => (0usize..4).prop_map(DoneForGood),
+        1 => (0usize..4).prop_map(DoneWithRefresh),
         4 => process.prop_map(Pong),
         6 => (0usize..4, any::<bool>()).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
         1 => any::<bool>().prop_map(Pressure),
-        1 => any::<bool>().prop_map(GpuThrottled),
+        1 => any::<bool>().prop_map(GpuSlowdown),
         6 => (0u32..20_000).prop_map(Wait),
         1 => (600_000u32..700_000).prop_map(Wait),
         1 => Just(Drain),
@@ -179,7 +179,7 @@ fn act(world: &mut World, action: Action) {
         }
         Action::Probed(index, slot, ok) => world.say(index, ToSupervisor::Probed { slot, ok }, "".into()),
         Action::Memory(index, host_bytes) => world.process(index, ProcessEvent::Memory { host_bytes }),
-        Action::DoneForGood(index) => {
+        Action::DoneWithRefresh(index) => {
             if let Some(job) = run(world, index) {
                 world.done_with(&job, true, Default::default());
             }
@@ -193,7 +193,7 @@ fn act(world: &mut World, action: Action) {
             world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
         }
         Action::Pressure(full) => world.feed(Event::Delivery(DeliveryEvent::Pressure(full))),
-        Action::GpuThrottled(hot) => {
+        Action::GpuSlowdown(hot) => {
             let gpu = GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] };
             world.feed(Event::GpuSlowdowns(hot.then_some(gpu).into_iter().collect()));
         }
@@ -244,7 +244,7 @@ proptest! {
         let on_gpu = upkeep.probe_interval > Duration::ZERO;
         let mut world = World::new(Policy { processes, slots, prefetch, ..upkeep });
         world.device = if on_gpu { "cuda:0" } else { "cpu" };
-        world.leave(&leftovers.into_iter().map(name).collect::<Vec<_>>());
+        world.leave_undelivered(&leftovers.into_iter().map(name).collect::<Vec<_>>());
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
@@ -291,7 +291,7 @@ proptest! {
 }
 
 #[test]
-fn a_dead_process_reports_nothing_more() {
+fn events_of_a_process_that_has_exited_are_ignored() {
     let mut world = World::serving();
     world.arrive(&["a"]);
     let epoch = world.alive[0].unwrap();

@@ -52,7 +52,7 @@ fn prefetch_holds_jobs_without_running_them() {
 }
 
 #[test]
-fn throttling_shows_until_the_next_good_poll() {
+fn a_rate_limited_worker_is_throttled_until_the_next_good_poll() {
     let mut world = World::serving();
     world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(5) }));
     assert_eq!((world.snapshot().state, world.poll), (WorkerState::Throttled, None));
@@ -152,7 +152,7 @@ fn a_job_that_yields_at_its_deadline_keeps_its_process() {
 }
 
 #[test]
-fn a_handler_that_notices_the_deadline_first_times_out_too() {
+fn a_job_whose_handler_notices_the_deadline_first_times_out_too() {
     let mut world = World::serving();
     let job = |id| TakenJob { timeout: Some(seconds(20)), ..taken(id) };
     world.feed(Event::Poll(PollAnswer::Jobs(vec![job("a")])));
@@ -165,7 +165,7 @@ fn a_handler_that_notices_the_deadline_first_times_out_too() {
 }
 
 #[test]
-fn a_result_that_arrives_before_the_process_is_gone_beats_the_timeout() {
+fn a_result_that_arrives_before_the_process_has_exited_beats_the_timeout() {
     let mut world = World::serving();
     let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
     world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
@@ -219,7 +219,7 @@ fn a_job_that_is_stopped_early_and_comes_twice_in_one_answer_is_not_run_the_seco
 }
 
 #[test]
-fn a_stop_for_nobody_is_forgotten_with_the_poll_that_could_have_brought_its_job() {
+fn a_stop_for_an_unknown_job_is_forgotten_with_the_poll_that_could_have_brought_it() {
     let mut world = World::serving_with(Policy::default());
     world.stop("a");
     world.feed(Event::Poll(PollAnswer::Empty));
@@ -286,7 +286,7 @@ fn a_full_outbox_stops_the_polling() {
 }
 
 #[test]
-fn a_process_that_dies_idle_ends_the_polling_until_it_is_back() {
+fn polling_stops_while_the_only_process_is_replaced() {
     let mut world = World::serving();
     world.die(0, SEGV);
     world.feed(Event::Poll(PollAnswer::Aborted));
@@ -342,7 +342,7 @@ fn a_second_signal_waits_for_nothing() {
 }
 
 #[test]
-fn late_words_of_an_earlier_attempt_are_dropped() {
+fn messages_of_an_earlier_attempt_are_dropped() {
     let mut world = busy(2);
     let first = world.run_of("a");
     world.die(0, SEGV);
@@ -384,7 +384,7 @@ fn several_processes_share_the_work_evenly() {
 #[test]
 fn results_of_an_earlier_run_are_delivered_before_the_first_poll() {
     let mut world = World::new(Policy::default());
-    world.leave(&["a".to_owned(), "b".to_owned()]);
+    world.leave_undelivered(&["a".to_owned(), "b".to_owned()]);
     world.bring_up(0);
     assert_eq!((world.poll, world.snapshot().held.len()), (None, 2), "the heartbeat lists both");
     assert!(world.snapshot().reason.is_some_and(|reason| reason.contains("earlier run")));
@@ -395,9 +395,9 @@ fn results_of_an_earlier_run_are_delivered_before_the_first_poll() {
 }
 
 #[test]
-fn results_of_an_earlier_run_that_nobody_takes_hold_up_the_polling_for_a_minute_only() {
+fn results_of_an_earlier_run_that_are_not_accepted_delay_polling_for_a_minute_only() {
     let mut world = World::new(Policy::default());
-    world.leave(&["a".to_owned()]);
+    world.leave_undelivered(&["a".to_owned()]);
     world.bring_up(0);
     world.wait(seconds(59));
     assert_eq!(world.poll, None);

@@ -1,4 +1,4 @@
-//! What operators see of named situations: readiness and its reason, failures by kind, start-up, time and money.
+//! Named situations as the snapshot shows them: readiness and its reason, failures by kind, start-up, GPU time and cost.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSuperv
 
 use super::world::World;
 use crate::{
-    Event, ExitReason, JobStatus, Policy, PollAnswer, ProcessEvent, Report, Snapshot, StartPhase, TimeCategory,
-    WorkerState,
+    Event, ExitReason, JobStatus, Policy, PollAnswer, PollBlocker, ProcessEvent, Report, Snapshot, StartPhase,
+    TimeCategory, WorkerState,
 };
 
 fn seconds(seconds: u64) -> Duration {
@@ -26,7 +26,7 @@ fn start_phases(world: &World) -> Vec<(StartPhase, Duration)> {
     phases.collect()
 }
 
-fn used(snapshot: &Snapshot) -> Vec<(TimeCategory, u64)> {
+fn spent(snapshot: &Snapshot) -> Vec<(TimeCategory, u64)> {
     TimeCategory::ALL
         .into_iter()
         .map(|what| (what, snapshot.gpu_time.of(what).as_secs()))
@@ -35,7 +35,7 @@ fn used(snapshot: &Snapshot) -> Vec<(TimeCategory, u64)> {
 }
 
 #[test]
-fn mistakes_of_users_never_trip_readiness() {
+fn user_errors_never_make_a_worker_unready() {
     let mut world = World::serving_with(Policy { crash_limit: 1, ..Policy::default() });
     let kinds = [ErrorKind::Validation, ErrorKind::ModelNotFound, ErrorKind::InferenceError, ErrorKind::Timeout];
     for round in 0..50 {
@@ -53,7 +53,7 @@ fn mistakes_of_users_never_trip_readiness() {
 }
 
 #[test]
-fn a_panic_that_reloads_a_slot_is_a_mistake_of_the_user_too() {
+fn a_panic_that_reloads_a_slot_does_not_make_a_worker_unready() {
     let mut world = World::serving();
     world.arrive(&["a"]);
     world.failed("a", ErrorKind::InferenceError, true);
@@ -61,7 +61,7 @@ fn a_panic_that_reloads_a_slot_is_a_mistake_of_the_user_too() {
 }
 
 #[test]
-fn a_lost_device_is_named_until_a_new_process_serves() {
+fn a_lost_device_is_the_reason_until_a_new_process_serves() {
     let mut world = World::serving_with(Policy { prefetch: 1, ..Policy::default() });
     world.arrive(&["a", "waits"]);
     world.failed("a", ErrorKind::DeviceLost, false);
@@ -87,7 +87,7 @@ fn a_lost_device_of_one_process_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_failed_probe_names_the_device_too() {
+fn a_failed_probe_is_shown_as_a_lost_device() {
     let mut world = World::new(Policy::default());
     world.device = "cuda:0";
     world.bring_up(0);
@@ -101,7 +101,7 @@ fn a_crash_is_the_reason_until_a_new_process_serves() {
     let mut world = World::serving();
     world.die(0, ExitReason::Signal(11));
     assert_eq!(world.snapshot().state, WorkerState::Initializing);
-    assert_eq!(reason(&world), "the handler process died with signal 11 (SIGSEGV)");
+    assert_eq!(reason(&world), "the handler process crashed with signal 11 (SIGSEGV)");
     world.bring_up(0);
     assert_eq!(world.snapshot().reason, None);
 }
@@ -140,14 +140,14 @@ fn each_part_of_a_start_has_its_time() {
     ];
     assert_eq!(start_phases(&world), expected);
     let snapshot = world.snapshot();
-    assert_eq!(used(&snapshot), [(TimeCategory::WarmUp, 15)]);
+    assert_eq!(spent(&snapshot), [(TimeCategory::WarmUp, 15)]);
     assert_eq!(snapshot.versions.sdk.as_deref(), Some("0.1.0"));
     assert_eq!(snapshot.versions.libtorch.as_deref(), Some("2.11.0"));
     assert_eq!(snapshot.versions.cuda.as_deref(), Some("driver 12.8, libtorch 12.6"));
 }
 
 #[test]
-fn time_goes_into_what_it_was_good_for() {
+fn gpu_time_is_added_to_the_category_of_the_outcome() {
     let mut world = World::serving_with(Policy { price_per_hour: Some(3.6), ..Policy::default() });
     world.arrive(&["good"]);
     world.wait(seconds(10));
@@ -169,7 +169,7 @@ fn time_goes_into_what_it_was_good_for() {
         (TimeCategory::Cancelled, 32),
         (TimeCategory::Idle, 5),
     ];
-    assert_eq!(used(&snapshot), expected);
+    assert_eq!(spent(&snapshot), expected);
     let price = snapshot.price.unwrap();
     assert!((price.of(snapshot.gpu_time.total()) - 0.067).abs() < 1e-9);
 
@@ -197,7 +197,7 @@ fn jobs_that_share_a_process_share_its_time_and_a_lost_run_is_a_failure() {
     world.done("a");
     world.wait(seconds(4));
     world.die(0, ExitReason::Signal(11));
-    assert_eq!(used(&world.snapshot()), [(TimeCategory::Useful, 5), (TimeCategory::Failed, 9)]);
+    assert_eq!(spent(&world.snapshot()), [(TimeCategory::Useful, 5), (TimeCategory::Failed, 9)]);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_result_says_what_it_cost_only_on_request() {
 }
 
 #[test]
-fn the_last_poll_is_remembered() {
+fn the_snapshot_shows_how_and_when_the_last_poll_ended() {
     let mut world = World::serving();
     assert!(world.snapshot().poll.in_flight);
     assert_eq!(world.snapshot().poll.last, None);
@@ -228,4 +228,51 @@ fn the_last_poll_is_remembered() {
     world.wait(seconds(3));
     let poll = world.snapshot().poll;
     assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "throttled"))));
+}
+
+fn blocked_by(world: &World) -> Option<PollBlocker> {
+    world.snapshot().poll.blocked_by
+}
+
+#[test]
+fn a_worker_that_stays_away_after_a_refresh_shows_why_it_asks_for_no_job() {
+    let mut world = World::serving();
+    world.arrive(&["a"]);
+    world.done_with("a", true, std::collections::BTreeMap::new());
+    world.die(0, ExitReason::Signal(9));
+    world.bring_up(0);
+    world.deliver(0);
+    let snapshot = world.snapshot();
+    assert_eq!((snapshot.state, blocked_by(&world)), (WorkerState::Idle, Some(PollBlocker::Refreshing)));
+    assert!(reason(&world).contains("asked for a fresh worker"), "{}", reason(&world));
+}
+
+#[test]
+fn a_worker_that_runs_suspects_alone_shows_why_it_asks_for_no_job() {
+    let mut world = World::serving_with(Policy { slots: 3, ..Policy::default() });
+    world.arrive(&["a", "b"]);
+    world.started("a");
+    world.started("b");
+    world.die(0, ExitReason::Signal(11));
+    world.feed(Event::Poll(PollAnswer::Aborted));
+    world.bring_up(0);
+    assert_eq!((world.snapshot().slots.ready, blocked_by(&world)), (2, Some(PollBlocker::SuspectJobs)));
+    assert!(reason(&world).contains("one at a time"), "{}", reason(&world));
+}
+
+#[test]
+fn a_worker_whose_queue_does_not_answer_shows_it_until_the_next_poll() {
+    let mut world = World::serving();
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3) }));
+    assert_eq!(blocked_by(&world), Some(PollBlocker::QueueUnavailable));
+    assert!(reason(&world).contains("failed"), "{}", reason(&world));
+    world.wait(seconds(3));
+    assert_eq!((blocked_by(&world), world.snapshot().reason), (None, None));
+}
+
+#[test]
+fn a_busy_worker_has_a_blocker_and_needs_no_reason() {
+    let mut world = World::serving();
+    world.arrive(&["a"]);
+    assert_eq!((blocked_by(&world), world.snapshot().reason), (Some(PollBlocker::NoFreeSlot), None));
 }

@@ -143,7 +143,7 @@ fn an_idle_gpu_is_probed_and_goes_on_taking_jobs() {
 }
 
 #[test]
-fn a_dead_or_silent_gpu_costs_the_process() {
+fn a_gpu_that_fails_or_ignores_a_probe_costs_the_process() {
     for answers in [true, false] {
         let mut world = World::new(Policy::default());
         world.device = "cuda:0";
@@ -174,7 +174,7 @@ fn nothing_is_probed_on_the_cpu_or_when_switched_off() {
 // Recycling.
 
 #[test]
-fn after_so_many_jobs_the_process_is_replaced_and_never_two_at_once() {
+fn a_process_is_replaced_after_max_jobs_and_never_runs_beside_its_successor() {
     let mut world = World::serving_with(recycling(RecycleLimits { max_jobs: Some(2), ..RecycleLimits::default() }));
     run_one(&mut world, "a");
     assert!(recycled(&world).is_empty());
@@ -194,7 +194,7 @@ fn after_so_many_jobs_the_process_is_replaced_and_never_two_at_once() {
 }
 
 #[test]
-fn jobs_beside_finish_first_and_no_new_one_starts() {
+fn jobs_of_a_process_to_be_recycled_finish_first_and_no_new_one_starts() {
     let limits = RecycleLimits { max_jobs: Some(1), ..RecycleLimits::default() };
     let mut world = World::serving_with(Policy { slots: 2, prefetch: 1, ..recycling(limits) });
     world.arrive(&["a", "b", "c"]);
@@ -210,7 +210,7 @@ fn jobs_beside_finish_first_and_no_new_one_starts() {
 }
 
 #[test]
-fn deadlines_hold_while_the_process_waits_to_be_replaced() {
+fn deadlines_hold_while_a_process_waits_to_be_recycled() {
     let limits = RecycleLimits { max_jobs: Some(1), ..RecycleLimits::default() };
     let mut world = World::serving_with(Policy { slots: 2, ..recycling(limits) });
     world.arrive(&["a", "b"]);
@@ -225,7 +225,7 @@ fn deadlines_hold_while_the_process_waits_to_be_replaced() {
 }
 
 #[test]
-fn a_crash_while_it_waits_is_still_a_crash() {
+fn a_crash_while_a_process_waits_to_be_recycled_is_still_a_crash() {
     let limits = RecycleLimits { max_jobs: Some(1), ..RecycleLimits::default() };
     let mut world = World::serving_with(Policy { slots: 2, ..recycling(limits) });
     world.arrive(&["a", "b"]);
@@ -236,7 +236,7 @@ fn a_crash_while_it_waits_is_still_a_crash() {
 }
 
 #[test]
-fn memory_counts_only_once_a_job_has_run() {
+fn memory_limits_count_only_after_a_job_has_run() {
     let limits = RecycleLimits { max_rss: Some(1000), max_vram: Some(50), ..RecycleLimits::default() };
     let mut world = World::serving_with(recycling(limits.clone()));
     world.process(0, ProcessEvent::Memory { host_bytes: 2000 });
@@ -324,7 +324,7 @@ fn a_job_that_asks_for_a_refresh_gets_a_new_process() {
 }
 
 #[test]
-fn while_other_jobs_are_held_the_worker_is_not_gone() {
+fn the_absence_after_a_refresh_begins_only_when_no_job_is_held() {
     let mut world = World::serving_with(Policy { processes: 2, ..Policy::default() });
     world.arrive(&["a", "b"]);
     world.done_with("a", true, BTreeMap::new());
@@ -342,7 +342,7 @@ fn while_other_jobs_are_held_the_worker_is_not_gone() {
 }
 
 #[test]
-fn a_queue_that_is_never_told_is_asked_again_until_it_is() {
+fn a_queue_that_does_not_accept_the_stop_pod_result_is_polled_again_until_it_does() {
     let mut world = World::serving();
     world.arrive(&["a"]);
     world.done_with("a", true, BTreeMap::new());
@@ -358,7 +358,7 @@ fn a_queue_that_is_never_told_is_asked_again_until_it_is() {
 }
 
 #[test]
-fn a_queue_inside_of_the_worker_is_not_left_alone() {
+fn a_queue_inside_the_worker_is_polled_right_after_a_refresh() {
     let mut world = World::serving_with(Policy { processes: 2, queue_recycles: false, ..Policy::default() });
     world.arrive(&["a"]);
     world.done_with("a", true, BTreeMap::new());
@@ -367,7 +367,7 @@ fn a_queue_inside_of_the_worker_is_not_left_alone() {
 }
 
 #[test]
-fn or_a_new_worker_where_someone_starts_one() {
+fn a_job_that_asks_for_a_refresh_ends_the_worker_if_so_configured() {
     let mut world = World::serving_with(Policy { on_refresh: OnRefresh::Exit, ..Policy::default() });
     world.arrive(&["a"]);
     world.done_with("a", true, BTreeMap::new());
@@ -391,7 +391,7 @@ fn the_neighbours_of_a_job_that_ends_the_worker_have_their_own_time() {
 }
 
 #[test]
-fn until_somebody_presses_them() {
+fn a_signal_limits_the_time_of_the_neighbours_of_a_job_that_ends_the_worker() {
     let mut world = World::serving_with(Policy { on_refresh: OnRefresh::Exit, slots: 2, ..Policy::default() });
     world.arrive(&["a", "b"]);
     world.done_with("a", true, BTreeMap::new());

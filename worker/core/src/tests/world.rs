@@ -1,4 +1,4 @@
-//! A worker with a pretended world around it: remembers what the worker asked for, so that a test can answer.
+//! A simulated world around a worker. It keeps what the worker has asked for, so that a test can answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct World {
     pub(super) now: Time,
     /// Live incarnation of each process; `None` when the operating system has none.
     pub(super) alive: Vec<Option<Epoch>>,
-    /// Processes that were killed and are not yet reported gone.
+    /// Processes that were killed and have not exited yet.
     pub(super) killed: Vec<bool>,
     pub(super) runs: Vec<Run>,
     /// The poll in flight.
@@ -36,9 +36,9 @@ pub(super) struct World {
     /// Finals handed to the outbox and not answered.
     pub(super) finals: Vec<(JobId, FinalResult)>,
     pub(super) exit: Option<u8>,
-    /// Checks reported to the platform as failed.
+    /// Failed checks that were reported to the platform.
     pub(super) unhealthy: Vec<String>,
-    /// Where processes say that their models live.
+    /// The device that processes report.
     pub(super) device: &'static str,
     pub(super) reports: Vec<Report>,
     pub(super) sent: Vec<(ProcessId, ToHandler)>,
@@ -85,8 +85,8 @@ impl World {
         world
     }
 
-    /// An earlier run has left the results of these jobs.
-    pub(super) fn leave(&mut self, jobs: &[String]) {
+    /// An earlier run left the results of these jobs.
+    pub(super) fn leave_undelivered(&mut self, jobs: &[String]) {
         let jobs: Vec<JobId> = jobs.iter().map(|job| job.as_str().into()).collect();
         let result = FinalResult { result: Ok("1".into()), streamed: false, stop_pod: false, cost: None };
         self.finals.extend(jobs.iter().map(|job| (job.clone(), result.clone())));
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// Feeds an event, performs its effects on the pretended world, checks every invariant.
+    /// Feeds an event, performs its effects on the simulated world and checks every invariant.
     pub(super) fn feed(&mut self, event: Event) {
         self.ledger.before(&self.worker, &event);
         if matches!(event, Event::Poll(_)) {
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    // What can happen.
+    // Events.
 
     pub(super) fn process(&mut self, index: usize, event: ProcessEvent) {
         let Some(epoch) = self.alive[index] else { return };
@@ -261,7 +261,7 @@ impl World {
         }
     }
 
-    // What can be asked.
+    // Questions.
 
     pub(super) fn snapshot(&self) -> Snapshot {
         self.worker.snapshot()

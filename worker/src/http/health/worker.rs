@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::heartbeat::HeartbeatStats;
 use crate::http::{HttpState, probes};
 use crate::outbox::{OutboxStats, SpoolStats};
-use runpod_worker_core::{Exit, JobCounts, ProcessView, SlotCounts, Snapshot, TimeCategory};
+use runpod_worker_core::{Exit, JobCounts, PollBlocker, ProcessView, SlotCounts, Snapshot, TimeCategory};
 #[cfg(test)]
 use runpod_worker_core::{PollAnswer, WorkerState};
 
@@ -136,6 +136,9 @@ struct LastExit {
 struct Poll {
     /// One is under way now; the queue holds it until there is a job.
     in_flight: bool,
+    /// Why no job is asked for; `null` while one is.
+    #[cfg_attr(test, schemars(extend("enum" = poll_blockers())))]
+    blocked_by: Option<&'static str>,
     /// Since the last one ended; `null` before the first.
     seconds_ago: Option<f64>,
     /// How it ended.
@@ -256,7 +259,8 @@ fn versions(snapshot: &Snapshot) -> Versions {
 fn poll(snapshot: &Snapshot, uptime: Duration) -> Poll {
     let (ended, outcome) = snapshot.poll.last.unzip();
     let seconds_ago = ended.map(|ended| uptime.saturating_sub(ended.0).as_secs_f64());
-    Poll { in_flight: snapshot.poll.in_flight, seconds_ago, outcome }
+    let blocked_by = snapshot.poll.blocked_by.map(PollBlocker::as_str);
+    Poll { in_flight: snapshot.poll.in_flight, blocked_by, seconds_ago, outcome }
 }
 
 fn ping(stats: HeartbeatStats) -> Ping {
@@ -327,4 +331,9 @@ fn cost(snapshot: &Snapshot) -> Option<Cost> {
 #[cfg(test)]
 fn poll_outcomes() -> Vec<Option<&'static str>> {
     PollAnswer::OUTCOMES.into_iter().map(Some).chain([None]).collect()
+}
+
+#[cfg(test)]
+fn poll_blockers() -> Vec<Option<&'static str>> {
+    PollBlocker::ALL.map(PollBlocker::as_str).map(Some).into_iter().chain([None]).collect()
 }

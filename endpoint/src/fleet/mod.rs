@@ -1,0 +1,24 @@
+//! Runs workers beside the server, as the platform would: same program, same environment variables. What is known of them
+//! is kept in `local`.
+
+mod error;
+mod gpu_sets;
+mod output;
+mod plan;
+mod pool;
+mod process;
+mod program;
+mod restart;
+mod scaler;
+mod schema;
+mod supervisor;
+
+pub use error::FleetError;
+pub use gpu_sets::GpuChoice;
+pub(crate) use gpu_sets::Gpus;
+pub(crate) use plan::WorkerPlan;
+pub(crate) use pool::{Pool, run_pools};
+pub(crate) use scaler::ScaleSettings;
+pub use scaler::ScalerRule;
+pub(crate) use schema::fetch_schema;
+pub(crate) use supervisor::StopSignals;

@@ -1,0 +1,53 @@
+//! What the workers of one pool have in common.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runpod_log_line::LogFormat;
+
+use super::error::FleetError;
+use super::gpu_sets::Gpus;
+use super::process::WorkerCommand;
+use super::program;
+use crate::faults::Faults;
+use crate::local::Local;
+use crate::secret::Secret;
+
+/// How to start the workers of one pool.
+#[derive(Debug)]
+pub(crate) struct WorkerPlan {
+    pub(crate) endpoint: String,
+    pub(crate) base_url: String,
+    pub(crate) worker_key: Option<Secret>,
+    pub(crate) command: WorkerCommand,
+    /// Port of the first worker's own HTTP server.
+    pub(crate) http_port: u16,
+    pub(crate) stop_grace: Duration,
+    /// Form of the workers' log lines, unless their own environment sets one.
+    pub(crate) log_format: LogFormat,
+    pub(crate) gpus: Gpus,
+    pub(crate) faults: Option<Arc<Faults>>,
+    /// Where running workers are listed.
+    pub(crate) local: Local,
+}
+
+impl WorkerPlan {
+    /// `runpod-worker run <args> -- <handler>`
+    pub(crate) fn command(
+        program: Option<&Path>,
+        args: &[OsString],
+        handler: &[OsString],
+    ) -> Result<WorkerCommand, FleetError> {
+        let program = program::worker_program(program)?;
+        let args = [&["run".into()], args, &["--".into()], handler].concat();
+        Ok(WorkerCommand { program, args })
+    }
+
+    /// `runpod-worker schema -- <handler>`
+    pub(crate) fn schema_command(&self, handler: &[OsString]) -> WorkerCommand {
+        let args = [&["schema".into(), "--".into()], handler].concat();
+        WorkerCommand { program: self.command.program.clone(), args }
+    }
+}

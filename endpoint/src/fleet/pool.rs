@@ -1,0 +1,184 @@
+//! The workers of one endpoint: starts and retires them as the scaler decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::error::FleetError;
+use super::plan::WorkerPlan;
+use super::scaler::{Action, Activity, Reading, ScaleSettings, Scaler};
+use super::supervisor::{StopSignals, Supervisor};
+use crate::store::{Load, Store, StoreError, WorkerState};
+
+/// How often queue and workers are read.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Workers with the same handler for the same endpoint.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) plan: WorkerPlan,
+    pub(crate) scale: ScaleSettings,
+}
+
+/// A supervised worker.
+struct Slot {
+    worker: Arc<str>,
+    retire: CancellationToken,
+}
+
+type Ended = (u16, Result<(), FleetError>);
+
+struct Running {
+    plan: Arc<WorkerPlan>,
+    store: Arc<dyn Store>,
+    stop: StopSignals,
+    slots: BTreeMap<u16, Slot>,
+    tasks: JoinSet<Ended>,
+}
+
+impl Pool {
+    /// Runs until `stop`, or until a worker cannot run at all.
+    pub(crate) async fn run(self, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), FleetError> {
+        let (sets, max) = (self.plan.gpus.sets(), usize::from(self.scale.max));
+        if sets > 0 && max > sets {
+            tracing::warn!(
+                workers = max,
+                gpu_sets = sets,
+                "There are more workers than GPU sets: some workers share GPUs."
+            );
+        }
+        let mut scaler = Scaler::new(self.scale);
+        let mut running =
+            Running { plan: Arc::new(self.plan), store, stop, slots: BTreeMap::new(), tasks: JoinSet::new() };
+        let origin = Instant::now();
+        let mut ticks = interval(READ_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut outcome = Ok(());
+        while !running.stop.soon.is_cancelled() {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    // Without a reading the last decision stands.
+                    let Ok(reading) = running.read().await else { continue };
+                    for action in scaler.decide(origin.elapsed(), &reading) {
+                        running.act(action);
+                    }
+                }
+                Some(ended) = running.tasks.join_next() => {
+                    outcome = running.note_end(ended.ok());
+                    if outcome.is_err() {
+                        running.stop.soon.cancel();
+                    }
+                }
+                () = running.stop.soon.cancelled() => {}
+            }
+        }
+        while let Some(ended) = running.tasks.join_next().await {
+            outcome = outcome.and(running.note_end(ended.ok()));
+        }
+        outcome
+    }
+}
+
+/// Runs the workers of all pools until `stop`. The first failure of one stops them all.
+pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), FleetError> {
+    let mut running = JoinSet::new();
+    for pool in pools {
+        running.spawn(pool.run(Arc::clone(&store), stop.clone()));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = running.join_next().await {
+        if let Ok(Err(error)) = ended {
+            stop.soon.cancel();
+            outcome = outcome.and(Err(error));
+        }
+    }
+    outcome
+}
+
+impl Running {
+    async fn read(&self) -> Result<Reading, StoreError> {
+        let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await?;
+        let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
+        let activity = |slot: &Slot| {
+            if slot.retire.is_cancelled() {
+                return Activity::Leaving;
+            }
+            match known.get(&slot.worker).map(|worker| (worker.state, worker.taken)) {
+                Some((WorkerState::Running, _)) => Activity::Busy,
+                Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
+                _ => Activity::Starting,
+            }
+        };
+        let slots = self.slots.iter().map(|(number, slot)| (*number, activity(slot))).collect();
+        Ok(Reading { waiting, oldest, in_progress, slots })
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Start(number) => {
+                let worker: Arc<str> = format!("{}-{number}", self.plan.endpoint).into();
+                // Stopping all retires each; retiring one stops no other.
+                let retire = self.stop.soon.child_token();
+                let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
+                let (plan, store) = (Arc::clone(&self.plan), Arc::clone(&self.store));
+                let supervisor = Supervisor { plan, store, number, worker: Arc::clone(&worker), stop };
+                self.slots.insert(number, Slot { worker, retire });
+                self.tasks.spawn(async move { (number, supervisor.run().await) });
+            }
+            Action::Retire(number) => {
+                if let Some(slot) = self.slots.get(&number) {
+                    tracing::info!(worker = %slot.worker, "The worker is idle and stops.");
+                    slot.retire.cancel();
+                }
+            }
+        }
+    }
+
+    fn note_end(&mut self, ended: Option<Ended>) -> Result<(), FleetError> {
+        let Some((number, result)) = ended else { return Ok(()) };
+        self.slots.remove(&number);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::fleet::gpu_sets::Gpus;
+    use crate::fleet::process::WorkerCommand;
+    use crate::fleet::scaler::ScalerRule;
+    use crate::local::Local;
+    use crate::store::{Away, MemoryStore, Setup};
+
+    fn pool() -> Pool {
+        let plan = WorkerPlan {
+            endpoint: "ep".to_owned(),
+            base_url: "http://127.0.0.1:9".to_owned(),
+            worker_key: None,
+            command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
+            http_port: 0,
+            log_format: runpod_log_line::LogFormat::Text,
+            stop_grace: Duration::ZERO,
+            gpus: Gpus::default(),
+            faults: None,
+            local: Local::default(),
+        };
+        let scale = ScaleSettings { min: 1, max: 1, rule: ScalerRule::default(), idle_timeout: Duration::ZERO };
+        Pool { plan, scale }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_are_neither_started_nor_ended_while_the_store_is_away() {
+        let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
+        let limit = Duration::from_secs(60);
+        assert!(timeout(limit, pool().run(Arc::new(Away), stop.clone())).await.is_err(), "a decision was made");
+        let known = MemoryStore::new(Setup::default());
+        assert!(matches!(timeout(limit, pool().run(Arc::new(known), stop)).await, Ok(Err(FleetError::Spawn { .. }))));
+    }
+}

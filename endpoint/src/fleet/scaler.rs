@@ -1,0 +1,287 @@
+//! How many workers there should be: the decision alone, without clock and processes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// One worker is added at a time, so that a worker that starts quickly can show that it is enough.
+const STEP: Duration = Duration::from_secs(1);
+
+/// When workers are added. RunPod's two scaling types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalerRule {
+    /// While the first job has waited for longer than this.
+    QueueDelay(Duration),
+    /// One worker for this many jobs, waiting and running.
+    RequestCount(u32),
+}
+
+impl Default for ScalerRule {
+    fn default() -> Self {
+        Self::QueueDelay(Duration::from_secs(4))
+    }
+}
+
+impl fmt::Display for ScalerRule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QueueDelay(delay) => write!(formatter, "queue-delay={}", humantime::format_duration(*delay)),
+            Self::RequestCount(count) => write!(formatter, "request-count={count}"),
+        }
+    }
+}
+
+impl FromStr for ScalerRule {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FIX: &str = "give queue-delay, queue-delay=4s, request-count or request-count=4";
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        match (name, value) {
+            ("queue-delay", None) => Ok(Self::default()),
+            ("queue-delay", Some(value)) => humantime::parse_duration(value).map(Self::QueueDelay).map_err(|_| FIX),
+            ("request-count", None) => Ok(Self::RequestCount(4)),
+            ("request-count", Some(value)) => match value.parse() {
+                Ok(count @ 1..) => Ok(Self::RequestCount(count)),
+                _ => Err(FIX),
+            },
+            _ => Err(FIX),
+        }
+    }
+}
+
+/// The bounds and times of one pool of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ScaleSettings {
+    /// Always running.
+    pub(crate) min: u16,
+    /// Never exceeded.
+    pub(crate) max: u16,
+    /// When to add.
+    pub(crate) rule: ScalerRule,
+    /// A worker without jobs for this long leaves.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// What a slot's worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// Not ready for jobs yet, or waiting for its restart after a crash.
+    Starting,
+    /// Without a job; `taken` so far.
+    Idle {
+        /// Jobs taken so far: a change means that it was busy between two readings.
+        taken: u64,
+    },
+    /// Holding jobs.
+    Busy,
+    /// Stopping.
+    Leaving,
+}
+
+/// Queue and workers at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reading {
+    /// Jobs that wait, without those of low priority.
+    pub(crate) waiting: usize,
+    /// How long the first of them has waited.
+    pub(crate) oldest: Option<Duration>,
+    /// Jobs held by workers.
+    pub(crate) in_progress: usize,
+    /// Slots in use.
+    pub(crate) slots: BTreeMap<u16, Activity>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Start(u16),
+    Retire(u16),
+}
+
+/// Decides from one reading after the other.
+#[derive(Debug)]
+pub(crate) struct Scaler {
+    settings: ScaleSettings,
+    /// Since when a slot is idle, and its job count then.
+    idle: BTreeMap<u16, (Duration, u64)>,
+    last_start: Option<Duration>,
+}
+
+impl Scaler {
+    pub(crate) fn new(settings: ScaleSettings) -> Self {
+        Self { settings, idle: BTreeMap::new(), last_start: None }
+    }
+
+    /// What to do at `now`, counted from any fixed origin.
+    pub(crate) fn decide(&mut self, now: Duration, reading: &Reading) -> Vec<Action> {
+        self.note_idle(now, reading);
+        let ScaleSettings { min, max, .. } = self.settings;
+        let present = reading.slots.values().filter(|activity| **activity != Activity::Leaving).count();
+        let present = u16::try_from(present).unwrap_or(u16::MAX);
+        let wanted = self.wanted(now, reading, present).clamp(min, max);
+        if wanted > present {
+            let free = (0..max).filter(|slot| !reading.slots.contains_key(slot));
+            let starts: Vec<_> = free.take(usize::from(wanted - present)).map(Action::Start).collect();
+            if !starts.is_empty() {
+                self.last_start = Some(now);
+            }
+            return starts;
+        }
+        let surplus = present.saturating_sub(wanted.max(min));
+        let idle_timeout = self.settings.idle_timeout;
+        let expired = self.idle.iter().rev().filter(|(_, (since, _))| now.saturating_sub(*since) >= idle_timeout);
+        expired.take(usize::from(surplus)).map(|(slot, _)| Action::Retire(*slot)).collect()
+    }
+
+    fn note_idle(&mut self, now: Duration, reading: &Reading) {
+        self.idle.retain(|slot, _| matches!(reading.slots.get(slot), Some(Activity::Idle { .. })));
+        for (slot, activity) in &reading.slots {
+            if let Activity::Idle { taken } = activity {
+                let entry = self.idle.entry(*slot).or_insert((now, *taken));
+                if entry.1 != *taken {
+                    *entry = (now, *taken);
+                }
+            }
+        }
+    }
+
+    /// How many workers the rule asks for.
+    fn wanted(&self, now: Duration, reading: &Reading, present: u16) -> u16 {
+        match self.settings.rule {
+            ScalerRule::RequestCount(per_worker) => {
+                let jobs = reading.waiting + reading.in_progress;
+                u16::try_from(jobs.div_ceil(per_worker as usize)).unwrap_or(u16::MAX)
+            }
+            ScalerRule::QueueDelay(delay) => {
+                let starting = reading.slots.values().filter(|activity| **activity == Activity::Starting).count();
+                let uncovered = reading.waiting > starting;
+                let late = reading.oldest.is_some_and(|waited| waited >= delay);
+                let rested = self.last_start.is_none_or(|last| now.saturating_sub(last) >= STEP);
+                match reading.waiting {
+                    0 => 0,
+                    // Without a worker the job cannot be taken, however long it waits.
+                    _ if present == 0 => 1,
+                    _ if late && uncovered && rested => present.saturating_add(1),
+                    _ => present,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Activity = Activity::Idle { taken: 0 };
+
+    fn settings(min: u16, max: u16, rule: &str) -> ScaleSettings {
+        ScaleSettings { min, max, rule: rule.parse().unwrap(), idle_timeout: Duration::from_secs(5) }
+    }
+
+    fn reading(waiting: usize, oldest: u64, in_progress: usize, slots: &[Activity]) -> Reading {
+        let slots = slots.iter().copied().enumerate().map(|(slot, activity)| (slot as u16, activity)).collect();
+        Reading { waiting, oldest: (waiting > 0).then(|| Duration::from_secs(oldest)), in_progress, slots }
+    }
+
+    /// Feeds looks, one for each given second, and checks what is decided.
+    fn play(settings: ScaleSettings, events: &[(u64, Reading, &[Action])]) {
+        let mut scaler = Scaler::new(settings);
+        for (second, reading, expected) in events {
+            assert_eq!(scaler.decide(Duration::from_secs(*second), reading), *expected, "at {second} s: {reading:?}");
+        }
+    }
+
+    use Action::{Retire, Start};
+    use Activity::{Busy, Leaving, Starting};
+
+    #[test]
+    fn the_minimum_is_started_and_kept() {
+        play(
+            settings(2, 4, "queue-delay"),
+            &[
+                (0, reading(0, 0, 0, &[]), &[Start(0), Start(1)]),
+                (1, reading(0, 0, 0, &[IDLE, IDLE]), &[]),
+                (100, reading(0, 0, 0, &[IDLE, IDLE]), &[]),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_first_job_starts_a_worker_at_once_and_the_idle_timeout_ends_it() {
+        play(
+            settings(0, 3, "queue-delay"),
+            &[
+                (0, reading(0, 0, 0, &[]), &[]),
+                (1, reading(1, 0, 0, &[]), &[Start(0)]),
+                (2, reading(1, 1, 0, &[Starting]), &[]),
+                (3, reading(0, 0, 1, &[Busy]), &[]),
+                (4, reading(0, 0, 0, &[IDLE]), &[]),
+                (8, reading(0, 0, 0, &[IDLE]), &[]),
+                (9, reading(0, 0, 0, &[IDLE]), &[Retire(0)]),
+                (10, reading(0, 0, 0, &[Leaving]), &[]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_queue_that_waits_too_long_adds_workers_one_by_one_up_to_the_maximum() {
+        play(
+            settings(1, 3, "queue-delay=4s"),
+            &[
+                (0, reading(0, 0, 0, &[]), &[Start(0)]),
+                (5, reading(9, 3, 1, &[Busy]), &[]),
+                (6, reading(9, 4, 1, &[Busy]), &[Start(1)]),
+                (6, reading(9, 4, 1, &[Busy, Starting]), &[]),
+                (7, reading(9, 5, 1, &[Busy, Starting]), &[Start(2)]),
+                (9, reading(9, 7, 1, &[Busy, Starting, Starting]), &[]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_worker_that_is_starting_covers_one_waiting_job() {
+        play(settings(0, 3, "queue-delay=4s"), &[(9, reading(1, 8, 1, &[Busy, Starting]), &[])]);
+    }
+
+    #[test]
+    fn the_request_count_gives_the_number_of_workers() {
+        play(
+            settings(0, 3, "request-count=2"),
+            &[
+                (0, reading(3, 0, 0, &[]), &[Start(0), Start(1)]),
+                (1, reading(9, 0, 2, &[Busy, Busy]), &[Start(2)]),
+                (2, reading(0, 0, 2, &[Busy, IDLE, IDLE]), &[]),
+                (7, reading(0, 0, 2, &[Busy, IDLE, IDLE]), &[Retire(2), Retire(1)]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_worker_that_was_busy_between_two_readings_is_not_idle() {
+        let idle = |taken| reading(0, 0, 0, &[Activity::Idle { taken }]);
+        play(
+            settings(0, 1, "queue-delay"),
+            &[(0, idle(0), &[]), (4, idle(1), &[]), (8, idle(2), &[]), (13, idle(2), &[Retire(0)])],
+        );
+    }
+
+    #[test]
+    fn a_slot_is_free_again_only_when_its_worker_has_left() {
+        play(
+            settings(0, 1, "queue-delay"),
+            &[(0, reading(1, 0, 0, &[Leaving]), &[]), (1, reading(1, 1, 0, &[]), &[Start(0)])],
+        );
+    }
+
+    #[test]
+    fn rules_are_read() {
+        assert_eq!("request-count=3".parse(), Ok(ScalerRule::RequestCount(3)));
+        assert_eq!("queue-delay=500ms".parse(), Ok(ScalerRule::QueueDelay(Duration::from_millis(500))));
+        for bad in ["", "queue-delay=", "request-count=0", "cpu"] {
+            assert!(bad.parse::<ScalerRule>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Keeps one worker running: starts it, watches it, replaces it.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::error::FleetError;
+use super::plan::WorkerPlan;
+use super::process::WorkerProcess;
+use super::restart::RestartPauses;
+use crate::faults::ProcessSignal;
+use crate::store::{Store, StoreError, WorkerEvent};
+use crate::worker_env::worker_env;
+
+/// The exit status of a worker that cannot run until its configuration changes (`EX_USAGE`).
+const CONFIGURATION_ERROR: i32 = 64;
+
+/// One wait in the store; repeated for as long as the worker runs. Short, because the last job of a worker that is to be
+/// replaced may end without a report from it.
+const RECYCLE_WAIT: Duration = Duration::from_secs(5);
+
+/// Before the store is asked again that was unavailable.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How one run of a worker ended.
+enum End {
+    /// Its process could not be started.
+    NoRoom,
+    Exited(Option<ExitStatus>),
+    Recycled,
+    Stopped,
+}
+
+/// The two ways to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct StopSignals {
+    /// Finish the jobs within the grace.
+    pub(crate) soon: CancellationToken,
+    /// Skip the grace.
+    pub(crate) now: CancellationToken,
+}
+
+pub(crate) struct Supervisor {
+    pub(crate) plan: Arc<WorkerPlan>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) number: u16,
+    /// The id of every process of this worker, so that the next one finds the spool of the last one.
+    pub(crate) worker: Arc<str>,
+    pub(crate) stop: StopSignals,
+}
+
+impl Supervisor {
+    /// Runs until `stop`, or until the worker cannot run at all.
+    pub(crate) async fn run(self) -> Result<(), FleetError> {
+        let mut pauses = RestartPauses::new();
+        while !self.stop.soon.is_cancelled() {
+            let started = Instant::now();
+            let end = match self.run_once().await {
+                Err(error) if error.is_temporary() => {
+                    tracing::warn!(worker = %self.worker, %error, "This machine has no room for the worker. Starting it is tried again.");
+                    End::NoRoom
+                }
+                end => end?,
+            };
+            let (pause, meanwhile) = match end {
+                End::Stopped => return Ok(()),
+                End::Recycled => (Duration::ZERO, None),
+                End::NoRoom => (pauses.next(Duration::ZERO), Some(WorkerEvent::Throttled)),
+                End::Exited(Some(status)) if status.code() == Some(CONFIGURATION_ERROR) => {
+                    return Err(FleetError::Configuration);
+                }
+                End::Exited(status) => {
+                    let pause = pauses.next(started.elapsed());
+                    let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                    tracing::warn!(worker = %self.worker, %status, ?pause, "The worker has exited. It is started again.");
+                    (pause, pauses.is_unhealthy().then_some(WorkerEvent::Failing))
+                }
+            };
+            self.pause(pause, meanwhile).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits before the next start; meanwhile `/health` shows why no process runs.
+    async fn pause(&self, pause: Duration, meanwhile: Option<WorkerEvent>) -> Result<(), FleetError> {
+        if let Some(event) = meanwhile {
+            self.note(event).await?;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.stop.soon.cancelled() => {}
+        }
+        if meanwhile.is_some() {
+            self.note(WorkerEvent::Gone).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes an event in the store. One that is unavailable ends no worker: the note is repeated until it is taken, or
+    /// until this worker is to stop.
+    async fn note(&self, event: WorkerEvent) -> Result<(), FleetError> {
+        loop {
+            match self.store.worker_event(&self.plan.endpoint, &self.worker, event).await {
+                Err(StoreError::Unavailable(_)) if self.stop.soon.is_cancelled() => return Ok(()),
+                Err(StoreError::Unavailable(_)) => {
+                    let _ = timeout(STORE_PAUSE, self.stop.soon.cancelled()).await;
+                }
+                noted => return Ok(noted?),
+            }
+        }
+    }
+
+    /// One process from start to end.
+    async fn run_once(&self) -> Result<End, FleetError> {
+        let (plan, worker) = (&self.plan, &self.worker);
+        if let Some(faults) = &plan.faults {
+            faults.signals.forget(worker);
+        }
+        self.note(WorkerEvent::Starting).await?;
+        let mut process = WorkerProcess::start(&plan.command, self.env(), &plan.local)?;
+        tracing::info!(%worker, "The worker has started.");
+        let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
+        let end = loop {
+            tokio::select! {
+                status = process.wait() => break self.ended(status).await,
+                () = self.recycled() => break End::Recycled,
+                () = self.stop.soon.cancelled() => break End::Stopped,
+                signal = self.scripted_signal() => match signal {
+                    ProcessSignal::Terminate => process.ask_to_stop(),
+                    ProcessSignal::Kill => process.kill_group(),
+                },
+            }
+        };
+        if !matches!(end, End::Exited(_)) {
+            self.note(WorkerEvent::Leaving).await?;
+            self.stop_process(&mut process).await;
+        }
+        process.finish_output().await;
+        self.note(WorkerEvent::Gone).await?;
+        Ok(end)
+    }
+
+    async fn scripted_signal(&self) -> ProcessSignal {
+        match &self.plan.faults {
+            Some(faults) => {
+                let signal = faults.signals.next(&self.worker).await;
+                tracing::info!(worker = %self.worker, ?signal, "A scripted fault sends a signal to the worker.");
+                signal
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn recycled(&self) {
+        loop {
+            match self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(_) => sleep(STORE_PAUSE).await,
+            }
+        }
+        tracing::info!(worker = %self.worker, "The worker asks to be replaced.");
+    }
+
+    /// A worker that asked to be replaced may exit before it is stopped.
+    async fn ended(&self, status: Option<ExitStatus>) -> End {
+        match self.store.recycled(&self.plan.endpoint, &self.worker, Duration::ZERO).await {
+            Ok(true) => End::Recycled,
+            Ok(false) | Err(_) => End::Exited(status),
+        }
+    }
+
+    /// SIGTERM, the grace, SIGKILL.
+    async fn stop_process(&self, process: &mut WorkerProcess) {
+        process.ask_to_stop();
+        let left = tokio::select! {
+            left = timeout(self.plan.stop_grace, process.wait()) => left.is_ok(),
+            () = self.stop.now.cancelled() => false,
+        };
+        if !left {
+            tracing::warn!(worker = %self.worker, "The worker did not exit within the grace and is killed.");
+            process.kill().await;
+        }
+    }
+
+    /// `None` lets the system choose.
+    fn http_port(&self) -> Option<u16> {
+        (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let plan = &self.plan;
+        let mut env = worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref());
+        let port = self.http_port().unwrap_or_default();
+        env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
+        env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
+        if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
+            env.push(("RUNPOD_WORKER_LOG_FORMAT", plan.log_format.as_str().to_owned()));
+        }
+        // RunPod's fitness checks expect a production machine: 4 GiB of free memory, a tenth of the disk, a GPU of its own.
+        for variable in ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "RUNPOD_SKIP_GPU_CHECK"] {
+            if std::env::var_os(variable).is_none() {
+                env.push((variable, "true".to_owned()));
+            }
+        }
+        env
+    }
+}

@@ -1,0 +1,168 @@
+//! What is counted at one endpoint, where it happens.
+
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use super::clock::Timestamp;
+use super::status::Status;
+
+/// The `workers` half of `/health`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Available.
+    pub idle: usize,
+    /// Started, has not asked for a job yet.
+    pub initializing: usize,
+    /// Holding at least one job.
+    pub running: usize,
+    /// Cannot be started for lack of room on this machine.
+    pub throttled: usize,
+    /// Reported a failed fitness check, or went silent.
+    pub unhealthy: usize,
+}
+
+/// The `/health` counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Jobs completed since the endpoint was created.
+    pub completed: u64,
+    /// Jobs failed since the endpoint was created.
+    pub failed: u64,
+    /// Jobs held by workers.
+    pub in_progress: usize,
+    /// Jobs waiting.
+    pub in_queue: usize,
+    /// Retries of lost jobs since the endpoint was created.
+    pub retried: u64,
+    /// Workers by what they do.
+    pub workers: WorkerCounts,
+}
+
+/// Upper bounds of the buckets of a [`Distribution`], in seconds: jobs take from milliseconds to hours.
+pub const BUCKETS: [f64; 15] =
+    [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 7200.0];
+
+/// Times, counted in buckets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// The last one is for times beyond all bounds.
+    counts: [u64; BUCKETS.len() + 1],
+    sum: Duration,
+}
+
+impl Distribution {
+    pub(crate) fn observe(&mut self, time: Duration) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < time.as_secs_f64());
+        self.counts[bucket] += 1;
+        self.sum += time;
+    }
+
+    /// Each upper bound with the number of times above the bound before it. The last bound is infinite.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        BUCKETS.into_iter().chain([f64::INFINITY]).zip(self.counts)
+    }
+
+    /// How many times were observed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All times together.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+}
+
+impl AddAssign for Distribution {
+    fn add_assign(&mut self, other: Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
+    }
+}
+
+/// Counters that only grow. Unlike the ones of `/health` they start at zero with the program, with a data file too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Submissions, `/retry` included.
+    pub in_queue: u64,
+    /// Times that a worker took a job.
+    pub in_progress: u64,
+    /// Jobs that ended with a result.
+    pub completed: u64,
+    /// Jobs that ended with an error.
+    pub failed: u64,
+    /// Jobs that exceeded their execution timeout, where they are reported as `TIMED_OUT`.
+    pub timed_out: u64,
+    /// Jobs that exceeded their execution timeout, whatever state they are reported in.
+    pub execution_timeouts: u64,
+    /// Jobs that clients cancelled.
+    pub cancelled: u64,
+    /// Jobs whose `ttl` was over before they ended.
+    pub expired: u64,
+    /// Retries of lost jobs.
+    pub retried: u64,
+    /// From submission to the start of the first attempt.
+    pub delay: Distribution,
+    /// Length of the last attempt of each job that ended.
+    pub execution: Distribution,
+}
+
+impl Totals {
+    pub(crate) fn ended(&mut self, status: Status, execution: Option<Duration>) {
+        match status {
+            Status::Completed => self.completed += 1,
+            Status::Failed => self.failed += 1,
+            Status::TimedOut => self.timed_out += 1,
+            Status::Cancelled => self.cancelled += 1,
+            Status::InQueue | Status::InProgress => {}
+        }
+        if let Some(execution) = execution {
+            self.execution.observe(execution);
+        }
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.in_queue += other.in_queue;
+        self.in_progress += other.in_progress;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.timed_out += other.timed_out;
+        self.execution_timeouts += other.execution_timeouts;
+        self.cancelled += other.cancelled;
+        self.expired += other.expired;
+        self.retried += other.retried;
+        self.delay += other.delay;
+        self.execution += other.execution;
+    }
+}
+
+/// The totals of one endpoint and what `/health` shows at the same moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// The counters of `/health`.
+    pub health: Health,
+    /// The counters since the start of the program.
+    pub totals: Totals,
+    /// How long the job at the head of the queue has waited.
+    pub oldest_wait: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_on_a_bound_belongs_to_the_bucket_below() {
+        let mut times = Distribution::default();
+        for millis in [10, 11, 8_000_000] {
+            times.observe(Duration::from_millis(millis));
+        }
+        let filled: Vec<_> = times.buckets().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [(0.01, 1), (0.05, 1), (f64::INFINITY, 1)]);
+        assert_eq!((times.count(), times.sum()), (3, Duration::from_millis(8_000_021)));
+    }
+}

@@ -1,0 +1,80 @@
+//! How a job ends.
+
+use super::payload::{Content, Part, Payload};
+
+/// What a worker has made of a job.
+#[derive(Debug, Clone)]
+pub struct Ending<P = Payload> {
+    /// The result, or what there is of it beside an error. Until the end: the latest progress update.
+    pub output: Option<P>,
+    /// Why the job failed.
+    pub error: Option<String>,
+    /// What the job has used up, as the worker reported it. Short.
+    pub cost: Option<Payload>,
+}
+
+impl<P> Default for Ending<P> {
+    fn default() -> Self {
+        Self { output: None, error: None, cost: None }
+    }
+}
+
+impl<P> Ending<P> {
+    /// An ending with an error alone.
+    pub(crate) fn failed(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), ..Self::default() }
+    }
+
+    /// The same with its output in another form; without one when that form is `None`.
+    pub(crate) fn and_then<Q>(self, form: impl FnOnce(P) -> Option<Q>) -> Ending<Q> {
+        Ending { output: self.output.and_then(form), error: self.error, cost: self.cost }
+    }
+
+    pub(crate) fn payloads_mut(&mut self) -> impl Iterator<Item = (Part, &mut P)> {
+        self.output.as_mut().map(|output| (Part::Output, output)).into_iter()
+    }
+}
+
+impl<P: Content> Ending<P> {
+    /// Bytes of what stays in memory, with a data file too.
+    pub(crate) fn bytes_beside_payloads(&self) -> usize {
+        self.error.as_ref().map_or(0, String::len) + self.cost.as_ref().map_or(0, Content::bytes)
+    }
+}
+
+/// The final result that a worker reports.
+#[derive(Debug, Clone)]
+pub struct Outcome<P = Payload> {
+    /// The result; the job failed if it has an error.
+    pub ending: Ending<P>,
+    /// The error is that the job has exceeded its execution timeout.
+    pub timed_out: bool,
+    /// The worker asks to be replaced (`stopPod`).
+    pub recycle: bool,
+}
+
+impl<P> Default for Outcome<P> {
+    fn default() -> Self {
+        Self { ending: Ending::default(), timed_out: false, recycle: false }
+    }
+}
+
+impl<P> Outcome<P> {
+    /// A result.
+    #[must_use]
+    pub fn completed(output: Option<P>) -> Self {
+        Self { ending: Ending { output, ..Ending::default() }, ..Self::default() }
+    }
+
+    /// An error.
+    #[must_use]
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self { ending: Ending::failed(error), ..Self::default() }
+    }
+
+    /// The same with its output in another form.
+    pub(crate) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> Outcome<Q> {
+        let Self { ending, timed_out, recycle } = self;
+        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, recycle }
+    }
+}

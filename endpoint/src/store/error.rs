@@ -1,0 +1,38 @@
+//! Why a store refuses.
+
+use std::sync::Arc;
+
+use super::status::Status;
+
+/// Why the store refused a request.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No such job, or its record has expired.
+    #[error("job not found: the id is wrong or its record has expired; submit the job again")]
+    JobNotFound,
+    /// A job with this id exists.
+    #[error("a job with this id exists already; submit it under another id")]
+    DuplicateJob,
+    /// Too many jobs or too many payload bytes.
+    #[error("the queue is full; wait until jobs finish, start more workers or purge the queue")]
+    QueueFull,
+    /// Too many endpoint ids in use.
+    #[error("too many endpoints are in use; use one of the existing endpoint ids")]
+    TooManyEndpoints,
+    /// The client does not read the stream of this job.
+    #[error("the stream buffer of this job is full; read it with /stream or send fewer items")]
+    StreamFull,
+    /// Clients do not read the streams of many jobs.
+    #[error("the unread stream items of all jobs fill their memory; read them with /stream or send fewer items")]
+    StreamsFull,
+    /// The stream of a cancelled job was read to its end.
+    #[error("the job was cancelled and its stream has been read to the end")]
+    StreamEnded,
+    /// `/retry` of a job that did not fail.
+    #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
+    NotRetryable(Status),
+    /// The data file cannot be written or read at the moment.
+    #[error("the endpoint cannot use its data file: {0}; send the request again later")]
+    Unavailable(Arc<str>),
+}

@@ -1,0 +1,136 @@
+//! The job state machine of one endpoint: every transition, without a clock and without I/O.
+//!
+//! Each method takes the current time and leaves [`Effect`]s behind for the owner of the machine to perform.
+
+mod clients;
+mod dispatch;
+mod inspect;
+mod journal;
+mod liveness;
+mod reports;
+mod restore;
+mod transitions;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::clock::Timestamp;
+use super::counts::Totals;
+use super::ending::Ending;
+use super::job::{Job, Position, State};
+use super::limits::Limits;
+use super::payload::{Content, Payload};
+use super::request::JobId;
+use super::size::Size;
+use super::status::Status;
+use super::workers::Workers;
+use journal::Journal;
+use transitions::End;
+
+pub(crate) use journal::{Change, Changes, Counters};
+
+/// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
+const MAX_DUE: usize = 1000;
+
+/// Something that the owner of a queue has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// One more job waits for a worker.
+    JobWaiting,
+    /// A reader of this job may see something new.
+    JobChanged(JobId),
+    /// A stop signal waits for this worker.
+    StopWaiting(Arc<str>),
+    /// This worker asked to be replaced.
+    WorkerRecycled(Arc<str>),
+    /// The job reached its end.
+    JobFinished(JobId, Status),
+    /// The job reached an end that is to be reported to its webhook.
+    WebhookDue(JobId),
+}
+
+/// All jobs and workers of one endpoint.
+#[derive(Debug)]
+pub struct Queue<P = Payload> {
+    limits: Limits,
+    /// The time of the last [`tick`](Self::tick).
+    now: Timestamp,
+    /// Boxed: a growing table moves its entries, and jobs are large.
+    jobs: HashMap<JobId, Box<Job<P>>>,
+    /// All jobs in the order of their submission.
+    by_age: BTreeMap<u64, JobId>,
+    waiting: BTreeMap<Position, JobId>,
+    /// One entry for each job: its next deadline.
+    deadlines: BTreeSet<(Timestamp, JobId)>,
+    workers: Workers,
+    effects: Vec<Effect>,
+    journal: Journal,
+    /// The last number given to a job or to a position.
+    last_number: u64,
+    size: Size,
+    in_progress: usize,
+    completed: u64,
+    failed: u64,
+    retried: u64,
+    totals: Totals,
+}
+
+impl<P: Content> Queue<P> {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            now: Timestamp::ZERO,
+            jobs: HashMap::new(),
+            by_age: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            workers: Workers::default(),
+            effects: Vec::new(),
+            journal: Journal::default(),
+            last_number: 0,
+            size: Size::default(),
+            in_progress: 0,
+            completed: 0,
+            failed: 0,
+            retried: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let job = self.deadlines.first().map(|(at, _)| *at);
+        [job, self.workers.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Does what is due, up to a bound: [`next_deadline`](Self::next_deadline) stays in the past while more is left. Call it
+    /// before each operation.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = now;
+        for _ in 0..MAX_DUE {
+            let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() else { break };
+            let Some(job) = self.jobs.get(&id) else { return };
+            match &job.record.state {
+                _ if job.record.expires <= now => self.forget(&id),
+                State::Running(run) if run.execution_deadline <= now => {
+                    let ending = Ending::failed("executionTimeout exceeded");
+                    self.close(now, &id, End { ending, timed_out: true, ..End::of(self.limits.timeout_status) });
+                }
+                State::Running(_) => self.lease_lost(now, &id),
+                State::Queued | State::Finished { .. } => self.forget(&id),
+            }
+        }
+        self.workers.expire(now, &self.limits);
+    }
+}
+
+#[cfg(test)]
+mod tests;

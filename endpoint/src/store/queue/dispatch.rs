@@ -1,0 +1,70 @@
+//! The way of jobs to workers, and back when they did not arrive.
+
+use std::sync::Arc;
+
+use super::Queue;
+use crate::store::clock::Timestamp;
+use crate::store::job::{Run, State};
+use crate::store::payload::Content;
+use crate::store::views::Assignment;
+
+impl<P: Content> Queue<P> {
+    /// Gives the next jobs, at most `max`, to a worker.
+    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
+        let limits = self.limits;
+        let (worker, known) = self.workers.contact(now, worker, &limits);
+        if !known.is_eligible() {
+            return Vec::new();
+        }
+        let lease = known.heartbeat_seen.then_some(now + limits.lease);
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some((_, id)) = self.waiting.pop_first() else { break };
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let record = &mut job.record;
+            let delay = now.saturating_sub(record.submitted);
+            record.attempt.number += 1;
+            record.attempt.delay = Some(delay);
+            record.attempt.worker = Some(Arc::clone(&worker));
+            self.totals.in_progress += 1;
+            if record.attempt.retries == 0 {
+                self.totals.delay.observe(delay);
+            }
+            record.state = State::Running(Run {
+                poller: Arc::clone(&worker),
+                worker: Arc::clone(&worker),
+                since: now,
+                execution_deadline: now + record.request.policy.run_time() + limits.timeout_grace,
+                lease,
+            });
+            let request = record.request.clone();
+            taken.push(Assignment { id: Arc::clone(&id), attempt: record.attempt.number, delay, request });
+            self.workers.hold(&worker, &id);
+            self.in_progress += 1;
+            self.changed(&id);
+        }
+        taken
+    }
+
+    /// Whether a job waits.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether this worker may get jobs.
+    #[must_use]
+    pub fn is_eligible(&self, worker: &str) -> bool {
+        self.workers.get(worker).is_none_or(|worker| worker.is_eligible())
+    }
+
+    /// Puts a job that did not reach its worker back to its old position. That is no retry: no worker ever saw the job.
+    pub fn return_undelivered(&mut self, worker: &str, id: &str, attempt: u32) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let held = matches!(&job.record.state, State::Running(run) if *run.poller == *worker);
+        if held && job.record.attempt.number == attempt {
+            let id = Arc::clone(&job.record.id);
+            self.requeue(&id);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a durable store must write down after each operation.
+
+use std::sync::Arc;
+
+use super::Queue;
+use crate::store::job::{Job, Record};
+use crate::store::limits::Limits;
+use crate::store::payload::{Content, Part, Payload};
+use crate::store::request::JobId;
+
+/// Notes of what changed since the last [`Queue::take_changes`]. Off unless asked for: in memory nobody reads them.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    enabled: bool,
+    notes: Vec<Note>,
+}
+
+#[derive(Debug)]
+enum Note {
+    Touched(JobId),
+    Chunk { job: u64, number: u64, item: Payload },
+    ChunksGone { job: u64 },
+    Gone { job: u64 },
+}
+
+impl Journal {
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        if self.enabled {
+            self.notes.push(note());
+        }
+    }
+
+    pub(super) fn touched(&mut self, id: &JobId) {
+        let is_last = matches!(self.notes.last(), Some(Note::Touched(last)) if Arc::ptr_eq(last, id));
+        if !is_last {
+            self.note(|| Note::Touched(Arc::clone(id)));
+        }
+    }
+
+    /// To be called before the item is added.
+    pub(super) fn chunk<P>(&mut self, job: &Job<P>, item: &Payload) {
+        self.note(|| Note::Chunk { job: job.record.number, number: job.stream.next(), item: Arc::clone(item) });
+    }
+
+    /// Read or dropped: every item so far.
+    pub(super) fn chunks_gone<P>(&mut self, job: &Job<P>) {
+        if job.stream.next() > 0 {
+            self.note(|| Note::ChunksGone { job: job.record.number });
+        }
+    }
+
+    pub(super) fn gone<P>(&mut self, job: &Job<P>) {
+        self.note(|| Note::Gone { job: job.record.number });
+    }
+}
+
+/// Everything that one operation changed. To be written in one transaction.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) counters: Counters,
+    pub(crate) list: Vec<Change>,
+}
+
+/// One change. Jobs are named by their number.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// The job is now like this, with the length of each payload; and those of its payloads that are new.
+    Job { record: Box<Record<usize>>, payloads: Vec<(Part, Payload)> },
+    /// A stream item was added.
+    Chunk { job: u64, number: u64, item: Payload },
+    /// All stream items so far were read or dropped.
+    ChunksGone { job: u64 },
+    /// The record was deleted.
+    Gone { job: u64 },
+}
+
+/// The numbers of an endpoint that outlive its jobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counters {
+    /// The last number given to a job or to a position.
+    pub(crate) last_number: u64,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) retried: u64,
+}
+
+impl<P: Content> Queue<P> {
+    /// An empty queue that notes its changes for [`take_changes`](Self::take_changes).
+    #[must_use]
+    pub(crate) fn journaled(limits: Limits) -> Self {
+        Self { journal: Journal { enabled: true, notes: Vec::new() }, ..Self::new(limits) }
+    }
+
+    /// What changed since the last call, in order.
+    pub(crate) fn take_changes(&mut self) -> Option<Changes> {
+        if self.journal.notes.is_empty() {
+            return None;
+        }
+        let notes = std::mem::take(&mut self.journal.notes);
+        let mut list = Vec::with_capacity(notes.len());
+        for note in notes {
+            list.push(match note {
+                Note::Touched(id) => match self.jobs.get_mut(&id) {
+                    Some(job) => {
+                        let (record, payloads) = job.record.for_disk();
+                        Change::Job { record: Box::new(record), payloads }
+                    }
+                    None => continue,
+                },
+                Note::Chunk { job, number, item } => Change::Chunk { job, number, item },
+                Note::ChunksGone { job } => Change::ChunksGone { job },
+                Note::Gone { job } => Change::Gone { job },
+            });
+        }
+        Some(Changes { counters: self.counters(), list })
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            last_number: self.last_number,
+            completed: self.completed,
+            failed: self.failed,
+            retried: self.retried,
+        }
+    }
+}

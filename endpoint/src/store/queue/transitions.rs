@@ -1,0 +1,206 @@
+//! The moves that jobs make between states; each keeps all indexes in line.
+
+use std::sync::Arc;
+
+use super::{Effect, Queue};
+use crate::store::clock::Timestamp;
+use crate::store::ending::Ending;
+use crate::store::job::{Position, State};
+use crate::store::payload::Content;
+use crate::store::request::JobId;
+use crate::store::status::Status;
+use crate::store::workers::ANONYMOUS;
+
+/// How a job ends.
+#[derive(Debug)]
+pub(super) struct End<P> {
+    pub(super) status: Status,
+    pub(super) ending: Ending<P>,
+    /// Its run time was over, whatever the status is.
+    pub(super) timed_out: bool,
+}
+
+impl<P> End<P> {
+    pub(super) fn of(status: Status) -> Self {
+        Self { status, ending: Ending::default(), timed_out: false }
+    }
+}
+
+impl<P: Content> Queue<P> {
+    /// The running job `id`, if this worker holds it. A job that was taken under the placeholder name belongs to the
+    /// first worker that reports it.
+    pub(super) fn held_by(&mut self, now: Timestamp, worker: &str, id: &str) -> Option<JobId> {
+        let record = &mut self.jobs.get_mut(id)?.record;
+        let id = Arc::clone(&record.id);
+        let State::Running(run) = &mut record.state else { return None };
+        if *run.worker == *ANONYMOUS && *worker != *ANONYMOUS {
+            let limits = self.limits;
+            let (name, _) = self.workers.contact(now, worker, &limits);
+            self.workers.release(ANONYMOUS, &id);
+            self.workers.hold(&name, &id);
+            run.worker = Arc::clone(&name);
+            record.attempt.worker = Some(name);
+            self.journal.touched(&id);
+            return Some(id);
+        }
+        (*run.worker == *worker).then_some(id)
+    }
+
+    pub(super) fn new_position(&mut self, low_priority: bool) -> Position {
+        self.last_number += 1;
+        Position { low_priority, number: self.last_number }
+    }
+
+    pub(super) fn enqueue(&mut self, position: Position, id: &JobId) {
+        self.waiting.insert(position, Arc::clone(id));
+        self.effects.push(Effect::JobWaiting);
+    }
+
+    /// Running → queued, at its old position: ahead of everything that was submitted later.
+    pub(super) fn requeue(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let record = &mut job.record;
+        let State::Running(run) = std::mem::replace(&mut record.state, State::Queued) else { return };
+        let position = record.position;
+        if record.attempt.retries == 0 {
+            (record.attempt.delay, record.attempt.worker) = (None, None);
+        }
+        self.in_progress -= 1;
+        self.workers.release(&run.worker, id);
+        self.enqueue(position, id);
+        self.changed(id);
+    }
+
+    /// Drops what the attempt that is over has sent: the next one sends it all again.
+    fn drop_partial_output(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.record.ending.output = None;
+        self.journal.chunks_gone(job);
+        job.stream.drain();
+    }
+
+    /// Retries a job whose worker was lost, or fails it after the last retry.
+    pub(super) fn lease_lost(&mut self, now: Timestamp, id: &JobId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        if !matches!(job.record.state, State::Running(_)) {
+            return;
+        }
+        let max = self.limits.max_retries;
+        if job.record.attempt.retries >= max {
+            let ending = Ending::failed(format!("job timed out after {max} retries"));
+            self.close(now, id, End { ending, ..End::of(Status::Failed) });
+            return;
+        }
+        job.record.attempt.retries += 1;
+        self.drop_partial_output(id);
+        self.retried += 1;
+        self.totals.retried += 1;
+        self.requeue(id);
+    }
+
+    /// Forgets a worker whose process has ended; its jobs are retried.
+    pub(super) fn lose_worker(&mut self, now: Timestamp, worker: &str) {
+        let Some(removed) = self.workers.remove(worker) else { return };
+        let mut lost: Vec<_> = removed.held.into_iter().collect();
+        lost.sort_unstable();
+        for id in lost {
+            self.lease_lost(now, &id);
+        }
+    }
+
+    /// Ends a job from this side and sends its worker a stop signal.
+    pub(super) fn close(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
+        let poller = match self.jobs.get(id).map(|job| &job.record.state) {
+            Some(State::Running(run)) => Some(Arc::clone(&run.poller)),
+            _ => None,
+        };
+        self.end(now, id, end);
+        if let Some(poller) = poller {
+            self.stop(&poller, id);
+        }
+    }
+
+    /// The one place where a job becomes terminal.
+    pub(super) fn end(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
+        let End { status, ending, timed_out } = end;
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let record = &mut job.record;
+        let finished = State::Finished { status, forget_at: now + record.request.retention };
+        match std::mem::replace(&mut record.state, finished) {
+            State::Queued => {
+                self.waiting.remove(&record.position);
+                self.totals.ended(status, None);
+            }
+            State::Running(run) => {
+                let execution = now.saturating_sub(run.since);
+                record.attempt.execution = Some(execution);
+                self.totals.ended(status, Some(execution));
+                self.in_progress -= 1;
+                self.workers.release(&run.worker, id);
+            }
+            State::Finished { .. } => {}
+        }
+        record.ending = ending;
+        self.totals.execution_timeouts += u64::from(timed_out);
+        match status {
+            Status::Completed => self.completed += 1,
+            Status::Failed | Status::TimedOut => self.failed += 1,
+            Status::Cancelled | Status::InQueue | Status::InProgress => {}
+        }
+        let webhook_due = record.request.wants_report() && status != Status::Cancelled;
+        record.notices.webhook_due = webhook_due;
+        self.changed(id);
+        self.effects.push(Effect::JobFinished(Arc::clone(id), status));
+        if webhook_due {
+            self.effects.push(Effect::WebhookDue(Arc::clone(id)));
+        }
+    }
+
+    pub(super) fn stop(&mut self, poller: &Arc<str>, id: &JobId) {
+        if self.workers.signal_stop(poller, id) {
+            self.effects.push(Effect::StopWaiting(Arc::clone(poller)));
+        }
+    }
+
+    /// Deletes a record. A worker that still runs the job is sent a stop signal.
+    pub(super) fn forget(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.remove(id) else { return };
+        self.deadlines.remove(&(job.armed, Arc::clone(id)));
+        self.by_age.remove(&job.record.number);
+        self.size -= job.counted;
+        self.journal.gone(&job);
+        if !job.status().is_terminal() {
+            self.totals.expired += 1;
+        }
+        match job.record.state {
+            State::Queued => {
+                self.waiting.remove(&job.record.position);
+            }
+            State::Running(run) => {
+                self.in_progress -= 1;
+                self.workers.release(&run.worker, id);
+                self.stop(&run.poller, id);
+            }
+            State::Finished { .. } => {}
+        }
+        self.effects.push(Effect::JobChanged(Arc::clone(id)));
+    }
+
+    pub(super) fn changed(&mut self, id: &JobId) {
+        self.settle(id);
+        self.journal.touched(id);
+        self.effects.push(Effect::JobChanged(Arc::clone(id)));
+    }
+
+    /// Brings the ordered deadlines and the byte account in line with the job.
+    pub(super) fn settle(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.note(self.now);
+        self.deadlines.remove(&(job.armed, Arc::clone(id)));
+        job.armed = job.deadline();
+        self.deadlines.insert((job.armed, Arc::clone(id)));
+        self.size -= job.counted;
+        job.counted = job.size();
+        self.size += job.counted;
+    }
+}

@@ -1,0 +1,168 @@
+//! What clients, workers and observers are shown. Nothing in here changes a job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::Timestamp;
+use super::ending::Ending;
+use super::history::Transition;
+use super::payload::Payload;
+use super::request::{JobId, Request};
+use super::status::Status;
+
+/// Jobs looked at for one list.
+pub const MAX_SEARCHED: usize = 20_000;
+
+/// The latest attempt to run a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its number since the submission or the last `/retry`; 0 when no worker has taken the job yet.
+    pub number: u32,
+    /// How many attempts before it were lost.
+    pub retries: u32,
+    /// From submission to its start.
+    pub delay: Option<Duration>,
+    /// Its length, once the job has ended.
+    pub execution: Option<Duration>,
+    /// The worker that took the job.
+    pub worker: Option<Arc<str>>,
+}
+
+/// What a reader sees of a job.
+#[derive(Debug, Clone)]
+pub struct JobView<P = Payload> {
+    /// The job.
+    pub id: JobId,
+    /// Its state.
+    pub status: Status,
+    /// Its latest attempt.
+    pub attempt: Attempt,
+    /// Its result, or the latest progress update.
+    pub ending: Ending<P>,
+}
+
+impl<P> JobView<P> {
+    /// The same with its output in another form; without one when that form is `None`.
+    pub(crate) fn and_then<Q>(self, form: impl FnOnce(P) -> Option<Q>) -> JobView<Q> {
+        JobView { id: self.id, status: self.status, attempt: self.attempt, ending: self.ending.and_then(form) }
+    }
+}
+
+/// A job on its way to a worker.
+#[derive(Debug, Clone)]
+pub struct Assignment<P = Payload> {
+    /// The job.
+    pub id: JobId,
+    /// Which attempt this is; tells a stale return from a current one.
+    pub attempt: u32,
+    /// How long the job has waited.
+    pub delay: Duration,
+    /// What is to be done.
+    pub request: Request<P>,
+}
+
+/// A finished job that is to be reported to its webhook.
+///
+/// The body of a webhook shows the input, which no other document does.
+#[derive(Debug, Clone)]
+pub struct Webhook<P = Payload> {
+    /// Where to send it, as the client gave it.
+    pub url: Arc<str>,
+    /// The job as `/status` shows it.
+    pub job: JobView<P>,
+    /// What the client asked for.
+    pub request: Request<P>,
+    /// Tells apart the ends that a job reaches, one for each `/retry`; the same for as long as the end is this one.
+    pub end_number: u64,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only jobs in this state.
+    pub status: Option<Status>,
+    /// Only jobs whose id contains this text.
+    pub id: String,
+    /// Longest list.
+    pub limit: usize,
+}
+
+/// A line of the list of jobs.
+#[derive(Debug, Clone)]
+pub struct JobRow<P = Payload> {
+    /// The job.
+    pub view: JobView<P>,
+    /// When it was submitted, or queued again by `/retry`.
+    pub submitted: Timestamp,
+}
+
+/// How much of a job an observer has seen; the default is nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// [`JobDetails::revision`] of the last document.
+    pub revision: u64,
+    /// Number of the next stream item.
+    pub items: u64,
+}
+
+/// Everything there is to see of one job.
+#[derive(Debug, Clone)]
+pub struct JobDetails<P = Payload> {
+    /// The job as clients see it.
+    pub view: JobView<P>,
+    /// Grows with every change.
+    pub revision: u64,
+    /// What the handler gets.
+    pub input: P,
+    /// The states it went through, in order.
+    pub history: Vec<Transition>,
+    /// Number of the first one of `items`. Greater than what was asked for when a client has read items meanwhile.
+    pub first_item: u64,
+    /// Stream items that no client has read, from [`Seen::items`] on; bounded, ask again for the rest.
+    pub items: Vec<Payload>,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Started, has not asked for a job yet.
+    Initializing,
+    /// Available.
+    Idle,
+    /// Holds a job.
+    Running,
+    /// Cannot be started for lack of room on this machine.
+    Throttled,
+    /// Reported a failed fitness check, went silent, or crashes again and again.
+    Unhealthy,
+    /// Asked to be replaced.
+    Leaving,
+}
+
+/// A line of the list of workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its id.
+    pub id: Arc<str>,
+    /// What it does.
+    pub state: WorkerState,
+    /// Number of jobs it holds.
+    pub jobs: usize,
+    /// Jobs that it has taken so far.
+    pub taken: u64,
+    /// Since its last request.
+    pub silent_for: Duration,
+}
+
+/// The work of one endpoint at a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Jobs that wait, without those of low priority. Counted up to a bound.
+    pub waiting: usize,
+    /// How long the first of them has waited.
+    pub oldest: Option<Timestamp>,
+    /// Jobs held by workers.
+    pub in_progress: usize,
+    /// The workers, sorted by id.
+    pub workers: Vec<WorkerView>,
+}

@@ -1,0 +1,307 @@
+//! What the endpoint knows about each worker.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::clock::Timestamp;
+use super::counts::WorkerCounts;
+use super::limits::Limits;
+use super::request::JobId;
+use super::views::{WorkerState, WorkerView};
+
+/// The name of workers that poll with an unexpanded placeholder, as the official Python worker does when the
+/// job-take URL contains `$RUNPOD_POD_ID`.
+pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
+
+/// Stop signals kept for a worker that does not fetch them; the oldest makes room.
+const MAX_STOPS: usize = 1000;
+
+/// A job that this many heartbeats name after its stop signal was fetched has not been stopped. The first heartbeat may
+/// have been on its way already; the second is a whole interval later.
+const HEARTBEATS_TO_STOP: u32 = 2;
+
+/// A heartbeat of a worker.
+#[derive(Debug, Clone, Default)]
+pub struct Heartbeat {
+    /// The jobs that the worker says it holds.
+    pub jobs: Vec<JobId>,
+    /// The worker reports that it cannot work.
+    pub unhealthy: bool,
+}
+
+/// What happened to the process of a local worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerEvent {
+    /// Its process was started. Jobs that an earlier process of this name held are lost.
+    Starting,
+    /// It is about to be stopped and must get no more jobs.
+    Leaving,
+    /// Its process exited early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
+    Failing,
+    /// This machine has no room for its process at the moment; starting it is tried again.
+    Throttled,
+    /// Its process has exited. Jobs that it held are lost.
+    Gone,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    pub(crate) held: HashSet<JobId>,
+    pub(crate) heartbeat_seen: bool,
+    polled: bool,
+    taken: u64,
+    unhealthy: bool,
+    throttled: bool,
+    /// Its latest heartbeat named no job, as the first one of a fresh process does.
+    introduced: bool,
+    recycled: bool,
+    /// Since when it polls although it is recycled and holds no job.
+    refused_since: Option<Timestamp>,
+    polls_open: usize,
+    last_poll: Timestamp,
+    last_contact: Timestamp,
+    stops: VecDeque<JobId>,
+    /// Stop signals that were fetched, and how many heartbeats have named the job since.
+    stops_sent: VecDeque<(JobId, u32)>,
+    forget_at: Timestamp,
+}
+
+impl Worker {
+    /// Whether jobs may be given to it.
+    pub(crate) fn is_eligible(&self) -> bool {
+        !self.unhealthy && !self.recycled
+    }
+
+    pub(crate) fn is_recycled(&self) -> bool {
+        self.recycled
+    }
+
+    fn is_silent(&self, now: Timestamp, limits: &Limits) -> bool {
+        (self.heartbeat_seen || self.polled) && self.polls_open == 0 && now > self.last_contact + limits.lease
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.held.is_empty() || self.polls_open > 0
+    }
+}
+
+/// All workers of one endpoint, forgotten after a silence.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    by_id: HashMap<Arc<str>, Worker>,
+    deadlines: BTreeSet<(Timestamp, Arc<str>)>,
+}
+
+impl Workers {
+    pub(crate) fn get(&self, id: &str) -> Option<&Worker> {
+        self.by_id.get(id)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The worker's record, created on first contact.
+    pub(crate) fn contact(&mut self, now: Timestamp, id: &str, limits: &Limits) -> (Arc<str>, &mut Worker) {
+        let id = self.by_id.get_key_value(id).map_or_else(|| Arc::from(id), |(known, _)| Arc::clone(known));
+        if !self.by_id.contains_key(&id) && self.by_id.len() >= limits.max_workers {
+            self.evict();
+        }
+        let worker = self.by_id.entry(Arc::clone(&id)).or_default();
+        self.deadlines.remove(&(worker.forget_at, Arc::clone(&id)));
+        worker.last_contact = now;
+        worker.forget_at = now + limits.worker_retention;
+        self.deadlines.insert((worker.forget_at, Arc::clone(&id)));
+        (id, worker)
+    }
+
+    fn evict(&mut self) {
+        let idle = self.deadlines.iter().find(|(_, id)| self.by_id.get(id).is_none_or(|worker| !worker.is_busy()));
+        if let Some((_, id)) = idle.cloned() {
+            self.remove(&id);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Worker> {
+        let (id, worker) = self.by_id.remove_entry(id)?;
+        self.deadlines.remove(&(worker.forget_at, id));
+        Some(worker)
+    }
+
+    pub(crate) fn poll_started(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        if worker.recycled && worker.held.is_empty() {
+            let refused_since = *worker.refused_since.get_or_insert(now);
+            let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.recycle_gap;
+            worker.recycled = !was_away && now < refused_since + limits.recycle_patience;
+        }
+        // A process that reported a failed check asks for no more jobs, though it sends heartbeats for those it still holds.
+        // One that introduces itself and then asks is a fresh one.
+        worker.unhealthy &= !worker.introduced;
+        worker.polled = true;
+        worker.polls_open += 1;
+        worker.last_poll = now;
+    }
+
+    pub(crate) fn poll_ended(&mut self, now: Timestamp, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.polls_open = worker.polls_open.saturating_sub(1);
+            worker.last_poll = now;
+            worker.last_contact = now;
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, heartbeat: &Heartbeat, limits: &Limits) -> Arc<str> {
+        let (id, worker) = self.contact(now, id, limits);
+        worker.heartbeat_seen = true;
+        worker.unhealthy |= heartbeat.unhealthy;
+        worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
+        id
+    }
+
+    /// Notes that a worker cannot work, by other means than a heartbeat.
+    pub(crate) fn fail(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        (worker.unhealthy, worker.introduced) = (true, false);
+    }
+
+    /// Notes that there is no room for a worker's process.
+    pub(crate) fn throttle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        worker.throttled = true;
+    }
+
+    /// Notes that heartbeats of this worker were seen before the endpoint was started again.
+    pub(crate) fn expect_heartbeats(&mut self, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.heartbeat_seen = true;
+        }
+    }
+
+    pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        (worker.recycled, worker.refused_since) = (true, None);
+        worker.last_poll = now;
+    }
+
+    /// Notes that `worker` took or adopted `job`. A stop signal for an earlier attempt must not hit this one.
+    pub(crate) fn hold(&mut self, worker: &str, job: &JobId) {
+        if let Some(worker) = self.by_id.get_mut(worker) {
+            worker.polled = true;
+            worker.taken += 1;
+            worker.held.insert(Arc::clone(job));
+            worker.stops.retain(|id| id != job);
+            worker.stops_sent.retain(|(id, _)| id != job);
+        }
+    }
+
+    pub(crate) fn release(&mut self, worker: &str, job: &JobId) {
+        if let Some(worker) = self.by_id.get_mut(worker) {
+            worker.held.remove(job);
+        }
+    }
+
+    /// Files a stop signal for a worker that can be reached.
+    pub(crate) fn signal_stop(&mut self, worker: &str, job: &JobId) -> bool {
+        let Some(worker) = self.by_id.get_mut(worker) else { return false };
+        if worker.stops.len() >= MAX_STOPS {
+            worker.stops.pop_front();
+        }
+        worker.stops.push_back(Arc::clone(job));
+        true
+    }
+
+    pub(crate) fn withdraw_stop(&mut self, worker: &str, job: &str) {
+        for id in [worker, ANONYMOUS] {
+            if let Some(worker) = self.by_id.get_mut(id) {
+                worker.stops.retain(|id| **id != *job);
+                worker.stops_sent.retain(|(id, _)| **id != *job);
+            }
+        }
+    }
+
+    pub(crate) fn take_stops(&mut self, worker: &str) -> Vec<JobId> {
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        let stops: Vec<_> = worker.stops.drain(..).collect();
+        worker.stops_sent.extend(stops.iter().map(|id| (Arc::clone(id), 0)));
+        worker.stops_sent.drain(..worker.stops_sent.len().saturating_sub(MAX_STOPS));
+        stops
+    }
+
+    /// Compares a heartbeat with the stop signals that this worker has fetched; the jobs to stop once more. The official
+    /// worker ignores a signal that overtakes the start of its job, and would run that job to its end.
+    pub(crate) fn ignored_stops(&mut self, worker: &str, alive: &[JobId]) -> Vec<JobId> {
+        let Some(worker) = self.by_id.get_mut(worker) else { return Vec::new() };
+        for (_, heartbeats) in worker.stops_sent.iter_mut().filter(|(id, _)| alive.contains(id)) {
+            *heartbeats += 1;
+        }
+        let ignored = |(_, heartbeats): &&(JobId, u32)| *heartbeats >= HEARTBEATS_TO_STOP;
+        worker.stops_sent.iter().filter(ignored).map(|(id, _)| Arc::clone(id)).collect()
+    }
+
+    pub(crate) fn held(&self) -> impl Iterator<Item = &JobId> {
+        self.by_id.values().flat_map(|worker| worker.held.iter())
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Forgets workers that have been silent for too long.
+    pub(crate) fn expire(&mut self, now: Timestamp, limits: &Limits) {
+        while let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
+            if self.by_id.get(&id).is_some_and(Worker::is_busy) {
+                let contact = self.by_id.get(&id).map(|worker| worker.last_contact);
+                let (_, worker) = self.contact(now, &id, limits);
+                worker.last_contact = contact.unwrap_or(now);
+            } else {
+                self.remove(&id);
+            }
+        }
+    }
+
+    /// What a worker does; `None` for one that stands for a worker counted by another name.
+    fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
+        Some(match worker {
+            _ if worker.unhealthy => WorkerState::Unhealthy,
+            _ if worker.throttled => WorkerState::Throttled,
+            _ if !worker.held.is_empty() => WorkerState::Running,
+            _ if worker.recycled => WorkerState::Leaving,
+            _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
+            _ if worker.is_silent(now, limits) => WorkerState::Unhealthy,
+            _ if worker.polled => WorkerState::Idle,
+            _ => WorkerState::Initializing,
+        })
+    }
+
+    pub(crate) fn counts(&self, now: Timestamp, limits: &Limits) -> WorkerCounts {
+        let mut counts = WorkerCounts::default();
+        for (id, worker) in &self.by_id {
+            match self.state(id, worker, now, limits) {
+                Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Throttled) => counts.throttled += 1,
+                Some(WorkerState::Running) => counts.running += 1,
+                Some(WorkerState::Idle) => counts.idle += 1,
+                Some(WorkerState::Initializing) => counts.initializing += 1,
+                Some(WorkerState::Leaving) | None => {}
+            }
+        }
+        counts
+    }
+
+    /// Workers in the order of their ids, at most `max`.
+    pub(crate) fn list(&self, now: Timestamp, limits: &Limits, max: usize) -> Vec<WorkerView> {
+        let view = |(id, worker): (&Arc<str>, &Worker)| {
+            let state = self.state(id, worker, now, limits)?;
+            let silent_for = match worker.polls_open {
+                0 => now.saturating_sub(worker.last_contact),
+                _ => Timestamp::ZERO,
+            };
+            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken, silent_for })
+        };
+        let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();
+        list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        list.truncate(max);
+        list
+    }
+}

@@ -1,0 +1,106 @@
+//! Rule: what is visible from outside. The state of the worker, the reason for it, and the snapshot.
+
+use std::sync::Arc;
+
+use crate::boundary::{GpuSlowdown, JobCounts, PollBlocker, PollView, SlotCounts, Snapshot, WorkerState};
+use crate::states::{JobState, Phase, Process, Slot};
+use crate::worker::Worker;
+
+impl Worker {
+    /// The state of the worker as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.state();
+        // A request in flight is only held against what will end it.
+        let blocker = self.poll_blocker(self.accounted_until);
+        let blocked_by = blocker.filter(|blocker| !self.poll.in_flight || !blocker.only_delays());
+        Snapshot {
+            state,
+            reason: self.reason(state, blocked_by),
+            serving: self.is_serving(),
+            jobs: self.job_counts(),
+            failures: self.failures.clone(),
+            slots: self.slot_counts(),
+            poll: PollView { in_flight: self.poll.in_flight, blocked_by, last: self.poll.last },
+            processes: self.processes.iter().map(Process::view).collect(),
+            held: self.jobs.keys().cloned().collect(),
+            manifest: self.manifest.clone(),
+            versions: Arc::clone(&self.versions),
+            gpu_time: self.gpu_time,
+            price: self.price(),
+        }
+    }
+
+    /// Whether at least one process can run jobs.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.processes.iter().any(|process| process.phase == Phase::Serving)
+    }
+
+    fn state(&self) -> WorkerState {
+        if self.lifecycle.unhealthy_reason().is_some() {
+            WorkerState::Unhealthy
+        } else if !self.lifecycle.is_working() {
+            WorkerState::Draining
+        } else if self.jobs.values().any(|job| job.state != JobState::Delivering) {
+            WorkerState::Running
+        } else if !self.is_serving() {
+            WorkerState::Initializing
+        } else if self.poll.is_rate_limited() || !self.gpu_slowdowns.is_empty() {
+            WorkerState::Throttled
+        } else if self.poll.begun {
+            WorkerState::Idle
+        } else {
+            WorkerState::Ready
+        }
+    }
+
+    /// One sentence, from the most to the least important: why the worker is unhealthy or ends, why it asks for no jobs, and
+    /// which GPUs are slowed down. A worker that is only busy needs no reason, because its slots show it.
+    fn reason(&self, state: WorkerState, blocked_by: Option<PollBlocker>) -> Option<String> {
+        if let Some(reason) = self.lifecycle.unhealthy_reason() {
+            return Some(reason.to_owned());
+        }
+        let blocker = match blocked_by {
+            Some(PollBlocker::NotServing) => self.trouble.clone().or_else(|| Some(PollBlocker::NotServing.to_string())),
+            Some(PollBlocker::NoFreeSlot) => None,
+            Some(blocker) => Some(blocker.to_string()),
+            // The queue's last answer was 429, and the next one is awaited.
+            None if state == WorkerState::Throttled && self.poll.is_rate_limited() => {
+                Some(PollBlocker::RateLimited.to_string())
+            }
+            None => None,
+        };
+        let slowdowns = self
+            .gpu_slowdowns
+            .iter()
+            .map(GpuSlowdown::to_string)
+            .filter(|_| self.is_serving() && self.lifecycle.is_working());
+        let reasons: Vec<String> = blocker.into_iter().chain(slowdowns).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    fn job_counts(&self) -> JobCounts {
+        let mut counts = self.counts;
+        for job in self.jobs.values() {
+            *match job.state {
+                JobState::Queued => &mut counts.in_queue,
+                JobState::Assigned(_) | JobState::Running(_) | JobState::Stopping { .. } => &mut counts.in_progress,
+                JobState::Delivering => &mut counts.delivering,
+            } += 1;
+        }
+        counts
+    }
+
+    fn slot_counts(&self) -> SlotCounts {
+        let mut counts = SlotCounts::default();
+        for slot in self.processes.iter().flat_map(|process| &process.slots) {
+            *match slot {
+                Slot::Absent => &mut counts.absent,
+                Slot::Loading { .. } => &mut counts.loading,
+                Slot::Ready | Slot::Probing { .. } => &mut counts.ready,
+                Slot::Busy(_) => &mut counts.busy,
+                Slot::Lingering(_) => &mut counts.lingering,
+            } += 1;
+        }
+        counts
+    }
+}
