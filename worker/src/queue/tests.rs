@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::any;
 use parking_lot::Mutex;
-use runpod_worker_core::{Event, FinalResult, JobId, OutboxItem, Snapshot};
+use runpod_worker_core::{Event, FinalResult, JobId, OutboxItem, PollAnswer, Snapshot};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -151,14 +151,21 @@ async fn outage(how: Away) {
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(Arc::clone(&queue), identity, OutboxLimits::default(), events.clone());
     let polls = poller::spawn(Arc::clone(&queue), events);
-    // As the core: a poll follows another at once, except after a failure, where it waits for `PollAgain`.
+    // As the core: a poll follows another at once, except after a failure, where it waits for its pause or for `PollAgain`.
     let dispatcher = tokio::spawn(async move {
         polls.poll(1, false);
-        while let Some(event) = inbox.recv().await {
+        let mut paused = None;
+        loop {
+            let event = tokio::select! {
+                event = inbox.recv() => event,
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => Some(Event::PollAgain),
+            };
             match event {
-                Event::Poll(runpod_worker_core::PollAnswer::Failed { .. }) => {}
-                Event::Poll(_) | Event::PollAgain => polls.poll(1, false),
-                _ => {}
+                Some(Event::Poll(PollAnswer::Failed { retry_after })) => paused = Some(retry_after),
+                Some(Event::Poll(_)) => polls.poll(1, false),
+                Some(Event::PollAgain) if paused.take().is_some() => polls.poll(1, false),
+                Some(_) => {}
+                None => return,
             }
         }
     });
