@@ -97,11 +97,12 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics cost, what the endpoint can do
+bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
+	cargo bench --locked --package runpod-worker --bench redaction
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
 
 .PHONY: bench-depth

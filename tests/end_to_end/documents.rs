@@ -201,3 +201,13 @@ fn every_file_of_the_code_map_exists() {
     }
     assert!(named > 40, "only {named} files were found");
 }
+
+#[test]
+fn the_operations_guide_explains_every_reason_for_taking_no_job() {
+    let schema: serde_json::Value = serde_json::from_str(&read(Path::new("docs/health.schema.json"))).unwrap();
+    let reasons = schema["$defs"]["Poll"]["properties"]["blockedBy"]["enum"].as_array().unwrap();
+    let guide = read(Path::new("docs/operations.md"));
+    for reason in reasons.iter().filter_map(serde_json::Value::as_str) {
+        assert!(guide.contains(&format!("| `{reason}` |")), "docs/operations.md does not explain {reason}");
+    }
+}

@@ -24,6 +24,15 @@ fn no_module_imports_a_higher_floor_and_no_files_import_each_other_in_a_circle()
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
+#[test]
+fn the_architecture_quotes_the_table() {
+    let text = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    assert!(
+        text.contains(&format!("```text\n{}\n```", TABLE.trim())),
+        "copy tests/floors/floors.txt to ARCHITECTURE.md"
+    );
+}
+
 /// Files in memory.
 struct Fixture(BTreeMap<&'static str, &'static str>);
 

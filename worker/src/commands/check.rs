@@ -62,7 +62,8 @@ async fn check_handler(config: &Config) -> Vec<CheckReport> {
     let mut processes = Processes::new(command, events);
     processes.spawn(PROCESS, Epoch(1));
     let limit = config.policy.handshake_timeout + config.policy.load_stall_timeout;
-    let result = tokio::time::timeout(limit, request_checks(&mut processes, inbox, &order)).await;
+    let process_count = u32::try_from(config.policy.processes).unwrap_or(u32::MAX);
+    let result = tokio::time::timeout(limit, request_checks(&mut processes, inbox, &order, process_count)).await;
     processes.kill(PROCESS);
     match result.unwrap_or_else(|_| Err(too_late(limit))) {
         Ok(reports) => reports,
@@ -83,6 +84,7 @@ async fn request_checks(
     processes: &mut Processes,
     mut inbox: mpsc::Receiver<Event>,
     order: &CheckOrder,
+    process_count: u32,
 ) -> Result<Vec<CheckReport>, CheckReport> {
     const REBUILD: &str = "build it with the runpod-handler-sdk of this worker's version";
     while let Some(event) = inbox.recv().await {
@@ -100,7 +102,7 @@ async fn request_checks(
                     return Err(CheckReport::failed(HANDLER, reason, REBUILD));
                 }
                 let worker_version = env!("CARGO_PKG_VERSION").to_owned();
-                let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version };
+                let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version, processes: process_count };
                 processes.send(PROCESS, &hello, Bytes::new());
                 processes.send(PROCESS, &ToHandler::Check(order.clone()), Bytes::new());
             }

@@ -57,6 +57,7 @@ fn order<E: Environment>(settings: &mut Settings<'_, E>, args: &CheckArgs, polic
     let millis = |value: f64| (value * 1000.0) as u64;
     CheckOrder {
         worker_id: policy.worker_id.clone(),
+        slots: policy.slots,
         device: policy.device.clone(),
         // `worker_checks` reads it too, and shows it.
         system: !is_true(settings.env.get(SKIP_SYSTEM)),

@@ -11,7 +11,6 @@ mod line;
 mod rate_limit;
 pub mod redact;
 pub(crate) mod report;
-mod secret_forms;
 mod shorten;
 mod sink;
 mod writer;

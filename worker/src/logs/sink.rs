@@ -1,13 +1,14 @@
 //! The log over HTTP: batches of JSON lines, for a receiver that keeps logs longer than a container lives.
 //!
-//! Nobody waits for the receiver. Lines wait in memory up to a bound; beyond it the oldest are dropped and counted, and the
+//! The worker does not wait for the receiver. Lines wait in memory up to a bound; beyond it the oldest are dropped and counted, and the
 //! next batch says how many.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::{Client, StatusCode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -34,14 +35,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the end of the program may wait for the receiver.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// Where to send the log.
+/// Where the log is posted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
-    /// Takes POSTs of newline-delimited JSON.
+    /// Receives POSTs of newline-delimited JSON.
     pub url: UrlTemplate,
     /// Sent as `Authorization: Bearer`, unless it is empty.
     pub token: Secret,
-    /// Bytes that may wait.
+    /// Bytes of lines that may wait.
     pub buffer_bytes: usize,
 }
 
@@ -128,7 +129,7 @@ impl SinkQueue {
         let mut batch = Vec::new();
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let message = format!("dropped {dropped} lines: the log sink did not take them fast enough");
+            let message = format!("Dropped {dropped} lines: the log sink was too slow.");
             batch.extend_from_slice(self.note(message).as_bytes());
         }
         while let Some(line) = waiting.lines.pop_front() {
@@ -142,7 +143,7 @@ impl SinkQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }
 
@@ -164,7 +165,7 @@ impl Sink {
     /// # Errors
     /// When the system has no usable TLS set-up.
     pub fn start(config: &SinkConfig, worker_id: &str) -> Result<Self, ClientError> {
-        // Not the queue's key: the receiver is somebody else.
+        // Without the queue's key, which is not for this receiver.
         let client = http_client(&Secret::default(), Some("application/x-ndjson"), reqwest::redirect::Policy::none())?;
         let queue = SinkQueue::new(worker_id, config.buffer_bytes);
         let receiver = Receiver { client, url: config.url.for_worker(worker_id), token: config.token.clone() };

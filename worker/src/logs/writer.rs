@@ -1,4 +1,4 @@
-//! The thread that writes log lines, so that nobody else waits for stdout.
+//! The thread that writes log lines, so that no other thread waits for stdout.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::rate_limit::RateLimit;
 
-/// Lines that may wait. Whoever reads stdout of a container is rarely more than a few lines behind.
+/// Lines that may wait. A reader of stdout is rarely more than a few lines behind.
 const QUEUE_LEN: usize = 8192;
 /// How long the end of the program may wait for the log.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ enum Item {
 /// Why lines are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// Nobody read what was written.
+    /// The reader of stdout is too slow.
     Stuck,
     /// They were over the rate limit.
     Excess,
@@ -87,7 +87,7 @@ fn write_lines(
                 let _ = out.write_all(note(Loss::Excess, count).as_bytes());
             }
         }
-        // Nowhere is left to complain to when the log itself cannot be written.
+        // An error of the log itself cannot be logged.
         let _ = match item {
             Ok(Item::Line(line)) => out.write_all(&line),
             Ok(Item::Flush(done)) => out.flush().map(|()| drop(done)),

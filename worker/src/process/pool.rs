@@ -10,10 +10,11 @@ use runpod_handler_protocol::ToHandler;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::incarnation::{Events, Incarnation};
-use super::kill::Group;
+use super::events::Events;
+use super::group::Group;
+use super::incarnation::Incarnation;
 use super::link::Frame;
-use super::running::RunningJobs;
+use super::running_jobs::RunningJobs;
 use super::spawn::HandlerCommand;
 use runpod_worker_core::{Epoch, Event, ProcessId};
 

@@ -1,9 +1,10 @@
 //! Which jobs a process runs, so that its log lines can name theirs.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use runpod_handler_protocol::{ToHandler, ToSupervisor};
 
 /// The last lines of a job may arrive after its result, which takes another way. For so long they are still its own, as long
@@ -24,13 +25,13 @@ struct Jobs {
 impl RunningJobs {
     pub(super) fn sending(&self, message: &ToHandler) {
         if let ToHandler::Run { job, .. } = message {
-            self.lock().running.insert(job.clone());
+            self.0.lock().running.insert(job.clone());
         }
     }
 
     pub(super) fn received(&self, message: &ToSupervisor) {
         if let ToSupervisor::Done { job, .. } | ToSupervisor::Failed { job, .. } = message {
-            let mut jobs = self.lock();
+            let mut jobs = self.0.lock();
             if jobs.running.remove(job) {
                 jobs.last = Some((job.clone(), Instant::now()));
             }
@@ -39,17 +40,13 @@ impl RunningJobs {
 
     /// The one job that runs, or the last one that ran if that was only just now; `None` when more than one runs.
     pub(super) fn only_one(&self) -> Option<String> {
-        let jobs = self.lock();
+        let jobs = self.0.lock();
         let last = || jobs.last.as_ref().filter(|(_, ended)| ended.elapsed() < LAST_LINES).map(|(job, _)| job);
         match jobs.running.len() {
             0 => last().cloned(),
             1 => jobs.running.first().cloned(),
             _ => None,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Jobs> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +76,7 @@ mod tests {
         assert_eq!(jobs.only_one().as_deref(), Some("b"));
         jobs.received(&done("b"));
         assert_eq!(jobs.only_one().as_deref(), Some("b"));
-        jobs.lock().last = Instant::now().checked_sub(LAST_LINES).map(|ended| ("b".to_owned(), ended));
+        jobs.0.lock().last = Instant::now().checked_sub(LAST_LINES).map(|ended| ("b".to_owned(), ended));
         assert_eq!(jobs.only_one(), None);
     }
 }

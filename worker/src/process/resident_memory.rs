@@ -1,9 +1,10 @@
-//! Looks at how much host memory a handler process holds.
+//! Reports how much host memory a handler process holds.
 
 use std::fs;
 use std::time::Duration;
 
-use super::incarnation::Events;
+use super::events::Events;
+use crate::sensors::host::memory_field;
 use runpod_worker_core::ProcessEvent;
 
 /// Reports the resident set of a process again and again. Ends only by being aborted.
@@ -14,17 +15,10 @@ pub(super) async fn watch(pid: i32, interval: Duration, events: Events) {
         tokio::time::sleep(interval).await;
         // The kernel answers from memory: nothing here waits for a disk.
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        if let Some(host_bytes) = resident(&status) {
+        if let Some(host_bytes) = memory_field(&status, "VmRSS") {
             events.send(ProcessEvent::Memory { host_bytes }).await;
         }
     }
-}
-
-/// `VmRSS` in bytes.
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -32,10 +26,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_resident_set_is_found_and_a_dead_process_has_none() {
+    fn a_living_process_has_a_resident_set_and_a_zombie_has_none() {
         let own = fs::read_to_string("/proc/self/status").unwrap();
-        assert!(resident(&own).unwrap() > 100 * 1024);
-        assert_eq!(resident("Name:\tsh\nVmRSS:\t      12 kB\n"), Some(12 * 1024));
-        assert_eq!(resident("Name:\tsh\nState:\tZ (zombie)\n"), None);
+        assert!(memory_field(&own, "VmRSS").unwrap() > 100 * 1024);
+        assert_eq!(memory_field("Name:\tsh\nVmRSS:\t      12 kB\n", "VmRSS"), Some(12 * 1024));
+        assert_eq!(memory_field("Name:\tsh\nState:\tZ (zombie)\n", "VmRSS"), None);
     }
 }

@@ -1,13 +1,13 @@
-//! The least memory in use between jobs over the last minutes. Memory that a job gives back is not part of it; memory that
-//! every job leaves behind is.
+//! The least memory in use between jobs over the last minutes. Memory that a job frees again does not raise it; memory that
+//! every job leaves behind does.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The window moves on in so many steps.
+/// Number of steps in which the window moves on.
 const STEPS: u32 = 10;
 
-/// A minimum that forgets.
+/// The minimum over a moving window.
 #[derive(Debug)]
 pub(super) struct MemoryFloor {
     /// How far back it looks.
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_the_window_counts() {
+    fn the_floor_is_the_least_value_in_the_window() {
         let (mut floor, start) = (MemoryFloor::new(minutes(10)), Instant::now());
         assert_eq!(floor.get(start), None);
         for (minute, used) in [(0, 50), (1, 70), (2, 60)] {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_one_figure_a_minute_however_often_it_is_told() {
+    fn it_holds_one_figure_per_step_however_many_it_is_given() {
         let (mut floor, start) = (MemoryFloor::new(minutes(10)), Instant::now());
         for tenth in 0..36_000 {
             floor.note(start + Duration::from_millis(100) * tenth, 1000 + u64::from(tenth));

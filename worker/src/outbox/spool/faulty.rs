@@ -6,11 +6,11 @@ use std::io::{self, Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::filesystem::{Filesystem, Found};
+use super::filesystem::{Filesystem, FoundFile};
 
 /// What goes wrong at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(in crate::outbox) enum Fault {
     /// The disk is full; a write gets this many bytes down.
     Full(u16),
     /// The operation fails and has done nothing.
@@ -78,7 +78,7 @@ struct State {
 
 /// See above. Cheap to clone; clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FaultyFilesystem(Arc<Mutex<State>>);
+pub(in crate::outbox) struct FaultyFilesystem(Arc<Mutex<State>>);
 
 impl FaultyFilesystem {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,24 +86,24 @@ impl FaultyFilesystem {
     }
 
     /// So many steps from now this goes wrong.
-    pub(super) fn inject(&self, steps: u64, fault: Fault) {
+    pub(in crate::outbox) fn inject(&self, steps: u64, fault: Fault) {
         let mut state = self.lock();
         let at = state.step + steps;
         state.faults.insert(at, fault);
     }
 
     /// Every operation fails, as on a disk that was pulled out.
-    pub(super) fn set_broken(&self, broken: bool) {
+    pub(in crate::outbox) fn set_broken(&self, broken: bool) {
         self.lock().broken = broken;
     }
 
-    pub(super) fn has_crashed(&self) -> bool {
+    pub(in crate::outbox) fn has_crashed(&self) -> bool {
         self.lock().crashed
     }
 
     /// The machine starts again. Without `power_cut` everything that was done is there, as after `kill -9`; with it, each
     /// change that was not synced is there or not, and each file is cut somewhere behind its last sync: `dice` decides.
-    pub(super) fn restart(&self, power_cut: bool, mut dice: impl FnMut() -> u64) {
+    pub(in crate::outbox) fn restart(&self, power_cut: bool, mut dice: impl FnMut() -> u64) {
         let mut state = self.lock();
         if power_cut {
             let mut names = state.durable.clone();
@@ -172,7 +172,7 @@ impl Filesystem for FaultyFilesystem {
         Ok(())
     }
 
-    fn list(&self, folder: &Path) -> io::Result<Vec<Found>> {
+    fn list(&self, folder: &Path) -> io::Result<Vec<FoundFile>> {
         let mut state = self.lock();
         state.plain_step()?;
         if !state.folders.contains(folder) {
@@ -180,7 +180,7 @@ impl Filesystem for FaultyFilesystem {
         }
         let inside = state.names.iter().filter(|(path, _)| path.parent() == Some(folder));
         Ok(inside
-            .map(|(path, content)| Found {
+            .map(|(path, content)| FoundFile {
                 name: path.file_name().unwrap().to_str().unwrap().to_owned(),
                 len: state.contents[*content].bytes.len() as u64,
             })

@@ -7,18 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::dead_letters::DeadLetters;
 use super::faulty::{Fault, FaultyFilesystem};
-use super::filesystem::Filesystem as _;
-use super::record::{Origin, Record};
-use super::spool::{KeepLimits, Reason, Recovery, Spool};
-use super::ticket::Ticket;
+use super::*;
+use crate::outbox::dead_letters::DeadLetters;
 
 const OWN: &str = "/spool/w1";
 const OWNER: &str = "w1";
 
-fn start(files: &FaultyFilesystem) -> (Spool, Recovery) {
-    Spool::start(Arc::new(files.clone()), Path::new(OWN), OWNER, KeepLimits::default()).unwrap()
+fn start(files: &FaultyFilesystem) -> (Spool, Undelivered) {
+    Spool::start(Arc::new(files.clone()), Path::new(OWN), OWNER, RetentionLimits::default()).unwrap()
 }
 
 fn record(job: &str, version: u32) -> Record {
@@ -26,8 +23,8 @@ fn record(job: &str, version: u32) -> Record {
     Record { job: job.into(), streamed: false, attempt: 1, time_ms: 1, body, origin: None }
 }
 
-fn jobs(recovery: &Recovery) -> Vec<&str> {
-    recovery.results.iter().map(|(_, record)| record.job.as_str()).collect()
+fn jobs(undelivered: &Undelivered) -> Vec<&str> {
+    undelivered.results.iter().map(|(_, record)| record.job.as_str()).collect()
 }
 
 fn dead(files: &FaultyFilesystem) -> DeadLetters {
@@ -78,10 +75,10 @@ struct Known {
     written: bool,
     /// A removal was begun, so that it may or may not be found after a crash.
     leaving: bool,
-    /// A burial was begun.
-    burying: bool,
-    /// `bury` came back without an error.
-    buried: bool,
+    /// A move to the dead letters was begun.
+    becoming_dead: bool,
+    /// `keep_dead_letter` came back without an error.
+    dead: bool,
     delivered: u32,
     recovered: u32,
 }
@@ -91,7 +88,7 @@ struct Model {
     files: FaultyFilesystem,
     spool: Spool,
     /// In this worker's memory.
-    held: Vec<(Ticket, Record)>,
+    held: Vec<(SpoolEntry, Record)>,
     known: BTreeMap<String, Known>,
     dice: u64,
 }
@@ -112,19 +109,20 @@ impl Model {
             Move::Write => {
                 let version = u32::try_from(self.known.len()).unwrap();
                 let record = record(&format!("job-{version}"), version);
-                let ticket = self.spool.ticket();
+                let entry = self.spool.new_entry();
                 self.known(&record).record = Some(record.clone());
-                self.held.push((ticket, record));
+                self.held.push((entry, record));
                 self.write(self.held.len() - 1);
             }
             Move::WriteAgain(which) if which < self.held.len() => self.write(which),
             Move::Deliver(which) if which < self.held.len() => self.deliver(which),
             Move::Refuse(which) if which < self.held.len() => {
-                let (ticket, record) = self.held.remove(which);
-                self.known(&record).burying = true;
-                let done = self.spool.bury(&ticket, &record, &Reason::new(Some(404), "gone".into()));
+                let (entry, record) = self.held.remove(which);
+                self.known(&record).becoming_dead = true;
+                let done =
+                    self.spool.keep_dead_letter(&entry, &record, &DeadLetterReason::new(Some(404), "gone".into()));
                 if done.is_ok() {
-                    self.known(&record).buried = true;
+                    self.known(&record).dead = true;
                 } else {
                     // As the outbox: counted, logged, and a person is told that it may not be kept.
                     self.known(&record).leaving = true;
@@ -145,21 +143,21 @@ impl Model {
     }
 
     fn write(&mut self, which: usize) {
-        let (ticket, record) = self.held[which].clone();
-        let done = self.spool.write(&ticket, &record).is_ok();
-        assert_eq!(ticket.is_written(), done);
+        let (entry, record) = self.held[which].clone();
+        let done = self.spool.write(&entry, &record).is_ok();
+        assert_eq!(entry.is_written(), done);
         if done {
             self.known(&record).written = true;
         }
     }
 
     fn deliver(&mut self, which: usize) {
-        let (ticket, record) = self.held.remove(which);
+        let (entry, record) = self.held.remove(which);
         let known = self.known(&record);
         known.delivered += 1;
         known.leaving = true;
         // A removal that fails is repeated by the outbox; here the file simply stays.
-        let _ = self.spool.remove(&ticket);
+        let _ = self.spool.remove(&entry);
     }
 
     fn roll(&mut self) -> u64 {
@@ -180,27 +178,27 @@ impl Model {
         self.dice = dice | 1;
         // The old worker's memory is gone.
         self.held.clear();
-        let (spool, recovery) = start(&self.files);
+        let (spool, undelivered) = start(&self.files);
         self.spool = spool;
         let buried: Vec<Record> = {
             let dead = dead(&self.files);
             dead.ids().unwrap().into_iter().filter_map(|id| dead.get(id).ok()).map(|letter| letter.record).collect()
         };
-        for (_, record) in &recovery.results {
+        for (_, record) in &undelivered.results {
             let known = self.known.get_mut(record.job.as_str()).expect("a result that nobody has written");
             assert_eq!(known.record.as_ref(), Some(record), "not what was written");
             known.recovered += 1;
         }
         for (name, known) in &mut self.known {
-            let found = recovery.results.iter().any(|(_, record)| record.job.as_str() == name);
+            let found = undelivered.results.iter().any(|(_, record)| record.job.as_str() == name);
             let kept = buried.iter().any(|record| record.job.as_str() == name);
-            if known.written && !known.leaving && !known.burying {
+            if known.written && !known.leaving && !known.becoming_dead {
                 assert!(found, "{name} was written and is lost");
             }
-            if known.buried {
+            if known.dead {
                 assert!(kept, "the dead letter of {name} is lost");
             }
-            if known.written && known.burying && known.delivered == 0 {
+            if known.written && known.becoming_dead && known.delivered == 0 {
                 assert!(found || kept, "{name} was lost on its way to the dead letters");
             }
             assert!(known.delivered <= 1 + known.recovered, "{name} was delivered twice and not counted");
@@ -209,7 +207,7 @@ impl Model {
                 known.written = false;
             }
         }
-        self.held = recovery.results;
+        self.held = undelivered.results;
     }
 }
 
@@ -240,20 +238,20 @@ fn a_crash_at_every_single_step_of_a_write_loses_nothing_that_was_promised() {
             for dice in 0..8u64 {
                 let files = FaultyFilesystem::default();
                 let (spool, _) = start(&files);
-                let ticket = spool.ticket();
-                spool.write(&ticket, &record("safe", 1)).unwrap();
+                let entry = spool.new_entry();
+                spool.write(&entry, &record("safe", 1)).unwrap();
                 files.inject(step, Fault::Crash);
-                let written = spool.write(&spool.ticket(), &record("new", 2)).is_ok();
+                let written = spool.write(&spool.new_entry(), &record("new", 2)).is_ok();
                 let mut bits = dice;
                 files.restart(power_cut, || {
                     bits = bits.rotate_right(1);
                     bits
                 });
-                let (_, recovery) = start(&files);
-                let found = jobs(&recovery);
+                let (_, undelivered) = start(&files);
+                let found = jobs(&undelivered);
                 assert!(found.contains(&"safe"));
                 assert!(!written || found.contains(&"new"), "step {step}, dice {dice}, power cut {power_cut}");
-                assert!(found.len() + usize::try_from(recovery.set_aside).unwrap() <= 2);
+                assert!(found.len() + usize::try_from(undelivered.set_aside).unwrap() <= 2);
             }
         }
     }
@@ -265,11 +263,11 @@ fn a_full_disk_leaves_nothing_behind_and_the_result_can_be_written_later() {
         for step in 2..7 {
             let files = FaultyFilesystem::default();
             let (spool, _) = start(&files);
-            let ticket = spool.ticket();
+            let entry = spool.new_entry();
             files.inject(step, Fault::Full(room));
-            if spool.write(&ticket, &record("a", 1)).is_err() {
+            if spool.write(&entry, &record("a", 1)).is_err() {
                 assert!(files.list(Path::new("/spool/w1/results")).unwrap().is_empty());
-                spool.write(&ticket, &record("a", 1)).unwrap();
+                spool.write(&entry, &record("a", 1)).unwrap();
             }
             assert_eq!(jobs(&start(&files).1), ["a"]);
         }
@@ -280,7 +278,7 @@ fn a_full_disk_leaves_nothing_behind_and_the_result_can_be_written_later() {
 fn torn_and_foreign_files_are_set_aside_and_the_rest_is_delivered() {
     let files = FaultyFilesystem::default();
     let (spool, _) = start(&files);
-    spool.write(&spool.ticket(), &record("a", 1)).unwrap();
+    spool.write(&spool.new_entry(), &record("a", 1)).unwrap();
     let whole = files.read(Path::new("/spool/w1/results/000000000001.result")).unwrap();
     let foreign = record("b", 1);
     let put = |name: &str, parts: &[&[u8]]| files.write(&Path::new("/spool/w1/results").join(name), parts).unwrap();
@@ -289,38 +287,38 @@ fn torn_and_foreign_files_are_set_aside_and_the_rest_is_delivered() {
     put("notes.txt", &[b"hello"]);
     // Whole, but the crash came before it had its name.
     put("000000000005.tmp", &[&foreign.header(OWNER, &Origin::default()), &foreign.body]);
-    let (spool, recovery) = start(&files);
-    assert_eq!((jobs(&recovery), recovery.set_aside), (vec!["a", "b"], 3));
+    let (spool, undelivered) = start(&files);
+    assert_eq!((jobs(&undelivered), undelivered.set_aside), (vec!["a", "b"], 3));
     assert_eq!(files.list(Path::new("/spool/w1/set-aside")).unwrap().len(), 3);
-    for (ticket, _) in &recovery.results {
-        spool.remove(ticket).unwrap();
+    for (entry, _) in &undelivered.results {
+        spool.remove(entry).unwrap();
     }
-    let (_, recovery) = start(&files);
-    assert_eq!((recovery.results.len(), recovery.set_aside), (0, 0), "told once");
+    let (_, undelivered) = start(&files);
+    assert_eq!((undelivered.results.len(), undelivered.set_aside), (0, 0), "told once");
 }
 
 #[test]
 fn of_two_results_of_a_job_the_newer_is_delivered_and_the_older_is_kept() {
     let files = FaultyFilesystem::default();
     let (spool, _) = start(&files);
-    spool.write(&spool.ticket(), &record("a", 1)).unwrap();
-    spool.write(&spool.ticket(), &record("a", 2)).unwrap();
-    let (_, recovery) = start(&files);
-    assert_eq!(recovery.results.iter().map(|(_, found)| found.clone()).collect::<Vec<_>>(), [record("a", 2)]);
+    spool.write(&spool.new_entry(), &record("a", 1)).unwrap();
+    spool.write(&spool.new_entry(), &record("a", 2)).unwrap();
+    let (_, undelivered) = start(&files);
+    assert_eq!(undelivered.results.iter().map(|(_, found)| found.clone()).collect::<Vec<_>>(), [record("a", 2)]);
     assert_eq!(dead(&files).find("a").unwrap().record, record("a", 1));
 }
 
 #[test]
 fn dead_letters_are_bounded_and_the_oldest_go() {
     let files = FaultyFilesystem::default();
-    let limits = KeepLimits { max_count: 3, max_bytes: 1 << 20 };
+    let limits = RetentionLimits { max_count: 3, max_bytes: 1 << 20 };
     let (spool, _) = Spool::start(Arc::new(files.clone()), Path::new(OWN), OWNER, limits).unwrap();
     for version in 0..5 {
-        let (ticket, record) = (spool.ticket(), record(&format!("j{version}"), version));
+        let (entry, record) = (spool.new_entry(), record(&format!("j{version}"), version));
         if version % 2 == 0 {
-            spool.write(&ticket, &record).unwrap();
+            spool.write(&entry, &record).unwrap();
         }
-        spool.bury(&ticket, &record, &Reason::new(Some(404), "gone".into())).unwrap();
+        spool.keep_dead_letter(&entry, &record, &DeadLetterReason::new(Some(404), "gone".into())).unwrap();
     }
     let dead = dead(&files);
     let letters: Vec<_> = dead.ids().unwrap().into_iter().map(|id| dead.get(id).unwrap()).collect();
@@ -331,8 +329,8 @@ fn dead_letters_are_bounded_and_the_oldest_go() {
     assert!(dead.find("j2").is_err() && dead.find("j3").is_ok());
     assert_eq!(files.list(Path::new("/spool/w1/results")).unwrap(), []);
 
-    let small = KeepLimits { max_count: 100, max_bytes: 200 };
+    let small = RetentionLimits { max_count: 100, max_bytes: 200 };
     let (spool, _) = Spool::start(Arc::new(files), Path::new(OWN), OWNER, small).unwrap();
-    spool.bury(&spool.ticket(), &record("last", 1), &Reason::new(None, "old".into())).unwrap();
+    spool.keep_dead_letter(&spool.new_entry(), &record("last", 1), &DeadLetterReason::new(None, "old".into())).unwrap();
     assert_eq!(dead.ids().unwrap().len(), 1, "one of them fits");
 }

@@ -33,15 +33,15 @@ const MAX_HEADER: usize = 256 * 1024;
 pub struct Record {
     /// Its job.
     pub job: JobId,
-    /// The handler streams, which the platform is told with the result.
+    /// The handler streams; the result is posted with this flag.
     pub streamed: bool,
-    /// Posts begun before it was written down.
+    /// Posts begun before it was written to disk.
     pub attempt: u32,
     /// When the job had finished, in milliseconds since 1970.
     pub time_ms: u64,
     /// The job-done body.
     pub body: Bytes,
-    /// Who ran the job, for a result that was read from a file; `None` for this worker's own.
+    /// Who ran the job, for a result that was read from a file; `None` for a result of this worker.
     pub origin: Option<Origin>,
 }
 
@@ -64,12 +64,12 @@ impl Origin {
     }
 }
 
-/// Why a file is no result of this worker.
+/// Why a file is not a result of this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
     /// Something else altogether.
-    #[error("it is no result")]
+    #[error("it is not a result")]
     Foreign,
     /// Written by another release.
     #[error("its format is {0}, this worker reads {VERSION}")]
@@ -103,7 +103,7 @@ impl Record {
     }
 
     /// Posts it, under the id of the worker that ran the job.
-    pub(super) async fn post<S: ResultSink>(&self, sink: &S) -> PostReply {
+    pub(in crate::outbox) async fn post<S: ResultSink>(&self, sink: &S) -> PostReply {
         match &self.origin {
             Some(Origin { worker, .. }) => {
                 sink.post_final_of(worker, &self.job, self.body.clone(), self.streamed).await
@@ -135,7 +135,7 @@ impl Record {
         text
     }
 
-    /// Reads a file back. A result that is posted later does not ask for a fresh worker any more: the one it asked for is here.
+    /// Reads a file back. The request for a fresh worker is removed from the body: by the time the result is posted, this is one.
     ///
     /// # Errors
     /// When it is not a whole result of this owner.
@@ -214,7 +214,7 @@ fn line(file: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
+pub(in crate::outbox) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// A file in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundFile {
     /// Its name; not a path.
     pub name: String,
     /// Its size in bytes.
@@ -21,44 +21,52 @@ pub trait Filesystem: Debug + Send + Sync + 'static {
     /// Makes a folder that only this user can enter; one that exists already must be such a folder.
     ///
     /// # Errors
-    /// What the operating system says, or that the folder is another user's.
+    /// The error of the operating system, or that the folder belongs to another user.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
 
     /// The plain files in a folder.
     ///
     /// # Errors
-    /// What the operating system says.
-    fn list(&self, folder: &Path) -> io::Result<Vec<Found>>;
+    /// The error of the operating system.
+    fn list(&self, folder: &Path) -> io::Result<Vec<FoundFile>>;
 
     /// A whole file.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
     /// Writes a new file that only this user can read, and waits until its content is on the disk.
     ///
     /// # Errors
-    /// What the operating system says; a part of the file may be there then.
+    /// The error of the operating system; a part of the file may be there then.
     fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()>;
 
     /// Moves a file; atomic.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Waits until the names in a folder are on the disk.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+}
+
+/// The result of a removal, where a file that does not exist counts as removed.
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// The operating system's files.
@@ -72,10 +80,10 @@ impl Filesystem for RealFilesystem {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        // Results are the users' data: a folder that somebody else has put there is not trusted with them.
+        // Results are the users' data: they are not written to a folder that another user has made.
         let found = fs::symlink_metadata(path)?;
         if !found.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "there is something else in its place"));
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is not a folder"));
         }
         if found.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the folder belongs to another user"));
@@ -86,7 +94,7 @@ impl Filesystem for RealFilesystem {
         Ok(())
     }
 
-    fn list(&self, folder: &Path) -> io::Result<Vec<Found>> {
+    fn list(&self, folder: &Path) -> io::Result<Vec<FoundFile>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -96,7 +104,7 @@ impl Filesystem for RealFilesystem {
                 other => other?,
             };
             if data.is_file() {
-                found.push(Found { name: entry.file_name().to_string_lossy().into_owned(), len: data.len() });
+                found.push(FoundFile { name: entry.file_name().to_string_lossy().into_owned(), len: data.len() });
             }
         }
         Ok(found)

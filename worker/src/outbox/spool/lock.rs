@@ -1,4 +1,4 @@
-//! A lock on a folder, so that two processes never share one. The operating system releases it when its holder dies.
+//! A lock on a folder, so that two processes never use the same one. The operating system releases it when its holder exits.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -7,10 +7,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A worker that was killed may need this long to be gone.
-const PATIENCE: Duration = Duration::from_secs(3);
+use super::config::LOCK_TIMEOUT;
 
-/// Held until dropped.
+/// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub(super) struct FolderLock {
     file: File,
@@ -25,7 +24,7 @@ pub(super) enum LockError {
     /// The folder was removed meanwhile.
     #[error("it is removed again and again")]
     Removed,
-    /// The file system says no.
+    /// The file system refuses.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -41,7 +40,7 @@ impl From<LockError> for io::Error {
 }
 
 impl FolderLock {
-    /// Takes the lock; waits a short time for its last holder to go away. Blocks the thread.
+    /// Takes the lock; waits a short time for its last holder to exit. Blocks the thread.
     pub(super) fn acquire(path: &Path) -> Result<Self, LockError> {
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = options.map_err(|error| match error.kind() {
@@ -52,14 +51,14 @@ impl FolderLock {
         loop {
             match file.try_lock() {
                 Ok(()) => return Self::checked(file, path),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < PATIENCE => sleep(Duration::from_millis(50)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() < LOCK_TIMEOUT => sleep(Duration::from_millis(50)),
                 Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
             }
         }
     }
 
-    /// Takes the lock of a folder that has one, if nobody holds it.
+    /// Takes the lock of a folder that has one, if no process holds it.
     pub(super) fn try_existing(path: &Path) -> Result<Self, LockError> {
         let file = OpenOptions::new().write(true).open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LockError::Removed,
@@ -72,7 +71,7 @@ impl FolderLock {
         }
     }
 
-    /// Whoever held the lock before may have removed the file: then the lock that others see is another one.
+    /// The last holder may have removed the file; other processes then lock another file of that name.
     fn checked(file: File, path: &Path) -> Result<Self, LockError> {
         let there = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LockError::Removed),

@@ -1,7 +1,6 @@
-//! The process group of one handler process, and the only place that signals it.
+//! The process group of one handler process, and the only place that sends signals to it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -19,16 +18,16 @@ struct State {
 impl Group {
     /// The leader runs. If a kill was requested before the operating system had started it, the kill happens now.
     pub(super) fn started(&self, leader: Pid) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.leader = Some(leader);
         if state.kill_requested {
             sigkill(leader);
         }
     }
 
-    /// SIGKILL to every member. Remembered, so that the exit is not blamed on anybody else.
+    /// SIGKILL to every member. Remembered, so that the exit is not taken for a crash or for the kernel's kill.
     pub(super) fn kill(&self) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.kill_requested = true;
         if let Some(leader) = state.leader {
             sigkill(leader);
@@ -37,23 +36,19 @@ impl Group {
 
     /// SIGKILL to the members that outlived their leader. Does not count as a kill of the leader.
     pub(super) fn kill_leftovers(&self) {
-        if let Some(leader) = self.lock().leader {
+        if let Some(leader) = self.0.lock().leader {
             sigkill(leader);
         }
     }
 
     /// The leader is about to be reaped: from here on the group's id must not be used.
     pub(super) fn forget(&self) {
-        self.lock().leader = None;
+        self.0.lock().leader = None;
     }
 
     /// Whether this worker has asked for the kill.
     pub(super) fn kill_requested(&self) -> bool {
-        self.lock().kill_requested
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().kill_requested
     }
 }
 
