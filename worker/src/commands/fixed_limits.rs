@@ -5,16 +5,22 @@ use runpod_worker_core::Policy;
 use crate::base::{FixedLimit, LimitValue};
 use crate::config::{Config, Description};
 use crate::outbox::OutboxLimits;
-use crate::{app, base, direct, dispatcher, heartbeat, http, queue};
+use crate::{alerts, app, base, direct, dispatcher, heartbeat, http, logs, outbox, process, queue, sensors, traces};
 
 /// Every part that declares limits of its own.
-const PARTS: [&[FixedLimit]; 7] = [
+const PARTS: [&[FixedLimit]; 13] = [
     app::LIMITS,
     dispatcher::LIMITS,
     queue::limits::LIMITS,
     heartbeat::limits::LIMITS,
     http::limits::LIMITS,
     direct::limits::LIMITS,
+    outbox::limits::LIMITS,
+    process::limits::LIMITS,
+    logs::limits::LIMITS,
+    traces::limits::LIMITS,
+    alerts::LIMITS,
+    sensors::limits::LIMITS,
     base::LIMITS,
 ];
 

@@ -8,12 +8,10 @@ use runpod_handler_protocol::LogLine;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::LAST_LINES;
 use super::output::{Output, read_lines};
 use super::running_jobs::RunningJobs;
 use crate::logs::{HANDLER, redact};
-
-/// Lines of stderr kept for the report about the exit.
-const LAST_LINES: usize = 20;
 
 /// Where lines come from.
 pub(super) struct Source {

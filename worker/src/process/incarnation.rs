@@ -13,6 +13,7 @@ use super::events::Events;
 use super::exit;
 use super::group::Group;
 use super::handler_log::{LastLines, Source, log_output};
+use super::limits::END_OF_FILE_TIMEOUT;
 use super::link::{self, Frame};
 use super::resident_memory;
 use super::running_jobs::RunningJobs;
@@ -21,9 +22,6 @@ use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
 use crate::sensors::host::Cgroup;
 use runpod_worker_core::{Exit, ExitReason, ProcessEvent};
 
-/// How long the socket and the pipes of an exited process may stay open before the rest of its group is killed, and again how long
-/// they may stay open after that. Only a descendant can hold them.
-const END_OF_FILE_LIMIT: Duration = Duration::from_secs(1);
 const SIGKILL: i32 = 9;
 
 /// What an incarnation is started with.
@@ -119,10 +117,10 @@ impl Incarnation {
 /// outlives its process would also keep its device memory.
 async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group: &Group) {
     let all_done = async |readers: &mut JoinSet<()>| while readers.join_next().await.is_some() {};
-    let in_time = timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_ok();
+    let in_time = timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_ok();
     group.kill_leftovers();
     stop.cancel();
-    if !in_time && timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_err() {
+    if !in_time && timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_err() {
         readers.abort_all();
     }
 }

@@ -8,6 +8,7 @@ mod exit;
 mod group;
 mod handler_log;
 mod incarnation;
+pub(crate) mod limits;
 mod link;
 mod output;
 mod pool;

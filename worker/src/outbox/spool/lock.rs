@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::config::LOCK_TIMEOUT;
+use crate::outbox::limits::{SPOOL_LOCK_PAUSE, SPOOL_LOCK_TIMEOUT};
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
@@ -51,7 +51,9 @@ impl FolderLock {
         loop {
             match file.try_lock() {
                 Ok(()) => return Self::checked(file, path),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < LOCK_TIMEOUT => sleep(Duration::from_millis(50)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() < SPOOL_LOCK_TIMEOUT => {
+                    sleep(SPOOL_LOCK_PAUSE);
+                }
                 Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
             }
