@@ -20,7 +20,7 @@ test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
 # What is published, dependencies first.
-published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line --package runpod-worker-core --package runpod-worker \
+published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line --package runpod-http-server --package runpod-worker-core --package runpod-worker \
 	--package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
@@ -97,11 +97,12 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics cost, what the endpoint can do
+bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
+	cargo bench --locked --package runpod-worker --bench redaction
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
 
 .PHONY: bench-depth
@@ -125,7 +126,7 @@ sbom: tools ## A bill of materials of each published program and crate (CycloneD
 	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
 	cargo cyclonedx --format json --spec-version 1.5 --override-filename bom
 	@mkdir -p target/sbom
-	@for folder in alerts log-line worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
+	@for folder in alerts log-line http-server worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
 		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
 	@find examples tests -name bom.json -not -path '*/node_modules/*' -delete
 	@ls -l target/sbom

@@ -17,7 +17,7 @@ use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
 use crate::observer::Observer;
-use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
+use crate::outbox::{self, Outbox, Spool, SpoolConfig, SpoolError, Undelivered};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
@@ -111,7 +111,13 @@ pub async fn run<Q: JobSource + ResultSink>(
     }
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
-    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
+    let heartbeat = Arc::new(heartbeat::spawn(
+        config.heartbeat,
+        latest.clone(),
+        pulse.clone(),
+        Arc::clone(&metrics),
+        JobSource::outage(&*queue),
+    )?);
     let alerts = alerts::spawn(config.alerts, &config.identity.worker_id, latest.clone(), gpus.gpus(), over.clone())?;
     let server = listener.map(|listener| {
         let state = HttpState {
@@ -167,7 +173,7 @@ pub async fn run<Q: JobSource + ResultSink>(
 }
 
 /// Opens the spool. Without `--spool-dir` the worker also runs without one.
-async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Recovery)>, StartError> {
+async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Undelivered)>, StartError> {
     let required = config.required;
     let opened = tokio::task::spawn_blocking(move || Spool::open(&config)).await;
     match opened {
@@ -186,17 +192,17 @@ async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Recovery)>, St
 async fn start_outbox<Q: ResultSink>(
     config: &Config,
     queue: Arc<Q>,
-    spool: Option<(Spool, Recovery)>,
+    spool: Option<(Spool, Undelivered)>,
     events: &mpsc::Sender<Event>,
 ) -> Outbox {
     let (identity, limits) = (config.identity.clone(), config.outbox);
-    let Some((spool, recovery)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
-    let jobs = recovery.results.iter().map(|(_, record)| record.job.clone()).collect();
+    let Some((spool, undelivered)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
+    let jobs = undelivered.results.iter().map(|(_, record)| record.job.clone()).collect();
     // The channel is new, so this does not wait.
     let _ = events.send(Event::Delivery(DeliveryEvent::Undelivered(jobs))).await;
     let always = config.spool.always;
-    let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &recovery);
-    outbox.recover(recovery);
+    let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &undelivered);
+    outbox.resume(undelivered);
     outbox
 }
 

@@ -66,7 +66,7 @@ where
             sink.push(line::stamped_json(&fields, level, &self.worker_id));
         }
         let line = line::line(&fields, self.format, level, &self.worker_id);
-        // Nowhere is left to complain to when the log itself cannot be written.
+        // An error of the log itself cannot be logged.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
     }
 }

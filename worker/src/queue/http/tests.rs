@@ -334,8 +334,14 @@ async fn neither_keys_nor_payloads_reach_the_log() {
         events.recv().await.unwrap();
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for expected in ["no usable id", "No jobs can be taken", "401", "a chunk is lost", "could not be delivered", "413"]
-    {
+    for expected in [
+        "no usable id",
+        "No jobs can be taken",
+        "401",
+        "A chunk could not be delivered",
+        "could not be delivered",
+        "413",
+    ] {
         assert!(log.contains(expected), "{expected} is missing in:\n{log}");
     }
     assert!(!log.contains("hunter2"), "{log}");
