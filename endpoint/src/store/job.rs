@@ -116,7 +116,7 @@ pub(crate) struct Job<P> {
 }
 
 impl<P: Content> Job<P> {
-    /// A job that neither the deadlines nor the account know yet.
+    /// A job that is not in the deadlines and the account yet.
     pub(crate) fn new(record: Record<P>, stream: Stream) -> Self {
         let armed = record.submitted;
         Self { record, stream, history: History::default(), armed, counted: Size::default() }

@@ -12,9 +12,9 @@ pub type Payload = Arc<RawValue>;
 pub trait Content: Clone + Debug + Send + Sync + 'static {
     /// Length of the JSON text in bytes.
     fn bytes(&self) -> usize;
-    /// How many of them stay in memory.
+    /// How many of these bytes stay in memory.
     fn bytes_in_memory(&self) -> usize;
-    /// Hands the text over to whoever writes it down, once; from then on only its address is kept.
+    /// Returns the text for writing it down, once; from then on only its address is kept.
     fn hand_over(&mut self, part: Part, number: u64) -> Option<Payload>;
 }
 

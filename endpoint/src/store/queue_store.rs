@@ -30,7 +30,7 @@ use super::workers::{Heartbeat, WorkerEvent};
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
 
-/// The store that lives and dies with the process.
+/// The store in memory: its jobs end with the process.
 pub type MemoryStore = QueueStore<InMemory>;
 
 /// All endpoints: a state machine for each, and a backing that all of them share.

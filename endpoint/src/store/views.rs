@@ -53,7 +53,7 @@ impl<P> JobView<P> {
 pub struct Assignment<P = Payload> {
     /// The job.
     pub id: JobId,
-    /// Which attempt this is; tells a stale return from a current one.
+    /// Which attempt this is; a return of an earlier attempt is ignored.
     pub attempt: u32,
     /// How long the job has waited.
     pub delay: Duration,

@@ -1,4 +1,4 @@
-//! What the endpoint knows about each worker.
+//! The workers of one endpoint: what each holds, and when it was last in contact.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const HEARTBEATS_TO_STOP: u32 = 2;
 /// A heartbeat of a worker.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat {
-    /// The jobs that the worker says it holds.
+    /// The jobs that the worker holds.
     pub jobs: Vec<JobId>,
     /// The worker reports that it cannot work.
     pub unhealthy: bool,

@@ -76,11 +76,11 @@ impl<P: Content> Queue<P> {
         self.jobs.get(id).is_none_or(|job| !job.stream.is_empty() || job.status().is_terminal())
     }
 
-    /// Removes and returns the stream items that nobody has read.
+    /// Removes and returns the unread stream items.
     ///
     /// # Errors
-    /// When the job is unknown, or was cancelled and its reader has been told so: the official Python client does
-    /// not count CANCELLED as an end and would ask for ever.
+    /// When the job is unknown, or was cancelled and its reader has read that state: the official Python client does not
+    /// take CANCELLED for an end and would ask for ever.
     pub fn drain(&mut self, id: &str) -> Result<(Status, Vec<Payload>), StoreError> {
         let job = self.jobs.get_mut(id).ok_or(StoreError::JobNotFound)?;
         let (id, status) = (Arc::clone(&job.record.id), job.status());

@@ -8,7 +8,7 @@ use crate::store::limits::Limits;
 use crate::store::payload::{Content, Part, Payload};
 use crate::store::request::JobId;
 
-/// Notes of what changed since the last [`Queue::take_changes`]. Off unless asked for: in memory nobody reads them.
+/// Notes of what changed since the last [`Queue::take_changes`]. Switched off for a store that is in memory only.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     enabled: bool,

@@ -15,7 +15,7 @@ impl<P: Content> Queue<P> {
         let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
         let mut extended = heartbeat.jobs.clone();
         if first {
-            // Until now nobody expected heartbeats for what it holds; from here on they are.
+            // The first heartbeat: from here on the jobs that it holds have leases.
             extended.extend(self.workers.get(&worker).into_iter().flat_map(|known| known.held.iter().cloned()));
         }
         for id in extended {

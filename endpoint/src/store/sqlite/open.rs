@@ -11,10 +11,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// Marks the file as ours (`RPEP`).
 const APPLICATION_ID: i32 = 0x5250_4550;
 
-/// Raised with each change of the tables.
+/// Raised by one with each change of the tables.
 const FORMAT: i32 = 2;
 
-/// What makes a file of format 1, 2 … one of the next format. Format 1 noted the platform's default as every job's own.
+/// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
+/// as if each job had set it.
 const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
     UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
 
@@ -53,7 +54,7 @@ pub enum OpenError {
     Unusable(PathBuf, String),
 }
 
-/// The connection that writes, and the lock that says so to other processes.
+/// The connection that writes, and the lock that keeps other processes away.
 pub(super) fn open(path: &Path) -> Result<(Connection, File), OpenError> {
     // SQLite would create it readable for everyone; jobs may hold secrets.
     private_file(path, path)?;
