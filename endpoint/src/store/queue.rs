@@ -47,6 +47,8 @@ pub enum Effect {
     JobFinished(JobId, Status),
     /// The job reached an end that is to be reported to its webhook.
     WebhookDue(JobId),
+    /// A second process uses the id of this worker.
+    DuplicateWorker(Arc<str>),
 }
 
 /// All jobs and workers of one endpoint.

@@ -266,8 +266,9 @@ impl<B: Backing> Store for QueueStore<B> {
     ) -> Result<Vec<Assignment>, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
         self.backing.ready()?;
-        let _poll = Poll::start(&endpoint, worker);
+        let poll = Poll::for_jobs(&endpoint, worker);
         let mut taken = endpoint.take(worker, max, Instant::now() + wait).await;
+        poll.answered();
         if taken.jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -311,8 +312,27 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
+        let poll = Poll::for_stops(&endpoint, worker);
         let look = || Some(endpoint.with(|queue, _| queue.take_stops(worker)).0).filter(|stops| !stops.is_empty());
-        Ok(endpoint.wakers.stop_polls.wait(worker, Instant::now() + wait, look).await.unwrap_or_default())
+        let stops = endpoint.wakers.stop_polls.wait(worker, Instant::now() + wait, look).await;
+        poll.answered();
+        Ok(stops.unwrap_or_default())
+    }
+
+    async fn admit(&self, endpoint: &str, worker: &str, instance: Option<&str>) -> Result<(), StoreError> {
+        self.endpoint(endpoint)?.with(|queue, now| queue.admit(now, worker, instance)).0
+    }
+
+    async fn hand_back(&self, endpoint: &str, worker: &str, ids: &[JobId]) -> Result<usize, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(0) };
+        self.commit(&endpoint, |queue, now| queue.hand_back(now, worker, ids)).await
+    }
+
+    async fn goodbye(&self, endpoint: &str, worker: &str) -> Result<(), StoreError> {
+        if let Some(endpoint) = self.find(endpoint) {
+            endpoint.with(|queue, _| queue.goodbye(worker));
+        }
+        Ok(())
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {

@@ -149,17 +149,45 @@ impl<B: Backing> Drop for Taken<'_, B> {
 pub(super) struct Poll<'a, B: Backing> {
     endpoint: &'a Endpoint<B>,
     worker: &'a str,
+    asks_for: AsksFor,
+    /// False for as long as the worker may hang up.
+    answered: bool,
+}
+
+/// What a poll asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AsksFor {
+    Jobs,
+    Stops,
+    /// A poll for stop signals of a worker that is not known yet is not counted.
+    StopsUnknown,
 }
 
 impl<'a, B: Backing> Poll<'a, B> {
-    pub(super) fn start(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+    pub(super) fn for_jobs(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
         endpoint.with(|queue, now| queue.poll_started(now, worker));
-        Self { endpoint, worker }
+        Self { endpoint, worker, asks_for: AsksFor::Jobs, answered: false }
+    }
+
+    pub(super) fn for_stops(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+        let (known, _) = endpoint.with(|queue, now| queue.stop_poll_started(now, worker));
+        let asks_for = if known { AsksFor::Stops } else { AsksFor::StopsUnknown };
+        Self { endpoint, worker, asks_for, answered: false }
+    }
+
+    /// The poll got its answer: the worker did not hang up.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
     }
 }
 
 impl<B: Backing> Drop for Poll<'_, B> {
     fn drop(&mut self) {
-        self.endpoint.with(|queue, now| queue.poll_ended(now, self.worker));
+        let (worker, answered) = (self.worker, self.answered);
+        self.endpoint.with(|queue, now| match self.asks_for {
+            AsksFor::Jobs => queue.poll_ended(now, worker, answered),
+            AsksFor::Stops => queue.stop_poll_ended(now, worker, answered),
+            AsksFor::StopsUnknown => {}
+        });
     }
 }
