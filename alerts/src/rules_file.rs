@@ -174,7 +174,15 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["failure_rate", "gpu_underused", "no_idle_worker", "queue_depth", "timeout_spike", "unhealthy"]
+            [
+                "failure_rate",
+                "gpu_underused",
+                "no_idle_worker",
+                "queue_depth",
+                "timeout_spike",
+                "unhealthy",
+                "worker_lost"
+            ]
         );
         let depth = named(&rules, "queue_depth").unwrap();
         assert_eq!((depth.condition, depth.hold), (Condition::Above(100.0), Duration::from_secs(60)));

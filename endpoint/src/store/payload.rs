@@ -33,7 +33,7 @@ impl Content for Payload {
 }
 
 /// Which payload of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// What the handler gets.
     Input,
@@ -41,6 +41,11 @@ pub enum Part {
     S3Config,
     /// Result or progress.
     Output,
+}
+
+impl Part {
+    /// Every one.
+    pub(crate) const ALL: [Self; 3] = [Self::Input, Self::S3Config, Self::Output];
 }
 
 /// A payload that leaves memory once it is on disk.

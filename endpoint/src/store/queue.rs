@@ -9,6 +9,7 @@ mod journal;
 mod liveness;
 mod reports;
 mod restore;
+mod snapshot;
 mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,7 +28,8 @@ use super::workers::Workers;
 use journal::Journal;
 use transitions::End;
 
-pub(crate) use journal::{Change, Changes, Counters};
+pub(crate) use journal::{Change, Changes, Counters, Mark};
+pub(crate) use snapshot::Snapshot;
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
 const MAX_DUE: usize = 1000;

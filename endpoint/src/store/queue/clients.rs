@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::job::{Job, Notices, Record, State};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Payload};
-use crate::store::request::NewJob;
+use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
 use crate::store::stream::Stream;
 use crate::store::views::{Attempt, JobView, Webhook};
@@ -149,9 +149,8 @@ impl<P: Content> Queue<P> {
 
     /// Unfinished jobs, the waiting ones first and in order; at most `max`.
     #[must_use]
-    pub fn pending(&self, max: usize) -> Vec<JobView<P>> {
-        let held = self.workers.held();
-        self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
+    pub fn pending(&self, max: usize) -> Vec<JobId> {
+        self.waiting.values().chain(self.workers.held()).take(max).cloned().collect()
     }
 
     /// The delivery for a finished job that asked for one. `None` once the record has expired or the job runs again.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::store::backing::{Backing, Entry, Mark};
+use crate::store::backing::{Backing, Entry};
 use crate::store::clock::{Clock, Timestamp};
-use crate::store::queue::Queue;
+use crate::store::queue::{Mark, Queue};
 use crate::store::views::Assignment;
 use crate::store::wakers::Wakers;
 
@@ -54,7 +54,9 @@ impl<B: Backing> Endpoint<B> {
             let mut effects = queue.take_effects();
             if let Some(changes) = queue.take_changes() {
                 let (effects, wakers) = (std::mem::take(&mut effects), Arc::clone(&self.wakers));
+                let jobs = changes.jobs();
                 *mark = self.backing.append(Entry { endpoint: self.key, changes, effects, wakers });
+                queue.mark(&jobs, *mark);
             }
             (result, effects, sooner, *mark)
         };
