@@ -14,7 +14,9 @@ use super::limits::{
     BODY_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, POLL_TIMEOUT, POST_BODY_TIMEOUT, POST_BYTES_PER_SECOND,
     POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
 };
-use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
+use super::{
+    JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire,
+};
 use crate::base::url::append;
 use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
 use runpod_worker_core::JobId;
@@ -31,6 +33,7 @@ pub struct HttpQueue {
     done: UrlTemplate,
     stream: Option<UrlTemplate>,
     tenant: Option<TenantField>,
+    outage: Outage,
 }
 
 /// Shows one URL, without the parts that may be secret.
@@ -59,6 +62,7 @@ impl HttpQueue {
             done: config.done.clone(),
             stream: config.stream.clone(),
             tenant: config.tenant.clone(),
+            outage: Outage::default(),
         })
     }
 
@@ -84,9 +88,19 @@ impl HttpQueue {
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
         match timeout(POLL_TIMEOUT, self.polls.get(url).send()).await {
-            Ok(sent) => sent.map_err(request_error),
+            Ok(sent) => self.note(sent),
+            // A long poll without an answer says nothing about the queue.
             Err(_) => Err(RequestError::TimedOut(POLL_TIMEOUT)),
         }
+    }
+
+    /// Records whether the queue has answered.
+    fn note(&self, sent: Result<Response, reqwest::Error>) -> Result<Response, RequestError> {
+        match &sent {
+            Ok(response) if !response.status().is_server_error() => self.outage.answered(),
+            Ok(_) | Err(_) => self.outage.failed(),
+        }
+        sent.map_err(request_error)
     }
 
     async fn post_result(&self, mut url: String, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
@@ -101,7 +115,9 @@ impl HttpQueue {
         if let Ok(id) = HeaderValue::from_str(job.as_str()) {
             request = request.header(REQUEST_ID, id);
         }
-        match request.send().await {
+        let sent = request.send().await;
+        let timed_out = sent.as_ref().is_err_and(|error| error.is_timeout() && !error.is_connect());
+        match self.note(sent) {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let retry_after = retry_after(response.headers());
@@ -109,13 +125,17 @@ impl HttpQueue {
                 let _ = read_body(response, MAX_SMALL_REPLY, POST_BODY_TIMEOUT).await;
                 PostReply::Status { code, retry_after }
             }
-            Err(error) if error.is_timeout() && !error.is_connect() => PostReply::Failed(RequestError::TimedOut(limit)),
-            Err(error) => PostReply::Failed(request_error(error)),
+            Err(_) if timed_out => PostReply::Failed(RequestError::TimedOut(limit)),
+            Err(error) => PostReply::Failed(error),
         }
     }
 }
 
 impl JobSource for HttpQueue {
+    fn outage(&self) -> Outage {
+        self.outage.clone()
+    }
+
     async fn take(&self, want: usize, holding: bool) -> TakeReply {
         let response = match self.get(&self.take_url(want, holding)).await {
             Ok(response) => response,
@@ -179,6 +199,10 @@ impl JobSource for HttpQueue {
 }
 
 impl ResultSink for HttpQueue {
+    fn outage(&self) -> Outage {
+        self.outage.clone()
+    }
+
     async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
         self.post_result(self.done.for_job(job), job, body, streamed).await
     }
