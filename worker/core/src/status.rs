@@ -83,7 +83,10 @@ impl Worker {
         for job in self.jobs.values() {
             *match job.state {
                 JobState::Queued => &mut counts.in_queue,
-                JobState::Assigned(_) | JobState::Running(_) | JobState::Stopping { .. } => &mut counts.in_progress,
+                JobState::Assigned(_)
+                | JobState::Running(_)
+                | JobState::Stopping { .. }
+                | JobState::Undecided { .. } => &mut counts.in_progress,
                 JobState::Delivering => &mut counts.delivering,
             } += 1;
         }

@@ -177,6 +177,14 @@ pub enum ExitReason {
     Unknown,
 }
 
+impl ExitReason {
+    /// Whether it was asked to end from outside: SIGHUP, SIGINT, SIGQUIT or SIGTERM, which go to every process of a service
+    /// at once in some environments. Shells and other wrappers report such a signal as an exit code of 128 plus its number.
+    pub fn is_end_signal(self) -> bool {
+        matches!(self, Self::Signal(1 | 2 | 3 | 15) | Self::Code(129 | 130 | 131 | 143))
+    }
+}
+
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
