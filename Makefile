@@ -20,7 +20,7 @@ test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
 # What is published, dependencies first.
-published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-worker-core --package runpod-worker \
+published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line --package runpod-http-server --package runpod-worker-core --package runpod-worker \
 	--package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
@@ -52,11 +52,12 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 	cargo build --locked $(demo_packages)
 	@examples/text-embeddings/demo.sh --stay
 
-# The programs are built before the tests, because the end-to-end tests start them.
+# The programs are built before the tests, because the end-to-end tests start them. With TEST_SKIPS=fail a test that cannot run
+# here is a failure, unless it needs a GPU.
 .PHONY: test
-test: tools libtorch model python-client js-client monitoring-packages lint ## Everything that CI runs: lint, all tests
+test: tools libtorch model python-client js-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
-	RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
+	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
 	$(built_endpoint) tests/schemathesis/run.sh
 	tests/manifests/run.sh
@@ -78,8 +79,8 @@ image-test: libtorch image tools ## Run endpoint, example and new handlers from 
 	@tests/image/run.sh
 
 .PHONY: soak
-soak: tools libtorch python-client ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
-	cargo test --locked --package runpod-endpoint --test conformance -- --ignored
+soak: tools libtorch python-client test-packages ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
+	cargo test --locked --package end-to-end-tests --test conformance -- --ignored
 	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes network::heartbeat
 
 .PHONY: lint
@@ -96,11 +97,12 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics cost, what the endpoint can do
+bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
+	cargo bench --locked --package runpod-worker --bench redaction
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
 
 .PHONY: bench-depth
@@ -124,7 +126,7 @@ sbom: tools ## A bill of materials of each published program and crate (CycloneD
 	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
 	cargo cyclonedx --format json --spec-version 1.5 --override-filename bom
 	@mkdir -p target/sbom
-	@for folder in alerts worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
+	@for folder in alerts log-line http-server worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
 		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
 	@find examples tests -name bom.json -not -path '*/node_modules/*' -delete
 	@ls -l target/sbom
@@ -152,10 +154,11 @@ $(js_client):
 	npm install --silent --no-audit --no-fund --prefix .venv/js runpod-sdk@$(js_client_version)
 	touch $@
 
-# A real Prometheus and a real Alertmanager look at the programs in the monitoring tests.
-.PHONY: monitoring-packages
-monitoring-packages:
-	@tests/install-packages.sh prometheus prometheus-alertmanager
+# What tests start besides our own programs: a real Prometheus and Alertmanager for the shipped rules, `readelf` for what a program
+# links, a server with a self-signed certificate, a tracer in Python, a terminal.
+.PHONY: test-packages
+test-packages:
+	@tests/install-packages.sh prometheus prometheus-alertmanager binutils openssl python3 tmux
 
 .PHONY: tools
 tools:

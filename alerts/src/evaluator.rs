@@ -1,4 +1,4 @@
-//! Readings and time in, alerts that start or end out. No clock and no I/O.
+//! Evaluates rules: from readings and time to alerts that fire or resolve. No clock and no I/O.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::rule::Rule;
 use crate::signal::{Counters, Readings};
 
-/// Whether an alert starts or ends.
+/// Whether an alert fires or resolves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlertState {
     /// The condition has held for long enough.
@@ -15,23 +15,23 @@ pub enum AlertState {
     Resolved,
 }
 
-/// Something that people should be told.
+/// A change of an alert that people should know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
-    /// The rule that says so.
+    /// The rule.
     pub rule: Rule,
-    /// Start or end.
+    /// Whether it fires or resolves.
     pub state: AlertState,
-    /// The value of the rule's signal; `None` when an alert ends because there is no value any more.
+    /// The value of the rule's signal; `None` when an alert resolves because the signal has no value any more.
     pub value: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     Quiet,
-    /// The condition holds since this time. Nobody has been told.
+    /// The condition has held since this time; no message was sent.
     Pending(Duration),
-    /// People know.
+    /// A message was sent.
     Firing,
 }
 
@@ -39,8 +39,8 @@ enum Phase {
 struct Watched {
     rule: Rule,
     phase: Phase,
-    /// When people were last told that it fires.
-    told: Option<Duration>,
+    /// When the last firing message was sent.
+    fired_at: Option<Duration>,
 }
 
 /// The states of all rules over one source of readings.
@@ -53,19 +53,20 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// All rules quiet.
+    /// All rules start without an alert.
     pub fn new(rules: Vec<Rule>) -> Self {
         let windows = rules.iter().filter(|rule| rule.signal.has_window()).map(|rule| rule.window);
         Self {
             longest_window: windows.max().unwrap_or_default(),
             history: VecDeque::new(),
-            rules: rules.into_iter().map(|rule| Watched { rule, phase: Phase::Quiet, told: None }).collect(),
+            rules: rules.into_iter().map(|rule| Watched { rule, phase: Phase::Quiet, fired_at: None }).collect(),
         }
     }
 
-    /// Takes the readings of time `now`, which never goes back, and answers what people should be told.
+    /// Evaluates the readings of time `now`, which must not decrease, and returns the alerts that fire or resolve.
     ///
-    /// An alert that ends and starts again within its cool-down is told of when the cool-down is over, if it still holds then.
+    /// If an alert resolves and its condition holds again within the cool-down, it fires when the cool-down is over, if the condition
+    /// still holds then.
     pub fn observe(&mut self, now: Duration, readings: &Readings) -> Vec<Alert> {
         let mut alerts = Vec::new();
         for watched in &mut self.rules {
@@ -81,7 +82,7 @@ impl Evaluator {
 
     fn remember(&mut self, now: Duration, counters: Counters) {
         let begin = now.saturating_sub(self.longest_window);
-        // The last one from before the window is where the window starts.
+        // The last reading before the window is the value at its start.
         while self.history.get(1).is_some_and(|(at, _)| *at <= begin) {
             self.history.pop_front();
         }
@@ -91,7 +92,7 @@ impl Evaluator {
     }
 }
 
-/// What had been counted at `time`: the last reading until then, else the first one of all.
+/// The counters at `time`: the last reading until then, or else the first one.
 fn counters_at(history: &VecDeque<(Duration, Counters)>, time: Duration) -> Option<Counters> {
     let later = history.partition_point(|(at, _)| *at <= time);
     history.get(later.saturating_sub(1)).map(|(_, counters)| *counters)
@@ -109,10 +110,10 @@ impl Watched {
             Phase::Firing => return None,
         };
         let held = now.saturating_sub(since) >= self.rule.hold;
-        let cool = self.told.is_none_or(|told| now.saturating_sub(told) >= self.rule.cool_down);
+        let cool = self.fired_at.is_none_or(|fired_at| now.saturating_sub(fired_at) >= self.rule.cool_down);
         if held && cool {
             self.phase = Phase::Firing;
-            self.told = Some(now);
+            self.fired_at = Some(now);
             return Some(AlertState::Firing);
         }
         self.phase = Phase::Pending(since);
@@ -142,28 +143,31 @@ mod tests {
         Readings { counters: Counters { completed, failed, timed_out }, ..Readings::default() }
     }
 
-    /// What is said at these seconds.
-    fn said(evaluator: &mut Evaluator, steps: impl IntoIterator<Item = (u64, Readings)>) -> Vec<(u64, AlertState)> {
-        let mut said = Vec::new();
+    /// The alerts at these seconds.
+    fn alerts_of(
+        evaluator: &mut Evaluator,
+        steps: impl IntoIterator<Item = (u64, Readings)>,
+    ) -> Vec<(u64, AlertState)> {
+        let mut seen = Vec::new();
         for (second, readings) in steps {
             let alerts = evaluator.observe(Duration::from_secs(second), &readings);
-            said.extend(alerts.iter().map(|alert| (second, alert.state)));
+            seen.extend(alerts.iter().map(|alert| (second, alert.state)));
         }
-        said
+        seen
     }
 
     #[test]
     fn an_alert_is_pending_then_fires_then_resolves() {
         let mut evaluator = only("test", DEPTH);
         let steps = (0..40).map(|second| (second, waiting(if (5..30).contains(&second) { 11 } else { 10 })));
-        assert_eq!(said(&mut evaluator, steps), [(15, AlertState::Firing), (30, AlertState::Resolved)]);
+        assert_eq!(alerts_of(&mut evaluator, steps), [(15, AlertState::Firing), (30, AlertState::Resolved)]);
     }
 
     #[test]
-    fn a_short_peak_is_nothing() {
+    fn a_short_peak_does_not_fire() {
         let mut evaluator = only("test", DEPTH);
         let steps = (0..100).map(|second| (second, waiting(if second % 10 == 9 { 0 } else { 99 })));
-        assert_eq!(said(&mut evaluator, steps), []);
+        assert_eq!(alerts_of(&mut evaluator, steps), []);
     }
 
     #[test]
@@ -171,15 +175,15 @@ mod tests {
         let mut evaluator = only("test", DEPTH);
         let steps = (0..100).map(|second| (second, waiting(if second == 20 { 0 } else { 99 })));
         let expected = [(10, AlertState::Firing), (20, AlertState::Resolved), (70, AlertState::Firing)];
-        assert_eq!(said(&mut evaluator, steps), expected);
+        assert_eq!(alerts_of(&mut evaluator, steps), expected);
     }
 
     #[test]
-    fn what_starts_and_ends_within_the_cool_down_is_not_resolved_either() {
+    fn an_alert_that_starts_and_ends_within_the_cool_down_sends_nothing() {
         let mut evaluator = only("test", DEPTH);
         let bad = |second: u64| (0..20).contains(&second) || (30..45).contains(&second);
         let steps = (0..200).map(|second| (second, waiting(if bad(second) { 99 } else { 0 })));
-        assert_eq!(said(&mut evaluator, steps), [(10, AlertState::Firing), (20, AlertState::Resolved)]);
+        assert_eq!(alerts_of(&mut evaluator, steps), [(10, AlertState::Firing), (20, AlertState::Resolved)]);
     }
 
     #[test]
@@ -187,19 +191,22 @@ mod tests {
         let rule = "signal = \"failure_rate\"\nabove = 0.1\nwindow = \"60s\"\nmin_jobs = 10\nseverity = \"critical\"";
         let mut evaluator = only("test", rule);
         // A thousand good jobs long ago do not hide ten bad ones now.
-        assert_eq!(said(&mut evaluator, [(0, ended(0, 0, 0)), (10, ended(1000, 0, 0)), (100, ended(1000, 9, 0))]), []);
-        assert_eq!(said(&mut evaluator, [(101, ended(1000, 10, 0))]), [(101, AlertState::Firing)]);
+        assert_eq!(
+            alerts_of(&mut evaluator, [(0, ended(0, 0, 0)), (10, ended(1000, 0, 0)), (100, ended(1000, 9, 0))]),
+            []
+        );
+        assert_eq!(alerts_of(&mut evaluator, [(101, ended(1000, 10, 0))]), [(101, AlertState::Firing)]);
         // Nothing ends any more: after the window there is nothing to say.
-        assert_eq!(said(&mut evaluator, [(130, ended(1000, 10, 0))]), []);
-        assert_eq!(said(&mut evaluator, [(162, ended(1000, 10, 0))]), [(162, AlertState::Resolved)]);
+        assert_eq!(alerts_of(&mut evaluator, [(130, ended(1000, 10, 0))]), []);
+        assert_eq!(alerts_of(&mut evaluator, [(162, ended(1000, 10, 0))]), [(162, AlertState::Resolved)]);
     }
 
     #[test]
     fn counters_from_before_the_first_reading_do_not_count() {
         let rule = "signal = \"timeouts\"\nabove = 5\nwindow = \"60s\"\nseverity = \"info\"";
         let mut evaluator = only("test", rule);
-        assert_eq!(said(&mut evaluator, [(0, ended(0, 50, 50)), (1, ended(0, 55, 55))]), []);
-        assert_eq!(said(&mut evaluator, [(2, ended(0, 56, 56))]), [(2, AlertState::Firing)]);
+        assert_eq!(alerts_of(&mut evaluator, [(0, ended(0, 50, 50)), (1, ended(0, 55, 55))]), []);
+        assert_eq!(alerts_of(&mut evaluator, [(2, ended(0, 56, 56))]), [(2, AlertState::Firing)]);
     }
 
     #[test]

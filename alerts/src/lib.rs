@@ -1,7 +1,7 @@
-//! Alerts for people without a monitoring stack: rules over what `/health` and `/metrics` show anyway, an evaluation that is
-//! a pure function of readings and time, and a webhook that is told what starts and what ends.
+//! Alerts without a monitoring stack: rules over the values that `/health` and `/metrics` show, an evaluator that is a pure function
+//! of readings and time, and a webhook that gets one message when an alert fires and one when it resolves.
 //!
-//! `runpod-worker` and `runpod-endpoint` both watch themselves with it. It knows nothing of RunPod's protocol.
+//! `runpod-worker` and `runpod-endpoint` both use it. It has no type of RunPod's protocol.
 
 mod evaluator;
 mod message;

@@ -1,4 +1,4 @@
-//! What a webhook is sent.
+//! The message that a webhook gets.
 
 use std::time::SystemTime;
 
@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::evaluator::{Alert, AlertState};
 use crate::rule::{Severity, time};
 
-/// Longest title and message, in characters. Discord takes 2000 in all.
+/// Longest title, in characters.
 const MAX_TITLE: usize = 200;
+/// Longest message, in characters: with the title it fits into Discord's 2000.
 const MAX_MESSAGE: usize = 1500;
 
 /// The shape of the body.
@@ -46,11 +47,11 @@ impl Format {
 /// One message. Its JSON has exactly these four keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Who says what.
+    /// The source, the rule and whether it fires or resolves.
     pub title: String,
-    /// The figures, and where to read on.
+    /// The figures, and where the runbook is.
     pub message: String,
-    /// `info`, `warning` or `critical`; always `info` when something is over.
+    /// `info`, `warning` or `critical`; always `info` when an alert resolves.
     pub severity: &'static str,
     /// UTC, such as `2026-01-31T12:00:00Z`.
     pub timestamp: String,
@@ -76,7 +77,7 @@ impl Message {
         Self::of(&format!("{source}: {} {verb}", rule.name), &message, severity, now)
     }
 
-    /// A message that only shows that messages arrive.
+    /// A test message.
     pub fn test(source: &str, now: SystemTime) -> Self {
         Self::of(&format!("{source}: test"), "This is a test. Alerts arrive.", Severity::Info, now)
     }
@@ -99,7 +100,7 @@ impl Message {
                 let (title, message) = (escape(title), escape(message));
                 json!({ "text": format!("*{title}* ({severity})\n{message}\n{timestamp}") })
             }
-            // No name in it may call anybody.
+            // A name in the text must not notify anyone.
             Format::Discord => json!({
                 "content": format!("**{title}** ({severity})\n{message}\n{timestamp}"),
                 "allowed_mentions": {"parse": []},
@@ -149,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_alert_wakes_nobody_up() {
+    fn a_resolved_alert_has_the_severity_info() {
         let message = Message::new("w", &alert("failure_rate", AlertState::Resolved, None), noon());
         assert_eq!((message.title.as_str(), message.severity), ("w: failure_rate is resolved", "info"));
         assert!(message.message.starts_with("share of jobs that failed within 5m: nothing to measure."));
     }
 
     #[test]
-    fn chats_get_their_own_shapes() {
+    fn slack_and_discord_get_their_own_bodies() {
         let message = Message::new("a<b>&", &alert("unhealthy", AlertState::Firing, Some(1.0)), noon());
         let slack = message.body(Format::Slack);
         assert!(slack["text"].as_str().unwrap().starts_with("*a&lt;b&gt;&amp;: unhealthy is firing* (critical)\n"));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::signal::Signal;
 
-/// How bad it is.
+/// How severe an alert is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -30,17 +30,17 @@ impl Severity {
     }
 }
 
-/// When a value is bad.
+/// When a value triggers an alert.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Condition {
-    /// Over this.
+    /// When it is greater than this.
     Above(f64),
-    /// Under this.
+    /// When it is less than this.
     Below(f64),
 }
 
 impl Condition {
-    /// Whether `value` is bad.
+    /// Whether `value` triggers an alert.
     pub fn holds(self, value: f64) -> bool {
         match self {
             Self::Above(limit) => value > limit,
@@ -63,19 +63,19 @@ impl fmt::Display for Condition {
 pub struct Rule {
     /// Its name, also the name of its section in the runbook.
     pub name: String,
-    /// What it looks at.
+    /// The value that it watches.
     pub signal: Signal,
-    /// When that is bad.
+    /// When the value triggers an alert.
     pub condition: Condition,
-    /// How far back signals with a window look.
+    /// The period that a signal with a window covers.
     pub window: Duration,
-    /// Ended jobs within the window below which a rate says nothing.
+    /// Fewer ended jobs than this within the window give no rate.
     pub min_jobs: u64,
     /// How long the condition must hold before the alert fires: `for` in the file.
     pub hold: Duration,
-    /// How long after one firing message there is no second one.
+    /// Shortest time between two firing messages.
     pub cool_down: Duration,
-    /// How bad it is.
+    /// How severe it is.
     pub severity: Severity,
 }
 

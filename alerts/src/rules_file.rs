@@ -17,7 +17,7 @@ const MAX_RULES: usize = 64;
 /// Longest rule name.
 const MAX_NAME: usize = 64;
 
-/// Longest window, because every reading within it is remembered.
+/// Longest window: every reading within it is kept.
 const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Longest `for` and `cool_down`.
@@ -34,14 +34,14 @@ pub enum RulesError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
     /// It is not TOML.
     #[error("the alert rules are not TOML: {}", .0.to_string().trim_end().replace('\n', " "))]
     Syntax(#[source] Box<toml::de::Error>),
-    /// Everything that is wrong with single rules.
+    /// Every mistake in single rules.
     #[error("the alert rules cannot be used: {}", .0.join("; "))]
     Rules(Vec<String>),
 }
@@ -72,7 +72,7 @@ pub fn parse_rules(text: &str) -> Result<Vec<Rule>, RulesError> {
                 "the rule name {:?} does not fit: use up to {MAX_NAME} lower-case letters, digits, _ and -",
                 name.chars().take(MAX_NAME).collect::<String>()
             )),
-            _ => problems.push(format!("{name:?} is no rule: write a table such as [queue_depth]")),
+            _ => problems.push(format!("{name:?} is not a rule: write a table such as [queue_depth]")),
         }
     }
     if merged.len() > MAX_RULES {
@@ -219,7 +219,7 @@ mod tests {
                     [timeout_spike]\nabove = 1\nbelow = 2\n[gpu_underused]\nfor = \"soon\"";
         let error = parse_rules(text).unwrap_err().to_string();
         for part in [
-            "\"nonsense\" is no rule",
+            "\"nonsense\" is not a rule",
             "\"Bad\" does not fit",
             "[queue_depth] unknown field `abov`",
             "[failure_rate] `window` must be over 0s",

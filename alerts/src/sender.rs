@@ -1,4 +1,4 @@
-//! Delivers messages one after the other, without holding anybody up.
+//! Delivers messages one after the other, in the background.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::webhook::Webhook;
 /// Messages that may wait.
 const MAX_WAITING: usize = 64;
 
-/// Pauses between attempts grow from about this …
+/// The first pause between attempts, approximately.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// … to this, which also bounds what the receiver may ask for.
+/// The longest pause between attempts; also the longest `Retry-After` that is followed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A message is given up after this time: old news.
+/// After this time a message is dropped, because it is out of date.
 const GIVE_UP: Duration = Duration::from_secs(900);
 
 /// Messages on their way to a webhook.
@@ -38,21 +38,21 @@ impl Sender {
         Self { queue, task: tokio::spawn(deliver_all(webhook, waiting)) }
     }
 
-    /// Sends a message. Never waits: when too many wait already, it is dropped with a warning.
+    /// Queues a message without waiting. When the queue is full, the message is dropped with a warning.
     pub fn send(&self, message: Message) {
         if let Err(error) = self.queue.try_send(message) {
             let title = error.into_inner().title;
-            tracing::warn!(title, "an alert is not sent: {MAX_WAITING} others wait for the webhook");
+            tracing::warn!(title, "An alert is dropped: {MAX_WAITING} others wait for the webhook.");
         }
     }
 
-    /// Takes no more messages and waits until those that wait are delivered, for at most `limit`.
+    /// Waits, for at most `limit`, until the queued messages are delivered. No more are accepted.
     pub async fn finish(self, limit: Duration) {
         drop(self.queue);
         let abort = self.task.abort_handle();
         if timeout(limit, self.task).await.is_err() {
             abort.abort();
-            tracing::warn!(?limit, "alerts were not delivered in time and are dropped");
+            tracing::warn!(?limit, "Alerts were not delivered in time and are dropped.");
         }
     }
 }
@@ -71,15 +71,15 @@ async fn deliver(webhook: &Webhook, message: &Message) {
     loop {
         attempt += 1;
         let Err(error) = webhook.post(message).await else {
-            tracing::debug!(title, attempt, "alert delivered");
+            tracing::debug!(title, attempt, "An alert was delivered.");
             return;
         };
         if !error.is_temporary() || begin.elapsed() >= GIVE_UP {
-            tracing::warn!(title, attempt, %error, "an alert is given up");
+            tracing::warn!(title, attempt, %error, "An alert cannot be delivered and is dropped.");
             return;
         }
         if attempt == 1 {
-            tracing::info!(title, %error, "an alert did not arrive; trying again");
+            tracing::info!(title, %error, "An alert was not delivered. Trying again.");
         }
         let own = pauses.next_backoff().unwrap_or(PAUSE_MAX);
         sleep(error.retry_after().unwrap_or_default().max(own).min(PAUSE_MAX)).await;
@@ -110,7 +110,7 @@ mod tests {
 
     type Bodies = Arc<Mutex<Vec<String>>>;
 
-    /// A receiver that answers with these statuses, then with 204, and notes what it is sent.
+    /// A receiver that answers with these statuses, then with 204, and records the bodies.
     async fn receiver(statuses: &[u16]) -> (WebhookUrl, Bodies) {
         let seen = Bodies::default();
         let statuses = Arc::new(Mutex::new(statuses.iter().rev().copied().collect::<Vec<u16>>()));
@@ -142,17 +142,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_arrive_in_order_and_are_repeated_until_taken() {
+    async fn messages_arrive_in_order_and_are_repeated_until_accepted() {
         assert_eq!(send(&[503, 429], &["one", "two"]).await, ["one: test", "one: test", "one: test", "two: test"]);
     }
 
     #[tokio::test]
-    async fn what_is_refused_is_not_repeated() {
+    async fn a_refused_message_is_not_repeated() {
         assert_eq!(send(&[404, 301], &["one", "two", "three"]).await, ["one: test", "two: test", "three: test"]);
     }
 
     #[tokio::test]
-    async fn a_full_queue_drops_the_newest_and_holds_nobody_up() {
+    async fn a_full_queue_drops_the_newest_messages_without_waiting() {
         let (url, seen) = receiver(&[]).await;
         let sender = Sender::start(Webhook::new(url, Format::Plain).unwrap());
         // The test's own thread has not yet let the task run.

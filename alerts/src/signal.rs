@@ -1,37 +1,37 @@
-//! What rules can be about, and how each value follows from the readings.
+//! The values that rules watch, and how each is computed from the readings.
 
 use serde::Deserialize;
 
-/// What a program knows about itself at one moment. Everything in here is also in its `/health` or `/metrics`.
+/// The state of a program at one moment. All of it is also in its `/health` or `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Readings {
-    /// Jobs that wait.
+    /// Jobs in the queue.
     pub waiting: u64,
     /// Jobs that run.
     pub running: u64,
-    /// Workers that wait for a job.
+    /// Workers without a job.
     pub idle_workers: u64,
-    /// Workers that cannot work.
+    /// Unhealthy workers.
     pub unhealthy_workers: u64,
-    /// Mean utilisation of the GPUs, from 0 to 1; `None` where there is no GPU or nobody can tell.
+    /// Mean utilisation of the GPUs, from 0 to 1; `None` if there is no GPU or the figure is unknown.
     pub gpu_utilization: Option<f64>,
-    /// What only grows.
+    /// Counters; they only grow.
     pub counters: Counters,
 }
 
 /// Jobs that have ended since the program started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// With an output.
+    /// Jobs that ended with an output.
     pub completed: u64,
-    /// With an error, timeouts included.
+    /// Jobs that ended with an error, timeouts included.
     pub failed: u64,
-    /// Of those, by their deadline.
+    /// Failed because of their deadline.
     pub timed_out: u64,
 }
 
 impl Counters {
-    /// What was added since `before`. A counter that was reset has added nothing.
+    /// The increase since `before`; 0 for a counter that was reset.
     fn since(self, before: Self) -> Self {
         Self {
             completed: self.completed.saturating_sub(before.completed),
@@ -41,19 +41,19 @@ impl Counters {
     }
 }
 
-/// What a rule looks at.
+/// The value that a rule watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
-    /// Jobs that wait.
+    /// Jobs in the queue.
     QueueDepth,
     /// Share of the jobs that ended within the window and failed, from 0 to 1.
     FailureRate,
-    /// Jobs that ran into their deadline within the window.
+    /// Jobs that exceeded their deadline within the window.
     Timeouts,
     /// Jobs that wait while no worker is idle.
     JobsWithoutIdleWorker,
-    /// Workers that cannot work.
+    /// Unhealthy workers.
     UnhealthyWorkers,
     /// Utilisation of the GPUs, from 0 to 1, while jobs run or wait.
     GpuUtilization,
@@ -82,25 +82,25 @@ impl Signal {
         }
     }
 
-    /// For people.
+    /// Its description for people.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::QueueDepth => "jobs waiting",
             Self::FailureRate => "share of jobs that failed",
-            Self::Timeouts => "jobs that ran into their deadline",
+            Self::Timeouts => "jobs that exceeded their deadline",
             Self::JobsWithoutIdleWorker => "jobs waiting while no worker is idle",
             Self::UnhealthyWorkers => "unhealthy workers",
             Self::GpuUtilization => "GPU utilisation while there is work",
         }
     }
 
-    /// Whether it is about what happened within a window, and not about this moment.
+    /// Whether it covers a window of time and not one moment.
     pub fn has_window(self) -> bool {
         matches!(self, Self::FailureRate | Self::Timeouts)
     }
 
-    /// Its value; `before` is what had been counted when the window began. `None` when there is nothing to say: no GPU, no
-    /// work, or fewer than `min_jobs` ended jobs.
+    /// Its value; `before` are the counters at the start of the window. `None` without a GPU, without jobs, or with fewer than
+    /// `min_jobs` ended jobs.
     pub fn value(self, now: &Readings, before: Counters, min_jobs: u64) -> Option<f64> {
         let ended = now.counters.since(before);
         match self {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn without_enough_to_go_by_there_is_no_value() {
+    fn a_signal_without_enough_data_has_no_value() {
         let quiet = Readings { gpu_utilization: Some(0.0), counters: counters(1, 1, 0), ..Readings::default() };
         assert_eq!(Signal::GpuUtilization.value(&quiet, Counters::default(), 0), None);
         assert_eq!(Signal::FailureRate.value(&quiet, Counters::default(), 3), None);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_those_of_the_rules() {
+    fn names_are_those_of_the_rules() {
         for signal in Signal::ALL {
             let read: Signal = serde_json::from_value(signal.as_str().into()).unwrap();
             assert_eq!(read, signal);

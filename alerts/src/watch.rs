@@ -1,4 +1,4 @@
-//! One source of readings, watched: what starts and ends is logged, and sent if there is a webhook.
+//! Watches one source of readings: alerts are logged, and sent if there is a webhook.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +9,7 @@ use crate::rule::{Rule, Severity};
 use crate::sender::Sender;
 use crate::signal::Readings;
 
-/// How often readings should be taken.
+/// Interval between two readings.
 pub const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The alerts of one worker or endpoint.
@@ -22,12 +22,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches `source`, whose name stands in every message.
+    /// Watches `source`; its name is part of every message.
     pub fn new(source: &str, rules: Vec<Rule>, sender: Option<Arc<Sender>>) -> Self {
         Self { source: source.to_owned(), evaluator: Evaluator::new(rules), sender, started: Instant::now() }
     }
 
-    /// Takes readings. Never waits.
+    /// Evaluates the readings. Does not wait.
     pub fn observe(&mut self, readings: &Readings) {
         for alert in self.evaluator.observe(self.started.elapsed(), readings) {
             let message = Message::new(&self.source, &alert, SystemTime::now());

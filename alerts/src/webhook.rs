@@ -1,4 +1,4 @@
-//! One POST to the receiver.
+//! Posts one message to the receiver.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::request_error::request_error_text;
 /// Longest attempt.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where alerts are sent. Whoever knows the URL can post there, so it is a secret: every print says `set`.
+/// Where alerts are sent. The URL gives access, so it is a secret: it is printed as `set`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookUrl(Url);
 
@@ -26,14 +26,14 @@ impl WebhookUrl {
     /// Reads a URL.
     ///
     /// # Errors
-    /// When it is none, or not HTTP.
+    /// When the text is not a URL, or not HTTP.
     pub fn parse(text: &str) -> Result<Self, BadUrl> {
         let url = Url::parse(text.trim()).map_err(|_| BadUrl)?;
         let usable = matches!(url.scheme(), "http" | "https") && url.has_host();
         if usable { Ok(Self(url)) } else { Err(BadUrl) }
     }
 
-    /// The value itself, for lists of what must not be logged.
+    /// The value itself, for the list of secrets to redact.
     pub fn expose(&self) -> &str {
         self.0.as_str()
     }
@@ -58,12 +58,12 @@ pub enum SendError {
     /// No HTTP client.
     #[error("the alert webhook cannot be used: {0}; check the certificate settings of this machine")]
     Client(String),
-    /// The receiver did not take it.
+    /// The receiver refused the message.
     #[error("the receiver of alerts answered {status}; it must answer with a 2xx status")]
     Status {
-        /// Its answer.
+        /// The status of its answer.
         status: u16,
-        /// When it wants to be asked again.
+        /// How long it asks to wait.
         retry_after: Option<Duration>,
     },
     /// No answer.
@@ -103,7 +103,7 @@ impl Webhook {
     /// # Errors
     /// When this machine has no usable TLS settings.
     pub fn new(url: WebhookUrl, format: Format) -> Result<Self, SendError> {
-        // A redirected POST arrives as a GET, or carries the alert to somebody else.
+        // A redirect would turn the POST into a GET, or send the alert to another server.
         let client = Client::builder().redirect(Policy::none()).timeout(ATTEMPT_LIMIT).build();
         Ok(Self { client: client.map_err(|error| SendError::Client(request_error_text(error)))?, url, format })
     }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_http_urls_are_taken_and_none_is_shown() {
+    fn only_http_urls_are_accepted_and_none_is_shown() {
         for text in ["hooks.example.org/secret", "ftp://example.org/secret", "", "http:///"] {
             let error = WebhookUrl::parse(text).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receiver_that_is_not_there_is_not_named() {
+    async fn an_error_does_not_name_the_url_of_the_receiver() {
         let url = WebhookUrl::parse("http://127.0.0.1:1/secret-path").unwrap();
         let webhook = Webhook::new(url, Format::Plain).unwrap();
         let error = webhook.post(&Message::test("w", std::time::SystemTime::now())).await.unwrap_err();

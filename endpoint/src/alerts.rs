@@ -1,4 +1,4 @@
-//! Alerts about each endpoint, from the same counters that `/health` shows.
+//! Alerts for each endpoint, from the counters that `/health` shows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Observation, Store};
 
-/// Endpoints that are watched; of more, those that were there first.
+/// Endpoints that are watched: the first ones that the store lists.
 const MAX_ENDPOINTS: usize = 64;
 
-/// The rules and who is told.
+/// The alert rules and the receiver of the messages.
 #[derive(Debug)]
 pub struct Alerts {
     rules: Vec<Rule>,
@@ -20,13 +20,13 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Without a webhook alerts are only logged.
+    /// Without a webhook, alerts are only logged.
     #[must_use]
     pub fn new(rules: Vec<Rule>, webhook: Option<Webhook>) -> Self {
         Self { rules, webhook }
     }
 
-    /// Watches every endpoint of `store` in the background until `stop`. What is not delivered by then is dropped.
+    /// Watches every endpoint of `store` in the background until `stop` is cancelled. Undelivered messages are dropped then.
     pub fn start(self, store: Arc<dyn Store>, stop: CancellationToken) {
         let sender = self.webhook.map(|webhook| Arc::new(Sender::start(webhook)));
         let rules = self.rules;
@@ -55,7 +55,7 @@ impl Alerts {
     }
 }
 
-/// No GPU is seen from here: what is said about them comes from the workers.
+/// There is no GPU reading: GPUs are visible only to the workers, which have alerts of their own.
 fn readings(seen: &Observation) -> Readings {
     let (health, totals) = (&seen.health, &seen.totals);
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);

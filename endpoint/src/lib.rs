@@ -1,7 +1,7 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
-//! [`store`] decides, [`api`] speaks HTTP, [`console`] shows, [`monitoring`] counts, [`alerts`] tells of trouble, [`server`]
-//! listens, [`fleet`] runs local workers, [`local`] knows them, [`cli`] is the program.
+//! [`store`] holds the jobs and decides, [`api`] serves it over HTTP, [`console`] shows it, [`monitoring`] counts, [`alerts`] sends
+//! alerts, [`server`] listens, [`fleet`] runs local workers, [`local`] records their state, [`cli`] is the program.
 
 pub mod alerts;
 pub mod api;

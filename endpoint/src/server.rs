@@ -1,4 +1,4 @@
-//! The listening socket, what is printed when it opens, and how it closes.
+//! The HTTP server: opens the socket, serves all routes, and shuts down.
 
 mod accept;
 
@@ -23,37 +23,55 @@ pub struct ServerConfig {
     pub bind: SocketAddr,
     /// Keys to enforce.
     pub keys: Keys,
-    /// Without keys, listen beyond this machine and answer to every host name.
+    /// Without keys, listen beyond this machine and accept every host name.
     pub insecure: bool,
     /// How long worker polls are held open. Workers give up after 90 s.
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
-    /// What the operator switched on.
+    /// What the operator has switched on.
     pub options: Arc<Options>,
 }
 
-/// Why the server does not run.
+impl ServerConfig {
+    /// Checks what can be checked without a socket.
+    ///
+    /// # Errors
+    /// When a key is empty, or the address must not be used without keys.
+    pub fn check(&self) -> Result<(), ServerError> {
+        let Keys { client, worker, .. } = &self.keys;
+        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
+            return Err(ServerError::EmptyKey);
+        }
+        let protected = !client.is_empty() && !worker.is_empty();
+        if !self.bind.ip().is_loopback() && !protected && !self.insecure {
+            return Err(ServerError::Unprotected(self.bind));
+        }
+        Ok(())
+    }
+}
+
+/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// Open to the network without keys.
+    /// The address is reachable from the network, and not both keys are set.
     #[error(
         "refusing to listen on {0} without keys: set --api-key and --worker-key, bind to 127.0.0.1, or pass --insecure-no-auth"
     )]
     Unprotected(SocketAddr),
-    /// A key that nobody could send.
+    /// A key is empty.
     #[error("an empty key protects nothing: give --api-key and --worker-key a value or leave them out")]
     EmptyKey,
-    /// The port is taken.
+    /// Another program uses the port.
     #[error("{0} is in use: stop the program that listens there or choose another port with --bind")]
     InUse(SocketAddr),
-    /// Any other refusal of the system.
+    /// The system refuses the address.
     #[error("cannot listen on {0}: {1}; choose another address with --bind")]
     Bind(SocketAddr, #[source] std::io::Error),
 }
 
-/// A bound server that does not answer yet.
+/// A bound server that does not answer requests yet.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -68,14 +86,7 @@ impl Server {
     /// # Errors
     /// When the address cannot be used or must not be used without keys.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
-        let Keys { client, worker, .. } = &config.keys;
-        if client.iter().chain(worker.iter()).any(|key| key.expose().is_empty()) {
-            return Err(ServerError::EmptyKey);
-        }
-        let protected = !client.is_empty() && !worker.is_empty();
-        if !config.bind.ip().is_loopback() && !protected && !config.insecure {
-            return Err(ServerError::Unprotected(config.bind));
-        }
+        config.check()?;
         let listener = TcpListener::bind(config.bind).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::InUse(config.bind),
             _ => ServerError::Bind(config.bind, error),
@@ -84,13 +95,13 @@ impl Server {
         Ok(Self { listener, address, config, local: Local::default(), webhooks: WebhookOutcomes::default() })
     }
 
-    /// Shows these workers in the console and in `/graphql`.
+    /// Sets the local workers that the console and `/graphql` show.
     #[must_use]
     pub fn with_local(self, local: Local) -> Self {
         Self { local, ..self }
     }
 
-    /// Shows in `/metrics` how these deliveries end.
+    /// Sets the webhook counters that `/metrics` shows.
     #[must_use]
     pub fn with_webhooks(self, webhooks: WebhookOutcomes) -> Self {
         Self { webhooks, ..self }
@@ -115,7 +126,8 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
-    /// Answers requests until `shutdown`, then closes within a few seconds. From `drain` on, workers get no jobs.
+    /// Answers requests until `shutdown` is cancelled, then closes within a few seconds. Once `drain` is cancelled, workers get no
+    /// jobs.
     pub async fn run(self, store: Arc<dyn Store>, drain: CancellationToken, shutdown: CancellationToken) {
         let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));

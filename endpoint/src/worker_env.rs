@@ -1,8 +1,8 @@
-//! The environment variables through which a worker finds its endpoint.
+//! The environment variables that tell a worker where its endpoint is.
 
 use crate::secret::Secret;
 
-/// Sent by workers when no key is enforced: the official worker sends no heartbeat without one.
+/// The key that workers send when none is enforced: the official worker sends no heartbeats without a key.
 const PLACEHOLDER_KEY: &str = "no-key-is-enforced";
 
 /// The variables that the platform sets, with the values recommended for a local endpoint: all URLs carry a query

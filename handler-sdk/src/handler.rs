@@ -20,6 +20,9 @@ pub trait Handler: Sized + 'static {
     /// The job's `input`. Serde reads it and `schemars` derives its JSON Schema from the same type. A field is optional when it
     /// is an `Option` or has `#[serde(default)]`. An unknown field is ignored with a warning; with
     /// `#[serde(deny_unknown_fields)]` it fails the job.
+    ///
+    /// Everything that the schema says is enforced before [`run`](Self::run), such as `#[schemars(range(min = 1, max = 10))]`,
+    /// `length` and `regex`. The error lists all problems with their paths.
     type Input: DeserializeOwned + JsonSchema;
     /// The job's `output`, at most 64 MiB of JSON. `NaN` and infinite numbers become `null`, because JSON cannot express them.
     type Output: Serialize + JsonSchema;

@@ -3,16 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::HandlerError;
-use crate::schema_check::{Problem, problems};
+use crate::schema::{InputSchema, MAX_PROBLEM, Problem};
 use crate::text::{cut, log};
 
-/// Longest text of one problem, in bytes. An error quotes the value that it is about, which can be long.
-const MAX_PROBLEM: usize = 512;
 /// Most unknown fields that are logged.
 const MAX_UNKNOWN_FIELDS: usize = 100;
 
@@ -30,9 +27,12 @@ pub(crate) fn parse_envelope(job: &[u8]) -> Result<Envelope, HandlerError> {
     Ok(Envelope { input: fields.remove("input"), fields })
 }
 
-/// Reads the input as `T`. A missing input counts as `{}`, because the platform drops empty objects. So does `null`, unless `T`
-/// accepts `null`.
-pub(crate) fn parse_input<T: DeserializeOwned + JsonSchema>(raw: Option<&RawValue>) -> Result<T, HandlerError> {
+/// Reads the input as `T`, and holds it to the JSON Schema of `T`. A missing input counts as `{}`, because the platform drops
+/// empty objects. So does `null`, unless `T` accepts `null`.
+pub(crate) fn parse_input<T: DeserializeOwned>(
+    raw: Option<&RawValue>,
+    schema: &InputSchema,
+) -> Result<T, HandlerError> {
     let mut text = raw.map_or("{}", RawValue::get);
     if text == "null" {
         if let Ok(value) = serde_json::from_str(text) {
@@ -40,18 +40,27 @@ pub(crate) fn parse_input<T: DeserializeOwned + JsonSchema>(raw: Option<&RawValu
         }
         text = "{}";
     }
-    parse(text, |unknown| warn_unknown("input", unknown)).map_err(|first| {
-        let mut found = vec![first];
-        if let Ok(value) = serde_json::from_str(text) {
-            let others = problems(schemars::schema_for!(T).as_value(), &value);
-            let news =
-                |problem: &Problem| problem.path != found[0].path || problem.missing && problem.text != found[0].text;
-            let others: Vec<_> = others.into_iter().filter(news).collect();
-            found.extend(others);
+    let (value, problems) = match parse(text, |unknown| warn_unknown("input", unknown)) {
+        Ok(value) => (Some(value), schema.problems_beyond_serde(text)),
+        Err(first) => (None, with_others(first, text, schema)),
+    };
+    match value.filter(|_| problems.is_empty()) {
+        Some(value) => Ok(value),
+        None => {
+            let lines: Vec<_> = problems.iter().map(|problem| problem.line("input")).collect();
+            Err(HandlerError::validation(lines.join("; ")))
         }
-        let lines: Vec<_> = found.iter().map(|problem| problem.line("input")).collect();
-        HandlerError::validation(lines.join("; "))
-    })
+    }
+}
+
+/// The first problem, at which serde stopped, and all others by the schema.
+fn with_others(first: Problem, text: &str, schema: &InputSchema) -> Vec<Problem> {
+    let Ok(value) = serde_json::from_str(text) else { return vec![first] };
+    let is_new = |problem: &Problem| {
+        problem.path != first.path || problem.about_a_field && !first.text.starts_with(&problem.text)
+    };
+    let others: Vec<_> = schema.problems(&value).into_iter().filter(is_new).collect();
+    std::iter::once(first).chain(others).collect()
 }
 
 /// Reads another top-level field. Serde's message quotes the value, which may be a secret, so the error only names what was
@@ -60,7 +69,7 @@ pub(crate) fn parse_field<T: DeserializeOwned>(name: &str, raw: &RawValue) -> Re
     parse(raw.get(), |unknown| warn_unknown(name, unknown)).map_err(|problem| {
         let text = match problem.text.rsplit_once(", expected ") {
             Some((_, expected)) => format!("expected {expected}"),
-            None if problem.missing => problem.text,
+            None if problem.about_a_field => problem.text,
             None => "does not have the expected form".to_owned(),
         };
         HandlerError::validation(Problem { text, ..problem }.line(name))
@@ -72,15 +81,20 @@ fn parse<T: DeserializeOwned>(text: &str, mut unknown: impl FnMut(&str)) -> Resu
     let mut json = serde_json::Deserializer::from_str(text);
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     serde_ignored::deserialize(tracked, |path| unknown(&path.to_string())).map_err(|error: serde_json::Error| {
-        let path = track.path();
+        let track = track.path();
         // Line and column are of no use to a caller who sent an object: the path is given instead.
         let place = format!(" at line {} column {}", error.line(), error.column());
         let text = error.to_string();
         let text = text.strip_suffix(&place).unwrap_or(&text);
+        let mut path = if track.iter().len() == 0 { String::new() } else { track.to_string() };
+        // An unknown field is a problem of the object around it, as a missing one is.
+        if text.starts_with("unknown field") {
+            path.truncate(path.rfind('.').unwrap_or_default());
+        }
         Problem {
-            path: if path.iter().len() == 0 { String::new() } else { path.to_string() },
+            path,
             text: cut(text, MAX_PROBLEM).into_owned(),
-            missing: text.starts_with("missing field"),
+            about_a_field: text.starts_with("missing field") || text.starts_with("unknown field"),
         }
     })
 }

@@ -74,7 +74,7 @@
 //!
 //! | cause | effect on the job | effect on the process |
 //! | --- | --- | --- |
-//! | the input does not have the type [`Handler::Input`] | fails as `validation`, with the JSON path of every problem | none |
+//! | the input does not have the type [`Handler::Input`], or breaks a limit of its schema | fails as `validation`, with the JSON path of every problem | none |
 //! | `run` returns an error | fails with the error's kind and message, and its causes as traceback | none |
 //! | a panic | fails as `inference_error`, with message and backtrace | the slot loads its model again |
 //! | out of device memory, by the error's text | fails as `oom`, with the allocator's statistics | the allocator's cache is emptied |
@@ -122,7 +122,7 @@ mod job;
 mod load_env;
 mod panics;
 mod running_job;
-mod schema_check;
+mod schema;
 mod secret;
 mod send_queue;
 mod serve;

@@ -79,6 +79,7 @@ mod tests {
 
     use super::*;
     use crate::input::parse_input;
+    use crate::schema::InputSchema;
 
     #[derive(Debug, Deserialize, JsonSchema)]
     struct Input {
@@ -94,7 +95,8 @@ mod tests {
 
     fn parse(input: &serde_json::Value) -> Result<Input, String> {
         let raw = serde_json::value::to_raw_value(input).unwrap();
-        parse_input(Some(&raw)).map_err(|error| error.to_string())
+        let schema = InputSchema::compile(schemars::schema_for!(Input).as_value()).unwrap();
+        parse_input(Some(&raw), &schema).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod control;
 mod exit;
 mod fitness;
 mod job_memory;
+mod loading;
+mod reply;
 mod slot;
 #[cfg(test)]
 mod tests;

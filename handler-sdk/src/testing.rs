@@ -133,7 +133,11 @@ impl Harness {
         stream.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
         let handler = Some(std::thread::spawn(|| serve_on::<H>(theirs, || {})));
         let mut this = Self { stream, decoder: Decoder::new(), handler, jobs: 0 };
-        let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: env!("CARGO_PKG_VERSION").into() };
+        let hello = ToHandler::Hello {
+            protocol: PROTOCOL_VERSION,
+            worker_version: env!("CARGO_PKG_VERSION").into(),
+            processes: 1,
+        };
         this.send(&hello, b"")?;
         let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: device.into(), chunk_window: 1 };
         this.send(&load, b"")?;

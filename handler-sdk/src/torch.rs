@@ -5,7 +5,9 @@
 //!   is not linked, so handlers need no link flags.
 //! - [`load_safetensors`] fills a `VarStore` and reports every tensor that does not fit.
 //! - [`memory`] reports the allocator's memory and empties its cache.
-//! - Slot threads run with gradients off.
+//! - Slot threads run with gradients off, and with their share of the CPUs: the CPUs that the process may use (by affinity and
+//!   cgroup quota), divided by the worker's number of processes and of slots. Set `OMP_NUM_THREADS` to choose another number of
+//!   threads, or call `tch::set_num_threads` in `load`. `runpod-worker check` prints the number.
 //!
 //! Prefer the `f_*` functions of `tch`: the others panic on an error, and a panic costs a reload.
 
@@ -15,19 +17,17 @@ mod device;
 mod fitness;
 mod libraries;
 pub mod memory;
+mod threads;
 mod weights;
 
 pub use device::DeviceError;
 pub(crate) use fitness::device_checks;
+pub(crate) use threads::{Models, limit_threads};
 pub use weights::{WeightsError, load_safetensors};
 
-/// Switches gradients off while the guard is alive, and gives each of several slots its share of the CPU cores.
-pub(crate) fn prepare_slot_thread(slots: u32) -> tch::NoGradGuard {
-    if slots > 1 {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = (cores / slots as usize).max(1);
-        tch::set_num_threads(i32::try_from(share).unwrap_or(i32::MAX));
-    }
+/// Limits the CPU threads of libtorch on this thread, and switches gradients off while the guard is alive.
+pub(crate) fn prepare_model_thread(models: Models) -> tch::NoGradGuard {
+    limit_threads(models);
     tch::no_grad_guard()
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn gradients_are_off_on_a_slot_thread() {
-        let _guard = prepare_slot_thread(1);
+        let _guard = prepare_model_thread(Models { processes: 1, slots: 1 });
         let weight = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         assert!(!(&weight * 2).requires_grad());
     }

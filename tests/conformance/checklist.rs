@@ -1,5 +1,5 @@
 //! What RunPod's protocol asks of a worker, statement by statement, and the tests that show it. The numbers are those of the
-//! compatibility checklist in the protocol's specification; what it asks of an endpoint is in `endpoint/tests/conformance`.
+//! compatibility checklist in the protocol's specification; what it asks of an endpoint is in `endpoint/checklist.rs`.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -61,12 +61,12 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         8,
         "without RUNPOD_POD_ID the worker polls with a random id and sends no heartbeat",
-        Tests(&["missing_parts_of_the_platform_are_lived_with", "without_a_queue_there_is_no_network"]),
+        Tests(&["missing_variables_of_the_platform_are_warned_about", "without_a_queue_there_is_no_network"]),
     ),
     (
         9,
         "RUNPOD_PING_INTERVAL is milliseconds, 10000 by default; small values do no harm",
-        Tests(&["missing_parts_of_the_platform_are_lived_with"]),
+        Tests(&["missing_variables_of_the_platform_are_warned_about"]),
     ),
     (
         10,
@@ -97,7 +97,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         20,
         "no answer to a take ends the process",
         Tests(&[
-            "every_answer_to_a_take_has_its_meaning",
+            "every_answer_to_a_take_is_understood",
             "answers_that_make_no_sense_are_survived_and_not_hammered",
             "errors_slow_the_poll_down_and_a_good_answer_ends_that",
         ]),
@@ -105,7 +105,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         21,
         "after 429 the next take is 5 s later at least",
-        Tests(&["too_many_requests_are_five_seconds_of_rest_and_shown", "throttling_waits_five_seconds_or_longer"]),
+        Tests(&["too_many_requests_are_five_seconds_of_rest_and_shown", "a_429_pauses_for_five_seconds_or_longer"]),
     ),
     (
         22,
@@ -124,7 +124,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         25,
         "parameters of the media type are accepted",
-        Tests(&["every_answer_to_a_take_has_its_meaning", "every_form_of_a_job_is_accepted"]),
+        Tests(&["every_answer_to_a_take_is_understood", "every_form_of_a_job_is_accepted"]),
     ),
     (26, "arrays and objects are accepted on both routes", Tests(&["arrays_and_objects_are_both_taken"])),
     (27, "[], null and scalars are no job", Tests(&["no_job_is_no_error", "no_job_is_asked_for_again_at_once"])),
@@ -171,7 +171,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         36,
         "gzip, chunked replies and 307 are handled",
         Tests(&[
-            "every_answer_to_a_take_has_its_meaning",
+            "every_answer_to_a_take_is_understood",
             "redirects_that_keep_the_method_are_followed_and_no_others",
             "a_redirect_is_followed_with_the_key_on_the_same_host",
         ]),
@@ -186,7 +186,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         50,
         "the stop URL is that of job-take with its route replaced, and nothing added",
         Tests(&[
-            "every_answer_on_the_stop_channel_has_its_meaning",
+            "every_answer_on_the_stop_channel_is_understood",
             "answers_that_stop_nothing_are_survived_with_a_pause",
         ]),
     ),
@@ -286,7 +286,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         74,
         "a result that has no JSON form is reported as an error",
-        Tests(&["an_output_without_json_form_fails_the_job"]),
+        Tests(&["an_output_that_cannot_be_written_as_json_fails_the_job"]),
     ),
     (75, "numbers that JSON lacks become null", Tests(&["numbers_that_json_lacks_become_null"])),
     (
@@ -329,7 +329,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         102,
         "their failures never end the worker; 429 and 5xx are tried again",
-        Tests(&["a_ping_is_tried_again_after_429_and_5xx_only", "pings_that_fail_are_repeated_and_harm_nothing"]),
+        Tests(&["only_429_and_5xx_make_a_ping_retry", "pings_that_fail_are_repeated_and_harm_nothing"]),
     ),
     (
         103,
@@ -341,7 +341,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "the report has its four fields, is short, and gives up after 2 s",
         Tests(&[
             "an_unhealthy_report_is_sent_before_the_end",
-            "an_unhealthy_report_that_nobody_answers_takes_two_seconds",
+            "an_unhealthy_report_without_an_answer_takes_two_seconds",
         ]),
     ),
     (
@@ -423,7 +423,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         Tests(&[
             "ping_says_204_while_the_model_loads",
             "a_load_balancing_worker_answers_as_the_guide_says",
-            "the_platforms_ports_are_for_everyone_and_the_default_is_for_this_machine",
+            "ports_of_the_platform_are_on_all_addresses_and_the_default_is_local",
         ]),
     ),
     (
@@ -443,9 +443,10 @@ fn every_statement_has_its_place() {
 #[test]
 fn every_statement_has_a_test_that_exists_or_a_reason() {
     let mut sources = String::new();
-    for folder in ["tests", "worker/src", "handler-sdk/src"] {
+    for folder in ["tests", "worker", "log-line/src", "handler-sdk/src"] {
         collect(&repository().join(folder), &mut sources).unwrap();
     }
+    let mut missing = Vec::new();
     for (number, statement, proof) in CHECKLIST {
         let (tests, reason): (&[&str], _) = match proof {
             Tests(tests) => (tests, None),
@@ -455,10 +456,12 @@ fn every_statement_has_a_test_that_exists_or_a_reason() {
         assert!(!tests.is_empty() || reason.is_some(), "{number}: {statement} has no proof");
         assert!(reason.is_none_or(|reason| reason.len() > 20), "{number}: {statement} has no reason");
         for test in tests {
-            let found = sources.match_indices(&format!("fn {test}(")).count();
-            assert!(found > 0, "{number}: there is no test `{test}`");
+            if !sources.contains(&format!("fn {test}(")) {
+                missing.push(format!("{number}: `{test}`"));
+            }
         }
     }
+    assert!(missing.is_empty(), "there are no such tests: {missing:#?}");
 }
 
 /// The text of every source file below.

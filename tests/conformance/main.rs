@@ -1,65 +1,24 @@
-//! The official Python package, unmodified, as client and as worker. `make python-client` installs it. [`checklist`] says where
-//! each statement about workers is tested.
+//! The official Python package and JavaScript SDK, unmodified, as clients and as worker. `make python-client js-client` installs
+//! them. [`checklist`] says where each statement about workers is tested, [`endpoint::checklist`] each about endpoints.
 
 #![expect(clippy::panic, reason = "what cannot be done here fails the test")]
 
 mod bad_days;
 mod checklist;
-
-use std::path::PathBuf;
-use std::time::Duration;
+mod endpoint;
+mod official;
 
 use end_to_end_tests::{Client, Daemon, Endpoint, Stack, WorkerOptions, eventually, repository};
 use serde_json::{Value, json};
 
-/// The environment in which `import runpod` finds the pinned package.
-fn python_env() -> Vec<(String, String)> {
-    let packages = repository().join(".venv/runpod");
-    assert!(packages.join("runpod").is_dir(), "the official Python package is not installed: run `make python-client`");
-    vec![
-        ("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned()),
-        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
-    ]
-}
-
-fn script(name: &str) -> String {
-    repository().join("tests/conformance").join(name).to_string_lossy().into_owned()
-}
-
-fn python() -> PathBuf {
-    PathBuf::from("python3")
-}
-
 /// What `client.py` saw.
-async fn official_client(endpoint: &Endpoint, input: &Value) -> Value {
-    let mut env = python_env();
-    env.push(("RUNPOD_ENDPOINT_BASE_URL".to_owned(), endpoint.base.clone()));
-    let args = [script("client.py"), "test".to_owned(), input.to_string()];
-    let mut client = Daemon::start("client.py", &python(), &args, &env);
-    let status = client.wait(Duration::from_secs(120));
-    let log = client.log();
-    assert!(status.success(), "client.py failed:\n{log}");
-    let last = log.lines().last().unwrap_or_default();
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {log}"))
+fn official_client(endpoint: &Endpoint, input: &Value) -> Value {
+    official::python_client("client.py", &endpoint.base, &["test", &input.to_string()])
 }
 
 /// The official worker on this endpoint, with the handler of this name from `worker.py`.
 fn official_worker(endpoint: &Endpoint, handler: &str) -> Daemon {
-    official_worker_with(endpoint.worker_env("python-1"), handler)
-}
-
-/// The official worker with these variables of the platform.
-fn official_worker_with(platform: Vec<(String, String)>, handler: &str) -> Daemon {
-    let mut env = python_env();
-    env.extend(platform);
-    for (name, value) in [
-        ("CONFORMANCE_HANDLER", handler),
-        ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true"),
-        ("RUNPOD_SKIP_GPU_CHECK", "true"),
-    ] {
-        env.push((name.to_owned(), value.to_owned()));
-    }
-    Daemon::start("worker.py", &python(), &[script("worker.py")], &env)
+    official::worker(endpoint.worker_env("python-1"), handler)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +26,7 @@ async fn the_official_client_gets_the_vectors() {
     let model = repository().join(".models/all-MiniLM-L6-v2");
     let options = WorkerOptions::default().env("TEXT_EMBEDDINGS_MODEL_DIR", &model.to_string_lossy());
     let stack = Stack::start("text-embeddings", options).await;
-    let seen = official_client(&stack.endpoint, &json!({"input": ["A cat sat.", "Ein Hund schlief."]})).await;
+    let seen = official_client(&stack.endpoint, &json!({"input": ["A cat sat.", "Ein Hund schlief."]}));
 
     let vectors = seen["run_sync"]["embeddings"].as_array().unwrap();
     assert_eq!(vectors.len(), 2);

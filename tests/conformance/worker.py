@@ -1,5 +1,6 @@
-"""A handler for the unmodified official worker: doubles a number, streams, or fails, as its input says."""
+"""Handlers for the unmodified official worker. CONFORMANCE_HANDLER names the one to serve."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,10 +8,23 @@ import time
 import runpod
 
 
-def handler(job):
-    if job["input"].get("fail"):
+def plain(job):
+    job_input = job["input"]
+    if job_input.get("fail"):
         raise ValueError("told to fail")
-    return {"doubled": job["input"]["number"] * 2}
+    if job_input.get("progress"):
+        runpod.serverless.progress_update(job, {"percent": 50})
+        time.sleep(job_input["progress"])
+    if "return" in job_input:
+        return job_input["return"]
+    if job_input.get("nan"):
+        return {"value": float("nan"), "text": "NaN"}
+    return {"doubled": job_input["number"] * 2}
+
+
+async def asynchronous(job):
+    await asyncio.sleep(job["input"].get("sleep", 0))
+    return job["input"]
 
 
 def generator(job):
@@ -19,16 +33,34 @@ def generator(job):
 
 
 def misbehaving(job):
-    """Sleeps, or dies of a signal, and then answers like a good one."""
+    """Sleeps, or crashes with a signal, and then answers like a good one."""
     time.sleep(job["input"].get("sleep", 0))
     if job["input"].get("segv"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return {"ok": True}
 
 
-def choose(argument):
-    return {"generator": generator, "misbehaving": misbehaving}.get(argument, handler)
+def unfit():
+    raise RuntimeError("this machine has no unicorn")
+
+
+def main():
+    name = os.environ["CONFORMANCE_HANDLER"]
+    config = {
+        "plain": {"handler": plain},
+        "async": {"handler": asynchronous},
+        "generator": {"handler": generator},
+        "aggregate": {"handler": generator, "return_aggregate_stream": True},
+        "concurrent": {"handler": asynchronous, "concurrency_modifier": lambda _: 4},
+        "crowd": {"handler": asynchronous, "concurrency_modifier": lambda _: 32},
+        "misbehaving": {"handler": misbehaving},
+        "refresh": {"handler": plain, "refresh_worker": True},
+        "unfit": {"handler": plain},
+    }[name]
+    if name == "unfit":
+        runpod.serverless.register_fitness_check(unfit)
+    runpod.serverless.start(config)
 
 
 if __name__ == "__main__":
-    runpod.serverless.start({"handler": choose(os.environ.get("CONFORMANCE_HANDLER"))})
+    main()

@@ -167,11 +167,47 @@ fn every_file_that_the_architecture_names_exists() {
     };
     let mut named = 0;
     for path in code_spans(&prose).filter(is_path) {
-        assert!(exists(path) || path == "packaging.rs", "ARCHITECTURE.md names {path}");
+        assert!(exists(path), "ARCHITECTURE.md names {path}");
         named += 1;
     }
     for path in code_spans(of_the_core).filter(is_path).filter(|path| *path != "worker/core/src/") {
         assert!(repository().join("worker/core/src").join(path).exists(), "the core has no {path}");
     }
     assert!(named > 40, "only {named} paths were found");
+}
+
+/// The trees of the code map: a folder at the left margin, below it names that end in `/` or `.rs`, two spaces deeper in each
+/// folder.
+#[test]
+fn every_file_of_the_code_map_exists() {
+    let text = read(Path::new("ARCHITECTURE.md"));
+    let map = text.split_once("## Code map").unwrap().1.split_once("\n## ").unwrap().0;
+    let (trees, _) = fenced_and_prose(map);
+    let mut folders: Vec<PathBuf> = Vec::new();
+    let mut named = 0;
+    for line in trees.lines().filter(|line| !line.is_empty()) {
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        folders.truncate(depth);
+        let parent = folders.last().cloned().unwrap_or_default();
+        let is_name = |word: &&str| (word.ends_with('/') || word.ends_with(".rs")) && !word.contains('*');
+        for name in line.split_whitespace().take_while(is_name) {
+            let path = parent.join(name);
+            assert!(repository().join(&path).exists(), "the code map names {}", path.display());
+            if name.ends_with('/') && folders.len() == depth {
+                folders.push(path);
+            }
+            named += 1;
+        }
+    }
+    assert!(named > 40, "only {named} files were found");
+}
+
+#[test]
+fn the_operations_guide_explains_every_reason_for_taking_no_job() {
+    let schema: serde_json::Value = serde_json::from_str(&read(Path::new("docs/health.schema.json"))).unwrap();
+    let reasons = schema["$defs"]["Poll"]["properties"]["blockedBy"]["enum"].as_array().unwrap();
+    let guide = read(Path::new("docs/operations.md"));
+    for reason in reasons.iter().filter_map(serde_json::Value::as_str) {
+        assert!(guide.contains(&format!("| `{reason}` |")), "docs/operations.md does not explain {reason}");
+    }
 }

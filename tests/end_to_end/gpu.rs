@@ -1,8 +1,6 @@
 //! Real libtorch at its limits. What a CPU can do too is tested without a GPU; the rest says that it was not.
 
-use std::path::Path;
-
-use end_to_end_tests::{Stack, WorkerOptions, not_tested};
+use end_to_end_tests::{Stack, WorkerOptions, gpu_not_tested, has_gpu};
 use serde_json::{Value, json};
 
 use crate::failures::error;
@@ -13,14 +11,6 @@ const SLACK: i64 = 64 * MIB;
 
 async fn stack(flags: &[&str]) -> Stack {
     Stack::start("gpu-handler", WorkerOptions::flags(flags)).await
-}
-
-fn no_gpu(what: &str) -> bool {
-    let none = !Path::new("/dev/nvidiactl").exists();
-    if none {
-        not_tested(&format!("{what}: this machine has no NVIDIA GPU"));
-    }
-    none
 }
 
 /// Fills some memory and answers what the job said.
@@ -52,7 +42,8 @@ async fn a_computation_without_end_is_killed_at_its_deadline_and_the_device_is_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_out_of_bounds_in_a_kernel_loses_the_device_and_a_new_process_has_it_again() {
-    if no_gpu("a lost device") {
+    if !has_gpu() {
+        gpu_not_tested("a lost device needs an NVIDIA GPU");
         return;
     }
     let stack = stack(&[]).await;
@@ -66,7 +57,8 @@ async fn a_read_out_of_bounds_in_a_kernel_loses_the_device_and_a_new_process_has
 
 #[tokio::test(flavor = "multi_thread")]
 async fn device_memory_is_back_where_it_was_after_20_replacements() {
-    if no_gpu("device memory after replacements") {
+    if !has_gpu() {
+        gpu_not_tested("device memory after replacements: it needs an NVIDIA GPU");
         return;
     }
     let stack = stack(&["--max-jobs", "1"]).await;

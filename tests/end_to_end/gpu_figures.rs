@@ -25,8 +25,8 @@ count 2
 1.temperature 40
 ";
 
-/// Waits until `runtime.gpus` of the worker's health looks like this.
-async fn until(stack: &Stack, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+/// The worker's health, once its `runtime.gpus` looks like this.
+async fn health_when(stack: &Stack, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || async {
         let health = stack.worker.health().await;
         is_so(&health["runtime"]["gpus"]).then_some(health)
@@ -34,8 +34,8 @@ async fn until(stack: &Stack, what: &str, is_so: impl Fn(&Value) -> bool) -> Val
     .await
 }
 
-/// Waits until the worker is in this state.
-async fn until_state(stack: &Stack, state: &str) -> Value {
+/// The worker's health, once it is in this state.
+async fn health_in_state(stack: &Stack, state: &str) -> Value {
     eventually(state, || async {
         let health = stack.worker.health().await;
         (health["worker"]["state"] == state).then_some(health)
@@ -56,7 +56,7 @@ async fn health_and_metrics_show_what_the_driver_and_the_allocator_say() {
     let id = stack.client.submit(json!({})).await;
     stack.client.finished(&id).await;
 
-    let health = until(&stack, "the floor between jobs", |gpus| gpus[1]["memoryFloorBytes"].is_u64()).await;
+    let health = health_when(&stack, "the floor between jobs", |gpus| gpus[1]["memoryFloorBytes"].is_u64()).await;
     let little = json!({
         "id": "GPU-bb22", "index": 0, "temperatureCelsius": 40.0,
         "allocatedBytes": 1_000_000, "reservedBytes": 3_000_000, "peakBytes": 2_000_000,
@@ -89,7 +89,7 @@ async fn health_and_metrics_show_what_the_driver_and_the_allocator_say() {
     assert_eq!(samples(&metrics, "runpod_gpu_power_watts").len(), 1, "the other card does not tell");
 
     nvml.say(&TWO_GPUS.replace("0.xids 0", "0.xids 2").replace("utilization 57", "utilization 100"));
-    let health = until(&stack, "two critical errors", |gpus| gpus[1]["xidErrors"] == 2).await;
+    let health = health_when(&stack, "two critical errors", |gpus| gpus[1]["xidErrors"] == 2).await;
     let gpu = &health["runtime"]["gpus"][1];
     assert_eq!((&gpu["lastXid"], &gpu["gpuUtilPercent"]), (&json!(31), &json!(100.0)));
     assert_eq!(stack.worker.daemon.log().matches("critical error of a GPU").count(), 2);
@@ -100,23 +100,23 @@ async fn a_hot_gpu_is_throttled_or_running_with_the_reason_beside_it() {
     const HOT: &str = "count 1\n0.throttle 0x28\n";
     let nvml = FakeNvml::saying("count 1\n0.throttle 0x1\n");
     let stack = Stack::start("puppet-handler", nvml.options()).await;
-    until_state(&stack, "idle").await;
+    health_in_state(&stack, "idle").await;
     nvml.say(HOT);
-    let health = until_state(&stack, "throttled").await;
+    let health = health_in_state(&stack, "throttled").await;
     let reason = "GPU 0 is slowed down (sw_thermal, hw_slowdown)";
     assert_eq!(health["worker"]["reason"], reason);
     assert_eq!((&health["workers"]["throttled"], &health["workers"]["idle"]), (&json!(1), &json!(0)));
     stack.worker.ready().await;
 
     let id = stack.client.submit(json!({"do": "check_cancel"})).await;
-    let health = until_state(&stack, "running").await;
+    let health = health_in_state(&stack, "running").await;
     assert_eq!(health["worker"]["reason"], reason);
     assert_eq!(health["runtime"]["gpus"][0]["throttleReasons"], json!(["sw_thermal", "hw_slowdown"]));
     stack.client.cancel(&id).await;
-    until_state(&stack, "throttled").await;
+    health_in_state(&stack, "throttled").await;
 
     nvml.say("count 1\n0.throttle 0x0\n");
-    let health = until_state(&stack, "idle").await;
+    let health = health_in_state(&stack, "idle").await;
     assert_eq!(health["worker"].get("reason"), None);
     let log = stack.worker.daemon.log();
     assert!(log.contains(reason) && log.contains("No GPU is slowed down any more"), "{log}");
@@ -158,11 +158,11 @@ async fn the_container_and_its_ports_are_shown() {
 async fn a_driver_that_hangs_stops_nothing() {
     let nvml = FakeNvml::saying(TWO_GPUS);
     let mut stack = Stack::start("puppet-handler", nvml.options()).await;
-    until(&stack, "the GPUs", |gpus| gpus[0]["id"] == "GPU-aa11").await;
+    health_when(&stack, "the GPUs", |gpus| gpus[0]["id"] == "GPU-aa11").await;
     nvml.say(&format!("hang 1\n{TWO_GPUS}"));
     let id = stack.client.submit(json!({"do": "ok"})).await;
     assert_eq!(stack.client.finished(&id).await["status"], "COMPLETED");
-    until(&stack, "what nobody tells any more to go", Value::is_null).await;
+    health_when(&stack, "what nobody tells any more to go", Value::is_null).await;
     assert_eq!(samples(&stack.worker.metrics().await, "runpod_gpu"), [""; 0]);
     stack.worker.daemon.signal(Signal::TERM);
     assert_eq!(stack.worker.daemon.wait(Duration::from_secs(30)).code(), Some(0));

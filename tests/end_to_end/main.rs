@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chaos;
+mod defaults;
 mod deploy;
 mod dev;
 mod documents;

@@ -121,6 +121,17 @@ fn the_handler_and_its_dependencies_are_those_of_the_example() {
     assert_eq!(shown, needed);
 }
 
+#[test]
+fn the_demo_prints_the_headings_that_are_shown() {
+    let demo = std::fs::read_to_string(repository().join("examples/text-embeddings/demo.sh")).unwrap();
+    let shown = block("text", "cosine similarity");
+    let headings: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("== ")).collect();
+    assert_eq!(headings.len(), 3, "{shown}");
+    for heading in headings {
+        assert!(demo.contains(&format!("heading \"{heading}\"")), "make demo prints no {heading:?}");
+    }
+}
+
 /// Nothing is published yet, so a handler crate names the SDK in a clone. The crate is built from what the README shows.
 #[test]
 fn a_new_crate_with_the_dependencies_shown_compiles_the_handler_shown() {

@@ -35,11 +35,11 @@ impl Server {
 
     async fn ready(flags: &[&str]) -> Self {
         let server = Self::start(flags, &[]);
-        server.until_ping_says(StatusCode::OK).await;
+        server.ping_becomes(StatusCode::OK).await;
         server
     }
 
-    async fn until_ping_says(&self, wanted: StatusCode) {
+    async fn ping_becomes(&self, wanted: StatusCode) {
         eventually("the health port's answer", || async {
             let reply = reqwest::get(format!("{}/ping", self.health)).await.ok()?;
             (reply.status() == wanted).then_some(())
@@ -58,12 +58,8 @@ impl Server {
     /// A request that keeps a slot busy, under way until its slot is seen busy.
     async fn busy(&self, input: &Value) -> tokio::task::JoinHandle<reqwest::Result<Response>> {
         let request = tokio::spawn(self.send(input).send());
-        self.until_log_says("Started.").await;
+        self.daemon.logs("Started.").await;
         request
-    }
-
-    async fn until_log_says(&self, words: &str) {
-        eventually(words, || async { self.daemon.log().contains(words).then_some(()) }).await;
     }
 }
 
@@ -146,7 +142,7 @@ async fn sigterm_lets_the_running_request_finish_and_turns_new_ones_away() {
     let mut server = Server::ready(&[]).await;
     let running = server.busy(&json!({ "do": "sleep_ms", "ms": 1500 })).await;
     server.daemon.signal(Signal::TERM);
-    server.until_ping_says(StatusCode::SERVICE_UNAVAILABLE).await;
+    server.ping_becomes(StatusCode::SERVICE_UNAVAILABLE).await;
     let (status, refused) = server.run(json!({ "do": "ok" })).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refused}");
     let (status, done) = answer(running.await.unwrap().unwrap()).await;
@@ -192,7 +188,7 @@ async fn items_that_are_collected_have_a_limit_and_those_that_are_read_have_none
 async fn ping_says_204_while_the_model_loads() {
     let slow = [("PUPPET_START", "load_slow"), ("PUPPET_LOAD_MS", "2000"), ("HEALTH_CHECK_PATH", "/health/up")];
     let server = Server::start(&[], &slow);
-    server.until_ping_says(StatusCode::NO_CONTENT).await;
+    server.ping_becomes(StatusCode::NO_CONTENT).await;
     let request = tokio::spawn(server.send(&json!({ "do": "ok" })).send());
     let (status, done) = answer(request.await.unwrap().unwrap()).await;
     assert_eq!(status, StatusCode::OK, "a request waits for the model: {done}");

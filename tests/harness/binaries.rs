@@ -16,15 +16,18 @@ pub fn repository() -> PathBuf {
 /// # Panics
 /// When the build fails or there is no such program.
 pub fn binary(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let build = run_tool(&cargo.to_string_lossy(), &["build", "--workspace", "--bins", "--locked", "--quiet"]);
-        assert!(build.status.success(), "cargo build failed: {}", String::from_utf8_lossy(&build.stderr));
+        if !build.status.success() {
+            return Err(format!("cargo build failed: {}", String::from_utf8_lossy(&build.stderr)));
+        }
         // target/debug/deps/<test> → target/debug
         let test = std::env::current_exe().unwrap_or_default();
-        test.ancestors().nth(2).map(Path::to_owned).unwrap_or_default()
+        Ok(test.ancestors().nth(2).map(Path::to_owned).unwrap_or_default())
     });
+    let folder = built.as_ref().unwrap_or_else(|error| panic!("{error}"));
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing", path.display());
     path

@@ -72,6 +72,16 @@ impl Client {
         self.finished(&id).await
     }
 
+    /// Submits a job on `/runsync`; the answer.
+    pub async fn runsync(&self, input: Value) -> Value {
+        self.post("/runsync", json!({ "input": input })).await
+    }
+
+    /// Asks again and again until the document below the base is as wanted.
+    pub async fn get_when(&self, path: &str, is_as_wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("{path} to change"), || async { Some(self.get(path).await).filter(&is_as_wanted) }).await
+    }
+
     /// Cancels a job.
     pub async fn cancel(&self, id: &str) -> Value {
         self.post(&format!("/cancel/{id}"), Value::Null).await

@@ -3,7 +3,7 @@
 //! job-take and job-stop without a scripted reply are held open until one is added, like the long polls they are. Every other
 //! route answers 200 unless scripted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::faulty_proxy::break_connection;
 use crate::{eventually, free_port, worker_env};
 
 /// Largest request that is kept.
@@ -44,6 +45,8 @@ enum Delivery {
     Cut,
     /// Not even a status line.
     Never,
+    /// The connection breaks instead of an answer.
+    Broken,
 }
 
 impl Reply {
@@ -70,6 +73,11 @@ impl Reply {
     /// The request is read and never answered.
     pub fn never() -> Self {
         Self { delivery: Delivery::Never, ..Self::status(200) }
+    }
+
+    /// The request is read, and the connection breaks instead of an answer.
+    pub fn broken() -> Self {
+        Self { delivery: Delivery::Broken, ..Self::status(200) }
     }
 
     /// Adds a header.
@@ -106,6 +114,8 @@ pub struct Seen {
     pub at: Instant,
     /// `job-take`, `job-take-batch`, `job-stop`, `job-done`, `job-stream` or `ping`.
     pub route: String,
+    /// The worker that the URL names.
+    pub worker: Option<String>,
     /// The job, on routes that name one.
     pub job: Option<String>,
     /// Query string.
@@ -123,6 +133,8 @@ struct Script {
     takes: VecDeque<Reply>,
     stops: VecDeque<Reply>,
     dones: VecDeque<Reply>,
+    /// The answer to job-done when none is scripted.
+    every_done: Option<Reply>,
     pings: VecDeque<Reply>,
     seen: Vec<Seen>,
 }
@@ -232,6 +244,16 @@ impl FakeQueue {
         self.shared.script().dones.push_back(reply);
     }
 
+    /// Answers every job-done that has no scripted answer like this from now on; `None` accepts them, as at first.
+    pub fn every_done(&self, reply: Option<Reply>) {
+        self.shared.script().every_done = reply;
+    }
+
+    /// Forgets the scripted answers to job-take that no poll has got yet; returns how many there were.
+    pub fn clear_takes(&self) -> usize {
+        self.shared.script().takes.drain(..).count()
+    }
+
     /// Scripts the next answer to a ping.
     pub fn ping(&self, reply: Reply) {
         self.shared.script().pings.push_back(reply);
@@ -259,6 +281,12 @@ impl FakeQueue {
         self.seen("job-done").iter().filter_map(accepted).collect()
     }
 
+    /// The jobs that have an accepted final result.
+    pub fn delivered(&self) -> BTreeSet<String> {
+        let jobs: BTreeSet<String> = self.seen("job-done").into_iter().filter_map(|seen| seen.job).collect();
+        jobs.into_iter().filter(|job| !self.results(job).is_empty()).collect()
+    }
+
     /// Waits for the accepted final result of a job.
     pub async fn result(&self, job: &str) -> Value {
         eventually(&format!("the result of {job}"), || async { self.results(job).pop() }).await
@@ -284,6 +312,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         script.seen.push(Seen {
             at: Instant::now(),
             route: route.clone(),
+            worker: segments.get(1).map(|worker| (*worker).to_owned()),
             job: segments.get(2).map(|job| (*job).to_owned()),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             headers: parts.headers,
@@ -295,13 +324,18 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let reply = match route.as_str() {
         "job-take" | "job-take-batch" => held(&shared, |script| &mut script.takes).await,
         "job-stop" => held(&shared, |script| &mut script.stops).await,
-        "job-done" => shared.script().dones.pop_front().unwrap_or_else(|| Reply::json("{}")),
+        "job-done" => {
+            let mut script = shared.script();
+            script.dones.pop_front().or_else(|| script.every_done.clone()).unwrap_or_else(|| Reply::json("{}"))
+        }
         "ping" => shared.script().pings.pop_front().unwrap_or_else(|| Reply::json("{}")),
         _ => Reply::json("{}"),
     };
     sleep(reply.after).await;
-    if matches!(reply.delivery, Delivery::Never) {
-        std::future::pending::<()>().await;
+    match reply.delivery {
+        Delivery::Never => std::future::pending().await,
+        Delivery::Broken => break_connection(),
+        Delivery::Whole | Delivery::Pieces(..) | Delivery::Cut => {}
     }
     if let Some(seen) = shared.script().seen.get_mut(index) {
         seen.status = Some(reply.status);
@@ -322,7 +356,7 @@ async fn held(shared: &Shared, replies: fn(&mut Script) -> &mut VecDeque<Reply>)
 
 fn response(reply: Reply) -> Response<Body> {
     let body = match reply.delivery {
-        Delivery::Whole | Delivery::Never => Body::from(reply.body),
+        Delivery::Whole | Delivery::Never | Delivery::Broken => Body::from(reply.body),
         Delivery::Pieces(size, pause) => Body::from_stream(unfold(reply.body, move |mut rest| async move {
             if rest.is_empty() {
                 return None;

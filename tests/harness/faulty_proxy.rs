@@ -231,7 +231,7 @@ fn status(code: StatusCode) -> Response<Body> {
     response
 }
 
-/// Ends the task of this connection, and the connection with it, without an answer and without a word on stderr.
-fn break_connection() -> ! {
+/// Ends the task of this connection, and the connection with it, without an answer and without a message on stderr.
+pub(crate) fn break_connection() -> ! {
     std::panic::resume_unwind(Box::new(()))
 }

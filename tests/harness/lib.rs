@@ -6,6 +6,7 @@
 
 mod binaries;
 mod client;
+mod eventually;
 mod fake_nvml;
 mod fake_queue;
 mod faulty_proxy;
@@ -15,6 +16,7 @@ mod stack;
 
 pub use binaries::{binary, repository, run_tool, run_tool_in};
 pub use client::{Client, TERMINAL};
+pub use eventually::{PATIENCE, eventually, until};
 pub use fake_nvml::FakeNvml;
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
@@ -22,33 +24,32 @@ pub use process::Daemon;
 pub use receiver::{Posted, Receiver};
 pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
-use std::future::Future;
 use std::io::{self, Write as _};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-/// How long a condition may take to come true before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Set to `fail`, it turns every test that cannot run here into a failure, except those that need a GPU. `make test` sets it.
+const SKIPS: &str = "TEST_SKIPS";
 
-/// Says on the terminal that something was not tested here, and why. Straight to stderr: what a test prints is shown only when
-/// it fails.
-pub fn not_tested(what: &str) {
-    let _ = writeln!(io::stderr(), "*** NOT TESTED: {what} ***");
-}
-
-/// Asks again and again until there is an answer.
+/// Says on the terminal that something was not tested here, and why. The test then returns.
 ///
 /// # Panics
-/// When there is none within [`PATIENCE`]; `what` says what was waited for.
-pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
-    let begin = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// With `TEST_SKIPS=fail` in the environment.
+pub fn not_tested(why: &str) {
+    assert!(std::env::var(SKIPS).as_deref() != Ok("fail"), "not tested, and {SKIPS}=fail: {why}");
+    say_not_tested(why);
+}
+
+/// Whether this machine has an NVIDIA GPU.
+pub fn has_gpu() -> bool {
+    Path::new("/dev/nvidiactl").exists()
+}
+
+/// As [`not_tested`], for what depends on whether the machine has a GPU. That is never a failure: few machines have one.
+pub fn gpu_not_tested(why: &str) {
+    say_not_tested(why);
+}
+
+/// Straight to stderr: what a test prints is shown only when it fails.
+fn say_not_tested(why: &str) {
+    let _ = writeln!(io::stderr(), "*** NOT TESTED: {why} ***");
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
+use crate::until;
+
 /// A child process in a group of its own, with its output in a file. Killed with its group when dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -62,6 +64,11 @@ impl Daemon {
     /// Everything it has written so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Waits until it has written these words.
+    pub async fn logs(&self, words: &str) {
+        until(&format!("{:?} in the log of {}", words, self.name), || self.log().contains(words)).await;
     }
 
     /// A folder that lives as long as the process.

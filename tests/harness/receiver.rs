@@ -1,4 +1,4 @@
-//! Takes whatever is posted to it: log lines, traces.
+//! Takes whatever is posted to it: log lines, traces, alerts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::eventually;
@@ -57,6 +58,15 @@ impl Receiver {
     /// Everything so far.
     pub fn posted(&self) -> Vec<Posted> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).posted.clone()
+    }
+
+    /// Waits for a JSON body on a path with this end for which `wanted` holds.
+    pub async fn gets(&self, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let bodies = |posted: &[Posted]| {
+            let here = posted.iter().filter(|one| one.path.ends_with(path));
+            here.filter_map(|one| serde_json::from_slice(&one.body).ok()).find(&wanted)
+        };
+        self.finds(what, bodies).await
     }
 
     /// Waits until what has come so far answers the question.

@@ -16,6 +16,9 @@ use crate::{Client, Daemon, binary, eventually};
 /// would take the port between its choice and its use.
 const PORTS: Range<u16> = 10_000..32_000;
 
+/// The variable that official clients read.
+const FOR_CLIENTS: &str = "RUNPOD_ENDPOINT_BASE_URL";
+
 /// A TCP port that nothing listens on at this moment, and that no other test of this process is given.
 ///
 /// # Panics
@@ -92,6 +95,26 @@ impl Endpoint {
     /// A client of the endpoint id `test`.
     pub fn client(&self) -> Client {
         Client::new(&format!("{}/test", self.base))
+    }
+
+    /// A client of the endpoint id `local`, which `serve` prints.
+    pub fn local(&self) -> Client {
+        Client::new(&format!("{}/local", self.base))
+    }
+
+    /// The variables that `serve` prints for a worker of the endpoint id `local`.
+    pub async fn printed_worker_env(&self) -> Vec<(String, String)> {
+        let exports = |log: &str| -> Vec<(String, String)> {
+            let lines = log.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+            lines.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
+        };
+        let mut env = eventually("the variables that serve prints", || async {
+            // The last line is for clients; all those of the worker are before it.
+            Some(exports(&self.daemon.log())).filter(|env| env.iter().any(|(name, _)| name == FOR_CLIENTS))
+        })
+        .await;
+        env.retain(|(name, _)| name != FOR_CLIENTS);
+        env
     }
 
     /// The variables that the platform would set for worker `id`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use end_to_end_tests::{Endpoint, repository};
+use end_to_end_tests::{Endpoint, gpu_not_tested, has_gpu, repository};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -111,8 +111,8 @@ fn check_lists_each_library_and_where_it_was_found() {
 #[test]
 #[ignore = "needs an image: make image-test"]
 fn a_gpu_that_is_asked_for_and_missing_is_refused() {
-    if std::path::Path::new("/dev/nvidiactl").exists() {
-        eprintln!("SKIPPED: this machine has a GPU");
+    if has_gpu() {
+        gpu_not_tested("a missing GPU: this machine has one");
         return;
     }
     let image = Image::under_test();

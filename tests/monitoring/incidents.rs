@@ -105,47 +105,47 @@ async fn incidents_fire_their_alerts_and_end() {
 
 async fn slow_jobs(prometheus: &Prometheus, site: &Site) {
     const ALERT: &str = "RunpodLatency";
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
     let slow = Traffic::of(&site.client, json!({"do": "sleep_ms", "ms": 2500}));
-    prometheus.until_it_fires(ALERT).await;
+    prometheus.fires(ALERT).await;
     drop(slow);
     let _fast = Traffic::of(&site.client, json!({"do": "ok"}));
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
 }
 
 /// Worker and endpoint both tell, the endpoint until another process has taken the worker's place.
 async fn a_worker_that_gives_up(prometheus: &Prometheus, endpoint: &Endpoint, site: &mut Site) {
     const ALERT: &str = "RunpodUnhealthy";
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
     for _ in 0..5 {
         site.client.submit(json!({"do": "segv"})).await;
     }
-    prometheus.until_it_fires_at(&site.worker.http, ALERT).await;
-    prometheus.until_it_fires_at(&endpoint.base, ALERT).await;
+    prometheus.fires_at(&site.worker.http, ALERT).await;
+    prometheus.fires_at(&endpoint.base, ALERT).await;
     assert_eq!(exit(&mut site.worker.daemon).await.code(), Some(1));
     site.replace();
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
 }
 
 /// The alert tells that a result was given up, and ends when no other one is; the result itself waits to be sent again.
 async fn a_result_that_is_refused(prometheus: &Prometheus, site: &Site) {
     const ALERT: &str = "RunpodDeadLetters";
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
     let id = site.client.submit(json!({"do": "ok"})).await;
-    prometheus.until_it_fires_at(&site.worker.http, ALERT).await;
+    prometheus.fires_at(&site.worker.http, ALERT).await;
     assert_eq!(site.client.status(&id).await["status"], "IN_PROGRESS");
     let args = ["dead-letters", "resend", &id].map(str::to_owned);
     let mut resend = Daemon::start("dead-letters", &binary("runpod-worker"), &args, &site.env);
     assert!(exit(&mut resend).await.success(), "{}", resend.log());
     assert_eq!(site.client.status(&id).await["status"], "COMPLETED");
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
 }
 
 /// An endpoint that accepts connections and answers nothing, while a worker finishes jobs of it.
 async fn a_queue_that_hangs(prometheus: &Prometheus, endpoint: &Endpoint, site: &Site) {
     const ALERTS: [&str; 2] = ["RunpodHeartbeatLate", "RunpodOutboxGrowing"];
     for alert in ALERTS {
-        prometheus.until_it_is_over(alert).await;
+        prometheus.is_over(alert).await;
     }
     let silence = endpoint.folder().join("silence");
     let mut jobs = Vec::new();
@@ -158,11 +158,11 @@ async fn a_queue_that_hangs(prometheus: &Prometheus, endpoint: &Endpoint, site: 
     endpoint.daemon.signal(Signal::STOP);
     std::fs::write(silence, "").unwrap();
     for alert in ALERTS {
-        prometheus.until_it_fires_at(&site.worker.http, alert).await;
+        prometheus.fires_at(&site.worker.http, alert).await;
     }
     endpoint.daemon.signal(Signal::CONT);
     for alert in ALERTS {
-        prometheus.until_it_is_over(alert).await;
+        prometheus.is_over(alert).await;
     }
     for id in &jobs {
         assert_eq!(site.client.finished(id).await["status"], "COMPLETED");
@@ -172,13 +172,13 @@ async fn a_queue_that_hangs(prometheus: &Prometheus, endpoint: &Endpoint, site: 
 /// Every job leaves a GiB behind. Not before the worker is old enough: what a young one takes may be its model.
 async fn a_leak(prometheus: &Prometheus, nvml: &FakeNvml, site: &Site) {
     const ALERT: &str = "RunpodGpuMemoryFloorRising";
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.is_over(ALERT).await;
     let old = "runpod_worker_uptime_seconds > 20 and on (instance) runpod_gpu_memory_floor_bytes";
     prometheus.has_answer("a worker that is old enough", old).await;
     for gib in 7..=9 {
         site.client.run(json!({"do": "ok"})).await;
         nvml.say(&gpu(gib));
     }
-    prometheus.until_it_fires_at(&site.worker.http, ALERT).await;
-    prometheus.until_it_is_over(ALERT).await;
+    prometheus.fires_at(&site.worker.http, ALERT).await;
+    prometheus.is_over(ALERT).await;
 }

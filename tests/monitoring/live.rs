@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use end_to_end_tests::{Client, Endpoint, FakeNvml, Worker, WorkerOptions, binary, eventually, free_port, worker_env};
+use end_to_end_tests::{
+    Client, Endpoint, FakeNvml, Receiver, Worker, WorkerOptions, binary, eventually, free_port, worker_env,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::receiver::Receiver;
 use crate::stack::{Alertmanager, Prometheus, shipped};
 
 /// A GPU that is slowed down and has little to do.
@@ -143,14 +144,14 @@ async fn every_query_has_data_and_alerts_start_and_end() {
         let _bad = Traffic::of(&client, json!({"do": "error"}));
         every_dashboard_query_has_data(&prometheus).await;
         every_rule_finds_its_metrics(&prometheus).await;
-        prometheus.until_it_fires("RunpodFailureRate").await;
+        prometheus.fires("RunpodFailureRate").await;
         let told = receiver.gets("/critical", "the pager", |body| names(body, "RunpodFailureRate", "firing")).await;
         let annotations = &told["alerts"][0]["annotations"];
         assert_eq!(annotations["runbook_url"], "docs/operations.md#failure_rate");
     }
     {
         let _good = Traffic::of(&client, json!({"do": "ok"}));
-        prometheus.until_it_is_over("RunpodFailureRate").await;
+        prometheus.is_over("RunpodFailureRate").await;
         receiver.gets("/critical", "the end", |body| names(body, "RunpodFailureRate", "resolved")).await;
     }
     overdue_jobs(&prometheus, &client).await;
@@ -164,11 +165,11 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     }
     const ALONE: [&str; 4] = ["RunpodTargetDown", "RunpodQueueDepth", "RunpodNoIdleWorker", "RunpodGpuUnderused"];
     for alert in ALONE {
-        prometheus.until_it_fires(alert).await;
+        prometheus.fires(alert).await;
     }
     let _second = worker(&endpoint, &address);
     for alert in ALONE {
-        prometheus.until_it_is_over(alert).await;
+        prometheus.is_over(alert).await;
     }
 }
 
@@ -212,17 +213,17 @@ async fn every_rule_finds_its_metrics(prometheus: &Prometheus) {
 
 async fn overdue_jobs(prometheus: &Prometheus, client: &Client) {
     let overdue = Traffic::of(client, json!({"do": "check_cancel"}));
-    prometheus.until_it_fires("RunpodTimeoutSpike").await;
+    prometheus.fires("RunpodTimeoutSpike").await;
     drop(overdue);
-    prometheus.until_it_is_over("RunpodTimeoutSpike").await;
+    prometheus.is_over("RunpodTimeoutSpike").await;
 }
 
 /// Two crashes of the mixed load and one more: the worker bears four in ten minutes.
 async fn crashes(prometheus: &Prometheus, client: &Client) {
-    prometheus.until_it_is_over("RunpodCrashLoop").await;
+    prometheus.is_over("RunpodCrashLoop").await;
     for _ in 0..2 {
         client.run(json!({"do": "segv"})).await;
     }
-    prometheus.until_it_fires("RunpodCrashLoop").await;
-    prometheus.until_it_is_over("RunpodCrashLoop").await;
+    prometheus.fires("RunpodCrashLoop").await;
+    prometheus.is_over("RunpodCrashLoop").await;
 }

@@ -5,7 +5,6 @@
 mod incidents;
 mod live;
 mod operations;
-mod receiver;
 mod rules;
 mod snippets;
 mod stack;

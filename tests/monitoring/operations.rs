@@ -5,12 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use end_to_end_tests::{
-    Client, Daemon, Endpoint, FakeQueue, Reply, Worker, WorkerOptions, binary, eventually, repository,
+    Client, Daemon, Endpoint, FakeQueue, Receiver, Reply, Worker, WorkerOptions, binary, eventually, repository,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-use crate::receiver::Receiver;
 
 fn curl(url: &str) -> String {
     let mut curl = Daemon::start("curl", Path::new("curl"), &["-s".to_owned(), url.to_owned()], &[]);

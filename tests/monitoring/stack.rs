@@ -137,18 +137,18 @@ impl Prometheus {
         eventually(what, || async { (!self.query(query).await.is_empty()).then_some(()) }).await;
     }
 
-    pub(crate) async fn until_it_fires(&self, alert: &str) {
+    pub(crate) async fn fires(&self, alert: &str) {
         self.has_answer(&format!("{alert} to fire"), &firing(alert, "")).await;
     }
 
-    /// As [`Self::until_it_fires`], about the program at this URL.
-    pub(crate) async fn until_it_fires_at(&self, url: &str, alert: &str) {
+    /// As [`Self::fires`], about the program at this URL.
+    pub(crate) async fn fires_at(&self, url: &str, alert: &str) {
         let instance = format!("instance=\"{}\"", target(url));
         self.has_answer(&format!("{alert} to fire at {url}"), &firing(alert, &instance)).await;
     }
 
     /// Asks for the absence, so that a Prometheus which does not answer is not taken for one that is content.
-    pub(crate) async fn until_it_is_over(&self, alert: &str) {
+    pub(crate) async fn is_over(&self, alert: &str) {
         self.has_answer(&format!("{alert} to end"), &format!("absent({})", firing(alert, ""))).await;
     }
 }

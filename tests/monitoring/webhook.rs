@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use end_to_end_tests::{Endpoint, FakeQueue, Worker, WorkerOptions, binary, eventually, run_tool};
+use end_to_end_tests::{Endpoint, FakeQueue, Receiver, Worker, WorkerOptions, binary, eventually, run_tool};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-use crate::receiver::Receiver;
 
 /// A file with these rules.
 fn rules(text: &str) -> (tempfile::TempDir, String) {

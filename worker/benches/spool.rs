@@ -29,12 +29,12 @@ fn main() -> anyhow::Result<()> {
         let record = Record { job: "bench".into(), streamed: false, attempt: 1, time_ms: 0, body, origin: None };
         let (mut writes, mut removes) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            let ticket = spool.ticket();
+            let entry = spool.new_entry();
             let begin = Instant::now();
-            spool.write(&ticket, &record)?;
+            spool.write(&entry, &record)?;
             writes.push(begin.elapsed());
             let begin = Instant::now();
-            spool.remove(&ticket)?;
+            spool.remove(&entry)?;
             removes.push(begin.elapsed());
         }
         writes.sort();

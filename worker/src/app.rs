@@ -1,4 +1,4 @@
-//! Builds the parts of a worker, joins them, runs them and takes them down again in the right order.
+//! Builds the parts of a worker, connects them, runs them and ends them in the right order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
+use crate::base::limits;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, EffectHandlers};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, PulseWatch};
 use crate::metrics::{Metrics, RuntimeMetrics};
 use crate::observer::Observer;
-use crate::outbox::{self, Outbox, Recovery, Spool, SpoolConfig, SpoolError};
+use crate::outbox::{self, Outbox, Spool, SpoolConfig, SpoolError, Undelivered};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
 use crate::queue::{JobSource, ResultSink, poller, stop};
@@ -24,13 +25,15 @@ use crate::sensors::{Port, Sensors, gpu, host};
 use crate::traces::{TraceError, Traces};
 use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 
-/// Events that may wait for the dispatcher. Senders wait when it is full; the dispatcher waits for nobody.
-const EVENTS: usize = 1024;
+limits! {
+    "app";
+    /// Events that may wait for the dispatcher. Senders wait when the channel is full; the dispatcher never waits.
+    const MAX_WAITING_EVENTS: usize = 1024;
+    /// Time between two readings of the host memory of handler processes, where it has a limit.
+    const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+}
 
-/// How often the host memory of handler processes is looked at, where it has a limit.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Why a worker could not be started at all.
+/// Why a worker cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -56,24 +59,24 @@ pub enum StartError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
-    /// There can be no thread that looks at the GPUs.
-    #[error("cannot start the thread that looks at the GPUs: {0}; --gpu-interval 0s does without")]
+    /// The thread that measures the GPUs cannot be started.
+    #[error("cannot start the thread that measures the GPUs: {0}; with --gpu-interval 0s it is not needed")]
     Gpus(std::io::Error),
     /// The heartbeat cannot be started.
     #[error(transparent)]
     Heartbeat(#[from] HeartbeatError),
 }
 
-/// What a running worker lets others see and say.
+/// The connection to a running worker.
 #[derive(Clone, Debug)]
 pub struct Control {
     /// Input of the state machine.
     pub events: mpsc::Sender<Event>,
-    /// The newest picture of the worker.
+    /// The latest snapshot of the worker.
     pub snapshots: watch::Receiver<Snapshot>,
 }
 
-/// Runs a worker until it is over and returns its exit code. `started` receives its [`Control`] once everything is in place.
+/// Runs a worker until it ends and returns its exit status. `started` receives its [`Control`] once all parts run.
 ///
 /// # Errors
 /// When a part cannot be started. Nothing has been taken from the queue then.
@@ -86,11 +89,11 @@ pub async fn run<Q: JobSource + ResultSink>(
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let (events, inbox) = mpsc::channel(EVENTS);
+    let (events, inbox) = mpsc::channel(MAX_WAITING_EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
     let begun = Instant::now();
-    // Ends the helpers that must not outlive the dispatcher.
+    // Ends the tasks that must not outlive the dispatcher.
     let over = CancellationToken::new();
     let gpus = gpu::spawn(config.gpus.clone(), latest.clone(), events.clone()).map_err(StartError::Gpus)?;
     let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(Port::http);
@@ -124,7 +127,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    // The handler keeps back what would not be logged.
+    // The handler does not send what would not be logged.
     let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
@@ -153,7 +156,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     }
     let _ = alerts.await;
     gpus.stop().await;
-    // Last of all, so that the platform hears of the worker as long as it holds a job.
+    // Last, so that heartbeats go on as long as the worker holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;
     }
@@ -163,37 +166,37 @@ pub async fn run<Q: JobSource + ResultSink>(
     Ok(code)
 }
 
-/// Opens the spool. A worker that was not asked for one can do without.
-async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Recovery)>, StartError> {
+/// Opens the spool. Without `--spool-dir` the worker also runs without one.
+async fn open_spool(config: SpoolConfig) -> Result<Option<(Spool, Undelivered)>, StartError> {
     let required = config.required;
     let opened = tokio::task::spawn_blocking(move || Spool::open(&config)).await;
     match opened {
         Ok(Ok(spool)) => Ok(spool),
         Ok(Err(error)) if required => Err(error.into()),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "There is no spool: undelivered results are lost when this worker dies.");
+            tracing::warn!(%error, "There is no spool: undelivered results are lost when this worker ends.");
             Ok(None)
         }
-        // The runtime is going down.
+        // The async runtime is ending.
         Err(_) => Ok(None),
     }
 }
 
-/// Starts the outbox. The dispatcher hears of what an earlier run has left before it hears of anything else.
+/// Starts the outbox. The first event of the dispatcher is the list of results that an earlier run has left.
 async fn start_outbox<Q: ResultSink>(
     config: &Config,
     queue: Arc<Q>,
-    spool: Option<(Spool, Recovery)>,
+    spool: Option<(Spool, Undelivered)>,
     events: &mpsc::Sender<Event>,
 ) -> Outbox {
     let (identity, limits) = (config.identity.clone(), config.outbox);
-    let Some((spool, recovery)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
-    let jobs = recovery.results.iter().map(|(_, record)| record.job.clone()).collect();
-    // The channel is new and empty.
+    let Some((spool, undelivered)) = spool else { return outbox::spawn(queue, identity, limits, events.clone()) };
+    let jobs = undelivered.results.iter().map(|(_, record)| record.job.clone()).collect();
+    // The channel is new, so this does not wait.
     let _ = events.send(Event::Delivery(DeliveryEvent::Undelivered(jobs))).await;
     let always = config.spool.always;
-    let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &recovery);
-    outbox.recover(recovery);
+    let outbox = outbox::spawn_with_spool(queue, identity, limits, events.clone(), spool, always, &undelivered);
+    outbox.resume(undelivered);
     outbox
 }
 
@@ -201,7 +204,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { address, error })
 }
 
-/// The first SIGTERM or SIGINT begins the drain, the second one ends the waiting.
+/// Turns the first SIGTERM or SIGINT into a drain, and the second one into an abort.
 fn forward_signals(events: mpsc::Sender<Event>, over: CancellationToken) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;

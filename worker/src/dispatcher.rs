@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::base::limits;
 use crate::heartbeat::{Heartbeat, Pulse};
 use crate::metrics::Metrics;
 use crate::observer::Observer;
@@ -15,10 +16,13 @@ use crate::process::Processes;
 use crate::queue::poller::PollHandle;
 use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 
-/// Most events handled before the next snapshot is published.
-const BATCH: usize = 64;
-/// Longest time without an event, so that the pulse shows a living dispatcher although nothing happens.
-const PULSE: Duration = Duration::from_secs(2);
+limits! {
+    "dispatcher";
+    /// Events handled before the next snapshot is published.
+    const BATCH: usize = 64;
+    /// Longest time between two beats of the pulse.
+    const PULSE: Duration = Duration::from_secs(2);
+}
 
 /// The parts of the worker that perform effects.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
-//! Turns what the core reports into log lines and spans, so that the two cannot disagree.
+//! Turns the core's reports into log lines and spans. Both are made from the same report, so they cannot disagree.
 
 use crate::logs::{JobTags, close_job, open_job, report};
 use crate::traces::{Traces, trace_id};
 use runpod_worker_core::{JobId, JobStatus, Report, TakenJob};
 
-/// Hears of every job when it comes and of everything that is reported afterwards.
+/// Receives every job when it is taken, and every report after that.
 #[derive(Debug, Default)]
 pub struct Observer {
     traces: Option<Traces>,
@@ -16,7 +16,7 @@ impl Observer {
         Self { traces }
     }
 
-    /// Jobs have come in. With traces, what they pass on as trace context becomes their own span.
+    /// Records jobs that were taken. With traces, the trace context that a job passes on becomes that of its own span.
     pub fn taken(&mut self, jobs: &mut [TakenJob]) {
         for job in jobs {
             if let Some(traces) = &mut self.traces {
@@ -27,20 +27,20 @@ impl Observer {
         }
     }
 
-    /// One line, and the spans that begin or end here.
+    /// Logs a report, and begins or ends the spans that belong to it.
     pub fn observe(&mut self, report: &Report) {
         report::log(report);
         if let Some(traces) = &mut self.traces {
             traces.observe(report);
         }
-        if let Some(job) = last_word(report) {
+        if let Some(job) = closed_job(report) {
             close_job(job.as_str());
         }
     }
 }
 
 /// The job that has left the worker with this report.
-fn last_word(report: &Report) -> Option<&JobId> {
+fn closed_job(report: &Report) -> Option<&JobId> {
     match report {
         Report::JobDelivered { job, .. }
         | Report::JobRejected { job }

@@ -1,6 +1,6 @@
-//! Notices that whoever started this worker has died, by the end of standard input. A pipe closes however its holder ends,
-//! `kill -9` included. The kernel's parent-death signal is no substitute: it is sent when the *thread* ends that started the
-//! worker.
+//! Stops the worker when the program that started it has ended. The end of standard input shows that: a pipe closes however its
+//! holder ends, also by `kill -9`. The kernel's parent-death signal cannot be used instead: it is sent when the *thread* that
+//! started the worker ends.
 
 use std::io::{self, Read};
 use std::thread;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use runpod_worker_core::Event;
 
-/// Stops the worker at once when standard input ends: nobody is left to give it jobs or to take its results.
+/// Stops the worker at once when standard input ends.
 ///
 /// # Errors
 /// When the operating system starts no more threads.
@@ -20,10 +20,12 @@ pub(crate) fn watch(events: mpsc::Sender<Event>) -> io::Result<()> {
 /// A thread of its own: reading standard input cannot be cancelled, and must not hold up the end of the runtime.
 fn watch_input(mut input: impl Read + Send + 'static, events: mpsc::Sender<Event>) -> io::Result<()> {
     thread::Builder::new().name("parent".to_owned()).spawn(move || {
-        // An input that cannot be read tells no more than one that has ended.
+        // An input that cannot be read counts as ended.
         let _ = io::copy(&mut input, &mut io::sink());
-        tracing::warn!("Standard input has ended, so whoever started this worker is gone. Stopping at once.");
-        // The worker may be over already.
+        tracing::warn!(
+            "Standard input has ended, so the program that started this worker is gone. The worker stops at once."
+        );
+        // The worker may have ended already.
         let _ = events.blocking_send(Event::Abort);
     })?;
     Ok(())
@@ -37,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_input_stops_the_worker_and_input_does_not() {
+    async fn only_the_end_of_input_stops_the_worker() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let (sender, mut events) = mpsc::channel(1);
         watch_input(theirs, sender).unwrap();

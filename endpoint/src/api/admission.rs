@@ -8,16 +8,14 @@ use axum::response::Response;
 use super::app::App;
 use super::auth::KeyNumber;
 use super::error::ApiError;
+use super::limits;
 use super::rate_limit::Caller;
 use super::route::route_of;
 
-/// Bytes of all header names and values of a request.
-const MAX_HEADER_BYTES: usize = 64 << 10;
-
 /// Refuses requests to endpoints that do not exist and requests with oversized headers.
 pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    if header_bytes(request.headers()) > MAX_HEADER_BYTES {
-        return Err(ApiError::HeadersTooLarge { limit: MAX_HEADER_BYTES });
+    if header_bytes(request.headers()) > limits::HEADERS {
+        return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });
     }
     let catalog = &app.options.catalog;
     let unknown = |(endpoint, _): (&str, &str)| !catalog.policies.contains_key(endpoint);
@@ -27,7 +25,7 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
     Ok(next.run(request).await)
 }
 
-/// Lets a request through while its caller keeps to the limits.
+/// Refuses a request that exceeds its caller's rate limit.
 pub(crate) async fn limit_rate(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
     let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };

@@ -13,14 +13,14 @@ use crate::store::Store;
 pub struct App {
     /// Jobs and workers.
     pub store: Arc<dyn Store>,
-    /// How long job-take and job-stop are held open when there is nothing to say.
+    /// How long job-take and job-stop requests are held open when there is no job and no stop signal.
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
-    /// From here on workers get no more jobs, so that they can leave.
+    /// Once cancelled, workers get no more jobs, so that they can stop.
     pub drain: CancellationToken,
-    /// Ends all held requests.
+    /// Once cancelled, all held requests end.
     pub shutdown: CancellationToken,
-    /// What the operator switched on.
+    /// What the operator has switched on.
     pub options: Arc<Options>,
 }

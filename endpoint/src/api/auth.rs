@@ -1,4 +1,4 @@
-//! API keys and the refusal of foreign web pages.
+//! Checks of API keys, and of browser requests where no key is set.
 
 use std::net::IpAddr;
 
@@ -12,19 +12,19 @@ use axum::response::Response;
 use super::error::ApiError;
 use super::keys::KeySet;
 
-/// How a browser's request relates to the site that it goes to.
+/// A browser's statement of how the requesting page relates to this site.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Who is let in by one of the two APIs.
+/// Who may call one of the two APIs.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     pub(crate) keys: KeySet,
-    /// Only local names are answered to: on a loopback address no browser gets by another one unless it was lured, or a
-    /// proxy stands before it, which the operator has to say.
+    /// Without keys, only requests with a local host name are accepted. A request with another name reaches a loopback address
+    /// through DNS rebinding, or through a proxy; the operator allows a proxy with `--insecure-no-auth`.
     pub(crate) local: bool,
 }
 
-/// Lets a request through when its key is one of the keys, or when none is set and it comes from no page of another site.
+/// Passes a request on when it carries one of the keys. With no keys set, cross-origin browser requests are refused.
 pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     if gate.keys.is_empty() {
         refuse_foreign(request.headers(), gate.local)?;
@@ -35,11 +35,11 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
     Ok(next.run(request).await)
 }
 
-/// Which of several keys a request came with.
+/// The position of the request's key in the set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyNumber(pub(crate) usize);
 
-/// Workers send the bare key, clients `Bearer <key>`; both are taken everywhere.
+/// Workers send the bare key, clients `Bearer <key>`; both forms are accepted everywhere.
 fn given_key(headers: &HeaderMap) -> &str {
     let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
     match value.split_once(' ') {
@@ -48,9 +48,9 @@ fn given_key(headers: &HeaderMap) -> &str {
     }
 }
 
-/// What browsers say about the page that sends a request; other programs say nothing of it. `Origin` is missing where a page
-/// asks for an image, `Sec-Fetch-Site` in old browsers. A name that its owner points at this machine makes any page look like
-/// one of our own, but for the name.
+/// Refuses cross-origin browser requests. Browsers send `Origin` or `Sec-Fetch-Site`, other programs send neither: `Origin` is
+/// missing when a page loads an image, `Sec-Fetch-Site` in old browsers. After DNS rebinding, when a foreign name resolves to
+/// this machine, both look like our own; only the host name differs.
 fn refuse_foreign(headers: &HeaderMap, local: bool) -> Result<(), ApiError> {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(&HOST);

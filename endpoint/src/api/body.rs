@@ -1,19 +1,13 @@
-//! Reads request bodies with a limit, whatever media type they declare.
-
-use std::time::Duration;
+//! Reads request bodies up to a limit. The declared media type does not matter.
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-/// Longest time for a body to arrive.
-const READ_LIMIT: Duration = Duration::from_secs(300);
+use super::limits;
 
-/// Bytes read and thrown away after the limit, so that the sender gets to read the refusal instead of a reset.
-const DISCARD_LIMIT: usize = 256 << 20;
-
-/// Why there is no body.
+/// Why a body was not read.
 #[derive(Debug)]
 pub(crate) enum BodyError {
     TooLarge,
@@ -22,7 +16,7 @@ pub(crate) enum BodyError {
 
 /// The whole body, at most `limit` bytes.
 pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, BodyError> {
-    timeout(READ_LIMIT, read_all(body, limit)).await.unwrap_or(Err(BodyError::Unreadable))
+    timeout(limits::BODY_TIME, read_all(body, limit)).await.unwrap_or(Err(BodyError::Unreadable))
 }
 
 async fn read_all(body: Body, limit: usize) -> Result<Bytes, BodyError> {
@@ -34,7 +28,7 @@ async fn read_all(body: Body, limit: usize) -> Result<Bytes, BodyError> {
         seen += frame.len();
         if seen <= limit {
             whole.extend_from_slice(&frame);
-        } else if seen > limit + DISCARD_LIMIT {
+        } else if seen > limit + limits::DISCARDED_BODY {
             break;
         } else {
             whole = BytesMut::new();

@@ -15,35 +15,27 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::error::{ApiError, Problem};
 use super::json;
+use super::limits;
 use super::query::Params;
 use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
 use crate::faults;
 use crate::store::{JobView, NewJob, Payload, Request, StoreError};
 
-/// Largest `wait` of `/runsync` and `/stream`.
-const MAX_WAIT_MS: u64 = 300_000;
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
-/// Half of the time after which the official Python client gives up.
+/// Half of the official Python client's timeout.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
-/// Longest list of `/requests`.
-const MAX_REQUESTS: usize = 1000;
 
-/// Longest `webhook`.
-const MAX_WEBHOOK_BYTES: usize = 8 << 10;
-
-const MIB: usize = 1 << 20;
-
-/// The two ways to submit.
+/// What differs between `/run` and `/runsync`.
 pub(crate) struct Submission {
     pub(crate) max_body: usize,
     id_prefix: &'static str,
     retention: Duration,
 }
 
-const RUN: Submission = Submission { max_body: 10 * MIB, id_prefix: "", retention: Duration::from_secs(30 * 60) };
+const RUN: Submission = Submission { max_body: limits::RUN_BODY, id_prefix: "", retention: limits::RUN_RETENTION };
 pub(crate) const RUNSYNC: Submission =
-    Submission { max_body: 20 * MIB, id_prefix: "sync-", retention: Duration::from_secs(5 * 60) };
+    Submission { max_body: limits::RUNSYNC_BODY, id_prefix: "sync-", retention: limits::RUNSYNC_RETENTION };
 
 /// The routes and their OpenAPI document.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -68,7 +60,7 @@ type JobPath = Path<(String, String)>;
     path = "/v2/{endpoint}/run",
     params(("endpoint" = String, Path, description = "Endpoint id")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn run(
     State(app): State<App>,
@@ -80,13 +72,13 @@ async fn run(
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
-/// Queue a job and wait for its end.
+/// Queue a job and wait until it ends.
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/runsync",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobDocument, description = "The job has ended, or the wait has"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn runsync(
     State(app): State<App>,
@@ -95,7 +87,7 @@ async fn runsync(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
     let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
@@ -119,10 +111,10 @@ async fn submit(
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
     let webhook = request.webhook.filter(|url| !url.is_empty());
-    if webhook.as_ref().is_some_and(|url| url.len() > MAX_WEBHOOK_BYTES) {
+    if webhook.as_ref().is_some_and(|url| url.len() > limits::WEBHOOK_URL) {
         return Err(ApiError::BadRequest(format!(
             "`webhook` is longer than {} KiB; give a shorter URL",
-            MAX_WEBHOOK_BYTES >> 10
+            limits::WEBHOOK_URL >> 10
         )));
     }
     let mut job = new_job(app, endpoint, Arc::from(input), kind);
@@ -138,7 +130,7 @@ async fn submit(
     Ok(app.store.submit(endpoint, job).await?)
 }
 
-/// A job with an id of its own and the endpoint's limits.
+/// A job with a new id and the endpoint's limits.
 pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
@@ -150,7 +142,7 @@ pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submissi
 #[utoipa::path(
     method(get, post),
     path = "/v2/{endpoint}/status/{id}",
-    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens the remaining life of a finished job's record, in milliseconds")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("ttl" = Option<u64>, Query, description = "Shortens how long a finished job's record is kept, in milliseconds")),
     responses((status = 200, body = JobDocument, description = "The job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn status(
@@ -162,7 +154,7 @@ async fn status(
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
-/// Wait for the end of a job and read it.
+/// Wait until a job ends and read it.
 #[utoipa::path(
     method(get, post),
     path = "/v2/{endpoint}/status-sync/{id}",
@@ -174,7 +166,7 @@ async fn status_sync(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
@@ -190,14 +182,14 @@ pub(crate) async fn wait_finished(app: &App, endpoint: &str, id: &str, wait: Dur
     method(get, post),
     path = "/v2/{endpoint}/stream/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
-    responses((status = 200, body = StreamReply, description = "The items; each is read once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = StreamReply, description = "The items; each is returned once"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn stream(
     State(app): State<App>,
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, MAX_WAIT_MS);
+    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, limits::WAIT);
     let (status, items) = tokio::select! {
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,
@@ -211,7 +203,7 @@ async fn stream(
     post,
     path = "/v2/{endpoint}/cancel/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
-    responses((status = 200, body = JobStatus, description = "The state of the job now"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = JobStatus, description = "The current state of the job"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.cancel(&endpoint, &id).await?;
@@ -223,7 +215,7 @@ async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result
     post,
     path = "/v2/{endpoint}/retry/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
-    responses((status = 200, body = JobStatus, description = "The job waits"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.retry(&endpoint, &id).await?;
@@ -235,7 +227,7 @@ async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<
     post,
     path = "/v2/{endpoint}/purge-queue",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Purged, description = "How many")),
+    responses((status = 200, body = Purged, description = "The number of cancelled jobs")),
 )]
 async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
     Ok(Json(Purged { removed: app.store.purge(&endpoint).await?, status: "completed" }).into_response())
@@ -246,10 +238,10 @@ async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Re
     get,
     path = "/v2/{endpoint}/requests",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Requests, description = "The jobs, waiting ones first")),
+    responses((status = 200, body = Requests, description = "The jobs; queued jobs come first")),
 )]
 async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
-    let jobs = app.store.pending(&endpoint, MAX_REQUESTS).await?;
+    let jobs = app.store.pending(&endpoint, limits::LISTED_JOBS).await?;
     Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
 }
 
@@ -285,7 +277,7 @@ mod tests {
         let app = App {
             store: Arc::new(Away),
             hold: Duration::ZERO,
-            max_result_bytes: MIB,
+            max_result_bytes: 1 << 20,
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(Options::default()),

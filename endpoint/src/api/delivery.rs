@@ -1,4 +1,4 @@
-//! Hands jobs to a worker and takes them back when the connection breaks before the reply is out.
+//! Sends jobs to a worker, and requeues them when the connection breaks before the reply is sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use futures_util::Stream;
 
 use crate::store::{Assignment, JobId, Store};
 
-/// The jobs of one reply; dropped before [`Receipt::delivered`], they go back to the queue.
+/// The jobs of one reply. If it is dropped before [`Receipt::delivered`], they are requeued.
 pub(crate) struct Receipt {
     store: Arc<dyn Store>,
     endpoint: String,
@@ -40,7 +40,11 @@ impl Drop for Receipt {
         }
         let store = Arc::clone(&self.store);
         let (endpoint, worker) = (std::mem::take(&mut self.endpoint), std::mem::take(&mut self.worker));
-        tracing::info!(worker, jobs = jobs.len(), "the connection closed before the jobs were delivered: queued again");
+        tracing::info!(
+            worker,
+            jobs = jobs.len(),
+            "The connection closed before the jobs were delivered. They are queued again."
+        );
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for (id, attempt) in jobs {
@@ -53,7 +57,7 @@ impl Drop for Receipt {
     }
 }
 
-/// The jobs in a reply, noted on the reply for whoever looks at it on its way out.
+/// The jobs in a reply, attached to the response for the middleware that runs after the handler.
 #[derive(Debug, Clone)]
 pub(crate) struct HandedOut {
     pub(crate) jobs: Vec<JobId>,
@@ -70,8 +74,8 @@ pub(crate) fn respond(json: Vec<u8>, receipt: Receipt) -> Response {
     (headers, handed_out, body).into_response()
 }
 
-/// The reply in two parts. The server flushes the first part and looks at the connection before it asks for the
-/// last byte; asking is the sign that the peer was still there.
+/// The reply in two parts. The server flushes the first part and polls the connection before it asks for the last byte: the jobs
+/// count as delivered when it asks, because the peer was still connected.
 struct Delivery {
     rest: Bytes,
     step: Step,

@@ -15,11 +15,11 @@ use super::error::Problem;
 /// Name of the security scheme.
 const KEY: &str = "key";
 
-/// The browser styles its elements from its own scripts; everything comes from this server.
+/// Swagger UI sets styles from its scripts, so inline styles are allowed. Everything is loaded from this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The pages, open to everyone: they tell what this program can do and nothing about its jobs.
+/// The pages need no key: they describe the API and show no jobs.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: OpenApi) -> Router<S> {
     let config = Config::default().try_it_out_enabled(true).validator_url("none").use_base_layout();
     let browser = SwaggerUi::new("/docs").config(config).url("/openapi.json", complete(document));
@@ -40,7 +40,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
         .license(Some(LicenseBuilder::new().name(env!("CARGO_PKG_LICENSE")).build()))
         .build();
     let mut scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-    scheme.description = Some("The value of --api-key, where the endpoint has one.".to_owned());
+    scheme.description = Some("The value of --api-key, if the endpoint has one.".to_owned());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(KEY, SecurityScheme::Http(scheme));
     for item in document.paths.paths.values_mut() {
@@ -51,7 +51,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
 
 fn complete_item(item: &mut PathItem) {
     if let (Some(get), Some(post)) = (&item.get, &mut item.post) {
-        // One handler takes both methods, but ids are unique.
+        // One handler serves both methods, but operation ids must be unique.
         post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_post"));
     }
     for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
@@ -66,8 +66,8 @@ fn complete_operation(operation: &mut Operation) {
     for (status, description) in [
         ("400", "The request is not understood"),
         ("401", "The key is missing or wrong"),
-        ("403", "A page of another web site asks, and the endpoint has no keys"),
-        ("404", "There is no such endpoint"),
+        ("403", "The request comes from a page of another web site, and the endpoint has no keys"),
+        ("404", "The endpoint does not exist"),
         ("429", "Too many requests; try again after the time in Retry-After"),
         ("431", "The headers are too large"),
         ("503", "The data file cannot be used at the moment"),

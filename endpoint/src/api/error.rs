@@ -19,16 +19,16 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
-    /// The request is not understood.
+    /// The request is invalid.
     #[error("{0}")]
     BadRequest(String),
-    /// The body is larger than the route takes. The platform's text.
+    /// The body is larger than the route accepts. The text is the platform's.
     #[error("bad request: body: exceeded max body size of {}MiB", .limit >> 20)]
     BodyTooLarge {
         /// Bytes.
         limit: usize,
     },
-    /// A worker's body is larger than the server takes.
+    /// A worker's body is larger than the server accepts.
     #[error("the result is larger than {} MiB; return less, or upload it and return its address", .limit >> 20)]
     ResultTooLarge {
         /// Bytes.
@@ -40,23 +40,23 @@ pub enum ApiError {
     /// No key, or a wrong one.
     #[error("unauthorized: send the key as `Authorization: Bearer <key>`")]
     Unauthorized,
-    /// A browser page of another site calls an endpoint without keys.
+    /// A browser page of another site called an endpoint without keys.
     #[error(
-        "requests from other web sites are refused while no key is set; start the endpoint with --api-key and --worker-key"
+        "cross-origin browser requests are refused because no key is set; start the endpoint with --api-key and --worker-key"
     )]
     ForeignOrigin,
-    /// A name that may be another site's is used for an endpoint without keys.
+    /// The request to an endpoint without keys names a host that may be another site's.
     #[error(
-        "without keys this endpoint answers to IP addresses and localhost only; use http://127.0.0.1, or start it with --api-key and --worker-key or with --insecure-no-auth"
+        "without keys this endpoint accepts only IP addresses and localhost as host names; use http://127.0.0.1, or start it with --api-key and --worker-key or with --insecure-no-auth"
     )]
     ForeignHost,
-    /// The operator closed the list of endpoints and this one is not on it.
+    /// Only configured endpoints exist, and this one is not configured.
     #[error("no such endpoint; use one of the configured endpoint ids")]
     NoEndpoint,
     /// Too many requests.
     #[error("too many requests; try again in {} s", seconds(*.after))]
     RateLimited {
-        /// When to come again.
+        /// How long to wait before the next attempt.
         after: Duration,
     },
     /// The headers are too large in all.
@@ -65,16 +65,16 @@ pub enum ApiError {
         /// Bytes.
         limit: usize,
     },
-    /// The job's own faults are not understood.
+    /// The faults that the request brings for its job are invalid.
     #[error("the X-Runpod-Faults header is not usable: {0}")]
     Faults(#[from] ScriptError),
-    /// No such route.
+    /// The route does not exist.
     #[error("no such route; the client API is /v2/<endpoint id>/run, /runsync, /status/<job id>, /health ...")]
     NoRoute,
-    /// Wrong method on a route.
-    #[error("this route does not take that method; submit with POST, read with GET")]
+    /// The route exists, but not for this method.
+    #[error("this route does not support that method; submit with POST, read with GET")]
     WrongMethod,
-    /// Nobody knows what the handler wants.
+    /// The handler's input schema is unknown.
     #[error("the handler's schema is not known; start the endpoint with `dev` to see it")]
     NoManifest,
     /// Too many open event streams.
@@ -114,14 +114,14 @@ fn seconds(after: Duration) -> u64 {
     after.as_secs() + u64::from(after.subsec_nanos() > 0)
 }
 
-/// The text of a refusal, for routes that word it in another format.
+/// The text of an error, for routes that answer in another format.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorText(pub(crate) String);
 
-/// The body of every refusal.
+/// The body of every error response.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Problem<'a> {
-    /// What is wrong and what to do, in the words of the platform.
+    /// What is wrong and what to do, in the platform's words.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
     /// What is wrong and what to do.
@@ -142,7 +142,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
         let text = self.to_string();
-        // The one refusal whose body was captured live has `detail`; the others carry `error`.
+        // The only error body captured from the platform has `detail`; all others carry `error`.
         let is_detail = matches!(self, Self::BodyTooLarge { .. });
         let problem = Problem {
             detail: is_detail.then_some(&*text),

@@ -22,13 +22,13 @@ use super::delivery::HandedOut;
 use super::query::Params;
 use crate::faults::{Connection, Fault, FaultKind, FaultRoute, Faults, Target};
 
-/// How long a request is left without an answer, unless the script says otherwise. Longer than workers wait.
+/// How long a request stays unanswered unless the script sets a time. Longer than workers wait.
 const HANG: Duration = Duration::from_secs(120);
 
-/// Parts of a slow body.
+/// Pause between the parts of a slow body.
 const SLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A request, understood.
+/// A parsed request to the worker API.
 struct Call {
     route: FaultRoute,
     endpoint: String,
@@ -61,7 +61,7 @@ impl Call {
     }
 }
 
-/// Lets a fault strike, or the request pass.
+/// Applies the fault that fits the request, or passes the request on.
 pub(crate) async fn inject(State(app): State<App>, request: Request, next: Next) -> Response {
     let Some(faults) = app.options.faults.as_deref() else { return next.run(request).await };
     let Some(call) = Call::parse(&request) else { return next.run(request).await };
@@ -89,10 +89,10 @@ pub(crate) async fn inject(State(app): State<App>, request: Request, next: Next)
 }
 
 fn note(call: &Call, fault: &Fault) {
-    tracing::info!(worker = call.worker, route = ?fault.on, kind = ?fault.kind, "scripted fault");
+    tracing::info!(worker = call.worker, route = ?fault.on, kind = ?fault.kind, "A scripted fault strikes.");
 }
 
-/// A request on either side of its handler.
+/// A request before its handler runs, or the response after it.
 enum Passage {
     Open { request: Request, next: Next },
     Passed(Response),
@@ -106,8 +106,8 @@ impl Passage {
         }
     }
 
-    /// Ends the request without its proper answer. Unless it counts as processed, the endpoint never sees it; jobs
-    /// that were about to be handed out go back to the queue.
+    /// Drops the proper answer. If the fault is not `processed`, the request never reaches its handler, and jobs in the answer are
+    /// requeued.
     async fn discard(self, app: &App, processed: bool) {
         match self {
             Self::Open { request, .. } if !processed => {
@@ -188,7 +188,7 @@ fn reset(connection: Option<Connection>) -> Response {
     StatusCode::BAD_GATEWAY.into_response()
 }
 
-/// The same answer, a little at a time. Jobs in it count as handed out once the last part is asked for.
+/// The same answer, sent slowly. Its jobs count as delivered once the last part is requested.
 fn slow(response: Response, bytes_per_second: u32) -> Response {
     let (parts, body) = response.into_parts();
     let size = usize::try_from(bytes_per_second).unwrap_or(1).div_ceil(10);

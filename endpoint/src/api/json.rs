@@ -1,4 +1,4 @@
-//! Reading JSON that others wrote: truthiness, presence and the tokens that strict parsers refuse.
+//! Reads JSON as Python writes it: truthiness, `null` as a value, and tokens that strict parsers refuse.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Reads a JSON object. Serde alone would take an array for the object's fields in order.
+/// Reads a JSON object. Serde alone would also accept an array of the fields in order.
 pub(crate) fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
     match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None | Some(b'{') => serde_json::from_slice(json),
@@ -20,7 +20,7 @@ pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Python's idea of truth, which decides whether a result counts as an error.
+/// Truth as in Python: it decides whether a result counts as an error.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::limits;
 use crate::secret::Secret;
-
-/// Keys in one file.
-const MAX_KEYS: usize = 10_000;
 
 /// Why a key file is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -17,19 +15,19 @@ pub enum KeyFileError {
     Unreadable {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
-    /// No key in it: enforcing nothing by mistake would open the endpoint.
+    /// It has no key. Accepting it would leave the endpoint open by mistake.
     #[error("the key file {} has no key: write one key a line", .0.display())]
     Empty(PathBuf),
     /// Too long.
-    #[error("the key file {} has more than {MAX_KEYS} keys: remove old ones", .0.display())]
+    #[error("the key file {} has more than {} keys: remove old ones", .0.display(), limits::KEYS)]
     TooMany(PathBuf),
 }
 
-/// The keys that open one of the two APIs. Without any, everyone may in.
+/// The keys of one of the two APIs. An empty set accepts every caller.
 #[derive(Debug, Clone, Default)]
 pub struct KeySet(Arc<[Secret]>);
 
@@ -39,7 +37,7 @@ impl KeySet {
         Self(keys.into_iter().collect())
     }
 
-    /// `key` and the keys in `file`: one a line; empty lines and lines that start with `#` do not count.
+    /// `key` and the keys in `file`, one a line; empty lines and lines that start with `#` are ignored.
     ///
     /// # Errors
     /// When the file is unreadable or has no key.
@@ -54,7 +52,7 @@ impl KeySet {
             if keys.len() == known {
                 return Err(KeyFileError::Empty(path.to_owned()));
             }
-            if keys.len() > MAX_KEYS {
+            if keys.len() > limits::KEYS {
                 return Err(KeyFileError::TooMany(path.to_owned()));
             }
         }
@@ -78,21 +76,21 @@ impl KeySet {
         self.0.first()
     }
 
-    /// Which key was given. Compares with all of them, so that the time tells nothing.
+    /// The position of the given key. It is compared with every key, so that the duration does not depend on the match.
     pub(crate) fn position(&self, given: &str) -> Option<usize> {
         let matches = self.0.iter().enumerate();
         matches.fold(None, |found, (index, key)| if key.matches(given) { Some(index) } else { found })
     }
 }
 
-/// Keys to enforce; an empty set lets everyone in.
+/// The keys to enforce; an empty set accepts every caller.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     /// For the client API.
     pub client: KeySet,
     /// For the worker API.
     pub worker: KeySet,
-    /// An API without keys answers to local names only, as befits a server on a loopback address.
+    /// The server listens on a loopback address: an API without keys accepts only local host names.
     pub local: bool,
 }
 

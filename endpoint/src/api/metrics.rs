@@ -1,4 +1,4 @@
-//! `/v2/<id>/metrics`: which workers there are. The one known reader, an official tool, looks at `readyWorkers`.
+//! `/v2/<id>/metrics`: the endpoint's workers by state. The only known reader, an official tool, uses `readyWorkers`.
 
 use std::collections::BTreeMap;
 

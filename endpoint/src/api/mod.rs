@@ -12,6 +12,7 @@ mod fault_injection;
 pub(crate) mod graphql;
 mod json;
 mod keys;
+pub(crate) mod limits;
 mod metrics;
 mod openai;
 mod options;
@@ -36,7 +37,7 @@ pub use rate_limit::RateLimits;
 
 pub use crate::secret::Secret;
 
-/// Lets only callers with the client key through.
+/// Requires the client key for these routes.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
     let gate = Gate { keys: keys.client.clone(), local: keys.local };
     routes.layer(from_fn_with_state(gate, auth::check))

@@ -1,5 +1,5 @@
-//! `/v2/<id>/openai/…`: OpenAI requests as jobs. The handler gets `openai_route` and `openai_input`, as on the platform,
-//! and its output is the answer.
+//! `/v2/<id>/openai/…`: each OpenAI request becomes a job. As on the platform, the handler gets `openai_route` and
+//! `openai_input`, and its output is the answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use super::error::{ApiError, ErrorText};
 use super::json as wire_json;
 use crate::store::{JobView, Payload, Status};
 
-/// One question to the store; repeated until the job ends by itself or by its execution timeout.
+/// Length of one wait for the job; repeated until the job ends.
 const STEP: Duration = Duration::from_secs(30);
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/v2/{endpoint}/openai/{*route}", any(pass))
 }
 
-/// Rewrites this server's refusals as OpenAI's error object.
+/// Rewrites this server's errors as OpenAI error objects.
 pub(crate) fn as_openai_errors(routes: Router<App>) -> Router<App> {
     routes.layer(map_response(|response: Response| async {
         match response.extensions().get::<ErrorText>() {
@@ -55,9 +55,9 @@ struct OpenAiInput<'a> {
     openai_route: &'a str,
 }
 
-/// The one field of a request that decides how it is answered.
+/// The only field that decides how a request is answered.
 #[derive(Default, Deserialize)]
-struct Wish {
+struct RequestOptions {
     #[serde(default)]
     stream: Option<bool>,
 }
@@ -72,37 +72,37 @@ async fn pass(
         BodyError::TooLarge => ApiError::BodyTooLarge { limit: RUNSYNC.max_body },
         BodyError::Unreadable => ApiError::BodyUnreadable,
     })?;
-    let (request, wish) = read_request(&method, &body)?;
+    let (request, options) = read_request(&method, &body)?;
     let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
     let input =
         to_raw_value(&input).map_err(|error| ApiError::BadRequest(format!("the request cannot be queued: {error}")))?;
     let job = client::new_job(&app, &endpoint, Arc::from(input), &RUNSYNC);
     let id = Arc::clone(&job.id);
-    let abandoned = CancelOnDrop { app: app.clone(), endpoint: endpoint.clone(), job: Some(Arc::clone(&id)) };
+    let cancel_on_drop = CancelOnDrop { app: app.clone(), endpoint: endpoint.clone(), job: Some(Arc::clone(&id)) };
     app.store.submit(&endpoint, job).await?;
-    if wish.stream == Some(true) {
-        return Ok(event_stream(app, endpoint, id, abandoned));
+    if options.stream == Some(true) {
+        return Ok(event_stream(app, endpoint, id, cancel_on_drop));
     }
     let job = finished(&app, &endpoint, &id).await?;
-    abandoned.keep();
+    cancel_on_drop.disarm();
     let chunks = match &job.ending.output {
-        // A generator that does not aggregate: its items are the answer.
+        // The handler streams and returns no aggregate: its stream items are the answer.
         Some(output) if output.get() == "[]" => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
         _ => Vec::new(),
     };
     Ok(answer(&job, &chunks))
 }
 
-fn read_request<'a>(method: &Method, body: &'a Bytes) -> Result<(Option<&'a RawValue>, Wish), ApiError> {
+fn read_request<'a>(method: &Method, body: &'a Bytes) -> Result<(Option<&'a RawValue>, RequestOptions), ApiError> {
     if body.is_empty() {
         return match *method {
             Method::POST => Err(ApiError::BadRequest("the body is empty: send the request as JSON".to_owned())),
-            _ => Ok((None, Wish::default())),
+            _ => Ok((None, RequestOptions::default())),
         };
     }
     let bad = |error: serde_json::Error| ApiError::BadRequest(format!("the body must be a JSON object: {error}"));
-    let wish = wire_json::object(body).map_err(bad)?;
-    Ok((Some(serde_json::from_slice(body).map_err(bad)?), wish))
+    let options = wire_json::object(body).map_err(bad)?;
+    Ok((Some(serde_json::from_slice(body).map_err(bad)?), options))
 }
 
 async fn finished(app: &App, endpoint: &str, id: &str) -> Result<JobView, ApiError> {
@@ -128,7 +128,7 @@ fn answer(job: &JobView, chunks: &[Payload]) -> Response {
     (status, [("content-type", "application/json")], output.to_owned()).into_response()
 }
 
-/// Handlers for OpenAI routes are often generators whose aggregate is a list with the one answer in it.
+/// Handlers for OpenAI routes often stream; their aggregate is then a list with one answer.
 fn unwrapped(output: &str) -> &str {
     match serde_json::from_str::<Vec<&RawValue>>(output) {
         Ok(items) if items.len() == 1 && items[0].get().starts_with('{') => items[0].get(),
@@ -136,7 +136,7 @@ fn unwrapped(output: &str) -> &str {
     }
 }
 
-/// The status of an answer that is an error object in itself, as inference servers write them.
+/// The HTTP status of an output that is an error object, as inference servers return them.
 fn error_status(output: &str) -> Option<StatusCode> {
     #[derive(Deserialize)]
     struct Answer {
@@ -180,7 +180,7 @@ fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(error_object(status, text))).into_response()
 }
 
-/// Stops a job whose caller is gone: nobody else knows its id.
+/// Cancels the job when its caller disconnects: no other client knows its id.
 struct CancelOnDrop {
     app: App,
     endpoint: String,
@@ -188,7 +188,7 @@ struct CancelOnDrop {
 }
 
 impl CancelOnDrop {
-    fn keep(mut self) {
+    fn disarm(mut self) {
         self.job = None;
     }
 }
@@ -205,8 +205,8 @@ impl Drop for CancelOnDrop {
 }
 
 /// Server-sent events from the job's stream items.
-fn event_stream(app: App, endpoint: String, id: Arc<str>, abandoned: CancelOnDrop) -> Response {
-    let reader = EventReader { app, endpoint, id, _abandoned: abandoned, done_sent: false, ended: false };
+fn event_stream(app: App, endpoint: String, id: Arc<str>, cancel_on_drop: CancelOnDrop) -> Response {
+    let reader = EventReader { app, endpoint, id, _cancel_on_drop: cancel_on_drop, done_sent: false, ended: false };
     let body = Body::from_stream(reader.into_stream());
     ([("content-type", "text/event-stream"), ("cache-control", "no-cache")], body).into_response()
 }
@@ -215,7 +215,7 @@ struct EventReader {
     app: App,
     endpoint: String,
     id: Arc<str>,
-    _abandoned: CancelOnDrop,
+    _cancel_on_drop: CancelOnDrop,
     done_sent: bool,
     ended: bool,
 }
@@ -251,7 +251,7 @@ impl EventReader {
         Some(text)
     }
 
-    /// Inference servers yield either JSON or finished events as text.
+    /// Inference servers yield JSON, or complete events as text.
     fn push(&mut self, text: &mut String, item: &RawValue) {
         let event: Option<String> = serde_json::from_str(item.get()).ok();
         match event.filter(|event| event.trim_start().starts_with("data:")) {
@@ -275,7 +275,7 @@ impl EventReader {
         } else if nothing_streamed
             && let Some(output) = job.ending.output.as_deref().filter(|output| output.get().starts_with('{'))
         {
-            // A handler that does not stream: its one result is the one event.
+            // The handler does not stream: its result is the only event.
             text.push_str(&format!("data: {}\n\n", single_line(output.get())));
         }
         if !self.done_sent {
@@ -284,7 +284,7 @@ impl EventReader {
     }
 }
 
-/// JSON without the line breaks that would end an event; inside of strings JSON has none.
+/// Replaces the line breaks of pretty-printed JSON, which would end the event; JSON strings contain none.
 fn single_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }

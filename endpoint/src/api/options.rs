@@ -1,4 +1,4 @@
-//! What an operator may switch on.
+//! What an operator can switch on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::rate_limit::RateLimits;
 use crate::faults::Faults;
 use crate::store::Policy;
 
-/// Everything beyond the plain protocol. By default: any endpoint id works, nothing is limited, nothing is faulty.
+/// Everything beyond the plain protocol. By default every endpoint id is accepted, and there are no rate limits and no faults.
 #[derive(Debug, Default)]
 pub struct Options {
     /// The endpoints that are configured.
@@ -18,7 +18,7 @@ pub struct Options {
     pub faults: Option<Arc<Faults>>,
 }
 
-/// Which endpoints exist and what applies to their jobs unless a job says otherwise.
+/// The configured endpoints and the defaults for their jobs.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// The defaults of single endpoints, by id.
@@ -28,7 +28,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The limits of a job that sets none itself.
+    /// The limits of a job that sets none.
     #[must_use]
     pub fn policy(&self, endpoint: &str) -> Policy {
         self.policies.get(endpoint).copied().unwrap_or_default()

@@ -29,8 +29,8 @@ impl Params {
     }
 
     /// `wait` in milliseconds, moved into the range that RunPod documents.
-    pub(crate) fn wait(&self, default: Duration, max_ms: u64) -> Duration {
-        self.number("wait").map_or(default, |wait| Duration::from_millis(wait.clamp(1000, max_ms)))
+    pub(crate) fn wait(&self, default: Duration, max: Duration) -> Duration {
+        self.number("wait").map_or(default, |wait| Duration::from_millis(wait).clamp(Duration::from_secs(1), max))
     }
 }
 

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Windows kept before those without requests are forgotten.
+/// Number of windows beyond which those without recent requests are removed.
 const MAX_WINDOWS: usize = 10_000;
 
-/// Requests in 10 s and at once. RunPod's documentation, "rate limits"; routes that it does not list have none.
+/// The number of requests in 10 s and at the same time, from RunPod's documentation ("rate limits"). Routes that it does not list
+/// have no limit.
 fn limits(operation: &str) -> Option<(u32, u32)> {
     Some(match operation {
         "run" => (1000, 200),
@@ -24,7 +25,7 @@ fn limits(operation: &str) -> Option<(u32, u32)> {
     })
 }
 
-/// One user, one endpoint, one operation.
+/// Requests are counted by key, endpoint and operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Caller {
     pub(crate) key: usize,
@@ -66,7 +67,7 @@ impl RateLimits {
         operation(&mut self.windows.lock())
     }
 
-    /// A place for one request, or the time after which to try again.
+    /// Counts one request. The error is the time after which to try again.
     pub(crate) fn enter(&self, caller: Caller) -> Result<Option<Open<'_>>, Duration> {
         let Some((max_requests, max_open)) = limits(&caller.operation) else { return Ok(None) };
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! What workers post: results, progress updates and stream items.
+//! Parses what workers post: results, progress updates and stream items.
 
 use std::sync::Arc;
 
@@ -7,18 +7,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json;
+use super::limits;
 use crate::store::{Ending, Outcome, Payload};
 
-/// Longest error that is kept. With a data file too it stays in memory.
-const MAX_ERROR: usize = 1 << 20;
-
-/// Longest `cost` that is kept: two numbers and their names have room in it many times over.
-const MAX_COST: usize = 4 << 10;
-
-/// `error_type` of a job that its worker has ended because its time was over.
+/// `error_type` of a job that its worker stopped at the execution timeout.
 const TIMEOUT: &str = "timeout";
 
-/// What a job-done body means.
+/// The meaning of a job-done body.
 #[derive(Debug)]
 pub(crate) enum Report {
     Progress(Option<Payload>),
@@ -62,7 +57,7 @@ impl Report {
             other => other.to_string(),
         });
         let timed_out = error.as_deref().is_some_and(is_timeout);
-        let cost = body.cost.filter(|cost| cost.get().len() <= MAX_COST).map(Arc::from);
+        let cost = body.cost.filter(|cost| cost.get().len() <= limits::COST).map(Arc::from);
         let ending = Ending { output, error: error.map(shortened), cost };
         Ok(Self::Final(Outcome { ending, timed_out, recycle: json::is_truthy(&body.stop_pod) }))
     }
@@ -74,8 +69,8 @@ pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
     Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }
 
-/// Whether an error is of the type by which a worker says that a job has exceeded its execution timeout. Python's
-/// `<class 'TimeoutError'>` is another; what a handler gives that very type is told apart by the time that it took.
+/// Whether a worker's error means that the job exceeded its execution timeout. Python's `<class 'TimeoutError'>` is a different
+/// type. A handler can use the type `timeout` itself; the store compares the run time with the timeout for that case.
 fn is_timeout(error: &str) -> bool {
     #[derive(Deserialize)]
     struct ErrorObject<'a> {
@@ -86,9 +81,9 @@ fn is_timeout(error: &str) -> bool {
 }
 
 fn shortened(mut error: String) -> String {
-    if error.len() > MAX_ERROR {
+    if error.len() > limits::ERROR {
         let bytes = error.len();
-        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        error.truncate(error.floor_char_boundary(limits::ERROR));
         error.push_str(&format!(" … (cut here: the error has {bytes} bytes)"));
     }
     error
@@ -121,11 +116,11 @@ mod tests {
 
     #[test]
     fn a_long_error_is_cut_and_says_so() {
-        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(MAX_ERROR))).ending.error.unwrap();
-        assert!(error.len() < MAX_ERROR + 100 && error.ends_with("ä … (cut here: the error has 2097152 bytes)"));
+        let error = outcome(&format!(r#"{{"error": "{}"}}"#, "ä".repeat(limits::ERROR))).ending.error.unwrap();
+        assert!(error.len() < limits::ERROR + 100 && error.ends_with("ä … (cut here: the error has 2097152 bytes)"));
         assert_eq!(
-            outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(MAX_ERROR))).ending.error.unwrap().len(),
-            MAX_ERROR
+            outcome(&format!(r#"{{"error": "{}"}}"#, "x".repeat(limits::ERROR))).ending.error.unwrap().len(),
+            limits::ERROR
         );
     }
 
@@ -134,6 +129,6 @@ mod tests {
         let cost = |cost: &str| outcome(&format!(r#"{{"output": 1, "cost": {cost}}}"#)).ending.cost;
         assert_eq!(cost(r#"{"gpuSeconds": 1.50}"#).unwrap().get(), r#"{"gpuSeconds": 1.50}"#);
         assert!(cost("null").is_none());
-        assert!(cost(&format!(r#""{}""#, "x".repeat(MAX_COST))).is_none());
+        assert!(cost(&format!(r#""{}""#, "x".repeat(limits::COST))).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The trace that a request belongs to (W3C Trace Context). It goes with the job to the worker and with its webhook.
+//! The trace that a request belongs to (W3C Trace Context). It is passed to the worker and to the job's webhook.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use axum::http::HeaderMap;
 
 /// The header, and the job's field.
 pub(crate) const TRACEPARENT: &str = "traceparent";
-/// Version 00 has 55 characters; later versions may add to that.
+/// Version 00 has 55 characters; later versions may be longer.
 const LEN: usize = 55;
 const MAX_LEN: usize = 128;
 
-/// The request's `traceparent`. One that is not valid counts as none, as the specification asks.
+/// The request's `traceparent`. An invalid one is ignored, as the specification requires.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?.trim();
     is_valid(text).then(|| Arc::from(text))

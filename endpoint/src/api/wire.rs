@@ -10,14 +10,14 @@ use super::error::ApiError;
 use super::json;
 use crate::store::{Assignment, Health, JobView, Policy, Status};
 
-/// `/run` and `/runsync` request. Other top-level fields are dropped, as on the platform.
+/// A `/run` or `/runsync` request. Other top-level fields are ignored, as on the platform.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct SubmitRequest {
-    /// What the handler gets.
+    /// The input of the handler.
     #[serde(default, deserialize_with = "json::present")]
     #[schema(value_type = Object, required = true, example = json!({"prompt": "hi"}))]
     pub(crate) input: Option<Box<RawValue>>,
-    /// Where to report the end of the job.
+    /// URL that is called when the job ends.
     #[serde(default)]
     pub(crate) webhook: Option<String>,
     /// Limits of this job.
@@ -38,11 +38,11 @@ pub(crate) struct PolicyRequest {
     #[serde(default)]
     #[schema(minimum = 5000, maximum = 604_800_000)]
     execution_timeout: Option<u64>,
-    /// Longest life of the job, waiting included.
+    /// How long the job may exist, waiting included.
     #[serde(default)]
     #[schema(minimum = 10_000, maximum = 604_800_000)]
     ttl: Option<u64>,
-    /// Runs only when no other job waits.
+    /// The job runs only when no other job waits.
     #[serde(default)]
     low_priority: Option<bool>,
 }
@@ -50,7 +50,7 @@ pub(crate) struct PolicyRequest {
 const WEEK_MS: u64 = 604_800_000;
 
 impl PolicyRequest {
-    /// Values outside of the documented ranges are refused; those left out are the endpoint's.
+    /// Refuses values outside of the documented ranges. Missing values are the endpoint's defaults.
     pub(crate) fn validate(self, default: Policy) -> Result<Policy, ApiError> {
         let within = |name: &str, value: Option<u64>, min: u64| match value {
             None => Ok(None),
@@ -72,7 +72,7 @@ impl PolicyRequest {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Job)]
 pub(crate) struct JobDocument<'a> {
-    /// What the job has used up, if its worker says so: `gpuSeconds` and `dollars`.
+    /// The cost of the job, if its worker reports it: `gpuSeconds` and `dollars`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     cost: Option<&'a RawValue>,
@@ -86,11 +86,11 @@ pub(crate) struct JobDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     execution_time: Option<u64>,
     id: &'a str,
-    /// Result, or the latest progress update: any JSON.
+    /// The result, or the latest progress update; any JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = serde_json::Value)]
     output: Option<&'a RawValue>,
-    /// Number of automatic re-dispatches, absent when 0.
+    /// Number of automatic retries; absent when 0.
     #[serde(skip_serializing_if = "is_zero")]
     #[schema(required = false)]
     retries: u32,
@@ -188,10 +188,10 @@ struct JobCounts {
 struct WorkerCounts {
     idle: usize,
     initializing: usize,
-    /// Equal to `idle` in every live sample.
+    /// Equal to `idle` in every reply captured from the platform.
     ready: usize,
     running: usize,
-    /// Lack of host capacity.
+    /// The worker's host has no capacity for it.
     throttled: usize,
     unhealthy: usize,
 }
@@ -219,8 +219,8 @@ impl From<Health> for HealthReply {
     }
 }
 
-/// A job as a worker gets it. `id` and `input` are always there. One that belongs to a trace also says how long it has
-/// waited, in milliseconds, so that the trace can show it. One whose run time somebody has set says so.
+/// A job as a worker gets it. `id` and `input` are always present; `delayTime`, the time in the queue in milliseconds, only if the
+/// job belongs to a trace; `policy` only if the client or the operator has set an execution timeout.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobMessage<'a> {
     #[serde(rename = "delayTime", skip_serializing_if = "Option::is_none")]
@@ -235,7 +235,7 @@ pub(crate) struct JobMessage<'a> {
     traceparent: Option<&'a str>,
 }
 
-/// What a worker needs to know of a job's policy.
+/// The part of a job's policy that a worker enforces.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PolicyMessage {

@@ -16,15 +16,13 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
+use super::limits;
 use super::query::Params;
 use super::report::{self, Report};
 use super::wire::{JobMessage, StopReply};
 use crate::store::{Assignment, Heartbeat, Outcome};
 
-/// Largest `batch_size` that is honoured.
-const MAX_BATCH: u64 = 1000;
-
-/// How long polls are held while workers are leaving.
+/// How long polls are held during a drain.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
 pub(crate) fn routes() -> Router<App> {
@@ -59,8 +57,9 @@ async fn take_batch(
 ) -> Result<Response, ApiError> {
     let mut params = Params::parse(query.as_deref());
     let worker = params.split_segment(&segment);
-    let max = params.number("batch_size").unwrap_or(1).clamp(1, MAX_BATCH);
-    let jobs = take_jobs(&app, &endpoint, worker, usize::try_from(max).unwrap_or(1)).await?;
+    let wanted = params.number("batch_size").unwrap_or(1);
+    let max = usize::try_from(wanted).unwrap_or(limits::BATCH).clamp(1, limits::BATCH);
+    let jobs = take_jobs(&app, &endpoint, worker, max).await?;
     if jobs.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -71,7 +70,7 @@ async fn take_batch(
 
 async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<Assignment>, ApiError> {
     if app.drain.is_cancelled() {
-        // Workers repeat an empty poll at once; one that is about to leave must not spin until then.
+        // Workers repeat an empty poll at once: without a hold, a draining worker would poll in a tight loop.
         tokio::select! {
             () = sleep(DRAIN_HOLD) => {}
             () = app.shutdown.cancelled() => {}
@@ -106,7 +105,7 @@ async fn stop(
     Ok(Json(StopReply { jobs_to_stop: jobs.iter().map(|id| &**id).collect() }).into_response())
 }
 
-/// Unknown, finished and cancelled jobs are acknowledged like any other: the worker could do nothing about them.
+/// Results of unknown, finished and cancelled jobs are acknowledged too: the worker could not do anything about an error.
 async fn done(
     State(app): State<App>,
     Path((endpoint, worker, segment)): ReportPath,
@@ -119,14 +118,14 @@ async fn done(
         Ok(body) => Report::parse(&body)
             .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}"))),
         Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
-        // The worker did not get to say it; the job stays its own until the lease ends.
+        // The result did not arrive completely. The job stays with its worker until the lease ends.
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
     };
     match report {
         Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await?,
         Ok(Report::Final(outcome)) => app.store.finish(&endpoint, &worker, job, outcome).await?,
         Err(error) => {
-            // Workers do not repeat a refused result, so the job would wait for its lease and run again in vain.
+            // Workers do not repeat a refused result. Without an outcome the job would wait for its lease and run again for nothing.
             let outcome = Outcome::failed(error.to_string());
             app.store.finish(&endpoint, &worker, job, outcome).await?;
             return Err(error);
@@ -164,7 +163,7 @@ async fn ping(
     let unhealthy = params.get("status") == Some("unhealthy");
     if unhealthy {
         let (check, reason) = (params.get("check").unwrap_or("?"), params.get("reason").unwrap_or("?"));
-        tracing::warn!(worker, check, reason, "the worker reports that it is unhealthy and gets no more jobs");
+        tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
     app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;
     Ok(Json(json!({})).into_response())

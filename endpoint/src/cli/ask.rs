@@ -1,4 +1,4 @@
-//! Requests that are repeated while the endpoint does not answer.
+//! Requests that are retried while the endpoint does not answer.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -8,19 +8,20 @@ use tokio::time::sleep;
 use super::http::{ClientError, Endpoint};
 use super::output::Output;
 
-/// Pause between two questions about a job: short at first, for jobs that end at once.
+/// The first pause between two status requests: short, for jobs that end at once.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two status requests.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Failed questions in a row before giving up.
-const PATIENCE: u32 = 5;
+/// Retries before a request fails.
+const MAX_RETRIES: u32 = 5;
 
-/// A question that is repeated over short troubles.
+/// Sends a GET request and retries it while the endpoint is unreachable or overloaded for a short time.
 pub(super) async fn ask(endpoint: &Endpoint, path: &str, output: &mut Output) -> Result<String, ClientError> {
     let mut failures = 0;
     loop {
         match endpoint.get(path).await {
-            Err(error) if error.is_passing() && failures < PATIENCE => {
+            Err(error) if error.is_temporary() && failures < MAX_RETRIES => {
                 failures += 1;
                 note_retry(&error, output);
                 sleep(LONGEST_PAUSE * failures).await;

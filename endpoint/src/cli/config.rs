@@ -10,7 +10,7 @@ use super::args::endpoint_id;
 use crate::fleet::ScalerRule;
 use crate::store::Policy;
 
-/// Why a configuration is not usable.
+/// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("cannot read {}: {error}; check the path of --config", .path.display())]
@@ -19,7 +19,7 @@ pub(crate) enum ConfigError {
         #[source]
         error: std::io::Error,
     },
-    #[error("{} is not understood: {}; see the example in the documentation", .path.display(), .error.message())]
+    #[error("{} cannot be read: {}; see the example in the documentation", .path.display(), .error.message())]
     Syntax {
         path: PathBuf,
         #[source]
@@ -33,14 +33,14 @@ pub(crate) enum ConfigError {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Requests to other endpoint ids get 404; otherwise these are created on first use.
+    /// Requests to other endpoint ids get 404; otherwise other endpoints are created on first use.
     #[serde(default)]
     pub(crate) only_these: bool,
     #[serde(default)]
     pub(crate) endpoint: Vec<EndpointConfig>,
 }
 
-/// One endpoint. What is left out is the command line's or the platform's default.
+/// One endpoint. Missing values come from the command line, or are the platform's defaults.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EndpointConfig {
@@ -51,7 +51,7 @@ pub(crate) struct EndpointConfig {
     ttl: Option<Duration>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) lease: Option<Duration>,
-    /// Program and arguments; without it workers join from elsewhere.
+    /// Program and arguments of the handler. Without it, only remote workers serve the endpoint.
     #[serde(default)]
     pub(crate) handler: Vec<String>,
     pub(crate) workers_min: Option<u16>,
@@ -92,6 +92,27 @@ impl EndpointConfig {
     pub(crate) fn policy(&self) -> Policy {
         let default = Policy::default();
         Policy { execution_timeout: self.execution_timeout, ttl: self.ttl.unwrap_or(default.ttl), ..default }
+    }
+
+    /// What the file sets for this endpoint, by name.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
+        let time = |time: Option<Duration>| time.map(|time| humantime::format_duration(time).to_string());
+        let number = |number: Option<u16>| number.map(|number| number.to_string());
+        let handler =
+            (!self.handler.is_empty()).then(|| runpod_log_line::printable(&self.handler.join(" ")).into_owned());
+        [
+            ("handler", handler),
+            ("execution-timeout", time(self.execution_timeout)),
+            ("ttl", time(self.ttl)),
+            ("lease", time(self.lease)),
+            ("workers-min", number(self.workers_min)),
+            ("workers-max", number(self.workers_max)),
+            ("scaler", self.scaler.map(|rule| rule.to_string())),
+            ("idle-timeout", time(self.idle_timeout)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
     }
 
     fn mistake(&self) -> Option<&'static str> {

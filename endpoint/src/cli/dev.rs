@@ -1,28 +1,25 @@
 //! `dev`: the endpoint and its workers.
 
 use super::args::DevArgs;
+use super::effective::Effective;
 use super::exit::Exit;
-use super::open::{Extra, open};
+use super::open::Extra;
 use super::output::Output;
-use super::signals::StopRequests;
+use super::start::start;
 use super::workers;
 use crate::fleet::WorkerPlan;
 
-pub(crate) async fn dev(args: &DevArgs, stops: StopRequests, output: &mut Output) -> Exit {
-    // Before the socket is opened: nobody should find an endpoint that ends at once.
+pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Output) -> Exit {
+    // Before the socket is opened: clients should not find an endpoint that ends at once.
     if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }
-    let opened = match open(
-        &args.listen,
-        &Extra { shown: &args.endpoint_id, endpoint: Some(&args.endpoint_id), fault_header: true },
-    )
-    .await
-    {
-        Ok(opened) => opened,
-        Err(error) => return output.fail(&error, error.exit()),
+    let extra = Extra { shown: &args.endpoint_id, endpoint: Some(&args.endpoint_id), fault_header: true };
+    let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
+        Ok(started) => started,
+        Err(exit) => return exit,
     };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers) {
+    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, args.listen.log) {
         Ok(pools) => pools,
         Err(error) => return output.fail(&error, Exit::Usage),
     };

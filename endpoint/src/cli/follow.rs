@@ -14,15 +14,15 @@ use super::output::Output;
 use super::print::{plain, print_end};
 use crate::store::Status;
 
-/// How long one question about stream items is held, in milliseconds; the least that the API takes.
+/// How long a request for stream items is held, in milliseconds: the API's minimum.
 const STREAM_WAIT_MS: u32 = 1000;
 
-/// Width of the names of states, so that what follows them is aligned.
+/// Width of the column of states.
 const NAME_WIDTH: usize = 11;
 
-/// What is told of a job besides its end.
+/// What is printed about a job besides its end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct Shown {
     /// Changes of state and progress updates.
     pub(super) changes: bool,
     /// Stream items, which are taken from the stream.
@@ -30,7 +30,7 @@ pub(super) struct Wanted {
     pub(super) as_json: bool,
 }
 
-/// Something to tell of a job.
+/// Something that happened to a job.
 #[derive(Debug, Clone, Copy)]
 enum News<'a> {
     Status(Status),
@@ -54,15 +54,15 @@ struct Line<'a> {
 
 struct Reporter {
     started: Instant,
-    wanted: Wanted,
+    shown: Shown,
 }
 
 impl Reporter {
-    fn tell(&self, news: News<'_>, output: &mut Output) {
-        let is_wanted = if matches!(news, News::Item(_)) { self.wanted.items } else { self.wanted.changes };
-        if is_wanted {
+    fn report(&self, news: News<'_>, output: &mut Output) {
+        let is_shown = if matches!(news, News::Item(_)) { self.shown.items } else { self.shown.changes };
+        if is_shown {
             let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-            let line = if self.wanted.as_json { self.json(news, timestamp) } else { self.text(news, &timestamp) };
+            let line = if self.shown.as_json { self.json(news, timestamp) } else { self.text(news, &timestamp) };
             output.line(&line);
         }
     }
@@ -85,24 +85,23 @@ impl Reporter {
             News::Progress(value) => line.progress = Some(value),
             News::Item(value) => line.item = Some(value),
         }
-        // Strings, numbers and JSON that was parsed before: there is nothing that could fail.
+        // Strings, numbers and JSON that was parsed before: nothing in it can fail.
         serde_json::to_string(&line).unwrap_or_default()
     }
 }
 
-/// Asks until the job has ended, tells what is wanted and prints the end. `known` is the state that the job was last
-/// known to be in.
+/// Polls the job until it ends, prints what `shown` selects and then the result. `known` is the last known state of the job.
 pub(super) async fn follow(
     endpoint: &Endpoint,
     id: &str,
     known: Option<Status>,
-    wanted: Wanted,
+    shown: Shown,
     output: &mut Output,
 ) -> Outcome {
-    let reporter = Reporter { started: Instant::now(), wanted };
+    let reporter = Reporter { started: Instant::now(), shown };
     let mut seen = known;
     if let Some(status) = known {
-        reporter.tell(News::Status(status), output);
+        reporter.report(News::Status(status), output);
     }
     let mut progress: Option<Box<RawValue>> = None;
     let mut pause = FIRST_PAUSE;
@@ -110,26 +109,26 @@ pub(super) async fn follow(
         let reply = ask(endpoint, &format!("status/{id}"), output).await?;
         let job: Job = serde_json::from_str(&reply)?;
         if seen == Some(Status::InQueue) && job.status.is_terminal() && job.execution_time.is_some() {
-            // It was quicker than the questions, but a job with an execution time has been in progress.
-            reporter.tell(News::Status(Status::InProgress), output);
+            // The job ran between two polls: one with an execution time has been in progress.
+            reporter.report(News::Status(Status::InProgress), output);
         }
-        if job.status.is_terminal() && wanted.items {
+        if job.status.is_terminal() && shown.items {
             take_items(endpoint, id, &reporter, output).await;
         }
         if seen.replace(job.status) != Some(job.status) {
-            reporter.tell(News::Status(job.status), output);
+            reporter.report(News::Status(job.status), output);
         }
         if job.status.is_terminal() {
-            return Ok(print_end(&job, &reply, wanted.as_json, output));
+            return Ok(print_end(&job, &reply, shown.as_json, output));
         }
         if let Some(update) = job.output.filter(|update| Some(update.get()) != progress.as_ref().map(|old| old.get())) {
-            reporter.tell(News::Progress(&update), output);
+            reporter.report(News::Progress(&update), output);
             progress = Some(update);
         }
         if output.is_closed() {
             return Ok(Exit::Failure);
         }
-        if wanted.items && job.status == Status::InProgress {
+        if shown.items && job.status == Status::InProgress {
             pause = if take_items(endpoint, id, &reporter, output).await { Duration::ZERO } else { FIRST_PAUSE };
         }
         sleep(pause).await;
@@ -137,14 +136,14 @@ pub(super) async fn follow(
     }
 }
 
-/// Prints the items that have come since the last question; tells whether there were any. An endpoint that refuses the
-/// question says so when it is asked for the job.
+/// Prints the items that were streamed since the last request; returns whether there were any. Errors are ignored here: the next
+/// status request reports them.
 async fn take_items(endpoint: &Endpoint, id: &str, reporter: &Reporter, output: &mut Output) -> bool {
     let reply = endpoint.get(&format!("stream/{id}?wait={STREAM_WAIT_MS}")).await;
     let chunks: Option<Chunks> = reply.ok().and_then(|reply| serde_json::from_str(&reply).ok());
     let items = chunks.map(|chunks| chunks.stream).unwrap_or_default();
     for item in &items {
-        reporter.tell(News::Item(&item.output), output);
+        reporter.report(News::Item(&item.output), output);
     }
     !items.is_empty()
 }

@@ -1,4 +1,4 @@
-//! `health`, once or as long as somebody reads.
+//! `health`, once or repeatedly.
 
 use std::time::SystemTime;
 
@@ -28,8 +28,8 @@ pub(crate) async fn health(args: &HealthArgs, output: &mut Output) -> Outcome {
     Ok(Exit::Success)
 }
 
-/// A line for the first answer and for each one that differs from the one before. Once there was an answer, troubles are
-/// told once and waited out.
+/// Prints a line for the first answer and for each one that differs from the one before. After the first answer, temporary
+/// failures are reported once and retried.
 async fn watch(endpoint: &Endpoint, args: &HealthArgs, output: &mut Output) -> Outcome {
     let mut last: Option<Map<String, Value>> = None;
     let mut is_failing = false;
@@ -43,7 +43,7 @@ async fn watch(endpoint: &Endpoint, args: &HealthArgs, output: &mut Output) -> O
                     last = Some(health);
                 }
             }
-            Err(error) if error.is_passing() && last.is_some() => {
+            Err(error) if error.is_temporary() && last.is_some() => {
                 if !is_failing {
                     note_retry(&error, output);
                 }

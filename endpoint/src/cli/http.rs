@@ -1,55 +1,56 @@
-//! The client side of the client API; works against RunPod itself too.
+//! A client of the client API, for this endpoint and for RunPod.
 
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue};
 use reqwest::{Method, StatusCode};
+use runpod_alerts::request_error_text;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::args::ServerArgs;
 use crate::store::Status;
 
-/// Longer than any reply is held.
+/// Longer than the endpoint holds any reply.
 const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a request brought no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The key cannot be sent.
+    /// The key cannot be an HTTP header.
     #[error("the API key contains characters that no HTTP header can carry: check --api-key or RUNPOD_API_KEY")]
     Key(#[from] InvalidHeaderValue),
-    /// TLS or the like.
+    /// The HTTP client cannot be created, for example because of TLS settings.
     #[error("the HTTP client cannot start: {0}; check the proxy and certificate settings of this machine")]
     Setup(#[source] reqwest::Error),
-    /// Nobody answers.
+    /// No connection, or no answer.
     #[error("no answer from {url}: {error}; start the endpoint (runpod-endpoint dev ...) or set --url")]
     Unreachable {
         /// The endpoint.
         url: String,
-        /// What the connection said.
+        /// Why, with its causes.
         error: String,
     },
     /// 401 or 403.
     #[error("the endpoint refuses the API key: set --api-key or RUNPOD_API_KEY")]
     Unauthorized,
-    /// Any other refusal.
+    /// Any other error status.
     #[error("the endpoint answered {status}: {text}")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// What the reply said.
+        /// The error text of the reply.
         text: String,
     },
-    /// The reply is not what this API answers.
+    /// The reply is not a document of this API.
     #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
     Reply(#[from] serde_json::Error),
 }
 
 impl ClientError {
     /// Whether the same request may succeed a moment later.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
@@ -63,7 +64,7 @@ impl ClientError {
 pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) status: Status,
-    /// Milliseconds; only a job that has run has one.
+    /// Milliseconds; absent if the job has never run.
     #[serde(rename = "executionTime")]
     pub(crate) execution_time: Option<u64>,
     pub(crate) output: Option<Box<RawValue>>,
@@ -94,7 +95,7 @@ pub(crate) struct Purged {
     pub(crate) removed: u64,
 }
 
-/// One endpoint, seen from a client.
+/// One endpoint, as a client reaches it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     http: reqwest::Client,
@@ -127,7 +128,7 @@ impl Endpoint {
         self.get_at(&format!("{}/{path}", self.url)).await
     }
 
-    /// Something beside the endpoint's own API, with the same key.
+    /// A URL outside of the endpoint's API, with the same key.
     pub(crate) async fn get_at(&self, url: &str) -> Result<String, ClientError> {
         self.send(Method::GET, url, String::new()).await
     }
@@ -150,15 +151,11 @@ impl Endpoint {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
-        let mut cause: &dyn std::error::Error = &error.without_url();
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        ClientError::Unreachable { url: self.url.clone(), error: cause.to_string() }
+        ClientError::Unreachable { url: self.url.clone(), error: request_error_text(error) }
     }
 }
 
-/// The message inside an error document, or the start of whatever else came back.
+/// The message of an error document, or the start of any other body.
 fn reason(text: &str) -> String {
     #[derive(Deserialize)]
     struct Problem {
@@ -166,6 +163,6 @@ fn reason(text: &str) -> String {
         detail: Option<String>,
     }
     let problem: Option<Problem> = serde_json::from_str(text).ok();
-    let told = problem.and_then(|problem| problem.error.or(problem.detail));
-    told.unwrap_or_else(|| text.chars().take(200).collect())
+    let message = problem.and_then(|problem| problem.error.or(problem.detail));
+    message.unwrap_or_else(|| text.chars().take(200).collect())
 }

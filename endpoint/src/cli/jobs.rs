@@ -5,7 +5,7 @@ use tokio::time::sleep;
 use super::args::{EndpointArgs, JobArgs, SubmitArgs, WatchArgs};
 use super::ask::{FIRST_PAUSE, ask};
 use super::exit::Exit;
-use super::follow::{Wanted, follow};
+use super::follow::{Shown, follow};
 use super::http::{Chunks, Endpoint, Job, Purged, Requests};
 use super::outcome::Outcome;
 use super::output::Output;
@@ -13,7 +13,7 @@ use super::print::{exit_for, note_failure, print_end, print_result, print_value}
 use super::request;
 use crate::store::Status;
 
-/// How long one `/stream` question is held, in milliseconds.
+/// How long one `/stream` request is held, in milliseconds.
 const STREAM_WAIT_MS: u32 = 10_000;
 
 pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
@@ -26,8 +26,8 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
         if job.status.is_terminal() {
             return Ok(print_end(&job, &reply, as_json, output));
         }
-        let wanted = Wanted { changes: false, items: false, as_json };
-        return follow(&endpoint, &job.id, None, wanted, output).await;
+        let shown = Shown { changes: false, items: false, as_json };
+        return follow(&endpoint, &job.id, None, shown, output).await;
     }
     let reply = endpoint.post("run", body).await?;
     let job: Job = serde_json::from_str(&reply)?;
@@ -35,9 +35,9 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
     if !args.watch {
         return Ok(Exit::Success);
     }
-    // Nobody else knows the job yet: its stream is ours.
-    let wanted = Wanted { changes: true, items: true, as_json };
-    follow(&endpoint, &job.id, Some(job.status), wanted, output).await
+    // No other client knows the job yet, so reading its stream takes nothing from anyone.
+    let shown = Shown { changes: true, items: true, as_json };
+    follow(&endpoint, &job.id, Some(job.status), shown, output).await
 }
 
 pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
@@ -54,8 +54,8 @@ pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
 
 pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
     let target = &args.job.target;
-    let wanted = Wanted { changes: true, items: args.stream, as_json: target.json };
-    follow(&Endpoint::new(&target.server)?, &args.job.job, None, wanted, output).await
+    let shown = Shown { changes: true, items: args.stream, as_json: target.json };
+    follow(&Endpoint::new(&target.server)?, &args.job.job, None, shown, output).await
 }
 
 pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
@@ -77,7 +77,7 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
             return Ok(Exit::Failure);
         }
         if chunks.stream.is_empty() {
-            // An endpoint that does not hold the question must not be asked in a tight loop.
+            // Some endpoints answer at once: without a pause this would be a tight loop.
             sleep(FIRST_PAUSE).await;
         }
     }

@@ -4,11 +4,13 @@ mod args;
 mod ask;
 mod config;
 mod dev;
+mod effective;
 mod exit;
 mod follow;
 mod health;
 mod http;
 mod jobs;
+mod log;
 mod open;
 mod outcome;
 mod output;
@@ -17,16 +19,16 @@ mod probe;
 mod request;
 mod serve;
 mod signals;
+mod start;
 mod top;
 mod workers;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use clap::{CommandFactory, FromArgMatches};
 
-use signals::StopRequests;
+use effective::Effective;
 
 pub use args::{Cli, Command};
 pub use exit::Exit;
@@ -34,10 +36,17 @@ pub use output::Output;
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
+    let mut command = Cli::command();
+    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        let given = matches.subcommand().and_then(|(name, given)| Some((command.find_subcommand(name)?, given)));
+        let effective = given.map(|(command, given)| Effective::of(command, given)).unwrap_or_default();
+        Ok((cli, effective))
+    });
+    let (cli, effective) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are no mistakes. Printing fails only when nobody reads.
+            // Help and version are not mistakes. Printing fails only when the output is closed.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
         }
@@ -50,25 +59,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return output.fail(&text, Exit::Failure).into();
         }
     };
-    runtime.block_on(run(cli.command, &mut output)).into()
+    runtime.block_on(run(cli.command, effective, &mut output)).into()
 }
 
-async fn run(command: Command, output: &mut Output) -> Exit {
+async fn run(command: Command, effective: Effective, output: &mut Output) -> Exit {
     let outcome = match &command {
-        Command::Serve(args) => {
-            start_log();
-            return match StopRequests::watch() {
-                Ok(stops) => serve::serve(args, stops, output).await,
-                Err(error) => output.fail(&signals::unwatched(&error), Exit::Failure),
-            };
-        }
-        Command::Dev(args) => {
-            start_log();
-            return match StopRequests::watch() {
-                Ok(stops) => dev::dev(args, stops, output).await,
-                Err(error) => output.fail(&signals::unwatched(&error), Exit::Failure),
-            };
-        }
+        Command::Serve(args) => return serve::serve(args, effective, output).await,
+        Command::Dev(args) => return dev::dev(args, effective, output).await,
         Command::Probe(args) => return probe::probe(args, output).await,
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,
@@ -82,11 +79,4 @@ async fn run(command: Command, output: &mut Output) -> Exit {
         Command::Top(args) => top::top(args, output).await,
     };
     outcome.unwrap_or_else(|error| output.fail(&error, error.exit()))
-}
-
-/// Logs of the server, as text on standard error; `RUST_LOG` sets the level.
-fn start_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }

@@ -8,7 +8,7 @@ use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{AlertArgs, AlertFormat, ListenArgs, RateLimitChoice};
+use super::args::{AlertArgs, AlertFormat, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice};
 use super::config::{Config, ConfigError};
 use super::exit::Exit;
 use crate::alerts::Alerts;
@@ -20,10 +20,10 @@ use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
 
-/// Payload bytes kept in a data file.
+/// Bytes of payloads that a data file may hold.
 const MAX_FILE_BYTES: usize = 64 << 30;
 
-/// Why there is no server.
+/// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error(transparent)]
@@ -71,11 +71,11 @@ pub(crate) struct Opened {
     pub(crate) faults: Option<Arc<Faults>>,
     pub(crate) webhooks: Deliveries,
     pub(crate) alerts: Alerts,
-    /// The workers beside the server.
+    /// The workers that this program starts.
     pub(crate) local: Local,
 }
 
-/// Webhook deliveries that have not begun.
+/// Webhook deliveries that have not been started.
 pub(crate) struct Deliveries {
     webhooks: Webhooks,
     due: mpsc::Receiver<WebhookDue>,
@@ -88,52 +88,66 @@ impl Deliveries {
     }
 }
 
-/// What the command adds to the settings of the server.
+/// What differs between `serve` and `dev`.
 pub(crate) struct Extra<'a> {
     /// The endpoint that the console shows first.
     pub(crate) shown: &'a str,
-    /// The endpoint of the handler on the command line: it exists, configured or not.
+    /// The endpoint of the handler on the command line. It exists even if it is not configured.
     pub(crate) endpoint: Option<&'a str>,
-    /// Clients may bring faults for their own jobs.
+    /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
 }
 
-/// Opens the socket and the store.
-pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
-    let keys = Keys {
-        client: KeySet::load(listen.api_key.as_ref(), listen.api_key_file.as_deref())?,
-        worker: KeySet::load(listen.worker_key.as_ref(), listen.worker_key_file.as_deref())?,
-        local: false,
-    };
-    let worker_key = keys.worker.first().cloned();
+/// Settings that can work together: everything that can be checked before anything is opened.
+pub(crate) struct Checked {
+    server: ServerConfig,
+    faults: Option<Arc<Faults>>,
+    alerts: Alerts,
+    signer: Option<Signer>,
+    pub(crate) config: Config,
+}
+
+/// Reads all files and checks all settings. Opens nothing and starts nothing.
+pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Checked, OpenError> {
+    let keys = keys(&listen.keys)?;
     let config = Config::load(listen.config.as_deref())?;
-    let faults = faults(listen, extra.fault_header)?.map(Arc::new);
-    let catalog = catalog(&config, extra.endpoint);
-    let endpoints = catalog.policies.keys().cloned().collect();
+    let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
     let options = Options {
-        catalog,
-        rate_limits: (listen.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
+        catalog: catalog(&config, extra.endpoint),
+        rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
     };
-    let alerts = alerts(&listen.alerts)?;
-    if listen.webhook_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+    let secret = listen.webhooks.webhook_secret.as_ref();
+    if secret.is_some_and(|secret| secret.expose().is_empty()) {
         return Err(OpenError::EmptySecret);
     }
-    let signer = listen.webhook_secret.as_ref().map(Signer::new).transpose()?;
-    let server_config = ServerConfig {
+    let server = ServerConfig {
         bind: listen.bind,
         keys,
-        insecure: listen.insecure_no_auth,
-        hold: listen.hold,
-        max_result_bytes: usize::from(listen.max_result_mib) << 20,
+        insecure: listen.keys.insecure_no_auth,
+        hold: listen.jobs.hold,
+        max_result_bytes: usize::from(listen.jobs.max_result_mib) << 20,
         options: Arc::new(options),
     };
+    server.check()?;
+    let signer = secret.map(Signer::new).transpose()?;
+    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, signer, config })
+}
+
+/// Opens the socket and the store.
+pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
+    let Checked { server, faults, alerts, signer, config } = checked;
+    if faults.is_some() && listen.faults.faults.is_some() {
+        tracing::warn!("Scripted faults are on: this server misbehaves on purpose.");
+    }
+    let worker_key = server.keys.worker.first().cloned();
+    let endpoints = server.options.catalog.policies.keys().cloned().collect();
     let local = Local::of(extra.shown);
     let (queue, due) = WebhookQueue::channel();
     let outcomes = queue.outcomes();
-    let server = Server::bind(server_config).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
-    let timeout_status = if listen.report_timed_out { Status::TimedOut } else { Status::Failed };
-    let limits = Limits { lease: listen.lease, timeout_status, ..Limits::default() };
+    let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
+    let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
+    let limits = Limits { lease: listen.jobs.lease, timeout_status, ..Limits::default() };
     // The disk has room for more than memory.
     let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
     let setup = Setup { limits, endpoints, leases: leases(&config), webhooks: queue };
@@ -141,15 +155,21 @@ pub(crate) async fn open(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opene
         Some(path) => Arc::new(SqliteStore::open(path, setup)?),
         None => Arc::new(MemoryStore::new(setup)),
     };
-    let webhooks = Webhooks::new(Arc::clone(&store), Guard::new(&listen.webhook_allow), signer)?.counting(outcomes);
+    let guard = Guard::new(&listen.webhooks.webhook_allow);
+    let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes);
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, alerts, local })
 }
 
-fn faults(listen: &ListenArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {
-    let script = listen.faults.as_deref().map(Script::load).transpose()?;
-    if script.is_some() {
-        tracing::warn!("scripted faults are on: this server misbehaves on purpose");
-    }
+fn keys(args: &KeyArgs) -> Result<Keys, KeyFileError> {
+    Ok(Keys {
+        client: KeySet::load(args.api_key.as_ref(), args.api_key_file.as_deref())?,
+        worker: KeySet::load(args.worker_key.as_ref(), args.worker_key_file.as_deref())?,
+        local: false,
+    })
+}
+
+fn faults(args: &FaultArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {
+    let script = args.faults.as_deref().map(Script::load).transpose()?;
     let wanted = script.is_some() || fault_header;
     Ok(wanted.then(|| Faults::new(script.unwrap_or_default(), fault_header)))
 }

@@ -7,16 +7,16 @@ use super::request::RequestError;
 /// Why a client command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// Nothing to submit.
+    /// The input cannot be submitted.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// No answer.
+    /// The request failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A reply in another shape.
+    /// The reply has another form.
     #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
     Reply(#[from] serde_json::Error),
-    /// The system does not let signals be watched.
+    /// The system refuses to report signals.
     #[error("{}", super::signals::unwatched(.0))]
     Signals(#[source] std::io::Error),
     /// The terminal cannot be used.
@@ -31,5 +31,5 @@ impl CommandError {
     }
 }
 
-/// An exit status, or the reason why there is no answer to print.
+/// An exit status, or the reason for the failure.
 pub(super) type Outcome = Result<Exit, CommandError>;

@@ -5,15 +5,15 @@ use std::io::{StderrLock, StdoutLock, Write, stderr, stdout};
 
 use super::exit::Exit;
 
-/// Results go to standard output, complaints to standard error.
+/// Results go to standard output, errors and notes to standard error.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Nobody reads standard output any more.
+    /// Standard output cannot be written any more.
     closed: bool,
 }
 
 impl Output {
-    /// One line of result, at once.
+    /// Prints one line of a result and flushes it.
     pub fn line(&mut self, text: &str) {
         let mut out: StdoutLock<'_> = stdout().lock();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
@@ -21,19 +21,19 @@ impl Output {
         }
     }
 
-    /// Whether the reader of standard output has gone, as `head` does.
+    /// Whether the reader of standard output has closed it, as `head` does.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// One line of remark. A closed standard error is no reason to stop.
+    /// Prints one line to standard error. It does not matter if that is closed.
     pub fn note(&mut self, text: &str) {
         let mut err: StderrLock<'_> = stderr().lock();
         let _ = writeln!(err, "{text}");
     }
 
-    /// Tells what went wrong and passes the exit status on.
+    /// Prints the error and returns the exit status.
     pub fn fail(&mut self, error: &impl Display, exit: Exit) -> Exit {
         self.note(&format!("runpod-endpoint: {error}"));
         exit

@@ -1,25 +1,25 @@
-//! `probe`: asks the server that runs in the same container how it is, so that an image needs no HTTP client for its health
-//! check.
+//! `probe`: asks the server in the same container for its state, so that an image needs no HTTP client for its health check.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
+use runpod_alerts::request_error_text;
 
 use super::args::{ProbeArgs, ProbeKind};
 use super::exit::Exit;
 use super::output::Output;
 
-/// The server answers these from memory; more time would not help.
+/// Timeout. The server answers probes from memory.
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// The probe failed.
 #[derive(Debug, thiserror::Error)]
 enum ProbeError {
-    /// Nobody answers, or too late.
-    #[error("no endpoint answers at {address}: {source}; --bind names another address")]
-    Unreachable { address: SocketAddr, source: reqwest::Error },
-    /// It answers that it is not well.
+    /// No answer in time.
+    #[error("no endpoint answers at {address}: {error}; --bind names another address")]
+    Unreachable { address: SocketAddr, error: String },
+    /// An error status.
     #[error("the endpoint answers {status}: {body}")]
     Refused { status: StatusCode, body: String },
 }
@@ -40,8 +40,8 @@ async fn ask(args: &ProbeArgs) -> Result<String, ProbeError> {
         ProbeKind::Live => "live",
         ProbeKind::Ready => "ready",
     };
-    let unreachable = |source| ProbeError::Unreachable { address, source };
-    // No proxy stands between a container and itself.
+    let unreachable = |error| ProbeError::Unreachable { address, error: request_error_text(error) };
+    // The server is in the same container: no proxy.
     let client = Client::builder().no_proxy().timeout(LIMIT).build().map_err(unreachable)?;
     let reply = client.get(format!("http://{address}/{path}")).send().await.map_err(unreachable)?;
     let status = reply.status();

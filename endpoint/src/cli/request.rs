@@ -13,7 +13,7 @@ use super::args::SubmitArgs;
 /// Larger than any request that is accepted.
 const MAX_INPUT: u64 = 64 << 20;
 
-/// Why there is nothing to submit.
+/// Why the input cannot be submitted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// No input at all.

@@ -1,26 +1,27 @@
-//! `serve`: the endpoint, alone or with workers of its own.
+//! `serve`: the endpoint, with or without local workers.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
+use super::effective::Effective;
 use super::exit::Exit;
-use super::open::{Extra, Opened, open};
+use super::open::{Extra, Opened};
 use super::output::Output;
-use super::signals::StopRequests;
+use super::start::start;
 use super::workers;
 use crate::server::Server;
 use crate::worker_env::worker_env;
 
-pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mut Output) -> Exit {
+pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut Output) -> Exit {
     let endpoint = (!args.handler.is_empty()).then_some(&*args.endpoint_id);
-    let extra = Extra { shown: &args.endpoint_id, endpoint, fault_header: args.listen.allow_fault_header };
-    let opened = match open(&args.listen, &extra).await {
-        Ok(opened) => opened,
-        Err(error) => return output.fail(&error, error.exit()),
+    let extra = Extra { shown: &args.endpoint_id, endpoint, fault_header: args.listen.faults.allow_fault_header };
+    let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
+        Ok(started) => started,
+        Err(exit) => return exit,
     };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers) {
+    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, args.listen.log) {
         Ok(pools) => pools,
         Err(error) => return output.fail(&error, Exit::Usage),
     };
@@ -28,6 +29,7 @@ pub(crate) async fn serve(args: &ServeArgs, mut stops: StopRequests, output: &mu
     if !pools.is_empty() {
         return workers::run(opened, pools, stops, output).await;
     }
+    let mut stops = stops;
     let Opened { server, store, webhooks, alerts, .. } = opened;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -49,14 +51,16 @@ fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
     for (name, value) in worker_env(&base, endpoint, "worker-1", None) {
         let value = match name {
-            "RUNPOD_AI_API_KEY" if args.listen.worker_key.is_some() || args.listen.worker_key_file.is_some() => {
+            "RUNPOD_AI_API_KEY"
+                if args.listen.keys.worker_key.is_some() || args.listen.keys.worker_key_file.is_some() =>
+            {
                 "<the value of --worker-key>"
             }
             _ => &value,
         };
         output.line(&format!("export {name}='{value}'"));
     }
-    let key = if args.listen.api_key.is_some() || args.listen.api_key_file.is_some() {
+    let key = if args.listen.keys.api_key.is_some() || args.listen.keys.api_key_file.is_some() {
         " -H 'Authorization: Bearer <the value of --api-key>'"
     } else {
         ""

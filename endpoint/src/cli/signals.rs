@@ -4,19 +4,19 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Requests to stop. From its creation on, the signals no longer end the process by themselves.
+/// Requests to stop. Once this exists, the signals no longer end the process.
 pub(crate) struct StopRequests {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopRequests {
-    /// Must exist before anything is started that a stop has to end in order.
+    /// Must be called before anything is started that needs an orderly stop.
     pub(crate) fn watch() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Ends at the next request.
+    /// Waits for the next request.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -25,7 +25,7 @@ impl StopRequests {
     }
 }
 
-/// The message for a system that does not let signals be watched.
+/// The message when the system refuses to report signals.
 pub(crate) fn unwatched(error: &io::Error) -> String {
     format!("cannot watch for stop signals: {error}; raise the limit of open files (ulimit -n)")
 }

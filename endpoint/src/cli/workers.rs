@@ -1,11 +1,11 @@
-//! The server together with local workers, from start to end.
+//! Runs the server together with local workers.
 
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::WorkerArgs;
+use super::args::{LogArgs, WorkerArgs};
 use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
@@ -18,6 +18,7 @@ pub(crate) fn pools(
     endpoint: &str,
     handler: &[OsString],
     args: &WorkerArgs,
+    log: LogArgs,
 ) -> Result<Vec<Pool>, FleetError> {
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
@@ -47,6 +48,7 @@ pub(crate) fn pools(
             http_port,
             stop_grace: args.stop_grace,
             gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
+            log_format: log.log_format.into(),
             faults: opened.faults.clone(),
             local: opened.local.clone(),
         };
@@ -61,12 +63,12 @@ pub(crate) fn pools(
     Ok(pools)
 }
 
-/// Serves and keeps the workers running until a stop signal or the first failure.
+/// Serves, and keeps the workers running, until a stop signal or the first failure.
 pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
     let Opened { server, store, webhooks, alerts, .. } = opened;
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
-    tokio::spawn(pass_on(stops, stop.clone()));
-    // The server outlives the workers, so that they can deliver what they finish last.
+    tokio::spawn(forward(stops, stop.clone()));
+    // The server stops after the workers, so that they can deliver their last results.
     let close = CancellationToken::new();
     webhooks.start(close.clone());
     alerts.start(Arc::clone(&store), close.clone());
@@ -84,10 +86,10 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
     }
 }
 
-/// The first signal lets jobs finish, the second one does not.
-async fn pass_on(mut stops: StopRequests, stop: StopSignals) {
+/// At the first signal workers finish their jobs; at the second one jobs are ended.
+async fn forward(mut stops: StopRequests, stop: StopSignals) {
     stops.next().await;
-    tracing::info!("stopping: workers finish their jobs; press Ctrl-C again to skip that");
+    tracing::info!("Stopping: workers finish their jobs. Press Ctrl-C again to end them at once.");
     stop.soon.cancel();
     stops.next().await;
     stop.now.cancel();

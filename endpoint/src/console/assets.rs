@@ -1,4 +1,4 @@
-//! The page itself. Everything is embedded, so that it works without a network and always fits the program.
+//! The page. It is embedded in the program, so that it works offline and always matches the program's version.
 
 use axum::Router;
 use axum::http::HeaderName;
@@ -10,7 +10,7 @@ use axum::routing::get;
 
 use super::state::Console;
 
-/// The page runs its own scripts and talks to its own server; what a job contains can never become code.
+/// Allows only the page's own scripts, styles and requests: nothing in a job can run as code.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

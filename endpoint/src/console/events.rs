@@ -1,4 +1,4 @@
-//! Server-sent events: the overview of an endpoint and the course of one job.
+//! Server-sent events: the overview of an endpoint and the progress of one job.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,17 +17,18 @@ use super::wire::{Job, Line, OverviewQuery, Point, Row, Worker};
 use crate::api::ApiError;
 use crate::store::{JobFilter, Seen};
 
-/// Between two looks at the store.
+/// Time between two reads of the store.
 const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
-/// Between two documents of one job, however fast it streams.
+/// Shortest time between two documents of one job.
 const JOB_PERIOD: Duration = Duration::from_millis(100);
-/// One wait for a change of a job.
+/// Length of one wait for a change of the job.
 const JOB_WAIT: Duration = Duration::from_secs(10);
-/// A stream ends after this time; the page opens the next one.
+/// A stream ends after this time; the page opens a new one.
 const MAX_LIFE: Duration = Duration::from_secs(900);
 
-/// Longest lists of the overview.
+/// Jobs in the overview.
 pub(super) const MAX_ROWS: usize = 100;
+/// Workers in the overview.
 pub(super) const MAX_WORKERS: usize = 100;
 
 type Batch = Vec<Result<Event, Infallible>>;
@@ -39,8 +40,8 @@ pub(super) async fn overview(
     Query(query): Query<OverviewQuery>,
 ) -> Result<Response, ApiError> {
     let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
-    let look = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };
-    respond(&console, stream::unfold(look, |look| async move { Some(look.next().await) }))
+    let stream_state = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };
+    respond(&console, stream::unfold(stream_state, |state| async move { Some(state.next().await) }))
 }
 
 struct Overview {
@@ -50,7 +51,7 @@ struct Overview {
     sent: Sent,
 }
 
-/// What the page has, so that only changes are sent.
+/// What the page has received, so that only changes are sent.
 #[derive(Default)]
 struct Sent {
     any: bool,
@@ -101,8 +102,8 @@ impl Overview {
     }
 }
 
-/// Event `job` at once and after every change, `log` with what local workers log about it, `gone` when the record has
-/// expired.
+/// Sends the event `job` at once and after every change, `log` with the lines that local workers log about the job, and `gone`
+/// when its record has expired.
 pub(super) async fn job(
     State(console): State<Console>,
     Path((endpoint, id)): Path<(String, String)>,
@@ -135,7 +136,7 @@ impl Watch {
         let store = &self.console.store;
         let found = tokio::select! {
             found = store.inspect(&self.endpoint, &self.id, self.seen, JOB_WAIT) => found,
-            // The job itself comes first.
+            // The job's document is sent before its log.
             (lines, next) = self.console.local.logs().after(&self.id, self.logged), if !is_first => {
                 self.logged = next;
                 let lines: Vec<_> = lines.iter().map(Line::from).collect();
@@ -163,11 +164,11 @@ fn event(name: &str, data: &str) -> Event {
 }
 
 fn encode(document: &impl Serialize) -> String {
-    // Strings, numbers and JSON that was parsed before: there is nothing that could fail.
+    // Strings, numbers and JSON that was parsed before: nothing in it can fail.
     serde_json::to_string(document).unwrap_or_else(|_| "null".to_owned())
 }
 
-/// The response, for as long as the viewer stays, within bounds.
+/// The response: it ends when the viewer leaves, after [`MAX_LIFE`], or at shutdown.
 fn respond(console: &Console, batches: impl Stream<Item = Batch> + Send + 'static) -> Result<Response, ApiError> {
     let permit = Arc::clone(&console.viewers).try_acquire_owned().map_err(|_| ApiError::TooManyViewers)?;
     let shutdown = console.shutdown.clone().cancelled_owned();

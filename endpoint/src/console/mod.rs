@@ -17,11 +17,12 @@ use serde::Serialize;
 
 pub use samples::Samples;
 pub use state::Console;
+pub(crate) use state::MAX_EVENT_STREAMS;
 
 use crate::api::{ApiError, Keys, client_only};
 use crate::local::Manifest;
 
-/// The page, open to everyone, and its data, for those with the client key.
+/// The page, which needs no key, and its data, which needs the client key.
 pub fn router(console: Console, keys: &Keys) -> Router {
     let data = Router::new()
         .route("/console/endpoints", get(endpoints))
@@ -40,7 +41,7 @@ struct Endpoints {
 
 async fn endpoints(State(console): State<Console>) -> Result<Response, ApiError> {
     let mut endpoints = console.store.endpoints().await?;
-    // An endpoint without jobs is not in the store yet.
+    // The store does not know an endpoint before its first job.
     if let Some(own) = console.local.endpoint().filter(|own| !endpoints.iter().any(|id| id == own)) {
         endpoints.insert(0, own.to_owned());
     }

@@ -1,4 +1,4 @@
-//! The overview and one job as plain documents, for those who ask at their own pace: `runpod-endpoint top`.
+//! The overview and one job as JSON documents, for clients that poll, such as `runpod-endpoint top`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -18,13 +18,13 @@ use crate::store::{JobFilter, Seen};
 #[serde(rename_all = "camelCase")]
 struct Overview<'a> {
     counters: Point,
-    /// How long the job at the head of the queue has waited.
+    /// How long the oldest job has waited, in milliseconds.
     oldest_wait: Option<u64>,
     jobs: Vec<Row<'a>>,
     workers: Vec<WorkerLine<'a>>,
 }
 
-/// A worker, and what it uses if it runs on this machine.
+/// A worker, with its resource usage if it runs on this machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WorkerLine<'a> {
@@ -69,7 +69,7 @@ pub(super) async fn overview(
     Ok(Json(document).into_response())
 }
 
-/// Everything about one job. Takes nothing from the readers of its stream.
+/// Everything about one job. Its stream items stay unread.
 pub(super) async fn job(
     State(console): State<Console>,
     Path((endpoint, id)): Path<(String, String)>,
@@ -80,7 +80,7 @@ pub(super) async fn job(
 
 async fn usage(console: &Console) -> BTreeMap<String, Usage> {
     let local = console.local.clone();
-    // Reads files: not on the event loop.
+    // It reads files: not on the async runtime's threads.
     let measured = tokio::task::spawn_blocking(move || {
         let workers = local.ids().into_iter().filter_map(|id| local.measure(&id));
         workers.filter_map(|worker| Some((worker.id, worker.usage?))).collect()

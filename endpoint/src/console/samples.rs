@@ -1,4 +1,4 @@
-//! The counters of the last minutes, one sample a second, for the charts.
+//! The counters of the last five minutes, one sample a second, for the charts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::store::{Health, Store};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Five minutes.
+/// Samples kept: five minutes.
 const KEPT: usize = 300;
 
-/// Endpoints that are sampled; of more, those whose ids come first.
+/// Endpoints that are sampled: the first ones in the order of their ids.
 const MAX_ENDPOINTS: usize = 100;
 
 /// The counters at one moment.

@@ -9,31 +9,31 @@ use super::samples::Samples;
 use crate::local::{GpuFigures, Local};
 use crate::store::Store;
 
-/// Event streams open at once; a page holds one.
-const MAX_VIEWERS: usize = 64;
+/// Event streams that may be open at once; each open page holds one.
+pub(crate) const MAX_EVENT_STREAMS: usize = 64;
 
-/// What the console shows.
+/// What the console reads.
 #[derive(Clone)]
 pub struct Console {
     /// Jobs and workers.
     pub store: Arc<dyn Store>,
-    /// The counters of the last minutes.
+    /// The counters of the last five minutes.
     pub samples: Samples,
-    /// The handler and the workers that run beside the server.
+    /// The handler and the workers that this program starts.
     pub local: Local,
-    /// What those workers say about their GPUs.
+    /// The GPU figures of those workers.
     pub gpus: GpuFigures,
-    /// Ends all event streams.
+    /// Once cancelled, all event streams end.
     pub shutdown: CancellationToken,
     /// One permit for each open event stream.
     pub(super) viewers: Arc<Semaphore>,
 }
 
 impl Console {
-    /// A console over this store.
+    /// A console that reads this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
-        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
+        let viewers = Arc::new(Semaphore::new(MAX_EVENT_STREAMS));
         let gpus = GpuFigures::new(local.clone());
         Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
     }

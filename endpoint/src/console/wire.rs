@@ -10,7 +10,7 @@ use super::samples::Sample;
 use crate::local::LogLine;
 use crate::store::{Health, JobDetails, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
 
-/// Bytes of one payload that are shown; the client API has the rest.
+/// Bytes of one payload that are shown; the client API returns all of it.
 const MAX_SHOWN: usize = 1 << 20;
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -116,13 +116,13 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             WorkerState::Unhealthy => "unhealthy",
             WorkerState::Leaving => "leaving",
         };
-        // In steps, so that a list of quiet workers is not sent every second.
+        // In steps of ten: otherwise the list of idle workers would be sent every second.
         let silent_seconds = worker.silent_for.as_secs() / 10 * 10;
         Self { id: &worker.id, state, jobs: worker.jobs, silent_seconds }
     }
 }
 
-/// A payload, or the beginning of a large one as text.
+/// A payload, or the beginning of a large one, as text.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Shown<'a> {

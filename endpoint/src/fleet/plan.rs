@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_log_line::LogFormat;
+
 use super::error::FleetError;
 use super::gpu_sets::Gpus;
 use super::process::WorkerCommand;
@@ -23,6 +25,8 @@ pub(crate) struct WorkerPlan {
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,
     pub(crate) stop_grace: Duration,
+    /// Form of the workers' log lines, unless their own environment sets one.
+    pub(crate) log_format: LogFormat,
     pub(crate) gpus: Gpus,
     pub(crate) faults: Option<Arc<Faults>>,
     /// Where running workers are listed.

@@ -163,6 +163,7 @@ mod tests {
             worker_key: None,
             command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
             http_port: 0,
+            log_format: runpod_log_line::LogFormat::Text,
             stop_grace: Duration::ZERO,
             gpus: Gpus::default(),
             faults: None,

@@ -1,6 +1,7 @@
 //! How many workers there should be: the decision alone, without clock and processes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ pub enum ScalerRule {
 impl Default for ScalerRule {
     fn default() -> Self {
         Self::QueueDelay(Duration::from_secs(4))
+    }
+}
+
+impl fmt::Display for ScalerRule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QueueDelay(delay) => write!(formatter, "queue-delay={}", humantime::format_duration(*delay)),
+            Self::RequestCount(count) => write!(formatter, "request-count={count}"),
+        }
     }
 }
 

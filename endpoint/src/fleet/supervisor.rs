@@ -198,7 +198,7 @@ impl Supervisor {
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {
-            env.push(("RUNPOD_WORKER_LOG_FORMAT", "text".to_owned()));
+            env.push(("RUNPOD_WORKER_LOG_FORMAT", plan.log_format.as_str().to_owned()));
         }
         // RunPod's fitness checks expect a production machine: 4 GiB of free memory, a tenth of the disk, a GPU of its own.
         for variable in ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "RUNPOD_SKIP_GPU_CHECK"] {

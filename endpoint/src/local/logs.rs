@@ -121,7 +121,8 @@ fn job_bytes(id: &str) -> usize {
     2 * id.len() + OVERHEAD
 }
 
-/// The job, the level and the rest of a line: `{"requestId": "j", "message": "m", "level": "INFO", …}` or `INFO   | j | m`.
+/// The job, the level and the rest of a line: `{"requestId": "j", "message": "m", "level": "INFO", …}` or
+/// `2026-01-31T12:00:00.000Z INFO   | j | m`.
 fn parse(line: &str) -> Option<(Cow<'_, str>, Cow<'_, str>, Cow<'_, str>)> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -134,6 +135,11 @@ fn parse(line: &str) -> Option<(Cow<'_, str>, Cow<'_, str>, Cow<'_, str>)> {
         let line: JsonLine = serde_json::from_str(line).ok()?;
         return Some((line.request_id.into(), line.level.into(), line.message.into()));
     }
+    // The time stands first in lines of this program's own workers; others write none.
+    let line = match line.split_once("Z ") {
+        Some((time, rest)) if time.starts_with(|first: char| first.is_ascii_digit()) => rest,
+        _ => line,
+    };
     let mut parts = line.trim_end().splitn(3, " | ");
     let (level, job, text) = (parts.next()?.trim_end_matches([' ', '|']), parts.next(), parts.next());
     // The level is padded to seven letters; no level has a longer name.
@@ -155,6 +161,7 @@ mod tests {
             parsed("INFO   | j-1 | Started. attempt=1 | x\n").as_deref(),
             Some("j-1: INFO: Started. attempt=1 | x")
         );
+        assert_eq!(parsed("2026-01-31T12:00:00.250Z WARN   | j-1 | Z x").as_deref(), Some("j-1: WARN: Z x"));
         assert_eq!(parsed("ERROR  | j_2 | no").as_deref(), Some("j_2: ERROR: no"));
         for other in
             ["INFO   | A slot is ready. | x", r#"{"requestId": null, "message": "", "level": "INFO"}"#, "text", "", "{"]

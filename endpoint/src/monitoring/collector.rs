@@ -1,4 +1,4 @@
-//! What the store has counted, in the form of metrics.
+//! The store's counters as metrics.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,7 +61,7 @@ impl Series {
     }
 }
 
-/// All of it at one moment.
+/// Everything that one scrape shows.
 #[derive(Debug)]
 pub(super) struct Collected {
     pub(super) series: Vec<Series>,
@@ -75,14 +75,14 @@ impl Collector for Collected {
         self.counters(
             encoder,
             "runpod_endpoint_jobs",
-            "Jobs that entered a state. in_progress counts every attempt; expired jobs outlived their ttl.",
+            "Jobs that entered a state. in_progress counts every attempt; expired jobs exceeded their ttl.",
             "status",
             Series::jobs,
         )?;
         self.counters(
             encoder,
             "runpod_endpoint_jobs_retried",
-            "Jobs that were given to a second worker because the first one was lost.",
+            "Jobs that were given to another worker because the first one was lost.",
             "",
             |series| [("", series.totals.retried)],
         )?;
@@ -99,7 +99,7 @@ impl Collector for Collected {
         self.gauges(
             encoder,
             "runpod_endpoint_oldest_wait_seconds",
-            "How long the job at the head of the queue has waited; 0 when none waits.",
+            "How long the oldest job has waited; 0 when none waits.",
             "",
             |series| [("", series.oldest_wait.as_secs_f64())],
         )?;

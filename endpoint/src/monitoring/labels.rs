@@ -6,12 +6,12 @@ const MAX_ENDPOINTS: usize = 64;
 /// The label of all others.
 pub(super) const OTHER: &str = "other";
 
-/// Who has a label: the first ones, for good, so that no counter moves from one series to another.
+/// The endpoints that have a label: the first ones, permanently, so that no counter moves from one series to another.
 #[derive(Debug, Default)]
 pub(super) struct EndpointLabels(Vec<String>);
 
 impl EndpointLabels {
-    /// The label of an endpoint, and its place in the order of all labels.
+    /// The position of the endpoint's label in the order of all labels.
     pub(super) fn index(&mut self, endpoint: &str) -> usize {
         if let Some(known) = self.0.iter().position(|label| label == endpoint) {
             return known;

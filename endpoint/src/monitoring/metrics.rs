@@ -14,11 +14,11 @@ use super::collector::{Collected, Requests, Series};
 use super::labels::EndpointLabels;
 use crate::store::{Observation, Store, WebhookOutcomes};
 
-/// The counters and what they are made of.
+/// The sources of all metrics.
 #[derive(Debug)]
 pub(super) struct Metrics {
     webhooks: WebhookOutcomes,
-    /// Shown with or without jobs, so that rates have a beginning.
+    /// Shown from the start, even without jobs, so that rates have a first value.
     endpoints: Vec<String>,
     labels: Mutex<EndpointLabels>,
     requests: Mutex<Requests>,
@@ -36,7 +36,7 @@ impl Metrics {
     /// The OpenMetrics text of everything.
     ///
     /// # Errors
-    /// Only what writing into a string can report: nothing in practice.
+    /// When the text cannot be written, which does not happen with a string.
     pub(super) async fn scrape(&self, store: &dyn Store) -> Result<String, fmt::Error> {
         let mut endpoints = self.endpoints.clone();
         let mut observed = Vec::new();

@@ -1,5 +1,5 @@
 //! `/metrics`, `/ready`, `/live` and `/ping` of the server itself: for Prometheus, load balancers and container platforms.
-//! No key is asked for: nothing in here tells about a single job.
+//! These routes need no key: they show nothing about single jobs.
 
 mod collector;
 mod labels;

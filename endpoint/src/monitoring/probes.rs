@@ -1,4 +1,4 @@
-//! Answers for load balancers and container platforms, in the shape of the worker's own.
+//! Answers for load balancers and container platforms, in the same form as the worker's.
 
 use axum::Json;
 use axum::extract::State;
@@ -30,14 +30,14 @@ impl Probe {
     }
 }
 
-/// 200 when jobs are taken and kept, 503 with the reason otherwise. `/ping` is RunPod's health check of load-balancing
-/// endpoints and says the same.
+/// 200 when jobs are accepted and kept, 503 with the reason otherwise. `/ping`, RunPod's health check of load-balancing endpoints,
+/// answers the same.
 pub(super) async fn ready(State(monitoring): State<Monitoring>) -> (StatusCode, Json<Probe>) {
     let probe = Probe::of(&monitoring);
     (probe.status(), Json(probe))
 }
 
-/// 200 while requests are answered. A full disk is no reason to start the program again.
+/// 200 while requests are answered. A full disk does not change it: restarting the program would not help.
 pub(super) async fn live() -> Json<Probe> {
     Json(Probe { state: "live", reason: None })
 }

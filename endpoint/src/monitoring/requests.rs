@@ -1,4 +1,4 @@
-//! Counts HTTP requests. The path of a request is the client's; its operation is one of ours.
+//! Counts HTTP requests by operation. Operations are a closed set, so that clients cannot create metric labels.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::metrics::Metrics;
 
-/// What requests to `/v2/{endpoint}/…` ask for.
+/// The operations of `/v2/{endpoint}/…`.
 const OPERATIONS: [&str; 18] = [
     "run",
     "runsync",
@@ -34,10 +34,10 @@ const OPERATIONS: [&str; 18] = [
 /// Classes of status, the values of the label `status`.
 pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// A request to no route at all.
+/// A request to an unknown route.
 const UNKNOWN: &str = "unknown";
 
-/// Counts a request when its answer begins. One whose client hangs up before that is not counted.
+/// Counts a request when its answer begins. If the client disconnects before that, it is not counted.
 pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let operation = operation(request.extensions().get::<MatchedPath>());
     let response = next.run(request).await;

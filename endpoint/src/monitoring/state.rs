@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::Metrics;
 use crate::store::{Store, WebhookOutcomes};
 
-/// What is watched.
+/// The sources of the monitoring routes.
 #[derive(Clone)]
 pub struct Monitoring {
     pub(super) store: Arc<dyn Store>,
@@ -16,8 +16,8 @@ pub struct Monitoring {
 }
 
 impl Monitoring {
-    /// Watches `store`. `endpoints` are shown from the start, others from their first job on. From `drain` on the server is
-    /// not ready.
+    /// Monitors `store`. `endpoints` are shown from the start, others from their first job on. Once `drain` is cancelled, the
+    /// server is not ready.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Secret};
 use runpod_endpoint::server::{Server, ServerConfig, ServerError};
 use runpod_endpoint::store::{Limits, MemoryStore};
@@ -58,18 +59,12 @@ impl Running {
         reqwest::get(self.url(path)).await.unwrap().text().await.unwrap()
     }
 
-    /// Asks until the reply contains `part`.
-    async fn until(&self, path: &str, part: &str) -> String {
-        let asking = async {
-            loop {
-                let text = self.text(path).await;
-                if text.contains(part) {
-                    return text;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(SOON, asking).await.unwrap_or_else(|_| panic!("{path} never said {part}"))
+    /// The reply, once it contains `part`.
+    async fn text_with(&self, path: &str, part: &str) -> String {
+        eventually(&format!("{path} with {part}"), || async {
+            Some(self.text(path).await).filter(|text| text.contains(part))
+        })
+        .await
     }
 }
 
@@ -85,7 +80,7 @@ async fn submit(server: &Running, input: &str) {
 async fn a_poll_whose_connection_is_gone_gets_no_job() {
     let server = start().await;
     let held = server.open(POLL).await;
-    server.until("health", r#""idle":1"#).await;
+    server.text_with("health", r#""idle":1"#).await;
     drop(held);
     submit(&server, "1").await;
     let job = timeout(SOON, server.text("job-take/w1")).await.unwrap();
@@ -105,7 +100,7 @@ async fn a_reply_that_cannot_be_written_puts_the_job_back() {
     assert!(stuck.read(&mut some).await.unwrap() > 0, "the delivery has begun");
     assert!(server.text("health").await.contains(r#""inProgress":1"#));
     drop(stuck);
-    let health = server.until("health", r#""inQueue":1"#).await;
+    let health = server.text_with("health", r#""inQueue":1"#).await;
     assert!(health.contains(r#""retried":0"#), "{health}");
 }
 
@@ -167,7 +162,7 @@ async fn stopping_ends_held_requests() {
         let url = server.url(path);
         tokio::spawn(async move { reqwest::get(url).await.unwrap().status().as_u16() })
     });
-    server.until("health", r#""idle":1"#).await;
+    server.text_with("health", r#""idle":1"#).await;
     server.shutdown.cancel();
     for poll in polls {
         assert_eq!(timeout(SOON, poll).await.unwrap().unwrap(), 204);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use end_to_end_tests::eventually;
 use runpod_endpoint::api::{App, Keys, Options, Secret, router};
 use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::store::{
@@ -45,16 +46,6 @@ async fn scrape(router: &Router) -> String {
     assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
     assert!(text.ends_with("# EOF\n"), "{text}");
     text
-}
-
-/// Asks again and again, and lets others have their turn in between.
-async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let asking = async {
-        while !is_so().await {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(SOON, asking).await.unwrap();
 }
 
 /// Every series with its value.
@@ -229,7 +220,10 @@ async fn webhooks_are_counted_by_how_they_end() {
     api.take("w1").await;
     api.done("w1", &id, r#"{"output": 1}"#).await;
     let router = &api.router;
-    until(|| async move { scrape(router).await.contains(r#"{outcome="failed"} 1"#) }).await;
+    eventually("a failed delivery", || async {
+        scrape(router).await.contains(r#"{outcome="failed"} 1"#).then_some(())
+    })
+    .await;
     delivering.abort();
 }
 
@@ -246,7 +240,10 @@ async fn readiness_follows_the_data_file() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     store.worker_event("ep", "w1", WorkerEvent::Starting).await.unwrap();
     let router = &router;
-    until(|| async move { get(router, "/ready").await.0 == StatusCode::SERVICE_UNAVAILABLE }).await;
+    eventually("not ready", || async {
+        (get(router, "/ready").await.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
     let text = get(router, "/ready").await.2;
     assert!(text.contains(r#""state":"unavailable""#) && text.contains("database is locked"), "{text}");
     let ping = get(router, "/ping").await;
@@ -254,7 +251,7 @@ async fn readiness_follows_the_data_file() {
     assert_eq!(get(router, "/live").await.2, r#"{"state":"live"}"#);
 
     other.execute_batch("ROLLBACK").unwrap();
-    until(|| async move { get(router, "/ready").await.0 == StatusCode::OK }).await;
+    eventually("ready", || async { (get(router, "/ready").await.0 == StatusCode::OK).then_some(()) }).await;
     assert_eq!(get(router, "/ping").await.2, r#"{"state":"ready"}"#);
 }
 

@@ -1,11 +1,11 @@
 //! `top` as a user sees it: the real program in a real terminal, which tmux provides.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use end_to_end_tests::{eventually, not_tested};
 use serde_json::json;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::commands::serve;
 use crate::support::{Api, SOON};
@@ -44,21 +44,12 @@ impl Tmux {
         String::from_utf8(self.run(&["capture-pane", "-p"]).await.stdout).unwrap()
     }
 
-    /// The screen once it shows this.
-    async fn until(&self, text: &str) -> String {
-        let mut screen = String::new();
-        let shown = async {
-            loop {
-                screen = self.screen().await;
-                if screen.contains(text) {
-                    return;
-                }
-                sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        let found = timeout(SOON, shown).await.is_ok();
-        assert!(found, "no {text:?} on the screen:\n{screen}");
-        screen
+    /// The screen, once it shows this.
+    async fn screen_with(&self, text: &str) -> String {
+        eventually(&format!("{text:?} on the screen"), || async {
+            Some(self.screen().await).filter(|screen| screen.contains(text))
+        })
+        .await
     }
 }
 
@@ -77,9 +68,7 @@ async fn has_tmux() -> bool {
     let installed = tokio::process::Command::new(script).arg("tmux").status().await;
     let has_it = installed.is_ok_and(|status| status.success());
     if !has_it {
-        // Not `eprintln`, which the test harness keeps to itself.
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED: `top` in a terminal, because there is no tmux: apt-get install tmux");
+        not_tested("`top` in a terminal: there is no tmux");
     }
     has_it
 }
@@ -101,29 +90,29 @@ async fn jobs_are_seen_selected_and_cancelled_and_the_terminal_is_given_back() {
     let program = env!("CARGO_BIN_EXE_runpod-endpoint");
     let command = format!("{program} top --url {url} --interval 100ms; echo ended $?; {MODE}; cat");
     let tmux = Tmux::start(("120", "30"), &command).await;
-    let screen = tmux.until(&second).await;
+    let screen = tmux.screen_with(&second).await;
     assert!(screen.contains("in queue 1  in progress 1") && screen.contains("worker-7"), "{screen}");
 
     tmux.press("j").await;
     tmux.press("Enter").await;
-    let screen = tmux.until("a red bicycle").await;
+    let screen = tmux.screen_with("a red bicycle").await;
     assert!(screen.contains(&first) && screen.contains("IN_PROGRESS"), "{screen}");
     tmux.press("Escape").await;
-    tmux.until("filter").await;
+    tmux.screen_with("filter").await;
 
     tmux.press("g").await;
     tmux.press("c").await;
-    tmux.until(&format!("cancel {second}?")).await;
+    tmux.screen_with(&format!("cancel {second}?")).await;
     tmux.press("y").await;
-    tmux.until("CANCELLED").await;
+    tmux.screen_with("CANCELLED").await;
     assert_eq!(api.state(&second).await, "CANCELLED");
 
     tmux.run(&["resize-window", "-x", "70", "-y", "12"]).await;
-    tmux.until("RAN").await;
+    tmux.screen_with("RAN").await;
     tmux.press("q").await;
-    let screen = tmux.until("ended 0").await;
+    let screen = tmux.screen_with("ended 0").await;
     assert!(!screen.contains("runpod-endpoint top"), "the former screen is back: {screen}");
-    let screen = tmux.until("icanon").await;
+    let screen = tmux.screen_with("icanon").await;
     assert!(!screen.contains("-icanon"), "{screen}");
 }
 
@@ -137,14 +126,14 @@ async fn a_signal_gives_the_terminal_back_too() {
     let program = env!("CARGO_BIN_EXE_runpod-endpoint");
     let tmux = Tmux::start(("100", "24"), &format!("{program} top --url {url}; echo ended $?; {MODE}; cat")).await;
     // This endpoint has no console: `/health` and `/requests` are all there is.
-    tmux.until("no jobs").await;
+    tmux.screen_with("no jobs").await;
     let shell = String::from_utf8(tmux.run(&["list-panes", "-F", "#{pane_pid}"]).await.stdout).unwrap();
     let shell = shell.trim();
     let top = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
     let top = rustix::process::Pid::from_raw(top.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(top, rustix::process::Signal::TERM).unwrap();
-    let screen = tmux.until("ended 0").await;
+    let screen = tmux.screen_with("ended 0").await;
     assert!(!screen.contains("no jobs"), "{screen}");
-    let screen = tmux.until("icanon").await;
+    let screen = tmux.screen_with("icanon").await;
     assert!(!screen.contains("-icanon"), "{screen}");
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use end_to_end_tests::eventually;
 use runpod_endpoint::store::{
     Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore,
     Status, Store, StoreError,
@@ -135,10 +136,8 @@ pub(crate) fn text(payload: Option<&Payload>) -> Option<&str> {
 
 /// Asks again until the job is as wanted. Time is real here: a file does not wait for a paused clock.
 pub(crate) async fn until(store: &dyn Store, id: &str, wanted: impl Fn(Result<&JobView, &StoreError>) -> bool) {
-    let asking = async {
-        while !wanted(store.view(EP, id, None).await.as_ref()) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(SOON, asking).await.unwrap();
+    eventually(&format!("job {id} to change"), || async {
+        wanted(store.view(EP, id, None).await.as_ref()).then_some(())
+    })
+    .await;
 }

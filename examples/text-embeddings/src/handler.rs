@@ -90,7 +90,7 @@ impl Handler for TextEmbeddings {
         if let Some(model) = &input.model {
             self.check_model(model)?;
         }
-        let texts = input.input.texts()?;
+        let texts = input.input.texts();
         let embeddings = self.encoder.embed(&texts, |done| {
             job.stop_point()?;
             job.progress(Progress { done, total: texts.len() });

@@ -3,31 +3,20 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use runpod_handler_sdk::HandlerError;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 /// Most texts in one job. Their vectors are about 20 MB of JSON, the most that RunPod accepts as a result.
 pub const MAX_TEXTS: usize = 4096;
 
-/// One text, or a list of 1 to [`MAX_TEXTS`].
+/// One text, or a list of 1 to [`MAX_TEXTS`]. The SDK holds an input to these limits, because the JSON Schema has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Texts(Vec<String>);
 
 impl Texts {
     /// The texts, in order.
-    ///
-    /// # Errors
-    /// When there are no texts, or too many.
-    pub fn texts(&self) -> Result<Vec<&str>, HandlerError> {
-        match self.0.len() {
-            0 => Err(HandlerError::validation("input.input: the list is empty, give at least one text")),
-            1..=MAX_TEXTS => Ok(self.0.iter().map(String::as_str).collect()),
-            n => {
-                let message = format!("input.input: {n} texts, at most {MAX_TEXTS} fit in one job; send several jobs");
-                Err(HandlerError::validation(message))
-            }
-        }
+    pub fn texts(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).collect()
     }
 }
 
@@ -87,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_string_and_a_list_are_accepted() {
-        assert_eq!(from_value::<Texts>(json!("a")).unwrap().texts().unwrap(), ["a"]);
-        assert_eq!(from_value::<Texts>(json!(["a", "b"])).unwrap().texts().unwrap(), ["a", "b"]);
+        assert_eq!(from_value::<Texts>(json!("a")).unwrap().texts(), ["a"]);
+        assert_eq!(from_value::<Texts>(json!(["a", "b"])).unwrap().texts(), ["a", "b"]);
     }
 
     #[test]
@@ -96,13 +85,5 @@ mod tests {
         let error = from_value::<Texts>(json!(7)).unwrap_err().to_string();
         assert!(error.contains("expected a string or a list of strings"), "{error}");
         assert!(from_value::<Texts>(json!(["a", 7])).is_err());
-    }
-
-    #[test]
-    fn an_empty_list_and_too_many_texts_are_rejected() {
-        let rejected = |count: usize| Texts(vec![String::new(); count]).texts().unwrap_err().to_string();
-        assert!(rejected(0).contains("at least one text"));
-        assert!(rejected(MAX_TEXTS + 1).contains("at most 4096"));
-        assert!(Texts(vec![String::new(); MAX_TEXTS]).texts().is_ok());
     }
 }

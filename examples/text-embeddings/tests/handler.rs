@@ -35,7 +35,7 @@ impl Worker {
             .unwrap();
         let mut this = Self { stream: ours, decoder: Decoder::new(), child };
         assert!(matches!(this.receive().0, ToSupervisor::Hello { .. }));
-        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "test".into() }, &[]);
+        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "test".into(), processes: 1 }, &[]);
         let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: "cpu".into(), chunk_window: 1 };
         this.send(&load, &[]);
         this
@@ -132,7 +132,7 @@ fn an_invalid_job_fails_with_a_reason_and_the_next_job_runs() {
     assert_eq!(other.message, r#"there is no model "gpt-5" here; available: "all-MiniLM-L6-v2""#);
 
     for (input, path) in [
-        (json!({ "input": [] }), "input.input: the list is empty"),
+        (json!({ "input": [] }), "input.input: must have 1 or more items"),
         (json!({ "input": ["a", 7] }), "input.input[1]: "),
         (json!({ "input": 7 }), "input.input: "),
         (json!({ "model": "all-MiniLM-L6-v2" }), "missing field `input`"),

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct CheckOrder {
     /// Id of the worker on the platform, for logs and error reports.
     pub worker_id: String,
+    /// Number of slots that a process will have, each with a model of its own.
+    #[serde(default = "crate::message::one")]
+    pub slots: u32,
     /// The device that the operator requested: `auto`, `cpu` or `cuda`.
     pub device: String,
     /// Whether to check CUDA's version, function and speed; false with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.

@@ -8,6 +8,11 @@ use serde_json::Value;
 
 use crate::check::CheckOrder;
 
+/// Number of processes and of slots where an older worker does not send one.
+pub(crate) fn one() -> u32 {
+    1
+}
+
 /// Version of this protocol. Each side sends its version first, and the connection ends when they differ.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -21,6 +26,9 @@ pub enum ToHandler {
         protocol: u32,
         /// The supervisor's package version, for logs.
         worker_version: String,
+        /// Number of handler processes that share the CPUs of the machine with this one, itself included.
+        #[serde(default = "one")]
+        processes: u32,
     },
     /// Run the fitness checks of the handler and the device, before `Load` or without one. Answered with
     /// [`ToSupervisor::Checked`].

@@ -1,3 +1,4 @@
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -23,8 +24,12 @@ fn raw(value: &serde_json::Value) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).unwrap()
 }
 
+fn read<T: DeserializeOwned + JsonSchema>(raw: Option<&RawValue>) -> Result<T, HandlerError> {
+    parse_input(raw, &InputSchema::compile(schemars::schema_for!(T).as_value()).unwrap())
+}
+
 fn message<T: DeserializeOwned + JsonSchema + std::fmt::Debug>(input: &serde_json::Value) -> String {
-    parse_input::<T>(Some(&raw(input))).unwrap_err().to_string()
+    read::<T>(Some(&raw(input))).unwrap_err().to_string()
 }
 
 #[test]
@@ -58,9 +63,9 @@ fn missing_and_null_inputs_count_as_an_empty_object() {
     struct Lenient {
         count: u32,
     }
-    assert_eq!(parse_input::<Lenient>(None).unwrap().count, 0);
-    assert_eq!(parse_input::<Lenient>(Some(&raw(&json!(null)))).unwrap().count, 0);
-    assert_eq!(parse_input::<serde_json::Value>(Some(&raw(&json!(null)))).unwrap(), json!(null));
+    assert_eq!(read::<Lenient>(None).unwrap().count, 0);
+    assert_eq!(read::<Lenient>(Some(&raw(&json!(null)))).unwrap().count, 0);
+    assert_eq!(read::<serde_json::Value>(Some(&raw(&json!(null)))).unwrap(), json!(null));
     let missing = "input: missing field `sentences`; input: missing field `model`";
     assert_eq!(message::<Input>(&json!(null)), missing);
 }
@@ -73,7 +78,7 @@ fn input_that_is_not_an_object_is_one_problem() {
 #[test]
 fn unknown_fields_do_not_fail_the_job() {
     let input = raw(&json!({"sentences": [], "model": "m", "sentence": [], "items": [{"weight": 1, "colour": 2}]}));
-    parse_input::<Input>(Some(&input)).unwrap();
+    read::<Input>(Some(&input)).unwrap();
 }
 
 #[test]
@@ -97,4 +102,42 @@ fn a_job_that_is_not_an_object_is_rejected() {
     assert!(error.starts_with("the job is not a JSON object:"), "{error}");
     let envelope = parse_envelope(br#"{"id": "a", "s3Config": {}}"#).unwrap();
     assert!(envelope.input.is_none() && envelope.fields.contains_key("s3Config"));
+}
+
+#[test]
+fn limits_of_the_schema_are_enforced_after_serde_has_read_the_input() {
+    #[derive(Debug, Deserialize, JsonSchema)]
+    struct Limited {
+        #[schemars(range(min = 1, max = 10))]
+        count: u32,
+        #[serde(alias = "prompt")]
+        #[schemars(length(max = 3), regex(pattern = "^[a-z]*$"))]
+        text: String,
+    }
+    let limited = read::<Limited>(Some(&raw(&json!({"count": 10, "prompt": "abc"})))).unwrap();
+    assert_eq!((limited.count, limited.text.as_str()), (10, "abc"));
+    let mut problems: Vec<String> =
+        message::<Limited>(&json!({"count": 50, "text": "ABCD"})).split("; ").map(str::to_owned).collect();
+    problems.sort_unstable();
+    assert_eq!(
+        problems,
+        [
+            "input.count: must be at most 10",
+            "input.text: must have 3 or fewer characters",
+            "input.text: must match the pattern ^[a-z]*$",
+        ]
+    );
+}
+
+#[test]
+fn every_unknown_field_is_named_where_the_type_denies_them() {
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Strict {
+        #[expect(dead_code, reason = "only whether the fields are accepted is tested")]
+        count: u32,
+    }
+    let message = message::<Strict>(&json!({"count": 1, "size": 2, "colour": 3}));
+    assert!(message.contains("unknown field `size`") && message.contains("unknown field `colour`"), "{message}");
+    assert_eq!(message.split("; ").count(), 2, "{message}");
 }

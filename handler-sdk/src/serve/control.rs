@@ -12,12 +12,15 @@ use runpod_handler_protocol::{
     CheckOrder, Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor,
 };
 
+use crate::error::HandlerError;
 use crate::handler::Handler;
 use crate::running_job::{RunningJob, RunningJobs};
+use crate::schema::InputSchema;
 use crate::send_queue::SendQueue;
 use crate::serve::exit::Exit;
 use crate::serve::fitness::{Fitness, run_checks};
-use crate::serve::slot::{ReceivedJob, SlotOrder, SlotSetup, run_slot};
+use crate::serve::loading::SlotSetup;
+use crate::serve::slot::{ReceivedJob, SlotOrder, run_slot};
 use crate::text::log;
 
 /// Stack size of the threads that run user code, in bytes: that of a main thread.
@@ -28,7 +31,8 @@ pub(crate) struct Control {
     queue: Arc<SendQueue>,
     jobs: Arc<RunningJobs>,
     exit: SyncSender<Exit>,
-    greeted: bool,
+    /// Number of handler processes of the worker, from its first message.
+    processes: Option<u32>,
     slots: Vec<SyncSender<SlotOrder>>,
     threads: Vec<JoinHandle<()>>,
     chunk_window: u32,
@@ -41,7 +45,7 @@ impl Control {
             queue,
             jobs: Arc::default(),
             exit,
-            greeted: false,
+            processes: None,
             slots: Vec::new(),
             threads: Vec::new(),
             chunk_window: 1,
@@ -72,7 +76,7 @@ impl Control {
 
     fn receive<H: Handler>(&mut self, received: Received<ToHandler>) -> Result<(), Exit> {
         match received {
-            Received::Message(ToHandler::Hello { protocol, worker_version }, _) => {
+            Received::Message(ToHandler::Hello { protocol, worker_version, processes }, _) => {
                 if protocol != PROTOCOL_VERSION {
                     return Err(Exit::Protocol(format!(
                         "the worker {worker_version} speaks protocol {protocol}, but this handler (runpod-handler-sdk {}) \
@@ -80,10 +84,12 @@ impl Control {
                         env!("CARGO_PKG_VERSION")
                     )));
                 }
-                self.greeted = true;
+                self.processes = Some(processes);
                 Ok(())
             }
-            _ if !self.greeted => Err(Exit::Protocol("the first message of the worker is not Hello".to_owned())),
+            _ if self.processes.is_none() => {
+                Err(Exit::Protocol("the first message of the worker is not Hello".to_owned()))
+            }
             Received::Message(message, payload) => {
                 self.handle::<H>(message, payload);
                 Ok(())
@@ -110,7 +116,8 @@ impl Control {
                 }
                 self.chunk_window = chunk_window;
                 let setup = SlotSetup {
-                    slots,
+                    processes: self.processes.unwrap_or(1),
+                    models: slots,
                     worker_id,
                     device,
                     queue: Arc::clone(&self.queue),
@@ -118,8 +125,12 @@ impl Control {
                     shared: Arc::default(),
                     fitness: self.fitness.clone(),
                 };
-                for slot in 0..slots {
-                    self.start_slot::<H>(slot, setup.clone());
+                match InputSchema::compile(schemars::schema_for!(H::Input).as_value()) {
+                    Ok(schema) => {
+                        let schema = Arc::new(schema);
+                        (0..slots).for_each(|slot| self.start_slot::<H>(slot, setup.clone(), Arc::clone(&schema)));
+                    }
+                    Err(error) => self.load_failed(0, error),
                 }
             }
             ToHandler::Run { job, attempt, slot, deadline_ms, traceparent } => {
@@ -160,19 +171,20 @@ impl Control {
         let fitness = Arc::new(Fitness::default());
         self.fitness = Some(Arc::clone(&fitness));
         let queue = Arc::clone(&self.queue);
-        let run = move || run_checks::<H>(&order, &queue, &fitness);
+        let processes = self.processes.unwrap_or(1);
+        let run = move || run_checks::<H>(&order, processes, &queue, &fitness);
         if let Err(error) = thread::Builder::new().name("checks".to_owned()).stack_size(USER_STACK).spawn(run) {
             log(format_args!("a thread for the fitness checks cannot be started: {error}"));
             let _ = self.exit.try_send(Exit::LoadFailed);
         }
     }
 
-    fn start_slot<H: Handler>(&mut self, slot: u32, setup: SlotSetup) {
+    fn start_slot<H: Handler>(&mut self, slot: u32, setup: SlotSetup, schema: Arc<InputSchema>) {
         // Room for one: the worker may send the next job as soon as it has read the result of the last one.
         let (sender, orders) = sync_channel(1);
         let exit = self.exit.clone();
         let run = move || {
-            if run_slot::<H>(slot, &setup, &orders).is_err() {
+            if run_slot::<H>(slot, &setup, &schema, &orders).is_err() {
                 let _ = exit.try_send(Exit::LoadFailed);
             }
         };
@@ -182,15 +194,17 @@ impl Control {
                 self.threads.push(thread);
             }
             Err(error) => {
-                let report = ErrorReport {
-                    kind: ErrorKind::Load,
-                    message: format!("a thread for slot {slot} cannot be started ({error}): ask for fewer slots"),
-                    traceback: String::new(),
-                };
-                self.queue.push_report(&ToSupervisor::LoadFailed { slot }, &report);
-                let _ = self.exit.try_send(Exit::LoadFailed);
+                let message = format!("a thread for slot {slot} cannot be started ({error}): use fewer slots");
+                self.load_failed(slot, message.into());
             }
         }
+    }
+
+    fn load_failed(&self, slot: u32, error: HandlerError) {
+        let report = error.into_report(ErrorKind::Load);
+        log(format_args!("slot {slot} cannot load: {}", report.message));
+        self.queue.push_report(&ToSupervisor::LoadFailed { slot }, &report);
+        let _ = self.exit.try_send(Exit::LoadFailed);
     }
 
     fn assign(&self, slot: u32, received: ReceivedJob) {

@@ -36,7 +36,14 @@ impl Fitness {
 }
 
 /// Runs all checks and reports the outcome to the worker and to the slots. Runs on a thread of its own.
-pub(crate) fn run_checks<H: Handler>(order: &CheckOrder, queue: &Arc<SendQueue>, fitness: &Fitness) {
+pub(crate) fn run_checks<H: Handler>(order: &CheckOrder, processes: u32, queue: &Arc<SendQueue>, fitness: &Fitness) {
+    #[cfg(not(feature = "torch"))]
+    let _ = processes;
+    #[cfg(feature = "torch")]
+    let models = crate::torch::Models { processes, slots: order.slots };
+    // Before the first operation, which may be one of the handler's own checks.
+    #[cfg(feature = "torch")]
+    crate::torch::limit_threads(models);
     let env = LoadEnv {
         slot: 0,
         slots: 1,
@@ -52,7 +59,7 @@ pub(crate) fn run_checks<H: Handler>(order: &CheckOrder, queue: &Arc<SendQueue>,
         Err(error) => vec![CheckReport::failed("handler", cut(error.message(), MAX_DETAIL), "")],
     };
     #[cfg(feature = "torch")]
-    reports.extend(crate::torch::device_checks(order));
+    reports.extend(crate::torch::device_checks(order, models));
     #[cfg(not(feature = "torch"))]
     reports.push(CheckReport::skipped("device", "the handler was built without the feature `torch`"));
 

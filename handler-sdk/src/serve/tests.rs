@@ -56,7 +56,7 @@ impl Worker {
     }
 
     fn hello(&mut self, protocol: u32) {
-        self.send(&ToHandler::Hello { protocol, worker_version: "0.1.0".into() }, b"");
+        self.send(&ToHandler::Hello { protocol, worker_version: "0.1.0".into(), processes: 1 }, b"");
     }
 
     fn order_load(&mut self, slots: u32, device: &str, chunk_window: u32) {

@@ -110,7 +110,7 @@ except ChildProcessError:
     // A minute of silence, and then some for a loaded machine.
     let status = worker.daemon.wait(Duration::from_secs(120));
     assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status:?}");
-    assert!(worker.daemon.log().contains("the dispatcher has been stuck"), "{}", worker.daemon.log());
+    assert!(worker.daemon.log().contains("The dispatcher has been stuck"), "{}", worker.daemon.log());
     eventually("its handler to be gone", || async { (!Path::new(&format!("/proc/{handler}")).exists()).then_some(()) })
         .await;
 }

@@ -38,8 +38,11 @@ impl Worker {
         }
         process.phase = Phase::Handshaking { until };
         self.start_phase_over(now, id, StartPhase::Spawn);
-        let message =
-            ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: env!("CARGO_PKG_VERSION").to_owned() };
+        let message = ToHandler::Hello {
+            protocol: PROTOCOL_VERSION,
+            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            processes: u32::try_from(self.policy.processes).unwrap_or(u32::MAX),
+        };
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
     }
 

@@ -1,19 +1,11 @@
 //! The HTTP client of every request that the worker sends, and the text of a request that failed.
 
-use std::time::Duration;
-
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 pub use runpod_alerts::request_error_text;
 
-use super::{Secret, VERSION};
-
-/// A host that does not accept a connection within this time counts as unreachable.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connections that were idle for longer are not used again: the platform's proxies close theirs without notice.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, Secret, VERSION};
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]

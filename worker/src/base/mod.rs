@@ -3,16 +3,31 @@
 mod client;
 mod failure_state;
 mod identity;
+mod limits;
 mod retry;
 mod secret;
 pub mod url;
 
+use std::time::Duration;
+
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
 pub use identity::Identity;
-pub use retry::{RETRY_AFTER_MAX, Retry, retry_after};
+pub(crate) use limits::limits;
+pub use limits::{FixedLimit, LimitValue};
+pub use retry::{Retry, retry_after};
 pub use secret::Secret;
 pub use url::UrlTemplate;
+
+limits! {
+    "http-client";
+    /// A host that does not accept a connection within this time counts as unreachable.
+    pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Connections that were idle for longer are not used again: the platform's proxies close theirs without notice.
+    pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+    /// A longer `Retry-After` is cut to this: a server with a wrong clock must not stop the worker for a day.
+    pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+}
 
 /// Version of this worker. It is sent as `runpod_version` in heartbeats and errors.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,4 +1,4 @@
-//! Pauses between attempts. The one place of the worker that uses the `backoff` crate.
+//! Pauses between attempts. Only this file uses the `backoff` crate.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,8 +7,7 @@ use backoff::backoff::Backoff;
 use backoff::exponential::{ExponentialBackoff, ExponentialBackoffBuilder};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// A `Retry-After` beyond this is cut to it: a server with a wrong clock must not park the worker for a day.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+use super::RETRY_AFTER_MAX;
 
 /// Each pause is drawn from ±50 % around its nominal length, so that many workers do not come back at the same moment.
 const JITTER: f64 = 0.5;
@@ -34,8 +33,8 @@ impl Retry {
         Self { backoff, max }
     }
 
-    /// The next pause. What the server asked for wins, up to [`RETRY_AFTER_MAX`]; the series grows all the same.
-    /// A request to come back at once counts as none: after a failure there is always a pause.
+    /// The next pause. A `Retry-After` of the server wins, up to [`RETRY_AFTER_MAX`]; the series grows all the same.
+    /// A `Retry-After` of zero counts as absent: after a failure there is always a pause.
     pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let own = self.backoff.next_backoff().unwrap_or(self.max).min(self.max);
         match retry_after {
@@ -44,7 +43,7 @@ impl Retry {
         }
     }
 
-    /// The last attempt succeeded: the series starts again.
+    /// Starts the series again, after a success.
     pub fn reset(&mut self) {
         self.backoff.reset();
     }
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_has_the_last_word_within_reason() {
+    fn retry_after_wins_up_to_a_maximum() {
         let mut retry = Retry::new(Duration::from_secs(1), Duration::from_secs(30));
         assert_eq!(retry.next(Some(Duration::from_secs(90))), Duration::from_secs(90));
         assert_eq!(retry.next(Some(Duration::from_secs(1_000_000))), RETRY_AFTER_MAX);

@@ -1,5 +1,5 @@
-//! The platform's URL templates. They are opaque: placeholders are filled in and parameters appended, nothing else changes
-//! (`$ID`, `$RUNPOD_POD_ID` and `$RUNPOD_GPU_TYPE_ID` are what RunPod's own SDK and test harness use).
+//! The platform's URL templates. Placeholders are replaced and parameters appended; the rest is sent as it is. The placeholders
+//! are those of RunPod's own SDK and test harness: `$ID`, `$RUNPOD_POD_ID` and `$RUNPOD_GPU_TYPE_ID`.
 
 use std::fmt;
 
@@ -11,28 +11,28 @@ use runpod_worker_core::JobId;
 /// Characters that would end or change the part of the URL they are put into. `/` stays, as it does in RunPod's SDK.
 const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'<').add(b'>').add(b'?');
 
-/// As above; `+` and `%` stay because the platform's GPU name may come form-encoded already.
+/// The same for names of the platform. `+` and `%` stay because the platform's GPU name may come form-encoded already.
 const IN_NAME: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'&').add(b'<').add(b'>').add(b'?');
 
-/// All that must be escaped in the value of a parameter.
+/// Characters that must be escaped in the value of a parameter.
 const IN_VALUE: &AsciiSet = &IN_PATH.add(b'+').add(b',').add(b'/').add(b'=').add(b';').add(b'\'');
 
-/// A template that cannot be used.
+/// Why a template cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// Nothing there.
+    /// It is empty.
     #[error("is empty: set it to a URL, or unset it to run without a queue")]
     Empty,
-    /// Not a URL.
+    /// It is not a URL.
     #[error("is not a URL ({0}): write it like http://127.0.0.1:8000/v2/my-endpoint/job-take/$ID")]
     Invalid(String),
-    /// Neither http nor https.
+    /// Its scheme is neither http nor https.
     #[error("has the scheme `{0}`: use http or https")]
     Scheme(String),
 }
 
-/// A URL with the worker's own placeholders filled in; `$ID` may be left for the job id.
+/// A URL in which the placeholders of the worker are replaced; `$ID` may remain for the job id.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
     text: String,
@@ -41,7 +41,7 @@ pub struct UrlTemplate {
 }
 
 impl UrlTemplate {
-    /// Fills in what is known about the worker.
+    /// Replaces the placeholders of the worker.
     ///
     /// # Errors
     /// When the result cannot be a URL of a queue.
@@ -92,7 +92,7 @@ fn with_job(url: &str, job: &JobId) -> String {
     url.replace("$ID", &utf8_percent_encode(job.as_str(), IN_PATH).to_string())
 }
 
-/// Without user info and query, which may hold secrets.
+/// Shows the URL without user info and query, which may hold secrets.
 impl fmt::Display for UrlTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.text.split(['?', '#']).next().unwrap_or_default();
@@ -121,7 +121,7 @@ pub fn append(url: &mut String, name: &str, value: &str) {
     url.extend(utf8_percent_encode(value, IN_VALUE));
 }
 
-/// How long a value becomes in [`append`].
+/// The length of a value after the escaping of [`append`], in bytes.
 pub fn escaped_len(value: &str) -> usize {
     utf8_percent_encode(value, IN_VALUE).map(str::len).sum()
 }

@@ -1,4 +1,4 @@
-//! Disk space that is left where something will be written.
+//! Free disk space in the folders that the worker writes to.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use super::gib;
 pub(super) fn check(folder: &Path, min_percent: f64) -> CheckReport {
     const NAME: &str = "disk";
     let shown = folder.display();
-    // What is only created later lies on the disk of the folder above.
+    // A folder that does not exist yet will be on the disk of its parent.
     let nearest = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     let space = match rustix::fs::statvfs(nearest) {
         Ok(space) => space,
         Err(error) => {
             return CheckReport::failed(
                 NAME,
-                format!("the disk of {shown} cannot be looked at: {error}"),
+                format!("the free space on the disk of {shown} cannot be read: {error}"),
                 "let this user see the folder, or choose another",
             );
         }
@@ -25,14 +25,14 @@ pub(super) fn check(folder: &Path, min_percent: f64) -> CheckReport {
     let (free, total) = (space.f_bavail, space.f_blocks);
     // Some network and overlay file systems do not know their size.
     if total == 0 {
-        return CheckReport::skipped(NAME, format!("the file system of {shown} does not say how large it is"));
+        return CheckReport::skipped(NAME, format!("the file system of {shown} does not report its size"));
     }
     let percent = free as f64 * 100.0 / total as f64;
     let found = format!("{percent:.1} % of the disk of {shown} ({}) are free", gib(free * space.f_frsize));
     if percent < min_percent {
         return CheckReport::failed(
             NAME,
-            format!("{found}, at least {min_percent} % are asked for"),
+            format!("{found}, at least {min_percent} % are required"),
             "give the container a larger disk, remove files, or lower RUNPOD_MIN_DISK_PERCENT",
         );
     }

@@ -1,4 +1,4 @@
-//! Host memory that is left for the handler.
+//! Host memory that is available to the handler.
 
 use std::fs;
 
@@ -13,20 +13,20 @@ const NAME: &str = "memory";
 pub(super) fn check(minimum: u64) -> CheckReport {
     let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let Some(machine) = memory_field(&machine, "MemAvailable") else {
-        return CheckReport::skipped(NAME, "/proc/meminfo does not say how much memory is available");
+        return CheckReport::skipped(NAME, "/proc/meminfo does not show how much memory is available");
     };
     let found = machine.min(container(&Cgroup::own()).unwrap_or(u64::MAX));
     if found < minimum {
         return CheckReport::failed(
             NAME,
-            format!("{} are available, at least {} are asked for", gib(found), gib(minimum)),
+            format!("{} are available, at least {} are required", gib(found), gib(minimum)),
             "use a machine or container with more memory, end what uses it, or lower RUNPOD_MIN_MEMORY_GB",
         );
     }
     CheckReport::ok(NAME, format!("{} available", gib(found)))
 }
 
-/// What the container may still use; `None` without a limit.
+/// The bytes that the container may still use; `None` without a limit.
 fn container(cgroup: &Cgroup) -> Option<u64> {
     let memory = cgroup.memory()?;
     Some(memory.limit?.saturating_sub(memory.used))
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_containers_limit_counts() {
+    fn the_limit_of_the_container_counts() {
         let folder = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
         let left = || container(&Cgroup::at(folder.path(), ""));

@@ -1,7 +1,7 @@
 //! Fitness checks that the worker makes itself, before its first poll: memory, disk, network. What concerns the device and
 //! the model is checked in the handler process, because the worker opens no CUDA context.
 //!
-//! A failed check means that this machine must not take jobs: the platform is told once and the worker exits with 1.
+//! A failed check means that this machine must not take jobs: one report goes to the platform, and the worker exits with 1.
 
 mod disk;
 mod memory;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use runpod_handler_protocol::CheckReport;
 
-/// What the worker checks itself before its first poll. What concerns the device is checked in the handler process and
+/// The fitness checks that the worker makes itself, before its first poll. What concerns the device is checked in the handler process and
 /// stands in [`Policy::checks`](runpod_worker_core::Policy::checks).
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
@@ -45,19 +45,19 @@ pub async fn run(config: &CheckConfig) -> Vec<CheckReport> {
     reports
 }
 
-/// Writes each check into the log.
+/// Logs the outcome of each check.
 pub fn log(reports: &[CheckReport]) {
     for report in reports {
         let CheckReport { name, detail, fix, .. } = report;
         if report.is_failure() {
-            tracing::error!(check = name, detail, fix, "Check failed. No job is taken.");
+            tracing::error!(check = name, detail, fix, "A fitness check failed: no job is taken.");
         } else {
-            tracing::debug!(check = name, status = %report.status, detail, "Checked.");
+            tracing::debug!(check = name, status = %report.status, detail, "A fitness check passed.");
         }
     }
 }
 
-/// Bytes for people.
+/// A number of bytes in GiB.
 fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }

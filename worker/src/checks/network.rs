@@ -1,4 +1,4 @@
-//! Whether an outside address can be reached. Only made when asked for.
+//! Whether an outside address can be reached. Made only with `--check-network`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `runpod-worker alerts`: what would be told to whom, without waiting for a bad day.
+//! `runpod-worker alerts`: shows the rules in effect and tests the webhook.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -12,10 +12,10 @@ use crate::alerts::AlertConfig;
 use crate::cli::AlertsArgs;
 use crate::config::{EXIT_CONFIG, Environment as _, ProcessEnvironment, load_alerts};
 
-/// How long a worker or endpoint may take to show its health.
-const HEALTH_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time for the health document of a worker or endpoint.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Carries out one of `--dry-run` and `--test`.
+/// Runs `--dry-run` or `--test`.
 pub(super) async fn alerts_command(args: &AlertsArgs) -> ExitCode {
     let config = match load_alerts(&args.alerts, &ProcessEnvironment) {
         Ok(config) => config,
@@ -27,7 +27,7 @@ pub(super) async fn alerts_command(args: &AlertsArgs) -> ExitCode {
     }
     let seen = match &args.url {
         None => None,
-        Some(url) => match look(url).await {
+        Some(url) => match fetch_readings(url).await {
             Ok(readings) => Some(readings),
             Err(error) => return complain(1, &error),
         },
@@ -55,16 +55,16 @@ async fn test(config: AlertConfig, source: &str) -> ExitCode {
 }
 
 /// Asks a worker or an endpoint for its health document.
-async fn look(url: &str) -> Result<Readings, String> {
+async fn fetch_readings(url: &str) -> Result<Readings, String> {
     let url = format!("{}/health", url.trim_end_matches('/').trim_end_matches("/health"));
     let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
-    let answer = reqwest::Client::new().get(&url).timeout(HEALTH_LIMIT).send().await.map_err(failed)?;
+    let answer = reqwest::Client::new().get(&url).timeout(HEALTH_TIMEOUT).send().await.map_err(failed)?;
     let body = answer.bytes().await.map_err(failed)?;
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-    readings(&document).ok_or_else(|| format!("{url} shows no health document; check --url"))
+    readings(&document).ok_or_else(|| format!("{url} does not answer with a health document; check --url"))
 }
 
-/// What the document says. Utilisation is the mean of the GPUs that tell theirs.
+/// The readings in the document. Utilisation is the mean over the GPUs that report theirs.
 fn readings(document: &Value) -> Option<Readings> {
     let jobs = document.get("jobs")?;
     let count = |group: &str, name: &str| document[group][name].as_u64().unwrap_or_default();
@@ -87,7 +87,7 @@ fn readings(document: &Value) -> Option<Readings> {
     })
 }
 
-/// The rules in effect, then what they say about `seen`, then what would be posted.
+/// The rules in effect, then their values for `seen`, then the bodies that would be posted.
 fn dry_run(config: &AlertConfig, source: &str, seen: Option<&Readings>, now: SystemTime) -> String {
     let mut text = "# The rules in effect, as a rules file\n\n".to_owned();
     for rule in &config.rules {

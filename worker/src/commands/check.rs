@@ -15,7 +15,7 @@ use crate::config::{Config, RunArgs};
 use crate::process::{HandlerCommand, Processes};
 use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId, linker};
 
-/// Name of the line about the handler process itself.
+/// Name of the report about the handler process itself.
 const HANDLER: &str = "handler";
 const PROCESS: ProcessId = ProcessId(0);
 
@@ -40,7 +40,7 @@ pub(super) async fn check_command(args: &RunArgs) -> ExitCode {
     }
 }
 
-/// One line a check, and one for the fix of a failure.
+/// One line for each check, and one for the fix of a failure.
 fn table(reports: &[CheckReport]) -> String {
     let width = reports.iter().map(|report| report.name.len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -53,7 +53,7 @@ fn table(reports: &[CheckReport]) -> String {
     text
 }
 
-/// Starts the handler, lets it check and ends it again.
+/// Starts the handler, makes its checks and ends it again.
 async fn check_handler(config: &Config) -> Vec<CheckReport> {
     let Some(order) = config.policy.checks.clone() else { return Vec::new() };
     let handler = config.handler.clone();
@@ -62,7 +62,8 @@ async fn check_handler(config: &Config) -> Vec<CheckReport> {
     let mut processes = Processes::new(command, events);
     processes.spawn(PROCESS, Epoch(1));
     let limit = config.policy.handshake_timeout + config.policy.load_stall_timeout;
-    let result = tokio::time::timeout(limit, converse(&mut processes, inbox, &order)).await;
+    let process_count = u32::try_from(config.policy.processes).unwrap_or(u32::MAX);
+    let result = tokio::time::timeout(limit, request_checks(&mut processes, inbox, &order, process_count)).await;
     processes.kill(PROCESS);
     match result.unwrap_or_else(|_| Err(too_late(limit))) {
         Ok(reports) => reports,
@@ -73,16 +74,17 @@ async fn check_handler(config: &Config) -> Vec<CheckReport> {
 fn too_late(limit: Duration) -> CheckReport {
     CheckReport::failed(
         HANDLER,
-        format!("its checks were not over within {limit:?}"),
+        format!("its checks did not end within {limit:?}"),
         "is it built with runpod-handler-sdk? See its log above, or raise --load-stall-timeout",
     )
 }
 
-/// The handler's own checks and those of the device; an error is a report about the handler itself.
-async fn converse(
+/// Returns the reports of the handler's own checks and those of the device; an error is a report about the handler itself.
+async fn request_checks(
     processes: &mut Processes,
     mut inbox: mpsc::Receiver<Event>,
     order: &CheckOrder,
+    process_count: u32,
 ) -> Result<Vec<CheckReport>, CheckReport> {
     const REBUILD: &str = "build it with the runpod-handler-sdk of this worker's version";
     while let Some(event) = inbox.recv().await {
@@ -100,7 +102,7 @@ async fn converse(
                     return Err(CheckReport::failed(HANDLER, reason, REBUILD));
                 }
                 let worker_version = env!("CARGO_PKG_VERSION").to_owned();
-                let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version };
+                let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version, processes: process_count };
                 processes.send(PROCESS, &hello, Bytes::new());
                 processes.send(PROCESS, &ToHandler::Check(order.clone()), Bytes::new());
             }
@@ -115,7 +117,7 @@ async fn converse(
             | ProcessEvent::Oversize { .. } => {}
         }
     }
-    Err(CheckReport::failed(HANDLER, "it ended without a word", REBUILD))
+    Err(CheckReport::failed(HANDLER, "it ended without an answer", REBUILD))
 }
 
 #[cfg(test)]

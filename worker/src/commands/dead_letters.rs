@@ -10,7 +10,7 @@ use crate::config::{DeadLetterConfig, EXIT_CONFIG, ProcessEnvironment};
 use crate::outbox::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::queue::HttpQueue;
 
-/// Carries out one action.
+/// Runs one action.
 pub(super) async fn dead_letters_command(args: DeadLetterArgs) -> ExitCode {
     let config = match DeadLetterConfig::load(args.spool_dir.as_deref(), args.worker_id.as_deref(), &ProcessEnvironment)
     {
@@ -72,7 +72,7 @@ fn status_and_reason(letter: &DeadLetter) -> (String, &str) {
     }
 }
 
-/// What is known about it on stderr, the body that would be posted on stdout.
+/// Prints the body that would be posted on stdout, and the rest of the record on stderr.
 fn show(dead: &DeadLetters, name: &str) -> ExitCode {
     let letter = match dead.find(name) {
         Ok(letter) => letter,
@@ -85,7 +85,7 @@ fn show(dead: &DeadLetters, name: &str) -> ExitCode {
     print(&String::from_utf8_lossy(&letter.record.body))
 }
 
-/// Does something with some of them, or with all; goes on after a failure.
+/// Applies `act` to the named dead letters, or to all. Goes on after a failure.
 async fn each(
     dead: &DeadLetters,
     names: &[String],

@@ -1,8 +1,10 @@
-//! One function per command of the command line, each ending in an exit status.
+//! One function for each command of the command line. Each returns an exit status.
 
 mod alerts;
 mod check;
 mod dead_letters;
+mod fixed_limits;
+mod lifecycle;
 mod new;
 mod probe;
 mod run;
@@ -23,7 +25,7 @@ pub use new::NewError;
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
 
-/// Carries out what the command line says.
+/// Runs the command of the command line.
 pub fn execute(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -34,7 +36,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Run(args) => run::run(&args).await,
             Command::Serve(args) => serve::serve_command(&args).await,
             Command::Test(args) => test::test_command(*args).await,
-            Command::Check(args) => check::check_command(&args).await,
+            Command::Check(args) => check::check_command(&args.run).await,
             Command::Schema(args) => schema::schema_command(args).await,
             Command::New(args) => new::new_command(&args),
             Command::Probe(args) => probe::probe_command(&args).await,
@@ -42,12 +44,12 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Alerts(args) => alerts::alerts_command(&args).await,
         }
     });
-    // Whatever still waits for the network is not worth waiting for.
+    // Tasks that still wait for the network are not waited for.
     runtime.shutdown_background();
     code
 }
 
-/// Reads the configuration; on mistakes prints all of them and answers the exit status.
+/// Reads the configuration. Prints all mistakes, if there are any, and returns the exit status.
 fn configure(args: &RunArgs) -> Result<Config, ExitCode> {
     Config::load(args, &ProcessEnvironment).map_err(|errors| complain(EXIT_CONFIG, &errors.to_string()))
 }
@@ -58,7 +60,7 @@ fn start_log(config: &Config, sink: Option<&Sink>, out: impl io::Write + Send + 
     logs::init(&config.log, &config.identity.worker_id, sink, out).map_err(|error| complain(1, &error.to_string()))
 }
 
-/// Keeps what is secret among settings and variables out of the log.
+/// Adds the secrets among settings and variables to what is redacted in the log.
 fn hide_secrets(config: &Config) {
     const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
     let env = ProcessEnvironment;
@@ -66,7 +68,7 @@ fn hide_secrets(config: &Config) {
     redact::add_variables(variables);
     for headers in HEADERS.iter().filter_map(|name| env.get(name)) {
         for (_, value) in headers.split(',').filter_map(|pair| pair.split_once('=')) {
-            // A handler that sends them decodes them, and may take the scheme for no part of the secret.
+            // A handler that sends them decodes them, and may use the secret without its scheme.
             let sent = percent_decode_str(value.trim()).decode_utf8_lossy();
             let bare = sent.rsplit(' ').next().unwrap_or_default();
             [value, &*sent, bare].into_iter().for_each(redact::add);
@@ -75,13 +77,13 @@ fn hide_secrets(config: &Config) {
     if let Some(webhook) = &config.alerts.webhook {
         redact::add(webhook.expose());
     }
-    // As it was written, which need not be how it is sent.
+    // Also as it was written: the parsed URL may be spelled differently.
     env.get("RUNPOD_WORKER_ALERT_WEBHOOK").iter().for_each(|webhook| redact::add(webhook));
     let keys = config.queue.iter().map(|queue| &queue.key).chain(config.log_sink.iter().map(|sink| &sink.token));
     keys.for_each(|key| redact::add(key.expose()));
 }
 
-/// Says on stderr what went wrong.
+/// Prints an error on stderr; returns the exit status.
 fn complain(code: u8, message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "runpod-worker: {message}");
     ExitCode::from(code)

@@ -1,4 +1,4 @@
-//! `runpod-worker new`: a handler crate to begin with.
+//! `runpod-worker new`: writes a new handler crate.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use super::{complain, print};
 use crate::cli::NewArgs;
 use crate::config::EXIT_CONFIG;
 
-/// One file of a new crate. `{{name}}` and the like stand for what [`values`] says.
+/// One file of a new crate. Placeholders such as `{{name}}` are replaced by [`values`].
 struct Template {
     path: &'static str,
     text: &'static str,
@@ -59,20 +59,20 @@ const TORCH: &[Template] = templates! {
 /// Cargo refuses these as the name of a program, or they would hide a crate that the handler uses.
 const RESERVED: [&str; 8] = ["build", "core", "deps", "examples", "incremental", "proc_macro", "std", "test"];
 
-/// Why there is no new crate.
+/// Why the crate cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NewError {
-    /// The folder's name is no crate name.
+    /// The folder's name cannot be the name of a crate.
     #[error(
         "{0:?} cannot be the name of a crate: use lower-case letters, digits, - and _, a letter first, and no name that \
          cargo reserves"
     )]
     Name(String),
-    /// There is something already.
-    #[error("{} is there already and not empty: name a folder that does not exist yet", .0.display())]
+    /// The folder exists and is not empty.
+    #[error("{} exists and is not empty: name a folder that does not exist yet", .0.display())]
     Exists(PathBuf),
-    /// The file system refuses.
+    /// A file cannot be written.
     #[error("cannot write {}: {error}", .path.display())]
     Write {
         /// The file or folder.
@@ -82,7 +82,7 @@ pub enum NewError {
     },
 }
 
-/// Writes the crate and says what to do next.
+/// Writes the crate and prints the next steps.
 pub(super) fn new_command(args: &NewArgs) -> ExitCode {
     let name = match create(&args.path, args.torch) {
         Ok(name) => name,
@@ -97,7 +97,7 @@ pub(super) fn new_command(args: &NewArgs) -> ExitCode {
     ))
 }
 
-/// Writes all files; nothing is ever overwritten. Answers the crate's name.
+/// Writes all files and overwrites none. Returns the name of the crate.
 fn create(folder: &Path, torch: bool) -> Result<String, NewError> {
     let name = crate_name(folder)?;
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -120,7 +120,7 @@ fn crate_name(folder: &Path) -> Result<String, NewError> {
     if good && !RESERVED.contains(&name.as_str()) { Ok(name) } else { Err(NewError::Name(name)) }
 }
 
-/// What the names between braces stand for.
+/// The values of the placeholders.
 fn values(name: &str) -> [(&'static str, &str); 4] {
     [("{{name}}", name), ("{{version}}", env!("CARGO_PKG_VERSION")), ("{{tch}}", TCH), ("{{libtorch}}", LIBTORCH)]
 }

@@ -1,5 +1,5 @@
-//! `runpod-worker probe`: asks the worker that runs in the same container how it is, so that an image needs no HTTP client for
-//! its health check.
+//! `runpod-worker probe`: asks the worker in the same container whether it is live or ready, so that an image needs no HTTP
+//! client for its health check.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -8,19 +8,20 @@ use std::time::Duration;
 use reqwest::{Client, StatusCode};
 
 use super::{complain, print};
+use crate::base::request_error_text;
 use crate::cli::{ProbeArgs, ProbeKind};
 use crate::config::{EXIT_CONFIG, ProcessEnvironment, probe_address};
 
-/// The worker answers from memory; more time would not help.
-const LIMIT: Duration = Duration::from_secs(3);
+/// Longest time for the answer. The worker answers from memory, so more time would not help.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The probe failed.
+/// Why the probe failed.
 #[derive(Debug, thiserror::Error)]
 enum ProbeError {
-    /// Nobody answers, or too late.
-    #[error("no worker answers at {address}: {source}")]
-    Unreachable { address: SocketAddr, source: reqwest::Error },
-    /// It answers that it is not well.
+    /// There was no answer in time.
+    #[error("no worker answers at {address}: {cause}")]
+    Unreachable { address: SocketAddr, cause: String },
+    /// The worker is not live, or not ready.
     #[error("the worker answers {status}: {body}")]
     Refused { status: StatusCode, body: String },
 }
@@ -42,9 +43,9 @@ async fn probe(address: SocketAddr, kind: ProbeKind) -> Result<String, ProbeErro
         ProbeKind::Live => "live",
         ProbeKind::Ready => "ready",
     };
-    let unreachable = |source| ProbeError::Unreachable { address, source };
-    // No proxy stands between a container and itself.
-    let client = Client::builder().no_proxy().timeout(LIMIT).build().map_err(unreachable)?;
+    let unreachable = |error| ProbeError::Unreachable { address, cause: request_error_text(error) };
+    // The worker is in the same container, so no proxy is used.
+    let client = Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(unreachable)?;
     let reply = client.get(format!("http://{address}/{path}")).send().await.map_err(unreachable)?;
     let status = reply.status();
     let body = reply.text().await.map_err(unreachable)?;
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_answer_decides() {
+    async fn the_status_of_the_answer_decides() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let nobody = probe(SocketAddr::from(([127, 0, 0, 1], 1)), ProbeKind::Live).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! `runpod-worker schema`: what the handler says about itself, without loading a model.
+//! `runpod-worker schema`: prints the handler's manifest. No model is loaded.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use crate::cli::HandlerArgs;
 use crate::process::{HandlerCommand, Processes};
 use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId};
 
-/// How long a handler may take to introduce itself.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest time until the handler introduces itself.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no schema.
+/// Why the schema cannot be printed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
     /// The program cannot be started.
     #[error("{0}")]
     Start(String),
-    /// It is another program.
+    /// The program ended without an introduction.
     #[error("the handler ended before it introduced itself: is it built with runpod-handler-sdk?")]
     NoHandler,
-    /// It is silent.
-    #[error("the handler did not introduce itself within {LIMIT:?}: is it built with runpod-handler-sdk?")]
+    /// The program did not introduce itself in time.
+    #[error("the handler did not introduce itself within {TIMEOUT:?}: is it built with runpod-handler-sdk?")]
     Silent,
-    /// It is a handler of another time.
+    /// The handler was built with another version of the protocol.
     #[error("the handler speaks protocol {0}, this worker speaks {PROTOCOL_VERSION}: build both from the same version")]
     Protocol(u32),
-    /// It says something that is no manifest.
+    /// The manifest cannot be parsed.
     #[error("the handler's manifest cannot be read: {0}")]
     Manifest(#[from] serde_json::Error),
 }
@@ -66,7 +66,7 @@ async fn schema(args: HandlerArgs) -> Result<Manifest, SchemaError> {
         }
         Err(SchemaError::NoHandler)
     };
-    let result = tokio::time::timeout(LIMIT, introduced).await.unwrap_or(Err(SchemaError::Silent));
+    let result = tokio::time::timeout(TIMEOUT, introduced).await.unwrap_or(Err(SchemaError::Silent));
     processes.kill(ProcessId(0));
     result
 }

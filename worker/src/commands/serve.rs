@@ -9,35 +9,38 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{is_fit, log_configuration, logged, over, unhealthy};
+use super::fixed_limits::fixed_limits;
+use super::lifecycle::{exit_status, is_fit, log_configuration, unhealthy, with_log};
 use super::{complain, configure, print};
 use crate::app::{self, Control};
 use crate::cli::ServeArgs;
-use crate::config::{Config, DirectConfig, EXIT_CONFIG, ProcessEnvironment};
-use crate::direct::{self, DirectQueue};
+use crate::config::{Config, Description, EXIT_CONFIG, ProcessEnvironment, load_serve};
+use crate::direct::{self, DirectConfig, DirectQueue};
 use crate::http;
 use runpod_worker_core::WorkerState;
 
-/// Serves the handler until told to stop.
+/// Serves the handler until the worker ends.
 pub(super) async fn serve_command(args: &ServeArgs) -> ExitCode {
-    let (config, direct) = match (configure(&args.run), DirectConfig::serve(&args.direct, &ProcessEnvironment)) {
+    let (config, (direct, description)) = match (configure(&args.run), load_serve(&args.direct, &ProcessEnvironment)) {
         (Ok(config), Ok(direct)) => (config, direct),
         (Err(code), Ok(_)) => return code,
         (_, Err(errors)) => return complain(EXIT_CONFIG, &errors.to_string()),
     };
     if args.run.check_config {
-        return print(&format!("{}{}", config.describe(), direct.describe()));
+        return print(&format!("{}\n{description}\n{}", config.description, fixed_limits(&config)));
     }
-    logged(config, |config| serve(config, direct, direct::jobs)).await
+    with_log(config, async |config| serve(config, direct, &description, direct::jobs).await).await
 }
 
-/// Serves jobs on the routes that `routes` makes, beside what the worker's own server answers.
-pub(super) async fn serve(mut config: Config, direct: DirectConfig, routes: fn(DirectQueue) -> Router) -> ExitCode {
-    log_configuration(&config);
-    for line in direct.describe().lines() {
-        tracing::info!("{line}");
-    }
-    // Whoever waits for a result is gone when the worker is: there is nothing to deliver after a restart.
+/// Serves jobs on the routes that `routes` makes. The worker's own HTTP server runs beside it.
+pub(super) async fn serve(
+    mut config: Config,
+    direct: DirectConfig,
+    description: &Description,
+    routes: fn(DirectQueue) -> Router,
+) -> ExitCode {
+    log_configuration(&config, Some(description));
+    // The callers are gone when the worker ends, so there is nothing to deliver after a restart.
     config.spool.folder = None;
     config.policy.queue_recycles = false;
     if !is_fit(&config).await {
@@ -61,10 +64,10 @@ pub(super) async fn serve(mut config: Config, direct: DirectConfig, routes: fn(D
     queue.end();
     ended.cancel();
     let _ = accepting.await;
-    over(result)
+    exit_status(result)
 }
 
-/// Answers requests until the worker has ended. From the first sign of its end no job is taken in.
+/// Answers requests until the worker has ended. No job is accepted once the worker drains or is unhealthy.
 async fn accept(
     listeners: Vec<TcpListener>,
     ping_path: String,

@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +19,7 @@ use crate::config::{Config, EXIT_CONFIG};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, wire};
 use runpod_worker_core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 
-/// Where a job is looked for when none is named, as RunPod's own worker does.
+/// The file with the job when none is named, as in RunPod's own worker.
 pub(super) const DEFAULT_FILE: &str = "test_input.json";
 const DEFAULT_ID: &str = "local_test";
 const COMPLETED: &str = "COMPLETED";
@@ -37,7 +38,7 @@ pub enum TestError {
         /// What the operating system says.
         error: std::io::Error,
     },
-    /// It is no job.
+    /// The text is not a job.
     #[error("the job is not valid: {0}; it must be a JSON object like {{\"input\": {{\"text\": \"hello\"}}}}")]
     Invalid(String),
     /// The worker cannot be started.
@@ -65,7 +66,7 @@ pub(super) async fn test_command(args: TestArgs) -> ExitCode {
     report_test(result)
 }
 
-/// Prints what came of the job.
+/// Prints the result of the job.
 pub(super) fn report_test(result: Result<TestReport, TestError>) -> ExitCode {
     let report = match result {
         Ok(report) => report,
@@ -118,7 +119,7 @@ pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Re
     }
 }
 
-/// What came of the job, printed as JSON.
+/// The result of the job, printed as JSON.
 #[derive(Debug, Default, Serialize)]
 pub struct TestReport {
     /// Job id.
@@ -142,21 +143,21 @@ pub struct TestReport {
     pub peak_kib: Option<u64>,
 }
 
-/// Runs one job through a worker and reports what came of it. A job that fails is a result, not an error.
+/// Runs one job through a worker and returns its result. A job that fails is a result, not an error.
 pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestError> {
     config.http_bind = None;
     config.queue = None;
     config.heartbeat = None;
-    // As RunPod's own worker: checks are for production. So are alerts.
+    // As in RunPod's own worker, fitness checks are for production. So are alerts.
     config.policy.checks = None;
     config.alerts.webhook = None;
     config.alerts.rules.clear();
     config.spool.folder = None;
     config.policy.processes = 1;
     let started = Instant::now();
-    let (say, mut heard) = mpsc::channel(64);
+    let (sender, mut messages) = mpsc::channel(64);
     let id = job.id.as_str().to_owned();
-    let queue = Arc::new(OneJob { job: Mutex::new(Some(job)), say });
+    let queue = Arc::new(OneJob { job: Mutex::new(Some(job)), sender });
     let (send_control, control) = oneshot::channel();
     let worker = tokio::spawn(app::run(config, queue, send_control));
     let Ok(control) = control.await else {
@@ -167,17 +168,17 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     let mut report = TestReport { id, status: "FAILED", ..TestReport::default() };
     let mut taken_at = started;
     loop {
-        let said = tokio::select! {
-            said = heard.recv() => said,
+        let message = tokio::select! {
+            message = messages.recv() => message,
             reason = unhealthy(&control) => return Err(TestError::Handler(reason)),
         };
-        match said {
-            Some(Said::Taken) => {
+        match message {
+            Some(QueueMessage::Taken) => {
                 taken_at = Instant::now();
                 report.load_time = started.elapsed();
             }
-            Some(Said::Chunk(body)) => report.stream.extend(item(&body)),
-            Some(Said::Final(body)) => {
+            Some(QueueMessage::Chunk(body)) => report.stream.extend(item(&body)),
+            Some(QueueMessage::Final(body)) => {
                 report.run_time = taken_at.elapsed();
                 report.peak_kib = peak_memory(&control);
                 report.result = serde_json::from_slice(&body).unwrap_or_default();
@@ -194,7 +195,7 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     Ok(report)
 }
 
-/// Waits until the worker cannot work; answers why.
+/// Waits until the worker is unhealthy; returns the reason.
 async fn unhealthy(control: &Control) -> String {
     let mut snapshots = control.snapshots.clone();
     let bad = snapshots.wait_for(|snapshot| snapshot.state == WorkerState::Unhealthy).await;
@@ -204,7 +205,7 @@ async fn unhealthy(control: &Control) -> String {
     }
 }
 
-/// Largest resident size so far, as Linux counts it for a living process.
+/// Largest resident size of the handler process so far, in kibibytes.
 fn peak_memory(control: &Control) -> Option<u64> {
     let pid = control.snapshots.borrow().processes.first()?.pid?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -220,9 +221,9 @@ fn item(body: &[u8]) -> Option<Box<RawValue>> {
     serde_json::from_slice::<Chunk>(body).ok().map(|chunk| chunk.output)
 }
 
-/// What happens at the queue.
+/// What the worker did at the queue.
 #[derive(Debug)]
-enum Said {
+enum QueueMessage {
     Taken,
     Chunk(Bytes),
     Final(Bytes),
@@ -232,22 +233,22 @@ enum Said {
 #[derive(Debug)]
 struct OneJob {
     job: Mutex<Option<TakenJob>>,
-    say: mpsc::Sender<Said>,
+    sender: mpsc::Sender<QueueMessage>,
 }
 
 impl OneJob {
-    async fn note(&self, said: Said) -> PostReply {
-        let _ = self.say.send(said).await;
+    async fn accept(&self, message: QueueMessage) -> PostReply {
+        let _ = self.sender.send(message).await;
         PostReply::Status { code: 200, retry_after: None }
     }
 }
 
 impl JobSource for OneJob {
     async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
-        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let job = self.job.lock().take();
         match job {
             Some(job) => {
-                let _ = self.say.send(Said::Taken).await;
+                let _ = self.sender.send(QueueMessage::Taken).await;
                 TakeReply::Jobs(vec![job])
             }
             None => std::future::pending().await,
@@ -261,11 +262,11 @@ impl JobSource for OneJob {
 
 impl ResultSink for OneJob {
     async fn post_final(&self, _job: &JobId, body: Bytes, _streamed: bool) -> PostReply {
-        self.note(Said::Final(body)).await
+        self.accept(QueueMessage::Final(body)).await
     }
 
     async fn post_chunk(&self, _job: &JobId, body: Bytes) -> PostReply {
-        self.note(Said::Chunk(body)).await
+        self.accept(QueueMessage::Chunk(body)).await
     }
 
     async fn post_progress(&self, _job: &JobId, _body: Bytes) -> PostReply {

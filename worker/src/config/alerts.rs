@@ -1,4 +1,4 @@
-//! Alerts: which rules hold and who is told.
+//! Settings of alerts.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,10 @@ use crate::alerts::AlertConfig;
 
 /// Flags of `run` and `alerts` about alerts.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Alerts")]
 pub struct AlertArgs {
-    /// URL that alerts are posted to. It is a secret: the variable keeps it out of lists of processes
-    /// [env: RUNPOD_WORKER_ALERT_WEBHOOK] [default: none, alerts are only logged]
+    /// URL that alerts are posted to; without it they are only logged. It is a secret, and other users of the machine can see
+    /// flags: prefer the variable [env: RUNPOD_WORKER_ALERT_WEBHOOK] [default: not set]
     #[arg(long, value_name = "URL", alias = "webhook")]
     pub alert_webhook: Option<String>,
 
@@ -38,7 +39,7 @@ pub fn load_alerts(args: &AlertArgs, env: &impl Environment) -> Result<AlertConf
 }
 
 pub(super) fn alerts<E: Environment>(settings: &mut Settings<'_, E>, args: &AlertArgs) -> AlertConfig {
-    // Read even if it is wrong, so that no error shows it.
+    // A wrong URL is not an error of `read`, whose text would show it.
     let url = settings.read(
         "alert-webhook",
         args.alert_webhook.as_deref(),
@@ -53,8 +54,8 @@ pub(super) fn alerts<E: Environment>(settings: &mut Settings<'_, E>, args: &Aler
         args.alert_rules.as_deref(),
         &[],
         None,
-        |text| Ok(Some(PathBuf::from(text))),
-        |file| file.as_ref().map_or_else(|| "default".to_owned(), |file| file.display().to_string()),
+        |text| Ok((!text.eq_ignore_ascii_case("none")).then(|| PathBuf::from(text))),
+        |file| file.as_ref().map_or_else(|| "none".to_owned(), |file| file.display().to_string()),
     );
     let rules = load_rules(file.as_deref()).unwrap_or_else(|error| {
         settings.problems.push(error.to_string());

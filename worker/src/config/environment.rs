@@ -1,27 +1,27 @@
-//! Where variables come from.
+//! Environment variables.
 
 use std::collections::BTreeMap;
 
-/// The environment, so that a test can bring its own.
+/// A set of environment variables. Tests use their own.
 pub trait Environment {
-    /// The value of a variable. Empty counts as absent here; see [`Environment::is_set`].
+    /// The value of a variable, without white space around it. An empty one counts as absent; see [`Environment::is_set`].
     fn get(&self, name: &str) -> Option<String> {
         self.raw(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// The variable exists, even if it is empty.
+    /// Whether the variable exists, even if it is empty.
     fn is_set(&self, name: &str) -> bool {
         self.raw(name).is_some()
     }
 
-    /// The value as it is.
+    /// The value, unchanged.
     fn raw(&self, name: &str) -> Option<String>;
 
     /// Names of all variables.
     fn names(&self) -> Vec<String>;
 }
 
-/// The environment of this process. What is not UTF-8 is read with replacement characters, and then fails validation.
+/// The environment of this process. Values that are not UTF-8 get replacement characters, and then fail validation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessEnvironment;
 

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a configuration, at once.
+//! All mistakes in a configuration.
 
 use std::fmt;
 

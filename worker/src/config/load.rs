@@ -1,27 +1,18 @@
 //! Puts a [`Config`] together.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
-
-use reqwest::header::HeaderValue;
-use uuid::Uuid;
+use runpod_worker_core::Policy;
 
 use super::alerts::alerts;
 use super::environment::Environment;
-use super::settings::{Settings, describe, show_duration};
+use super::http::http_bind;
+use super::identity::identity;
+use super::queue::queue;
+use super::settings::{Settings, show_duration};
 use super::spool::spool;
-use super::{Config, ConfigErrors, RunArgs, handler, limits, metrics, parse, runtime, telemetry, upkeep};
-use crate::base::{ClientError, Identity, Secret, UrlTemplate};
-use crate::heartbeat::HeartbeatConfig;
+use super::{Config, ConfigErrors, RunArgs, checks, gpu, handler, logs, metrics, parse, ports, recycling, traces};
+use crate::base::Identity;
 use crate::outbox::OutboxLimits;
 use crate::queue::QueueConfig;
-use runpod_worker_core::Policy;
-
-/// Interval of RunPod's SDK.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Below this RunPod's SDK stops pinging altogether.
-const PING_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Reads everything from `args` and `env`.
@@ -33,8 +24,9 @@ impl Config {
         let mut handler = handler::find(&mut settings, &args.handler);
         let identity = identity(&mut settings);
         let policy = policy(&mut settings, args, &identity);
-        let policy = upkeep::policy(&mut settings, &args.upkeep, policy);
-        let mut checks = upkeep::checks(&mut settings, &args.upkeep);
+        let policy = recycling::recycling(&mut settings, &args.recycling, policy);
+        let policy = checks::handler_checks(&mut settings, &args.checks, policy);
+        let mut checks = checks::worker_checks(&mut settings, &args.checks);
         handler.devices = handler::devices(&mut settings, policy.processes);
         let http_bind = http_bind(&mut settings, args.http_bind.as_deref());
         let outbox = OutboxLimits {
@@ -56,16 +48,16 @@ impl Config {
             parse::boolean,
             bool::to_string,
         );
-        let log = telemetry::log(&mut settings, &args.telemetry, &identity);
-        let log_sink = telemetry::sink(&mut settings, &args.telemetry, &identity);
-        let traces = telemetry::traces(&mut settings, &args.telemetry, &identity);
+        let log = logs::log(&mut settings, &args.logs, &identity);
+        let log_sink = logs::sink(&mut settings, &args.logs, &identity);
+        let traces = traces::traces(&mut settings, &args.traces, &identity);
         let alerts = alerts(&mut settings, &args.alerts);
         let tenant = metrics::tenant_field(&mut settings, &args.metrics);
         let tenant_limit = metrics::tenant_limit(&mut settings, &args.metrics);
         let policy = metrics::cost(&mut settings, &args.metrics, policy);
-        limits::show(&mut settings, &policy);
-        let gpus = runtime::gpus(&mut settings, &args.runtime);
-        let ports = runtime::ports(&mut settings);
+        let gpus = gpu::gpus(&mut settings, &args.gpu);
+        let policy = gpu::probes(&mut settings, &args.gpu, policy);
+        let ports = ports::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
         // Settings of `serve`; see `DirectConfig`.
@@ -76,8 +68,7 @@ impl Config {
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));
         }
-        let description = describe(&settings.shown);
-        let warnings = settings.warnings;
+        let Settings { description, warnings, .. } = settings;
         Ok(Self {
             queue,
             heartbeat,
@@ -102,26 +93,7 @@ impl Config {
     }
 }
 
-pub(super) fn http_bind<E: Environment>(settings: &mut Settings<'_, E>, flag: Option<&str>) -> Option<SocketAddr> {
-    let default = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)));
-    settings.read("http-bind", flag, &[], default, parse::bind, |bind| {
-        bind.map_or_else(|| "none".to_owned(), |address| address.to_string())
-    })
-}
-
-pub(super) fn identity<E: Environment>(settings: &mut Settings<'_, E>) -> Identity {
-    let worker_id = settings.variable("RUNPOD_POD_ID").unwrap_or_else(|| {
-        let id = Uuid::new_v4().to_string();
-        settings.show("runpod-pod-id", &id, "random: RUNPOD_POD_ID is not set");
-        id
-    });
-    Identity {
-        worker_id,
-        hostname: settings.variable("RUNPOD_POD_HOSTNAME").unwrap_or_else(|| "unknown".to_owned()),
-        endpoint_id: settings.variable("RUNPOD_ENDPOINT_ID"),
-    }
-}
-
+/// The settings of job handling, shutdown and loading.
 fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identity: &Identity) -> Policy {
     let default = Policy::default();
     Policy {
@@ -158,98 +130,4 @@ fn policy<E: Environment>(settings: &mut Settings<'_, E>, args: &RunArgs, identi
         ),
         ..Policy::default()
     }
-}
-
-/// The queue and the heartbeat, unless `RUNPOD_WEBHOOK_GET_JOB` is not set.
-pub(super) fn queue<E: Environment>(
-    settings: &mut Settings<'_, E>,
-    identity: &Identity,
-) -> (Option<QueueConfig>, Option<HeartbeatConfig>) {
-    const TAKE: &str = "RUNPOD_WEBHOOK_GET_JOB";
-    const DONE: &str = "RUNPOD_WEBHOOK_POST_OUTPUT";
-    // The second name is the one in the sample file of RunPod's SDK.
-    const STREAM: [&str; 2] = ["RUNPOD_WEBHOOK_POST_STREAM", "RUNPOD_WEBHOOK_JOB_STREAM"];
-    if !settings.env.is_set(TAKE) {
-        settings.show("queue", "none", "RUNPOD_WEBHOOK_GET_JOB is not set");
-        return (None, None);
-    }
-    let key = key(settings);
-    let take = template(settings, identity, TAKE);
-    let done = template(settings, identity, DONE);
-    let stream = STREAM.iter().copied().find(|name| settings.env.get(name).is_some());
-    let stream = stream.and_then(|name| template(settings, identity, name));
-    let heartbeat = heartbeat(settings, identity, &key);
-    let worker_id = identity.worker_id.clone();
-    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, tenant: None });
-    (queue, heartbeat)
-}
-
-fn key<E: Environment>(settings: &mut Settings<'_, E>) -> Secret {
-    let key = Secret::new(&settings.env.get("RUNPOD_AI_API_KEY").unwrap_or_default());
-    if HeaderValue::from_str(key.expose()).is_err() {
-        settings.problems.push(ClientError::Key.to_string());
-    }
-    if key.is_empty() {
-        settings
-            .warnings
-            .push("RUNPOD_AI_API_KEY is not set: requests carry no key, and the platform gets no heartbeat".to_owned());
-    }
-    settings.show("key", &key.to_string(), "RUNPOD_AI_API_KEY");
-    key
-}
-
-fn template<E: Environment>(settings: &mut Settings<'_, E>, identity: &Identity, name: &str) -> Option<UrlTemplate> {
-    let Some(raw) = settings.env.raw(name) else {
-        settings.problems.push(format!("{name} is not set: set it to the URL that belongs to RUNPOD_WEBHOOK_GET_JOB"));
-        return None;
-    };
-    match UrlTemplate::new(&raw, &identity.worker_id, settings.env.get("RUNPOD_GPU_TYPE_ID").as_deref()) {
-        Ok(template) => {
-            settings.show(&name.to_ascii_lowercase().replace('_', "-"), &template.to_string(), name);
-            Some(template)
-        }
-        Err(error) => {
-            settings.problems.push(format!("{name} {error}"));
-            None
-        }
-    }
-}
-
-/// As in RunPod's SDK there is a heartbeat only with a URL, a worker id and a key.
-fn heartbeat<E: Environment>(
-    settings: &mut Settings<'_, E>,
-    identity: &Identity,
-    key: &Secret,
-) -> Option<HeartbeatConfig> {
-    const PING: &str = "RUNPOD_WEBHOOK_PING";
-    let interval = ping_interval(settings);
-    settings.env.get(PING)?;
-    let url = template(settings, identity, PING)?;
-    if settings.env.get("RUNPOD_POD_ID").is_none() {
-        settings.warnings.push("RUNPOD_POD_ID is not set: the platform gets no heartbeat".to_owned());
-        return None;
-    }
-    let (worker_id, key) = (identity.worker_id.clone(), key.clone());
-    (!key.is_empty()).then_some(HeartbeatConfig { url, worker_id, interval, key })
-}
-
-fn ping_interval<E: Environment>(settings: &mut Settings<'_, E>) -> Duration {
-    const VARIABLE: &str = "RUNPOD_PING_INTERVAL";
-    let Some(text) = settings.env.get(VARIABLE) else {
-        settings.show("ping-interval", &show_duration(&PING_INTERVAL), "default");
-        return PING_INTERVAL;
-    };
-    let interval = match parse::number(&text, &(0..=3_600_000)) {
-        Ok(millis) => Duration::from_millis(millis),
-        Err(fix) => {
-            settings.problems.push(format!("{VARIABLE}: `{text}` cannot be used: it counts milliseconds: {fix}"));
-            return PING_INTERVAL;
-        }
-    };
-    if interval < PING_INTERVAL_MIN {
-        settings.warnings.push(format!("{VARIABLE} counts milliseconds and is below 1000: 1000 is used"));
-    }
-    let interval = interval.max(PING_INTERVAL_MIN);
-    settings.show("ping-interval", &show_duration(&interval), VARIABLE);
-    interval
 }

@@ -15,23 +15,24 @@ const MAX_PRICE: f64 = 1e6;
 
 /// Flags of `run` about metrics and cost.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Metrics and cost")]
 pub struct MetricsArgs {
-    /// Field of a job that names the tenant, or a path such as input.tenant; the `tenant` in /metrics. Nothing else of a job
-    /// is read [env: RUNPOD_WORKER_TENANT_FIELD] [default: none]
+    /// Field of a job that names its tenant, or a path such as input.tenant: the label `tenant` in /metrics. The worker reads no
+    /// other part of a job [env: RUNPOD_WORKER_TENANT_FIELD] [default: none]
     #[arg(long, value_name = "FIELD")]
     pub tenant_field: Option<String>,
 
-    /// Tenants that have series of their own in /metrics; those that come later are counted as `other`
+    /// Tenants with series of their own in /metrics; later ones are counted as `other`
     /// [env: RUNPOD_WORKER_TENANT_LIMIT] [default: 32]
     #[arg(long, value_name = "N")]
     pub tenant_limit: Option<String>,
 
-    /// What the worker costs, with all its GPUs, in dollars an hour: adds money to /metrics and /health
+    /// Price of the worker with all its GPUs in dollars an hour: adds the cost to /metrics and /health
     /// [env: RUNPOD_WORKER_PRICE_PER_HOUR] [default: none]
     #[arg(long, value_name = "DOLLARS")]
     pub price_per_hour: Option<String>,
 
-    /// Add `cost`, the GPU time and price of the job, to each result that is posted, beside its `output`
+    /// Add `cost`, the GPU time and price of the job, to each result that is posted
     /// [env: RUNPOD_WORKER_COST_IN_RESULT] [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub cost_in_result: Option<String>,

@@ -1,49 +1,60 @@
-//! Settings: raw text in, one validated [`Config`] out, or all mistakes at once, before anything is started.
+//! Turns flags and environment variables into one validated [`Config`], or reports all mistakes at once, before anything is
+//! started. It knows the settings of every part; no part knows it.
 
 mod alerts;
 mod args;
+mod checks;
+mod dead_letters;
+mod description;
 mod direct;
 mod environment;
 mod errors;
+mod gpu;
 mod handler;
-mod limits;
+mod http;
+mod identity;
 mod load;
+mod logs;
 mod metrics;
 mod parse;
-mod probe;
-mod runtime;
+mod ports;
+mod queue;
+mod receiver;
+mod recycling;
 mod settings;
 mod spool;
-mod telemetry;
-mod upkeep;
+mod traces;
 
 use std::net::SocketAddr;
 
+use runpod_worker_core::Policy;
+
 pub use alerts::{AlertArgs, load_alerts};
 pub use args::RunArgs;
-pub use direct::{DirectArgs, DirectConfig};
+pub use checks::CheckArgs;
+pub use dead_letters::DeadLetterConfig;
+pub use description::Description;
+pub use direct::{DirectArgs, load_realtime, load_serve};
 pub use environment::{Environment, ProcessEnvironment};
 pub use errors::{ConfigErrors, EXIT_CONFIG};
+pub use gpu::GpuArgs;
 pub use handler::HandlerConfig;
+pub use http::probe_address;
+pub use logs::LogArgs;
 pub use metrics::MetricsArgs;
-pub use probe::probe_address;
-pub use runtime::RuntimeArgs;
-pub use spool::DeadLetterConfig;
-pub use telemetry::TelemetryArgs;
-pub use upkeep::UpkeepArgs;
+pub use recycling::RecycleArgs;
+pub use traces::TraceArgs;
 
 use crate::alerts::AlertConfig;
 use crate::base::Identity;
 use crate::checks::CheckConfig;
 use crate::heartbeat::HeartbeatConfig;
-use crate::logs::LogConfig;
-use crate::logs::SinkConfig;
+use crate::logs::{LogConfig, SinkConfig};
 use crate::outbox::{OutboxLimits, SpoolConfig};
 use crate::queue::QueueConfig;
 use crate::sensors::Port;
 use crate::sensors::gpu::GpuSettings;
 use crate::traces::TraceConfig;
-use runpod_worker_core::Policy;
 
 /// Everything the worker needs to know, checked.
 #[derive(Clone, Debug)]
@@ -82,16 +93,10 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// Who this worker is.
     pub identity: Identity,
-    /// What is odd but can be lived with; one line each, for the log.
+    /// Settings that are probably mistakes but do not keep the worker from working; one line each, for the log.
     pub warnings: Vec<String>,
-    description: String,
-}
-
-impl Config {
-    /// The effective values and where each comes from, one line each. Secrets are shown as `set` or `not set`.
-    pub fn describe(&self) -> String {
-        self.description.clone()
-    }
+    /// The effective values of all settings.
+    pub description: Description,
 }
 
 #[cfg(test)]

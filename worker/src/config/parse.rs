@@ -1,4 +1,4 @@
-//! From text to values. Each error says what is accepted.
+//! Parsers for values. Each error names what is accepted.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
-
-/// No wait of this program is longer: it keeps time arithmetic far from its ends.
+/// Longest duration of a setting. It keeps time arithmetic from overflowing.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A whole number in a range.
@@ -53,7 +51,7 @@ pub(super) fn bind(text: &str) -> Result<Option<SocketAddr>, String> {
         .map_err(|_| "use an address with a port, such as 127.0.0.1:8001 or 0.0.0.0:8001, or none".to_owned())
 }
 
-/// A folder, or `none`. It must not depend on where the program was started.
+/// An absolute path of a folder, or `none`. A relative one would depend on where the program was started.
 pub(super) fn folder(text: &str) -> Result<Option<PathBuf>, String> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(None);
@@ -120,49 +118,9 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("use a host and a port, such as example.com:443".to_owned()) }
 }
 
-/// A log level: the names of RunPod's SDK in any case, the usual names elsewhere, and Python's numbers.
-pub(super) fn level(text: &str) -> Result<LevelFilter, String> {
-    if let Ok(number) = text.parse::<u32>() {
-        return Ok(match number {
-            0 => LevelFilter::OFF,
-            1..10 => LevelFilter::TRACE,
-            10..20 => LevelFilter::DEBUG,
-            20..30 => LevelFilter::INFO,
-            30..40 => LevelFilter::WARN,
-            40.. => LevelFilter::ERROR,
-        });
-    }
-    match text.to_ascii_lowercase().as_str() {
-        "trace" => Ok(LevelFilter::TRACE),
-        "debug" => Ok(LevelFilter::DEBUG),
-        "info" => Ok(LevelFilter::INFO),
-        "warn" | "warning" => Ok(LevelFilter::WARN),
-        "error" | "critical" | "fatal" => Ok(LevelFilter::ERROR),
-        "off" | "notset" => Ok(LevelFilter::OFF),
-        _ => Err("use trace, debug, info, warn, error or off".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn levels_have_many_spellings() {
-        for (expected, spellings) in [
-            (LevelFilter::TRACE, &["trace", "TRACE", "5"][..]),
-            (LevelFilter::DEBUG, &["Debug", "10"]),
-            (LevelFilter::INFO, &["INFO", "20", "25"]),
-            (LevelFilter::WARN, &["WARN", "warning", "30"]),
-            (LevelFilter::ERROR, &["error", "CRITICAL", "40", "50"]),
-            (LevelFilter::OFF, &["NOTSET", "off", "0"]),
-        ] {
-            for spelling in spellings {
-                assert_eq!(level(spelling), Ok(expected), "{spelling}");
-            }
-        }
-        assert!(level("loud").is_err() && level("-1").is_err());
-    }
 
     #[test]
     fn durations_need_a_unit_and_have_a_limit() {

@@ -1,40 +1,33 @@
 //! Looks each setting up in flag, environment and default, and remembers where it was found.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::description::{Description, Line};
 use super::environment::Environment;
 use super::parse;
 
-/// The variables of this program start so.
+/// The prefix of the variables of this program.
 pub(super) const PREFIX: &str = "RUNPOD_WORKER_";
-
-/// One line of [`super::Config::describe`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shown {
-    name: String,
-    value: String,
-    origin: String,
-}
 
 /// Reads settings and collects what is wrong with them.
 pub(super) struct Settings<'a, E> {
     pub(super) env: &'a E,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
-    pub(super) shown: Vec<Shown>,
+    pub(super) description: Description,
     known: Vec<String>,
 }
 
 impl<'a, E: Environment> Settings<'a, E> {
     pub(super) fn new(env: &'a E) -> Self {
-        Self { env, problems: Vec::new(), warnings: Vec::new(), shown: Vec::new(), known: Vec::new() }
+        Self { env, problems: Vec::new(), warnings: Vec::new(), description: Description::default(), known: Vec::new() }
     }
 
     /// The setting `--name`: its flag, else `RUNPOD_WORKER_NAME`, else one of the platform's variables, else the default.
-    /// A value that cannot be used is noted, and the default stands in for it.
+    /// A value that cannot be used is recorded as a problem, and the default is returned.
     pub(super) fn read<T>(
         &mut self,
         name: &str,
@@ -50,6 +43,7 @@ impl<'a, E: Environment> Settings<'a, E> {
             variables.filter_map(|name| Some((self.env.get(name)?, name.to_owned()))).next()
         });
         self.know(&own);
+        let default_text = show(&default);
         let (value, origin) = match given {
             None => (default, "default".to_owned()),
             Some((text, origin)) => match parse(&text) {
@@ -60,7 +54,9 @@ impl<'a, E: Environment> Settings<'a, E> {
                 }
             },
         };
-        self.show(name, &show(&value), &origin);
+        let text = show(&value);
+        let changed = text != default_text;
+        self.describe(name, &text, &origin, changed);
         value
     }
 
@@ -72,7 +68,7 @@ impl<'a, E: Environment> Settings<'a, E> {
         self.read(name, flag, &[], default, |text| parse::number(text, &range), T::to_string)
     }
 
-    /// As [`Settings::read`], for a setting without a default; `none` switches it off.
+    /// As [`Settings::read`], for a setting whose default is `none`.
     pub(super) fn optional<T: ToString>(
         &mut self,
         name: &str,
@@ -98,9 +94,14 @@ impl<'a, E: Environment> Settings<'a, E> {
         value
     }
 
-    /// Adds a line to the description.
+    /// Adds a value that has no default to the description.
     pub(super) fn show(&mut self, name: &str, value: &str, origin: &str) {
-        self.shown.push(Shown { name: name.to_owned(), value: printable(value), origin: origin.to_owned() });
+        self.describe(name, value, origin, true);
+    }
+
+    fn describe(&mut self, name: &str, value: &str, origin: &str, changed: bool) {
+        let (name, value, origin) = (name.to_owned(), printable(value), origin.to_owned());
+        self.description.push(Line { name, value, origin, changed });
     }
 
     /// Marks a variable as one of this program's.
@@ -108,7 +109,7 @@ impl<'a, E: Environment> Settings<'a, E> {
         self.known.push(name.to_owned());
     }
 
-    /// Variables that look like settings and are none. The platform may set some too, so they are no errors.
+    /// Warns of variables with the prefix that are not settings. They are not errors, because the platform may set some.
     pub(super) fn warn_of_unknown(&mut self) {
         for name in self.env.names() {
             if name.starts_with(PREFIX) && !self.known.contains(&name) {
@@ -119,21 +120,18 @@ impl<'a, E: Environment> Settings<'a, E> {
     }
 }
 
-/// One line per setting: name, value, origin.
-pub(super) fn describe(shown: &[Shown]) -> String {
-    let width = shown.iter().map(|line| line.name.len()).max().unwrap_or_default();
-    let mut text = String::new();
-    for Shown { name, value, origin } in shown {
-        let _ = writeln!(text, "{name:width$} = {value} ({origin})");
-    }
-    text
-}
-
 pub(super) fn show_duration(value: &Duration) -> String {
     humantime::format_duration(*value).to_string()
 }
 
-/// Text from outside on one line.
+/// A size with the largest unit that divides it.
+pub(super) fn show_size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = UNITS.iter().find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
+    unit.map_or_else(|| format!("{bytes} bytes"), |(name, size)| format!("{} {name}", bytes / size))
+}
+
+/// Text from outside, on one line and of limited length.
 pub(super) fn printable(text: &str) -> String {
     const LONGEST: usize = 200;
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();

@@ -105,8 +105,8 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 /// Each setting: its flag, another value, and how to see that this value, and nothing else, took effect.
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
-    type Look = fn(&Config) -> String;
-    let cases: [(&str, &str, Look); 23] = [
+    type Read = fn(&Config) -> String;
+    let cases: [(&str, &str, Read); 23] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -140,14 +140,14 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         }),
     ];
     let defaults = load(&[], &Env::new());
-    for (name, value, look) in cases {
+    for (name, value, read) in cases {
         let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
         for config in [load(&[&format!("--{name}"), value], &Env::new()), load(&[], &env(&[(&variable, value)]))] {
-            assert_eq!(look(&config), value, "{name}");
-            assert_ne!(look(&defaults), value, "{name}");
+            assert_eq!(read(&config), value, "{name}");
+            assert_ne!(read(&defaults), value, "{name}");
             assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-            for (other, _, look) in cases.iter().filter(|(other, ..)| *other != name) {
-                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
+            for (other, _, read) in cases.iter().filter(|(other, ..)| *other != name) {
+                assert_eq!(read(&config), read(&defaults), "{name} changed {other}");
             }
         }
     }
@@ -167,7 +167,7 @@ fn the_log_sink_has_a_token_and_a_bound() {
     for config in [load(&flags, &Env::new()), load(&[], &variables)] {
         let sink = config.log_sink.as_ref().unwrap();
         assert_eq!((sink.token.expose(), sink.buffer_bytes), ("hunter2", 7 * 1024));
-        assert!(!config.describe().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+        assert!(!config.description.to_string().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
     }
     assert!(!format!("{:?}", args(&flags)).contains("hunter2"));
     let env = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")]);
@@ -209,7 +209,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_place() {
         "RUNPOD_AI_API_KEY has characters",
         "RUNPOD_WEBHOOK_GET_JOB is empty",
         "RUNPOD_WEBHOOK_POST_OUTPUT is not set",
-        "RUNPOD_PING_INTERVAL: `10s` cannot be used: it counts milliseconds",
+        "RUNPOD_PING_INTERVAL: `10s` cannot be used: it is in milliseconds",
         "RUNPOD_WEBHOOK_PING has the scheme `ftp`",
     ];
     assert_eq!(error.lines().len(), expected.len(), "{error}");
@@ -222,7 +222,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_place() {
 }
 
 #[test]
-fn a_handler_that_cannot_start_is_a_mistake_with_a_fix() {
+fn a_handler_that_cannot_be_started_is_an_error_with_a_fix() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("handler");
     write(&file, "#!/bin/sh\n").unwrap();
@@ -251,7 +251,7 @@ fn a_handler_that_cannot_start_is_a_mistake_with_a_fix() {
 }
 
 #[test]
-fn missing_parts_of_the_platform_are_lived_with() {
+fn missing_variables_of_the_platform_are_warned_about() {
     let config = load(&[], &without(platform(), "RUNPOD_POD_ID"));
     assert!(config.queue.is_some() && config.heartbeat.is_none());
     assert!(config.warnings[0].contains("RUNPOD_POD_ID is not set"), "{:?}", config.warnings);
@@ -274,16 +274,16 @@ fn missing_parts_of_the_platform_are_lived_with() {
 }
 
 #[test]
-fn a_misspelt_variable_is_pointed_out() {
+fn a_misspelt_variable_is_warned_about() {
     let config = load(&[], &env(&[("RUNPOD_WORKER_SLOT", "2"), ("RUNPOD_WORKER_SLOTS", "2"), ("OTHER", "x")]));
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].starts_with("RUNPOD_WORKER_SLOT is not a setting"), "{:?}", config.warnings);
 }
 
 #[test]
-fn the_description_says_where_values_come_from_and_no_secrets() {
+fn the_description_shows_origins_and_no_secrets() {
     let config = load(&["--slots=3"], &with(platform(), "RUNPOD_WORKER_JOB_TIMEOUT", "90s"));
-    let text = &config.describe();
+    let text = &config.description.to_string();
     let line = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default();
     assert!(line("slots").ends_with("= 3 (--slots)"), "{text}");
     assert!(line("job-timeout").ends_with("= 1m 30s (RUNPOD_WORKER_JOB_TIMEOUT)"), "{text}");
@@ -297,15 +297,55 @@ fn the_description_says_where_values_come_from_and_no_secrets() {
 }
 
 #[test]
-fn help_teaches_every_variable() {
+fn help_names_the_variable_of_every_flag() {
     use clap::CommandFactory;
     let help = Cli::command().term_width(0).render_long_help().to_string();
     let shown = load(&[], &Env::new());
-    for name in shown.describe().lines().filter(|line| line.ends_with("(default)")) {
+    for name in shown.description.lines().filter(|line| line.ends_with("(default)")) {
         let name = name.split_whitespace().next().unwrap();
         let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
         assert!(help.contains(&format!("--{name} ")) && help.contains(&variable), "{name} is not in:\n{help}");
     }
+}
+
+/// A flag that is set to the default of its help text must have no effect.
+#[test]
+fn help_names_the_default_of_every_flag() {
+    use clap::CommandFactory as _;
+    // Their defaults are texts, not values.
+    const EXPLAINED: [&str; 1] = ["spool-dir"];
+    let value = |config: &Config, name: &str| {
+        let lines: Vec<String> = config.description.lines().collect();
+        let line = lines.iter().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        line.split_once(" = ").unwrap().1.rsplit_once(" (").unwrap().0.to_owned()
+    };
+    let defaults = load(&[], &Env::new());
+    let command = Cli::command();
+    let mut seen = 0;
+    for arg in command.get_arguments() {
+        let Some(name) = arg.get_long().filter(|name| !EXPLAINED.contains(name) && *name != "check-config") else {
+            continue;
+        };
+        let help = arg.get_long_help().or(arg.get_help()).unwrap().to_string();
+        let (_, default) = help.split_once("[default: ").unwrap_or_else(|| panic!("--{name} shows no default: {help}"));
+        let default = default.split_once(']').unwrap().0;
+        if default != "not set" {
+            let config = load(&[&format!("--{name}={default}")], &Env::new());
+            assert_eq!(value(&config, name), value(&defaults, name), "the default of --{name} is not {default}");
+        } else {
+            assert_eq!(value(&defaults, name), default, "--{name}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 35, "only {seen} flags were found");
+}
+
+#[test]
+fn only_values_that_differ_from_the_default_are_changes() {
+    let config = load(&["--slots=3", "--prefetch=0"], &env(&[("RUNPOD_WORKER_JOB_TIMEOUT", "600s")]));
+    let changes: Vec<String> = config.description.changes().collect();
+    assert!(changes.contains(&"slots = 3 (--slots)".to_owned()), "{changes:?}");
+    assert!(!changes.iter().any(|line| line.starts_with("prefetch") || line.starts_with("job-timeout")), "{changes:?}");
 }
 
 #[test]
@@ -319,18 +359,18 @@ fn each_process_sees_a_gpu_of_its_own() {
     assert!(errors.lines().iter().any(|line| line.contains("CUDA_VISIBLE_DEVICES names 3 of the 4")), "{errors}");
 }
 
-type Look = fn(&Config) -> String;
+type Read = fn(&Config) -> String;
 
 /// Flag, value, what it looks like in the configuration. Each has its effect by flag and by variable, and no other.
-fn assert_settings(cases: &[(&str, &str, &str, Look)], env: &Env) {
+fn assert_settings(cases: &[(&str, &str, &str, Read)], env: &Env) {
     let defaults = load(&[], env);
-    for (name, value, expected, look) in cases {
+    for (name, value, expected, read) in cases {
         let variable = format!("RUNPOD_WORKER_{}", name.replace('-', "_").to_uppercase());
         for config in [load(&[&format!("--{name}"), value], env), load(&[], &with(env.clone(), &variable, value))] {
-            assert_eq!(look(&config), *expected, "{name}");
-            assert_ne!(look(&defaults), *expected, "{name}");
-            for (other, _, _, look) in cases.iter().filter(|(other, ..)| other != name) {
-                assert_eq!(look(&config), look(&defaults), "{name} changed {other}");
+            assert_eq!(read(&config), *expected, "{name}");
+            assert_ne!(read(&defaults), *expected, "{name}");
+            for (other, _, _, read) in cases.iter().filter(|(other, ..)| other != name) {
+                assert_eq!(read(&config), read(&defaults), "{name} changed {other}");
             }
         }
     }
@@ -338,7 +378,7 @@ fn assert_settings(cases: &[(&str, &str, &str, Look)], env: &Env) {
 
 #[test]
 fn metrics_and_cost_are_set_by_flag_and_by_variable() {
-    let cases: [(&str, &str, &str, Look); 4] = [
+    let cases: [(&str, &str, &str, Read); 4] = [
         ("tenant-field", "input.org", "input.org", |c| {
             c.queue.as_ref().and_then(|queue| queue.tenant.as_ref()).map(ToString::to_string).unwrap_or_default()
         }),
@@ -354,8 +394,8 @@ fn metrics_and_cost_are_set_by_flag_and_by_variable() {
 }
 
 #[test]
-fn upkeep_is_set_by_flag_and_by_variable() {
-    let cases: [(&str, &str, &str, Look); 9] = [
+fn recycling_and_checks_are_set_by_flag_and_by_variable() {
+    let cases: [(&str, &str, &str, Read); 9] = [
         ("max-jobs", "7", "Some(7)", |c| format!("{:?}", c.policy.recycle.max_jobs)),
         ("max-rss", "2KiB", "Some(2048)", |c| format!("{:?}", c.policy.recycle.max_rss)),
         ("max-vram", "3 KiB", "Some(3072)", |c| format!("{:?}", c.policy.recycle.max_vram)),
@@ -372,7 +412,7 @@ fn upkeep_is_set_by_flag_and_by_variable() {
 }
 
 #[test]
-fn a_refresh_ends_the_worker_only_where_somebody_starts_another() {
+fn a_refresh_ends_the_worker_only_on_the_platform() {
     assert_eq!(load(&[], &platform()).policy.on_refresh, OnRefresh::Exit);
     let off_platform = without(platform(), "RUNPOD_ENDPOINT_ID");
     assert_eq!(load(&[], &off_platform).policy.on_refresh, OnRefresh::RestartHandler);
@@ -418,7 +458,7 @@ fn checks_follow_the_platforms_variables_and_defaults() {
 }
 
 #[test]
-fn alerts_have_rules_without_being_asked_for_and_a_webhook_that_is_not_shown() {
+fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let config = load(&[], &platform());
     assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (6, None));
 
@@ -430,7 +470,7 @@ fn alerts_have_rules_without_being_asked_for_and_a_webhook_that_is_not_shown() {
     let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
     assert_eq!((config.alerts.rules.len(), config.alerts.format), (5, runpod_alerts::Format::Slack));
     assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
-    let shown = format!("{} {:?}", config.describe(), config.alerts);
+    let shown = format!("{} {:?}", config.description, config.alerts);
     assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");
 }
 

@@ -1,60 +1,55 @@
 //! A queue in memory whose submitters wait for their results.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use runpod_worker_core::{JobId, TakenJob};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use super::limits::{MAX_UNREAD_MESSAGES, POLL_TIMEOUT, READ_TIMEOUT};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
-use runpod_worker_core::{JobId, TakenJob};
 
-/// How long a poll is held. The worker asks again at once.
-const HOLD: Duration = Duration::from_secs(30);
-/// Messages that may wait for a caller who reads slowly; then the job's stream waits too.
-const UNREAD: usize = 16;
-/// A caller who reads none of them for this long is taken for gone: the job's posts wait for it, and they are few.
-const READ_LIMIT: Duration = Duration::from_secs(30);
-
-/// Why a caller gets no result.
+/// Why a job is rejected, or ends without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refused {
-    /// As many jobs wait as may.
+pub enum Rejection {
+    /// No more jobs may wait.
     #[error("{0} jobs wait already: try again later, or add workers")]
     Full(usize),
-    /// It waited too long for a slot.
+    /// The job has waited too long for a slot.
     #[error("no slot was free within {0:?}: try again later, or add workers")]
     Late(Duration),
-    /// The caller did not read what its job said.
-    #[error("nothing was read for {READ_LIMIT:?}, so the job was stopped")]
+    /// The caller did not read what its job message.
+    #[error("the items of the job were not read for {READ_TIMEOUT:?}, so it was stopped")]
     Unread,
     /// The worker is shutting down or cannot work.
     #[error("this worker is shutting down: try another one")]
     Closed,
 }
 
-/// What a caller hears about a job, in order.
+/// A message to the caller about its job. Messages are in order.
 #[derive(Clone, Debug)]
-pub(super) enum Said {
+pub(super) enum CallerMessage {
     /// One streamed item, as a job-stream body.
     Chunk(Bytes),
     /// The newest progress, as a job-done body.
     Progress(Bytes),
     /// The result, as a job-done body. Nothing follows.
     Final(Bytes),
-    /// There will be no result. Nothing follows.
-    Refused(Refused),
+    /// There will be no result, for this reason. Nothing follows.
+    Rejected(Rejection),
 }
 
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
     waiting: VecDeque<TakenJob>,
-    callers: HashMap<JobId, mpsc::Sender<Said>>,
-    /// Jobs whose callers have gone.
+    callers: HashMap<JobId, mpsc::Sender<CallerMessage>>,
+    /// Jobs whose callers have left.
     stops: Vec<JobId>,
 }
 
@@ -77,46 +72,46 @@ impl DirectQueue {
     /// Puts a job in. Its id must be new.
     ///
     /// # Errors
-    /// [`Refused`], with the reason for the caller.
-    pub(super) fn submit(&self, job: TakenJob) -> Result<Ticket, Refused> {
+    /// [`Rejection`], with the reason for the caller.
+    pub(super) fn submit(&self, job: TakenJob) -> Result<Submission, Rejection> {
         let id = job.id.clone();
         let mut state = self.state();
         if state.closed {
-            return Err(Refused::Closed);
+            return Err(Rejection::Closed);
         }
         if state.waiting.len() >= self.max_waiting {
-            return Err(Refused::Full(self.max_waiting));
+            return Err(Rejection::Full(self.max_waiting));
         }
-        let (say, heard) = mpsc::channel(UNREAD);
-        state.callers.insert(id.clone(), say);
+        let (send, messages) = mpsc::channel(MAX_UNREAD_MESSAGES);
+        state.callers.insert(id.clone(), send);
         state.waiting.push_back(job);
         drop(state);
         self.arrived.notify_one();
         let expires = Instant::now() + self.max_wait;
-        Ok(Ticket { queue: self.clone(), id, heard, expires, taken: false, over: false })
+        Ok(Submission { queue: self.clone(), id, messages, expires, taken: false, over: false })
     }
 
-    /// Takes nothing in any more and turns away those who wait for a slot.
+    /// Takes no more jobs and rejects those that wait for a slot.
     pub fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         for job in std::mem::take(&mut state.waiting) {
             if let Some(caller) = state.callers.remove(&job.id) {
                 // Nothing was sent before, so there is room.
-                let _ = caller.try_send(Said::Refused(Refused::Closed));
+                let _ = caller.try_send(CallerMessage::Rejected(Rejection::Closed));
             }
         }
     }
 
-    /// The worker is over: whoever still waits for a result, because the job was handed back, is turned away.
+    /// Ends the queue with the worker: rejects every job that has no result yet, such as one that was handed back.
     pub fn end(&self) {
         self.close();
-        // A caller whose sender is gone hears everything that was said before, and then why nothing follows.
+        // A caller whose sender is gone gets the messages that were sent before, and then the rejection.
         self.state().callers.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn pop(&self, want: usize) -> Vec<TakenJob> {
@@ -125,23 +120,23 @@ impl DirectQueue {
         state.waiting.drain(..count).collect()
     }
 
-    /// A caller who has gone is no fault of the worker: there is nobody to try again for.
-    async fn say(&self, job: &JobId, said: Said) -> PostReply {
+    /// Sends a message to the caller. A caller who has left is not a failure: a retry would not help.
+    async fn send(&self, job: &JobId, message: CallerMessage) -> PostReply {
         let caller = self.state().callers.get(job).cloned();
         if let Some(caller) = caller
-            && caller.send_timeout(said, READ_LIMIT).await.is_err()
+            && caller.send_timeout(message, READ_TIMEOUT).await.is_err()
         {
             self.caller_left(job);
         }
         PostReply::Status { code: 200, retry_after: None }
     }
 
-    /// Why a caller's sender is gone without a last word.
-    fn why_silent(&self) -> Refused {
-        if self.state().closed { Refused::Closed } else { Refused::Unread }
+    /// The reason why the sender of a caller is gone without a result.
+    fn rejection(&self) -> Rejection {
+        if self.state().closed { Rejection::Closed } else { Rejection::Unread }
     }
 
-    /// Takes the job back if no slot has it yet.
+    /// Removes the job if no slot has it yet; returns whether it was removed.
     fn withdraw(&self, id: &JobId) -> bool {
         let mut state = self.state();
         let before = state.waiting.len();
@@ -158,43 +153,43 @@ impl DirectQueue {
     }
 }
 
-/// A caller's hold on a job. Dropped before the result it stops the job: nobody waits for it any more.
+/// A job that a caller has submitted. When it is dropped before the result, the job is stopped, because the caller has left.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct Submission {
     queue: DirectQueue,
     id: JobId,
-    heard: mpsc::Receiver<Said>,
+    messages: mpsc::Receiver<CallerMessage>,
     expires: Instant,
-    /// A slot has the job, or had it; its own deadline holds from then on.
+    /// A slot has the job, or had it. From then on its own deadline applies.
     taken: bool,
     over: bool,
 }
 
-impl Ticket {
-    /// The next message. The last is [`Said::Final`] or [`Said::Refused`].
-    pub(super) async fn next(&mut self) -> Said {
-        let said = loop {
+impl Submission {
+    /// Waits for the next message. The last is [`CallerMessage::Final`] or [`CallerMessage::Rejection`].
+    pub(super) async fn next(&mut self) -> CallerMessage {
+        let message = loop {
             tokio::select! {
-                said = self.heard.recv() => break said.unwrap_or_else(|| Said::Refused(self.queue.why_silent())),
+                message = self.messages.recv() => break message.unwrap_or_else(|| CallerMessage::Rejected(self.queue.rejection())),
                 () = sleep_until(self.expires), if !self.taken => {
                     self.taken = !self.queue.withdraw(&self.id);
                     if !self.taken {
-                        break Said::Refused(Refused::Late(self.queue.max_wait));
+                        break CallerMessage::Rejected(Rejection::Late(self.queue.max_wait));
                     }
                 }
             }
         };
-        self.over = matches!(said, Said::Final(_) | Said::Refused(_));
-        said
+        self.over = matches!(message, CallerMessage::Final(_) | CallerMessage::Rejected(_));
+        message
     }
 
-    /// Whether the last message was heard.
+    /// Whether the last message was received.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Submission {
     fn drop(&mut self) {
         if self.over {
             self.queue.state().callers.remove(&self.id);
@@ -215,7 +210,7 @@ impl JobSource for DirectQueue {
                 self.arrived.notified().await;
             }
         };
-        tokio::time::timeout(HOLD, jobs).await.unwrap_or(TakeReply::Nothing)
+        tokio::time::timeout(POLL_TIMEOUT, jobs).await.unwrap_or(TakeReply::Nothing)
     }
 
     async fn stops(&self) -> StopReply {
@@ -228,20 +223,20 @@ impl JobSource for DirectQueue {
                 self.gone.notified().await;
             }
         };
-        tokio::time::timeout(HOLD, stops).await.unwrap_or(StopReply::Nothing)
+        tokio::time::timeout(POLL_TIMEOUT, stops).await.unwrap_or(StopReply::Nothing)
     }
 }
 
 impl ResultSink for DirectQueue {
     async fn post_final(&self, job: &JobId, body: Bytes, _streamed: bool) -> PostReply {
-        self.say(job, Said::Final(body)).await
+        self.send(job, CallerMessage::Final(body)).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {
-        self.say(job, Said::Chunk(body)).await
+        self.send(job, CallerMessage::Chunk(body)).await
     }
 
     async fn post_progress(&self, job: &JobId, body: Bytes) -> PostReply {
-        self.say(job, Said::Progress(body)).await
+        self.send(job, CallerMessage::Progress(body)).await
     }
 }

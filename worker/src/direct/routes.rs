@@ -18,13 +18,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::queue::{DirectQueue, Refused, Said, Ticket};
+use super::limits::MAX_BODY;
+use super::queue::{CallerMessage, DirectQueue, Rejection, Submission};
 use crate::queue::{TakeReply, wire};
 use runpod_worker_core::TakenJob;
 
-/// Largest request, as on RunPod's load-balancing endpoints.
-const MAX_BODY: usize = 30 * 1024 * 1024;
-/// Seconds after which a caller who was turned away may come back.
+/// Seconds after which a rejected caller may try again.
 const RETRY_AFTER: &str = "1";
 
 /// `POST /runsync`: the job's result, or with `Accept: text/event-stream` its items as they come and then its result.
@@ -37,13 +36,14 @@ pub fn realtime(queue: DirectQueue) -> Router {
     Router::new().route("/{endpoint}/realtime", post(bare)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
 }
 
-/// A job object: what the caller sent, with an id of its own. Everything but the id goes to the handler as it is.
+/// The job of a request: what the caller sent, with a new id. Everything but the id goes to the handler as it is.
 ///
-/// A caller's id gets an ending, because a request that is sent twice is to be run twice; a queue would mean the same job.
+/// An id of the caller gets a random ending: a request that is sent twice is run twice, while a queue that sends an id twice means
+/// the same job.
 fn job(body: &Bytes) -> Result<TakenJob, String> {
     const FORM: &str = r#"send a JSON object such as {"input": {…}}"#;
     let mut fields: BTreeMap<Cow<'_, str>, Cow<'_, RawValue>> =
-        serde_json::from_slice(body).map_err(|error| format!("the body is no job: {error}; {FORM}"))?;
+        serde_json::from_slice(body).map_err(|error| format!("the body is not a job: {error}; {FORM}"))?;
     if !fields.contains_key("input") {
         return Err(format!("the body has no `input`; {FORM}"));
     }
@@ -67,67 +67,68 @@ fn job(body: &Bytes) -> Result<TakenJob, String> {
 
 /// Why a request does not become a job.
 #[derive(Debug, thiserror::Error)]
-enum Rejection {
-    /// The caller's mistake.
+enum ApiError {
+    /// The request is not a job.
     #[error("{0}")]
     Malformed(String),
-    /// Not now, or not here.
+    /// The queue has rejected the job.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] Rejection),
 }
 
-impl IntoResponse for Rejection {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Json(json!({ "error": self.to_string() }));
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, body).into_response(),
-            Self::Refused(_) => {
+            Self::Rejected(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()
             }
         }
     }
 }
 
-fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Ticket), Rejection> {
-    let job = job(body).map_err(Rejection::Malformed)?;
+fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Submission), ApiError> {
+    let job = job(body).map_err(ApiError::Malformed)?;
     let id = job.id.as_str().to_owned();
     Ok((id, queue.submit(job)?))
 }
 
-async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Result<Response, Rejection> {
-    let (id, ticket) = submit(&queue, &body)?;
+async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    let (id, submission) = submit(&queue, &body)?;
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/event-stream") { Ok(events(id, ticket)) } else { result(&id, ticket).await }
+    if accepts.contains("text/event-stream") { Ok(events(id, submission)) } else { result(&id, submission).await }
 }
 
 async fn bare(
     State(queue): State<DirectQueue>,
     Path(_endpoint): Path<String>,
     body: Bytes,
-) -> Result<Response, Rejection> {
-    let (_, ticket) = submit(&queue, &body)?;
-    let (stream, body) = collect(ticket).await?;
+) -> Result<Response, ApiError> {
+    let (_, submission) = submit(&queue, &body)?;
+    let (stream, body) = collect(submission).await?;
     Ok(match with_stream(body, &stream) {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     })
 }
 
-/// What a job has streamed, and its result. More than an output may have fails the job, which is stopped: its ticket goes.
-async fn collect(mut ticket: Ticket) -> Result<(Vec<Box<RawValue>>, Bytes), Refused> {
+/// Collects the items and the result of a job. A job with more items than fit into an output fails; it is stopped, because its
+/// submission is dropped.
+async fn collect(mut submission: Submission) -> Result<(Vec<Box<RawValue>>, Bytes), Rejection> {
     let (mut stream, mut len) = (Vec::new(), 0);
     loop {
-        match ticket.next().await {
-            Said::Chunk(body) => {
+        match submission.next().await {
+            CallerMessage::Chunk(body) => {
                 len += body.len();
                 if len > MAX_PAYLOAD_LEN {
                     return Ok((Vec::new(), too_long()));
                 }
                 stream.extend(serde_json::from_slice::<Box<RawValue>>(&body));
             }
-            Said::Progress(_) => {}
-            Said::Refused(reason) => return Err(reason),
-            Said::Final(body) => return Ok((stream, body)),
+            CallerMessage::Progress(_) => {}
+            CallerMessage::Rejected(reason) => return Err(reason),
+            CallerMessage::Final(body) => return Ok((stream, body)),
         }
     }
 }
@@ -162,7 +163,7 @@ struct Document<'a> {
     output: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
-    /// What it streamed, when the caller did not want it piece by piece.
+    /// The streamed items, when the caller did not ask for an event stream.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     stream: &'a [Box<RawValue>],
 }
@@ -175,14 +176,14 @@ struct Outcome<'a> {
     error: Option<String>,
 }
 
-/// The part of the error text that decides about the HTTP status.
+/// The part of the error text that the HTTP status is derived from.
 #[derive(Debug, Deserialize)]
 struct ErrorType {
     error_type: String,
 }
 
-async fn result(id: &str, ticket: Ticket) -> Result<Response, Rejection> {
-    let (stream, body) = collect(ticket).await?;
+async fn result(id: &str, submission: Submission) -> Result<Response, ApiError> {
+    let (stream, body) = collect(submission).await?;
     Ok(match document(id, &body, &stream) {
         Ok((status, text)) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -197,7 +198,7 @@ fn document(id: &str, body: &[u8], stream: &[Box<RawValue>]) -> serde_json::Resu
     Ok((code, serde_json::to_string(&document)?))
 }
 
-/// Callers without a queue between know failures by their HTTP status.
+/// The HTTP status of a failed job, by its kind of error.
 fn status_of(error: &str) -> StatusCode {
     let kind = serde_json::from_str(error).map_or_else(|_| String::new(), |ErrorType { error_type }| error_type);
     match kind.as_str() {
@@ -209,21 +210,21 @@ fn status_of(error: &str) -> StatusCode {
 }
 
 /// Items as events without a name, progress as `progress`, the result as `result`.
-fn events(id: String, ticket: Ticket) -> Response {
-    let messages = stream::unfold((id, ticket), |(id, mut ticket)| async move {
-        if ticket.is_over() {
+fn events(id: String, submission: Submission) -> Response {
+    let messages = stream::unfold((id, submission), |(id, mut submission)| async move {
+        if submission.is_over() {
             return None;
         }
-        let event = match ticket.next().await {
-            Said::Chunk(body) => event(&body),
-            Said::Progress(body) => event(&body).event("progress"),
-            Said::Refused(reason) => sse::Event::default().event("refused").data(reason.to_string()),
-            Said::Final(body) => match document(&id, &body, &[]) {
+        let event = match submission.next().await {
+            CallerMessage::Chunk(body) => event(&body),
+            CallerMessage::Progress(body) => event(&body).event("progress"),
+            CallerMessage::Rejected(reason) => sse::Event::default().event("refused").data(reason.to_string()),
+            CallerMessage::Final(body) => match document(&id, &body, &[]) {
                 Ok((_, text)) => event(text.as_bytes()).event("result"),
                 Err(error) => sse::Event::default().event("refused").data(error.to_string()),
             },
         };
-        Some((Ok::<_, Infallible>(event), (id, ticket)))
+        Some((Ok::<_, Infallible>(event), (id, submission)))
     });
     Sse::new(messages).keep_alive(KeepAlive::default()).into_response()
 }

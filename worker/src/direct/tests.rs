@@ -1,10 +1,10 @@
-//! The queue alone: what callers hear, and what the worker is told when they leave.
+//! The queue alone: what callers receive, and what the worker receives when they leave.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::queue::{DirectQueue, Refused, Said};
+use super::queue::{CallerMessage, DirectQueue, Rejection};
 use crate::queue::{JobSource as _, ResultSink as _, StopReply, TakeReply};
 use runpod_worker_core::{JobId, TakenJob};
 
@@ -26,7 +26,7 @@ async fn taken(queue: &DirectQueue, want: usize) -> Vec<JobId> {
 }
 
 #[tokio::test]
-async fn a_caller_hears_everything_about_its_job_in_order() {
+async fn a_caller_receives_the_messages_of_its_job_in_order() {
     let queue = queue(8);
     let mut first = queue.submit(job("1")).unwrap();
     let _second = queue.submit(job("2")).unwrap();
@@ -34,9 +34,9 @@ async fn a_caller_hears_everything_about_its_job_in_order() {
     queue.post_progress(&"1".into(), Bytes::from_static(b"p")).await;
     queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
     queue.post_final(&"1".into(), Bytes::from_static(b"f"), true).await;
-    assert!(matches!(first.next().await, Said::Progress(body) if body == "p"));
-    assert!(matches!(first.next().await, Said::Chunk(body) if body == "c"));
-    assert!(matches!(first.next().await, Said::Final(body) if body == "f"));
+    assert!(matches!(first.next().await, CallerMessage::Progress(body) if body == "p"));
+    assert!(matches!(first.next().await, CallerMessage::Chunk(body) if body == "c"));
+    assert!(matches!(first.next().await, CallerMessage::Final(body) if body == "f"));
     assert!(first.is_over());
 }
 
@@ -54,7 +54,7 @@ async fn a_poll_waits_for_a_job_and_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_takes_a_waiting_job_along_and_stops_a_running_one() {
+async fn a_caller_who_leaves_removes_a_waiting_job_and_stops_a_running_one() {
     let queue = queue(8);
     let (waiting, running) = (queue.submit(job("waiting")).unwrap(), queue.submit(job("running")).unwrap());
     drop(waiting);
@@ -64,7 +64,7 @@ async fn a_caller_who_leaves_takes_a_waiting_job_along_and_stops_a_running_one()
 }
 
 #[tokio::test]
-async fn a_caller_who_has_its_result_stops_nothing() {
+async fn a_caller_who_leaves_with_the_result_stops_no_job() {
     let queue = queue(8);
     let mut ticket = queue.submit(job("1")).unwrap();
     taken(&queue, 1).await;
@@ -78,57 +78,57 @@ async fn a_caller_who_has_its_result_stops_nothing() {
 }
 
 #[tokio::test]
-async fn more_than_may_wait_are_refused() {
+async fn jobs_beyond_the_limit_are_rejected() {
     let queue = queue(2);
     let _first = queue.submit(job("1")).unwrap();
     let _second = queue.submit(job("2")).unwrap();
-    assert_eq!(queue.submit(job("3")).unwrap_err(), Refused::Full(2));
+    assert_eq!(queue.submit(job("3")).unwrap_err(), Rejection::Full(2));
     taken(&queue, 1).await;
     let _third = queue.submit(job("3")).expect("a place is free");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_waits_so_long_for_a_slot_and_no_longer() {
+async fn a_job_that_waits_too_long_for_a_slot_is_rejected() {
     let queue = queue(8);
     let (mut late, mut running) = (queue.submit(job("late")).unwrap(), queue.submit(job("running")).unwrap());
-    assert!(matches!(late.next().await, Said::Refused(Refused::Late(WAIT))));
+    assert!(matches!(late.next().await, CallerMessage::Rejected(Rejection::Late(WAIT))));
     assert_eq!(taken(&queue, 5).await, ["running".into()]);
     let answer = tokio::spawn(async move { running.next().await });
     tokio::time::sleep(10 * WAIT).await;
     queue.post_final(&"running".into(), Bytes::new(), false).await;
-    assert!(matches!(answer.await.unwrap(), Said::Final(_)), "a job that runs has its own deadline");
+    assert!(matches!(answer.await.unwrap(), CallerMessage::Final(_)), "a job that runs has its own deadline");
 }
 
 #[tokio::test]
-async fn a_closed_queue_turns_away_who_waits_and_lets_finish_who_runs() {
+async fn a_closed_queue_rejects_waiting_jobs_and_lets_running_ones_finish() {
     let queue = queue(8);
     let mut running = queue.submit(job("running")).unwrap();
     taken(&queue, 1).await;
     let mut waiting = queue.submit(job("waiting")).unwrap();
     queue.close();
-    assert!(matches!(waiting.next().await, Said::Refused(Refused::Closed)));
-    assert_eq!(queue.submit(job("new")).unwrap_err(), Refused::Closed);
+    assert!(matches!(waiting.next().await, CallerMessage::Rejected(Rejection::Closed)));
+    assert_eq!(queue.submit(job("new")).unwrap_err(), Rejection::Closed);
     queue.post_final(&"running".into(), Bytes::new(), false).await;
-    assert!(matches!(running.next().await, Said::Final(_)));
+    assert!(matches!(running.next().await, CallerMessage::Final(_)));
 }
 
 #[tokio::test]
-async fn at_the_end_everybody_is_turned_away_who_still_waits() {
+async fn at_the_end_every_job_without_a_result_is_rejected() {
     let queue = queue(8);
     let mut handed_back = queue.submit(job("1")).unwrap();
     taken(&queue, 1).await;
     queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
     let mut waiting = queue.submit(job("2")).unwrap();
     queue.end();
-    assert!(matches!(handed_back.next().await, Said::Chunk(_)), "what was said is heard");
-    assert!(matches!(handed_back.next().await, Said::Refused(Refused::Closed)));
-    assert!(matches!(waiting.next().await, Said::Refused(Refused::Closed)));
+    assert!(matches!(handed_back.next().await, CallerMessage::Chunk(_)), "messages that were sent are received");
+    assert!(matches!(handed_back.next().await, CallerMessage::Rejected(Rejection::Closed)));
+    assert!(matches!(waiting.next().await, CallerMessage::Rejected(Rejection::Closed)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_does_not_read_is_taken_for_gone() {
+async fn a_caller_who_does_not_read_counts_as_gone() {
     let queue = queue(8);
-    let mut deaf = queue.submit(job("1")).unwrap();
+    let mut slow = queue.submit(job("1")).unwrap();
     taken(&queue, 1).await;
     let begin = tokio::time::Instant::now();
     for _ in 0..40 {
@@ -136,9 +136,9 @@ async fn a_caller_who_does_not_read_is_taken_for_gone() {
     }
     assert_eq!(begin.elapsed(), Duration::from_secs(30), "it is waited for once");
     assert_eq!(queue.stops().await, StopReply::Stop(vec!["1".into()]));
-    let mut heard = 0;
-    while let Said::Chunk(_) = deaf.next().await {
-        heard += 1;
+    let mut received = 0;
+    while let CallerMessage::Chunk(_) = slow.next().await {
+        received += 1;
     }
-    assert!(heard == 16 && deaf.is_over(), "{heard} chunks were kept for it");
+    assert!(received == 16 && slow.is_over(), "{received} chunks were kept for it");
 }

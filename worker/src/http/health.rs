@@ -1,5 +1,5 @@
-//! `/health`: RunPod's eleven counters for this one worker, and what an operator wants to know beyond them.
-//! `docs/health.schema.json` is made of these types.
+//! `/health`: RunPod's eleven counters for this one worker, and details for operators. `docs/health.schema.json` is generated
+//! from these types.
 
 mod worker;
 
@@ -63,7 +63,7 @@ struct Workers {
     unhealthy: u8,
 }
 
-/// The document. Reads the latest snapshot and counters, and nothing that could make it wait.
+/// The document, made from the latest snapshot and counters without waiting.
 pub(super) async fn health(State(state): State<HttpState>) -> Json<Health> {
     let snapshot = state.snapshots.borrow().clone();
     Json(Health {

@@ -1,13 +1,14 @@
-//! The worker's own HTTP server. It reads the latest snapshot and counters and nothing else: no user code, no waiting, so it
-//! answers in every state of the worker.
+//! The worker's own HTTP server. It reads only the latest snapshot and counters. It calls no user code and waits for nothing, so
+//! it answers in every state of the worker.
 
 mod health;
+pub(crate) mod limits;
 mod probes;
 mod runtime;
 
 use std::future::IntoFuture as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -27,20 +28,19 @@ use runpod_worker_core::Snapshot;
 
 pub use probes::PulseWatch;
 
-/// How long requests under way may take when the server ends.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+use self::limits::CLOSE_TIMEOUT;
 
 const PING: &str = "/ping";
 
 const INDEX: &str = "\
 /health   job and worker counts, slots, processes, deliveries, GPUs (JSON)
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
-/live     200 while the worker's dispatcher moves, 503 otherwise (JSON)
+/live     200 while the worker's dispatcher runs, 503 otherwise (JSON)
 /ping     200 when ready, 204 while starting, 503 with the reason otherwise (JSON)
 /metrics  OpenMetrics for Prometheus
 ";
 
-/// What the server answers from.
+/// The data that the server answers from.
 #[derive(Clone, Debug)]
 pub struct HttpState {
     /// Who this worker is.
@@ -49,11 +49,11 @@ pub struct HttpState {
     pub snapshots: watch::Receiver<Snapshot>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Results on their way.
+    /// Undelivered results.
     pub outbox: Outbox,
-    /// How the heartbeat fares.
+    /// How the pings go.
     pub heartbeat: HeartbeatMonitor,
-    /// Whether the dispatcher moves.
+    /// Whether the dispatcher beats.
     pub pulse: Arc<PulseWatch>,
     /// GPUs, container, ports.
     pub sensors: Sensors,
@@ -73,25 +73,25 @@ pub fn router(state: HttpState) -> Router {
         .with_state(state)
 }
 
-/// RunPod's health check of load-balancing endpoints alone, at its usual path and at `path`.
+/// Only RunPod's health check of load-balancing endpoints, at its usual path and at `path`.
 pub fn ping(snapshots: watch::Receiver<Snapshot>, path: &str) -> Router {
     let router = Router::new().route(PING, get(probes::ping_alone));
     let router = if path == PING { router } else { router.route(path, get(probes::ping_alone)) };
     router.with_state(snapshots)
 }
 
-/// Serves until `over`; then gives requests under way a moment.
+/// Serves until `over`. Requests in flight then have a second to end.
 pub async fn serve(listener: TcpListener, router: Router, over: CancellationToken) {
     let stop = over.clone();
     let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
     let limit = async {
         over.cancelled().await;
-        tokio::time::sleep(CLOSE_LIMIT).await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
     };
     tokio::select! {
         ended = server.into_future() => {
             if let Err(error) = ended {
-                tracing::error!(%error, "the HTTP server has ended");
+                tracing::error!(%error, "The HTTP server has ended.");
             }
         }
         () = limit => {}
@@ -99,7 +99,7 @@ pub async fn serve(listener: TcpListener, router: Router, over: CancellationToke
 }
 
 async fn encode_metrics(State(state): State<HttpState>) -> Response {
-    // A copy, because the dispatcher waits for whoever looks at the original.
+    // A copy, because the dispatcher cannot publish while the original is borrowed.
     let snapshot = state.snapshots.borrow().clone();
     state.metrics.publish(&snapshot);
     state.metrics.sample(state.started.elapsed(), state.heartbeat.stats().age, &state.outbox.stats());

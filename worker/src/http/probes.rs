@@ -1,21 +1,19 @@
 //! `/ready`, `/live` and `/ping`: answers for load balancers and container platforms.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::HttpState;
+use super::limits::STUCK_AFTER;
 use crate::heartbeat::Pulse;
 use runpod_worker_core::{Snapshot, WorkerState};
-
-/// A dispatcher that has not moved for this long is stuck. It moves every two seconds when nothing happens.
-const STUCK: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {
@@ -30,12 +28,12 @@ pub(super) async fn ready(State(state): State<HttpState>) -> (StatusCode, Json<P
     readiness(&state.snapshots.borrow())
 }
 
-/// 200 while the dispatcher moves. Says nothing about the handler: restarting the worker does not mend a handler.
+/// 200 while the dispatcher beats. The handler does not count: a restart of the worker does not repair a handler.
 pub(super) async fn live(State(state): State<HttpState>) -> (StatusCode, Json<Probe>) {
     match state.pulse.stuck_for() {
         None => (StatusCode::OK, Json(Probe { state: "live", reason: None })),
         Some(time) => {
-            let reason = Some(format!("the dispatcher has not moved for {} s", time.as_secs()));
+            let reason = Some(format!("the dispatcher has been stuck for {} s", time.as_secs()));
             (StatusCode::SERVICE_UNAVAILABLE, Json(Probe { state: "stuck", reason }))
         }
     }
@@ -62,26 +60,26 @@ fn readiness(snapshot: &Snapshot) -> (StatusCode, Json<Probe>) {
     (status, Json(Probe { state: snapshot.state.as_str(), reason: snapshot.reason.clone() }))
 }
 
-/// Whether jobs are taken, or would be if the queue had any. A worker that holds jobs while its only handler process is
-/// being replaced is not.
+/// Whether jobs are taken, or would be if the queue had any. A worker is not ready while its only handler process is being
+/// replaced, even if it holds jobs.
 pub(super) fn is_ready(snapshot: &Snapshot) -> bool {
-    let willing = matches!(
+    let takes_jobs = matches!(
         snapshot.state,
         WorkerState::Ready | WorkerState::Idle | WorkerState::Running | WorkerState::Throttled
     );
-    willing && snapshot.serving
+    takes_jobs && snapshot.serving
 }
 
-/// Tells how long a pulse has stood still, by looking at it whenever somebody asks.
+/// Shows for how long a pulse has not beaten, by reading it at each request.
 #[derive(Debug)]
 pub struct PulseWatch {
     pulse: Pulse,
-    /// The count at the last look that saw it move, and when that was.
+    /// The count when it was last seen to change, and the time of that.
     moved: Mutex<(u64, Instant)>,
 }
 
 impl PulseWatch {
-    /// Begins to watch.
+    /// Starts the watch.
     pub fn new(pulse: Pulse) -> Self {
         let now = (pulse.count(), Instant::now());
         Self { pulse, moved: Mutex::new(now) }
@@ -93,11 +91,11 @@ impl PulseWatch {
 
     fn stuck_at(&self, now: Instant) -> Option<Duration> {
         let count = self.pulse.count();
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = self.moved.lock();
         if moved.0 != count {
             *moved = (count, now);
         }
-        Some(now.saturating_duration_since(moved.1)).filter(|still| *still >= STUCK)
+        Some(now.saturating_duration_since(moved.1)).filter(|still| *still >= STUCK_AFTER)
     }
 }
 
@@ -106,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pulse_that_stands_still_is_noticed() {
+    fn a_pulse_without_a_beat_for_twenty_seconds_is_stuck() {
         let pulse = Pulse::default();
         let watch = PulseWatch::new(pulse.clone());
         let start = Instant::now();

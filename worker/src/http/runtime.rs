@@ -117,7 +117,7 @@ fn gpus(sensors: &Sensors, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
 
 fn gpu(index: usize, view: &GpuView, memory: Option<DeviceMemory>) -> Gpu {
     let GpuFigures { uuid, name, utilization, memory_used, memory_total, .. } = view.figures.clone();
-    let GpuFigures { power_watts, temperature_celsius, ref throttled, ecc_errors, xid_errors, .. } = view.figures;
+    let GpuFigures { power_watts, temperature_celsius, ref slowdown, ecc_errors, xid_errors, .. } = view.figures;
     let share = memory_used.zip(memory_total.filter(|total| *total > 0));
     let words = |reasons: &Vec<SlowdownReason>| reasons.iter().map(|reason| reason.as_str()).collect();
     Gpu {
@@ -131,7 +131,7 @@ fn gpu(index: usize, view: &GpuView, memory: Option<DeviceMemory>) -> Gpu {
         memory_floor_bytes: view.memory_floor,
         power_watts,
         temperature_celsius,
-        throttle_reasons: throttled.as_ref().map(words),
+        throttle_reasons: slowdown.as_ref().map(words),
         ecc_errors,
         xid_errors: xid_errors.map(|errors| errors.count),
         last_xid: xid_errors.and_then(|errors| errors.last),
@@ -205,7 +205,7 @@ mod tests {
             memory_total: Some(24 * GIB),
             power_watts: Some(71.5),
             temperature_celsius: Some(66.0),
-            throttled: Some(vec![SlowdownReason::SwThermal]),
+            slowdown: Some(vec![SlowdownReason::SwThermal]),
             ecc_errors: Some(0),
             xid_errors: Some(XidErrors { count: 2, last: Some(31) }),
         };

@@ -31,8 +31,17 @@ impl Capture {
         (capture, guard)
     }
 
+    /// The lines; those in text form without their times, which differ from run to run.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.split_inclusive('\n').map(without_time).collect()
+    }
+}
+
+fn without_time(line: &str) -> &str {
+    match line.split_once("Z ") {
+        Some((time, rest)) if humantime::parse_rfc3339(&format!("{time}Z")).is_ok() => rest,
+        _ => line,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Settings of the log.
 
+pub use runpod_log_line::LogFormat;
 use tracing::level_filters::LevelFilter;
 
 /// Form, level and rate of the log.
@@ -11,23 +12,4 @@ pub struct LogConfig {
     pub level: LevelFilter,
     /// Lines per second, of each level and of each stream of a handler; 0 for no limit.
     pub rate: u32,
-}
-
-/// Form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line, as RunPod's log views expect it.
-    Json,
-    /// Text for people.
-    Text,
-}
-
-impl LogFormat {
-    /// The word used in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-        }
-    }
 }

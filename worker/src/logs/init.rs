@@ -52,8 +52,8 @@ pub fn init(
     let copy = sink.clone();
     let lost = move |loss, count| {
         let message = match loss {
-            Loss::Stuck => format!("dropped {count} lines: the log was not read fast enough"),
-            Loss::Excess => format!("dropped {count} lines: the worker logs too fast (see --log-rate)"),
+            Loss::Stuck => format!("Dropped {count} lines: the log was not read fast enough."),
+            Loss::Excess => format!("Dropped {count} lines: the worker logs too fast. See --log-rate."),
         };
         // The sink has the lines that standard output was too slow for.
         if let (Some(sink), Loss::Excess) = (&copy, loss) {

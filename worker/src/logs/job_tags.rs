@@ -1,7 +1,8 @@
-//! What log lines say about a job beside its id. Lines name their job; the rest is looked up here, wherever they are written.
+//! What log lines of a job carry beside its id. A line names its job; its batch and trace are looked up here.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 /// What every line of a job carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,21 +13,21 @@ pub(crate) struct JobTags {
     pub(crate) trace_id: Option<String>,
 }
 
-/// The jobs that are held, if there is anything to say about them.
+/// The jobs in the worker that have tags.
 static JOBS: RwLock<BTreeMap<String, JobTags>> = RwLock::new(BTreeMap::new());
 
-/// From now on lines of this job carry these.
+/// Lines of this job carry these tags from now on.
 pub(crate) fn open_job(job: &str, tags: JobTags) {
     if tags != JobTags::default() {
-        JOBS.write().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned(), tags);
+        JOBS.write().insert(job.to_owned(), tags);
     }
 }
 
-/// The job has left the worker.
+/// Forgets a job that has left the worker.
 pub(crate) fn close_job(job: &str) {
-    JOBS.write().unwrap_or_else(PoisonError::into_inner).remove(job);
+    JOBS.write().remove(job);
 }
 
 pub(crate) fn tags(job: &str) -> Option<JobTags> {
-    JOBS.read().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    JOBS.read().get(job).cloned()
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
@@ -63,10 +63,10 @@ where
         event.record(&mut fields);
         fields.tag();
         if let Some(sink) = self.sink.as_ref().filter(|_| target != sink::TARGET) {
-            sink.push(line::json(&fields, level, &self.worker_id, Some(SystemTime::now())));
+            sink.push(line::stamped_json(&fields, level, &self.worker_id));
         }
         let line = line::line(&fields, self.format, level, &self.worker_id);
-        // Nowhere is left to complain to when the log itself cannot be written.
+        // An error of the log itself cannot be logged.
         let _ = self.writer.make_writer_for(event.metadata()).write_all(line.as_bytes());
     }
 }

@@ -1,9 +1,9 @@
-//! A flood of log lines is limited and counted.
+//! The rate limit of log lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::Level;
 
 /// A bucket of tokens: as many lines at once as in a second, and that many more each second.
@@ -56,7 +56,7 @@ impl RateLimit {
             Level::DEBUG => 3,
             Level::TRACE => 4,
         };
-        let pass = self.buckets[index].lock().unwrap_or_else(PoisonError::into_inner).take(now, self.rate);
+        let pass = self.buckets[index].lock().take(now, self.rate);
         if !pass {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,115 +1,73 @@
-//! Secret values that must not appear in any log line, error report or health document.
+//! Masks secret values in log lines, error reports and health documents.
 //!
-//! Two kinds are masked: values that are known (the key, variables whose names say so, credentials inside jobs), and whatever
-//! has the form of a secret, such as the signature of a signed URL.
+//! Two kinds are masked: values that are known (the key, variables whose names say that they are secret, secret inputs of jobs), and
+//! whatever has the form of a secret, such as the signature of a signed URL.
+//!
+//! Known values that came with jobs are bounded in number (4,096 spellings) and in bytes (1 MiB); the ones that no job has
+//! brought for longest are forgotten first. Values from settings and the environment are never forgotten.
+
+mod forms;
+mod known;
+mod names;
 
 use std::borrow::Cow;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::secret_forms;
+use self::known::{Index, KnownLimits, KnownSecrets};
+pub use self::names::is_secret_name;
+use super::limits::{JOB_SECRET_BYTES, JOB_SECRETS, MAX_SECRET_LEN, MIN_SECRET_LEN, RECENT_SECRETS};
 
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// What this program and the SDK put where a text was cut.
 const ELLIPSIS: &str = "…";
-/// Shorter values are no secrets, and masking them would make the log unreadable.
-const MIN_LEN: usize = 8;
-/// Values that came with jobs and are still masked; the ones not seen for longest are forgotten. A secret has up to four
-/// spellings.
-const MAX_OF_JOBS: usize = 4 * 1024;
 /// What stands unescaped in a URL (RFC 3986).
 const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// Words that a name of a secret ends with.
-const NAMES: [&str; 9] = ["key", "keys", "token", "tokens", "secret", "secrets", "password", "passwd", "credentials"];
 
-static SECRETS: RwLock<Secrets> = RwLock::new(Secrets { known: Vec::new(), clock: 0 });
+const KNOWN_LIMITS: KnownLimits = KnownLimits { values: JOB_SECRETS, bytes: JOB_SECRET_BYTES, recent: RECENT_SECRETS };
 
-struct Secrets {
-    /// Longest first, so that a secret that contains another one is masked as a whole.
-    known: Vec<Known>,
-    clock: u64,
-}
+static KNOWN: LazyLock<Mutex<KnownSecrets>> = LazyLock::new(Mutex::default);
+/// Replaced as a whole, so that whoever masks a text holds the lock only for two reference counts.
+static INDEX: LazyLock<RwLock<Index>> = LazyLock::new(RwLock::default);
 
-struct Known {
-    text: String,
-    /// When a job last brought it; `None` for one that is masked for ever.
-    seen: Option<u64>,
-}
-
-impl Secrets {
-    fn add(&mut self, text: &str, lasting: bool) {
-        self.clock += 1;
-        let seen = (!lasting).then_some(self.clock);
-        if let Some(known) = self.known.iter_mut().find(|known| known.text == text) {
-            known.seen = known.seen.and(seen);
-            return;
-        }
-        if !lasting && self.known.iter().filter(|known| known.seen.is_some()).count() >= MAX_OF_JOBS {
-            let oldest = self.known.iter().filter_map(|known| known.seen).min();
-            self.known.retain(|known| known.seen.is_none() || known.seen != oldest);
-        }
-        let at = self.known.partition_point(|known| known.text.len() >= text.len());
-        self.known.insert(at, Known { text: text.to_owned(), seen });
-    }
-}
-
-fn read() -> RwLockReadGuard<'static, Secrets> {
-    SECRETS.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write() -> RwLockWriteGuard<'static, Secrets> {
-    SECRETS.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Masks `secret` from now on, in the whole process. Values of fewer than 8 bytes are ignored.
+/// Masks `secret` from now on, in the whole process. Lines of fewer than 8 bytes are ignored.
 pub fn add(secret: &str) {
-    let mut secrets = write();
-    spellings(secret).iter().for_each(|text| secrets.add(text, true));
+    add_spellings(spellings(secret), true);
 }
 
-/// Masks a secret that came with a job. Those of the last thousand jobs are remembered.
+/// Masks a secret that came with a job, until [too many](self) others have come after it.
 pub fn add_of_job(secret: &str) {
-    let mut secrets = write();
-    spellings(secret).iter().for_each(|text| secrets.add(text, false));
+    add_spellings(spellings(secret), false);
+}
+
+/// As [`add_of_job`], for all the secrets of a job at once, which costs less.
+pub fn add_all_of_job<'s>(secrets: impl IntoIterator<Item = &'s str>) {
+    add_spellings(secrets.into_iter().flat_map(spellings).collect(), false);
 }
 
 /// Masks the values of variables whose names say that they are secret.
 pub fn add_variables(variables: impl Iterator<Item = (String, String)>) {
-    variables.filter(|(name, _)| is_secret_name(name)).for_each(|(_, value)| add(&value));
+    let values = variables.filter(|(name, _)| is_secret_name(name)).flat_map(|(_, value)| spellings(&value));
+    add_spellings(values.collect(), true);
 }
 
-/// Whether the value of something so called is secret: `HF_TOKEN`, `PGPASSWORD`, `AWS_ACCESS_KEY_ID`, `accessSecret`.
-pub fn is_secret_name(name: &str) -> bool {
-    let mut words = words(name);
-    // What follows does not make it less secret.
-    while words.len() > 1 && words.last().is_some_and(|word| ["id", "value"].contains(&word.as_str())) {
-        words.pop();
+fn add_spellings(values: Vec<String>, lasting: bool) {
+    if values.is_empty() {
+        return;
     }
-    words.last().is_some_and(|last| NAMES.iter().any(|name| last.ends_with(name)))
-}
-
-/// The words of a name in snake, kebab or camel case, in lower case.
-fn words(name: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut lower = false;
-    for c in name.chars() {
-        if !c.is_alphanumeric() || lower && c.is_uppercase() {
-            words.push(String::new());
-        }
-        lower = c.is_lowercase();
-        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
-            word.extend(c.to_lowercase());
-        }
+    let mut known = KNOWN.lock();
+    // Under the lock, so that of two new indices the later one stays.
+    if let Some(index) = known.add(values, lasting, KNOWN_LIMITS) {
+        *INDEX.write() = index;
     }
-    words.retain(|word| !word.is_empty());
-    words
 }
 
-/// The ways in which a secret may be written: line by line, quoted as in JSON or by `{:?}`, such a text quoted once more,
+/// The ways in which a secret may be written: line by line; quoted as in JSON or by `{:?}`; such a text quoted once more;
 /// escaped as in a URL.
 fn spellings(secret: &str) -> Vec<String> {
     let quoted = |text: &str| {
@@ -117,7 +75,8 @@ fn spellings(secret: &str) -> Vec<String> {
         text[1..text.len() - 1].to_owned()
     };
     let mut spellings = Vec::new();
-    for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_LEN) {
+    for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_SECRET_LEN) {
+        let line = &line[..line.floor_char_boundary(MAX_SECRET_LEN)];
         let once = quoted(line);
         for form in [line.to_owned(), quoted(&once), once, utf8_percent_encode(line, IN_URL).to_string()] {
             if !spellings.contains(&form) {
@@ -128,36 +87,41 @@ fn spellings(secret: &str) -> Vec<String> {
     spellings
 }
 
-/// `text` with every secret replaced by `***`, and every beginning of one before an ellipsis: what was cut off there would
-/// not be recognised.
+/// `text` with every secret replaced by `***`, and every beginning of one before an ellipsis: what was cut off there could
+/// not be recognised otherwise.
 pub fn clean(text: &str) -> Cow<'_, str> {
-    let mut cleaned = Cow::Borrowed(text);
-    {
-        let secrets = read();
-        for Known { text: secret, .. } in &secrets.known {
-            if cleaned.contains(secret.as_str()) {
-                cleaned = Cow::Owned(cleaned.replace(secret.as_str(), MASK));
-            }
-        }
-        if cleaned.contains(ELLIPSIS) {
-            cleaned = Cow::Owned(mask_begun(&cleaned, &secrets));
-        }
+    let index = INDEX.read().clone();
+    let mut cleaned = mask_known(text, &index);
+    if cleaned.contains(ELLIPSIS) {
+        cleaned = Cow::Owned(mask_beginnings(&cleaned, &index));
     }
-    match secret_forms::mask(&cleaned) {
+    match forms::mask(&cleaned) {
         Cow::Borrowed(_) => cleaned,
         Cow::Owned(masked) => Cow::Owned(masked),
     }
 }
 
-fn mask_begun(text: &str, secrets: &Secrets) -> String {
+fn mask_known<'t>(text: &'t str, index: &Index) -> Cow<'t, str> {
+    let found = index.find(text);
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut masked = String::with_capacity(text.len());
+    let mut from = 0;
+    for secret in found {
+        masked.push_str(&text[from..secret.start]);
+        masked.push_str(MASK);
+        from = secret.end;
+    }
+    masked.push_str(&text[from..]);
+    Cow::Owned(masked)
+}
+
+fn mask_beginnings(text: &str, index: &Index) -> String {
     let mut masked = String::with_capacity(text.len());
     for part in text.split_inclusive(ELLIPSIS) {
         let cut = part.strip_suffix(ELLIPSIS).map(|part| part.trim_end().trim_end_matches(char::REPLACEMENT_CHARACTER));
-        let begun = cut.and_then(|cut| {
-            let begun = secrets.known.iter().filter_map(|known| overlap(cut, &known.text)).max()?;
-            Some(&cut[..cut.len() - begun])
-        });
-        match begun {
+        match cut.and_then(|cut| Some(&cut[..cut.len() - index.beginning_at_end(cut)?])) {
             Some(kept) => masked.extend([kept, MASK, ELLIPSIS]),
             None => masked.push_str(part),
         }
@@ -165,13 +129,7 @@ fn mask_begun(text: &str, secrets: &Secrets) -> String {
     masked
 }
 
-/// How many bytes at the end of `text` are the beginning of `secret`. Fewer than four give nothing away.
-fn overlap(text: &str, secret: &str) -> Option<usize> {
-    let most = text.len().min(secret.len() - 1);
-    (4..=most).rev().find(|len| secret.is_char_boundary(*len) && text.ends_with(&secret[..*len]))
-}
-
-/// JSON from a handler process, such as an error report, with every text in it cleaned. What is no JSON stays as it is.
+/// JSON from a handler process, such as an error report, with every text in it cleaned. Anything else stays as it is.
 pub fn clean_json(payload: &Bytes) -> Bytes {
     let Ok(mut value) = serde_json::from_slice::<Value>(payload) else { return payload.clone() };
     clean_value(&mut value);
@@ -188,86 +146,4 @@ fn clean_value(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_every_occurrence_longest_secret_first() {
-        add("rp-inner");
-        add("rp-inner-and-outer\n");
-        add("");
-        add("abc");
-        assert_eq!(clean("a rp-inner b rp-inner-and-outer c rp-inner"), "a *** b *** c ***");
-        assert_eq!(clean("abc stays"), "abc stays");
-    }
-
-    #[test]
-    fn other_spellings_of_a_secret_are_masked_too() {
-        add("pass/word \"1\"+");
-        add("-----BEGIN-----\nfirst-line-of-key\nsecond-line-of-key\n");
-        assert_eq!(clean(r#"{"p": "pass/word \"1\"+"}"#), r#"{"p": "***"}"#);
-        assert_eq!(clean(r#"{\"p\": \"pass/word \\\"1\\\"+\"}"#), r#"{\"p\": \"***\"}"#);
-        assert_eq!(clean("u?p=pass%2Fword%20%221%22%2B&q"), "u?p=***&q");
-        assert_eq!(clean("x second-line-of-key y"), "x *** y");
-    }
-
-    #[test]
-    fn a_secret_that_is_cut_off_is_masked() {
-        add("cut-off-secret-value");
-        assert_eq!(clean("it is cut-off-secr… (9 bytes more)"), "it is ***… (9 bytes more)");
-        assert_eq!(clean("a … b cut-off-secret … c cut-off-secret-value…"), "a … b ***… c ***…");
-        assert_eq!(clean("it is cut… cut-off-secr"), "it is cut… cut-off-secr");
-    }
-
-    #[test]
-    fn names_say_what_is_secret() {
-        for name in [
-            "RUNPOD_AI_API_KEY",
-            "HF_TOKEN",
-            "AWS_ACCESS_KEY_ID",
-            "PGPASSWORD",
-            "BUCKET_SECRET_ACCESS_KEY",
-            "accessSecret",
-            "accessKeyId",
-            "api-key",
-            "APIKEY",
-        ] {
-            assert!(is_secret_name(name), "{name}");
-        }
-        for name in ["TOKENIZERS_CACHE", "SECRET_FILE", "KEYBOARD", "PATH", "RUNPOD_POD_ID", "KEY_ROTATION", "ID", ""] {
-            assert!(!is_secret_name(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn variables_are_chosen_by_their_names() {
-        let variables = [("MODEL_TOKEN", "tok-of-a-variable"), ("MODEL_PATH", "/models/of-a-variable")];
-        add_variables(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
-        assert_eq!(clean("tok-of-a-variable /models/of-a-variable"), "*** /models/of-a-variable");
-    }
-
-    #[test]
-    fn secrets_of_jobs_are_bounded_and_lasting_ones_stay() {
-        let mut secrets = Secrets { known: Vec::new(), clock: 0 };
-        secrets.add("lasting-secret", true);
-        for number in 0..MAX_OF_JOBS + 10 {
-            secrets.add(&format!("secret-of-job-{number}"), false);
-            secrets.add("in-every-job", false);
-        }
-        let has = |text: &str| secrets.known.iter().any(|known| known.text == text);
-        assert_eq!(secrets.known.len(), MAX_OF_JOBS + 1);
-        assert!(has("lasting-secret") && has("in-every-job") && !has("secret-of-job-5"));
-        assert!(has(&format!("secret-of-job-{}", MAX_OF_JOBS + 9)));
-        assert!(secrets.known.is_sorted_by(|a, b| a.text.len() >= b.text.len()));
-    }
-
-    #[test]
-    fn json_stays_json() {
-        add("secret-in-json");
-        let payload =
-            Bytes::from_static(br#"{"kind":"oom","message":"a secret-in-json","list":[{"n":1,"s":"secret-in-json"}]}"#);
-        let cleaned: Value = serde_json::from_slice(&clean_json(&payload)).unwrap();
-        assert_eq!(cleaned, serde_json::json!({"kind": "oom", "message": "a ***", "list": [{"n": 1, "s": "***"}]}));
-        assert_eq!(clean_json(&Bytes::from_static(b"no json")), "no json");
-    }
-}
+mod tests;

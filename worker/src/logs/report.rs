@@ -1,4 +1,4 @@
-//! What the core's reports look like in the log: one line each.
+//! One log line for each report of the core.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) fn log(report: &Report) {
         Report::JobTaken { job, .. } => debug!(%job, "Taken."),
         Report::DuplicateJob { job } => warn!(%job, "The queue sent this job again. It is not run twice."),
         Report::JobRejected { job } => {
-            warn!(%job, "A job came when the worker was already closing. It is left to another worker.");
+            warn!(%job, "A job arrived during shutdown and is rejected.");
         }
         Report::JobStarted { job, attempt, waited } => {
             info!(%job, attempt, waited_ms = millis(*waited), "Started.");
@@ -29,14 +29,14 @@ pub(crate) fn log(report: &Report) {
         }
         Report::JobDelivered { job, accepted: true } => info!(%job, "Finished."),
         Report::JobDelivered { job, accepted: false } => {
-            error!(%job, "The platform refused the result for good.");
+            error!(%job, "The queue refused the result for good.");
         }
-        Report::LateMessage { job } => debug!(%job, "A message came after the end of its job and was dropped."),
+        Report::LateMessage { job } => debug!(%job, "A message came after the end of its job and is dropped."),
         Report::ProcessStarting { process, epoch } => {
             info!(process = process.0, start = epoch.0, "Starting the handler process.");
         }
         Report::StartPhase { process, phase, time } => {
-            debug!(process = process.0, phase = phase.as_str(), ms = millis(*time), "A part of the start is over.");
+            debug!(process = process.0, phase = phase.as_str(), ms = millis(*time), "A phase of the start has ended.");
         }
         Report::Loading { process, stage, done, total } => {
             debug!(process = process.0, stage, done, total, "Loading.");
@@ -57,28 +57,25 @@ pub(crate) fn log(report: &Report) {
                 process = process.0,
                 reason,
                 retry_ms = millis(*pause),
-                "The handler process did not start. Trying again."
+                "The handler process did not start. It is started again."
             );
         }
         Report::StartFailed { process, reason, retry_in: None } => {
-            error!(process = process.0, reason, "The handler process did not start. Giving up.");
+            error!(process = process.0, reason, "The handler process did not start. It is not started again.");
         }
         Report::UndeliveredFound { jobs } => {
-            info!(jobs, "An earlier run has left undelivered results. They are delivered before any job is taken.");
+            info!(jobs, "There are undelivered results of an earlier run. They are delivered before any job is taken.");
         }
         Report::UndeliveredLate { jobs } => {
-            warn!(
-                jobs,
-                "Results of an earlier run cannot be delivered yet. Jobs are taken meanwhile; they are tried again."
-            );
+            warn!(jobs, "Undelivered results of an earlier run are still not accepted. Jobs are taken meanwhile.");
         }
         Report::GpuSlowdowns { gpus } if gpus.is_empty() => info!("No GPU is slowed down any more."),
         Report::GpuSlowdowns { gpus } => {
             for gpu in gpus {
-                warn!("{gpu}. It takes jobs as before; they take longer.");
+                warn!("{gpu}. Jobs may take longer.");
             }
         }
-        Report::Draining { reason } => info!(reason, "No more jobs are taken. Finishing what is running."),
+        Report::Draining { reason } => info!(reason, "Draining: running jobs are finished, no more jobs are taken."),
         Report::ShutdownOverrun { part } => {
             warn!(part, "A part of the shutdown took longer than its limit and was cut short.");
         }
@@ -110,9 +107,9 @@ fn job_finished(
         (JobStatus::Failed | JobStatus::TimedOut, Some(report)) => {
             let (kind, reason) = (report.kind.as_str(), report.message.as_str());
             let traceback = (!report.traceback.is_empty()).then_some(report.traceback.as_str());
-            // The caller's mistakes are no fault of this worker.
+            // A mistake of the caller is not an error of this worker.
             if matches!(report.kind, ErrorKind::Validation | ErrorKind::ModelNotFound) {
-                warn!(%job, kind, reason, run_ms, "Refused. Delivering the error.");
+                warn!(%job, kind, reason, run_ms, "Rejected by the handler. Delivering the error.");
             } else {
                 error!(%job, kind, reason, run_ms, records, traceback, "Failed. Delivering the error.");
             }
@@ -123,7 +120,7 @@ fn job_finished(
         // Nothing is posted for these, so this is their last line.
         (JobStatus::Cancelled, _) => info!(%job, status = status.as_str(), run_ms, "Finished."),
         (JobStatus::HandedBack, _) => {
-            warn!(%job, status = status.as_str(), run_ms, "Left to another worker.");
+            warn!(%job, status = status.as_str(), run_ms, "Handed back to the queue.");
         }
     }
 }
@@ -132,16 +129,16 @@ fn process_exited(process: usize, exit: &Exit, expected: bool) {
     let status = exit.status.to_string();
     let last_lines = (!exit.last_lines.is_empty()).then(|| exit.last_lines.join("\n"));
     if expected {
-        info!(process, status, "The handler process has ended.");
+        info!(process, status, "The handler process has exited.");
     } else if exit.host_oom {
         error!(
             process,
             status,
             last_lines,
-            "The kernel's out-of-memory killer ended the handler process: give the container more memory, or hold less."
+            "The kernel's out-of-memory killer has killed the handler process: give the container more memory, or use less."
         );
     } else {
-        error!(process, status, last_lines, "The handler process has died.");
+        error!(process, status, last_lines, "The handler process has crashed.");
     }
 }
 

@@ -1,13 +1,14 @@
 //! The log over HTTP: batches of JSON lines, for a receiver that keeps logs longer than a container lives.
 //!
-//! Nobody waits for the receiver. Lines wait in memory up to a bound; beyond it the oldest are dropped and counted, and the
+//! The worker does not wait for the receiver. Lines wait in memory up to a bound; beyond it the oldest are dropped and counted, and the
 //! next batch says how many.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::{Client, StatusCode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::fields::Fields;
+use super::limits::{SINK_BATCH, SINK_FLUSH_TIMEOUT, SINK_LINGER, SINK_PAUSE, SINK_PAUSE_MAX, SINK_POST_TIMEOUT};
 use super::line;
 use crate::base::{
     ClientError, FailureState, Retry, Secret, UrlTemplate, http_client, request_error_text, retry_after,
@@ -23,25 +25,15 @@ use crate::base::{
 
 /// Events of this module are not sent to the receiver: each failure would make the next batch.
 pub(super) const TARGET: &str = module_path!();
-/// A batch is sent when it has this many bytes …
-const MAX_BATCH: usize = 256 * 1024;
-/// … or when its first line has waited this long.
-const LINGER: Duration = Duration::from_secs(1);
-/// A request may take this long.
-const POST_LIMIT: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long the end of the program may wait for the receiver.
-const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// Where to send the log.
+/// Where the log is posted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
-    /// Takes POSTs of newline-delimited JSON.
+    /// Receives POSTs of newline-delimited JSON.
     pub url: UrlTemplate,
     /// Sent as `Authorization: Bearer`, unless it is empty.
     pub token: Secret,
-    /// Bytes that may wait.
+    /// Bytes of lines that may wait.
     pub buffer_bytes: usize,
 }
 
@@ -87,7 +79,7 @@ impl SinkQueue {
             waiting.bytes -= oldest.len();
             waiting.dropped += 1;
         }
-        if before == 0 || (before < MAX_BATCH && waiting.bytes >= MAX_BATCH) {
+        if before == 0 || (before < SINK_BATCH && waiting.bytes >= SINK_BATCH) {
             self.0.news.notify_one();
         }
     }
@@ -98,7 +90,7 @@ impl SinkQueue {
     }
 
     fn note(&self, message: String) -> String {
-        line::json(&Fields::of_message(message), Level::WARN, &self.0.worker_id, Some(SystemTime::now()))
+        line::stamped_json(&Fields::of_message(message), Level::WARN, &self.0.worker_id)
     }
 
     /// Waits for the next batch; `None` when the program ends and nothing is left.
@@ -112,8 +104,8 @@ impl SinkQueue {
                 () = self.0.closing.cancelled() => {}
             }
         }
-        let ready = Instant::now() + LINGER;
-        while self.lock().bytes < MAX_BATCH && !self.0.closing.is_cancelled() {
+        let ready = Instant::now() + SINK_LINGER;
+        while self.lock().bytes < SINK_BATCH && !self.0.closing.is_cancelled() {
             tokio::select! {
                 () = self.0.news.notified() => {}
                 () = self.0.closing.cancelled() => {}
@@ -128,13 +120,13 @@ impl SinkQueue {
         let mut batch = Vec::new();
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let message = format!("dropped {dropped} lines: the log sink did not take them fast enough");
+            let message = format!("Dropped {dropped} lines: the log sink was too slow.");
             batch.extend_from_slice(self.note(message).as_bytes());
         }
         while let Some(line) = waiting.lines.pop_front() {
             waiting.bytes -= line.len();
             batch.extend_from_slice(line.as_bytes());
-            if batch.len() >= MAX_BATCH {
+            if batch.len() >= SINK_BATCH {
                 break;
             }
         }
@@ -142,7 +134,7 @@ impl SinkQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }
 
@@ -164,7 +156,7 @@ impl Sink {
     /// # Errors
     /// When the system has no usable TLS set-up.
     pub fn start(config: &SinkConfig, worker_id: &str) -> Result<Self, ClientError> {
-        // Not the queue's key: the receiver is somebody else.
+        // Without the queue's key, which is not for this receiver.
         let client = http_client(&Secret::default(), Some("application/x-ndjson"), reqwest::redirect::Policy::none())?;
         let queue = SinkQueue::new(worker_id, config.buffer_bytes);
         let receiver = Receiver { client, url: config.url.for_worker(worker_id), token: config.token.clone() };
@@ -179,7 +171,7 @@ impl Sink {
     /// Sends what waits, for three seconds at most.
     pub async fn close(mut self) {
         self.queue.0.closing.cancel();
-        if timeout(FLUSH_LIMIT, &mut self.task).await.is_err() {
+        if timeout(SINK_FLUSH_TIMEOUT, &mut self.task).await.is_err() {
             self.task.abort();
             tracing::warn!(target: TARGET, "The last log lines did not reach the log sink in time.");
         }
@@ -188,7 +180,7 @@ impl Sink {
 
 /// Posts batches one after the other, so that lines arrive in order.
 async fn deliver(queue: SinkQueue, receiver: Receiver) {
-    let mut retry = Retry::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut retry = Retry::new(SINK_PAUSE, SINK_PAUSE_MAX);
     let mut state = FailureState::default();
     while let Some(batch) = queue.next_batch().await {
         loop {
@@ -238,7 +230,7 @@ enum Refusal {
 
 impl Receiver {
     async fn post(&self, batch: &[u8]) -> Result<(), Refusal> {
-        let mut request = self.client.post(&self.url).body(batch.to_vec()).timeout(POST_LIMIT);
+        let mut request = self.client.post(&self.url).body(batch.to_vec()).timeout(SINK_POST_TIMEOUT);
         if !self.token.is_empty() {
             request = request.bearer_auth(self.token.expose());
         }

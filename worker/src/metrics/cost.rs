@@ -1,4 +1,4 @@
-//! GPU time and money.
+//! GPU time and its price.
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;

@@ -1,4 +1,4 @@
-//! `inference_*`, `executor_*` and `job_queue_depth`: the model, for whoever watches models of several systems.
+//! `inference_*`, `executor_*` and `job_queue_depth`: the model, under names that several systems share.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

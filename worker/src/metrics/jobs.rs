@@ -1,4 +1,4 @@
-//! `runpod_job*`: what becomes of jobs.
+//! `runpod_job*`: jobs and their ends.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::labels::{
 };
 use runpod_worker_core::{JobStatus, Report, Snapshot};
 
-/// States that a job enters before it ends; the ends are [`JobStatus`]'s words.
+/// States that a job enters before it ends. The ends are those of [`JobStatus`].
 const IN_QUEUE: &str = "in_queue";
 const IN_PROGRESS: &str = "in_progress";
 
@@ -89,7 +89,7 @@ impl JobMetrics {
     pub(super) fn observe(&self, report: &Report) {
         match report {
             Report::JobTaken { .. } => self.count(IN_QUEUE),
-            // A second run of the same job is no second job.
+            // A second run of the same job is not a second job.
             Report::JobStarted { attempt: 1, waited, .. } => {
                 self.count(IN_PROGRESS);
                 self.queue_time.observe(waited.as_secs_f64());

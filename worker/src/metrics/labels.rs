@@ -13,15 +13,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use runpod_handler_protocol::{ErrorKind, Manifest};
 
-/// Names in the manifest are the handler author's; what is longer is cut.
+/// Longest label value in characters. Names in the manifest can have any length, so longer ones are cut.
 const MAX_LABEL_LEN: usize = 64;
 
 /// Seconds; jobs, queues and model loads take from milliseconds to half an hour.
 const LONG_BUCKETS: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0];
 
-/// A gauge that is no whole number.
+/// A gauge that is not a whole number.
 pub(super) type Measure = Gauge<f64, AtomicU64>;
-/// A counter that is no whole number.
+/// A counter that is not a whole number.
 pub(super) type Sum = Counter<f64, AtomicU64>;
 /// No label: a family of one series that is absent until it has a value.
 pub(super) type Bare = [(&'static str, &'static str); 0];
@@ -138,12 +138,12 @@ pub(super) fn count(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
-/// Sets a counter to what somebody else has counted.
+/// Sets a counter to a count that is kept elsewhere.
 pub(super) fn set_total(counter: &Counter, total: u64) {
     counter.inner().store(total, Ordering::Relaxed);
 }
 
-/// Sets a sum to what somebody else has summed up.
+/// Sets a counter to a sum that is kept elsewhere.
 pub(super) fn set_sum(sum: &Sum, total: f64) {
     sum.inner().store(total.to_bits(), Ordering::Relaxed);
 }

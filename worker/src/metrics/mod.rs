@@ -1,8 +1,8 @@
 //! Every metric of the worker, as methods with typed labels; one file per family.
 //!
 //! `runpod_*` describes the worker and its queue, `inference_*` with `executor_*` and `job_queue_depth` describes the model.
-//! All of it follows from the core's reports and snapshots, so it cannot disagree with the log or with `/health`. No job id
-//! and no free text is a label. `docs/metrics.md` is made of the descriptions here.
+//! They follow from the core's reports and snapshots, as the log and `/health` do, so they cannot disagree with those. No job id
+//! and no free text is a label. `docs/metrics.md` is generated from the descriptions here.
 
 mod cost;
 mod inference;
@@ -39,12 +39,12 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Tenants with a label of their own, unless set otherwise.
 pub const TENANT_LIMIT: usize = 32;
 
-/// How a heartbeat ended.
+/// The outcome of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
-    /// The platform answered.
+    /// The queue answered with a success.
     Ok,
-    /// It could not be reached or answered with an error.
+    /// The queue could not be reached or answered with an error.
     Failed,
 }
 
@@ -78,7 +78,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics at zero. Series whose labels are known in advance exist from the start, so that rates have a beginning.
+    /// All metrics at zero. Series whose labels are known in advance exist from the start, so that rates can be computed.
     pub fn new(tenant_limit: usize) -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
@@ -93,7 +93,7 @@ impl Metrics {
         }
     }
 
-    /// Adds metrics that are looked up when they are asked for.
+    /// Adds metrics that are read for each scrape.
     pub fn add(&mut self, collector: impl Collector) {
         self.registry.register_collector(Box::new(collector));
     }
@@ -108,29 +108,29 @@ impl Metrics {
         Ok(text)
     }
 
-    /// A poll has ended.
+    /// Counts a poll that has ended.
     pub fn poll(&self, answer: &PollAnswer) {
         self.worker.poll(answer);
     }
 
-    /// A heartbeat has ended.
+    /// Counts a ping that has ended.
     pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
         self.worker.heartbeat(outcome);
     }
 
-    /// Counts what a report tells.
+    /// Counts a report of the core.
     pub fn observe(&self, report: &Report) {
         self.jobs.observe(report);
         self.processes.observe(report);
         self.inference.observe(report);
     }
 
-    /// The handler has introduced itself; cheap to say again.
+    /// Sets the labels that come from the handler's manifest. Calling it again costs little.
     pub fn introduce(&self, manifest: Option<&Manifest>) {
         self.inference.introduce(manifest);
     }
 
-    /// Sets what follows from the state of the worker. Done when somebody asks, because the state changes more often.
+    /// Sets the metrics that follow from the state of the worker. Called for each scrape, because the state changes more often.
     pub fn publish(&self, snapshot: &Snapshot) {
         self.introduce(snapshot.manifest.as_deref());
         self.jobs.publish(snapshot);
@@ -140,7 +140,7 @@ impl Metrics {
         self.inference.publish(snapshot);
     }
 
-    /// Sets what is no part of that state. `heartbeat_age` is `None` without a heartbeat.
+    /// Sets the metrics that are not part of that state. `heartbeat_age` is `None` without a heartbeat.
     pub fn sample(&self, uptime: Duration, heartbeat_age: Option<Duration>, outbox: &OutboxStats) {
         self.worker.sample(uptime, heartbeat_age);
         self.outbox.sample(outbox);

@@ -1,4 +1,4 @@
-//! Results on their way out.
+//! Undelivered results.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;

@@ -1,8 +1,8 @@
-//! Handler processes: how they come up, how they go, how soon a slot is free again.
+//! Handler processes: their starts, their ends, and the time until a slot is free again.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -86,7 +86,7 @@ impl ProcessMetrics {
             }
             Report::StartFailed { process, .. } => self.ended(*process, "start_failed"),
             Report::ProcessStarting { process, epoch } if *epoch > Epoch(1) => {
-                let cause = self.restart_causes().remove(process).unwrap_or("unknown");
+                let cause = self.restart_causes.lock().remove(process).unwrap_or("unknown");
                 self.restarts.get_or_create(&Cause { cause }).inc();
             }
             Report::ProcessRecycled { reason, .. } => {
@@ -98,11 +98,7 @@ impl ProcessMetrics {
 
     /// The first cause wins: a process that was killed exits afterwards.
     fn ended(&self, process: ProcessId, cause: &'static str) {
-        self.restart_causes().entry(process).or_insert(cause);
-    }
-
-    fn restart_causes(&self) -> MutexGuard<'_, BTreeMap<ProcessId, &'static str>> {
-        self.restart_causes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.restart_causes.lock().entry(process).or_insert(cause);
     }
 }
 

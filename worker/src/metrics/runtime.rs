@@ -76,7 +76,7 @@ fn encode_gpus(out: &mut DescriptorEncoder<'_>, gpus: &[Gpu]) -> Result<(), Erro
 fn throttled(gpus: &[Gpu]) -> Series {
     let mut series = Vec::new();
     for (index, gpu) in gpus.iter().enumerate() {
-        let Some(reasons) = &gpu.figures.throttled else { continue };
+        let Some(reasons) = &gpu.figures.slowdown else { continue };
         for reason in SlowdownReason::ALL {
             let value = if reasons.contains(&reason) { 1.0 } else { 0.0 };
             series.push((vec![label(index), ("reason", reason.as_str().to_owned())], value));
@@ -161,7 +161,7 @@ pub(super) mod tests {
             memory_total: Some(80_000_000_000),
             power_watts: Some(412.5),
             temperature_celsius: Some(71.0),
-            throttled: Some(vec![SlowdownReason::SwPowerCap]),
+            slowdown: Some(vec![SlowdownReason::SwPowerCap]),
             ecc_errors: Some(2),
             xid_errors: Some(XidErrors { count: 1, last: Some(79) }),
         };

@@ -1,12 +1,13 @@
-//! On whose behalf jobs run, as a label: the first few names stand for themselves, all others for `other`.
+//! The tenant of a job as a label: the first few tenants have labels of their own, all later ones share `other`.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
-/// Of jobs that name no tenant, or when none is asked for.
+use parking_lot::Mutex;
+
+/// The label of jobs without a tenant, or without `--tenant-field`.
 const DEFAULT: &str = "default";
-/// Of tenants beyond the limit.
+/// The label of tenants beyond the limit.
 const OTHER: &str = "other";
 
 /// The tenants seen so far, up to a limit.
@@ -21,10 +22,10 @@ impl Tenants {
         Self { limit, known: Mutex::default() }
     }
 
-    /// The label of a tenant. The first `limit` have a label of their own, for as long as the worker lives.
+    /// The label of a tenant. The first `limit` tenants have labels of their own until the worker ends.
     pub(super) fn label(&self, tenant: Option<&str>) -> Cow<'static, str> {
         let Some(tenant) = tenant else { return DEFAULT.into() };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if known.contains(tenant) {
             return tenant.to_owned().into();
         }

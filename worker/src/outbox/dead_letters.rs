@@ -1,45 +1,41 @@
-//! Results that the queue refused for good, kept for a person: to look at, to send again, to throw away.
+//! Results that the queue refused for good. They are kept so that a person can read them, send them again or remove them.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::filesystem::{Filesystem, RealFilesystem};
-use super::record::{Record, RecordError};
-use super::spool::{Reason, SpoolConfig};
+use super::spool::layout::DEAD_LETTERS;
+use super::spool::{DeadLetterReason, Filesystem, RealFilesystem, Record, RecordError, SpoolConfig};
 use super::verdict::{Verdict, verdict};
 use crate::queue::{PostReply, ResultSink};
 
-/// Folder below the worker's own.
-pub(super) const FOLDER: &str = "dead-letters";
-
-/// One of them.
+/// A result that the queue refused for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Its number in this folder.
     pub id: u64,
     /// The result.
     pub record: Record,
-    /// Why it is here; `None` when the disk was full at the time.
-    pub reason: Option<Reason>,
+    /// Why the queue refused it; `None` when the disk was full at the time.
+    pub reason: Option<DeadLetterReason>,
 }
 
-/// Why a dead letter cannot be had.
+/// Why a dead letter cannot be read, removed or sent again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterError {
-    /// There is none of that name.
+    /// There is no dead letter of that name.
     #[error("there is no dead letter `{0}`: `runpod-worker dead-letters list` shows all")]
     Unknown(String),
     /// There are no dead letters, because there is no spool.
     #[error("the spool is off (--spool-dir none), so there are no dead letters")]
     Off,
-    /// The disk says no.
+    /// The disk refuses.
     #[error("cannot use {path}: {error}; check --spool-dir and who may read it")]
     Io {
         /// Folder or file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The file is damaged.
@@ -47,11 +43,11 @@ pub enum DeadLetterError {
     Damaged {
         /// File.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         error: RecordError,
     },
-    /// The queue does not take it.
-    #[error("the queue does not take it: {0}; it is kept")]
+    /// The queue does not accept it.
+    #[error("the queue does not accept it: {0}; it is kept")]
     Refused(String),
 }
 
@@ -64,7 +60,7 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Those of this worker.
+    /// The dead letters of the worker with this configuration.
     ///
     /// # Errors
     /// When there is no spool.
@@ -74,7 +70,7 @@ impl DeadLetters {
     }
 
     pub(super) fn at(files: Arc<dyn Filesystem>, own: &Path, owner: &str) -> Self {
-        Self { files, folder: own.join(FOLDER), owner: owner.to_owned() }
+        Self { files, folder: own.join(DEAD_LETTERS), owner: owner.to_owned() }
     }
 
     /// Their numbers, oldest first.
@@ -92,10 +88,10 @@ impl DeadLetters {
         Ok(ids)
     }
 
-    /// One of them.
+    /// The dead letter with this number.
     ///
     /// # Errors
-    /// When it is not there or damaged.
+    /// When it does not exist or is damaged.
     pub fn get(&self, id: u64) -> Result<DeadLetter, DeadLetterError> {
         let path = self.path(id, "result");
         let file = self.files.read(&path).map_err(|error| match error.kind() {
@@ -121,10 +117,10 @@ impl DeadLetters {
         found.ok_or_else(|| DeadLetterError::Unknown(name.to_owned()))
     }
 
-    /// Throws one away.
+    /// Removes one.
     ///
     /// # Errors
-    /// When it is not there or the disk says no.
+    /// When it does not exist or the disk refuses.
     pub fn discard(&self, id: u64) -> Result<(), DeadLetterError> {
         let path = self.path(id, "result");
         self.files.remove(&path).map_err(|error| match error.kind() {
@@ -136,10 +132,10 @@ impl DeadLetters {
         synced.map_err(|error| DeadLetterError::Io { path: self.folder.clone(), error })
     }
 
-    /// Posts one, once, and throws it away when the queue takes it.
+    /// Posts one, once, and removes it when the queue accepts it.
     ///
     /// # Errors
-    /// When the queue does not take it; it is kept then.
+    /// When the queue does not accept it; it is kept then.
     pub async fn resend<S: ResultSink>(&self, dead: &DeadLetter, sink: &S) -> Result<(), DeadLetterError> {
         let reply = dead.record.post(sink).await;
         match (verdict(reply.clone()), reply) {

@@ -1,41 +1,33 @@
-//! Empties one lane: posts, waits, tries again, gives up.
+//! Drains one lane: posts, waits, tries again, gives up.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::keeper::{Keeper, Parcel};
 use super::lane::{Chunk, Lane, Step};
-use super::record::{Record, now_ms};
-use super::spool::Reason;
+use super::limits::{
+    OVERDUE_AFTER, OutboxLimits, RETRY_PAUSE, RETRY_PAUSE_MAX, UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX,
+};
+use super::pending::PendingResult;
+use super::shared::Shared;
+use super::spool::{DeadLetterReason, Record, now_ms};
+use super::spool_handle::SpoolHandle;
+use super::stats::count;
 use super::verdict::{Verdict, verdict};
-use super::{OutboxLimits, Shared, count};
-use crate::base::{Identity, Retry};
+use crate::base::{FailureState, Identity, Retry};
 use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
 use runpod_worker_core::{DeliveryEvent, Event, FinalResult, JobId};
 
-/// A final result that is not accepted within this time is overdue.
-const PROMPT: Duration = Duration::from_millis(250);
-
-/// Pauses between attempts grow from about this …
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// … to this.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// The same while the key is refused.
-const UNAUTHORIZED_PAUSE: Duration = Duration::from_secs(30);
-const UNAUTHORIZED_PAUSE_MAX: Duration = Duration::from_secs(300);
-
 /// One thing to post, ready to be sent as often as needed.
 enum Message {
-    Final(Parcel),
+    Final(PendingResult),
     Chunk(Bytes),
 }
 
@@ -47,18 +39,18 @@ enum Outcome {
 }
 
 /// Posts for all lanes.
-pub(super) struct Courier<S> {
+pub(super) struct Deliverer<S> {
     sink: Arc<S>,
     identity: Identity,
     limits: OutboxLimits,
     shared: Arc<Shared>,
     posts: Semaphore,
-    /// Kind of the last failure; `None` after a success.
-    failing: Mutex<Option<(&'static str, u16)>>,
-    told_no_stream: AtomicBool,
+    /// Whether posts fail, and how.
+    failure: Mutex<FailureState<(&'static str, u16)>>,
+    warned_of_no_stream: AtomicBool,
 }
 
-impl<S: ResultSink> Courier<S> {
+impl<S: ResultSink> Deliverer<S> {
     pub(super) fn new(sink: Arc<S>, identity: Identity, limits: OutboxLimits, shared: Arc<Shared>) -> Self {
         Self {
             sink,
@@ -66,13 +58,13 @@ impl<S: ResultSink> Courier<S> {
             limits,
             shared,
             posts: Semaphore::new(limits.max_posts.max(1)),
-            failing: Mutex::default(),
-            told_no_stream: AtomicBool::new(false),
+            failure: Mutex::default(),
+            warned_of_no_stream: AtomicBool::new(false),
         }
     }
 
     /// Posts everything that comes through the lane, up to and including the final result. Returns whether the queue has it.
-    pub(super) async fn empty(&self, lane: &Lane, events: &mpsc::Sender<Event>) -> bool {
+    pub(super) async fn drain_lane(&self, lane: &Lane, events: &mpsc::Sender<Event>) -> bool {
         // When chunks of this job began to fail; `None` after one was accepted.
         let mut failing_since: Option<Instant> = None;
         loop {
@@ -82,40 +74,40 @@ impl<S: ResultSink> Courier<S> {
                 Step::Chunk(Chunk { attempt, seq, payload }) => {
                     if let Err(why) = self.deliver_chunk(&lane.job, &payload, &mut failing_since).await {
                         count(&self.shared.counters.lost_chunks);
-                        tracing::warn!(job = %lane.job, attempt, seq, why, "a chunk is lost; the job goes on");
+                        tracing::warn!(job = %lane.job, attempt, seq, why, "A chunk could not be delivered and is dropped. The job goes on.");
                     }
-                    lane.release(cost, &self.shared.ledger);
+                    lane.release(cost, &self.shared.held_bytes);
                     let job = lane.job.clone();
-                    // Nobody listens any more: the worker is going down, and what is left still wants to be posted.
+                    // The dispatcher may have ended; what is left in the lane is still to be posted.
                     let _ = events.send(Event::Delivery(DeliveryEvent::Chunk { job, attempt, seq })).await;
                 }
                 Step::Progress(value) => {
                     self.post_progress(&lane.job, &value).await;
-                    lane.release(cost, &self.shared.ledger);
+                    lane.release(cost, &self.shared.held_bytes);
                 }
                 Step::Final(result) => {
                     let stop_pod = result.stop_pod;
-                    let parcel = self.parcel(&lane.job, &result);
+                    let pending = self.pending(&lane.job, &result);
                     // The body has a copy; for as long as a result waits, one is enough.
                     drop(result);
-                    return self.deliver_final(lane, parcel, stop_pod, self.limits.max_age).await;
+                    return self.deliver_final(lane, pending, stop_pod, self.limits.max_age).await;
                 }
-                Step::Recovered(parcel) => {
-                    let left = self.limits.max_age.saturating_sub(parcel.record.age());
-                    return self.deliver_final(lane, *parcel, false, left).await;
+                Step::Recovered(pending) => {
+                    let left = self.limits.max_age.saturating_sub(pending.record.age());
+                    return self.deliver_final(lane, *pending, false, left).await;
                 }
             }
         }
     }
 
-    /// One attempt: the next value is worth more than this one again.
+    /// One attempt: a newer value is worth more than a second attempt with this one.
     async fn post_progress(&self, job: &JobId, value: &[u8]) {
         let body = progress_body(value);
         let permit = self.posts.acquire().await;
         let reply = self.sink.post_progress(job, body).await;
         drop(permit);
         if verdict(reply) != Verdict::Accepted {
-            tracing::debug!(job = %job, "a progress update was not accepted");
+            tracing::debug!(%job, "A progress update was not accepted.");
         }
     }
 
@@ -141,46 +133,46 @@ impl<S: ResultSink> Courier<S> {
         }
     }
 
-    /// A result ready to be posted and to be written down.
-    fn parcel(&self, job: &JobId, result: &FinalResult) -> Parcel {
-        let keeper = self.shared.keeper.as_ref();
-        let attempt = u32::from(keeper.is_some_and(|keeper| !keeper.always()));
+    /// A result ready to be posted and to be written to disk.
+    fn pending(&self, job: &JobId, result: &FinalResult) -> PendingResult {
+        let spool = self.shared.spool.as_ref();
+        let attempt = u32::from(spool.is_some_and(|spool| !spool.always()));
         let body = result_body(result, &self.identity);
         let record =
             Record { job: job.clone(), streamed: result.streamed, attempt, time_ms: now_ms(), body, origin: None };
-        Parcel { record, ticket: keeper.map(Keeper::ticket) }
+        PendingResult { record, entry: spool.map(SpoolHandle::new_entry) }
     }
 
     /// Returns whether the queue has the result itself. The last attempt begins before `limit` is over.
-    async fn deliver_final(&self, lane: &Lane, parcel: Parcel, stop_pod: bool, limit: Duration) -> bool {
+    async fn deliver_final(&self, lane: &Lane, pending: PendingResult, stop_pod: bool, limit: Duration) -> bool {
         let job = &lane.job;
         let until = Instant::now() + limit;
-        if let Some(ticket) = parcel.ticket.clone() {
-            lane.holds(ticket);
+        if let Some(entry) = pending.entry.clone() {
+            lane.set_entry(entry);
         }
-        let (len, streamed) = (parcel.record.body.len(), parcel.record.streamed);
-        let message = Message::Final(parcel);
+        let (len, streamed) = (pending.record.body.len(), pending.record.streamed);
+        let message = Message::Final(pending);
         let first = self.first_attempt(job, &message).await;
         let outcome = self.settle(job, &message, first, until).await;
-        let Message::Final(parcel) = message else { return false };
+        let Message::Final(pending) = message else { return false };
         let (kept, why) = match outcome {
             Outcome::Accepted => {
-                self.remove(parcel).await;
+                self.remove(pending).await;
                 return true;
             }
             Outcome::GivenUp { code, why } => {
-                let kept = self.bury(parcel, code, &why).await;
+                let kept = self.keep_dead_letter(pending, code, &why).await;
                 (kept, why)
             }
             Outcome::Refused { code } => {
                 let why = refusal(code, len);
                 let report = ErrorReport { kind: ErrorKind::Delivery, message: why.clone(), traceback: String::new() };
                 let mut substitute =
-                    self.parcel(job, &FinalResult { result: Err(report), streamed, stop_pod, cost: None });
-                substitute.record.origin.clone_from(&parcel.record.origin);
+                    self.pending(job, &FinalResult { result: Err(report), streamed, stop_pod, cost: None });
+                substitute.record.origin.clone_from(&pending.record.origin);
                 // Before the original goes, so that a crash in between leaves at least one of them to be posted.
                 self.save(&substitute).await;
-                let kept = self.bury(parcel, Some(code), &why).await;
+                let kept = self.keep_dead_letter(pending, Some(code), &why).await;
                 let message = Message::Final(substitute);
                 let first = self.attempt(job, &message).await;
                 let outcome = self.settle(job, &message, first, until).await;
@@ -197,20 +189,20 @@ impl<S: ResultSink> Courier<S> {
         };
         count(&self.shared.counters.dead_letters);
         if kept {
-            tracing::error!(%job, why, "a result could not be delivered; it is kept: see `runpod-worker dead-letters`");
+            tracing::error!(%job, why, "A result could not be delivered. It is kept: see `runpod-worker dead-letters`.");
         } else {
-            tracing::error!(%job, why, "a result could not be delivered and is not kept");
+            tracing::error!(%job, why, "A result could not be delivered and is lost.");
         }
         false
     }
 
     /// The attempt that nearly always succeeds. A result whose first attempt takes long or fails is overdue.
     async fn first_attempt(&self, job: &JobId, message: &Message) -> PostReply {
-        if self.shared.keeper.as_ref().is_some_and(Keeper::always) {
-            self.keep(message).await;
+        if self.shared.spool.as_ref().is_some_and(SpoolHandle::always) {
+            self.write_to_disk(message).await;
         }
         let mut attempt = pin!(self.attempt(job, message));
-        match timeout(PROMPT, &mut attempt).await {
+        match timeout(OVERDUE_AFTER, &mut attempt).await {
             Ok(reply @ PostReply::Status { code: 200..=299, .. }) => reply,
             Ok(reply) => {
                 self.overdue(message).await;
@@ -223,35 +215,35 @@ impl<S: ResultSink> Courier<S> {
     /// A final result was not accepted at once. Until it is, it is kept on disk.
     async fn overdue(&self, message: &Message) {
         count(&self.shared.counters.overdue);
-        self.keep(message).await;
+        self.write_to_disk(message).await;
     }
 
-    /// Writes a final result down if it is not on disk yet.
-    async fn keep(&self, message: &Message) {
-        if let Message::Final(parcel) = message {
-            self.save(parcel).await;
+    /// Writes a final result to disk if it is not there yet.
+    async fn write_to_disk(&self, message: &Message) {
+        if let Message::Final(pending) = message {
+            self.save(pending).await;
         }
     }
 
-    async fn save(&self, parcel: &Parcel) {
-        if let Some(keeper) = &self.shared.keeper {
-            keeper.save(parcel).await;
+    async fn save(&self, pending: &PendingResult) {
+        if let Some(spool) = &self.shared.spool {
+            spool.save(pending).await;
         }
     }
 
-    async fn remove(&self, parcel: Parcel) {
-        if let (Some(keeper), Some(ticket)) = (&self.shared.keeper, parcel.ticket) {
-            // Nothing to wait for in the usual case: the result was never written.
-            if ticket.may_be_written() {
-                keeper.remove(ticket).await;
+    async fn remove(&self, pending: PendingResult) {
+        if let (Some(spool), Some(entry)) = (&self.shared.spool, pending.entry) {
+            // In the usual case the result was never written, and there is nothing to wait for.
+            if entry.may_be_written() {
+                spool.remove(entry).await;
             }
         }
     }
 
     /// Returns whether the result is kept.
-    async fn bury(&self, parcel: Parcel, code: Option<u16>, why: &str) -> bool {
-        match &self.shared.keeper {
-            Some(keeper) => keeper.bury(parcel, Reason::new(code, why.to_owned())).await,
+    async fn keep_dead_letter(&self, pending: PendingResult, code: Option<u16>, why: &str) -> bool {
+        match &self.shared.spool {
+            Some(spool) => spool.keep_dead_letter(pending, DeadLetterReason::new(code, why.to_owned())).await,
             None => false,
         }
     }
@@ -260,14 +252,14 @@ impl<S: ResultSink> Courier<S> {
         // Held for one attempt only: a lane that waits for its next attempt must not keep the others from posting.
         let _permit = self.posts.acquire().await;
         match message {
-            Message::Final(Parcel { record, .. }) => record.post(&*self.sink).await,
+            Message::Final(PendingResult { record, .. }) => record.post(&*self.sink).await,
             Message::Chunk(body) => self.sink.post_chunk(job, body.clone()).await,
         }
     }
 
-    /// From the first reply to the last word, with as many attempts as fit before `until`.
+    /// Turns the first reply into an outcome, with as many further attempts as fit before `until`.
     async fn settle(&self, job: &JobId, message: &Message, first: PostReply, until: Instant) -> Outcome {
-        let mut retry = Retry::new(PAUSE, PAUSE_MAX);
+        let mut retry = Retry::new(RETRY_PAUSE, RETRY_PAUSE_MAX);
         let mut slow_retry = Retry::new(UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX);
         let mut reply = first;
         loop {
@@ -280,7 +272,7 @@ impl<S: ResultSink> Courier<S> {
                 Verdict::Dead { code: Some(code) } => {
                     return Outcome::GivenUp {
                         code: Some(code),
-                        why: format!("the queue answered {code}: it does not want the job any more"),
+                        why: format!("the queue answered {code}: it does not know the job any more"),
                     };
                 }
                 Verdict::Dead { code: None } => return self.no_stream(),
@@ -292,35 +284,34 @@ impl<S: ResultSink> Courier<S> {
             };
             self.failed(&error);
             if Instant::now() + pause > until {
-                let why = format!("its time is over, and the last attempt failed: {error}");
+                let why = format!("the time for its delivery is over, and the last attempt failed: {error}");
                 return Outcome::GivenUp { code: None, why };
             }
             count(&self.shared.counters.retries);
             // The disk may have been full before.
-            self.keep(message).await;
+            self.write_to_disk(message).await;
             sleep(pause).await;
             reply = self.attempt(job, message).await;
         }
     }
 
     fn no_stream(&self) -> Outcome {
-        if !self.told_no_stream.swap(true, Ordering::Relaxed) {
-            tracing::warn!("chunks cannot be streamed: set RUNPOD_WEBHOOK_POST_STREAM to the job-stream URL");
+        if !self.warned_of_no_stream.swap(true, Ordering::Relaxed) {
+            tracing::warn!("Chunks cannot be streamed: set RUNPOD_WEBHOOK_POST_STREAM to the job-stream URL.");
         }
         Outcome::GivenUp { code: None, why: "there is no job-stream URL".to_owned() }
     }
 
     fn succeeded(&self) {
         self.shared.counters.unauthorized.store(false, Ordering::Relaxed);
-        if self.failing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-            tracing::info!("results are accepted again");
+        if self.failure.lock().succeed() {
+            tracing::info!("The queue accepts results again.");
         }
     }
 
     fn failed(&self, error: &RequestError) {
-        let before = self.failing.lock().unwrap_or_else(PoisonError::into_inner).replace(error.kind());
-        if before != Some(error.kind()) {
-            tracing::warn!(%error, "results cannot be delivered; they are kept and tried again");
+        if self.failure.lock().fail(error.kind()) {
+            tracing::warn!(%error, "Results cannot be delivered. They are kept and tried again.");
         }
     }
 }

@@ -1,19 +1,18 @@
 //! What waits to be posted for one job: chunks in order, the newest progress, one end.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::keeper::Parcel;
-use super::ledger::Ledger;
-use super::ticket::Ticket;
+use super::held_bytes::HeldBytes;
+use super::limits::ITEM_OVERHEAD;
+use super::pending::PendingResult;
+use super::spool::SpoolEntry;
 use runpod_worker_core::{FinalResult, JobId, OutboxItem};
-
-/// Counted for each item on top of its payload, so that very many small items are seen too.
-const ITEM_OVERHEAD: usize = 128;
 
 /// One streamed item.
 pub(super) struct Chunk {
@@ -27,8 +26,8 @@ pub(super) enum Step {
     Chunk(Chunk),
     Progress(Bytes),
     Final(FinalResult),
-    /// A result that an earlier run has left in the spool.
-    Recovered(Box<Parcel>),
+    /// An undelivered result of an earlier run.
+    Recovered(Box<PendingResult>),
 }
 
 impl Step {
@@ -37,7 +36,7 @@ impl Step {
             Self::Chunk(chunk) => cost(&chunk.payload),
             Self::Progress(payload) => cost(payload),
             Self::Final(result) => final_cost(result),
-            Self::Recovered(parcel) => cost(&parcel.record.body),
+            Self::Recovered(pending) => cost(&pending.record.body),
         }
     }
 }
@@ -61,8 +60,8 @@ pub(super) struct Lane {
     pub(super) discarded: CancellationToken,
     items: Mutex<Items>,
     filled: Notify,
-    /// Where its result lies on disk, once it was to be written.
-    ticket: OnceLock<Ticket>,
+    /// The entry of its result in the spool, once there is a result.
+    entry: OnceLock<SpoolEntry>,
 }
 
 #[derive(Default)]
@@ -70,10 +69,10 @@ struct Items {
     chunks: VecDeque<Chunk>,
     progress: Option<Bytes>,
     last: Option<FinalResult>,
-    recovered: Option<Box<Parcel>>,
+    recovered: Option<Box<PendingResult>>,
     /// The final has been given; nothing may follow.
     closed: bool,
-    /// What the ledger has counted for this lane.
+    /// What [`HeldBytes`] has counted for this lane.
     held: usize,
 }
 
@@ -84,36 +83,36 @@ impl Lane {
             discarded: CancellationToken::new(),
             items: Mutex::default(),
             filled: Notify::new(),
-            ticket: OnceLock::new(),
+            entry: OnceLock::new(),
         }
     }
 
     /// A lane with nothing in it but a result from an earlier run.
-    pub(super) fn recovered(parcel: Parcel, ledger: &Ledger) -> Self {
-        let lane = Self::new(parcel.record.job.clone());
-        if let Some(ticket) = parcel.ticket.clone() {
-            lane.holds(ticket);
+    pub(super) fn recovered(pending: PendingResult, held_bytes: &HeldBytes) -> Self {
+        let lane = Self::new(pending.record.job.clone());
+        if let Some(entry) = pending.entry.clone() {
+            lane.set_entry(entry);
         }
-        let held = cost(&parcel.record.body);
-        ledger.add(held);
-        *lane.lock() = Items { recovered: Some(Box::new(parcel)), closed: true, held, ..Items::default() };
+        let held = cost(&pending.record.body);
+        held_bytes.add(held);
+        *lane.items.lock() = Items { recovered: Some(Box::new(pending)), closed: true, held, ..Items::default() };
         lane
     }
 
-    /// The result of this lane has this place on disk.
-    pub(super) fn holds(&self, ticket: Ticket) {
-        // A second place is that of a substitute, which is settled before the lane ends.
-        let _ = self.ticket.set(ticket);
+    /// Sets the spool entry of the result of this lane.
+    pub(super) fn set_entry(&self, entry: SpoolEntry) {
+        // A second entry is that of a substitute, which is closed before the lane ends.
+        let _ = self.entry.set(entry);
     }
 
-    /// The place on disk of the result of this lane.
-    pub(super) fn ticket(&self) -> Option<&Ticket> {
-        self.ticket.get()
+    /// The spool entry of the result of this lane.
+    pub(super) fn entry(&self) -> Option<&SpoolEntry> {
+        self.entry.get()
     }
 
     /// Puts something in. `false` means that it came too late and was dropped.
-    pub(super) fn push(&self, item: OutboxItem, ledger: &Ledger) -> bool {
-        let mut items = self.lock();
+    pub(super) fn push(&self, item: OutboxItem, held_bytes: &HeldBytes) -> bool {
+        let mut items = self.items.lock();
         let before = items.held;
         match item {
             OutboxItem::Discard => {
@@ -141,11 +140,11 @@ impl Lane {
                 items.closed = true;
             }
         }
-        // The ledger changes while the lane is locked, so that it never removes what it has not added yet.
+        // The count changes while the lane is locked, so that it never removes what it has not added yet.
         if items.held >= before {
-            ledger.add(items.held - before);
+            held_bytes.add(items.held - before);
         } else {
-            ledger.remove(before - items.held);
+            held_bytes.remove(before - items.held);
         }
         drop(items);
         self.filled.notify_one();
@@ -158,41 +157,37 @@ impl Lane {
             if let Some(step) = self.take() {
                 return step;
             }
-            // A `push` between the look and the wait leaves its permit here.
+            // A `push` between `take` and here has left its permit.
             self.filled.notified().await;
         }
     }
 
     fn take(&self) -> Option<Step> {
-        let mut items = self.lock();
+        let mut items = self.items.lock();
         if let Some(chunk) = items.chunks.pop_front() {
             return Some(Step::Chunk(chunk));
         }
         if let Some(progress) = items.progress.take() {
             return Some(Step::Progress(progress));
         }
-        if let Some(parcel) = items.recovered.take() {
-            return Some(Step::Recovered(parcel));
+        if let Some(pending) = items.recovered.take() {
+            return Some(Step::Recovered(pending));
         }
         items.last.take().map(Step::Final)
     }
 
-    /// An item of this cost is done with.
-    pub(super) fn release(&self, cost: usize, ledger: &Ledger) {
-        let mut items = self.lock();
+    /// An item of this cost has been delivered or given up.
+    pub(super) fn release(&self, cost: usize, held_bytes: &HeldBytes) {
+        let mut items = self.items.lock();
         let cost = cost.min(items.held);
         items.held -= cost;
-        ledger.remove(cost);
+        held_bytes.remove(cost);
     }
 
-    /// The lane is done with, whatever is left in it.
-    pub(super) fn release_all(&self, ledger: &Ledger) {
-        let mut items = self.lock();
+    /// The lane has ended, whatever is left in it.
+    pub(super) fn release_all(&self, held_bytes: &HeldBytes) {
+        let mut items = self.items.lock();
         items.closed = true;
-        ledger.remove(std::mem::take(&mut items.held));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Items> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        held_bytes.remove(std::mem::take(&mut items.held));
     }
 }

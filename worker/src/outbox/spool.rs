@@ -4,133 +4,46 @@
 //! <spool folder>/<owner>/lock            held by the worker that owns the rest
 //!                        results/        undelivered: 000000000017.result
 //!                        dead-letters/   refused for good, kept for a person: 000000000016.result and .reason
-//!                        set-aside/      files that are no results of this worker
+//!                        set-aside/      files that are not results of this worker
 //! ```
 //!
 //! A result is in the spool once [`Spool::write`] has returned: temporary file, fsync, rename, fsync of the folder. It leaves
-//! by [`Spool::remove`] after the queue has it, or by [`Spool::bury`]. A crash between acceptance and removal leaves the
+//! by [`Spool::remove`] after the queue has it, or by [`Spool::keep_dead_letter`]. A crash between acceptance and removal leaves the
 //! file behind, so that the next start posts it a second time; each such result is counted as recovered.
 
-use std::collections::BTreeMap;
+mod adoption;
+mod config;
+mod entry;
+#[cfg(test)]
+pub(super) mod faulty;
+mod filesystem;
+pub(super) mod layout;
+mod lock;
+mod open;
+mod reason;
+mod record;
+mod recover;
+mod undelivered;
+
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::sleep;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 
-use super::adoption::{self, AdoptionLimits};
-use super::filesystem::{Filesystem, RealFilesystem};
-use super::lock::{FolderLock, LockError};
-use super::record::{Origin, Record, RecordError, now_ms};
-use super::ticket::{Place, Ticket};
+pub use self::config::{RetentionLimits, SpoolConfig, SpoolError};
+pub use self::entry::SpoolEntry;
+pub use self::filesystem::{Filesystem, FoundFile, RealFilesystem};
+pub use self::reason::DeadLetterReason;
+pub(super) use self::record::now_ms;
+pub use self::record::{Origin, Record, RecordError};
+pub use self::undelivered::Undelivered;
 
-/// File whose lock says that the folder is in use.
-pub(super) const LOCK: &str = "lock";
-/// Folder of undelivered results.
-pub(super) const RESULTS: &str = "results";
-/// Folder of files that are no results.
-pub(super) const ASIDE: &str = "set-aside";
-/// Ending of a whole result.
-const RESULT: &str = ".result";
-/// Ending of one that is being written.
-pub(super) const TEMPORARY: &str = ".tmp";
-/// Ending of the note beside a dead letter.
-const REASON: &str = ".reason";
-
-/// A folder that goes away while it is being locked is made again so often …
-const LOCK_ROUNDS: usize = 10;
-/// … with this pause before each.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
-
-/// Larger files are not read: no result has this size.
-pub(super) const LARGEST: u64 = 256 * 1024 * 1024;
-
-/// Where results are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpoolConfig {
-    /// Folder of all spools; `None` keeps results in memory only.
-    pub folder: Option<PathBuf>,
-    /// The folder was asked for, so that a worker that cannot use it must not start.
-    pub required: bool,
-    /// Write each result before it is posted, and not only those that are not accepted at once.
-    pub always: bool,
-    /// Name of this worker's own folder below `folder`.
-    pub owner: String,
-    /// What is written with its results. Those that other workers of the same queue have left are adopted.
-    pub origin: Origin,
-}
-
-impl SpoolConfig {
-    /// This worker's own folder.
-    pub fn own_folder(&self) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(&self.owner))
-    }
-}
-
-/// Bounds of what is kept for people: dead letters, and files set aside. The oldest make room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepLimits {
-    /// Files.
-    pub max_count: usize,
-    /// Their bytes together.
-    pub max_bytes: u64,
-}
-
-impl Default for KeepLimits {
-    fn default() -> Self {
-        Self { max_count: 1000, max_bytes: 256 * 1024 * 1024 }
-    }
-}
-
-/// Why there is no spool.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpoolError {
-    /// Another process uses it.
-    #[error(
-        "the spool {0} is in use by another worker: give each worker its own RUNPOD_POD_ID, or its own --spool-dir, or use \
-         --spool-dir none"
-    )]
-    Taken(PathBuf),
-    /// The disk says no.
-    #[error("cannot use the spool {path}: {error}; make it writable, or choose another --spool-dir, or `none`")]
-    Io {
-        /// Folder.
-        path: PathBuf,
-        /// What the operating system says.
-        error: io::Error,
-    },
-}
-
-/// What an earlier run has left.
-#[derive(Debug, Default)]
-pub struct Recovery {
-    /// Results to deliver, oldest first, one a job.
-    pub results: Vec<(Ticket, Record)>,
-    /// Files that are no results of this worker.
-    pub set_aside: u64,
-}
-
-/// The note beside a dead letter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reason {
-    /// Status code of the refusal; `None` when there was no answer.
-    pub status: Option<u16>,
-    /// One sentence.
-    pub reason: String,
-    /// When it was given up, in milliseconds since 1970.
-    pub time_ms: u64,
-}
-
-impl Reason {
-    /// A note of now.
-    pub fn new(status: Option<u16>, reason: String) -> Self {
-        Self { status, reason, time_ms: now_ms() }
-    }
-}
+use self::entry::EntryState;
+use self::filesystem::ignore_missing;
+use self::layout::{LOCK, PROBE, REASON, RESULT, TEMPORARY};
+use self::lock::FolderLock;
 
 /// One worker's spool. Every method blocks on the disk.
 #[derive(Debug)]
@@ -142,72 +55,13 @@ pub struct Spool {
     results: PathBuf,
     dead: PathBuf,
     aside: PathBuf,
-    limits: KeepLimits,
+    limits: RetentionLimits,
     next: AtomicU64,
     /// `None` on a disk in memory.
     lock: Mutex<Option<FolderLock>>,
 }
 
 impl Spool {
-    /// Locks this worker's folder, and reads what an earlier run has left in it. `None` when there is to be no spool.
-    ///
-    /// # Errors
-    /// When the folder cannot be used, or another process uses it.
-    pub fn open(config: &SpoolConfig) -> Result<Option<(Self, Recovery)>, SpoolError> {
-        Self::open_within(config, AdoptionLimits::default())
-    }
-
-    pub(super) fn open_within(
-        config: &SpoolConfig,
-        limits: AdoptionLimits,
-    ) -> Result<Option<(Self, Recovery)>, SpoolError> {
-        let (Some(folder), Some(own)) = (&config.folder, config.own_folder()) else { return Ok(None) };
-        let failed = |error| SpoolError::Io { path: own.clone(), error };
-        // The folder of all spools may be a volume that others use as well; only what is below it must be ours alone.
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let files = Arc::new(RealFilesystem);
-        let lock = match lock_folder(&*files, &own) {
-            Ok(lock) => lock,
-            Err(LockError::Taken) => return Err(SpoolError::Taken(own)),
-            Err(error) => return Err(failed(error.into())),
-        };
-        let (mut spool, mut recovery) =
-            Self::start(files, &own, &config.owner, KeepLimits::default()).map_err(failed)?;
-        spool.lock = Mutex::new(Some(lock));
-        spool.origin = config.origin.clone();
-        adoption::adopt(&spool, folder, &config.owner, &mut recovery, limits);
-        Ok(Some((spool, recovery)))
-    }
-
-    pub(super) fn start(
-        files: Arc<dyn Filesystem>,
-        own: &Path,
-        owner: &str,
-        limits: KeepLimits,
-    ) -> io::Result<(Self, Recovery)> {
-        let spool = Self {
-            files,
-            owner: owner.to_owned(),
-            origin: Origin::default(),
-            own: own.to_owned(),
-            results: own.join(RESULTS),
-            dead: own.join(super::dead_letters::FOLDER),
-            aside: own.join(ASIDE),
-            limits,
-            next: AtomicU64::new(1),
-            lock: Mutex::default(),
-        };
-        spool.create_folders()?;
-        let mut highest = 0;
-        for folder in [&spool.results, &spool.dead, &spool.aside] {
-            let numbers = spool.files.list(folder)?.into_iter().filter_map(|found| number(&found.name));
-            highest = numbers.max().unwrap_or(0).max(highest);
-        }
-        spool.next.store(highest.saturating_add(1), Ordering::Relaxed);
-        let recovery = spool.recover()?;
-        Ok((spool, recovery))
-    }
-
     fn create_folders(&self) -> io::Result<()> {
         [&self.own, &self.results, &self.dead, &self.aside]
             .into_iter()
@@ -215,11 +69,11 @@ impl Spool {
         self.files.sync_folder(&self.own)
     }
 
-    /// Makes again what another worker, which could not see that this one lives, has removed. Without its lock nobody would
+    /// Makes again what another worker has removed because it could not see that this one runs. Without its lock no worker would
     /// adopt the folder later.
     fn restore(&self) -> io::Result<()> {
         self.create_folders()?;
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.lock.lock();
         let path = self.own.join(LOCK);
         if lock.as_ref().is_some_and(|lock| !lock.is_at(&path)) {
             *lock = Some(FolderLock::acquire(&path)?);
@@ -242,110 +96,110 @@ impl Spool {
         Some(self.origin.queue.as_str()).filter(|queue| !queue.is_empty())
     }
 
-    /// A place for one more result. Nothing is written yet.
-    pub fn ticket(&self) -> Ticket {
-        Ticket::new(format!("{:012}", self.next.fetch_add(1, Ordering::Relaxed)), Place::Memory)
+    /// An entry for one more result. Nothing is written yet.
+    pub fn new_entry(&self) -> SpoolEntry {
+        SpoolEntry::new(format!("{:012}", self.next.fetch_add(1, Ordering::Relaxed)), EntryState::Unwritten)
     }
 
-    /// Writes a result down. When this returns without an error, no crash and no power cut can lose it. Does nothing for a
+    /// Writes a result to disk. When this returns without an error, no crash and no power cut can lose it. Does nothing for a
     /// result that is there already or was removed.
     ///
     /// # Errors
-    /// What the disk says; nothing is left behind then, as far as the disk allows.
-    pub fn write(&self, ticket: &Ticket, record: &Record) -> io::Result<()> {
-        ticket.begin();
-        let mut place = ticket.lock();
-        if *place == Place::Unsure {
-            self.clear(ticket)?;
-            ticket.put(&mut place, Place::Memory);
+    /// The error of the disk; nothing is left behind then, as far as the disk allows.
+    pub fn write(&self, entry: &SpoolEntry, record: &Record) -> io::Result<()> {
+        entry.begin_write();
+        let mut state = entry.lock();
+        if *state == EntryState::Uncertain {
+            self.clear(entry)?;
+            entry.set(&mut state, EntryState::Unwritten);
         }
-        if *place == Place::Memory {
-            let stored = self.store(&self.results, ticket.stem(), record);
-            ticket.put(&mut place, if stored.is_ok() { Place::Disk } else { Place::Unsure });
+        if *state == EntryState::Unwritten {
+            let stored = self.store(&self.results, entry.stem(), record);
+            entry.set(&mut state, if stored.is_ok() { EntryState::Written } else { EntryState::Uncertain });
             return stored;
         }
         Ok(())
     }
 
-    /// The queue has the result, or nobody wants it any more.
+    /// Removes a result that the queue has, or that nobody needs any more.
     ///
     /// # Errors
-    /// What the disk says; the call may be repeated.
-    pub fn remove(&self, ticket: &Ticket) -> io::Result<()> {
-        let mut place = ticket.lock();
-        if matches!(*place, Place::Disk | Place::Unsure) {
+    /// The error of the disk; the call may be repeated.
+    pub fn remove(&self, entry: &SpoolEntry) -> io::Result<()> {
+        let mut state = entry.lock();
+        if matches!(*state, EntryState::Written | EntryState::Uncertain) {
             // Without a sync: a power cut that brings the file back costs one more post, which is counted.
-            self.clear(ticket)?;
+            self.clear(entry)?;
         }
-        ticket.put(&mut place, Place::Gone);
+        entry.set(&mut state, EntryState::Closed);
         Ok(())
     }
 
-    /// Moves a result to the dead letters.
+    /// Moves a result to the dead letters, with the reason beside it.
     ///
     /// # Errors
-    /// What the disk says; the result stays where it was then.
-    pub fn bury(&self, ticket: &Ticket, record: &Record, reason: &Reason) -> io::Result<()> {
-        let mut place = ticket.lock();
-        let stem = ticket.stem();
+    /// The error of the disk; the result stays where it was then.
+    pub fn keep_dead_letter(&self, entry: &SpoolEntry, record: &Record, reason: &DeadLetterReason) -> io::Result<()> {
+        let mut state = entry.lock();
+        let stem = entry.stem();
         let note = self.dead.join(format!("{stem}{REASON}"));
         let text = serde_json::to_vec(reason).unwrap_or_default();
-        if *place == Place::Gone {
+        if *state == EntryState::Closed {
             return Ok(());
         }
         self.note(&note, &text);
-        if *place == Place::Disk && self.move_to_dead(ticket)? {
-            ticket.put(&mut place, Place::Gone);
+        if *state == EntryState::Written && self.move_to_dead(entry)? {
+            entry.set(&mut state, EntryState::Closed);
             self.files.sync_folder(&self.dead)?;
             self.files.sync_folder(&self.results)?;
         } else {
             self.store(&self.dead, stem, record)?;
-            if *place == Place::Unsure {
+            if *state == EntryState::Uncertain {
                 // What stays is posted once more at the next start, and counted.
-                let _ = self.clear(ticket);
+                let _ = self.clear(entry);
             }
-            ticket.put(&mut place, Place::Gone);
+            entry.set(&mut state, EntryState::Closed);
         }
         self.trim(&self.dead);
         Ok(())
     }
 
     /// Returns whether there was something to move: another worker may have adopted it.
-    fn move_to_dead(&self, ticket: &Ticket) -> io::Result<bool> {
-        match self.files.rename(&self.result(&self.results, ticket), &self.result(&self.dead, ticket)) {
+    fn move_to_dead(&self, entry: &SpoolEntry) -> io::Result<bool> {
+        match self.files.rename(&self.result(&self.results, entry), &self.result(&self.dead, entry)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    /// Whether the disk takes a file at this moment.
+    /// Checks that a file can be written at this moment.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The error of the disk.
     pub fn probe(&self) -> io::Result<()> {
         self.restore()?;
-        let path = self.results.join("probe.tmp");
-        gone(self.files.remove(&path))?;
+        let path = self.results.join(PROBE);
+        ignore_missing(self.files.remove(&path))?;
         let written = self.files.write(&path, &[&[0; 4096]]);
-        gone(self.files.remove(&path))?;
+        ignore_missing(self.files.remove(&path))?;
         written?;
         self.files.sync_folder(&self.results)
     }
 
-    fn result(&self, folder: &Path, ticket: &Ticket) -> PathBuf {
-        folder.join(format!("{}{RESULT}", ticket.stem()))
+    fn result(&self, folder: &Path, entry: &SpoolEntry) -> PathBuf {
+        folder.join(format!("{}{RESULT}", entry.stem()))
     }
 
     /// Removes whatever there is of a result.
-    fn clear(&self, ticket: &Ticket) -> io::Result<()> {
-        gone(self.files.remove(&self.result(&self.results, ticket)))?;
-        gone(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", ticket.stem()))))
+    fn clear(&self, entry: &SpoolEntry) -> io::Result<()> {
+        ignore_missing(self.files.remove(&self.result(&self.results, entry)))?;
+        ignore_missing(self.files.remove(&self.results.join(format!("{}{TEMPORARY}", entry.stem()))))
     }
 
     /// A dead letter without its note is still a dead letter.
     fn note(&self, path: &Path, text: &[u8]) {
         if let Err(error) = self.restoring(|| self.files.write(path, &[text])) {
-            tracing::debug!(%error, "the reason of a dead letter could not be written");
+            tracing::debug!(%error, "The reason of a dead letter could not be written.");
             let _ = self.files.remove(path);
         }
     }
@@ -371,71 +225,6 @@ impl Spool {
         stored
     }
 
-    fn recover(&self) -> io::Result<Recovery> {
-        let mut found = self.files.list(&self.results)?;
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut recovery = Recovery::default();
-        let mut newest: BTreeMap<String, usize> = BTreeMap::new();
-        for file in found {
-            let path = self.results.join(&file.name);
-            let decoded = if file.name == "probe.tmp" {
-                gone(self.files.remove(&path))?;
-                continue;
-            } else if file.len > LARGEST || number(&file.name).is_none() {
-                Err(RecordError::Foreign)
-            } else {
-                Record::decode(self.files.read(&path)?, &self.owner)
-            };
-            let record = match decoded {
-                Ok(record) => record,
-                Err(error) => {
-                    recovery.set_aside += 1;
-                    tracing::warn!(file = file.name, %error, "A file in the spool cannot be delivered and is set aside.");
-                    self.files.rename(&path, &self.aside.join(&file.name))?;
-                    continue;
-                }
-            };
-            newest.insert(record.job.as_str().to_owned(), recovery.results.len());
-            let ticket = if file.name.ends_with(TEMPORARY) {
-                self.adopt(&path, &record)
-            } else {
-                Ticket::new(file.name.trim_end_matches(RESULT).to_owned(), Place::Disk)
-            };
-            recovery.results.push((ticket, record));
-        }
-        if recovery.set_aside > 0 {
-            self.files.sync_folder(&self.aside)?;
-            self.trim(&self.aside);
-        }
-        self.files.sync_folder(&self.results)?;
-        self.keep_newest(&mut recovery, &newest)?;
-        Ok(recovery)
-    }
-
-    /// A file that is whole but has not got its name: the crash came before the rename, perhaps before the fsync, so it is
-    /// written once more. If that fails, it is delivered from memory.
-    fn adopt(&self, temporary: &Path, record: &Record) -> Ticket {
-        let ticket = self.ticket();
-        if self.write(&ticket, record).is_ok() {
-            let _ = self.files.remove(temporary);
-        }
-        ticket
-    }
-
-    /// A job has one outcome: of several results the last one is delivered.
-    fn keep_newest(&self, recovery: &mut Recovery, newest: &BTreeMap<String, usize>) -> io::Result<()> {
-        let all = std::mem::take(&mut recovery.results);
-        for (index, (ticket, record)) in all.into_iter().enumerate() {
-            if newest.get(record.job.as_str()) == Some(&index) {
-                recovery.results.push((ticket, record));
-            } else {
-                let reason = Reason::new(None, "a later result of the same job took its place".to_owned());
-                self.bury(&ticket, &record, &reason)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Drops the oldest files of a folder until it is within its bounds.
     fn trim(&self, folder: &Path) {
         let Ok(mut found) = self.files.list(folder) else { return };
@@ -450,7 +239,7 @@ impl Spool {
             tracing::warn!(
                 file = file.name,
                 bytes = file.len,
-                "The spool keeps too many files: the oldest one is dropped. See `runpod-worker dead-letters list`."
+                "The spool keeps too many files. The oldest is removed. See `runpod-worker dead-letters list`."
             );
             let path = folder.join(&file.name);
             let _ = self.files.remove(&path.with_extension(&REASON[1..]));
@@ -463,29 +252,5 @@ impl Spool {
     }
 }
 
-/// Makes and locks a folder. A worker that adopts what is in it may remove it meanwhile.
-fn lock_folder(files: &dyn Filesystem, own: &Path) -> Result<FolderLock, LockError> {
-    for _ in 0..LOCK_ROUNDS {
-        files.create_folder(own)?;
-        match FolderLock::acquire(&own.join(LOCK)) {
-            Err(LockError::Removed) => sleep(LOCK_PAUSE),
-            other => return other,
-        }
-    }
-    Err(LockError::Removed)
-}
-
-/// The number in a file's name.
-pub(super) fn number(name: &str) -> Option<u64> {
-    let stem =
-        name.strip_suffix(RESULT).or_else(|| name.strip_suffix(TEMPORARY)).or_else(|| name.strip_suffix(REASON))?;
-    stem.parse().ok()
-}
-
-/// A file that is not there has been removed.
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
+#[cfg(test)]
+mod tests;

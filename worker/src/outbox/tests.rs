@@ -3,6 +3,7 @@
 mod spooled;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -43,24 +44,24 @@ impl MemorySink {
     async fn attempt(&self, what: &'static str, worker: Option<&str>, job: &JobId, body: Bytes) -> PostReply {
         let began = Instant::now();
         {
-            let mut in_flight = self.in_flight.lock().unwrap();
+            let mut in_flight = self.in_flight.lock();
             in_flight.0 += 1;
             in_flight.1 = in_flight.1.max(in_flight.0);
         }
-        let next = self.script.lock().unwrap().pop_front();
+        let next = self.script.lock().pop_front();
         let (wait, reply) = next.unwrap_or((Duration::ZERO, code(200)));
         sleep(wait).await;
-        self.in_flight.lock().unwrap().0 -= 1;
+        self.in_flight.lock().0 -= 1;
         let body = String::from_utf8(body.to_vec()).unwrap();
         let accepted = reply == code(200);
         let (job, worker) = (job.to_string(), worker.map(str::to_owned));
         let attempt = Attempt { what, job, worker, body, began, ended: Instant::now(), accepted };
-        self.log.lock().unwrap().push(attempt);
+        self.log.lock().push(attempt);
         reply
     }
 
     fn log(&self) -> Vec<Attempt> {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// `what body` for each attempt.
@@ -338,7 +339,7 @@ async fn posts_in_flight_are_bounded() {
     for _ in 0..20 {
         assert!(rig.until_final().await.0);
     }
-    assert_eq!(rig.sink.in_flight.lock().unwrap().1, 3);
+    assert_eq!(rig.sink.in_flight.lock().1, 3);
 }
 
 #[tokio::test(start_paused = true)]

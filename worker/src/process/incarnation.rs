@@ -1,57 +1,30 @@
-//! The life of one handler process, from its start to the last word about it.
+//! The life of one handler process, from its start to the report of its exit.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_handler_protocol::LogLine;
-use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Events;
 use super::exit;
-use super::kill::Group;
+use super::group::Group;
+use super::handler_log::{LastLines, Source, log_output};
+use super::limits::END_OF_FILE_TIMEOUT;
 use super::link::{self, Frame};
-use super::memory;
-use super::oom::OomCounter;
-use super::output::{Output, read_lines};
-use super::running::RunningJobs;
+use super::resident_memory;
+use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
-use crate::logs::HANDLER;
-use crate::logs::redact;
-use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use crate::sensors::host::Cgroup;
+use runpod_worker_core::{Exit, ExitReason, ProcessEvent};
 
-/// How long the socket and the pipes of a dead process may stay open before what it left behind is killed, and how long
-/// they may stay open after that. Only a grandchild can hold them.
-const END_OF_FILE_LIMIT: Duration = Duration::from_secs(1);
-/// Lines of stderr kept for the report about the exit.
-const LAST_LINES: usize = 20;
 const SIGKILL: i32 = 9;
 
-/// Sends the events of one incarnation. Once the dispatcher is gone, events go nowhere.
-#[derive(Clone, Debug)]
-pub(super) struct Events {
-    pub(super) id: ProcessId,
-    pub(super) epoch: Epoch,
-    pub(super) queue: mpsc::Sender<Event>,
-}
-
-impl Events {
-    pub(super) async fn send(&self, event: ProcessEvent) {
-        let _ = self.queue.send(Event::Process { id: self.id, epoch: self.epoch, event }).await;
-    }
-
-    /// The process number, for logs.
-    pub(super) fn process(&self) -> usize {
-        self.id.0
-    }
-}
-
-/// What an incarnation needs to live.
+/// What an incarnation is started with.
 #[derive(Debug)]
 pub(super) struct Incarnation {
     pub(super) command: Arc<HandlerCommand>,
@@ -65,20 +38,20 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
-    /// Starts the process and stays with it. The last event is `SpawnFailed` or `Gone`.
+    /// Starts the process and supervises it until it is reaped. The last event is `SpawnFailed` or `Gone`.
     pub(super) async fn run(self) {
         match self.start().await {
-            Ok((spawned, oom, kills_before)) => self.supervise(spawned, oom, kills_before).await,
+            Ok((spawned, cgroup, kills_before)) => self.supervise(spawned, cgroup, kills_before).await,
             Err((reason, permanent)) => self.events.send(ProcessEvent::SpawnFailed { reason, permanent }).await,
         }
     }
 
-    async fn start(&self) -> Result<(Spawned, OomCounter, Option<u64>), (String, bool)> {
+    async fn start(&self) -> Result<(Spawned, Cgroup, Option<u64>), (String, bool)> {
         let (command, group) = (Arc::clone(&self.command), Arc::clone(&self.group));
         let start = move || {
-            let oom = OomCounter::find();
-            let kills_before = oom.kills();
-            spawn(&command, &group).map(|spawned| (spawned, oom, kills_before))
+            let cgroup = Cgroup::own();
+            let kills_before = cgroup.oom_kills();
+            spawn(&command, &group).map(|spawned| (spawned, cgroup, kills_before))
         };
         match tokio::task::spawn_blocking(start).await {
             Ok(result) => result.map_err(|error: SpawnError| (error.to_string(), error.is_permanent())),
@@ -86,13 +59,13 @@ impl Incarnation {
         }
     }
 
-    async fn supervise(self, spawned: Spawned, oom: OomCounter, kills_before: Option<u64>) {
+    async fn supervise(self, spawned: Spawned, cgroup: Cgroup, kills_before: Option<u64>) {
         let Self { events, frames, group, jobs, memory_interval, log_rate, .. } = self;
         let Spawned { mut child, pid, link, stdout, stderr } = spawned;
         events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
 
         let memory = memory_interval
-            .map(|interval| tokio::spawn(memory::watch(pid.as_raw_nonzero().get(), interval, events.clone())));
+            .map(|interval| tokio::spawn(resident_memory::watch(pid.as_raw_nonzero().get(), interval, events.clone())));
         let stop = CancellationToken::new();
         let last_lines = LastLines::default();
         let mut readers = JoinSet::new();
@@ -128,7 +101,7 @@ impl Incarnation {
             memory.abort();
         }
         let killed_by_us = group.kill_requested();
-        let kills_after = oom.kills();
+        let kills_after = cgroup.oom_kills();
         read_to_end(&mut readers, &stop, &group).await;
         if let Some(writer) = writer {
             writer.abort();
@@ -144,78 +117,10 @@ impl Incarnation {
 /// outlives its process would also keep its device memory.
 async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group: &Group) {
     let all_done = async |readers: &mut JoinSet<()>| while readers.join_next().await.is_some() {};
-    let in_time = timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_ok();
+    let in_time = timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_ok();
     group.kill_leftovers();
     stop.cancel();
-    if !in_time && timeout(END_OF_FILE_LIMIT, all_done(readers)).await.is_err() {
+    if !in_time && timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_err() {
         readers.abort_all();
-    }
-}
-
-/// Where lines come from.
-struct Source {
-    name: &'static str,
-    process: usize,
-    jobs: RunningJobs,
-    rate: u32,
-    last_lines: Option<LastLines>,
-    stop: CancellationToken,
-}
-
-async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
-    let Source { name, process, jobs, rate, last_lines, stop } = source;
-    let keep = |line: &str| {
-        if let Some(lines) = &last_lines {
-            lines.push(line);
-        }
-    };
-    read_lines(stream, stop, rate, |output| match output {
-        Output::Line(line) => match LogLine::parse(&line) {
-            Some(event) => {
-                keep(&event.message);
-                log_event(&event, process, &jobs);
-            }
-            None => {
-                keep(&line);
-                tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{line}");
-            }
-        },
-        Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message)),
-        Output::Dropped(count) => {
-            tracing::warn!(target: HANDLER, process, stream = name, "dropped {count} lines: the handler logs too fast (see --log-rate)");
-        }
-    })
-    .await;
-}
-
-/// An event of the handler, with its own level and job.
-fn log_event(event: &LogLine, process: usize, jobs: &RunningJobs) {
-    let LogLine { level, job, target: module, message } = event;
-    let job = job.clone().or_else(|| jobs.only_one());
-    match level.as_str() {
-        "ERROR" => tracing::error!(target: HANDLER, job, process, module, "{message}"),
-        "WARN" => tracing::warn!(target: HANDLER, job, process, module, "{message}"),
-        "DEBUG" => tracing::debug!(target: HANDLER, job, process, module, "{message}"),
-        "TRACE" => tracing::trace!(target: HANDLER, job, process, module, "{message}"),
-        _ => tracing::info!(target: HANDLER, job, process, module, "{message}"),
-    }
-}
-
-/// The newest lines of a stream.
-#[derive(Clone, Debug, Default)]
-struct LastLines(Arc<Mutex<VecDeque<String>>>);
-
-impl LastLines {
-    fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LAST_LINES {
-            lines.pop_front();
-        }
-        // They end up in error reports, which go to whoever sent the job.
-        lines.push_back(redact::clean(line).into_owned());
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
     }
 }

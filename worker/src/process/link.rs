@@ -8,8 +8,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::incarnation::Events;
-use super::running::RunningJobs;
+use super::events::Events;
+use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use crate::logs::redact;
 use runpod_worker_core::ProcessEvent;

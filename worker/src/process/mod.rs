@@ -1,17 +1,19 @@
-//! Handler processes: starting them, talking to them, ending them, and saying what became of them.
+//! Handler processes: starts them, exchanges messages with them, kills them and reports how they exited.
 //!
 //! [`Processes`] performs the three process effects of the core (`Spawn`, `Send`, `Kill`) without ever blocking, and
 //! answers with [`ProcessEvent`](runpod_worker_core::ProcessEvent)s. Nothing here decides what an event means.
 
+mod events;
 mod exit;
+mod group;
+mod handler_log;
 mod incarnation;
-mod kill;
+pub(crate) mod limits;
 mod link;
-mod memory;
-mod oom;
 mod output;
 mod pool;
-mod running;
+mod resident_memory;
+mod running_jobs;
 mod secret_inputs;
 mod spawn;
 

@@ -1,15 +1,11 @@
 //! What a handler process prints: split into lines, capped, rate-limited.
 
-use std::time::Duration;
-
 use runpod_handler_protocol::{LOG_MARK, MAX_LOG_LINE};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Longest line passed on, in bytes; the rest of it is counted and thrown away.
-pub(super) const MAX_LINE_LEN: usize = 4096;
-const WINDOW: Duration = Duration::from_secs(1);
+use super::limits::{MAX_LINE_LEN, RATE_WINDOW};
 
 /// What [`read_lines`] found.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,7 +115,7 @@ impl Budget {
     }
 
     fn window_end(&self) -> Instant {
-        self.start + WINDOW
+        self.start + RATE_WINDOW
     }
 
     /// Opens a new window; answers how many lines the old one dropped.

@@ -10,16 +10,14 @@ use runpod_handler_protocol::ToHandler;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::incarnation::{Events, Incarnation};
-use super::kill::Group;
+use super::events::Events;
+use super::group::Group;
+use super::incarnation::Incarnation;
+use super::limits::SEND_QUEUE;
 use super::link::Frame;
-use super::running::RunningJobs;
+use super::running_jobs::RunningJobs;
 use super::spawn::HandlerCommand;
 use runpod_worker_core::{Epoch, Event, ProcessId};
-
-/// Messages that may wait for a handler process. It reads on a thread that runs no user code, so even one that is busy
-/// takes them at once; one that lets this many pile up is broken.
-const SEND_QUEUE: usize = 256;
 
 /// Starts, feeds and kills handler processes. Dropping it kills them all.
 ///

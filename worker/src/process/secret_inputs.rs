@@ -6,10 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::limits::SCHEMA_DEPTH;
 use crate::logs::redact;
-
-/// How deep schema and input are followed; a schema may refer to itself.
-const MAX_DEPTH: usize = 64;
 
 /// What one handler process has said about its inputs. It has nothing secret until it says so.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +37,9 @@ impl SecretInputs {
         let Some(schema) = self.0.get() else { return };
         let input = serde_json::from_slice::<Job<'_>>(job).ok().and_then(|job| job.input);
         let Some(Ok(input)) = input.map(|input| serde_json::from_str::<Value>(input.get())) else { return };
-        walk(schema, schema, &input, MAX_DEPTH);
+        let mut secrets = Vec::new();
+        walk(schema, schema, &input, SCHEMA_DEPTH, &mut secrets);
+        redact::add_all_of_job(secrets.iter().map(String::as_str));
     }
 }
 
@@ -56,18 +56,18 @@ fn is_marked(schema: &Value) -> bool {
 }
 
 /// Follows all alternatives of a schema: better a value too many is masked than one too few.
-fn walk(root: &Value, schema: &Value, value: &Value, depth: usize) {
+fn walk(root: &Value, schema: &Value, value: &Value, depth: usize, secrets: &mut Vec<String>) {
     let Some(depth) = depth.checked_sub(1) else { return };
     if is_marked(schema) {
-        return mask_all(value);
+        return collect(value, secrets);
     }
     let target = schema.get("$ref").and_then(Value::as_str).and_then(|path| root.pointer(path.strip_prefix('#')?));
     if let Some(target) = target {
-        walk(root, target, value, depth);
+        walk(root, target, value, depth, secrets);
     }
     for key in ["anyOf", "oneOf", "allOf"] {
         for alternative in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
-            walk(root, alternative, value, depth);
+            walk(root, alternative, value, depth, secrets);
         }
     }
     match value {
@@ -75,7 +75,7 @@ fn walk(root: &Value, schema: &Value, value: &Value, depth: usize) {
             for (name, field) in fields {
                 let own = schema.get("properties").and_then(|properties| properties.get(name));
                 if let Some(schema) = own.or_else(|| schema.get("additionalProperties")) {
-                    walk(root, schema, field, depth);
+                    walk(root, schema, field, depth, secrets);
                 }
             }
         }
@@ -84,7 +84,7 @@ fn walk(root: &Value, schema: &Value, value: &Value, depth: usize) {
             for (index, item) in items.iter().enumerate() {
                 let own = first.and_then(|schemas| schemas.get(index)).or_else(|| schema.get("items"));
                 if let Some(schema) = own {
-                    walk(root, schema, item, depth);
+                    walk(root, schema, item, depth, secrets);
                 }
             }
         }
@@ -92,12 +92,13 @@ fn walk(root: &Value, schema: &Value, value: &Value, depth: usize) {
     }
 }
 
-fn mask_all(value: &Value) {
+/// Every text and number in a value.
+fn collect(value: &Value, secrets: &mut Vec<String>) {
     match value {
-        Value::String(text) => redact::add_of_job(text),
-        Value::Number(number) => redact::add_of_job(&number.to_string()),
-        Value::Array(items) => items.iter().for_each(mask_all),
-        Value::Object(fields) => fields.values().for_each(mask_all),
+        Value::String(text) => secrets.push(text.clone()),
+        Value::Number(number) => secrets.push(number.to_string()),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, secrets)),
+        Value::Object(fields) => fields.values().for_each(|field| collect(field, secrets)),
         Value::Null | Value::Bool(_) => {}
     }
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use super::kill::Group;
+use super::group::Group;
 
 /// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
 /// Those of OpenTelemetry are left: a handler may export its own traces and metrics with them.

@@ -1,4 +1,4 @@
-//! RunPod's HTTP client: job-take, job-take-batch, job-stop, job-done, job-stream.
+//! RunPod's queue over HTTP: job-take, job-take-batch, job-stop, job-done, job-stream.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,41 +10,18 @@ use reqwest::{Client, Response, StatusCode};
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use tokio::time::timeout;
 
+use super::limits::{
+    BODY_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, POLL_TIMEOUT, POST_BODY_TIMEOUT, POST_BYTES_PER_SECOND,
+    POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
+};
 use super::{JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire};
 use crate::base::url::append;
 use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
 use runpod_worker_core::JobId;
 
-/// A long poll is given up after this time without an answer, as in RunPod's SDK.
-const POLL_LIMIT: Duration = Duration::from_secs(90);
-
-/// Reading the body of an answer that has begun may take this long.
-const BODY_LIMIT: Duration = Duration::from_secs(120);
-
-/// A post may take this long …
-const POST_LIMIT: Duration = Duration::from_secs(60);
-
-/// … and one second more for each of this many bytes …
-const POST_BYTES_PER_SECOND: u64 = 100_000;
-
-/// … up to the limit of RunPod's SDK.
-const POST_LIMIT_MAX: Duration = Duration::from_secs(600);
-
-/// The answer to a post is its status; its body is not waited for any longer than this.
-const POST_BODY_LIMIT: Duration = Duration::from_secs(5);
-
-/// The final result waits behind a progress post in flight, so that one gets less time.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(10);
-
-/// Jobs of the largest size that one reply may hold; smaller ones may be more.
-const MAX_LARGE_JOBS: usize = 16;
-
-/// Longest reply that is read when no job can be in it.
-const MAX_SMALL_REPLY: usize = 1024 * 1024;
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// RunPod's queue over HTTP. One attempt per call; when to try again is decided by the callers.
+/// RunPod's queue over HTTP. Each call makes one attempt; the callers decide when to make another.
 pub struct HttpQueue {
     polls: Client,
     posts: Client,
@@ -56,7 +33,7 @@ pub struct HttpQueue {
     tenant: Option<TenantField>,
 }
 
-/// Shows the one URL that can be shown without what may be secret in it.
+/// Shows one URL, without the parts that may be secret.
 impl fmt::Debug for HttpQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpQueue").field("done", &self.done).finish_non_exhaustive()
@@ -95,7 +72,7 @@ impl HttpQueue {
         url
     }
 
-    /// Notes on whose behalf each job runs, if that was asked for.
+    /// Sets the tenant of each job, if `--tenant-field` is set.
     fn with_tenants(&self, mut reply: TakeReply) -> TakeReply {
         if let (Some(field), TakeReply::Jobs(jobs)) = (&self.tenant, &mut reply) {
             for job in jobs {
@@ -106,21 +83,21 @@ impl HttpQueue {
     }
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
-        match timeout(POLL_LIMIT, self.polls.get(url).send()).await {
+        match timeout(POLL_TIMEOUT, self.polls.get(url).send()).await {
             Ok(sent) => sent.map_err(request_error),
-            Err(_) => Err(RequestError::TimedOut(POLL_LIMIT)),
+            Err(_) => Err(RequestError::TimedOut(POLL_TIMEOUT)),
         }
     }
 
     async fn post_result(&self, mut url: String, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
         append(&mut url, "isStream", if streamed { "true" } else { "false" });
-        let limit = post_limit(body.len());
+        let limit = post_timeout(body.len());
         self.post(&url, job, body, limit).await
     }
 
     async fn post(&self, url: &str, job: &JobId, body: Bytes, limit: Duration) -> PostReply {
         let mut request = self.posts.post(url).body(body).timeout(limit);
-        // An id that cannot stand in a header still stands in the URL, which is what counts.
+        // The queue finds the job by the URL, so an id that cannot stand in a header does no harm.
         if let Ok(id) = HeaderValue::from_str(job.as_str()) {
             request = request.header(REQUEST_ID, id);
         }
@@ -128,8 +105,8 @@ impl HttpQueue {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let retry_after = retry_after(response.headers());
-                // Read so that the connection can be used again; what it says means nothing.
-                let _ = read_body(response, MAX_SMALL_REPLY, POST_BODY_LIMIT).await;
+                // Read so that the connection can be used again; the content has no meaning.
+                let _ = read_body(response, MAX_SMALL_REPLY, POST_BODY_TIMEOUT).await;
                 PostReply::Status { code, retry_after }
             }
             Err(error) if error.is_timeout() && !error.is_connect() => PostReply::Failed(RequestError::TimedOut(limit)),
@@ -142,7 +119,7 @@ impl JobSource for HttpQueue {
     async fn take(&self, want: usize, holding: bool) -> TakeReply {
         let response = match self.get(&self.take_url(want, holding)).await {
             Ok(response) => response,
-            // The queue held the request for as long as it may. That is the normal end of a quiet poll.
+            // The queue has held the request for the longest time allowed: the normal end of a poll without a job.
             Err(RequestError::TimedOut(_)) => return TakeReply::Nothing,
             Err(error) => return TakeReply::Failed { error, retry_after: None },
         };
@@ -150,14 +127,14 @@ impl JobSource for HttpQueue {
         let retry_after = retry_after(response.headers());
         match status {
             StatusCode::NO_CONTENT | StatusCode::BAD_REQUEST => TakeReply::Nothing,
-            StatusCode::TOO_MANY_REQUESTS => TakeReply::Throttled { retry_after },
+            StatusCode::TOO_MANY_REQUESTS => TakeReply::RateLimited { retry_after },
             _ if !status.is_success() => {
                 TakeReply::Failed { error: RequestError::from_status(status.as_u16()), retry_after }
             }
             _ => {
                 let media_type = media_type(response.headers());
                 let limit = MAX_PAYLOAD_LEN.saturating_mul(want.clamp(1, MAX_LARGE_JOBS));
-                match read_body(response, limit, BODY_LIMIT).await {
+                match read_body(response, limit, BODY_TIMEOUT).await {
                     Ok(Body::Complete(body)) if body.is_empty() => TakeReply::Nothing,
                     Ok(Body::Complete(body)) if media_type == "application/json" => {
                         let mut reply = self.with_tenants(wire::take_reply(&body));
@@ -187,12 +164,12 @@ impl JobSource for HttpQueue {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         match status {
-            StatusCode::TOO_MANY_REQUESTS => StopReply::Throttled { retry_after },
+            StatusCode::TOO_MANY_REQUESTS => StopReply::RateLimited { retry_after },
             _ if !status.is_success() => {
                 StopReply::Failed { error: RequestError::from_status(status.as_u16()), retry_after }
             }
             _ if media_type(response.headers()) != "application/json" => StopReply::Nothing,
-            _ => match read_body(response, MAX_SMALL_REPLY, BODY_LIMIT).await {
+            _ => match read_body(response, MAX_SMALL_REPLY, BODY_TIMEOUT).await {
                 Ok(Body::Complete(body)) => wire::stop_reply(&body),
                 Ok(Body::Cut(_)) => StopReply::Nothing,
                 Err(error) => StopReply::Failed { error, retry_after },
@@ -213,20 +190,20 @@ impl ResultSink for HttpQueue {
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {
         let Some(stream) = &self.stream else { return PostReply::NoRoute };
         let mut url = stream.for_job(job);
-        // `false` on the stream route is no slip: RunPod's SDK says `true` only with the final result.
+        // RunPod's SDK sends `true` only with the final result, not on the stream route.
         append(&mut url, "isStream", "false");
-        let limit = post_limit(body.len());
+        let limit = post_timeout(body.len());
         self.post(&url, job, body, limit).await
     }
 
     async fn post_progress(&self, job: &JobId, body: Bytes) -> PostReply {
         let mut url = self.done.for_job(job);
         append(&mut url, "isStream", "false");
-        self.post(&url, job, body, PROGRESS_LIMIT).await
+        self.post(&url, job, body, PROGRESS_TIMEOUT).await
     }
 }
 
-/// Follows 307 and 308 only. The others turn a POST into a GET, whose success would look like a delivered result.
+/// Follows 307 and 308 only. Other redirects turn a POST into a GET, whose success would look like a delivered result.
 fn keep_the_method() -> Policy {
     Policy::custom(|attempt| {
         let keeps = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
@@ -234,9 +211,9 @@ fn keep_the_method() -> Policy {
     })
 }
 
-fn post_limit(len: usize) -> Duration {
+fn post_timeout(len: usize) -> Duration {
     let extra = u64::try_from(len).unwrap_or(u64::MAX) / POST_BYTES_PER_SECOND;
-    POST_LIMIT.saturating_add(Duration::from_secs(extra)).min(POST_LIMIT_MAX)
+    POST_TIMEOUT.saturating_add(Duration::from_secs(extra)).min(POST_TIMEOUT_MAX)
 }
 
 /// The media type without parameters, in lower case; empty when there is none.
@@ -252,12 +229,12 @@ fn printable(text: &str) -> String {
 
 enum Body {
     Complete(Bytes),
-    /// It is longer than the limit; this is its beginning.
+    /// The beginning of a body that is longer than the limit.
     Cut(Bytes),
 }
 
-async fn read_body(response: Response, limit: usize, patience: Duration) -> Result<Body, RequestError> {
-    timeout(patience, read_up_to(response, limit)).await.unwrap_or(Err(RequestError::TimedOut(patience)))
+async fn read_body(response: Response, max_len: usize, limit: Duration) -> Result<Body, RequestError> {
+    timeout(limit, read_up_to(response, max_len)).await.unwrap_or(Err(RequestError::TimedOut(limit)))
 }
 
 async fn read_up_to(mut response: Response, limit: usize) -> Result<Body, RequestError> {
@@ -271,7 +248,7 @@ async fn read_up_to(mut response: Response, limit: usize) -> Result<Body, Reques
     Ok(Body::Complete(body.freeze()))
 }
 
-/// Why no answer came, with the causes and without the URL, which may hold secrets.
+/// The reason why no answer came, with its causes and without the URL, which may hold secrets.
 pub fn request_error(error: reqwest::Error) -> RequestError {
     RequestError::Unreachable(request_error_text(error))
 }

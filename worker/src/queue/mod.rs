@@ -2,6 +2,7 @@
 
 mod body;
 mod http;
+pub(crate) mod limits;
 pub mod poller;
 pub mod stop;
 mod tenant;
@@ -21,7 +22,7 @@ pub use tenant::TenantField;
 /// Where jobs come from.
 pub trait JobSource: Send + Sync + 'static {
     /// Waits for up to `want` jobs. `holding` tells the queue that the worker has at least one already.
-    /// Ends by itself: the request has limits. Dropping the future gives the request up.
+    /// Ends within the limits of a poll. Dropping the future ends the request.
     fn take(&self, want: usize, holding: bool) -> impl Future<Output = TakeReply> + Send;
 
     /// Waits for jobs to be stopped, under the same limits.
@@ -33,7 +34,7 @@ pub trait ResultSink: Send + Sync + 'static {
     /// Posts a final result. `streamed` says that the handler streams.
     fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> impl Future<Output = PostReply> + Send;
 
-    /// Posts a final result that worker `worker` has left behind, as that worker would have.
+    /// Posts a final result of another worker, `worker`, as that worker would have.
     fn post_final_of(
         &self,
         worker: &str,
@@ -55,12 +56,12 @@ pub trait ResultSink: Send + Sync + 'static {
 /// How the queue answered a request for jobs.
 #[derive(Clone, Debug)]
 pub enum TakeReply {
-    /// At least one job, some of which may only be good for being failed.
+    /// At least one job. Those that cannot be run have an error for a body.
     Jobs(Vec<TakenJob>),
     /// No job; the request may be repeated at once.
     Nothing,
-    /// 429.
-    Throttled {
+    /// The queue answered 429.
+    RateLimited {
         /// `Retry-After`, if the queue sent one.
         retry_after: Option<Duration>,
     },
@@ -80,10 +81,10 @@ pub enum StopReply {
     Stop(Vec<JobId>),
     /// Nothing to stop.
     Nothing,
-    /// The job-take URL has no `/job-take/` to derive the channel from. Asking again will not help.
+    /// There is no stop channel: its URL is derived from the job-take URL, which has no `/job-take/`.
     Unsupported,
-    /// 429.
-    Throttled {
+    /// The queue answered 429.
+    RateLimited {
         /// `Retry-After`, if the queue sent one.
         retry_after: Option<Duration>,
     },
@@ -96,7 +97,7 @@ pub enum StopReply {
     },
 }
 
-/// How one attempt to deliver something ended. What it means is decided in the outbox.
+/// How one attempt to deliver something ended. The outbox decides what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PostReply {
     /// The queue answered.
@@ -112,7 +113,7 @@ pub enum PostReply {
     NoRoute,
 }
 
-/// Why a request to the queue brought nothing. The texts hold neither URLs nor payloads.
+/// Why a request to the queue failed. The texts hold neither URLs nor payloads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -125,7 +126,7 @@ pub enum RequestError {
     /// 401 or 403.
     #[error("the queue answered {0}; check RUNPOD_AI_API_KEY")]
     Unauthorized(u16),
-    /// Another status that is no answer.
+    /// Another status that is not a success.
     #[error("the queue answered {0}; check the RUNPOD_WEBHOOK_* URLs and the queue's log")]
     Status(u16),
     /// A success whose body cannot be used.
@@ -144,7 +145,7 @@ impl RequestError {
         }
     }
 
-    /// A coarse name. As long as it stays the same, repeated failures are not worth another log line.
+    /// The kind of failure. A failure of the same kind as the last one is not logged again.
     pub fn kind(&self) -> (&'static str, u16) {
         match self {
             Self::Unreachable(_) => ("unreachable", 0),
@@ -166,8 +167,8 @@ pub struct QueueConfig {
     pub stream: Option<UrlTemplate>,
     /// Sent raw, without a scheme, as `Authorization`.
     pub key: Secret,
-    /// Stands for `$ID` in `take`.
+    /// Replaces `$ID` in `take`.
     pub worker_id: String,
-    /// Where jobs say on whose behalf they run.
+    /// The field of a job that names its tenant.
     pub tenant: Option<TenantField>,
 }

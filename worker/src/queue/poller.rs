@@ -1,39 +1,20 @@
-//! The job-take long poll: asks when told to, answers each request with exactly one event.
+//! The job-take long poll. Each poll that the dispatcher asks for ends with exactly one event.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::{
+    ERROR_PAUSE, ERROR_PAUSE_MAX, MAX_QUICK_POLLS, MAX_WAITING_POLLS, QUICK_PAUSE, QUICK_PAUSE_MAX, QUICK_POLL,
+    RATE_LIMIT_PAUSE,
+};
 use super::{JobSource, RequestError, TakeReply};
-use crate::base::Retry;
+use crate::base::{FailureState, Retry};
 use runpod_worker_core::{Event, PollAnswer};
-
-/// The shortest pause after 429 that RunPod's SDK keeps.
-pub const THROTTLE_MIN: Duration = Duration::from_secs(5);
-
-/// Pauses after an error grow from about this …
-const ERROR_PAUSE: Duration = Duration::from_secs(1);
-
-/// … to this.
-const ERROR_PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// A queue is meant to hold a poll until a job comes. One that says "no job" faster than this …
-const TOO_QUICK: Duration = Duration::from_millis(50);
-
-/// … so many times in a row is not asked again at once, …
-const TOO_QUICK_IN_A_ROW: u32 = 5;
-
-/// … but after pauses that grow from about this …
-const QUICK_PAUSE: Duration = Duration::from_millis(250);
-
-/// … to this: short, because a job may come any time.
-const QUICK_PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// Requests that may wait for the one in flight. The dispatcher has at most one.
-const PENDING: usize = 4;
 
 struct Request {
     want: usize,
@@ -52,21 +33,21 @@ impl PollHandle {
     /// Asks for up to `want` jobs. Ends with one `Event::Poll`. At most one poll may be in flight.
     pub fn poll(&self, want: usize, holding: bool) {
         let abort = CancellationToken::new();
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = abort.clone();
+        *self.latest.lock() = abort.clone();
         if self.requests.try_send(Request { want, holding, abort }).is_err() {
-            tracing::error!("a poll was asked for while others wait, or after shutdown; it is not made");
+            tracing::error!("A poll was asked for while others wait, or after shutdown. It is not made.");
         }
     }
 
     /// Gives up the poll in flight, if there is one. It still ends with its event.
     pub fn abort(&self) {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+        self.latest.lock().cancel();
     }
 }
 
 /// Starts the poll task. It ends when the handle is dropped or nobody listens to the events.
 pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>) -> PollHandle {
-    let (requests, mut inbox) = mpsc::channel::<Request>(PENDING);
+    let (requests, mut inbox) = mpsc::channel::<Request>(MAX_WAITING_POLLS);
     tokio::spawn(async move {
         let mut poller = Poller::new(source);
         while let Some(request) = inbox.recv().await {
@@ -84,8 +65,7 @@ struct Poller<S> {
     errors: Retry,
     quick: Retry,
     quick_in_a_row: u32,
-    /// Kind of the last failure; `None` after a success.
-    failing: Option<(&'static str, u16)>,
+    failing: FailureState<(&'static str, u16)>,
 }
 
 impl<S: JobSource> Poller<S> {
@@ -95,14 +75,14 @@ impl<S: JobSource> Poller<S> {
             errors: Retry::new(ERROR_PAUSE, ERROR_PAUSE_MAX),
             quick: Retry::new(QUICK_PAUSE, QUICK_PAUSE_MAX),
             quick_in_a_row: 0,
-            failing: None,
+            failing: FailureState::default(),
         }
     }
 
     async fn poll(&mut self, request: &Request) -> PollAnswer {
         let started = Instant::now();
         let reply = tokio::select! {
-            // An answer that is there already wins: dropping it would lose its jobs.
+            // An answer that has arrived comes first: dropping it would lose its jobs.
             biased;
             reply = self.source.take(request.want, request.holding) => reply,
             () = request.abort.cancelled() => return PollAnswer::Aborted,
@@ -120,9 +100,9 @@ impl<S: JobSource> Poller<S> {
                 self.succeeded();
                 self.nothing(started.elapsed())
             }
-            TakeReply::Throttled { retry_after } => {
+            TakeReply::RateLimited { retry_after } => {
                 self.succeeded();
-                PollAnswer::RateLimited { retry_after: retry_after.unwrap_or_default().max(THROTTLE_MIN) }
+                PollAnswer::RateLimited { retry_after: retry_after.unwrap_or_default().max(RATE_LIMIT_PAUSE) }
             }
             TakeReply::Failed { error, retry_after } => {
                 let retry_after = self.errors.next(retry_after);
@@ -133,31 +113,31 @@ impl<S: JobSource> Poller<S> {
     }
 
     fn nothing(&mut self, took: Duration) -> PollAnswer {
-        if took >= TOO_QUICK {
+        if took >= QUICK_POLL {
             self.quick_in_a_row = 0;
             self.quick.reset();
             return PollAnswer::Empty;
         }
         self.quick_in_a_row = self.quick_in_a_row.saturating_add(1);
-        if self.quick_in_a_row < TOO_QUICK_IN_A_ROW {
+        if self.quick_in_a_row < MAX_QUICK_POLLS {
             return PollAnswer::Empty;
         }
-        if self.quick_in_a_row == TOO_QUICK_IN_A_ROW {
-            tracing::warn!("the queue says \"no job\" at once instead of holding the request; polling slows down");
+        if self.quick_in_a_row == MAX_QUICK_POLLS {
+            tracing::warn!("The queue answers \"no job\" at once instead of holding the request. Polling slows down.");
         }
         PollAnswer::Failed { retry_after: self.quick.next(None) }
     }
 
     fn succeeded(&mut self) {
         self.errors.reset();
-        if self.failing.take().is_some() {
-            tracing::info!("the queue answers again");
+        if self.failing.succeed() {
+            tracing::info!("The queue answers again.");
         }
     }
 
     fn failed(&mut self, error: &RequestError, retry_in: Duration) {
-        if self.failing.replace(error.kind()) != Some(error.kind()) {
-            tracing::warn!(%error, ?retry_in, "no jobs can be taken");
+        if self.failing.fail(error.kind()) {
+            tracing::warn!(%error, ?retry_in, "No jobs can be taken.");
         }
     }
 }
@@ -189,7 +169,7 @@ mod tests {
     impl JobSource for Script {
         async fn take(&self, _want: usize, _holding: bool) -> TakeReply {
             self.takes.fetch_add(1, Ordering::SeqCst);
-            let next = self.replies.lock().unwrap().pop_front();
+            let next = self.replies.lock().pop_front();
             match next {
                 Some((Duration::ZERO, reply)) => reply,
                 Some((wait, reply)) => {
@@ -257,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_aborted_poll_ends_and_the_next_one_is_not_touched() {
+    async fn an_abort_ends_the_poll_in_flight_and_not_the_next_one() {
         let source = Script::new([(60_000, job()), (100, job())]);
         let mut rig = Rig::new(&source);
         rig.handle.poll(1, false);
@@ -269,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_there_beats_the_abort() {
+    async fn an_answer_that_has_arrived_is_kept_despite_an_abort() {
         let source = Script::new([(0, job())]);
         let mut rig = Rig::new(&source);
         rig.handle.poll(1, false);
@@ -278,9 +258,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn throttling_waits_five_seconds_or_longer() {
+    async fn a_429_pauses_for_five_seconds_or_longer() {
         let wait = |seconds| Some(Duration::from_secs(seconds));
-        let throttled = |retry_after| (1, TakeReply::Throttled { retry_after });
+        let throttled = |retry_after| (1, TakeReply::RateLimited { retry_after });
         let source = Script::new([throttled(None), throttled(wait(1)), throttled(wait(20))]);
         let mut rig = Rig::new(&source);
         for expected in [5, 5, 20] {
@@ -291,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn errors_back_off_and_success_ends_it() {
+    async fn pauses_grow_with_each_error_until_a_success() {
         let replies = (0..20).map(|_| (1, failure(500, None))).chain([(1, job()), (1, failure(500, None))]);
         let source = Script::new(replies.collect::<Vec<_>>());
         let mut rig = Rig::new(&source);
@@ -309,22 +289,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_queue_may_say_when_to_come_back() {
+    async fn retry_after_of_the_queue_is_kept() {
         let source = Script::new([(1, failure(503, Some(Duration::from_secs(44))))]);
         let mut rig = Rig::new(&source);
         assert_eq!(pause(&rig.poll().await), Duration::from_secs(44));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_that_does_not_hold_its_polls_is_not_hammered() {
+    async fn a_queue_that_does_not_hold_polls_is_polled_less_often() {
         let quick = |_| (1, TakeReply::Nothing);
         let replies = (0..10).map(quick).chain([(80, TakeReply::Nothing)]).chain((0..2).map(quick));
         let source = Script::new(replies.collect::<Vec<_>>());
         let mut rig = Rig::new(&source);
-        for _ in 1..TOO_QUICK_IN_A_ROW {
+        for _ in 1..MAX_QUICK_POLLS {
             assert!(matches!(rig.poll().await, PollAnswer::Empty));
         }
-        for _ in TOO_QUICK_IN_A_ROW..=10 {
+        for _ in MAX_QUICK_POLLS..=10 {
             assert!(pause(&rig.poll().await) <= QUICK_PAUSE_MAX);
         }
         assert!(matches!(rig.poll().await, PollAnswer::Empty), "held long enough");

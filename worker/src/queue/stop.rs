@@ -1,22 +1,15 @@
 //! The job-stop long poll. It runs beside job-take, also while jobs run.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::poller::THROTTLE_MIN;
+use super::limits::{RATE_LIMIT_PAUSE, STOP_ERROR_PAUSE_MAX, STOP_PAUSE};
 use super::{JobSource, RequestError, StopReply};
-use crate::base::Retry;
+use crate::base::{FailureState, Retry};
 use runpod_worker_core::Event;
-
-/// Pause after an answer without stops, as in RunPod's SDK; pauses after errors start here too …
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// … and grow to this. A late stop costs GPU time, so it is short.
-const ERROR_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// Starts the stop channel. It ends with `shutdown`, when nobody listens to the events, or when the URLs have no such channel.
 pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
@@ -24,13 +17,13 @@ pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>, shutdown
 }
 
 async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
-    let mut retry = Retry::new(PAUSE, ERROR_PAUSE_MAX);
-    let mut failing: Option<(&'static str, u16)> = None;
+    let mut retry = Retry::new(STOP_PAUSE, STOP_ERROR_PAUSE_MAX);
+    let mut failing = FailureState::default();
     loop {
         let reply = source.stops().await;
         if !matches!(reply, StopReply::Failed { .. }) {
             retry.reset();
-            failing = None;
+            failing.succeed();
         }
         let pause = match reply {
             StopReply::Stop(jobs) => {
@@ -39,18 +32,18 @@ async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
                 }
                 continue;
             }
-            StopReply::Nothing => PAUSE,
-            StopReply::Throttled { retry_after } => retry_after.unwrap_or_default().max(THROTTLE_MIN),
+            StopReply::Nothing => STOP_PAUSE,
+            StopReply::RateLimited { retry_after } => retry_after.unwrap_or_default().max(RATE_LIMIT_PAUSE),
             StopReply::Failed { error, retry_after } => {
-                if failing.replace(error.kind()) != Some(error.kind()) {
+                if failing.fail(error.kind()) {
                     report(&error);
                 }
-                retry.next(retry_after).max(PAUSE)
+                retry.next(retry_after).max(STOP_PAUSE)
             }
             StopReply::Unsupported => {
                 tracing::warn!(
-                    "jobs cannot be cancelled while they run: RUNPOD_WEBHOOK_GET_JOB has no `/job-take/` to derive the \
-                     stop channel from"
+                    "Running jobs cannot be cancelled: the URL of the stop channel is derived from RUNPOD_WEBHOOK_GET_JOB, \
+                     which has no `/job-take/`."
                 );
                 return;
             }
@@ -61,18 +54,21 @@ async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
 
 fn report(error: &RequestError) {
     if *error == RequestError::Status(404) {
-        // Endpoints from before the stop channel: nothing is wrong, and nothing can be done about it here.
-        tracing::info!("the queue has no stop channel (404); it is asked again now and then");
+        // An endpoint that is older than the stop channel is no failure of this worker.
+        tracing::info!(
+            "The queue has no stop channel (404): running jobs cannot be cancelled. The worker goes on asking."
+        );
     } else {
-        tracing::warn!(%error, "the stop channel does not answer; running jobs cannot be cancelled meanwhile");
+        tracing::warn!(%error, "The stop channel does not answer: running jobs cannot be cancelled until it does.");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Mutex;
+    use std::time::Duration;
 
+    use parking_lot::Mutex;
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -92,7 +88,7 @@ mod tests {
 
         async fn stops(&self) -> StopReply {
             self.asked.try_send(Instant::now()).unwrap();
-            let next = self.replies.lock().unwrap().pop_front();
+            let next = self.replies.lock().pop_front();
             match next {
                 Some(reply) => reply,
                 None => std::future::pending().await,
@@ -132,15 +128,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_answer_is_asked_for_more_than_once_a_second() {
-        let throttled = StopReply::Throttled { retry_after: None };
+        let throttled = StopReply::RateLimited { retry_after: None };
         let (pauses, events) = run_script([StopReply::Nothing, throttled, failed(404), failed(404), failed(500)]).await;
         assert!(events.is_empty());
-        assert!(pauses.iter().all(|pause| *pause >= PAUSE && *pause <= ERROR_PAUSE_MAX), "{pauses:?}");
-        assert!(pauses[0] < Duration::from_millis(1_010) && pauses[1] >= THROTTLE_MIN, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause >= STOP_PAUSE && *pause <= STOP_ERROR_PAUSE_MAX), "{pauses:?}");
+        assert!(pauses[0] < Duration::from_millis(1_010) && pauses[1] >= RATE_LIMIT_PAUSE, "{pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_channel_the_task_ends() {
+    async fn the_task_ends_when_the_queue_has_no_stop_channel() {
         let (asked, _times) = mpsc::channel(1);
         let (sender, _events) = mpsc::channel(1);
         let source = Script { replies: Mutex::new([StopReply::Unsupported].into()), asked };

@@ -1,5 +1,5 @@
-//! Where a job says on whose behalf it runs. The one part of a job, beside what the protocol defines, that the worker reads,
-//! and only when it was asked to.
+//! The field of a job that names its tenant. Beside the fields of the protocol it is the only part of a job that the worker
+//! reads, and only with `--tenant-field`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,8 +9,7 @@ use std::str::FromStr;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Longest tenant, in characters; what is longer is cut.
-const MAX_LEN: usize = 64;
+use super::limits::MAX_TENANT_LEN;
 
 /// A field of the job: `tenant`, or a path into it such as `input.tenant`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl fmt::Display for TenantField {
 }
 
 impl TenantField {
-    /// What stands there, if it is a text or a number. Only the objects along the path are taken apart.
+    /// The value of the field, if it is a text or a number. Only the objects along the path are parsed.
     pub fn read(&self, job: &[u8]) -> Option<String> {
         let mut value: &RawValue = serde_json::from_slice(job).ok()?;
         for name in &self.0 {
@@ -47,7 +46,7 @@ impl TenantField {
             Value::Number(number) => number.to_string(),
             _ => return None,
         };
-        let tenant: String = tenant.chars().filter(|c| !c.is_control()).take(MAX_LEN).collect();
+        let tenant: String = tenant.chars().filter(|c| !c.is_control()).take(MAX_TENANT_LEN).collect();
         (!tenant.is_empty()).then_some(tenant)
     }
 }

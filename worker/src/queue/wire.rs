@@ -11,15 +11,11 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+pub use super::limits::MAX_ID_LEN;
+use super::limits::MAX_TRACEPARENT_LEN;
 use super::{RequestError, StopReply, TakeReply};
 use crate::logs::redact;
 use runpod_worker_core::{JobId, TakenJob};
-
-/// Longest job id that is taken, in bytes. RunPod's are about 40.
-pub const MAX_ID_LEN: usize = 256;
-
-/// Longest `traceparent` that is passed on (W3C Trace Context: 55 in version 00, later versions may be longer).
-const MAX_TRACEPARENT_LEN: usize = 128;
 
 /// The parts of a job that the worker itself reads.
 #[derive(Deserialize)]
@@ -39,7 +35,7 @@ struct Job<'a> {
 }
 
 /// Reads the body of a successful job-take or job-take-batch: an object, an array of objects, or no job at all.
-/// Each element stands alone. A reply that is not JSON fails the jobs whose ids can still be read.
+/// A bad element does not affect the others. A reply that is not JSON fails the jobs whose ids can still be read.
 pub fn take_reply(body: &Bytes) -> TakeReply {
     let body = body.slice(without_bom(body)..);
     if body.trim_ascii().is_empty() {
@@ -66,7 +62,7 @@ pub fn take_reply(body: &Bytes) -> TakeReply {
         match read_job(&body, element) {
             Ok(job) => jobs.push(job),
             Err(reason) => {
-                tracing::warn!(reason, "the queue sent something that cannot be run as a job, and it has no usable id");
+                tracing::warn!(reason, "The queue sent a job that cannot be run and has no usable id. It is ignored.");
                 problem = reason;
             }
         }
@@ -74,7 +70,7 @@ pub fn take_reply(body: &Bytes) -> TakeReply {
     if jobs.is_empty() { failed(problem) } else { TakeReply::Jobs(jobs) }
 }
 
-/// Answer to a reply that cannot be read as a whole: the jobs whose ids can be recovered are failed with the reason.
+/// The meaning of a reply that cannot be read as a whole: the jobs whose ids can be recovered fail with the reason.
 pub fn unusable(body: &[u8], reason: &str) -> TakeReply {
     let jobs: Vec<TakenJob> = recover_ids(body)
         .into_iter()
@@ -87,7 +83,7 @@ fn failed(reason: String) -> TakeReply {
     TakeReply::Failed { error: RequestError::Unusable(reason), retry_after: None }
 }
 
-/// RunPod's SDK chokes on a byte order mark; there is no need to.
+/// The length of the byte order mark, if there is one.
 fn without_bom(body: &[u8]) -> usize {
     if body.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 }
 }
@@ -114,7 +110,7 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
         Ok(reply.slice_ref(text.as_bytes()))
     };
     if let Some(config) = job.s3_config {
-        hide_credentials(config);
+        redact_credentials(config);
     }
     Ok(TakenJob {
         timeout: job.policy.and_then(execution_timeout),
@@ -142,8 +138,7 @@ fn usable_id(text: &str) -> bool {
     (1..=MAX_ID_LEN).contains(&text.len())
 }
 
-/// `policy.executionTimeout`, in milliseconds. Whether the platform forwards it is unknown, so nothing depends on it
-/// on the platform.
+/// `policy.executionTimeout`, in milliseconds. It is unknown whether the platform forwards it; our own endpoint does.
 fn execution_timeout(policy: &RawValue) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Policy<'a> {
@@ -167,8 +162,8 @@ fn batch(raw: &RawValue) -> Option<String> {
     (1..=MAX_ID_LEN).contains(&text.len()).then(|| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }
 
-/// The bucket's credentials come with the job, and the handler may print them. They are masked before it has them.
-fn hide_credentials(config: &RawValue) {
+/// Adds the bucket's credentials, which come with the job, to what is redacted: the handler may print them.
+fn redact_credentials(config: &RawValue) {
     let Ok(config) = serde_json::from_str::<BTreeMap<String, Value>>(config.get()) else { return };
     let secret = |name: &str| redact::is_secret_name(name) || name == "accessId";
     config.iter().filter(|(name, _)| secret(name)).filter_map(|(_, value)| value.as_str()).for_each(redact::add_of_job);
@@ -183,17 +178,17 @@ fn traceparent(raw: &RawValue) -> Option<String> {
 fn recover_ids(body: &[u8]) -> Vec<JobId> {
     let mut ids = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    // The error is known already; what counts is what was read before it.
-    let _ = Recovery { ids: &mut ids, list_allowed: true }.deserialize(&mut reader);
+    // The error is known already; the ids that were read before it are wanted.
+    let _ = IdCollector { ids: &mut ids, list_allowed: true }.deserialize(&mut reader);
     ids
 }
 
-struct Recovery<'a> {
+struct IdCollector<'a> {
     ids: &'a mut Vec<JobId>,
     list_allowed: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Recovery<'_> {
+impl<'de> DeserializeSeed<'de> for IdCollector<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -201,7 +196,7 @@ impl<'de> DeserializeSeed<'de> for Recovery<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Recovery<'_> {
+impl<'de> Visitor<'de> for IdCollector<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -232,12 +227,12 @@ impl<'de> Visitor<'de> for Recovery<'_> {
         if !self.list_allowed {
             return Err(serde::de::Error::custom("a list inside the list"));
         }
-        while list.next_element_seed(Recovery { ids: &mut *self.ids, list_allowed: false })?.is_some() {}
+        while list.next_element_seed(IdCollector { ids: &mut *self.ids, list_allowed: false })?.is_some() {}
         Ok(())
     }
 }
 
-/// Reads the body of a successful job-stop reply. Whatever is not `{"jobsToStop": ["id", …]}` stops nothing.
+/// Reads the body of a successful job-stop reply. A body that is not `{"jobsToStop": ["id", …]}` stops nothing.
 pub fn stop_reply(body: &[u8]) -> StopReply {
     let Ok(reply) = serde_json::from_slice::<Value>(&body[without_bom(body)..]) else {
         return StopReply::Nothing;
@@ -247,7 +242,10 @@ pub fn stop_reply(body: &[u8]) -> StopReply {
     };
     let ids: Vec<JobId> = listed.iter().filter_map(Value::as_str).filter(|id| usable_id(id)).map(JobId::from).collect();
     if ids.len() < listed.len() {
-        tracing::warn!(ignored = listed.len() - ids.len(), "the stop channel listed things that are not job ids");
+        tracing::warn!(
+            ignored = listed.len() - ids.len(),
+            "The stop channel listed values that are not job ids. They are ignored."
+        );
     }
     if ids.is_empty() { StopReply::Nothing } else { StopReply::Stop(ids) }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -8,11 +10,12 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue as Attribute};
 use opentelemetry_proto::tonic::trace::v1::{Span as Exported, span::SpanKind as Kind, status::StatusCode};
 use prost::Message as _;
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
+use runpod_worker_core::{JobCost, JobStatus, Report, TakenJob};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use runpod_worker_core::JobCost;
+use crate::base::{Identity, UrlTemplate};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 

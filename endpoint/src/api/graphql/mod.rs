@@ -1,4 +1,4 @@
-//! `POST /graphql`: RunPod's pod query, answered for the workers that this program runs.
+//! `POST /graphql`: RunPod's pod query, for the workers that this program runs.
 
 mod pod;
 
@@ -11,11 +11,10 @@ use axum::routing::post;
 
 use super::body::{self, BodyError};
 use super::error::ApiError;
+use super::limits;
 use super::{Keys, client_only};
 use crate::local::{GpuFigures, Local, LocalWorker};
 use pod::Pod;
-
-const MAX_BODY: usize = 1 << 20;
 
 /// Bounds of one query; the official tools need a fraction, the usual introspection query about half.
 const MAX_DEPTH: usize = 24;
@@ -23,7 +22,7 @@ const MAX_COMPLEXITY: usize = 1000;
 
 type Pods = Schema<Query, EmptyMutation, EmptySubscription>;
 
-/// The route, for those with the client key.
+/// The route; it requires the client key.
 pub(crate) fn router(local: Local, keys: &Keys) -> Router {
     client_only(Router::new().route("/graphql", post(answer)), keys).with_state(schema(local))
 }
@@ -37,10 +36,10 @@ fn schema(local: Local) -> Pods {
         .finish()
 }
 
-/// Errors of a query are part of a 200 reply, as GraphQL has it.
+/// Errors of a query are part of a 200 reply, as in GraphQL over HTTP.
 async fn answer(State(schema): State<Pods>, body: Body) -> Result<Response, ApiError> {
-    let body = body::read(body, MAX_BODY).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: MAX_BODY },
+    let body = body::read(body, limits::GRAPHQL_BODY).await.map_err(|error| match error {
+        BodyError::TooLarge => ApiError::BodyTooLarge { limit: limits::GRAPHQL_BODY },
         BodyError::Unreadable => ApiError::BodyUnreadable,
     })?;
     let request: Request = serde_json::from_slice(&body).map_err(|error| {
@@ -64,7 +63,7 @@ struct Myself {
 
 #[Object]
 impl Query {
-    /// One running worker, null when there is none of this id.
+    /// The running worker with this id, or null.
     async fn pod(&self, context: &Context<'_>, input: PodFilter) -> async_graphql::Result<Option<Pod>> {
         Ok(measure(context.data()?, context.data()?, vec![input.pod_id]).await.pop())
     }
@@ -78,7 +77,7 @@ impl Query {
 
 async fn measure(local: &Local, figures: &GpuFigures, ids: Vec<String>) -> Vec<Pod> {
     let local = local.clone();
-    // Reads files: not on the event loop.
+    // It reads files: not on the async runtime's threads.
     let measured =
         tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
     let (measured, mut gpus) = tokio::join!(measured, figures.latest());
@@ -97,8 +96,8 @@ mod tests {
     use axum::routing::get;
     use tokio::net::TcpListener;
 
-    /// A worker that says this about its health; its port.
-    async fn worker_saying(health: &'static str) -> u16 {
+    /// A worker with this `/health` reply; its port.
+    async fn worker_with_health(health: &'static str) -> u16 {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let app = Router::new().route("/health", get(move || async move { health }));
@@ -113,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn a_running_worker_has_runtime_figures() {
         let health = r#"{"runtime": {"gpus": [{"id": "GPU-1", "name": "NVIDIA L4", "gpuUtilPercent": 57.5}]}}"#;
-        let port = worker_saying(health).await;
+        let port = worker_with_health(health).await;
         let local = Local::of("ep");
         let _listed = local.list("ep-0", std::process::id(), Some(port));
         let answer = ask(
@@ -139,10 +138,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_that_tells_nothing_of_gpus_has_none() {
+    async fn a_worker_that_reports_no_gpus_has_none() {
         for health in [r#"{"runtime": {"ports": []}}"#, "{}", "no JSON"] {
             let local = Local::of("ep");
-            let _listed = local.list("w", std::process::id(), Some(worker_saying(health).await));
+            let _listed = local.list("w", std::process::id(), Some(worker_with_health(health).await));
             let answer = ask(&local, "{ myself { pods { gpuCount runtime { gpus { id } } } } }").await;
             assert_eq!(
                 answer["data"]["myself"]["pods"][0],
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_worker_is_null_and_no_error() {
+    async fn an_unknown_worker_is_null_and_not_an_error() {
         let answer = ask(&Local::default(), r#"{ pod(input: {podId: "x"}) { id } myself { pods { id } } }"#).await;
         assert_eq!(answer, json!({"data": {"pod": null, "myself": {"pods": []}}}));
     }

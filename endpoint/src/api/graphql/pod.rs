@@ -1,4 +1,4 @@
-//! A worker in the shape of RunPod's `Pod`, as far as its tools ask for it. Absent figures are null.
+//! A worker as RunPod's `Pod`, with the fields that its tools read. Unknown figures are null.
 
 use async_graphql::SimpleObject;
 
@@ -11,12 +11,12 @@ pub(super) struct Pod {
     id: String,
     name: String,
     desired_status: &'static str,
-    /// No price is known.
+    /// Always 0: the price is unknown.
     cost_per_hr: f64,
     container_disk_in_gb: Option<i32>,
     docker_args: Option<String>,
     docker_id: Option<String>,
-    /// Never shown: it holds keys.
+    /// Always empty: the environment holds keys.
     env: Vec<String>,
     gpu_count: i32,
     image_name: Option<String>,
@@ -31,7 +31,7 @@ pub(super) struct Pod {
     volume_in_gb: Option<i32>,
     volume_mount_path: Option<String>,
     machine: Machine,
-    /// Null for a worker that does not run; those are not listed.
+    /// Null for a worker that does not run; such workers are not listed.
     runtime: Option<Runtime>,
 }
 
@@ -62,15 +62,15 @@ struct Port {
 struct Gpu {
     id: String,
     gpu_util_percent: Option<f64>,
-    /// In use, as a share of what there is.
+    /// Used memory, in percent of the GPU's memory.
     memory_util_percent: Option<f64>,
 }
 
 #[derive(SimpleObject)]
 struct Container {
-    /// Of all cores.
+    /// In percent of all cores.
     cpu_percent: f64,
-    /// Of the container's memory limit, or of the machine's memory.
+    /// In percent of the container's memory limit, or of the machine's memory.
     memory_percent: f64,
 }
 

@@ -1,6 +1,6 @@
 //! `top`: a live view of an endpoint in the terminal.
 
-mod look;
+mod documents;
 mod model;
 mod source;
 mod terminal;
@@ -18,18 +18,18 @@ use super::http::{ClientError, Endpoint};
 use super::outcome::{CommandError, Outcome};
 use super::output::Output;
 use super::signals::StopRequests;
-use look::{Details, Look};
+use documents::{Details, Overview};
 use model::{Action, Model, Screen};
 use source::Source;
 use terminal::{Keys, Screen as Terminal};
 use view::Theme;
 
-/// Requests to the endpoint that may wait for the one under way.
+/// Requests to the endpoint that may wait while one is in flight.
 const MAX_WAITING: usize = 16;
 
-/// What the endpoint is asked.
+/// A request to the endpoint.
 enum Question {
-    /// The overview of what fits the filter, and one job if it is shown.
+    /// The jobs that match the filter, and one job if its screen is open.
     Refresh {
         filter: String,
         job: Option<String>,
@@ -37,26 +37,26 @@ enum Question {
     Cancel(String),
 }
 
-/// What it answered.
+/// Its reply.
 enum Answer {
-    Look(Look),
+    Overview(Overview),
     Details(Box<Details>),
     Cancelled(String),
-    Trouble(ClientError),
+    Failed(ClientError),
 }
 
 pub(crate) async fn top(args: &TopArgs, output: &mut Output) -> Outcome {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Ok(output.fail(
-            &"top draws on a terminal, and this is none: use `runpod-endpoint health --watch` instead",
+            &"top needs a terminal, and this is not one: use `runpod-endpoint health --watch` instead",
             Exit::Usage,
         ));
     }
     let endpoint = Endpoint::new(&args.server)?;
     let url = endpoint.url().to_owned();
     let mut source = Source::new(endpoint);
-    // Before the screen is taken over, so that a wrong address or key is read like any other error.
-    let first = source.look("").await?;
+    // Before the screen is taken over, so that a wrong address or key is printed like any other error.
+    let first = source.overview("").await?;
     let stops = StopRequests::watch().map_err(CommandError::Signals)?;
     let theme = Theme { colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
     let mut terminal = Terminal::take().map_err(CommandError::Terminal)?;
@@ -65,7 +65,7 @@ pub(crate) async fn top(args: &TopArgs, output: &mut Output) -> Outcome {
     shown.map_err(CommandError::Terminal)
 }
 
-/// Draws and reacts until the user has seen enough.
+/// Draws and reacts to keys until the user quits.
 async fn show(
     terminal: &mut Terminal,
     mut model: Model,
@@ -82,7 +82,7 @@ async fn show(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         terminal.draw(|frame| view::draw(frame, &model, theme))?;
-        // A question that finds no room is asked again at the next tick.
+        // If the channel is full, the next tick asks again.
         let refresh = |model: &Model| {
             let job = match &model.screen {
                 Screen::Job { id, .. } => Some(id.clone()),
@@ -106,32 +106,32 @@ async fn show(
             },
             _ = ticks.tick() => refresh(&model),
             Some(answer) = answers.recv() => match answer {
-                Answer::Look(look) => model.update(look),
+                Answer::Overview(overview) => model.update(overview),
                 Answer::Details(details) => model.show(*details),
                 Answer::Cancelled(id) => model.message = Some(format!("{id} is cancelled")),
-                Answer::Trouble(error) => model.trouble(error.to_string()),
+                Answer::Failed(error) => model.fail(error.to_string()),
             },
             () = stops.next() => return Ok(Exit::Success),
         }
     }
 }
 
-/// Asks the endpoint, one question after the other, so that a slow one never holds up the keys.
+/// Sends the requests one after the other, in a task of its own: a slow reply does not delay the keys.
 async fn answer(mut source: Source, mut questions: mpsc::Receiver<Question>, answers: mpsc::Sender<Answer>) {
     while let Some(question) = questions.recv().await {
         let sent = match question {
             Question::Refresh { filter, job } => {
-                let look = source.look(&filter).await.map_or_else(Answer::Trouble, Answer::Look);
-                let mut sent = answers.send(look).await;
+                let overview = source.overview(&filter).await.map_or_else(Answer::Failed, Answer::Overview);
+                let mut sent = answers.send(overview).await;
                 if let Some(id) = job {
                     let details = source.details(&id).await.map(Box::new);
-                    sent = answers.send(details.map_or_else(Answer::Trouble, Answer::Details)).await;
+                    sent = answers.send(details.map_or_else(Answer::Failed, Answer::Details)).await;
                 }
                 sent
             }
             Question::Cancel(id) => {
                 let cancelled = source.cancel(&id).await;
-                answers.send(cancelled.map_or_else(Answer::Trouble, |()| Answer::Cancelled(id))).await
+                answers.send(cancelled.map_or_else(Answer::Failed, |()| Answer::Cancelled(id))).await
             }
         };
         if sent.is_err() {

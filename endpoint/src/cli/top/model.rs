@@ -1,13 +1,13 @@
-//! What the screen shows and what each key does. Nothing in here draws, waits or asks.
+//! What the screen shows and what each key does. This file does not draw, wait or send requests.
 
 use std::collections::VecDeque;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::look::{Details, Job, Look};
+use super::documents::{Details, Job, Overview};
 use crate::store::Status;
 
-/// Looks kept for the chart and for rates.
+/// Samples kept for the chart and for rates.
 const KEPT: usize = 600;
 /// Rates are over the last minute.
 const RATE_SPAN_MS: u64 = 60_000;
@@ -16,7 +16,7 @@ const PAGE: usize = 10;
 /// Longest filter.
 const MAX_FILTER: usize = 64;
 
-/// What the user looks at.
+/// The open screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Screen {
     /// The lists.
@@ -25,7 +25,7 @@ pub(super) enum Screen {
     Job { id: String, scroll: usize },
 }
 
-/// What keys are for at the moment.
+/// What keys do at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Input {
     Commands,
@@ -35,12 +35,12 @@ pub(super) enum Input {
     Confirm(String),
 }
 
-/// What a key asks for beyond a change of the screen.
+/// What a key does besides changing the screen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Nothing,
     Quit,
-    /// Ask the endpoint at once: another part of it is shown now.
+    /// Ask the endpoint at once, because the screen shows something else now.
     Refresh,
     Cancel(String),
 }
@@ -48,24 +48,24 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) url: String,
-    pub(super) look: Look,
+    pub(super) overview: Overview,
     pub(super) details: Option<Details>,
-    /// Why the figures are old, or what the last command led to.
+    /// Why the figures are old, or the outcome of the last command.
     pub(super) message: Option<String>,
     pub(super) is_stale: bool,
     pub(super) filter: String,
     pub(super) screen: Screen,
     pub(super) input: Input,
     selected: Option<String>,
-    /// Time, waiting jobs and ended jobs at each look.
+    /// Time, waiting jobs and ended jobs of each overview.
     samples: VecDeque<(u64, u64, u64)>,
 }
 
 impl Model {
-    pub(super) fn new(url: &str, first: Look) -> Self {
+    pub(super) fn new(url: &str, first: Overview) -> Self {
         let mut model = Self {
             url: url.to_owned(),
-            look: Look::default(),
+            overview: Overview::default(),
             details: None,
             message: None,
             is_stale: false,
@@ -79,36 +79,36 @@ impl Model {
         model
     }
 
-    /// New figures have come.
-    pub(super) fn update(&mut self, look: Look) {
-        let counters = &look.counters;
+    /// Takes new figures.
+    pub(super) fn update(&mut self, overview: Overview) {
+        let counters = &overview.counters;
         if self.samples.len() == KEPT {
             self.samples.pop_front();
         }
         self.samples.push_back((counters.at, counters.in_queue, counters.completed + counters.failed));
-        self.look = look;
+        self.overview = overview;
         if self.is_stale {
             (self.message, self.is_stale) = (None, false);
         }
-        let is_there = |id: &String| self.look.jobs.iter().any(|job| job.id == *id);
+        let is_there = |id: &String| self.overview.jobs.iter().any(|job| job.id == *id);
         if !self.selected.as_ref().is_some_and(is_there) {
             self.selected = self.jobs().first().map(|job| job.id.clone());
         }
     }
 
-    /// There are no new figures.
-    pub(super) fn trouble(&mut self, error: String) {
+    /// Notes that the endpoint did not answer.
+    pub(super) fn fail(&mut self, error: String) {
         (self.message, self.is_stale) = (Some(error), true);
     }
 
-    /// What the open job looks like now.
+    /// Takes the current details of the open job.
     pub(super) fn show(&mut self, details: Details) {
         if matches!(&self.screen, Screen::Job { id, .. } if *id == details.job.id) {
             self.details = Some(details);
         }
     }
 
-    /// The jobs that pass the filter: a state or part of an id or of a worker's id.
+    /// The jobs that match the filter: a state, or part of a job's or worker's id.
     pub(super) fn jobs(&self) -> Vec<&Job> {
         let status = status_named(&self.filter);
         let filter = self.filter.to_lowercase();
@@ -117,16 +117,16 @@ impl Model {
             Some(status) => job.status == status,
             None => holds(&job.id) || job.worker.as_deref().is_some_and(holds),
         };
-        self.look.jobs.iter().filter(fits).collect()
+        self.overview.jobs.iter().filter(fits).collect()
     }
 
-    /// The place of the selected job among [`jobs`](Self::jobs).
+    /// The position of the selected job in [`jobs`](Self::jobs).
     pub(super) fn selected(&self) -> Option<usize> {
         let selected = self.selected.as_ref()?;
         self.jobs().iter().position(|job| job.id == *selected)
     }
 
-    /// Jobs that ended in the last minute, for each minute.
+    /// Jobs that end per minute, over the last minute.
     pub(super) fn ended_per_minute(&self) -> Option<f64> {
         let (now, _, ended) = *self.samples.back()?;
         let (then, _, before) = *self.samples.iter().find(|(at, ..)| at + RATE_SPAN_MS >= now)?;
@@ -134,7 +134,7 @@ impl Model {
         (span > 0).then(|| ended.saturating_sub(before) as f64 * 60_000.0 / span as f64)
     }
 
-    /// Waiting jobs at the last looks, oldest first, at most `max`.
+    /// Waiting jobs in the last `max` overviews, oldest first.
     pub(super) fn queue_history(&self, max: usize) -> Vec<u64> {
         let skipped = self.samples.len().saturating_sub(max);
         self.samples.iter().skip(skipped).map(|(_, waiting, _)| *waiting).collect()
@@ -235,7 +235,7 @@ impl Model {
         }
     }
 
-    /// Moves the selection, not beyond the first and the last job.
+    /// Moves the selection; it stops at the first and the last job.
     fn select(&mut self, by: isize) {
         let jobs = self.jobs();
         let at = self.selected().unwrap_or_default().saturating_add_signed(by);

@@ -1,18 +1,18 @@
-//! Where the figures come from: the console's documents, or `/health` of an endpoint that has no such thing.
+//! Reads the figures: from the console's documents, or from `/health` if the endpoint has no console.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 
 use super::super::http::{ClientError, Endpoint};
-use super::look::{Details, Health, Look, Requests};
+use super::documents::{Details, Health, Overview, Requests};
 use super::model::status_named;
 
-/// One endpoint and what it can tell.
+/// One endpoint.
 #[derive(Debug)]
 pub(super) struct Source {
     endpoint: Endpoint,
-    /// The address of the console's documents; `None` once it is clear that there are none.
+    /// The address of the console's documents; `None` once the endpoint turns out to have none.
     console: Option<String>,
 }
 
@@ -23,14 +23,14 @@ impl Source {
     }
 
     /// Everything for the overview.
-    pub(super) async fn look(&mut self, filter: &str) -> Result<Look, ClientError> {
+    pub(super) async fn overview(&mut self, filter: &str) -> Result<Overview, ClientError> {
         if let Some(console) = &self.console {
             let query = match status_named(filter) {
                 Some(status) => format!("status={}", status.name()),
                 None => form_urlencoded::Serializer::new(String::new()).append_pair("id", filter).finish(),
             };
             match self.endpoint.get_at(&format!("{console}/overview?{query}")).await.and_then(|reply| parse(&reply)) {
-                Err(error) if is_elsewhere(&error) => self.console = None,
+                Err(error) if has_no_console(&error) => self.console = None,
                 answer => return answer,
             }
         }
@@ -40,7 +40,7 @@ impl Source {
         // Not every endpoint lists its unfinished jobs.
         let jobs = self.endpoint.get("requests").await.and_then(|reply| parse::<Requests>(&reply));
         let jobs = jobs.map(|requests| requests.requests).unwrap_or_default();
-        Ok(Look { counters, jobs, ..Look::default() })
+        Ok(Overview { counters, jobs, ..Overview::default() })
     }
 
     pub(super) async fn details(&self, id: &str) -> Result<Details, ClientError> {
@@ -56,8 +56,8 @@ impl Source {
     }
 }
 
-/// The answer of a server that has no console: not found, not allowed, or a page instead of the document.
-fn is_elsewhere(error: &ClientError) -> bool {
+/// Whether a server without a console answers like this: not found, not allowed, or another document.
+fn has_no_console(error: &ClientError) -> bool {
     match error {
         ClientError::Refused { status, .. } => matches!(status, 400 | 404 | 405),
         ClientError::Unauthorized | ClientError::Reply(_) => true,

@@ -1,4 +1,4 @@
-//! The terminal: taken over and given back, and its keys.
+//! Takes over the terminal, restores it, and reads its keys.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -8,12 +8,12 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use tokio::sync::mpsc;
 
-/// How long the thread that reads keys may outlive its listener.
-const LOOK_UP: Duration = Duration::from_millis(100);
+/// How long the thread that reads keys may run after its listener is dropped.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Keys that may wait.
 const MAX_KEYS: usize = 64;
 
-/// The whole screen, until it is dropped. A panic gives it back too, before its message is printed.
+/// The terminal's alternate screen. Dropping it restores the terminal, and so does a panic, before its message is printed.
 pub(super) struct Screen(DefaultTerminal);
 
 impl Screen {
@@ -42,7 +42,7 @@ impl Drop for Screen {
     }
 }
 
-/// What the user types.
+/// The keys that the user presses.
 pub(super) struct Keys(mpsc::Receiver<Option<KeyEvent>>);
 
 impl Keys {
@@ -52,7 +52,7 @@ impl Keys {
         Ok(Self(receiver))
     }
 
-    /// The next key; `Some(None)` when the terminal has another size now, `None` when it is gone.
+    /// The next key; `Some(None)` when the terminal was resized, `None` when it was closed.
     pub(super) async fn next(&mut self) -> Option<Option<KeyEvent>> {
         self.0.recv().await
     }
@@ -60,7 +60,7 @@ impl Keys {
 
 fn read(keys: &mpsc::Sender<Option<KeyEvent>>) {
     while !keys.is_closed() {
-        let key = match event::poll(LOOK_UP) {
+        let key = match event::poll(POLL_INTERVAL) {
             Ok(false) => continue,
             Ok(true) => event::read(),
             Err(error) => Err(error),

@@ -4,14 +4,14 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 use serde_json::json;
 
-use super::look::{Details, Health, Look};
+use super::documents::{Details, Health, Overview};
 use super::model::{Action, Input, Model, Screen};
 use super::view::{self, Theme};
 
 /// 2026-01-01 12:00:00 UTC.
 const NOW: u64 = 1_767_268_800_000;
 
-fn look() -> Look {
+fn overview() -> Overview {
     serde_json::from_value(json!({
         "counters": {
             "at": NOW, "completed": 120, "failed": 2, "inProgress": 1, "inQueue": 2, "retried": 0,
@@ -38,10 +38,10 @@ fn look() -> Look {
 }
 
 fn model() -> Model {
-    let mut before = look();
+    let mut before = overview();
     (before.counters.at, before.counters.completed, before.counters.in_queue) = (NOW - 30_000, 100, 7);
     let mut model = Model::new("http://127.0.0.1:8000/v2/local", before);
-    model.update(look());
+    model.update(overview());
     model
 }
 
@@ -110,8 +110,8 @@ fn an_endpoint_with_nothing_but_health() {
         "workers": {"idle": 0, "initializing": 1, "ready": 0, "running": 0, "throttled": 2, "unhealthy": 0},
     }))
     .unwrap();
-    let look = Look { counters: health.counters(NOW), ..Look::default() };
-    let model = Model::new("https://api.runpod.ai/v2/abc", look);
+    let overview = Overview { counters: health.counters(NOW), ..Overview::default() };
+    let model = Model::new("https://api.runpod.ai/v2/abc", overview);
     insta::assert_snapshot!(draw(&model, 100, 12, true).backend());
 }
 
@@ -130,7 +130,7 @@ fn the_selection_follows_its_job_and_stays_within_the_list() {
     let mut model = model();
     type_text(&mut model, "jj");
     assert_eq!(model.selected(), Some(2));
-    let mut next = look();
+    let mut next = overview();
     next.jobs.remove(0);
     model.update(next);
     assert_eq!(model.selected(), Some(1));
@@ -141,7 +141,7 @@ fn the_selection_follows_its_job_and_stays_within_the_list() {
     press(&mut model, KeyCode::Home);
     press(&mut model, KeyCode::Up);
     assert_eq!(model.selected(), Some(0));
-    model.update(Look::default());
+    model.update(Overview::default());
     assert_eq!((model.selected(), press(&mut model, KeyCode::Enter)), (None, Action::Nothing));
 }
 
@@ -183,20 +183,20 @@ fn q_and_control_c_end_the_view() {
 }
 
 #[test]
-fn trouble_is_shown_until_there_are_figures_again() {
+fn a_failure_is_shown_until_figures_arrive_again() {
     let mut model = model();
-    model.trouble("no answer from there".to_owned());
+    model.fail("no answer from there".to_owned());
     press(&mut model, KeyCode::Down);
     assert!(draw(&model, 80, 24, true).backend().to_string().contains("no answer from there"));
-    model.update(look());
+    model.update(overview());
     assert_eq!(model.message, None);
 }
 
 #[test]
-fn the_pace_is_that_of_the_last_minute() {
-    let mut model = Model::new("", Look::default());
+fn the_rate_is_that_of_the_last_minute() {
+    let mut model = Model::new("", Overview::default());
     for second in 0..=120_u64 {
-        let mut next = look();
+        let mut next = overview();
         next.counters.at = NOW + second * 1000;
         next.counters.completed = if second <= 60 { 0 } else { (second - 60) * 2 };
         model.update(next);

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 use serde_json::Value;
 
-use super::look::{Details, Job, Worker};
+use super::documents::{Details, Job, Worker};
 use super::model::{Input, Model, Screen};
 use crate::local::Gpu;
 use crate::store::Status;
@@ -18,7 +18,7 @@ const MAX_WORKERS: usize = 12;
 const MAX_PAYLOAD_LINES: usize = 2000;
 /// Below this height the chart is left out.
 const HEIGHT_OF_CHART: u16 = 24;
-/// Below this width the list of jobs has no room for retries and workers: the ids matter more.
+/// Below this width the list of jobs leaves out retries and workers in favour of the ids.
 const WIDTH_OF_ALL: u16 = 100;
 
 const OVERVIEW_HELP: &str = "q quit  ↑↓ j k select  Enter details  c cancel  / filter";
@@ -71,7 +71,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme) {
 }
 
 fn title_line(model: &Model) -> Line<'_> {
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(model.look.counters.at);
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(model.overview.counters.at);
     let time = humantime::format_rfc3339_seconds(at).to_string();
     let time = time.get(11..19).unwrap_or_default().to_owned();
     Line::from(vec![
@@ -99,7 +99,7 @@ fn foot_line(model: &Model, theme: Theme) -> Line<'_> {
 }
 
 fn draw_overview(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
-    let shown: Vec<_> = model.look.workers.iter().flatten().take(MAX_WORKERS).collect();
+    let shown: Vec<_> = model.overview.workers.iter().flatten().take(MAX_WORKERS).collect();
     let lines: usize = shown.iter().map(|worker| worker.gpus.len().max(1)).sum();
     let workers = if shown.is_empty() { 0 } else { u16::try_from(lines).unwrap_or(u16::MAX).saturating_add(2) };
     let chart = if area.height >= HEIGHT_OF_CHART { 4 } else { 0 };
@@ -124,7 +124,7 @@ fn draw_overview(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme)
 }
 
 fn counter_lines<'a>(model: &Model, theme: Theme) -> Text<'a> {
-    let counters = &model.look.counters;
+    let counters = &model.overview.counters;
     let number = |name: &str, count: u64, style: Style| {
         let style = if count == 0 { Style::new() } else { style };
         [Span::raw(format!("  {name} ")), Span::styled(count.to_string(), style.add_modifier(Modifier::BOLD))]
@@ -142,15 +142,15 @@ fn counter_lines<'a>(model: &Model, theme: Theme) -> Text<'a> {
     workers.extend(number("initializing", counters.initializing, theme.worker("initializing")));
     workers.extend(number("throttled", counters.throttled, theme.colour(Color::Yellow)));
     workers.extend(number("unhealthy", counters.unhealthy, red));
-    let mut pace = vec![Span::styled("Pace   ", BOLD)];
-    pace.push(Span::raw(match model.ended_per_minute() {
+    let mut rate_line = vec![Span::styled("Rate   ", BOLD)];
+    rate_line.push(Span::raw(match model.ended_per_minute() {
         Some(rate) => format!("  {rate:.0} jobs a minute"),
         None => "  –".to_owned(),
     }));
-    if let Some(wait) = model.look.oldest_wait {
-        pace.push(Span::raw(format!("  the first job has waited for {}", span(wait))));
+    if let Some(wait) = model.overview.oldest_wait {
+        rate_line.push(Span::raw(format!("  the oldest job has waited for {}", span(wait))));
     }
-    Text::from(vec![Line::from(jobs), Line::from(workers), Line::from(pace)])
+    Text::from(vec![Line::from(jobs), Line::from(workers), Line::from(rate_line)])
 }
 
 fn worker_table<'a>(workers: &[&'a Worker], theme: Theme) -> Table<'a> {
@@ -195,17 +195,17 @@ fn gpu_text(gpu: &Gpu) -> String {
     add("", gpu.power_watts, "W");
     add("", gpu.temperature_celsius, "°C");
     if !gpu.throttle_reasons.is_empty() {
-        text.push_str(&format!("  throttled: {}", gpu.throttle_reasons.join(", ")));
+        text.push_str(&format!("  slowed down: {}", gpu.throttle_reasons.join(", ")));
     }
     text
 }
 
 fn draw_jobs(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
     let jobs = model.jobs();
-    let now = model.look.counters.at;
+    let now = model.overview.counters.at;
     let block = Block::new().borders(Borders::TOP).border_style(DIM);
     if jobs.is_empty() {
-        let text = if model.filter.is_empty() { "no jobs" } else { "no job fits the filter; Esc clears it" };
+        let text = if model.filter.is_empty() { "no jobs" } else { "no job matches the filter; Esc clears it" };
         return frame.render_widget(Paragraph::new(text).block(block), area);
     }
     let columns = if area.width < WIDTH_OF_ALL { 5 } else { 7 };
@@ -250,7 +250,7 @@ fn draw_job(frame: &mut Frame<'_>, area: Rect, model: &Model, id: &str, scroll: 
     let block = Block::new().borders(Borders::TOP).border_style(DIM).title(Line::styled(id, BOLD));
     let text = match &model.details {
         Some(details) => job_text(details, theme),
-        None => Text::raw("asking the endpoint"),
+        None => Text::raw("loading"),
     };
     let last = text.lines.len().saturating_sub(1);
     let scroll = u16::try_from(scroll.min(last)).unwrap_or(u16::MAX);
@@ -275,7 +275,7 @@ fn job_text(details: &Details, theme: Theme) -> Text<'_> {
     }
     if !details.items.is_empty() {
         lines.push(Line::default());
-        lines.push(Line::styled("Stream items that nobody has read", BOLD));
+        lines.push(Line::styled("Unread stream items", BOLD));
         lines.extend(details.items.iter().flat_map(payload_lines).take(MAX_PAYLOAD_LINES).map(Line::raw));
     }
     for (name, value) in [("Error", &details.error), ("Input", &details.input), ("Output", &details.output)] {
@@ -288,7 +288,7 @@ fn job_text(details: &Details, theme: Theme) -> Text<'_> {
     Text::from(lines)
 }
 
-/// A string as it is, any other value indented; control characters would move the cursor.
+/// The lines of a string, or of any other value as indented JSON. Control characters would move the cursor: they become spaces.
 fn payload_lines(value: &Value) -> impl Iterator<Item = String> {
     let text = match value {
         Value::String(text) => text.clone(),

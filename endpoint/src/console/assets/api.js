@@ -40,7 +40,7 @@ forget.addEventListener("click", () => {
 });
 forget.hidden = !savedKey();
 
-/** A request that is repeated when the key was missing or wrong. */
+/** A request that is repeated with a new key when the key was missing or wrong. */
 async function send(path, options = {}) {
   for (;;) {
     const headers = { ...options.headers };
@@ -52,7 +52,7 @@ async function send(path, options = {}) {
   }
 }
 
-/** The JSON of a reply. Throws the server's own words. */
+/** The JSON of a reply. Throws the server's error text. */
 export async function request(path, options) {
   const response = await send(path, options);
   const body = await response.json().catch(() => ({}));
@@ -70,7 +70,7 @@ const LONGEST_PAUSE = 10_000;
 
 /**
  * Reads server-sent events until `stop()`, opening the stream again when it ends. `EventSource` cannot send a key.
- * `handlers` maps event names to functions; `onState` hears true and false; `onRefusal` hears a final error.
+ * `handlers` maps event names to functions. `onState(connected)` is called on every change, `onRefusal()` on a final error.
  */
 export function listen(path, handlers, onState, onRefusal) {
   const abort = new AbortController();

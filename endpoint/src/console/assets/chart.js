@@ -71,8 +71,8 @@ export function chart(title, series) {
       parts.push(svg("text", { x: left + (anchor === "start" ? 6 : -6), y: EDGE.top + 4, "text-anchor": anchor }, label));
     }
     picture.replaceChildren(...parts);
-    const told = nearest ?? shown.at(-1);
-    figures.forEach(({ value }, index) => setText(value, told ? String(told[series[index].key]) : "0"));
+    const point = nearest ?? shown.at(-1);
+    figures.forEach(({ value }, index) => setText(value, point ? String(point[series[index].key]) : "0"));
     const summary = series.map(({ key, name }) => `${name} ${shown.at(-1)?.[key] ?? 0}`).join(", ");
     picture.setAttribute("aria-label", `${title} over the last minutes. Now: ${summary}. Peak: ${Math.max(0, ...shown.map(total))}.`);
   }

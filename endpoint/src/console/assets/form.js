@@ -85,7 +85,7 @@ function control(name, schema, required) {
   return { element: h("div", { class: "field" }, label, input, hint), read };
 }
 
-/** Controls for an object's properties, or null where a form would not do the schema justice. */
+/** Controls for an object's properties, or null if a form cannot represent the schema. */
 function controls(root) {
   const schema = resolve(root, root);
   const properties = Object.entries(schema.properties ?? {});
@@ -94,7 +94,7 @@ function controls(root) {
   return properties.map(([name, property]) => [name, control(name, resolve(property, root), required.has(name))]);
 }
 
-/** The panel with the form; `onSubmitted` gets the id of the new job. */
+/** The panel with the form; `onSubmitted(id)` is called with the id of the new job. */
 export function submitPanel(endpoint, onSubmitted) {
   const json = h("textarea", { id: "input-json", class: "mono", rows: 9, spellcheck: false, value: EXAMPLE });
   const jsonField = h("div", { class: "field" }, h("label", { class: "name", for: "input-json" }, "Input ", h("span", { class: "type" }, "JSON")), json);
@@ -129,7 +129,7 @@ export function submitPanel(endpoint, onSubmitted) {
   };
   function mode(useForm) {
     fields.hidden = !useForm;
-    // Controls of the hidden half must not stop the form.
+    // Hidden controls must not block the form's validation.
     fields.inert = !useForm;
     for (const element of fields.querySelectorAll("input, select, textarea")) element.disabled = !useForm;
     jsonField.hidden = useForm;
@@ -142,7 +142,7 @@ export function submitPanel(endpoint, onSubmitted) {
     try {
       if (!fields.hidden) json.value = JSON.stringify(readFields(), null, 2);
     } catch {
-      // What is not valid yet stays in the form.
+      // Invalid input stays in the form.
     }
     mode(false);
   };

@@ -115,7 +115,7 @@ export function jobPage(main, endpoint, id, onState) {
     const isNews = job === null || job.status !== next.status;
     if (next.input !== null) {
       showJson(input.pre, next.input);
-      // A stream that was opened again starts from the beginning.
+      // A reopened event stream starts from the beginning.
       items = [];
       list.replaceChildren();
       text.replaceChildren();
@@ -137,7 +137,7 @@ export function jobPage(main, endpoint, id, onState) {
     refresh();
   }
 
-  /** Handlers send their traceback as JSON; a person reads it as text. */
+  /** Handlers send errors with a traceback as JSON; show them as text. */
   function errorText(raw) {
     try {
       const parts = JSON.parse(raw ?? "null");

@@ -27,7 +27,7 @@ async function loadEndpoints() {
   try {
     ({ endpoints } = await request("/console/endpoints"));
   } catch {
-    // The event stream says that the server is away.
+    // The event stream reports that the server cannot be reached.
   }
 }
 
@@ -60,7 +60,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
   main.focus();
 });
 window.addEventListener("hashchange", () => show(true));
-// A page that nobody looks at holds no connection.
+// A hidden page holds no connection.
 document.addEventListener("visibilitychange", () => (document.hidden ? page?.pause() : page?.resume()));
 
 await loadEndpoints();

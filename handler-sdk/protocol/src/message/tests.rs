@@ -6,7 +6,7 @@ use crate::check::CheckReport;
 fn to_handler() -> Vec<ToHandler> {
     let job = || "job-1".to_owned();
     vec![
-        ToHandler::Hello { protocol: 1, worker_version: "0.1.0".into() },
+        ToHandler::Hello { protocol: 1, worker_version: "0.1.0".into(), processes: 2 },
         ToHandler::Load { worker_id: "w1".into(), slots: 2, device: "auto".into(), chunk_window: 32 },
         ToHandler::Run { job: job(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None },
         ToHandler::Run { job: job(), attempt: 2, slot: 1, deadline_ms: 0, traceparent: Some("00-ab-cd-01".into()) },
@@ -17,6 +17,7 @@ fn to_handler() -> Vec<ToHandler> {
         ToHandler::Ping { seq: 3 },
         ToHandler::Check(CheckOrder {
             worker_id: "w1".into(),
+            slots: 2,
             device: "cuda".into(),
             system: true,
             gpu_memory: false,

@@ -74,6 +74,7 @@ fn checked(worker_id: &str) -> (Worker, Vec<CheckReport>) {
     worker.hello(PROTOCOL_VERSION);
     let order = CheckOrder {
         worker_id: worker_id.into(),
+        slots: 2,
         device: "cpu".into(),
         system: true,
         gpu_memory: true,

@@ -3,9 +3,12 @@ use runpod_handler_protocol::CheckStatus;
 use super::*;
 use crate::text::log;
 
+const ONE: Models = Models { processes: 1, slots: 1 };
+
 fn order(device: &str) -> CheckOrder {
     CheckOrder {
         worker_id: "w".into(),
+        slots: 1,
         device: device.into(),
         system: true,
         gpu_memory: true,
@@ -71,11 +74,11 @@ fn without_a_gpu_only_the_checks_for_cuda_fail() {
     }
     let (ok, skipped) = (CheckStatus::Ok, CheckStatus::Skipped);
     for device in ["cpu", "auto"] {
-        let reports = device_checks(&order(device));
-        assert_eq!(statuses(&reports), [("libtorch", ok), ("libraries", ok), ("cuda", skipped)]);
-        assert!(reports[1].detail.contains("libtorch_cpu.so"), "{reports:?}");
+        let reports = device_checks(&order(device), ONE);
+        assert_eq!(statuses(&reports), [("libtorch", ok), ("threads", ok), ("libraries", ok), ("cuda", skipped)]);
+        assert!(reports[2].detail.contains("libtorch_cpu.so"), "{reports:?}");
     }
-    let reports = device_checks(&order("cuda"));
+    let reports = device_checks(&order("cuda"), ONE);
     assert!(reports.iter().any(CheckReport::is_failure), "{reports:?}");
 }
 
@@ -85,8 +88,8 @@ fn on_a_gpu_every_check_passes() {
         log(format_args!("NOT TESTED: a GPU, because this machine has none that works"));
         return;
     }
-    let reports = device_checks(&order("cuda"));
+    let reports = device_checks(&order("cuda"), ONE);
     assert!(reports.iter().all(|report| report.status == CheckStatus::Ok), "{reports:?}");
     let greedy = CheckOrder { min_gpu_memory: u64::MAX, ..order("cuda") };
-    assert!(device_checks(&greedy).iter().any(CheckReport::is_failure));
+    assert!(device_checks(&greedy, ONE).iter().any(CheckReport::is_failure));
 }

@@ -110,6 +110,7 @@ fn a_crash_is_the_reason_until_a_new_process_serves() {
 fn each_part_of_a_start_has_its_time() {
     let order = runpod_handler_protocol::CheckOrder {
         worker_id: "w".into(),
+        slots: 1,
         device: "auto".into(),
         system: true,
         gpu_memory: true,

@@ -28,6 +28,7 @@ fn recycling(recycle: RecycleLimits) -> Policy {
 fn checking() -> Policy {
     let order = CheckOrder {
         worker_id: "w".into(),
+        slots: 1,
         device: "auto".into(),
         system: true,
         gpu_memory: true,

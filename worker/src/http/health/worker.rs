@@ -284,9 +284,9 @@ fn outbox(stats: OutboxStats) -> Outbox {
 }
 
 fn spool(stats: SpoolStats) -> Spool {
-    let SpoolStats { results, recovered, set_aside, failures, buried, trouble } = stats;
+    let SpoolStats { results, recovered, set_aside, failures, dead_letters, trouble } = stats;
     let state = if trouble.is_some() { "degraded" } else { "ok" };
-    Spool { state, reason: trouble, results, recovered, set_aside, failures, dead_letters: buried }
+    Spool { state, reason: trouble, results, recovered, set_aside, failures, dead_letters }
 }
 
 fn process(view: &ProcessView) -> Process {

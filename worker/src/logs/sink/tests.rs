@@ -53,7 +53,7 @@ impl Receiver {
 async fn receive(State(server): State<Server>, headers: HeaderMap, body: String) -> StatusCode {
     server.seen.send((headers, body)).await.unwrap();
     server.gate.acquire().await.unwrap().forget();
-    let answer = server.answers.lock().unwrap().pop_front();
+    let answer = server.answers.lock().pop_front();
     StatusCode::from_u16(answer.unwrap_or(200)).unwrap()
 }
 
@@ -111,7 +111,7 @@ async fn a_slow_receiver_costs_the_oldest_lines_and_they_are_counted() {
     let (_, body) = receiver.next().await;
     let mut lines = body.lines();
     let note: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
-    assert_eq!(note["message"], "dropped 900 lines: the log sink did not take them fast enough");
+    assert_eq!(note["message"], "Dropped 900 lines: the log sink was too slow.");
     assert_eq!((note["level"].as_str(), note["worker"].as_str()), (Some("WARN"), Some("w-1")));
     let rest: Vec<_> = lines.collect();
     assert_eq!((rest.len(), rest[0], rest[99]), (100, "000000900", "000000999"));

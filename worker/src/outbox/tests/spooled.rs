@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::faulty::FaultyFilesystem;
+use super::super::spool::faulty::FaultyFilesystem;
 use super::*;
 
 const OWN: &str = "/spool/w1";
@@ -22,11 +22,11 @@ impl Spooled {
         let sink = MemorySink::new(script);
         let (sender, events) = mpsc::channel(1);
         let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
-        let limits = KeepLimits::default();
-        let (spool, recovery) = Spool::start(Arc::new(files.clone()), Path::new(OWN), "w1", limits).unwrap();
+        let limits = RetentionLimits::default();
+        let (spool, undelivered) = Spool::start(Arc::new(files.clone()), Path::new(OWN), "w1", limits).unwrap();
         let outbox =
-            spawn_with_spool(Arc::clone(&sink), identity, OutboxLimits::default(), sender, spool, always, &recovery);
-        outbox.recover(recovery);
+            spawn_with_spool(Arc::clone(&sink), identity, OutboxLimits::default(), sender, spool, always, &undelivered);
+        outbox.resume(undelivered);
         Self { rig: Rig { sink, outbox, events }, files }
     }
 
@@ -138,7 +138,7 @@ async fn a_broken_disk_stops_new_jobs_and_not_the_deliveries() {
     assert!(it.rig.until_final().await.0);
 
     it.files.set_broken(true);
-    it.rig.sink.script.lock().unwrap().push_back((Duration::ZERO, code(500)));
+    it.rig.sink.script.lock().push_back((Duration::ZERO, code(500)));
     it.rig.send("k", done("1"));
     assert!(it.pressure().await);
     assert!(it.rig.until_final().await.0, "delivered from memory");
@@ -164,9 +164,9 @@ async fn a_result_that_nobody_wants_is_kept_for_a_person_and_can_be_sent_again()
     let letter = it.dead().find("j").unwrap();
     assert_eq!(letter.record.body, r#"{"output":1}"#);
     let reason = letter.reason.clone().unwrap();
-    assert_eq!((reason.status, it.results(), it.stats().buried), (Some(404), 0, 1));
+    assert_eq!((reason.status, it.results(), it.stats().dead_letters), (Some(404), 0, 1));
 
-    it.rig.sink.script.lock().unwrap().push_back((Duration::ZERO, code(500)));
+    it.rig.sink.script.lock().push_back((Duration::ZERO, code(500)));
     let refused = it.dead().resend(&letter, &*it.rig.sink).await.unwrap_err();
     assert!(refused.to_string().contains("500") && it.dead().find("j").is_ok(), "{refused}");
     it.dead().resend(&letter, &*it.rig.sink).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_result_that_nobody_wants_is_kept_for_a_person_and_can_be_sent_again()
 async fn a_refused_result_is_kept_while_its_substitute_is_posted() {
     let mut it = Spooled::new([(0, code(413)), (5000, code(500))], false);
     it.rig.send("j", done("\"large\""));
-    it.until(|it| it.results() == 1 && it.stats().buried == 1).await;
+    it.until(|it| it.results() == 1 && it.stats().dead_letters == 1).await;
     assert!(!it.rig.until_final().await.0);
     assert_eq!(it.results(), 0);
     assert_eq!(it.dead().find("j").unwrap().record.body, r#"{"output":"large"}"#);
@@ -187,12 +187,12 @@ async fn a_refused_result_is_kept_while_its_substitute_is_posted() {
 #[tokio::test(start_paused = true)]
 async fn the_substitute_of_a_result_is_posted_as_its_worker_would() {
     let files = FaultyFilesystem::default();
-    let limits = KeepLimits::default();
+    let limits = RetentionLimits::default();
     let (spool, _) = Spool::start(Arc::new(files.clone()), Path::new(OWN), "w1", limits).unwrap();
     let origin = Some(Origin::new("w0", "http://h/job-done/$RUNPOD_POD_ID/$ID"));
     let body = Bytes::from_static(br#"{"output":1}"#);
-    let record = Record { job: "j".into(), streamed: false, attempt: 1, time_ms: record::now_ms(), body, origin };
-    spool.write(&spool.ticket(), &record).unwrap();
+    let record = Record { job: "j".into(), streamed: false, attempt: 1, time_ms: spool::now_ms(), body, origin };
+    spool.write(&spool.new_entry(), &record).unwrap();
     let mut it = Spooled::on(files, [(0, code(413))], false);
     assert!(!it.rig.until_final().await.0);
     let workers: Vec<_> = it.rig.sink.log().into_iter().map(|attempt| attempt.worker).collect();

@@ -131,13 +131,13 @@ fn summary(reply: &TakeReply) -> String {
             jobs.iter().map(name).collect::<Vec<_>>().join(" ")
         }
         TakeReply::Nothing => "nothing".into(),
-        TakeReply::Throttled { retry_after } => format!("throttled {retry_after:?}"),
+        TakeReply::RateLimited { retry_after } => format!("throttled {retry_after:?}"),
         TakeReply::Failed { error, retry_after } => format!("failed {:?} {retry_after:?}", error.kind()),
     }
 }
 
 #[tokio::test]
-async fn every_answer_to_a_take_has_its_meaning() {
+async fn every_answer_to_a_take_is_understood() {
     let gzip = response(200).header("content-type", "application/json").header("content-encoding", "gzip");
     let gzip = gzip.body(Reply::from(GZIP_JOB)).unwrap();
     let created = response(201).header("content-type", "application/json").body(Reply::from(JOB)).unwrap();
@@ -182,7 +182,7 @@ async fn every_answer_to_a_take_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn every_answer_on_the_stop_channel_has_its_meaning() {
+async fn every_answer_on_the_stop_channel_is_understood() {
     let failed = |code, retry_after| StopReply::Failed { error: RequestError::from_status(code), retry_after };
     let cases = [
         (json(r#"{"jobsToStop":["a",1]}"#), StopReply::Stop(vec![JobId::from("a")])),
@@ -190,7 +190,7 @@ async fn every_answer_on_the_stop_channel_has_its_meaning() {
         (json("{}"), StopReply::Nothing),
         (json("not json"), StopReply::Nothing),
         (typed("text/plain", r#"{"jobsToStop":["a"]}"#), StopReply::Nothing),
-        (status(429), StopReply::Throttled { retry_after: None }),
+        (status(429), StopReply::RateLimited { retry_after: None }),
         (status(404), failed(404, None)),
         (retry_later(500), failed(500, NINE)),
     ];
@@ -276,7 +276,7 @@ async fn redirects_that_keep_the_method_are_followed_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_dead_port_is_a_failure_that_names_no_secret() {
+async fn a_closed_port_is_a_failure_and_its_text_holds_no_secret() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let server = Server { address, seen: Arc::default() };
     let queue = server.queue_with("?token=hunter2");
@@ -334,15 +334,21 @@ async fn neither_keys_nor_payloads_reach_the_log() {
         events.recv().await.unwrap();
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for expected in ["no usable id", "no jobs can be taken", "401", "a chunk is lost", "could not be delivered", "413"]
-    {
+    for expected in [
+        "no usable id",
+        "No jobs can be taken",
+        "401",
+        "A chunk could not be delivered",
+        "could not be delivered",
+        "413",
+    ] {
         assert!(log.contains(expected), "{expected} is missing in:\n{log}");
     }
     assert!(!log.contains("hunter2"), "{log}");
 }
 
 #[tokio::test]
-async fn missing_routes_are_said_and_not_guessed() {
+async fn a_missing_route_is_reported_and_not_guessed() {
     let queue = HttpQueue::new(&QueueConfig {
         take: UrlTemplate::new("http://h/take", "w1", None).unwrap(),
         done: UrlTemplate::new("http://h/done/$ID", "w1", None).unwrap(),
@@ -359,7 +365,7 @@ async fn missing_routes_are_said_and_not_guessed() {
 
 #[test]
 fn larger_posts_get_more_time_up_to_the_limit() {
-    assert_eq!(post_limit(0), POST_LIMIT);
-    assert_eq!(post_limit(1_000_000), POST_LIMIT + Duration::from_secs(10));
-    assert_eq!(post_limit(usize::MAX), POST_LIMIT_MAX);
+    assert_eq!(post_timeout(0), POST_TIMEOUT);
+    assert_eq!(post_timeout(1_000_000), POST_TIMEOUT + Duration::from_secs(10));
+    assert_eq!(post_timeout(usize::MAX), POST_TIMEOUT_MAX);
 }

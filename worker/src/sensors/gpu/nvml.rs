@@ -7,15 +7,14 @@ use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, EventSet, Nvml};
 
-use super::visible::Pick;
-use super::{GpuFigures, GpuReader, VisibleDevices, XidErrors};
+use super::figures::{GpuFigures, GpuReader, XidErrors};
+use super::visible::{Pick, VisibleDevices};
+use crate::sensors::limits::GPU_EVENTS;
 use runpod_worker_core::SlowdownReason;
 
-/// Events read after one sample; more than that wait for the next.
-const MAX_EVENTS: usize = 64;
-
-/// Milliwatts and degrees that no card reaches. Drivers have been seen to write "no value" as a huge one.
+/// Milliwatts that no card reaches: some drivers report "no value" as a huge number.
 const MAX_POWER: u32 = 100_000_000;
+/// Degrees Celsius that no card reaches.
 const MAX_TEMPERATURE: u32 = 500;
 
 const REASONS: [(ThrottleReasons, SlowdownReason); 5] = [
@@ -35,13 +34,13 @@ struct Visible<'nvml> {
     device: Device<'nvml>,
     uuid: Option<String>,
     name: Option<String>,
-    /// Critical errors that are on their way; `None` where they are not told.
+    /// Where the driver reports critical errors; `None` where it does not.
     events: Option<EventSet<'nvml>>,
     xid: XidErrors,
 }
 
 impl<'nvml> NvmlReader<'nvml> {
-    /// Finds them.
+    /// Finds the visible GPUs.
     ///
     /// # Errors
     /// When the driver does not list its GPUs.
@@ -55,7 +54,7 @@ impl<'nvml> NvmlReader<'nvml> {
                 Pick::Uuid(uuid) => nvml.device_by_uuid(uuid.as_str()),
             };
             if let Err(error) = &device {
-                tracing::warn!(%error, gpu = ?pick, "There are no figures of this GPU.");
+                tracing::warn!(%error, gpu = ?pick, "This GPU cannot be read. It has no figures.");
             }
             Some(Visible::new(nvml, device.ok()?))
         };
@@ -84,7 +83,7 @@ impl<'nvml> Visible<'nvml> {
         Self { uuid: device.uuid().ok(), name: device.name().ok(), device, events, xid: XidErrors::default() }
     }
 
-    /// A figure that this card, this driver or this container does not give is absent. Why does not matter: the answer
+    /// A figure that this card, this driver or this container does not give is absent. The error is not logged: the answer
     /// would be the same the next time.
     fn read(&mut self, index: usize) -> GpuFigures {
         self.take_events(index);
@@ -106,7 +105,7 @@ impl<'nvml> Visible<'nvml> {
                 .temperature(TemperatureSensor::Gpu)
                 .ok()
                 .and_then(|t| known(t, MAX_TEMPERATURE)),
-            throttled: device.current_throttle_reasons().ok().map(reasons),
+            slowdown: device.current_throttle_reasons().ok().map(reasons),
             ecc_errors: ecc(EccCounter::Volatile).ok(),
             xid_errors: self.events.is_some().then_some(self.xid),
         }
@@ -114,7 +113,7 @@ impl<'nvml> Visible<'nvml> {
 
     fn take_events(&mut self, index: usize) {
         let Some(events) = &self.events else { return };
-        for _ in 0..MAX_EVENTS {
+        for _ in 0..GPU_EVENTS {
             // Ends with a timeout when there are no more.
             let Ok(event) = events.wait(0) else { return };
             let Some(error) = event.event_data else { continue };
@@ -122,7 +121,7 @@ impl<'nvml> Visible<'nvml> {
             if let XidError::Value(number) = error {
                 self.xid.last = Some(number);
             }
-            tracing::error!(gpu = index, xid = self.xid.last, "The driver reports a critical error of a GPU.");
+            tracing::error!(gpu = index, xid = self.xid.last, "The driver has reported a critical error of a GPU.");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Looks at the GPUs again and again, on a thread of its own: a driver that hangs blocks nothing else.
+//! Samples the GPUs at an interval, on a thread of its own: a driver that hangs blocks nothing else.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -9,21 +9,21 @@ use nvml_wrapper::Nvml;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::floor::MemoryFloor;
+use super::figures::{Gpu, GpuReader};
+use super::gpus::{Gpus, Sample};
+use super::memory_floor::MemoryFloor;
 use super::nvml::NvmlReader;
-use super::throttle::Throttling;
-use super::{Gpu, GpuReader, Gpus, Sample, VisibleDevices};
+use super::slowdown::Slowdowns;
+use super::visible::VisibleDevices;
+use crate::sensors::limits::GPU_STOP_TIMEOUT;
 use runpod_worker_core::{Event, GpuSlowdown, Snapshot, WorkerState};
 
-/// How long a call under way may hold up the end of the worker.
-const END_LIMIT: Duration = Duration::from_secs(1);
-
-/// What to look at, and how often.
+/// Which GPUs are sampled, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuSettings {
-    /// Time between two looks; zero for never.
+    /// Time between two samples; zero for never.
     pub interval: Duration,
-    /// How far back the memory floor looks.
+    /// Length of the window of the memory floor.
     pub floor_window: Duration,
     /// Which GPUs are this worker's.
     pub visible: VisibleDevices,
@@ -39,24 +39,24 @@ pub struct GpuSampler {
 }
 
 impl GpuSampler {
-    /// A window on what it finds.
+    /// The newest sample.
     pub fn gpus(&self) -> Gpus {
         self.gpus.clone()
     }
 
-    /// Ends it; waits a second at most for a call that is under way.
+    /// Stops the thread. Waits a second at most for a call to the driver that has not returned.
     pub async fn stop(self) {
         drop(self.stop);
-        if timeout(END_LIMIT, self.ended).await.is_err() {
-            tracing::warn!("the GPU driver does not answer; its last call is left alone");
+        if timeout(GPU_STOP_TIMEOUT, self.ended).await.is_err() {
+            tracing::warn!("The GPU driver does not answer. The worker ends without waiting for it.");
         }
     }
 }
 
-/// Starts the thread. `snapshots` tells whether a job runs; `events` hears which GPUs are slowed down.
+/// Starts the thread. `snapshots` shows whether a job runs; slowed-down GPUs are reported to `events`.
 ///
 /// # Errors
-/// When there can be no thread.
+/// When the thread cannot be started.
 pub fn spawn(
     settings: GpuSettings,
     snapshots: watch::Receiver<Snapshot>,
@@ -68,75 +68,82 @@ pub fn spawn(
     if !settings.interval.is_zero() {
         let outlets = Outlets { latest, snapshots, events };
         thread::Builder::new().name("gpus".to_owned()).spawn(move || {
-            watch_nvml(&settings, outlets, &stopped);
-            // Whoever waited for it may be gone.
+            sample_nvml(&settings, outlets, &stopped);
+            // The receiver may have stopped waiting.
             let _ = ending.send(());
         })?;
     }
     Ok(GpuSampler { gpus, stop, ended })
 }
 
-/// Ends at once when there is no driver, which is no error: most machines have none.
-fn watch_nvml(settings: &GpuSettings, outlets: Outlets, stopped: &Receiver<()>) {
+/// Ends at once when there is no driver. That is not an error: most machines have none.
+fn sample_nvml(settings: &GpuSettings, outlets: Outlets, stopped: &Receiver<()>) {
     let nvml = match Nvml::init() {
         Ok(nvml) => nvml,
         Err(error) => {
-            tracing::info!(%error, "There are no GPU figures: NVIDIA's management library is not there or does not work.");
+            tracing::info!(%error, "There are no GPU figures: NVIDIA's management library is missing or does not work.");
             return;
         }
     };
     match NvmlReader::new(&nvml, &settings.visible) {
         Ok(reader) => {
             tracing::info!(gpus = reader.count(), "GPU figures come from NVIDIA's management library.");
-            Watch::new(reader, outlets, settings.floor_window).run(settings.interval, stopped);
+            Sampler::new(reader, outlets, settings.floor_window).run(settings.interval, stopped);
         }
         Err(error) => tracing::warn!(%error, "There are no GPU figures: the driver does not list its GPUs."),
     }
 }
 
-/// Where what is seen goes, and what is needed to judge it.
+/// Where samples go, and the state of the worker that they are judged by.
 struct Outlets {
     latest: watch::Sender<Option<Sample>>,
     snapshots: watch::Receiver<Snapshot>,
     events: mpsc::Sender<Event>,
 }
 
-struct Watch<R> {
+struct Sampler<R> {
     reader: R,
     outlets: Outlets,
     floor_window: Duration,
     floors: Vec<MemoryFloor>,
-    throttling: Throttling,
-    /// What the dispatcher was last told.
-    told: Vec<GpuSlowdown>,
+    slowdowns: Slowdowns,
+    /// What was last reported to the dispatcher.
+    reported: Vec<GpuSlowdown>,
 }
 
-impl<R: GpuReader> Watch<R> {
+impl<R: GpuReader> Sampler<R> {
     fn new(reader: R, outlets: Outlets, floor_window: Duration) -> Self {
-        Self { reader, outlets, floor_window, floors: Vec::new(), throttling: Throttling::default(), told: Vec::new() }
+        Self {
+            reader,
+            outlets,
+            floor_window,
+            floors: Vec::new(),
+            slowdowns: Slowdowns::default(),
+            reported: Vec::new(),
+        }
     }
 
     fn run(mut self, interval: Duration, stopped: &Receiver<()>) {
         loop {
-            self.look();
+            self.sample();
             if stopped.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
     }
 
-    fn look(&mut self) {
+    fn sample(&mut self) {
         let before = self.state();
         let figures = self.reader.read();
         let (after, now) = (self.state(), Instant::now());
         let busy = before == WorkerState::Running || after == WorkerState::Running;
         let between_jobs = is_between_jobs(before) && is_between_jobs(after);
 
-        let reasons = figures.iter().map(|figures| figures.throttled.as_deref());
-        let throttled = self.throttling.note(reasons, busy);
-        // A full channel is tried again with the next sample.
-        if throttled != self.told && self.outlets.events.try_send(Event::GpuSlowdowns(throttled.clone())).is_ok() {
-            self.told = throttled;
+        let reasons = figures.iter().map(|figures| figures.slowdown.as_deref());
+        let slowdowns = self.slowdowns.note(reasons, busy);
+        // When the channel is full, the next sample tries again.
+        if slowdowns != self.reported && self.outlets.events.try_send(Event::GpuSlowdowns(slowdowns.clone())).is_ok() {
+            self.reported = slowdowns;
         }
 
         self.floors.resize_with(figures.len(), || MemoryFloor::new(self.floor_window));
@@ -155,7 +162,7 @@ impl<R: GpuReader> Watch<R> {
     }
 }
 
-/// Models are loaded and none of them runs. Memory in use by a handler that is gone or starts again says nothing.
+/// Models are loaded and no job runs. Memory in use by a handler that has exited or is starting would be no floor.
 fn is_between_jobs(state: WorkerState) -> bool {
     matches!(state, WorkerState::Ready | WorkerState::Idle | WorkerState::Throttled)
 }
@@ -163,10 +170,10 @@ fn is_between_jobs(state: WorkerState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sensors::gpu::GpuFigures;
+    use crate::sensors::gpu::figures::GpuFigures;
     use runpod_worker_core::SlowdownReason;
 
-    /// Shows one GPU, as told.
+    /// One GPU with these figures.
     #[derive(Default)]
     struct Fake(GpuFigures);
 
@@ -177,7 +184,7 @@ mod tests {
     }
 
     struct World {
-        watch: Watch<Fake>,
+        sampler: Sampler<Fake>,
         state: watch::Sender<Snapshot>,
         events: mpsc::Receiver<Event>,
         gpus: Gpus,
@@ -189,17 +196,17 @@ mod tests {
             let (state, snapshots) = watch::channel(Snapshot::default());
             let (sender, events) = mpsc::channel(1);
             let outlets = Outlets { latest, snapshots, events: sender };
-            let watch = Watch::new(Fake::default(), outlets, Duration::from_secs(600));
-            Self { watch, state, events, gpus }
+            let sampler = Sampler::new(Fake::default(), outlets, Duration::from_secs(600));
+            Self { sampler, state, events, gpus }
         }
 
         fn look(&mut self, state: WorkerState) -> Gpu {
             self.state.send_replace(Snapshot { state, ..Snapshot::default() });
-            self.watch.look();
+            self.sampler.sample();
             self.gpus.latest().unwrap()[0].clone()
         }
 
-        fn told(&mut self) -> Option<Vec<GpuSlowdown>> {
+        fn reported(&mut self) -> Option<Vec<GpuSlowdown>> {
             match self.events.try_recv() {
                 Ok(Event::GpuSlowdowns(gpus)) => Some(gpus),
                 _ => None,
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_what_is_in_use_between_jobs() {
+    fn the_floor_is_the_memory_in_use_between_jobs() {
         let mut world = World::new();
         for (state, used, floor) in [
             (WorkerState::Initializing, 1, None),
@@ -218,33 +225,33 @@ mod tests {
             (WorkerState::Throttled, 30, Some(30)),
             (WorkerState::Draining, 5, Some(30)),
         ] {
-            world.watch.reader.0.memory_used = Some(used);
+            world.sampler.reader.0.memory_used = Some(used);
             let gpu = world.look(state);
             assert_eq!((gpu.figures.memory_used, gpu.memory_floor), (Some(used), floor));
         }
-        world.watch.reader.0.memory_used = None;
-        assert_eq!(world.look(WorkerState::Idle).memory_floor, Some(30), "a look that found nothing changes nothing");
+        world.sampler.reader.0.memory_used = None;
+        assert_eq!(world.look(WorkerState::Idle).memory_floor, Some(30), "a sample without a figure changes nothing");
     }
 
     #[test]
-    fn the_dispatcher_is_told_of_changes_and_of_those_it_had_no_room_for() {
+    fn changes_are_reported_and_tried_again_when_the_channel_was_full() {
         let mut world = World::new();
         let hot = vec![GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] }];
-        world.watch.reader.0.throttled = Some(vec![SlowdownReason::HwThermal]);
-        world.watch.outlets.events.try_send(Event::Timer).unwrap();
+        world.sampler.reader.0.slowdown = Some(vec![SlowdownReason::HwThermal]);
+        world.sampler.outlets.events.try_send(Event::Timer).unwrap();
         for _ in 0..3 {
             world.look(WorkerState::Running);
         }
-        assert_eq!(world.told(), None, "there was no room");
+        assert_eq!(world.reported(), None, "the channel was full");
         world.look(WorkerState::Running);
-        assert_eq!(world.told(), Some(hot));
+        assert_eq!(world.reported(), Some(hot));
         world.look(WorkerState::Running);
-        assert_eq!(world.told(), None);
-        world.watch.reader.0.throttled = None;
+        assert_eq!(world.reported(), None);
+        world.sampler.reader.0.slowdown = None;
         for _ in 0..3 {
             world.look(WorkerState::Running);
         }
-        assert_eq!(world.told(), Some(Vec::new()));
+        assert_eq!(world.reported(), Some(Vec::new()));
     }
 
     #[test]
@@ -259,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_can_be_switched_off() {
+    async fn the_sampler_can_be_switched_off() {
         let (_state, snapshots) = watch::channel(Snapshot::default());
         let (events, _inbox) = mpsc::channel(1);
         let settings = GpuSettings {

@@ -1,15 +1,15 @@
 //! Which GPUs are this worker's.
 
-/// What the environment says about it.
+/// The variables of the environment that choose GPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VisibleDevices {
     /// `CUDA_VISIBLE_DEVICES`: indices or UUIDs, in the order in which CUDA numbers them from 0. Empty for none.
     pub cuda: Option<String>,
-    /// `NVIDIA_VISIBLE_DEVICES`: what the container runtime was asked for; indices are the machine's.
+    /// `NVIDIA_VISIBLE_DEVICES`: the request to the container runtime; indices are those of the machine.
     pub nvidia: Option<String>,
 }
 
-/// One of this worker's GPUs.
+/// How to find one of this worker's GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pick {
     /// By its position among all that the driver lists.
@@ -25,7 +25,7 @@ impl VisibleDevices {
     /// machines with GPUs of several kinds.
     pub(super) fn pick(&self, listed: &[String]) -> Vec<Pick> {
         if let Some(cuda) = &self.cuda {
-            // As CUDA does: whatever stands behind the first entry that means no GPU is ignored.
+            // As in CUDA, everything after the first entry that is not a GPU is ignored.
             return cuda.split(',').map_while(|entry| find(entry.trim(), listed)).collect();
         }
         let every = || (0..).take(listed.len()).map(Pick::Index).collect();
@@ -34,7 +34,7 @@ impl VisibleDevices {
         match entries.as_slice() {
             ["" | "all"] => every(),
             ["none" | "void"] => Vec::new(),
-            // A container is shown the GPUs that it was given and no others, numbered from 0.
+            // A container sees only the GPUs that it was given, numbered from 0.
             _ if entries.len() >= listed.len() => every(),
             _ => entries.iter().filter_map(|entry| find(entry, listed)).collect(),
         }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn cuda_decides_and_keeps_its_order() {
+    fn cuda_visible_devices_decides_and_keeps_its_order() {
         for (cuda, expected) in [
             ("2, 0", "2 0"),
             ("GPU-bb, 1", "GPU-bb33 1"),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn without_it_the_container_runtimes_choice_counts_unless_it_has_been_made() {
+    fn without_it_nvidia_visible_devices_counts_unless_the_runtime_has_applied_it() {
         for (nvidia, listed, expected) in [
             (None, &LISTED[..], "0 1 2 3"),
             (Some("all"), &LISTED, "0 1 2 3"),

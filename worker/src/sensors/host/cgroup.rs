@@ -1,4 +1,4 @@
-//! What the kernel accounts to this container, from cgroup version 2 or 1.
+//! What the kernel accounts to this container, from cgroup version 2 or 1. The one place that reads `/sys/fs/cgroup`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,12 @@ impl Cgroup {
         })
     }
 
+    /// How often the kernel's out-of-memory killer has killed a process of this group; `None` when the kernel does not count it.
+    pub fn oom_kills(&self) -> Option<u64> {
+        field(&self.unified, "memory.events", "oom_kill")
+            .or_else(|| field(&self.memory, "memory.oom_control", "oom_kill"))
+    }
+
     /// CPU time used since the group was made.
     pub fn cpu_time(&self) -> Option<Duration> {
         let micros = field(&self.unified, "cpu.stat", "usage_usec").map(Duration::from_micros);
@@ -121,12 +127,15 @@ mod tests {
             ("pod/memory.stat", "anon 250\ninactive_file 150\nactive_file 0\n"),
             ("pod/cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
             ("pod/cpu.max", "150000 100000\n"),
+            ("pod/memory.events", "low 0\noom 4\noom_kill 3\noom_group_kill 9\n"),
+            ("memory.events", "oom_kill 70\n"),
             ("memory.current", "9\n"),
         ]);
         let group = Cgroup::at(root.path(), "0::/pod\n");
         assert_eq!(group.memory(), Some(CgroupMemory { used: 250, limit: Some(1000) }));
         assert_eq!(group.cpu_time(), Some(Duration::from_millis(2500)));
         assert_eq!(group.cpu_limit(), Some(1.5));
+        assert_eq!(group.oom_kills(), Some(3));
     }
 
     #[test]
@@ -138,11 +147,13 @@ mod tests {
             ("cpuacct/cpuacct.usage", "3000000000\n"),
             ("cpu/cpu.cfs_quota_us", "50000\n"),
             ("cpu/cpu.cfs_period_us", "100000\n"),
+            ("memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
         ]);
         let group = Cgroup::at(root.path(), "9:cpu,cpuacct:/docker/abc\n8:memory:/docker/abc\n0::/\n");
         assert_eq!(group.memory(), Some(CgroupMemory { used: 300, limit: Some(1000) }));
         assert_eq!(group.cpu_time(), Some(Duration::from_secs(3)));
         assert_eq!(group.cpu_limit(), Some(0.5));
+        assert_eq!(group.oom_kills(), Some(2));
     }
 
     #[test]
@@ -162,9 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_absent() {
-        let root = tree(&[("memory.max", "1000\n")]);
+    fn a_figure_that_the_kernel_does_not_give_is_absent() {
+        let root = tree(&[("memory.max", "1000\n"), ("memory.events", "oom 1\n")]);
         let group = Cgroup::at(root.path(), "nonsense\n");
         assert_eq!((group.memory(), group.cpu_time(), group.cpu_limit()), (None, None, None));
+        assert_eq!(group.oom_kills(), None);
     }
 }

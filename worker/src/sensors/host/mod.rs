@@ -12,31 +12,30 @@ use tokio_util::sync::CancellationToken;
 
 pub use cgroup::{Cgroup, CgroupMemory};
 
-/// Time between two looks, and so the time that a CPU figure is about.
-const INTERVAL: Duration = Duration::from_secs(5);
+use super::limits::HOST_INTERVAL;
 
-/// What the container uses. Figures that the kernel does not give are absent.
+/// Use of CPU and memory by the container. Figures that the kernel does not give are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HostUsage {
-    /// CPU time in the last seconds, as a share of what there is, from 0 to 1.
+    /// CPU time in the last five seconds, as a share of the available CPUs, from 0 to 1.
     pub cpu: Option<f64>,
     /// Bytes of memory in use.
     pub memory_used: Option<u64>,
-    /// Bytes of memory that there are.
+    /// Bytes of memory that may be in use.
     pub memory_limit: Option<u64>,
 }
 
-/// A window on the last look.
+/// Shows the newest sample. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Host(watch::Receiver<HostUsage>);
 
 impl Host {
-    /// Nothing to see, ever.
+    /// Never shows anything.
     pub fn absent() -> Self {
         Self::fixed(HostUsage::default())
     }
 
-    /// What was seen last.
+    /// The newest sample.
     pub fn latest(&self) -> HostUsage {
         *self.0.borrow()
     }
@@ -46,18 +45,18 @@ impl Host {
     }
 }
 
-/// Looks again and again until `over`.
+/// Samples at an interval until `over`.
 pub fn spawn(over: CancellationToken) -> Host {
     let mut meter = Meter::new(Cgroup::own());
-    let (latest, host) = watch::channel(meter.look(Instant::now()));
+    let (latest, host) = watch::channel(meter.sample(Instant::now()));
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(HOST_INTERVAL) => {}
                 () = over.cancelled() => return,
             }
             // The kernel answers from memory: nothing here waits for a disk.
-            latest.send_replace(meter.look(Instant::now()));
+            latest.send_replace(meter.sample(Instant::now()));
         }
     });
     Host(host)
@@ -66,7 +65,7 @@ pub fn spawn(over: CancellationToken) -> Host {
 #[derive(Debug)]
 struct Meter {
     cgroup: Cgroup,
-    /// Moment and CPU time of the last look.
+    /// Time and CPU time of the last sample.
     last: Option<(Instant, Duration)>,
 }
 
@@ -75,12 +74,12 @@ impl Meter {
         Self { cgroup, last: None }
     }
 
-    fn look(&mut self, now: Instant) -> HostUsage {
+    fn sample(&mut self, now: Instant) -> HostUsage {
         let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = memory_field(&machine, "MemTotal");
         let (used, limit) = match self.cgroup.memory() {
             Some(memory) => (Some(memory.used), memory.limit.into_iter().chain(total).min()),
-            // Not accounted: the machine is the container.
+            // The kernel accounts no memory to a container: the machine counts.
             None => (
                 total.zip(memory_field(&machine, "MemAvailable")).map(|(total, free)| total.saturating_sub(free)),
                 total,
@@ -116,11 +115,11 @@ mod tests {
         write("cpu.stat", "usage_usec 1000000\n");
         write("cpu.max", "200000 100000\n");
         let (mut meter, start) = (Meter::new(Cgroup::at(root.path(), "")), Instant::now());
-        assert_eq!(meter.look(start).cpu, None, "a share is about a time");
+        assert_eq!(meter.sample(start).cpu, None, "a share needs two samples");
         write("cpu.stat", "usage_usec 6000000\n");
-        assert_eq!(meter.look(start + Duration::from_secs(5)).cpu, Some(0.5));
+        assert_eq!(meter.sample(start + Duration::from_secs(5)).cpu, Some(0.5));
         write("cpu.stat", "usage_usec 99000000\n");
-        assert_eq!(meter.look(start + Duration::from_secs(10)).cpu, Some(1.0));
+        assert_eq!(meter.sample(start + Duration::from_secs(10)).cpu, Some(1.0));
     }
 
     #[test]
@@ -130,18 +129,18 @@ mod tests {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
         let total = memory_field(&meminfo, "MemTotal");
         let mut meter = Meter::new(Cgroup::at(root.path(), ""));
-        let usage = meter.look(Instant::now());
+        let usage = meter.sample(Instant::now());
         assert!(usage.memory_used > Some(0) && usage.memory_used < total && usage.memory_limit == total, "{usage:?}");
         write("memory.current", "4096\n");
-        assert_eq!(meter.look(Instant::now()).memory_used, Some(4096));
+        assert_eq!(meter.sample(Instant::now()).memory_used, Some(4096));
         for (limit, expected) in [("max", total), ("1152921504606846975", total), ("8192", Some(8192))] {
             write("memory.max", limit);
-            assert_eq!(meter.look(Instant::now()).memory_limit, expected, "{limit}");
+            assert_eq!(meter.sample(Instant::now()).memory_limit, expected, "{limit}");
         }
     }
 
     #[tokio::test]
-    async fn this_machine_tells_its_memory_at_once() {
+    async fn the_memory_of_this_machine_is_known_at_once() {
         let over = CancellationToken::new();
         let usage = spawn(over.clone()).latest();
         over.cancel();
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_figures_are_read() {
+    fn a_field_of_meminfo_is_read_in_bytes() {
         let text = "MemTotal:       24677720 kB\nMemFree:  1 kB\nMemAvailable:   2048 kB\n";
         assert_eq!(memory_field(text, "MemAvailable"), Some(2048 * 1024));
         assert_eq!(memory_field("MemTotal: 1 kB\n", "MemAvailable"), None);

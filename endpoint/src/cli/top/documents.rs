@@ -1,0 +1,145 @@
+//! The documents of the endpoint. Fields that other endpoints do not send are optional.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::local::Gpu;
+use crate::store::Status;
+
+/// The endpoint at one moment.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Overview {
+    pub(super) counters: Counters,
+    /// Milliseconds.
+    pub(super) oldest_wait: Option<u64>,
+    pub(super) jobs: Vec<Job>,
+    /// `None` if the endpoint only counts its workers.
+    pub(super) workers: Option<Vec<Worker>>,
+}
+
+/// Times are milliseconds since 1970.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Counters {
+    pub(super) at: u64,
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    pub(super) in_progress: u64,
+    pub(super) in_queue: u64,
+    pub(super) retried: u64,
+    pub(super) idle: u64,
+    pub(super) initializing: u64,
+    pub(super) running: u64,
+    pub(super) unhealthy: u64,
+    pub(super) throttled: u64,
+}
+
+/// A line of the list of jobs. Durations are milliseconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Job {
+    pub(super) id: String,
+    pub(super) status: Status,
+    #[serde(default)]
+    pub(super) submitted_at: Option<u64>,
+    #[serde(default, alias = "delayTime")]
+    pub(super) delay: Option<u64>,
+    #[serde(default, alias = "executionTime")]
+    pub(super) execution: Option<u64>,
+    #[serde(default, alias = "workerId")]
+    pub(super) worker: Option<String>,
+    #[serde(default)]
+    pub(super) retries: u32,
+}
+
+/// A line of the list of workers.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Worker {
+    pub(super) id: String,
+    pub(super) state: String,
+    pub(super) jobs: u64,
+    pub(super) silent_seconds: u64,
+    pub(super) cpu_percent: Option<f64>,
+    pub(super) memory_percent: Option<f64>,
+    pub(super) gpus: Vec<Gpu>,
+}
+
+/// Everything about one job.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Details {
+    #[serde(flatten)]
+    pub(super) job: Job,
+    #[serde(default)]
+    pub(super) history: Vec<Step>,
+    #[serde(default)]
+    pub(super) input: Option<Value>,
+    #[serde(default)]
+    pub(super) output: Option<Value>,
+    #[serde(default)]
+    pub(super) error: Option<Value>,
+    #[serde(default)]
+    pub(super) items: Vec<Value>,
+}
+
+/// The job entered a state.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Step {
+    pub(super) status: Status,
+    pub(super) at: u64,
+    pub(super) worker: Option<String>,
+}
+
+/// The reply of `/health`, which every endpoint has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Health {
+    jobs: JobCounts,
+    workers: WorkerCounts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct JobCounts {
+    completed: u64,
+    failed: u64,
+    in_progress: u64,
+    in_queue: u64,
+    retried: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WorkerCounts {
+    idle: u64,
+    initializing: u64,
+    running: u64,
+    throttled: u64,
+    unhealthy: u64,
+}
+
+impl Health {
+    pub(super) fn counters(&self, at: u64) -> Counters {
+        let (jobs, workers) = (&self.jobs, &self.workers);
+        Counters {
+            at,
+            completed: jobs.completed,
+            failed: jobs.failed,
+            in_progress: jobs.in_progress,
+            in_queue: jobs.in_queue,
+            retried: jobs.retried,
+            idle: workers.idle,
+            initializing: workers.initializing,
+            running: workers.running,
+            throttled: workers.throttled,
+            unhealthy: workers.unhealthy,
+        }
+    }
+}
+
+/// The reply of `/requests`: unfinished jobs.
+#[derive(Debug, Deserialize)]
+pub(super) struct Requests {
+    pub(super) requests: Vec<Job>,
+}

@@ -1,0 +1,52 @@
+//! Reports the outcome of a job to the worker.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use runpod_handler_protocol::{ErrorKind, ToSupervisor};
+
+use crate::error::HandlerError;
+use crate::running_job::{RunningJob, RunningJobs};
+use crate::send_queue::SendQueue;
+use crate::serve::job_memory::JobMemory;
+
+/// The outcome of a job.
+#[derive(Debug)]
+pub(crate) struct Reply<'a> {
+    pub(crate) running: &'a RunningJob,
+    /// The output as JSON, or why there is none.
+    pub(crate) result: Result<Bytes, HandlerError>,
+    /// The handler panicked.
+    pub(crate) panicked: bool,
+    /// The slot takes no job until it has loaded its model again.
+    pub(crate) reloading: bool,
+    pub(crate) refresh: bool,
+    pub(crate) records: BTreeMap<String, f64>,
+}
+
+impl Reply<'_> {
+    /// Sends the final message of the job. From here on a cancel finds no job.
+    pub(crate) fn send(self, jobs: &RunningJobs, queue: &SendQueue, memory: &JobMemory) {
+        let Self { running, result, panicked, reloading, refresh, mut records } = self;
+        jobs.remove(running);
+        let (job, attempt) = (running.id.clone(), running.attempt);
+        let error = match result {
+            Ok(output) => {
+                memory.record(&mut records);
+                return queue.push(&ToSupervisor::Done { job, attempt, refresh, records }, output);
+            }
+            Err(error) => error,
+        };
+        // The error of a job that was asked to stop can have any text: its kind follows from the reason to stop.
+        let stopped = running.stopped().filter(|_| !panicked);
+        let default = stopped.map_or(ErrorKind::InferenceError, |stopped| stopped.kind());
+        let kind_is_guessed = error.kind().is_none();
+        let mut report = error.into_report(default);
+        // Any text may quote a user's input, and a lost device costs the process.
+        if kind_is_guessed && report.kind == ErrorKind::DeviceLost && memory.works() {
+            report.kind = default;
+        }
+        memory.recover(&mut report);
+        queue.push_report(&ToSupervisor::Failed { job, attempt, refresh, reloading }, &report);
+    }
+}

@@ -1,0 +1,31 @@
+//! Serves an axum router within limits.
+//!
+//! No client can take all connections, descriptors or memory of the program:
+//!
+//! - At most [`ServerLimits::max_connections`] are open. A new one replaces one that is idle, or whose request does not arrive;
+//!   if every connection is being answered, the new one gets status 503.
+//! - The header of a request must arrive in time, and its size is checked while it is read.
+//! - A request body and the reader of a response must make progress.
+//! - Request bodies share a [`Budget`] of bytes.
+//!
+//! What is refused is counted by reason ([`ServerCounts`]) and logged, at most one line every ten seconds.
+
+mod budget;
+mod connection;
+mod counts;
+mod descriptors;
+mod host;
+mod limits;
+mod phase;
+mod serve;
+mod stream;
+mod table;
+mod tracked;
+
+pub use budget::{Budget, Lease};
+pub use connection::Connection;
+pub use counts::{Refusal, ServerCounts};
+pub use descriptors::{connections_within, raise_descriptor_limit};
+pub use host::names_this_machine;
+pub use limits::ServerLimits;
+pub use serve::HttpServer;

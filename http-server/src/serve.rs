@@ -1,0 +1,190 @@
+//! Accepts connections and serves them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::io::Errno;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::connection::Connection;
+use crate::counts::{Refusal, ServerCounts};
+use crate::limits::ServerLimits;
+use crate::phase::Phase;
+use crate::stream::GuardedStream;
+use crate::table::{Place, Table};
+use crate::tracked::{RequestBody, ResponseBody};
+
+/// How long open requests may take to end once the server stops.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// Longest time between two checks of the connections' timeouts.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pause after an error of `accept`, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of a header beyond the limit that are still read, so that the router can answer with a document of its own.
+const HEADER_SLACK: usize = 8 << 10;
+
+/// Refused connections that are kept open at once until their client has read why.
+const MAX_REFUSALS: usize = 64;
+/// How long each of them is kept open.
+const REFUSAL_TIME: Duration = Duration::from_millis(300);
+
+/// The body of the answer when all connections are in use.
+const FULL: &str = r#"{"error":"all connections of this server are in use; try again in 1 s","status":503}"#;
+
+/// A server and its counters.
+#[derive(Debug, Clone)]
+pub struct HttpServer {
+    name: &'static str,
+    limits: ServerLimits,
+    counts: Arc<ServerCounts>,
+}
+
+impl HttpServer {
+    /// A server that keeps to these limits. Its log lines carry its name.
+    #[must_use]
+    pub fn new(name: &'static str, limits: ServerLimits) -> Self {
+        Self { name, limits, counts: Arc::default() }
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn counts(&self) -> Arc<ServerCounts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Serves until `shutdown` is cancelled, then closes within a few seconds.
+    pub async fn serve(self, listener: TcpListener, router: Router, shutdown: &CancellationToken) {
+        let table = Table::new(self.limits, Arc::clone(&self.counts));
+        let sweeping = CancellationToken::new();
+        tokio::spawn(sweep(Arc::clone(&table), self.limits, self.name, sweeping.clone()));
+        let open = GracefulShutdown::new();
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => match table.admit() {
+                    Some(place) => {
+                        tokio::spawn(connection(stream, place, router.clone(), self.limits, open.watcher()));
+                    }
+                    None => refuse(stream, &refusals),
+                },
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if has_no_descriptor(&error) {
+                        table.free_descriptor();
+                    }
+                    tracing::debug!(server = self.name, %error, "Cannot accept a connection. Trying again.");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        // What has not ended by then is cut off when the program ends.
+        let _ = timeout(CLOSE_GRACE, open.shutdown()).await;
+        sweeping.cancel();
+        self.counts.log(self.name);
+    }
+}
+
+/// Closes connections whose time is over, and logs what was refused.
+async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop: CancellationToken) {
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout);
+    let mut ticks = interval((shortest / 4).clamp(Duration::from_millis(1), SWEEP_INTERVAL));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        table.sweep();
+        table.counts().log(name);
+    }
+}
+
+/// Serves one connection until it ends or must be closed.
+async fn connection(stream: TcpStream, place: Place, router: Router, limits: ServerLimits, watcher: Watcher) {
+    // Without this the second half of a small reply waits for the acknowledgement of the first: 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "A connection delays small packets.");
+    }
+    let handle = Connection::default();
+    let (activity, counts) = (Arc::clone(&place.activity), Arc::clone(place.counts()));
+    let stream =
+        GuardedStream::new(stream, Arc::clone(&activity), Arc::clone(&counts), handle.clone(), limits.write_timeout);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let activity = Arc::clone(&activity);
+        activity.enter(Phase::Answer);
+        request.extensions_mut().insert(ConnectInfo(handle.clone()));
+        let request = request.map(|inner| RequestBody { inner, activity: Arc::clone(&activity) });
+        let answer = router.clone().oneshot(request);
+        async move { answer.await.map(|response| response.map(|inner| ResponseBody { inner, activity })) }
+    });
+    let mut http = http1::Builder::new();
+    // The table keeps the time of headers: hyper's timeout would include the wait for the next request.
+    http.timer(TokioTimer::new()).header_read_timeout(None);
+    http.max_header_size(limits.max_header_bytes + HEADER_SLACK);
+    let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = serving => if let Err(error) = ended {
+            if error.is_parse_too_large() {
+                counts.add(Refusal::HeaderTooLarge);
+            }
+            tracing::debug!(%error, "A connection ended early.");
+        },
+        () = place.activity.closed() => {}
+    }
+}
+
+/// Answers that all connections are in use, and closes.
+fn refuse(stream: TcpStream, refusals: &Arc<Semaphore>) {
+    let Ok(permit) = Arc::clone(refusals).try_acquire_owned() else { return };
+    tokio::spawn(async move {
+        let _permit = permit;
+        // Closing a socket with unread bytes resets it, and the client would not see the answer.
+        let answer = async {
+            let mut stream = stream;
+            let head = format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+                 retry-after: 1\r\nconnection: close\r\n\r\n",
+                FULL.len()
+            );
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(FULL.as_bytes()).await?;
+            stream.shutdown().await?;
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(REFUSAL_TIME, answer).await;
+    });
+}
+
+/// Whether the error concerns the accepted connection only.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn has_no_descriptor(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The open connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::counts::{Refusal, ServerCounts};
+use crate::limits::ServerLimits;
+use crate::phase::{Activity, Expiry};
+
+/// Every open connection of one server.
+#[derive(Debug)]
+pub(crate) struct Table {
+    limits: ServerLimits,
+    counts: Arc<ServerCounts>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    by_number: HashMap<u64, Arc<Activity>>,
+}
+
+impl Open {
+    /// Removes and closes the connection that can be spared most. Returns whether there was one.
+    fn evict(&mut self) -> bool {
+        let spare = self.by_number.iter().filter_map(|(number, activity)| Some((activity.dispensability()?, *number)));
+        let Some((_, number)) = spare.max() else { return false };
+        if let Some(activity) = self.by_number.remove(&number) {
+            activity.close();
+        }
+        true
+    }
+}
+
+impl Table {
+    pub(crate) fn new(limits: ServerLimits, counts: Arc<ServerCounts>) -> Arc<Self> {
+        Arc::new(Self { limits, counts, open: Mutex::default() })
+    }
+
+    /// A place for a new connection. Another one makes room if necessary; `None` if all are being answered.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
+        let mut open = self.open.lock();
+        if open.by_number.len() >= self.limits.max_connections {
+            let reason = if open.evict() { Refusal::Evicted } else { Refusal::Full };
+            self.counts.add(reason);
+            if reason == Refusal::Full {
+                return None;
+            }
+        }
+        let activity = Arc::new(Activity::new());
+        let number = open.next;
+        open.next += 1;
+        open.by_number.insert(number, Arc::clone(&activity));
+        self.counts.set_open(open.by_number.len());
+        Some(Place { table: Arc::clone(self), number, activity })
+    }
+
+    /// Closes one connection that can be spared, because the process has no descriptor left.
+    pub(crate) fn free_descriptor(&self) {
+        self.counts.add(Refusal::Descriptors);
+        self.open.lock().evict();
+    }
+
+    /// Closes the connections whose time is over.
+    pub(crate) fn sweep(&self) {
+        let open = self.open.lock();
+        for activity in open.by_number.values() {
+            match activity.expired(&self.limits) {
+                None => continue,
+                Some(Expiry::Idle) => {}
+                Some(Expiry::Refused(reason)) => self.counts.add(reason),
+            }
+            activity.close();
+        }
+    }
+
+    pub(crate) fn counts(&self) -> &Arc<ServerCounts> {
+        &self.counts
+    }
+}
+
+/// The place of one open connection; dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct Place {
+    table: Arc<Table>,
+    number: u64,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl Place {
+    pub(crate) fn counts(&self) -> &Arc<ServerCounts> {
+        &self.table.counts
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.table.open.lock();
+        open.by_number.remove(&self.number);
+        self.table.counts.set_open(open.by_number.len());
+    }
+}

@@ -1,0 +1,70 @@
+//! The official programs: the Python package as client and as worker, the JavaScript SDK as client.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use end_to_end_tests::{Daemon, repository};
+use serde_json::Value;
+
+/// Python starts slowly on a busy machine, and a client makes many requests.
+const CLIENT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What `make python-client` and `make js-client` install.
+fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
+    let folder = repository().join(".venv").join(name);
+    assert!(folder.join(inside).is_dir(), "the official package is not installed: run `make {target}`");
+    folder
+}
+
+/// The environment in which `import runpod` finds the pinned package.
+fn python_env() -> Vec<(String, String)> {
+    let packages = installed("runpod", "runpod", "python-client");
+    vec![
+        ("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned()),
+        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+    ]
+}
+
+fn script(name: &str) -> String {
+    repository().join("tests/conformance").join(name).to_string_lossy().into_owned()
+}
+
+/// The official worker with the handler of this name from `worker.py`, in this environment of the platform. The group that it
+/// leads has two processes: the heartbeat is a second one.
+pub(crate) fn worker(platform: Vec<(String, String)>, handler: &str) -> Daemon {
+    let mut env = python_env();
+    env.extend(platform);
+    for (name, value) in [
+        ("CONFORMANCE_HANDLER", handler),
+        ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true"),
+        ("RUNPOD_SKIP_GPU_CHECK", "true"),
+    ] {
+        env.push((name.to_owned(), value.to_owned()));
+    }
+    Daemon::start("worker.py", Path::new("python3"), &[script("worker.py")], &env)
+}
+
+/// What a Python client printed; `base` is the URL up to and including `/v2`.
+pub(crate) fn python_client(name: &str, base: &str, args: &[&str]) -> Value {
+    let mut env = python_env();
+    env.push(("RUNPOD_ENDPOINT_BASE_URL".to_owned(), base.to_owned()));
+    env.push(("RUNPOD_API_BASE_URL".to_owned(), base.trim_end_matches("/v2").to_owned()));
+    let args: Vec<String> = [script(name)].into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
+    printed(Daemon::start(name, Path::new("python3"), &args, &env))
+}
+
+/// What the JavaScript client printed.
+pub(crate) fn javascript_client(base: &str) -> Value {
+    let packages = installed("js", "node_modules/runpod-sdk", "js-client").to_string_lossy().into_owned();
+    let args = [script("endpoint/client.mjs"), packages, base.to_owned()];
+    printed(Daemon::start("client.mjs", Path::new("node"), &args, &[]))
+}
+
+/// The JSON document in the last line that a program prints.
+fn printed(mut client: Daemon) -> Value {
+    let status = client.wait(CLIENT_LIMIT);
+    let log = client.log();
+    assert!(status.success(), "the client failed:\n{log}");
+    let last = log.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {log}"))
+}

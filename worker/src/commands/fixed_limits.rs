@@ -1,0 +1,77 @@
+//! The limits that cannot be set, as `--check-config` lists them after the settings.
+
+use runpod_worker_core::Policy;
+
+use crate::base::{FixedLimit, LimitValue};
+use crate::config::{Config, Description};
+use crate::outbox::OutboxLimits;
+use crate::{alerts, app, base, direct, dispatcher, heartbeat, http, logs, outbox, process, queue, sensors, traces};
+
+/// Every part that declares limits of its own.
+const PARTS: [&[FixedLimit]; 13] = [
+    app::LIMITS,
+    dispatcher::LIMITS,
+    queue::limits::LIMITS,
+    heartbeat::limits::LIMITS,
+    http::limits::LIMITS,
+    direct::limits::LIMITS,
+    outbox::limits::LIMITS,
+    process::limits::LIMITS,
+    logs::limits::LIMITS,
+    traces::limits::LIMITS,
+    alerts::LIMITS,
+    sensors::limits::LIMITS,
+    base::LIMITS,
+];
+
+/// The fixed limits of the core, of the outbox, and of every part that declares its own.
+pub(super) fn fixed_limits(config: &Config) -> Description {
+    let declared = PARTS.into_iter().flatten();
+    let declared = declared.map(|limit| (format!("{}.{}", limit.part, dashed(limit.name)), (limit.value)()));
+    Description::of_fixed(of_core(&config.policy).into_iter().chain(of_outbox(&config.outbox)).chain(declared))
+}
+
+/// The limits of the state machine that no setting changes.
+fn of_core(policy: &Policy) -> Vec<(String, String)> {
+    let limits: [(&str, &dyn LimitValue); 23] = [
+        ("handshake-timeout", &policy.handshake_timeout),
+        ("ping-interval", &policy.ping_interval),
+        ("pong-timeout", &policy.pong_timeout),
+        ("probe-timeout", &policy.probe_timeout),
+        ("reap-timeout", &policy.reap_timeout),
+        ("exit-timeout", &policy.exit_timeout),
+        ("start-attempts", &policy.start_attempts),
+        ("restart-delay", &policy.restart_delay),
+        ("restart-delay-max", &policy.restart_delay_max),
+        ("crash-limit", &policy.crash_limit),
+        ("crash-window", &policy.crash_window),
+        ("lost-start-limit", &policy.lost_start_limit),
+        ("retire-grace", &policy.retire_grace),
+        ("deadline-slack", &policy.deadline_slack),
+        ("chunk-window", &policy.chunk_window),
+        ("early-stop-limit", &policy.early_stop_limit),
+        ("recent-results", &policy.recent_results),
+        ("recent-bytes", &policy.recent_bytes),
+        ("undelivered-grace", &policy.undelivered_grace),
+        ("refresh-absence", &policy.refresh_absence),
+        ("poll-grace", &policy.poll_grace),
+        ("poll-abort-timeout", &policy.poll_abort_timeout),
+        ("abort-flush-grace", &policy.abort_flush_grace),
+    ];
+    limits.into_iter().map(|(name, value)| (format!("core.{name}"), value.as_text())).collect()
+}
+
+/// The limits of the outbox that no setting changes.
+fn of_outbox(limits: &OutboxLimits) -> Vec<(String, String)> {
+    let OutboxLimits { max_bytes: _, max_posts, max_age, chunk_age } = limits;
+    vec![
+        ("outbox.max-posts".to_owned(), max_posts.as_text()),
+        ("outbox.max-age".to_owned(), max_age.as_text()),
+        ("outbox.chunk-age".to_owned(), chunk_age.as_text()),
+    ]
+}
+
+/// `POLL_TIMEOUT` as `poll-timeout`.
+fn dashed(constant: &str) -> String {
+    constant.to_ascii_lowercase().replace('_', "-")
+}

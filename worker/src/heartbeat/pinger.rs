@@ -1,0 +1,159 @@
+//! Sends pings and unhealthy reports.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode};
+use runpod_worker_core::{JobId, Snapshot};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{sleep, timeout};
+
+use super::HeartbeatConfig;
+use super::limits::{
+    MAX_IDS_LEN, MAX_REASON, MAX_URL_LEN, REPORT_TIMEOUT, RETRIES, RETRY_PAUSE, RETRY_PAUSE_MAX, TURN_TIMEOUT,
+};
+use super::record::Record;
+use crate::base::{ClientError, Retry, VERSION, http_client, retry_after, url};
+use crate::metrics::{HeartbeatOutcome, Metrics};
+use crate::queue::{RequestError, request_error};
+
+/// A report that this worker cannot work.
+#[derive(Debug)]
+pub(super) struct UnhealthyReport {
+    check: String,
+    reason: String,
+}
+
+impl UnhealthyReport {
+    /// The fitness check that failed, or the name of what else is wrong, and the reason, which is cut if it is too long.
+    pub(super) fn new(check: &str, reason: &str) -> Self {
+        Self { check: check.to_owned(), reason: reason.chars().take(MAX_REASON).collect() }
+    }
+}
+
+pub(super) struct Pinger {
+    client: Client,
+    url: String,
+    interval: Duration,
+    snapshot: watch::Receiver<Snapshot>,
+    record: Record,
+    metrics: Arc<Metrics>,
+    /// Held while a ping or a report is in flight.
+    turn: Mutex<()>,
+    reported: AtomicBool,
+}
+
+impl Pinger {
+    pub(super) fn new(
+        config: &HeartbeatConfig,
+        snapshot: watch::Receiver<Snapshot>,
+        record: Record,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ClientError> {
+        let client = http_client(&config.key, None, Policy::limited(10))?;
+        let url = config.url.for_worker(&config.worker_id);
+        let (turn, reported) = (Mutex::default(), AtomicBool::default());
+        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics, turn, reported })
+    }
+
+    pub(super) async fn ping_for_ever(&self) {
+        loop {
+            let turn = self.turn.lock().await;
+            if !self.has_left() {
+                let result = self.ping().await;
+                let outcome = if result.is_ok() { HeartbeatOutcome::Ok } else { HeartbeatOutcome::Failed };
+                self.metrics.heartbeat(outcome);
+                self.record.note(&result);
+            }
+            drop(turn);
+            sleep(self.interval).await;
+        }
+    }
+
+    /// Whether the platform knows that this worker cannot work and no job needs its lease any more. An ordinary ping would
+    /// then withdraw the report.
+    fn has_left(&self) -> bool {
+        self.reported.load(Ordering::Relaxed) && self.snapshot.borrow().held.is_empty()
+    }
+
+    async fn ping(&self) -> Result<(), RequestError> {
+        let mut retry = Retry::new(RETRY_PAUSE, RETRY_PAUSE_MAX);
+        let mut attempts = 0;
+        loop {
+            // The jobs are read for each attempt: one that has ended in between must not be claimed again.
+            let url = ping_url(&self.url, &self.snapshot.borrow().held);
+            let limit = self.interval * 2;
+            let response = self.client.get(url).timeout(limit).send().await.map_err(request_error)?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(());
+            }
+            let retriable = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+            if !retriable || attempts == RETRIES {
+                return Err(RequestError::from_status(status.as_u16()));
+            }
+            attempts += 1;
+            // A pause longer than the interval would be a missed ping.
+            sleep(retry.next(retry_after(response.headers())).min(self.interval)).await;
+        }
+    }
+
+    pub(super) async fn report(&self, report: &UnhealthyReport) {
+        self.reported.store(true, Ordering::Relaxed);
+        // A ping in flight must not overtake the report; one that hangs must not delay it for long.
+        let _turn = timeout(TURN_TIMEOUT, self.turn.lock()).await;
+        let mut target = self.url.clone();
+        url::append(&mut target, "status", "unhealthy");
+        url::append(&mut target, "check", &report.check);
+        url::append(&mut target, "reason", &report.reason);
+        url::append(&mut target, "runpod_version", VERSION);
+        let answer = self.client.get(target).timeout(REPORT_TIMEOUT).send().await.map_err(request_error);
+        if let Err(error) = answer {
+            tracing::warn!(%error, check = report.check, "The unhealthy report did not arrive.");
+        }
+    }
+}
+
+/// The URL of one ping. `job_id` lists the jobs that are held, as many as fit, and is absent when there are none.
+fn ping_url(base: &str, held: &[JobId]) -> String {
+    let mut tail = String::new();
+    url::append(&mut tail, "runpod_version", VERSION);
+    let room = MAX_URL_LEN.saturating_sub(base.len() + "&job_id=".len() + tail.len());
+    let mut ids = String::new();
+    let mut escaped = 0;
+    for id in held {
+        escaped += url::escaped_len(id.as_str()) + url::escaped_len(",");
+        if ids.len() + 1 + id.as_str().len() > MAX_IDS_LEN || escaped > room {
+            break;
+        }
+        if !ids.is_empty() {
+            ids.push(',');
+        }
+        ids.push_str(id.as_str());
+    }
+    let mut target = base.to_owned();
+    if !ids.is_empty() {
+        url::append(&mut target, "job_id", &ids);
+    }
+    url::append(&mut target, "runpod_version", VERSION);
+    target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut_between_two_ids() {
+        let id = |n: usize| JobId::from(format!("{n:04}-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-u1"));
+        let held: Vec<JobId> = (0..5000).map(id).collect();
+        let target = ping_url("http://h/ping", &held);
+        assert!(target.len() <= MAX_URL_LEN && target.len() > MAX_URL_LEN - 100, "{}", target.len());
+        let ids = target.split("job_id=").nth(1).unwrap().split('&').next().unwrap();
+        for (n, listed) in ids.split("%2C").enumerate() {
+            assert_eq!(listed, id(n).as_str());
+        }
+    }
+}

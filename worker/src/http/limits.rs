@@ -1,0 +1,13 @@
+//! Limits of the worker's own HTTP server.
+
+use std::time::Duration;
+
+use crate::base::limits;
+
+limits! {
+    "http";
+    /// Longest time for requests in flight when the server ends.
+    pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+    /// A dispatcher without a beat for this long counts as stuck. It beats every two seconds when nothing happens.
+    pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
+}

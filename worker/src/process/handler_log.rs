@@ -1,0 +1,86 @@
+//! What a handler process prints, as lines of the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use runpod_handler_protocol::LogLine;
+use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
+
+use super::limits::LAST_LINES;
+use super::output::{Output, read_lines};
+use super::running_jobs::RunningJobs;
+use crate::logs::{HANDLER, redact};
+
+/// Where lines come from.
+pub(super) struct Source {
+    /// `stdout` or `stderr`.
+    pub(super) name: &'static str,
+    pub(super) process: usize,
+    pub(super) jobs: RunningJobs,
+    /// Lines per second; 0 for no limit.
+    pub(super) rate: u32,
+    /// Where the newest lines are kept.
+    pub(super) last_lines: Option<LastLines>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Logs each line until end-of-file or `stop`.
+pub(super) async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
+    let Source { name, process, jobs, rate, last_lines, stop } = source;
+    let keep = |line: &str| {
+        if let Some(lines) = &last_lines {
+            lines.push(line);
+        }
+    };
+    read_lines(stream, stop, rate, |output| match output {
+        Output::Line(line) => match LogLine::parse(&line) {
+            Some(event) => {
+                keep(&event.message);
+                log_event(&event, process, &jobs);
+            }
+            None => {
+                keep(&line);
+                tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{line}");
+            }
+        },
+        Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message)),
+        Output::Dropped(count) => {
+            tracing::warn!(target: HANDLER, process, stream = name, "Dropped {count} lines: the handler logs too fast. See --log-rate.");
+        }
+    })
+    .await;
+}
+
+/// An event of the handler, with its own level and job.
+fn log_event(event: &LogLine, process: usize, jobs: &RunningJobs) {
+    let LogLine { level, job, target: module, message } = event;
+    let job = job.clone().or_else(|| jobs.only_one());
+    match level.as_str() {
+        "ERROR" => tracing::error!(target: HANDLER, job, process, module, "{message}"),
+        "WARN" => tracing::warn!(target: HANDLER, job, process, module, "{message}"),
+        "DEBUG" => tracing::debug!(target: HANDLER, job, process, module, "{message}"),
+        "TRACE" => tracing::trace!(target: HANDLER, job, process, module, "{message}"),
+        _ => tracing::info!(target: HANDLER, job, process, module, "{message}"),
+    }
+}
+
+/// The newest lines of a stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastLines(Arc<Mutex<VecDeque<String>>>);
+
+impl LastLines {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock();
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        // They end up in error reports, which go to whoever sent the job.
+        lines.push_back(redact::clean(line).into_owned());
+    }
+
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock()).into()
+    }
+}
