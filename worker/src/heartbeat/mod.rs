@@ -22,6 +22,7 @@ use self::pulse::until_stuck;
 use self::record::Record;
 use crate::base::{ClientError, Secret, UrlTemplate};
 use crate::metrics::Metrics;
+use crate::queue::Extensions;
 
 pub use pulse::Pulse;
 pub use record::{HeartbeatMonitor, HeartbeatStats};
@@ -37,6 +38,8 @@ pub struct HeartbeatConfig {
     pub interval: Duration,
     /// Sent as `Authorization`, without a scheme.
     pub key: Secret,
+    /// What the queue announces; shared with the queue.
+    pub extensions: Extensions,
 }
 
 /// Why the heartbeat cannot start.

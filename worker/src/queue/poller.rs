@@ -107,7 +107,7 @@ impl<S: JobSource> Poller<S> {
             TakeReply::Failed { error, retry_after } => {
                 let retry_after = self.errors.next(retry_after);
                 self.failed(&error, retry_after);
-                PollAnswer::Failed { retry_after }
+                PollAnswer::Failed { retry_after, reason: error.to_string() }
             }
         }
     }
@@ -125,7 +125,8 @@ impl<S: JobSource> Poller<S> {
         if self.quick_in_a_row == MAX_QUICK_POLLS {
             tracing::warn!("The queue answers \"no job\" at once instead of holding the request. Polling slows down.");
         }
-        PollAnswer::Failed { retry_after: self.quick.next(None) }
+        let reason = "the queue answers \"no job\" at once instead of holding the request".to_owned();
+        PollAnswer::Failed { retry_after: self.quick.next(None), reason }
     }
 
     fn succeeded(&mut self) {
@@ -220,7 +221,7 @@ mod tests {
 
     fn pause(answer: &PollAnswer) -> Duration {
         match answer {
-            PollAnswer::Failed { retry_after } | PollAnswer::RateLimited { retry_after } => *retry_after,
+            PollAnswer::Failed { retry_after, .. } | PollAnswer::RateLimited { retry_after } => *retry_after,
             other => panic!("expected a pause, got {other:?}"),
         }
     }

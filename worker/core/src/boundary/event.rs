@@ -54,6 +54,8 @@ pub enum PollAnswer {
     Failed {
         /// Time until the next poll may start.
         retry_after: Duration,
+        /// What went wrong, with the fix.
+        reason: String,
     },
     /// The poll was given up on request; no job was taken.
     Aborted,

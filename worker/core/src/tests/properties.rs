@@ -163,7 +163,10 @@ fn act(world: &mut World, action: Action) {
             world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: Duration::from_secs(5) }));
         }
         Action::PollFailed if world.poll.is_some() => {
-            world.feed(Event::Poll(PollAnswer::Failed { retry_after: Duration::from_secs(1) }));
+            world.feed(Event::Poll(PollAnswer::Failed {
+                retry_after: Duration::from_secs(1),
+                reason: "the queue failed".into(),
+            }));
         }
         Action::PollAborted if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Aborted)),
         Action::Stop(job) => world.stop(&name(job)),

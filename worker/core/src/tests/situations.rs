@@ -65,7 +65,7 @@ fn a_rate_limited_worker_is_throttled_until_the_next_good_poll() {
 #[test]
 fn a_failed_poll_is_repeated_after_its_pause() {
     let mut world = World::serving();
-    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3) }));
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3), reason: "the queue failed".into() }));
     world.wait(Duration::from_millis(2999));
     assert_eq!(world.poll, None);
     world.wait(Duration::from_millis(1));
