@@ -111,7 +111,13 @@ pub async fn run<Q: JobSource + ResultSink>(
     }
     let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
-    let heartbeat = Arc::new(heartbeat::spawn(config.heartbeat, latest.clone(), pulse.clone(), Arc::clone(&metrics))?);
+    let heartbeat = Arc::new(heartbeat::spawn(
+        config.heartbeat,
+        latest.clone(),
+        pulse.clone(),
+        Arc::clone(&metrics),
+        JobSource::outage(&*queue),
+    )?);
     let alerts = alerts::spawn(config.alerts, &config.identity.worker_id, latest.clone(), gpus.gpus(), over.clone())?;
     let server = listener.map(|listener| {
         let state = HttpState {

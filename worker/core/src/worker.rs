@@ -79,6 +79,7 @@ impl Worker {
         self.account_time(now);
         match event {
             Event::Poll(answer) => self.poll_ended(now, answer),
+            Event::PollAgain => self.poll.end_pause(now),
             Event::Stop(jobs) => {
                 for job in jobs {
                     self.stop_requested(now, &job);

@@ -77,3 +77,23 @@ fn of_outbox(limits: &OutboxLimits) -> Vec<(String, String)> {
 fn dashed(constant: &str) -> String {
     constant.to_ascii_lowercase().replace('_', "-")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_limits_are_shown_with_part_name_and_value() {
+        let args = crate::config::RunArgs { handler: vec!["/bin/sh".into()], ..Default::default() };
+        let config = Config::load(&args, &std::collections::BTreeMap::new()).unwrap();
+        let text = fixed_limits(&config).to_string();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+            line.unwrap_or_else(|| panic!("{name} is missing in:\n{text}")).split_once(" = ").unwrap().1.to_owned()
+        };
+        assert_eq!(value("core.crash-limit"), "5 (fixed)");
+        assert_eq!(value("outbox.max-age"), "1day (fixed)");
+        assert_eq!(value("queue.post-timeout"), "15s (fixed)");
+        assert_eq!(value("heartbeat.max-missed-beats"), "60 (fixed)");
+    }
+}

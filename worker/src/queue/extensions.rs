@@ -124,7 +124,7 @@ mod tests {
         extensions.note(StatusCode::OK, &headers("instance"));
         let id = signed(&extensions).unwrap();
         assert!((1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
-        assert_eq!(signed(&extensions.clone()), Some(id), "all parts of a worker use the same id");
+        assert_eq!(signed(&extensions), Some(id), "every request of a process has the same id");
         assert_ne!(
             signed(&{
                 let other = Extensions::default();

@@ -15,7 +15,7 @@ use super::limits::{
     POST_BYTES_PER_SECOND, POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
 };
 use super::{
-    Extension, Extensions, JobSource, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply,
+    Extension, Extensions, JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply,
     TenantField, wire,
 };
 use crate::base::url::append;
@@ -37,6 +37,7 @@ pub struct HttpQueue {
     done: UrlTemplate,
     stream: Option<UrlTemplate>,
     tenant: Option<TenantField>,
+    outage: Outage,
 }
 
 /// Shows one URL, without the parts that may be secret.
@@ -69,6 +70,7 @@ impl HttpQueue {
             done: config.done.clone(),
             stream: config.stream.clone(),
             tenant: config.tenant.clone(),
+            outage: Outage::default(),
         })
     }
 
@@ -93,13 +95,23 @@ impl HttpQueue {
     }
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
-        let request = self.extensions.sign(self.polls.get(url));
-        let response = match timeout(POLL_TIMEOUT, request.send()).await {
-            Ok(sent) => sent.map_err(request_error)?,
-            Err(_) => return Err(RequestError::TimedOut(POLL_TIMEOUT)),
-        };
-        self.extensions.note(response.status(), response.headers());
-        Ok(response)
+        match timeout(POLL_TIMEOUT, self.extensions.sign(self.polls.get(url)).send()).await {
+            Ok(sent) => self.note(sent),
+            // A long poll without an answer says nothing about the queue.
+            Err(_) => Err(RequestError::TimedOut(POLL_TIMEOUT)),
+        }
+    }
+
+    /// Records whether the queue has answered, and which extensions it announces.
+    fn note(&self, sent: Result<Response, reqwest::Error>) -> Result<Response, RequestError> {
+        match &sent {
+            Ok(response) if !response.status().is_server_error() => self.outage.answered(),
+            Ok(_) | Err(_) => self.outage.failed(),
+        }
+        if let Ok(response) = &sent {
+            self.extensions.note(response.status(), response.headers());
+        }
+        sent.map_err(request_error)
     }
 
     async fn post_result(&self, mut url: String, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
@@ -114,33 +126,39 @@ impl HttpQueue {
         if let Ok(id) = HeaderValue::from_str(job.as_str()) {
             request = request.header(REQUEST_ID, id);
         }
-        send(request, limit).await
+        self.send(request, limit).await
     }
 
     /// Posts to a route of an extension.
     async fn post_extension(&self, extension: Extension, url: Option<&String>, body: String) -> PostReply {
         let Some(url) = url.filter(|_| self.extensions.has(extension)) else { return PostReply::NoRoute };
         let request = self.extensions.sign(self.posts.post(url)).header(CONTENT_TYPE, "application/json");
-        send(request.body(body).timeout(HAND_BACK_TIMEOUT), HAND_BACK_TIMEOUT).await
+        self.send(request.body(body).timeout(HAND_BACK_TIMEOUT), HAND_BACK_TIMEOUT).await
     }
-}
 
-/// Sends a post and reads its answer.
-async fn send(request: RequestBuilder, limit: Duration) -> PostReply {
-    match request.send().await {
-        Ok(response) => {
-            let code = response.status().as_u16();
-            let retry_after = retry_after(response.headers());
-            // Read so that the connection can be used again; the content has no meaning.
-            let _ = read_body(response, MAX_SMALL_REPLY, POST_BODY_TIMEOUT).await;
-            PostReply::Status { code, retry_after }
+    /// Sends a post and reads its answer.
+    async fn send(&self, request: RequestBuilder, limit: Duration) -> PostReply {
+        let sent = request.send().await;
+        let timed_out = sent.as_ref().is_err_and(|error| error.is_timeout() && !error.is_connect());
+        match self.note(sent) {
+            Ok(response) => {
+                let code = response.status().as_u16();
+                let retry_after = retry_after(response.headers());
+                // Read so that the connection can be used again; the content has no meaning.
+                let _ = read_body(response, MAX_SMALL_REPLY, POST_BODY_TIMEOUT).await;
+                PostReply::Status { code, retry_after }
+            }
+            Err(_) if timed_out => PostReply::Failed(RequestError::TimedOut(limit)),
+            Err(error) => PostReply::Failed(error),
         }
-        Err(error) if error.is_timeout() && !error.is_connect() => PostReply::Failed(RequestError::TimedOut(limit)),
-        Err(error) => PostReply::Failed(request_error(error)),
     }
 }
 
 impl JobSource for HttpQueue {
+    fn outage(&self) -> Outage {
+        self.outage.clone()
+    }
+
     async fn take(&self, want: usize, holding: bool) -> TakeReply {
         let response = match self.get(&self.take_url(want, holding)).await {
             Ok(response) => response,
@@ -208,6 +226,10 @@ impl JobSource for HttpQueue {
 }
 
 impl ResultSink for HttpQueue {
+    fn outage(&self) -> Outage {
+        self.outage.clone()
+    }
+
     async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
         self.post_result(self.done.for_job(job), job, body, streamed).await
     }

@@ -10,8 +10,8 @@ limits! {
     pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(90);
     /// Longest time for the body of an answer that has begun.
     pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-    /// Longest time for a post with a small body.
-    pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Longest time for a post with a small body; one that is never answered is repeated after it.
+    pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(15);
     /// A post gets one second more for each of these many bytes.
     pub(super) const POST_BYTES_PER_SECOND: u64 = 100_000;
     /// Longest time for a post of any size, as in RunPod's SDK.
@@ -44,6 +44,12 @@ limits! {
     pub(super) const MAX_TENANT_LEN: usize = 64;
     /// Shortest pause after 429, as in RunPod's SDK.
     pub(super) const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(5);
+    /// Shortest pause before a request that has failed is repeated.
+    pub(super) const MIN_PAUSE: Duration = Duration::from_secs(1);
+    /// While the queue is away, time between two attempts of all parts of the worker together, beside the random part.
+    pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Longest random part of that time.
+    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause after a poll that failed.

@@ -5,6 +5,7 @@ mod extensions;
 pub mod hand_back;
 mod http;
 pub(crate) mod limits;
+mod outage;
 pub mod poller;
 pub mod stop;
 mod tenant;
@@ -20,6 +21,7 @@ use runpod_worker_core::{JobId, TakenJob};
 pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
 pub use extensions::{Extension, Extensions};
 pub use http::{HttpQueue, request_error};
+pub use outage::Outage;
 pub use tenant::TenantField;
 
 /// Where jobs come from.
@@ -30,6 +32,11 @@ pub trait JobSource: Send + Sync + 'static {
 
     /// Waits for jobs to be stopped, under the same limits.
     fn stops(&self) -> impl Future<Output = StopReply> + Send;
+
+    /// Whether this queue is away. All requests of the worker share it. A queue inside the worker never is.
+    fn outage(&self) -> Outage {
+        Outage::default()
+    }
 }
 
 /// Where results go. Each call is one attempt.
@@ -65,6 +72,11 @@ pub trait ResultSink: Send + Sync + 'static {
 
     /// Posts the newest progress.
     fn post_progress(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;
+
+    /// As [`JobSource::outage`].
+    fn outage(&self) -> Outage {
+        Outage::default()
+    }
 }
 
 /// How the queue answered a request for jobs.
@@ -164,6 +176,15 @@ impl RequestError {
         }
     }
 
+    /// Whether the queue is not available, as opposed to an answer that this request is wrong.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut(_) => true,
+            Self::Status(code) => *code >= 500,
+            Self::Unauthorized(_) | Self::Unusable(_) | Self::DuplicateWorker => false,
+        }
+    }
+
     /// The kind of failure. A failure of the same kind as the last one is not logged again.
     pub fn kind(&self) -> (&'static str, u16) {
         match self {
@@ -194,3 +215,6 @@ pub struct QueueConfig {
     /// The field of a job that names its tenant.
     pub tenant: Option<TenantField>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use super::ids::{Epoch, JobId, ProcessId};
 pub enum Event {
     /// The poll in flight has ended.
     Poll(PollAnswer),
+    /// The next poll need not wait any longer after one that failed: the queue answers again, or it is time to try.
+    PollAgain,
     /// The queue wants these jobs stopped, because clients have cancelled them.
     Stop(Vec<JobId>),
     /// Something happened to a handler process.

@@ -59,6 +59,13 @@ impl Poll {
         }
     }
 
+    /// The pause after a failed poll ends now. One that the queue has asked for by 429 is kept.
+    pub(crate) fn end_pause(&mut self, now: Time) {
+        if self.pause == Some(PollBlocker::QueueUnavailable) {
+            self.not_before = self.not_before.min(now);
+        }
+    }
+
     /// Whether the queue's last answer was 429.
     pub(crate) fn is_rate_limited(&self) -> bool {
         self.pause == Some(PollBlocker::RateLimited)

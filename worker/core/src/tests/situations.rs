@@ -73,6 +73,20 @@ fn a_failed_poll_is_repeated_after_its_pause() {
 }
 
 #[test]
+fn the_end_of_an_outage_ends_the_pause_after_a_failed_poll_but_not_after_429() {
+    let mut world = World::serving();
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(30), reason: "the queue failed".into() }));
+    assert_eq!(world.poll, None);
+    world.feed(Event::PollAgain);
+    assert_eq!(world.poll, Some(1));
+    world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(5) }));
+    world.feed(Event::PollAgain);
+    assert_eq!(world.poll, None);
+    world.wait(seconds(5));
+    assert_eq!(world.poll, Some(1));
+}
+
+#[test]
 fn a_job_that_cannot_be_read_fails_with_the_reason() {
     let mut world = World::serving();
     let job = TakenJob { body: Err("the id is a number".into()), ..taken("a") };
