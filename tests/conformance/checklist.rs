@@ -61,12 +61,12 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         8,
         "without RUNPOD_POD_ID the worker polls with a random id and sends no heartbeat",
-        Tests(&["missing_parts_of_the_platform_are_lived_with", "without_a_queue_there_is_no_network"]),
+        Tests(&["missing_variables_of_the_platform_are_warned_about", "without_a_queue_there_is_no_network"]),
     ),
     (
         9,
         "RUNPOD_PING_INTERVAL is milliseconds, 10000 by default; small values do no harm",
-        Tests(&["missing_parts_of_the_platform_are_lived_with"]),
+        Tests(&["missing_variables_of_the_platform_are_warned_about"]),
     ),
     (
         10,
@@ -97,25 +97,29 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         20,
         "no answer to a take ends the process",
         Tests(&[
-            "every_answer_to_a_take_has_its_meaning",
-            "answers_that_make_no_sense_are_survived_and_not_hammered",
-            "errors_slow_the_poll_down_and_a_good_answer_ends_that",
+            "every_answer_to_a_take_is_understood",
+            "answers_that_cannot_be_understood_slow_the_poll_down",
+            "errors_slow_the_poll_down_until_the_next_good_answer",
         ]),
     ),
     (
         21,
         "after 429 the next take is 5 s later at least",
-        Tests(&["too_many_requests_are_five_seconds_of_rest_and_shown", "throttling_waits_five_seconds_or_longer"]),
+        Tests(&["a_429_pauses_the_poll_for_five_seconds_and_is_shown", "a_429_pauses_for_five_seconds_or_longer"]),
     ),
     (
         22,
         "after connection errors and 5xx the worker backs off",
         Tests(&[
             "a_refused_connection_is_tried_at_most_once_a_second_and_survived",
-            "errors_slow_the_poll_down_and_a_good_answer_ends_that",
+            "errors_slow_the_poll_down_until_the_next_good_answer",
         ]),
     ),
-    (23, "after 204 or 400 the next take follows at once", Tests(&["no_job_is_asked_for_again_at_once"])),
+    (
+        23,
+        "after 204 or 400 the next take follows at once",
+        Tests(&["an_answer_without_a_job_is_followed_by_the_next_poll_at_once"]),
+    ),
     (
         24,
         "a take is given up after 90 s and repeated",
@@ -124,10 +128,14 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         25,
         "parameters of the media type are accepted",
-        Tests(&["every_answer_to_a_take_has_its_meaning", "every_form_of_a_job_is_accepted"]),
+        Tests(&["every_answer_to_a_take_is_understood", "every_form_of_a_job_is_accepted"]),
     ),
     (26, "arrays and objects are accepted on both routes", Tests(&["arrays_and_objects_are_both_taken"])),
-    (27, "[], null and scalars are no job", Tests(&["no_job_is_no_error", "no_job_is_asked_for_again_at_once"])),
+    (
+        27,
+        "[], null and scalars are no job",
+        Tests(&["no_job_is_no_error", "an_answer_without_a_job_is_followed_by_the_next_poll_at_once"]),
+    ),
     (
         28,
         "what has no id starts nothing, in an array neither",
@@ -171,7 +179,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         36,
         "gzip, chunked replies and 307 are handled",
         Tests(&[
-            "every_answer_to_a_take_has_its_meaning",
+            "every_answer_to_a_take_is_understood",
             "redirects_that_keep_the_method_are_followed_and_no_others",
             "a_redirect_is_followed_with_the_key_on_the_same_host",
         ]),
@@ -186,23 +194,27 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         50,
         "the stop URL is that of job-take with its route replaced, and nothing added",
         Tests(&[
-            "every_answer_on_the_stop_channel_has_its_meaning",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "every_answer_on_the_stop_channel_is_understood",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
         51,
         "it is polled beside job-take and while jobs run",
-        Tests(&["the_ids_among_other_things_are_honoured", "a_stop_that_overtakes_its_job_counts"]),
+        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values", "a_stop_that_overtakes_its_job_counts"]),
     ),
-    (52, "the listed jobs are stopped, others ignored", Tests(&["the_ids_among_other_things_are_honoured"])),
+    (
+        52,
+        "the listed jobs are stopped, others ignored",
+        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values"]),
+    ),
     (53, "nothing is posted for a stopped job", Tests(&["nothing_is_posted_for_a_stopped_job"])),
     (
         54,
         "404 there is harmless",
         Tests(&[
             "no_answer_is_asked_for_more_than_once_a_second",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
@@ -210,7 +222,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "so is nonsense",
         Tests(&[
             "stop_lists_are_read_and_everything_else_stops_nothing",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
@@ -270,9 +282,9 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "so are connection errors; 4xx is not",
         Partly(
             &[
-                "a_connection_that_breaks_while_posting_is_no_loss",
+                "a_result_survives_a_connection_that_breaks_while_it_is_posted",
                 "a_body_that_is_refused_is_replaced_by_the_reason",
-                "a_job_that_the_queue_does_not_know_is_not_posted_again",
+                "a_result_that_is_answered_with_404_is_not_posted_again",
                 "every_class_of_answer_has_its_verdict",
             ],
             "401, 403, 408 and 429 say nothing about the result, so it is tried again",
@@ -286,7 +298,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         74,
         "a result that has no JSON form is reported as an error",
-        Tests(&["an_output_without_json_form_fails_the_job"]),
+        Tests(&["an_output_that_cannot_be_written_as_json_fails_the_job"]),
     ),
     (75, "numbers that JSON lacks become null", Tests(&["numbers_that_json_lacks_become_null"])),
     (
@@ -319,29 +331,39 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         Tests(&["a_lost_chunk_does_not_hold_back_the_rest", "chunks_that_keep_failing_share_one_time_limit"]),
     ),
     // Heartbeats, checks, shutdown.
-    (99, "the first heartbeat comes before the first take", Tests(&["it_comes_first_and_names_what_is_held"])),
+    (
+        99,
+        "the first heartbeat comes before the first take",
+        Tests(&["a_heartbeat_precedes_the_first_poll_and_names_the_jobs_that_are_held"]),
+    ),
     (
         100,
         "job_id lists what is held, runpod_version is always there",
-        Tests(&["pings_start_at_once_and_list_what_is_held", "it_comes_first_and_names_what_is_held"]),
+        Tests(&[
+            "pings_start_at_once_and_list_what_is_held",
+            "a_heartbeat_precedes_the_first_poll_and_names_the_jobs_that_are_held",
+        ]),
     ),
-    (101, "heartbeats go on while a handler blocks", Tests(&["it_goes_on_while_the_handler_spins"])),
+    (101, "heartbeats go on while a handler blocks", Tests(&["the_heartbeat_goes_on_while_the_handler_spins"])),
     (
         102,
         "their failures never end the worker; 429 and 5xx are tried again",
-        Tests(&["a_ping_is_tried_again_after_429_and_5xx_only", "pings_that_fail_are_repeated_and_harm_nothing"]),
+        Tests(&["only_429_and_5xx_make_a_ping_retry", "pings_that_fail_are_repeated_and_harm_nothing"]),
     ),
     (
         103,
         "a failed check is reported and exits with 1 before any take",
-        Tests(&["a_machine_that_is_not_fit_takes_no_job", "a_handler_that_is_not_fit_takes_no_job"]),
+        Tests(&[
+            "a_worker_on_a_machine_that_fails_a_check_takes_no_job",
+            "a_worker_whose_handler_fails_its_check_takes_no_job",
+        ]),
     ),
     (
         104,
         "the report has its four fields, is short, and gives up after 2 s",
         Tests(&[
             "an_unhealthy_report_is_sent_before_the_end",
-            "an_unhealthy_report_that_nobody_answers_takes_two_seconds",
+            "an_unhealthy_report_without_an_answer_takes_two_seconds",
         ]),
     ),
     (
@@ -354,9 +376,9 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "the held take is ended, and a job that comes in that moment is not lost",
         Partly(
             &[
-                "a_job_still_in_the_queue_stays_there",
-                "a_job_in_the_answer_under_way_is_run",
-                "a_job_that_arrives_too_late_is_left_to_another_worker",
+                "a_job_that_waits_in_the_queue_at_sigterm_stays_there",
+                "a_job_in_an_answer_that_is_arriving_at_sigterm_is_run",
+                "a_job_that_arrives_too_late_for_the_drain_is_neither_run_nor_reported",
             ],
             "not at once but within a second, so that an answer under way can arrive",
         ),
@@ -423,7 +445,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         Tests(&[
             "ping_says_204_while_the_model_loads",
             "a_load_balancing_worker_answers_as_the_guide_says",
-            "the_platforms_ports_are_for_everyone_and_the_default_is_for_this_machine",
+            "ports_of_the_platform_are_on_all_addresses_and_the_default_is_local",
         ]),
     ),
     (
@@ -443,9 +465,10 @@ fn every_statement_has_its_place() {
 #[test]
 fn every_statement_has_a_test_that_exists_or_a_reason() {
     let mut sources = String::new();
-    for folder in ["tests", "worker/src", "handler-sdk/src"] {
+    for folder in ["tests", "worker", "log-line/src", "handler-sdk/src"] {
         collect(&repository().join(folder), &mut sources).unwrap();
     }
+    let mut missing = Vec::new();
     for (number, statement, proof) in CHECKLIST {
         let (tests, reason): (&[&str], _) = match proof {
             Tests(tests) => (tests, None),
@@ -455,10 +478,12 @@ fn every_statement_has_a_test_that_exists_or_a_reason() {
         assert!(!tests.is_empty() || reason.is_some(), "{number}: {statement} has no proof");
         assert!(reason.is_none_or(|reason| reason.len() > 20), "{number}: {statement} has no reason");
         for test in tests {
-            let found = sources.match_indices(&format!("fn {test}(")).count();
-            assert!(found > 0, "{number}: there is no test `{test}`");
+            if !sources.contains(&format!("fn {test}(")) {
+                missing.push(format!("{number}: `{test}`"));
+            }
         }
     }
+    assert!(missing.is_empty(), "there are no such tests: {missing:#?}");
 }
 
 /// The text of every source file below.

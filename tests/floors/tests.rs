@@ -10,7 +10,6 @@ use crate::imports::Imports;
 use crate::modules::{Files, Folder};
 
 #[test]
-#[ignore = "reports until the last circle is opened: cargo test --test floors -- --ignored"]
 fn no_module_imports_a_higher_floor_and_no_files_import_each_other_in_a_circle() {
     let mut problems = Vec::new();
     for package in read_table(TABLE) {
@@ -18,7 +17,7 @@ fn no_module_imports_a_higher_floor_and_no_files_import_each_other_in_a_circle()
         let manifest = std::fs::read_to_string(folder.join("../Cargo.toml")).unwrap();
         let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"');
         let imports = Imports::read(&Folder(folder), &name.replace('-', "_"));
-        assert!(imports.edges.len() > 5, "{}: the imports are not found", package.folder);
+        assert!(!imports.edges.is_empty(), "{}: the imports are not found", package.folder);
         problems.extend(package.problems(&imports));
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));

@@ -11,11 +11,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::limits;
 use crate::sensors::gpu::Gpus;
 use runpod_worker_core::{Snapshot, WorkerState};
 
-/// How long the last alerts may take when the worker ends.
-const FINISH_LIMIT: Duration = Duration::from_secs(5);
+limits! {
+    "alerts";
+    /// How long the end of the worker waits for the last alerts.
+    const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+}
 
 /// Which alerts this worker raises, and where they are sent.
 #[derive(Clone, Debug)]
@@ -77,7 +81,7 @@ impl Alerts {
     async fn finish(self) {
         drop(self.watch);
         if let Some(sender) = self.sender.and_then(Arc::into_inner) {
-            sender.finish(FINISH_LIMIT).await;
+            sender.finish(FINISH_TIMEOUT).await;
         }
     }
 }

@@ -44,7 +44,6 @@ pub(crate) struct Loaded<H> {
 }
 
 /// The settings of the thread of a model, in force while this is alive.
-#[derive(Debug)]
 pub(crate) struct ThreadGuard {
     #[cfg(feature = "torch")]
     _no_grad: tch::NoGradGuard,

@@ -5,7 +5,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 pub use runpod_alerts::request_error_text;
 
-use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, Secret, VERSION};
+use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, Secret, VERSION};
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,9 @@ pub fn http_client(key: &Secret, media_type: Option<&'static str>, redirects: Po
         .redirect(redirects)
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .tcp_keepalive(IDLE_TIMEOUT)
+        .tcp_keepalive(KEEPALIVE_IDLE)
+        .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
+        .tcp_keepalive_retries(KEEPALIVE_RETRIES)
         .build()
         .map_err(|error| ClientError::Client(request_error_text(error)))
 }

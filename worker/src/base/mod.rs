@@ -2,6 +2,7 @@
 
 mod client;
 mod failure_state;
+mod folder_lock;
 mod identity;
 mod limits;
 mod retry;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
+pub use folder_lock::{FolderLock, LockError};
 pub use identity::Identity;
 pub(crate) use limits::limits;
 pub use limits::{FixedLimit, LimitValue};
@@ -21,10 +23,17 @@ pub use url::UrlTemplate;
 
 limits! {
     "http-client";
-    /// A host that does not accept a connection within this time counts as unreachable.
-    pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A host that does not accept a connection within this time counts as unreachable. It is short because the kernel repeats
+    /// an unanswered SYN after 1, 3 and 7 seconds: a host that is back is noticed sooner by a new attempt.
+    pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
     /// Connections that were idle for longer are not used again: the platform's proxies close theirs without notice.
     pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+    /// A connection without traffic is probed after this time, so that a poll does not wait on a dead one.
+    pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+    /// Time between the probes of an idle connection.
+    pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+    /// Probes without an answer after which a connection is dead.
+    pub(crate) const KEEPALIVE_RETRIES: u32 = 5;
     /// A longer `Retry-After` is cut to this: a server with a wrong clock must not stop the worker for a day.
     pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 }

@@ -5,16 +5,22 @@ use runpod_worker_core::Policy;
 use crate::base::{FixedLimit, LimitValue};
 use crate::config::{Config, Description};
 use crate::outbox::OutboxLimits;
-use crate::{app, base, direct, dispatcher, heartbeat, http, queue};
+use crate::{alerts, app, base, direct, dispatcher, heartbeat, http, logs, outbox, process, queue, sensors, traces};
 
 /// Every part that declares limits of its own.
-const PARTS: [&[FixedLimit]; 7] = [
+const PARTS: [&[FixedLimit]; 13] = [
     app::LIMITS,
     dispatcher::LIMITS,
     queue::limits::LIMITS,
     heartbeat::limits::LIMITS,
     http::limits::LIMITS,
     direct::limits::LIMITS,
+    outbox::limits::LIMITS,
+    process::limits::LIMITS,
+    logs::limits::LIMITS,
+    traces::limits::LIMITS,
+    alerts::LIMITS,
+    sensors::limits::LIMITS,
     base::LIMITS,
 ];
 
@@ -27,7 +33,7 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let limits: [(&str, &dyn LimitValue); 23] = [
+    let limits: [(&str, &dyn LimitValue); 25] = [
         ("handshake-timeout", &policy.handshake_timeout),
         ("ping-interval", &policy.ping_interval),
         ("pong-timeout", &policy.pong_timeout),
@@ -39,11 +45,13 @@ fn of_core(policy: &Policy) -> Vec<(String, String)> {
         ("restart-delay-max", &policy.restart_delay_max),
         ("crash-limit", &policy.crash_limit),
         ("crash-window", &policy.crash_window),
-        ("lost-start-limit", &policy.lost_start_limit),
+        ("lost-run-limit", &policy.lost_run_limit),
+        ("shutdown-notice", &policy.shutdown_notice),
         ("retire-grace", &policy.retire_grace),
         ("deadline-slack", &policy.deadline_slack),
         ("chunk-window", &policy.chunk_window),
         ("early-stop-limit", &policy.early_stop_limit),
+        ("ended-jobs", &policy.ended_jobs),
         ("recent-results", &policy.recent_results),
         ("recent-bytes", &policy.recent_bytes),
         ("undelivered-grace", &policy.undelivered_grace),
@@ -68,4 +76,24 @@ fn of_outbox(limits: &OutboxLimits) -> Vec<(String, String)> {
 /// `POLL_TIMEOUT` as `poll-timeout`.
 fn dashed(constant: &str) -> String {
     constant.to_ascii_lowercase().replace('_', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_limits_are_shown_with_part_name_and_value() {
+        let args = crate::config::RunArgs { handler: vec!["/bin/sh".into()], ..Default::default() };
+        let config = Config::load(&args, &std::collections::BTreeMap::new()).unwrap();
+        let text = fixed_limits(&config).to_string();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+            line.unwrap_or_else(|| panic!("{name} is missing in:\n{text}")).split_once(" = ").unwrap().1.to_owned()
+        };
+        assert_eq!(value("core.crash-limit"), "5 (fixed)");
+        assert_eq!(value("outbox.max-age"), "1day (fixed)");
+        assert_eq!(value("queue.post-timeout"), "15s (fixed)");
+        assert_eq!(value("heartbeat.max-missed-beats"), "60 (fixed)");
+    }
 }

@@ -22,6 +22,7 @@ use self::pulse::until_stuck;
 use self::record::Record;
 use crate::base::{ClientError, Secret, UrlTemplate};
 use crate::metrics::Metrics;
+use crate::queue::{Extensions, Outage};
 
 pub use pulse::Pulse;
 pub use record::{HeartbeatMonitor, HeartbeatStats};
@@ -37,6 +38,8 @@ pub struct HeartbeatConfig {
     pub interval: Duration,
     /// Sent as `Authorization`, without a scheme.
     pub key: Secret,
+    /// What the queue announces; shared with the queue.
+    pub extensions: Extensions,
 }
 
 /// Why the heartbeat cannot start.
@@ -94,14 +97,15 @@ impl Drop for Heartbeat {
 /// logged.
 pub async fn report_once(config: &HeartbeatConfig, check: &str, reason: &str) {
     let (_, snapshot) = watch::channel(Snapshot::default());
-    match Pinger::new(config, snapshot, Record::default(), Arc::default()) {
+    match Pinger::new(config, snapshot, Record::default(), Arc::default(), Outage::default()) {
         Ok(pinger) => pinger.report(&UnhealthyReport::new(check, reason)).await,
         Err(error) => tracing::warn!(%error, check, "The unhealthy report cannot be sent."),
     }
 }
 
 /// Starts the heartbeat thread. The first ping is sent at once. Without `config` there are no pings, only the watch over
-/// the dispatcher, which aborts the process when `pulse` has not beaten for a minute.
+/// the dispatcher, which aborts the process when `pulse` has not beaten for a minute. `outage` is shared with the other requests to
+/// the queue.
 ///
 /// # Errors
 /// When the client or the thread cannot be made.
@@ -110,6 +114,7 @@ pub fn spawn(
     snapshot: watch::Receiver<Snapshot>,
     pulse: Pulse,
     metrics: Arc<Metrics>,
+    outage: Outage,
 ) -> Result<Heartbeat, HeartbeatError> {
     let record = Record::default();
     let shutdown = CancellationToken::new();
@@ -118,7 +123,7 @@ pub fn spawn(
     let pinger = match config {
         Some(config) => {
             record.begin();
-            Some(Pinger::new(&config, snapshot, record.clone(), metrics)?)
+            Some(Pinger::new(&config, snapshot, record.clone(), metrics, outage)?)
         }
         None => None,
     };

@@ -17,7 +17,7 @@ use super::limits::{
 use super::record::Record;
 use crate::base::{ClientError, Retry, VERSION, http_client, retry_after, url};
 use crate::metrics::{HeartbeatOutcome, Metrics};
-use crate::queue::{RequestError, request_error};
+use crate::queue::{Extensions, Outage, RequestError, request_error};
 
 /// A report that this worker cannot work.
 #[derive(Debug)]
@@ -40,9 +40,11 @@ pub(super) struct Pinger {
     snapshot: watch::Receiver<Snapshot>,
     record: Record,
     metrics: Arc<Metrics>,
+    outage: Outage,
     /// Held while a ping or a report is in flight.
     turn: Mutex<()>,
     reported: AtomicBool,
+    extensions: Extensions,
 }
 
 impl Pinger {
@@ -51,24 +53,33 @@ impl Pinger {
         snapshot: watch::Receiver<Snapshot>,
         record: Record,
         metrics: Arc<Metrics>,
+        outage: Outage,
     ) -> Result<Self, ClientError> {
         let client = http_client(&config.key, None, Policy::limited(10))?;
         let url = config.url.for_worker(&config.worker_id);
         let (turn, reported) = (Mutex::default(), AtomicBool::default());
-        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics, turn, reported })
+        let (interval, extensions) = (config.interval, config.extensions.clone());
+        Ok(Self { client, url, interval, snapshot, record, metrics, outage, turn, reported, extensions })
     }
 
     pub(super) async fn ping_for_ever(&self) {
         loop {
             let turn = self.turn.lock().await;
+            let mut is_away = false;
             if !self.has_left() {
                 let result = self.ping().await;
+                is_away = result.as_ref().is_err_and(RequestError::is_outage);
                 let outcome = if result.is_ok() { HeartbeatOutcome::Ok } else { HeartbeatOutcome::Failed };
                 self.metrics.heartbeat(outcome);
                 self.record.note(&result);
             }
             drop(turn);
-            sleep(self.interval).await;
+            if is_away {
+                // The end of an outage does not wait for the next interval: the leases of the jobs may be about to end.
+                let _ = timeout(self.interval, self.outage.pause(self.interval)).await;
+            } else {
+                sleep(self.interval).await;
+            }
         }
     }
 
@@ -85,8 +96,14 @@ impl Pinger {
             // The jobs are read for each attempt: one that has ended in between must not be claimed again.
             let url = ping_url(&self.url, &self.snapshot.borrow().held);
             let limit = self.interval * 2;
-            let response = self.client.get(url).timeout(limit).send().await.map_err(request_error)?;
+            let sent = self.extensions.sign(self.client.get(url)).timeout(limit).send().await;
+            match &sent {
+                Ok(response) if !response.status().is_server_error() => self.outage.answered(),
+                Ok(_) | Err(_) => self.outage.failed(),
+            }
+            let response = sent.map_err(request_error)?;
             let status = response.status();
+            self.extensions.note(status, response.headers());
             if status.is_success() {
                 return Ok(());
             }
@@ -109,7 +126,8 @@ impl Pinger {
         url::append(&mut target, "check", &report.check);
         url::append(&mut target, "reason", &report.reason);
         url::append(&mut target, "runpod_version", VERSION);
-        let answer = self.client.get(target).timeout(REPORT_TIMEOUT).send().await.map_err(request_error);
+        let request = self.extensions.sign(self.client.get(target)).timeout(REPORT_TIMEOUT);
+        let answer = request.send().await.map_err(request_error);
         if let Err(error) = answer {
             tracing::warn!(%error, check = report.check, "The unhealthy report did not arrive.");
         }

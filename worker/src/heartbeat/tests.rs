@@ -41,6 +41,7 @@ fn config(address: &str, interval: Duration) -> HeartbeatConfig {
         worker_id: "w1".into(),
         interval,
         key: Secret::new("hunter2"),
+        extensions: Extensions::default(),
     }
 }
 
@@ -57,7 +58,8 @@ async fn pings_start_at_once_and_list_what_is_held() {
     let (address, mut pings) = server(&[]).await;
     let (sender, snapshot) = watch::channel(Snapshot::default());
     let interval = Duration::from_millis(50);
-    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default(), Outage::default()).unwrap();
     let idle = format!("/ping/w1?gpu=x&runpod_version={VERSION}");
     assert_eq!(next(&mut pings).await, (idle.clone(), "hunter2".to_owned()));
 
@@ -82,8 +84,14 @@ async fn only_429_and_5xx_make_a_ping_retry() {
     // The interval is longer than the test: what comes in time is a retry.
     let (address, mut pings) = server(&[429, 503]).await;
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat =
-        spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat = spawn(
+        Some(config(&address, Duration::from_secs(600))),
+        snapshot,
+        Pulse::default(),
+        Arc::default(),
+        Outage::default(),
+    )
+    .unwrap();
     for _ in 0..3 {
         next(&mut pings).await;
     }
@@ -91,8 +99,14 @@ async fn only_429_and_5xx_make_a_ping_retry() {
 
     let (address, mut pings) = server(&[404]).await;
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat =
-        spawn(Some(config(&address, Duration::from_millis(50))), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat = spawn(
+        Some(config(&address, Duration::from_millis(50))),
+        snapshot,
+        Pulse::default(),
+        Arc::default(),
+        Outage::default(),
+    )
+    .unwrap();
     while heartbeat.monitor().stats().sent == 0 {
         next(&mut pings).await;
     }
@@ -104,8 +118,14 @@ async fn only_429_and_5xx_make_a_ping_retry() {
 async fn an_unhealthy_report_is_sent_before_the_end() {
     let (address, mut pings) = server(&[]).await;
     let (_sender, snapshot) = watch::channel(holding(&["j"]));
-    let heartbeat =
-        spawn(Some(config(&address, Duration::from_secs(600))), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat = spawn(
+        Some(config(&address, Duration::from_secs(600))),
+        snapshot,
+        Pulse::default(),
+        Arc::default(),
+        Outage::default(),
+    )
+    .unwrap();
     heartbeat.report_unhealthy("crash_loop", &format!("5 crashes & more {}", "ä".repeat(400)));
     heartbeat.stop().await;
     let mut seen = Vec::new();
@@ -135,7 +155,8 @@ async fn after_an_unhealthy_report_pings_go_on_only_for_jobs_that_are_held() {
     let (address, mut pings) = server(&[]).await;
     let (sender, snapshot) = watch::channel(holding(&["j"]));
     let interval = Duration::from_millis(20);
-    let heartbeat = spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat =
+        spawn(Some(config(&address, interval)), snapshot, Pulse::default(), Arc::default(), Outage::default()).unwrap();
     heartbeat.report_unhealthy("crash_loop", "5 crashes");
     while !next(&mut pings).await.0.contains("status=unhealthy") {}
     assert!(next(&mut pings).await.0.contains("job_id=j"));
@@ -151,8 +172,14 @@ async fn after_an_unhealthy_report_pings_go_on_only_for_jobs_that_are_held() {
 async fn pings_go_on_and_failures_are_counted_while_the_queue_is_away() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat =
-        spawn(Some(config(&address, Duration::from_millis(20))), snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat = spawn(
+        Some(config(&address, Duration::from_millis(20))),
+        snapshot,
+        Pulse::default(),
+        Arc::default(),
+        Outage::default(),
+    )
+    .unwrap();
     let many = async {
         while heartbeat.monitor().stats().failures_in_a_row < 3 {
             sleep(Duration::from_millis(5)).await;
@@ -166,7 +193,7 @@ async fn pings_go_on_and_failures_are_counted_while_the_queue_is_away() {
 #[tokio::test]
 async fn without_a_url_nothing_is_sent_and_it_stops() {
     let (_sender, snapshot) = watch::channel(Snapshot::default());
-    let heartbeat = spawn(None, snapshot, Pulse::default(), Arc::default()).unwrap();
+    let heartbeat = spawn(None, snapshot, Pulse::default(), Arc::default(), Outage::default()).unwrap();
     heartbeat.report_unhealthy("load", "no weights");
     heartbeat.stop().await;
 }

@@ -7,6 +7,7 @@ mod fields;
 mod init;
 mod job_tags;
 mod layer;
+pub(crate) mod limits;
 mod line;
 mod rate_limit;
 pub mod redact;

@@ -18,19 +18,18 @@ use parking_lot::{Mutex, RwLock};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use self::known::{Index, KnownSecrets, LIMITS};
+use self::known::{Index, KnownLimits, KnownSecrets};
 pub use self::names::is_secret_name;
+use super::limits::{JOB_SECRET_BYTES, JOB_SECRETS, MAX_SECRET_LEN, MIN_SECRET_LEN, RECENT_SECRETS};
 
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// What this program and the SDK put where a text was cut.
 const ELLIPSIS: &str = "…";
-/// Shorter values are not masked: ordinary words would disappear from the log.
-const MIN_LEN: usize = 8;
-/// What is longer is masked only up to here.
-const MAX_LEN: usize = 64 * 1024;
 /// What stands unescaped in a URL (RFC 3986).
 const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+const KNOWN_LIMITS: KnownLimits = KnownLimits { values: JOB_SECRETS, bytes: JOB_SECRET_BYTES, recent: RECENT_SECRETS };
 
 static KNOWN: LazyLock<Mutex<KnownSecrets>> = LazyLock::new(Mutex::default);
 /// Replaced as a whole, so that whoever masks a text holds the lock only for two reference counts.
@@ -63,7 +62,7 @@ fn add_spellings(values: Vec<String>, lasting: bool) {
     }
     let mut known = KNOWN.lock();
     // Under the lock, so that of two new indices the later one stays.
-    if let Some(index) = known.add(values, lasting, LIMITS) {
+    if let Some(index) = known.add(values, lasting, KNOWN_LIMITS) {
         *INDEX.write() = index;
     }
 }
@@ -76,8 +75,8 @@ fn spellings(secret: &str) -> Vec<String> {
         text[1..text.len() - 1].to_owned()
     };
     let mut spellings = Vec::new();
-    for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_LEN) {
-        let line = &line[..line.floor_char_boundary(MAX_LEN)];
+    for line in secret.lines().map(str::trim).filter(|line| line.len() >= MIN_SECRET_LEN) {
+        let line = &line[..line.floor_char_boundary(MAX_SECRET_LEN)];
         let once = quoted(line);
         for form in [line.to_owned(), quoted(&once), once, utf8_percent_encode(line, IN_URL).to_string()] {
             if !spellings.contains(&form) {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::fields::Fields;
+use super::limits::{SINK_BATCH, SINK_FLUSH_TIMEOUT, SINK_LINGER, SINK_PAUSE, SINK_PAUSE_MAX, SINK_POST_TIMEOUT};
 use super::line;
 use crate::base::{
     ClientError, FailureState, Retry, Secret, UrlTemplate, http_client, request_error_text, retry_after,
@@ -24,16 +25,6 @@ use crate::base::{
 
 /// Events of this module are not sent to the receiver: each failure would make the next batch.
 pub(super) const TARGET: &str = module_path!();
-/// A batch is sent when it has this many bytes …
-const MAX_BATCH: usize = 256 * 1024;
-/// … or when its first line has waited this long.
-const LINGER: Duration = Duration::from_secs(1);
-/// A request may take this long.
-const POST_LIMIT: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long the end of the program may wait for the receiver.
-const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// Where the log is posted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +79,7 @@ impl SinkQueue {
             waiting.bytes -= oldest.len();
             waiting.dropped += 1;
         }
-        if before == 0 || (before < MAX_BATCH && waiting.bytes >= MAX_BATCH) {
+        if before == 0 || (before < SINK_BATCH && waiting.bytes >= SINK_BATCH) {
             self.0.news.notify_one();
         }
     }
@@ -113,8 +104,8 @@ impl SinkQueue {
                 () = self.0.closing.cancelled() => {}
             }
         }
-        let ready = Instant::now() + LINGER;
-        while self.lock().bytes < MAX_BATCH && !self.0.closing.is_cancelled() {
+        let ready = Instant::now() + SINK_LINGER;
+        while self.lock().bytes < SINK_BATCH && !self.0.closing.is_cancelled() {
             tokio::select! {
                 () = self.0.news.notified() => {}
                 () = self.0.closing.cancelled() => {}
@@ -135,7 +126,7 @@ impl SinkQueue {
         while let Some(line) = waiting.lines.pop_front() {
             waiting.bytes -= line.len();
             batch.extend_from_slice(line.as_bytes());
-            if batch.len() >= MAX_BATCH {
+            if batch.len() >= SINK_BATCH {
                 break;
             }
         }
@@ -180,7 +171,7 @@ impl Sink {
     /// Sends what waits, for three seconds at most.
     pub async fn close(mut self) {
         self.queue.0.closing.cancel();
-        if timeout(FLUSH_LIMIT, &mut self.task).await.is_err() {
+        if timeout(SINK_FLUSH_TIMEOUT, &mut self.task).await.is_err() {
             self.task.abort();
             tracing::warn!(target: TARGET, "The last log lines did not reach the log sink in time.");
         }
@@ -189,7 +180,7 @@ impl Sink {
 
 /// Posts batches one after the other, so that lines arrive in order.
 async fn deliver(queue: SinkQueue, receiver: Receiver) {
-    let mut retry = Retry::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut retry = Retry::new(SINK_PAUSE, SINK_PAUSE_MAX);
     let mut state = FailureState::default();
     while let Some(batch) = queue.next_batch().await {
         loop {
@@ -239,7 +230,7 @@ enum Refusal {
 
 impl Receiver {
     async fn post(&self, batch: &[u8]) -> Result<(), Refusal> {
-        let mut request = self.client.post(&self.url).body(batch.to_vec()).timeout(POST_LIMIT);
+        let mut request = self.client.post(&self.url).body(batch.to_vec()).timeout(SINK_POST_TIMEOUT);
         if !self.token.is_empty() {
             request = request.bearer_auth(self.token.expose());
         }

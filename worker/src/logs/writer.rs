@@ -5,17 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::limits::{EXCESS_INTERVAL, WRITER_FLUSH_PAUSE, WRITER_FLUSH_TIMEOUT, WRITER_QUEUE};
 use super::rate_limit::RateLimit;
-
-/// Lines that may wait. A reader of stdout is rarely more than a few lines behind.
-const QUEUE_LEN: usize = 8192;
-/// How long the end of the program may wait for the log.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-const FLUSH_RETRY: Duration = Duration::from_millis(5);
-/// Lines over the rate limit are reported this often.
-const EXCESS_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Item {
     Line(Vec<u8>),
@@ -46,7 +39,7 @@ impl LineQueue {
         limit: Arc<RateLimit>,
         note: impl Fn(Loss, u64) -> String + Send + 'static,
     ) -> io::Result<(Self, LogGuard)> {
-        let (items, queue) = sync_channel(QUEUE_LEN);
+        let (items, queue) = sync_channel(WRITER_QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
         thread::Builder::new()
@@ -115,7 +108,7 @@ impl std::fmt::Debug for LogGuard {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        let deadline = Instant::now() + FLUSH_LIMIT;
+        let deadline = Instant::now() + WRITER_FLUSH_TIMEOUT;
         let (done, written) = sync_channel(1);
         let mut item = Item::Flush(done);
         while let Err(TrySendError::Full(back)) = self.items.try_send(item) {
@@ -123,7 +116,7 @@ impl Drop for LogGuard {
                 return;
             }
             item = back;
-            thread::sleep(FLUSH_RETRY);
+            thread::sleep(WRITER_FLUSH_PAUSE);
         }
         // Ends when the writer drops its half.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -133,6 +126,7 @@ impl Drop for LogGuard {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use super::*;
 
@@ -184,15 +178,15 @@ mod tests {
         let (mut queue, guard, open, text, _) = gated();
         // One more line than the queue holds may be in the hands of the writer.
         let excess = 10;
-        for _ in 0..=QUEUE_LEN + excess {
+        for _ in 0..=WRITER_QUEUE + excess {
             queue.write_all(b"x\n").unwrap();
         }
         drop(open);
         drop(guard);
         let text = text.lock().unwrap();
         let (written, note) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
-        assert_eq!(note, Some(format!("dropped {} lines: Stuck", QUEUE_LEN + excess + 1 - written).as_str()));
-        assert!(written <= QUEUE_LEN + 1, "{written}");
+        assert_eq!(note, Some(format!("dropped {} lines: Stuck", WRITER_QUEUE + excess + 1 - written).as_str()));
+        assert!(written <= WRITER_QUEUE + 1, "{written}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::lane::{Chunk, Lane, Step};
 use super::limits::{
@@ -22,7 +22,7 @@ use super::spool_handle::SpoolHandle;
 use super::stats::count;
 use super::verdict::{Verdict, verdict};
 use crate::base::{FailureState, Identity, Retry};
-use crate::queue::{PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
+use crate::queue::{Outage, PostReply, RequestError, ResultSink, chunk_body, progress_body, result_body};
 use runpod_worker_core::{DeliveryEvent, Event, FinalResult, JobId};
 
 /// One thing to post, ready to be sent as often as needed.
@@ -45,6 +45,7 @@ pub(super) struct Deliverer<S> {
     limits: OutboxLimits,
     shared: Arc<Shared>,
     posts: Semaphore,
+    outage: Outage,
     /// Whether posts fail, and how.
     failure: Mutex<FailureState<(&'static str, u16)>>,
     warned_of_no_stream: AtomicBool,
@@ -53,6 +54,7 @@ pub(super) struct Deliverer<S> {
 impl<S: ResultSink> Deliverer<S> {
     pub(super) fn new(sink: Arc<S>, identity: Identity, limits: OutboxLimits, shared: Arc<Shared>) -> Self {
         Self {
+            outage: sink.outage(),
             sink,
             identity,
             limits,
@@ -263,6 +265,8 @@ impl<S: ResultSink> Deliverer<S> {
         let mut slow_retry = Retry::new(UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX);
         let mut reply = first;
         loop {
+            // Whether the end of an outage ends the pause: the queue has neither refused the key nor named a time.
+            let mut wakes = false;
             let (pause, error) = match verdict(reply) {
                 Verdict::Accepted => {
                     self.succeeded();
@@ -276,7 +280,10 @@ impl<S: ResultSink> Deliverer<S> {
                     };
                 }
                 Verdict::Dead { code: None } => return self.no_stream(),
-                Verdict::Later { retry_after, error } => (retry.next(retry_after), error),
+                Verdict::Later { retry_after, error } => {
+                    wakes = retry_after.is_none() && error.is_outage();
+                    (retry.next(retry_after), error)
+                }
                 Verdict::Unauthorized { error } => {
                     self.shared.counters.unauthorized.store(true, Ordering::Relaxed);
                     (slow_retry.next(None), error)
@@ -290,7 +297,14 @@ impl<S: ResultSink> Deliverer<S> {
             count(&self.shared.counters.retries);
             // The disk may have been full before.
             self.write_to_disk(message).await;
-            sleep(pause).await;
+            if wakes {
+                // An outage may last longer than the message may wait.
+                if timeout_at(until, self.outage.pause(pause)).await != Ok(false) {
+                    retry.reset();
+                }
+            } else {
+                sleep(pause).await;
+            }
             reply = self.attempt(job, message).await;
         }
     }

@@ -5,7 +5,7 @@ mod dead_letters;
 mod deliver;
 mod held_bytes;
 mod lane;
-mod limits;
+pub(crate) mod limits;
 mod pending;
 mod shared;
 mod spool;

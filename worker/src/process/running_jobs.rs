@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use runpod_handler_protocol::{ToHandler, ToSupervisor};
 
-/// The last lines of a job may arrive after its result, which takes another way. For so long they are still its own, as long
-/// as no other job runs.
-const LAST_LINES: Duration = Duration::from_secs(1);
+use super::limits::LATE_LINES;
 
 /// The jobs sent to a process and not answered yet. Plain lines carry no job id of their own, so they can be told apart
 /// only while one job runs.
@@ -41,7 +39,7 @@ impl RunningJobs {
     /// The one job that runs, or the last one that ran if that was only just now; `None` when more than one runs.
     pub(super) fn only_one(&self) -> Option<String> {
         let jobs = self.0.lock();
-        let last = || jobs.last.as_ref().filter(|(_, ended)| ended.elapsed() < LAST_LINES).map(|(job, _)| job);
+        let last = || jobs.last.as_ref().filter(|(_, ended)| ended.elapsed() < LATE_LINES).map(|(job, _)| job);
         match jobs.running.len() {
             0 => last().cloned(),
             1 => jobs.running.first().cloned(),
@@ -76,7 +74,7 @@ mod tests {
         assert_eq!(jobs.only_one().as_deref(), Some("b"));
         jobs.received(&done("b"));
         assert_eq!(jobs.only_one().as_deref(), Some("b"));
-        jobs.0.lock().last = Instant::now().checked_sub(LAST_LINES).map(|ended| ("b".to_owned(), ended));
+        jobs.0.lock().last = Instant::now().checked_sub(LATE_LINES).map(|ended| ("b".to_owned(), ended));
         assert_eq!(jobs.only_one(), None);
     }
 }

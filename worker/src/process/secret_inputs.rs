@@ -6,10 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::limits::SCHEMA_DEPTH;
 use crate::logs::redact;
-
-/// How deep schema and input are followed; a schema may refer to itself.
-const MAX_DEPTH: usize = 64;
 
 /// What one handler process has said about its inputs. It has nothing secret until it says so.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +38,7 @@ impl SecretInputs {
         let input = serde_json::from_slice::<Job<'_>>(job).ok().and_then(|job| job.input);
         let Some(Ok(input)) = input.map(|input| serde_json::from_str::<Value>(input.get())) else { return };
         let mut secrets = Vec::new();
-        walk(schema, schema, &input, MAX_DEPTH, &mut secrets);
+        walk(schema, schema, &input, SCHEMA_DEPTH, &mut secrets);
         redact::add_all_of_job(secrets.iter().map(String::as_str));
     }
 }

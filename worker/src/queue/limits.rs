@@ -10,8 +10,8 @@ limits! {
     pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(90);
     /// Longest time for the body of an answer that has begun.
     pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-    /// Longest time for a post with a small body.
-    pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Longest time for a post with a small body; one that is never answered is repeated after it.
+    pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(15);
     /// A post gets one second more for each of these many bytes.
     pub(super) const POST_BYTES_PER_SECOND: u64 = 100_000;
     /// Longest time for a post of any size, as in RunPod's SDK.
@@ -28,10 +28,28 @@ limits! {
     pub const MAX_ID_LEN: usize = 256;
     /// Longest `traceparent` in bytes that is passed on. Version 00 of W3C Trace Context has 55; later ones may be longer.
     pub(super) const MAX_TRACEPARENT_LEN: usize = 128;
+    /// Time for one attempt to hand jobs back or to say goodbye.
+    pub(super) const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(2);
+    /// Time for all attempts to hand the same jobs back.
+    pub(super) const HAND_BACK_EFFORT: Duration = Duration::from_secs(3);
+    /// Pause between two attempts to hand jobs back.
+    pub(super) const HAND_BACK_PAUSE: Duration = Duration::from_millis(250);
+    /// Jobs in one request that hands them back.
+    pub(super) const MAX_HAND_BACK: usize = 1000;
+    /// Jobs that may wait to be handed back.
+    pub(super) const MAX_WAITING_HAND_BACKS: usize = 4096;
+    /// Shortest pause after the answer that another process uses this worker's id.
+    pub(super) const CONFLICT_PAUSE: Duration = Duration::from_secs(3);
     /// Longest name of a tenant in characters; a longer one is cut.
     pub(super) const MAX_TENANT_LEN: usize = 64;
     /// Shortest pause after 429, as in RunPod's SDK.
     pub(super) const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(5);
+    /// Shortest pause before a request that has failed is repeated.
+    pub(super) const MIN_PAUSE: Duration = Duration::from_secs(1);
+    /// While the queue is away, time between two attempts of all parts of the worker together, beside the random part.
+    pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Longest random part of that time.
+    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause after a poll that failed.

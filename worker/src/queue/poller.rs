@@ -12,7 +12,7 @@ use super::limits::{
     ERROR_PAUSE, ERROR_PAUSE_MAX, MAX_QUICK_POLLS, MAX_WAITING_POLLS, QUICK_PAUSE, QUICK_PAUSE_MAX, QUICK_POLL,
     RATE_LIMIT_PAUSE,
 };
-use super::{JobSource, RequestError, TakeReply};
+use super::{JobSource, Outage, RequestError, TakeReply};
 use crate::base::{FailureState, Retry};
 use runpod_worker_core::{Event, PollAnswer};
 
@@ -50,8 +50,23 @@ pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>) -> PollH
     let (requests, mut inbox) = mpsc::channel::<Request>(MAX_WAITING_POLLS);
     tokio::spawn(async move {
         let mut poller = Poller::new(source);
-        while let Some(request) = inbox.recv().await {
+        let outage = poller.outage.clone();
+        // While the queue is away, the pause that the dispatcher keeps is ended from here.
+        let mut is_away = false;
+        loop {
+            let request = tokio::select! {
+                request = inbox.recv() => request,
+                _ = outage.pause(ERROR_PAUSE_MAX), if is_away => {
+                    is_away = false;
+                    if events.send(Event::PollAgain).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let Some(request) = request else { return };
             let answer = poller.poll(&request).await;
+            is_away = poller.is_away;
             if events.send(Event::Poll(answer)).await.is_err() {
                 return;
             }
@@ -62,25 +77,31 @@ pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>) -> PollH
 
 struct Poller<S> {
     source: Arc<S>,
+    outage: Outage,
     errors: Retry,
     quick: Retry,
     quick_in_a_row: u32,
     failing: FailureState<(&'static str, u16)>,
+    /// The last poll has failed because the queue is away.
+    is_away: bool,
 }
 
 impl<S: JobSource> Poller<S> {
     fn new(source: Arc<S>) -> Self {
         Self {
+            outage: source.outage(),
             source,
             errors: Retry::new(ERROR_PAUSE, ERROR_PAUSE_MAX),
             quick: Retry::new(QUICK_PAUSE, QUICK_PAUSE_MAX),
             quick_in_a_row: 0,
             failing: FailureState::default(),
+            is_away: false,
         }
     }
 
     async fn poll(&mut self, request: &Request) -> PollAnswer {
         let started = Instant::now();
+        self.is_away = false;
         let reply = tokio::select! {
             // An answer that has arrived comes first: dropping it would lose its jobs.
             biased;
@@ -104,10 +125,16 @@ impl<S: JobSource> Poller<S> {
                 self.succeeded();
                 PollAnswer::RateLimited { retry_after: retry_after.unwrap_or_default().max(RATE_LIMIT_PAUSE) }
             }
+            // The queue is away and has not named a time: the pause ends with the outage.
+            TakeReply::Failed { error, retry_after: None } if error.is_outage() && self.outage.is_on() => {
+                self.is_away = true;
+                self.failed(&error, None);
+                PollAnswer::Failed { retry_after: ERROR_PAUSE_MAX, reason: error.to_string() }
+            }
             TakeReply::Failed { error, retry_after } => {
                 let retry_after = self.errors.next(retry_after);
-                self.failed(&error, retry_after);
-                PollAnswer::Failed { retry_after }
+                self.failed(&error, Some(retry_after));
+                PollAnswer::Failed { retry_after, reason: error.to_string() }
             }
         }
     }
@@ -125,7 +152,8 @@ impl<S: JobSource> Poller<S> {
         if self.quick_in_a_row == MAX_QUICK_POLLS {
             tracing::warn!("The queue answers \"no job\" at once instead of holding the request. Polling slows down.");
         }
-        PollAnswer::Failed { retry_after: self.quick.next(None) }
+        let reason = "the queue answers \"no job\" at once instead of holding the request".to_owned();
+        PollAnswer::Failed { retry_after: self.quick.next(None), reason }
     }
 
     fn succeeded(&mut self) {
@@ -135,7 +163,7 @@ impl<S: JobSource> Poller<S> {
         }
     }
 
-    fn failed(&mut self, error: &RequestError, retry_in: Duration) {
+    fn failed(&mut self, error: &RequestError, retry_in: Option<Duration>) {
         if self.failing.fail(error.kind()) {
             tracing::warn!(%error, ?retry_in, "No jobs can be taken.");
         }
@@ -220,7 +248,7 @@ mod tests {
 
     fn pause(answer: &PollAnswer) -> Duration {
         match answer {
-            PollAnswer::Failed { retry_after } | PollAnswer::RateLimited { retry_after } => *retry_after,
+            PollAnswer::Failed { retry_after, .. } | PollAnswer::RateLimited { retry_after } => *retry_after,
             other => panic!("expected a pause, got {other:?}"),
         }
     }

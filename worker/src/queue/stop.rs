@@ -19,6 +19,7 @@ pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>, shutdown
 async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
     let mut retry = Retry::new(STOP_PAUSE, STOP_ERROR_PAUSE_MAX);
     let mut failing = FailureState::default();
+    let outage = source.outage();
     loop {
         let reply = source.stops().await;
         if !matches!(reply, StopReply::Failed { .. }) {
@@ -38,7 +39,14 @@ async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
                 if failing.fail(error.kind()) {
                     report(&error);
                 }
-                retry.next(retry_after).max(STOP_PAUSE)
+                let pause = retry.next(retry_after).max(STOP_PAUSE);
+                if retry_after.is_none() && error.is_outage() {
+                    if outage.pause(pause).await {
+                        retry.reset();
+                    }
+                    continue;
+                }
+                pause
             }
             StopReply::Unsupported => {
                 tracing::warn!(

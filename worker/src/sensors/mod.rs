@@ -3,6 +3,7 @@
 pub mod gpu;
 mod handler_memory;
 pub mod host;
+pub(crate) mod limits;
 mod ports;
 
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! Exports spans over OTLP.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -12,12 +10,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::limits::{EXPORT_TIMEOUT, FLUSH_TIMEOUT};
 use crate::base::{ClientError, FailureState, Identity, Secret, UrlTemplate, http_client};
-
-/// Limit of one export, attempts and pauses together.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of the program waits for the last export.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where traces are exported to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! (one per attempt) and `deliver`, all below `job`, whose parent is the `traceparent` that the job came with.
 
 mod export;
+pub(crate) mod limits;
 mod spans;
 
 pub use export::{TraceConfig, TraceError, TraceExport};

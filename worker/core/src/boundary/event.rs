@@ -15,6 +15,8 @@ use super::ids::{Epoch, JobId, ProcessId};
 pub enum Event {
     /// The poll in flight has ended.
     Poll(PollAnswer),
+    /// The next poll need not wait any longer after one that failed: the queue answers again, or it is time to try.
+    PollAgain,
     /// The queue wants these jobs stopped, because clients have cancelled them.
     Stop(Vec<JobId>),
     /// Something happened to a handler process.
@@ -54,6 +56,8 @@ pub enum PollAnswer {
     Failed {
         /// Time until the next poll may start.
         retry_after: Duration,
+        /// What went wrong, with the fix.
+        reason: String,
     },
     /// The poll was given up on request; no job was taken.
     Aborted,
@@ -175,6 +179,14 @@ pub enum ExitReason {
     Signal(i32),
     /// The operating system did not report it.
     Unknown,
+}
+
+impl ExitReason {
+    /// Whether it was asked to end from outside: SIGHUP, SIGINT, SIGQUIT or SIGTERM, which go to every process of a service
+    /// at once in some environments. Shells and other wrappers report such a signal as an exit code of 128 plus its number.
+    pub fn is_end_signal(self) -> bool {
+        matches!(self, Self::Signal(1 | 2 | 3 | 15) | Self::Code(129 | 130 | 131 | 143))
+    }
 }
 
 impl fmt::Display for ExitReason {

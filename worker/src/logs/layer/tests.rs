@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::super::capture::Capture;
-use super::super::shorten::MAX_MESSAGE_LEN;
+use super::super::limits::MAX_TEXT_LEN;
 use super::super::{job_tags, redact};
 use super::*;
 
@@ -75,7 +75,7 @@ fn lines_of_a_job_carry_its_batch_and_its_trace() {
     );
     let long: Value = serde_json::from_str(lines[1]).unwrap();
     let message = long["message"].as_str().unwrap();
-    assert!(message.starts_with("[batchId=b-7] xxx") && message.chars().count() <= MAX_MESSAGE_LEN, "{message}");
+    assert!(message.starts_with("[batchId=b-7] xxx") && message.chars().count() <= MAX_TEXT_LEN, "{message}");
     assert!(!lines[2].contains("b-7") && !lines[2].contains("0af7"));
 }
 

@@ -21,9 +21,6 @@ pub(super) struct KnownLimits {
     pub(super) recent: usize,
 }
 
-/// The limits that apply to the process.
-pub(super) const LIMITS: KnownLimits = KnownLimits { values: 4096, bytes: 1024 * 1024, recent: 128 };
-
 /// Fewer bytes of the beginning of a secret give nothing away.
 const SHORTEST_BEGINNING: usize = 4;
 

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Spool;
-use super::config::FILE_MAX;
 use super::filesystem::{Filesystem as _, FoundFile, RealFilesystem};
 use super::layout::{ASIDE, DEAD_LETTERS, LOCK, RESULTS, TEMPORARY, number};
-use super::lock::{FolderLock, LockError};
 use super::reason::DeadLetterReason;
 use super::record::{Record, RecordError, read_head};
 use super::undelivered::Undelivered;
+use crate::base::{FolderLock, LockError};
+use crate::outbox::limits::{ADOPTION_BYTES, ADOPTION_RESULTS, ADOPTION_TIME, SPOOL_FILE_MAX};
 
 /// What one start adopts. The rest is left to the next one.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,7 @@ pub(super) struct AdoptionLimits {
 
 impl Default for AdoptionLimits {
     fn default() -> Self {
-        // Less time than a worker waits for its own lock, and no more bytes than fit into memory.
-        Self { time: Duration::from_secs(2), results: 1000, bytes: 64 * 1024 * 1024 }
+        Self { time: ADOPTION_TIME, results: ADOPTION_RESULTS, bytes: ADOPTION_BYTES }
     }
 }
 
@@ -130,7 +129,7 @@ impl Adoption<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other?,
         };
-        files.retain(|file| number(&file.name).is_some() && file.len <= FILE_MAX);
+        files.retain(|file| number(&file.name).is_some() && file.len <= SPOOL_FILE_MAX);
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let before = self.nameless;
         let mut adopted = 0;

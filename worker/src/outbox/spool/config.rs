@@ -2,9 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::record::Origin;
+use crate::outbox::limits::{KEPT_BYTES, KEPT_FILES};
 
 /// Where results are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,18 +39,9 @@ pub struct RetentionLimits {
 
 impl Default for RetentionLimits {
     fn default() -> Self {
-        Self { max_count: 1000, max_bytes: 256 * 1024 * 1024 }
+        Self { max_count: KEPT_FILES, max_bytes: KEPT_BYTES }
     }
 }
-
-/// Largest file that is read, in bytes: no result is larger.
-pub(super) const FILE_MAX: u64 = 256 * 1024 * 1024;
-/// How often a folder that is removed while it is being locked is made again.
-pub(super) const LOCK_ATTEMPTS: usize = 10;
-/// Pause before each of these attempts.
-pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(50);
-/// How long a start waits for a lock: a worker that was killed may need this long to exit.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no spool.
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,13 @@ use std::io;
 use std::path::Path;
 
 use super::Spool;
-use super::config::FILE_MAX;
 use super::entry::{EntryState, SpoolEntry};
 use super::filesystem::ignore_missing;
 use super::layout::{PROBE, RESULT, TEMPORARY, number};
 use super::reason::DeadLetterReason;
 use super::record::{Record, RecordError};
 use super::undelivered::Undelivered;
+use crate::outbox::limits::SPOOL_FILE_MAX;
 
 impl Spool {
     /// Reads every file in `results/`. What cannot be delivered is set aside.
@@ -25,7 +25,7 @@ impl Spool {
             let decoded = if file.name == PROBE {
                 ignore_missing(self.files.remove(&path))?;
                 continue;
-            } else if file.len > FILE_MAX || number(&file.name).is_none() {
+            } else if file.len > SPOOL_FILE_MAX || number(&file.name).is_none() {
                 Err(RecordError::Foreign)
             } else {
                 Record::decode(self.files.read(&path)?, &self.owner)

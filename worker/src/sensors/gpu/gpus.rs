@@ -6,11 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::figures::Gpu;
-
-/// A sample is shown for this many intervals, and for [`FRESH_AT_LEAST`]; when it is older, the driver has stopped answering.
-const FRESH_INTERVALS: u32 = 3;
-/// A sample is shown for at least this long.
-const FRESH_AT_LEAST: Duration = Duration::from_secs(5);
+use crate::sensors::limits::{GPU_FRESH_AT_LEAST, GPU_FRESH_INTERVALS};
 
 /// The figures of all GPUs at one time.
 #[derive(Clone, Debug)]
@@ -41,7 +37,7 @@ impl Gpus {
 
     pub(super) fn channel(interval: Duration) -> (watch::Sender<Option<Sample>>, Self) {
         let (sender, sample) = watch::channel(None);
-        (sender, Self { sample, max_age: (interval * FRESH_INTERVALS).max(FRESH_AT_LEAST) })
+        (sender, Self { sample, max_age: (interval * GPU_FRESH_INTERVALS).max(GPU_FRESH_AT_LEAST) })
     }
 
     /// Always shows these.

@@ -9,10 +9,8 @@ use nvml_wrapper::{Device, EventSet, Nvml};
 
 use super::figures::{GpuFigures, GpuReader, XidErrors};
 use super::visible::{Pick, VisibleDevices};
+use crate::sensors::limits::GPU_EVENTS;
 use runpod_worker_core::SlowdownReason;
-
-/// Events read per sample; the rest is read with the next one.
-const MAX_EVENTS: usize = 64;
 
 /// Milliwatts that no card reaches: some drivers report "no value" as a huge number.
 const MAX_POWER: u32 = 100_000_000;
@@ -115,7 +113,7 @@ impl<'nvml> Visible<'nvml> {
 
     fn take_events(&mut self, index: usize) {
         let Some(events) = &self.events else { return };
-        for _ in 0..MAX_EVENTS {
+        for _ in 0..GPU_EVENTS {
             // Ends with a timeout when there are no more.
             let Ok(event) = events.wait(0) else { return };
             let Some(error) = event.event_data else { continue };

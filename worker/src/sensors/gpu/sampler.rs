@@ -15,10 +15,8 @@ use super::memory_floor::MemoryFloor;
 use super::nvml::NvmlReader;
 use super::slowdown::Slowdowns;
 use super::visible::VisibleDevices;
+use crate::sensors::limits::GPU_STOP_TIMEOUT;
 use runpod_worker_core::{Event, GpuSlowdown, Snapshot, WorkerState};
-
-/// How long the end of the worker waits for a call to the driver.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which GPUs are sampled, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +47,7 @@ impl GpuSampler {
     /// Stops the thread. Waits a second at most for a call to the driver that has not returned.
     pub async fn stop(self) {
         drop(self.stop);
-        if timeout(STOP_TIMEOUT, self.ended).await.is_err() {
+        if timeout(GPU_STOP_TIMEOUT, self.ended).await.is_err() {
             tracing::warn!("The GPU driver does not answer. The worker ends without waiting for it.");
         }
     }

@@ -1,10 +1,8 @@
 //! Decides which GPUs are slowed down. Clocks go up and down all the time, so a reason counts once it was reported in several
 //! samples in a row, and until it was absent from as many.
 
+use crate::sensors::limits::SLOWDOWN_SAMPLES;
 use runpod_worker_core::{GpuSlowdown, SlowdownReason};
-
-/// Number of samples in a row after which a reason counts, or counts no more.
-const ENOUGH: u8 = 3;
 
 /// The reasons that count, per GPU.
 #[derive(Debug, Default)]
@@ -16,13 +14,13 @@ pub(super) struct Slowdowns {
 struct Reason {
     counts: bool,
     /// Number of the last samples in a row that contradict `counts`.
-    contradictions: u8,
+    contradictions: u32,
 }
 
 impl Reason {
     fn note(&mut self, seen: bool) {
         self.contradictions = if seen == self.counts { 0 } else { self.contradictions + 1 };
-        if self.contradictions == ENOUGH {
+        if self.contradictions == SLOWDOWN_SAMPLES {
             *self = Self { counts: seen, contradictions: 0 };
         }
     }

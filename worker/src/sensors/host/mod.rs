@@ -12,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cgroup::{Cgroup, CgroupMemory};
 
-/// Time between two samples, and so the time that a CPU figure is the mean of.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+use super::limits::HOST_INTERVAL;
 
 /// Use of CPU and memory by the container. Figures that the kernel does not give are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -53,7 +52,7 @@ pub fn spawn(over: CancellationToken) -> Host {
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(SAMPLE_INTERVAL) => {}
+                () = tokio::time::sleep(HOST_INTERVAL) => {}
                 () = over.cancelled() => return,
             }
             // The kernel answers from memory: nothing here waits for a disk.
