@@ -38,6 +38,9 @@ pub(crate) const COST: usize = 4 * KIB;
 
 /// Characters of an id in a path.
 pub(crate) const ID: usize = 128;
+/// Bytes of a list of jobs that a worker hands back.
+pub(crate) const HAND_BACK_BODY: usize = MIB;
+
 /// Keys in one key file.
 pub(crate) const KEYS: usize = 10_000;
 
@@ -59,6 +62,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("error", bytes(ERROR)),
         ("cost", bytes(COST)),
         ("id-length", ID.to_string()),
+        ("hand-back-body", bytes(HAND_BACK_BODY)),
         ("keys-in-a-file", KEYS.to_string()),
     ]
 }
