@@ -2,6 +2,7 @@
 
 mod client;
 mod failure_state;
+mod folder_lock;
 mod id;
 mod identity;
 mod limits;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
+pub use folder_lock::{FolderLock, LockError};
 pub use id::{IdError, check_id};
 pub use identity::Identity;
 pub(crate) use limits::limits;
