@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use tracing::Level;
 
-use crate::printable::printable;
+use crate::printable::{printable, printable_json};
 
 /// Stands before every line of a message but its first: no such line looks like the beginning of another message.
 const CONTINUATION: &str = "\n    ";
@@ -73,7 +73,7 @@ fn needs_quotes(letter: char) -> bool {
 
 fn json(line: &JsonLine<'_>) -> String {
     // Strings, numbers and JSON that was parsed before: nothing in it can fail.
-    let mut text = serde_json::to_string(line).unwrap_or_default();
+    let mut text = printable_json(serde_json::to_string(line).unwrap_or_default());
     text.push('\n');
     text
 }
@@ -149,6 +149,9 @@ mod tests {
         let starts = text.lines().filter(|line| !line.starts_with("    ")).count();
         assert_eq!(starts, 1, "{text}");
         assert!(!text.trim_end().contains(|letter: char| letter.is_control() && letter != '\n'), "{text:?}");
-        assert_eq!(forged.json().lines().count(), 1);
+        let json = LogLine { message: "a\u{9b}31m \u{202e}b\u{2028}c", ..forged }.json();
+        assert_eq!(json.lines().count(), 1);
+        assert!(json.contains(r"a\u009b31m \u202eb\u2028c"), "{json}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["message"], "a\u{9b}31m \u{202e}b\u{2028}c");
     }
 }

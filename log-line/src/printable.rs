@@ -23,6 +23,23 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// The text of a JSON document with the same characters escaped as JSON does. The document means the same.
+pub(crate) fn printable_json(json: String) -> String {
+    if !json.contains(must_be_escaped) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len() + 8);
+    for letter in json.chars() {
+        if must_be_escaped(letter) {
+            // None of them lies beyond the first plane of Unicode.
+            safe.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            safe.push(letter);
+        }
+    }
+    safe
+}
+
 /// Control characters of ASCII and Latin-1 (C0, DEL, C1), the line separators of Unicode, and the characters that reorder text.
 fn must_be_escaped(letter: char) -> bool {
     letter.is_control()

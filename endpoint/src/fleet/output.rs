@@ -1,8 +1,10 @@
 //! What a worker prints: passed on to this program's own output, and kept where it is about a job.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use runpod_log_line::printable;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Child;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -29,13 +31,13 @@ impl WorkerOutput {
         if let Some(stdout) = child.stdout.take() {
             let local = local.clone();
             readers.spawn(async move {
-                pass_on(stdout, io::stdout(), &local).await;
+                pass_on(stdout, io::stdout(), io::stdout().is_terminal(), &local).await;
             });
         }
         if let Some(stderr) = child.stderr.take() {
             let local = local.clone();
             readers.spawn(async move {
-                pass_on(stderr, io::stderr(), &local).await;
+                pass_on(stderr, io::stderr(), io::stderr().is_terminal(), &local).await;
             });
         }
         Self { readers }
@@ -48,8 +50,13 @@ impl WorkerOutput {
     }
 }
 
-/// Copies until the end of `from`; gives `to` back, unless the runtime is going down.
-async fn pass_on<W: Write + Send + 'static>(from: impl AsyncRead + Unpin, mut to: W, local: &Local) -> Option<W> {
+/// Copies until the end of `from`; gives `to` back, unless the runtime is going down. A terminal gets no control sequences.
+async fn pass_on<W: Write + Send + 'static>(
+    from: impl AsyncRead + Unpin,
+    mut to: W,
+    is_terminal: bool,
+    local: &Local,
+) -> Option<W> {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
     while let Ok(true) = read_line(&mut from, &mut line).await {
@@ -57,12 +64,20 @@ async fn pass_on<W: Write + Send + 'static>(from: impl AsyncRead + Unpin, mut to
         // Writing to a terminal that was stopped blocks.
         let writing = spawn_blocking(move || {
             // The reader of our output may have closed it; the worker goes on all the same.
-            let _ = to.write_all(&line).and_then(|()| to.flush());
+            let shown = if is_terminal { for_terminal(&line) } else { Cow::Borrowed(&*line) };
+            let _ = to.write_all(&shown).and_then(|()| to.flush());
             (to, line)
         });
         (to, line) = writing.await.ok()?;
     }
     Some(to)
+}
+
+/// A line without what would steer a terminal.
+fn for_terminal(line: &[u8]) -> Cow<'_, [u8]> {
+    let text = String::from_utf8_lossy(line);
+    let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
+    Cow::Owned(format!("{}{end}", printable(text.trim_end_matches('\r'))).into_bytes())
 }
 
 /// The next line or piece of a line; false at the end.
@@ -80,9 +95,16 @@ mod tests {
         let long = "y".repeat(2 * MAX_LINE as usize);
         let text = format!("plain\nINFO   | j | Started.\n{long}\nlast");
         let local = Local::default();
-        let passed = pass_on(text.as_bytes(), Vec::new(), &local).await;
+        let passed = pass_on(text.as_bytes(), Vec::new(), false, &local).await;
         assert!(passed.is_some_and(|passed| passed == text.as_bytes()));
         let (lines, _) = local.logs().after("j", 0).await;
         assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["Started."]);
+    }
+
+    #[tokio::test]
+    async fn a_terminal_gets_no_control_sequences() {
+        let text = "plain\r\n\u{1b}[2Jforged\u{9b}31m\nlast";
+        let passed = pass_on(text.as_bytes(), Vec::new(), true, &Local::default()).await.unwrap();
+        assert_eq!(String::from_utf8(passed).unwrap(), "plain\n\\u{1b}[2Jforged\\u{9b}31m\nlast");
     }
 }
