@@ -82,7 +82,8 @@ fn show(dead: &DeadLetters, name: &str) -> ExitCode {
         Err(error) => return complain(1, &error.to_string()),
     };
     let (status, reason) = status_and_reason(&letter);
-    let (id, job, reason) = (letter.id, printable(letter.record.job.as_str()), printable(reason));
+    let (id, job) = (letter.id, printable(letter.record.job.as_str()));
+    let reason = printable(reason);
     let finished = time(letter.record.time_ms);
     let _ = writeln!(io::stderr(), "id: {id}\njob: {job}\nfinished: {finished}\nstatus: {status}\nreason: {reason}");
     print(&String::from_utf8_lossy(&letter.record.body))
