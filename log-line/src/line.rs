@@ -149,9 +149,19 @@ mod tests {
         let starts = text.lines().filter(|line| !line.starts_with("    ")).count();
         assert_eq!(starts, 1, "{text}");
         assert!(!text.trim_end().contains(|letter: char| letter.is_control() && letter != '\n'), "{text:?}");
-        let json = LogLine { message: "a\u{9b}31m \u{202e}b\u{2028}c", ..forged }.json();
-        assert_eq!(json.lines().count(), 1);
-        assert!(json.contains(r"a\u009b31m \u202eb\u2028c"), "{json}");
-        assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["message"], "a\u{9b}31m \u{202e}b\u{2028}c");
+        assert_eq!(forged.json().lines().count(), 1);
+    }
+
+    #[test]
+    fn json_steers_no_terminal_and_keeps_its_meaning() {
+        let outside = "\u{9b}31m \u{7f} \u{202e}cba \u{2028}next \u{1b}[2J \u{85} Grüße \\ \"";
+        let fields = [("id", json!(outside))];
+        let line = LogLine { job: Some(outside), ..line(outside, &fields) }.json();
+        assert!(
+            line.trim_end().chars().all(|letter| printable(letter.encode_utf8(&mut [0; 4])).len() == letter.len_utf8()),
+            "{line:?}"
+        );
+        let parsed: Value = serde_json::from_str(&line).unwrap();
+        assert!([&parsed["requestId"], &parsed["message"], &parsed["id"]].into_iter().all(|text| text == outside));
     }
 }

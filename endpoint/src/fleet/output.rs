@@ -1,7 +1,6 @@
 //! What a worker prints: passed on to this program's own output, and kept where it is about a job.
 
-use std::borrow::Cow;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use runpod_log_line::printable;
@@ -31,13 +30,13 @@ impl WorkerOutput {
         if let Some(stdout) = child.stdout.take() {
             let local = local.clone();
             readers.spawn(async move {
-                pass_on(stdout, io::stdout(), io::stdout().is_terminal(), &local).await;
+                pass_on(stdout, io::stdout(), &local).await;
             });
         }
         if let Some(stderr) = child.stderr.take() {
             let local = local.clone();
             readers.spawn(async move {
-                pass_on(stderr, io::stderr(), io::stderr().is_terminal(), &local).await;
+                pass_on(stderr, io::stderr(), &local).await;
             });
         }
         Self { readers }
@@ -50,34 +49,32 @@ impl WorkerOutput {
     }
 }
 
-/// Copies until the end of `from`; gives `to` back, unless the runtime is going down. A terminal gets no control sequences.
-async fn pass_on<W: Write + Send + 'static>(
-    from: impl AsyncRead + Unpin,
-    mut to: W,
-    is_terminal: bool,
-    local: &Local,
-) -> Option<W> {
+/// Copies until the end of `from`; gives `to` back, unless the runtime is going down.
+async fn pass_on<W: Write + Send + 'static>(from: impl AsyncRead + Unpin, mut to: W, local: &Local) -> Option<W> {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
     while let Ok(true) = read_line(&mut from, &mut line).await {
-        local.logs().add(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        local.logs().add(&text);
+        let text = for_terminal(&text);
         // Writing to a terminal that was stopped blocks.
         let writing = spawn_blocking(move || {
             // The reader of our output may have closed it; the worker goes on all the same.
-            let shown = if is_terminal { for_terminal(&line) } else { Cow::Borrowed(&*line) };
-            let _ = to.write_all(&shown).and_then(|()| to.flush());
-            (to, line)
+            let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+            to
         });
-        (to, line) = writing.await.ok()?;
+        to = writing.await.ok()?;
     }
     Some(to)
 }
 
-/// A line without what would steer a terminal.
-fn for_terminal(line: &[u8]) -> Cow<'_, [u8]> {
-    let text = String::from_utf8_lossy(line);
-    let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
-    Cow::Owned(format!("{}{end}", printable(text.trim_end_matches('\r'))).into_bytes())
+/// A line or piece of a line with everything escaped that a terminal would act on. A worker escapes its log itself; what it prints
+/// otherwise, such as the report of a crash, may quote what comes from outside.
+fn for_terminal(text: &str) -> String {
+    match text.strip_suffix('\n') {
+        Some(line) => format!("{}\n", printable(line.strip_suffix('\r').unwrap_or(line))),
+        None => printable(text).into_owned(),
+    }
 }
 
 /// The next line or piece of a line; false at the end.
@@ -91,20 +88,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn nothing_that_is_passed_on_steers_a_terminal() {
+        let text = "panicked at \u{1b}[2J\u{9b}31m\rINFO   | forged\r\nnext \u{202e}line\n";
+        let passed = pass_on(text.as_bytes(), Vec::new(), &Local::default()).await.unwrap();
+        let passed = String::from_utf8(passed).unwrap();
+        assert_eq!(passed, "panicked at \\u{1b}[2J\\u{9b}31m\\rINFO   | forged\nnext \\u{202e}line\n");
+    }
+
+    #[tokio::test]
     async fn everything_is_passed_on_and_lines_of_jobs_are_kept() {
         let long = "y".repeat(2 * MAX_LINE as usize);
         let text = format!("plain\nINFO   | j | Started.\n{long}\nlast");
         let local = Local::default();
-        let passed = pass_on(text.as_bytes(), Vec::new(), false, &local).await;
+        let passed = pass_on(text.as_bytes(), Vec::new(), &local).await;
         assert!(passed.is_some_and(|passed| passed == text.as_bytes()));
         let (lines, _) = local.logs().after("j", 0).await;
         assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["Started."]);
-    }
-
-    #[tokio::test]
-    async fn a_terminal_gets_no_control_sequences() {
-        let text = "plain\r\n\u{1b}[2Jforged\u{9b}31m\nlast";
-        let passed = pass_on(text.as_bytes(), Vec::new(), true, &Local::default()).await.unwrap();
-        assert_eq!(String::from_utf8(passed).unwrap(), "plain\n\\u{1b}[2Jforged\\u{9b}31m\nlast");
     }
 }
