@@ -106,7 +106,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Read = fn(&Config) -> String;
-    let cases: [(&str, &str, Read); 23] = [
+    let cases: [(&str, &str, Read); 24] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -118,6 +118,7 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("load-stall-timeout", "7s", |c| format!("{:?}", c.policy.load_stall_timeout)),
         ("http-bind", "0.0.0.0:7", |c| c.http_bind.map(|bind| bind.to_string()).unwrap_or_default()),
         ("http-bind", "none", |c| c.http_bind.map_or("none".to_owned(), |bind| bind.to_string())),
+        ("http-connections", "70", |c| c.http_connections.to_string()),
         ("outbox-limit-bytes", "7000000", |c| c.outbox.max_bytes.to_string()),
         ("spool-dir", "/x", |c| {
             c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
