@@ -98,24 +98,28 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "no answer to a take ends the process",
         Tests(&[
             "every_answer_to_a_take_is_understood",
-            "answers_that_make_no_sense_are_survived_and_not_hammered",
-            "errors_slow_the_poll_down_and_a_good_answer_ends_that",
+            "answers_that_cannot_be_understood_slow_the_poll_down",
+            "errors_slow_the_poll_down_until_the_next_good_answer",
         ]),
     ),
     (
         21,
         "after 429 the next take is 5 s later at least",
-        Tests(&["too_many_requests_are_five_seconds_of_rest_and_shown", "a_429_pauses_for_five_seconds_or_longer"]),
+        Tests(&["a_429_pauses_the_poll_for_five_seconds_and_is_shown", "a_429_pauses_for_five_seconds_or_longer"]),
     ),
     (
         22,
         "after connection errors and 5xx the worker backs off",
         Tests(&[
             "a_refused_connection_is_tried_at_most_once_a_second_and_survived",
-            "errors_slow_the_poll_down_and_a_good_answer_ends_that",
+            "errors_slow_the_poll_down_until_the_next_good_answer",
         ]),
     ),
-    (23, "after 204 or 400 the next take follows at once", Tests(&["no_job_is_asked_for_again_at_once"])),
+    (
+        23,
+        "after 204 or 400 the next take follows at once",
+        Tests(&["an_answer_without_a_job_is_followed_by_the_next_poll_at_once"]),
+    ),
     (
         24,
         "a take is given up after 90 s and repeated",
@@ -127,7 +131,11 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         Tests(&["every_answer_to_a_take_is_understood", "every_form_of_a_job_is_accepted"]),
     ),
     (26, "arrays and objects are accepted on both routes", Tests(&["arrays_and_objects_are_both_taken"])),
-    (27, "[], null and scalars are no job", Tests(&["no_job_is_no_error", "no_job_is_asked_for_again_at_once"])),
+    (
+        27,
+        "[], null and scalars are no job",
+        Tests(&["no_job_is_no_error", "an_answer_without_a_job_is_followed_by_the_next_poll_at_once"]),
+    ),
     (
         28,
         "what has no id starts nothing, in an array neither",
@@ -187,22 +195,26 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "the stop URL is that of job-take with its route replaced, and nothing added",
         Tests(&[
             "every_answer_on_the_stop_channel_is_understood",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
         51,
         "it is polled beside job-take and while jobs run",
-        Tests(&["the_ids_among_other_things_are_honoured", "a_stop_that_overtakes_its_job_counts"]),
+        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values", "a_stop_that_overtakes_its_job_counts"]),
     ),
-    (52, "the listed jobs are stopped, others ignored", Tests(&["the_ids_among_other_things_are_honoured"])),
+    (
+        52,
+        "the listed jobs are stopped, others ignored",
+        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values"]),
+    ),
     (53, "nothing is posted for a stopped job", Tests(&["nothing_is_posted_for_a_stopped_job"])),
     (
         54,
         "404 there is harmless",
         Tests(&[
             "no_answer_is_asked_for_more_than_once_a_second",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
@@ -210,7 +222,7 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "so is nonsense",
         Tests(&[
             "stop_lists_are_read_and_everything_else_stops_nothing",
-            "answers_that_stop_nothing_are_survived_with_a_pause",
+            "answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause",
         ]),
     ),
     (
@@ -270,9 +282,9 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "so are connection errors; 4xx is not",
         Partly(
             &[
-                "a_connection_that_breaks_while_posting_is_no_loss",
+                "a_result_survives_a_connection_that_breaks_while_it_is_posted",
                 "a_body_that_is_refused_is_replaced_by_the_reason",
-                "a_job_that_the_queue_does_not_know_is_not_posted_again",
+                "a_result_that_is_answered_with_404_is_not_posted_again",
                 "every_class_of_answer_has_its_verdict",
             ],
             "401, 403, 408 and 429 say nothing about the result, so it is tried again",
@@ -319,13 +331,20 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         Tests(&["a_lost_chunk_does_not_hold_back_the_rest", "chunks_that_keep_failing_share_one_time_limit"]),
     ),
     // Heartbeats, checks, shutdown.
-    (99, "the first heartbeat comes before the first take", Tests(&["it_comes_first_and_names_what_is_held"])),
+    (
+        99,
+        "the first heartbeat comes before the first take",
+        Tests(&["a_heartbeat_precedes_the_first_poll_and_names_the_jobs_that_are_held"]),
+    ),
     (
         100,
         "job_id lists what is held, runpod_version is always there",
-        Tests(&["pings_start_at_once_and_list_what_is_held", "it_comes_first_and_names_what_is_held"]),
+        Tests(&[
+            "pings_start_at_once_and_list_what_is_held",
+            "a_heartbeat_precedes_the_first_poll_and_names_the_jobs_that_are_held",
+        ]),
     ),
-    (101, "heartbeats go on while a handler blocks", Tests(&["it_goes_on_while_the_handler_spins"])),
+    (101, "heartbeats go on while a handler blocks", Tests(&["the_heartbeat_goes_on_while_the_handler_spins"])),
     (
         102,
         "their failures never end the worker; 429 and 5xx are tried again",
@@ -334,7 +353,10 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         103,
         "a failed check is reported and exits with 1 before any take",
-        Tests(&["a_machine_that_is_not_fit_takes_no_job", "a_handler_that_is_not_fit_takes_no_job"]),
+        Tests(&[
+            "a_worker_on_a_machine_that_fails_a_check_takes_no_job",
+            "a_worker_whose_handler_fails_its_check_takes_no_job",
+        ]),
     ),
     (
         104,
@@ -354,9 +376,9 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
         "the held take is ended, and a job that comes in that moment is not lost",
         Partly(
             &[
-                "a_job_still_in_the_queue_stays_there",
-                "a_job_in_the_answer_under_way_is_run",
-                "a_job_that_arrives_too_late_is_left_to_another_worker",
+                "a_job_that_waits_in_the_queue_at_sigterm_stays_there",
+                "a_job_in_an_answer_that_is_arriving_at_sigterm_is_run",
+                "a_job_that_arrives_too_late_for_the_drain_is_neither_run_nor_reported",
             ],
             "not at once but within a second, so that an answer under way can arrive",
         ),

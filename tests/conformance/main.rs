@@ -1,5 +1,5 @@
 //! The official Python package and JavaScript SDK, unmodified, as clients and as worker. `make python-client js-client` installs
-//! them. [`checklist`] says where each statement about workers is tested, [`endpoint::checklist`] each about endpoints.
+//! them. [`checklist`] lists the tests of each statement about workers, [`endpoint::checklist`] of each about endpoints.
 
 #![expect(clippy::panic, reason = "what cannot be done here fails the test")]
 

@@ -1,4 +1,4 @@
-//! What a caller can get wrong. Each answer says what and where.
+//! Mistakes of callers. Each answer names the mistake and its place.
 
 use end_to_end_tests::{Stack, WorkerOptions};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ async fn input_of_the_wrong_type_fails_with_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_no_jobs_are_refused_by_the_endpoint() {
+async fn requests_that_are_not_jobs_are_refused_by_the_endpoint() {
     let stack = Stack::start("echo", WorkerOptions::default()).await;
     let url = format!("{}/test/run", stack.endpoint.base);
     let http = reqwest::Client::new();

@@ -1,6 +1,6 @@
 //! Random jobs, an endpoint whose fault script strikes at random, a proxy with bad days, handlers, workers and endpoints that
-//! are killed: no job is lost, none ends twice or differently, the worker does not grow, and what handlers tell of their secrets
-//! is seen nowhere.
+//! are killed: no job is lost, none ends twice or differently, the worker's memory does not grow, and secrets that handlers print
+//! are masked everywhere.
 //!
 //! `CHAOS_SEED` replays the decisions (what is submitted, when something is killed, what proxy and endpoint do to the n-th
 //! request); their interleaving remains the machine's. `CHAOS_SECONDS` makes it longer; `make soak` does.
@@ -34,7 +34,7 @@ const FLAGS: [&str; 12] = [
 const OPEN: usize = 40;
 /// Percent of requests that something happens to.
 const FAULTS: u8 = 12;
-/// Growth that is no leak: caches and pools fill with use.
+/// Growth that is not a leak: caches and pools fill with use.
 const MORE_KIB: u64 = 24 * 1024;
 const MORE_FILES: usize = 24;
 /// A handler may be killed this often before the worker counts as being in a crash loop.
@@ -146,7 +146,7 @@ impl Chaos {
         }
     }
 
-    /// Kills the handler in one of the ways in which handlers die.
+    /// Kills the handler with one of two signals.
     async fn kill_handler(&mut self) {
         let Ok(reply) = reqwest::get(format!("{}/health", self.worker.http)).await else { return };
         let health: Value = reply.json().await.unwrap_or_default();
@@ -235,7 +235,7 @@ impl Chaos {
         (kib, std::fs::read_dir(format!("{folder}/fd")).unwrap().count())
     }
 
-    /// Whether a handler died while this job was open.
+    /// Whether a handler was killed while this job was open.
     fn was_near_a_death(&self, job: &Job) -> bool {
         let end = job.ended.as_ref().map_or_else(Instant::now, |(at, _)| *at);
         self.handler_deaths.iter().any(|death| (job.submitted..=end).contains(death))
@@ -282,7 +282,7 @@ fn essence(result: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
+async fn no_job_is_lost_and_no_result_contradicted_under_random_faults() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let random =
         || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |time| time.subsec_nanos().into());
@@ -292,7 +292,7 @@ async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
     let mut chaos = Chaos::start(seed).await;
 
     chaos.rage(Duration::from_secs(seconds / 4), true).await;
-    // However short the run and whatever the dice say, each of these happens under load.
+    // Each of these happens under load in every run, however short.
     chaos.restart_endpoint(Signal::KILL).await;
     chaos.kill_handler().await;
     chaos.restart_worker(Signal::KILL).await;
@@ -332,7 +332,7 @@ async fn nothing_is_lost_or_contradicted_in_the_worst_of_times() {
         let (_, first) = job.ended.as_ref().unwrap();
         assert_eq!(&client.status(id).await, first, "{id} has changed after its end");
     }
-    // What is posted for a cancelled job that the script hands out once more is nobody's result.
+    // A result of a cancelled job that the script hands out once more does not count.
     let counts = |id: &String| chaos.jobs[id].ended.as_ref().is_some_and(|(_, job)| job["status"] != "CANCELLED");
     for (id, finals) in chaos.proxy.finals().into_iter().filter(|(id, _)| counts(id)) {
         let essences: Vec<Value> = finals.iter().map(essence).collect();

@@ -55,7 +55,7 @@ fn assert_defaults(program: &str, command: &str) {
             continue;
         }
         let shown = untouched.get(flag).unwrap_or_else(|| panic!("--check-config does not show --{flag}"));
-        // Words behind the value explain it.
+        // An explanation follows the value.
         let value = default.split([',', ';']).next().unwrap_or_default();
         if value == "none" {
             assert!(

@@ -94,7 +94,7 @@ async fn a_load_balancing_worker_answers_as_the_guide_says() {
     assert!(said.contains("\"status\":\"COMPLETED\"") && said.contains("\"dimensions\":384"), "{said}");
 }
 
-/// A variable that the guide names and nobody reads would send people on a search.
+/// A variable that the guide names and no program reads would mislead people.
 #[test]
 fn every_variable_of_the_guide_is_read_by_somebody() {
     let text = file("docs/deploy.md");
@@ -117,7 +117,7 @@ fn every_variable_of_the_guide_is_read_by_somebody() {
     }
 }
 
-/// Whoever searches for what the log says must find it.
+/// People search for texts of the log in the guide.
 #[test]
 fn every_reason_of_the_guide_is_logged_in_these_words() {
     let text = file("docs/deploy.md");
@@ -153,7 +153,7 @@ fn images_are_named_with_this_version() {
 
 /// Who stops a worker waits for as long as its shutdown may take.
 #[test]
-fn what_stops_a_worker_leaves_it_the_time_to_drain() {
+fn every_shipped_stop_timeout_is_longer_than_the_drain() {
     let help = run_tool(&binary("runpod-worker").to_string_lossy(), &["run", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
     let default = |flag: &str| -> u64 {

@@ -31,7 +31,7 @@ fn children(pid: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// A process that has ended, whether or not somebody has waited for it.
+/// Whether a process has ended; a zombie counts as ended.
 fn is_gone(pid: Pid) -> bool {
     std::fs::read_to_string(proc(pid, "stat")).map_or(true, |stat| stat.contains(") Z "))
 }

@@ -1,4 +1,4 @@
-//! SIGTERM at every moment of a job's life. A job is finished, or left to another worker without a word; never forgotten.
+//! SIGTERM at every moment of a job's life. A job is finished, or it is handed back unreported; it is never lost.
 
 use std::time::{Duration, Instant};
 
@@ -31,14 +31,14 @@ fn term(worker: &mut Worker, limit: Duration) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_worker_ends_at_once() {
+async fn an_idle_worker_ends_at_once_on_sigterm() {
     let (queue, mut worker) = start(&[]).await;
     term(&mut worker, PROMPT);
     assert_eq!(queue.seen("job-take").len(), 1, "no new poll after the signal");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_still_in_the_queue_stays_there() {
+async fn a_job_that_waits_in_the_queue_at_sigterm_stays_there() {
     let mut stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let running = stack.client.submit(json!({"do": "sleep_ms", "ms": 1500})).await;
     stack.client.reaches(&running, "IN_PROGRESS").await;
@@ -49,7 +49,7 @@ async fn a_job_still_in_the_queue_stays_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_in_the_answer_under_way_is_run() {
+async fn a_job_in_an_answer_that_is_arriving_at_sigterm_is_run() {
     let (queue, mut worker) = start(&[]).await;
     let job = json!({"id": "arriving", "input": {"do": "ok"}}).to_string();
     let pieces = Duration::from_millis(30);
@@ -60,7 +60,7 @@ async fn a_job_in_the_answer_under_way_is_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_arrives_too_late_is_left_to_another_worker() {
+async fn a_job_that_arrives_too_late_for_the_drain_is_neither_run_nor_reported() {
     let (queue, mut worker) = start(&[]).await;
     let job = json!({"id": "late", "input": {"do": "ok"}}).to_string();
     queue.take(Reply::json(job).slowly(1, Duration::from_secs(5)));
@@ -70,7 +70,7 @@ async fn a_job_that_arrives_too_late_is_left_to_another_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_held_without_a_slot_is_run_too() {
+async fn a_prefetched_job_is_run_before_the_worker_ends() {
     let (queue, mut worker) = start(&["--prefetch", "1"]).await;
     let jobs = json!([
         {"id": "running", "input": {"do": "sleep_ms", "ms": 3000}},
@@ -95,7 +95,7 @@ async fn a_running_job_that_does_not_end_is_handed_back_within_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_finished_job_is_delivered_before_the_end() {
+async fn a_finished_job_is_delivered_before_the_worker_ends() {
     let (queue, mut worker) = start(&[]).await;
     (0..2).for_each(|_| queue.done(Reply::status(503)));
     queue.job("finished", &json!({"do": "ok"}));
@@ -108,7 +108,7 @@ async fn a_finished_job_is_delivered_before_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_cannot_be_delivered_does_not_hold_the_end_up() {
+async fn a_result_that_cannot_be_delivered_does_not_delay_the_shutdown_beyond_its_grace() {
     let (queue, mut worker) = start(&["--flush-grace", "1s"]).await;
     (0..9).for_each(|_| queue.done(Reply::never()));
     queue.job("undeliverable", &json!({"do": "ok"}));
@@ -118,7 +118,7 @@ async fn a_result_that_cannot_be_delivered_does_not_hold_the_end_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_the_waiting_for_everything() {
+async fn a_second_sigterm_ends_the_worker_at_once() {
     let (queue, mut worker) = start(&["--slots", "2"]).await;
     (0..9).for_each(|_| queue.done(Reply::never()));
     queue.job("undeliverable", &json!({"do": "ok"}));

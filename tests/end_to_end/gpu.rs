@@ -1,4 +1,4 @@
-//! Real libtorch at its limits. What a CPU can do too is tested without a GPU; the rest says that it was not.
+//! Real libtorch at its limits. What a CPU can do too is tested without a GPU; the rest is reported as not tested.
 
 use end_to_end_tests::{Stack, WorkerOptions, gpu_not_tested, has_gpu};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ async fn stack(flags: &[&str]) -> Stack {
     Stack::start("gpu-handler", WorkerOptions::flags(flags)).await
 }
 
-/// Fills some memory and answers what the job said.
+/// Runs a job that allocates some memory; its output.
 async fn hold(stack: &Stack) -> Value {
     let job = stack.client.run(json!({"do": "hold", "bytes": 64 * MIB})).await;
     assert_eq!(job["status"], "COMPLETED", "{job}");

@@ -7,7 +7,7 @@ use end_to_end_tests::{FakeNvml, Stack, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Two GPUs: one that tells everything, one that tells little.
+/// Two GPUs: one that reports every figure, one that reports few.
 const TWO_GPUS: &str = "\
 count 2
 0.uuid GPU-aa11
@@ -50,7 +50,7 @@ fn samples(metrics: &str, prefix: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn health_and_metrics_show_what_the_driver_and_the_allocator_say() {
-    let nvml = FakeNvml::saying(TWO_GPUS);
+    let nvml = FakeNvml::reporting(TWO_GPUS);
     let options = nvml.options().env("PUPPET_START", "raw_on_gpu").env("CUDA_VISIBLE_DEVICES", "GPU-bb,0");
     let stack = Stack::start("puppet-handler", options).await;
     let id = stack.client.submit(json!({})).await;
@@ -86,9 +86,9 @@ async fn health_and_metrics_show_what_the_driver_and_the_allocator_say() {
     ] {
         assert!(metrics.lines().any(|line| line == sample), "no {sample} in:\n{metrics}");
     }
-    assert_eq!(samples(&metrics, "runpod_gpu_power_watts").len(), 1, "the other card does not tell");
+    assert_eq!(samples(&metrics, "runpod_gpu_power_watts").len(), 1, "the other card does not report it");
 
-    nvml.say(&TWO_GPUS.replace("0.xids 0", "0.xids 2").replace("utilization 57", "utilization 100"));
+    nvml.report(&TWO_GPUS.replace("0.xids 0", "0.xids 2").replace("utilization 57", "utilization 100"));
     let health = health_when(&stack, "two critical errors", |gpus| gpus[1]["xidErrors"] == 2).await;
     let gpu = &health["runtime"]["gpus"][1];
     assert_eq!((&gpu["lastXid"], &gpu["gpuUtilPercent"]), (&json!(31), &json!(100.0)));
@@ -98,10 +98,10 @@ async fn health_and_metrics_show_what_the_driver_and_the_allocator_say() {
 #[tokio::test]
 async fn a_hot_gpu_is_throttled_or_running_with_the_reason_beside_it() {
     const HOT: &str = "count 1\n0.throttle 0x28\n";
-    let nvml = FakeNvml::saying("count 1\n0.throttle 0x1\n");
+    let nvml = FakeNvml::reporting("count 1\n0.throttle 0x1\n");
     let stack = Stack::start("puppet-handler", nvml.options()).await;
     health_in_state(&stack, "idle").await;
-    nvml.say(HOT);
+    nvml.report(HOT);
     let health = health_in_state(&stack, "throttled").await;
     let reason = "GPU 0 is slowed down (sw_thermal, hw_slowdown)";
     assert_eq!(health["worker"]["reason"], reason);
@@ -115,7 +115,7 @@ async fn a_hot_gpu_is_throttled_or_running_with_the_reason_beside_it() {
     stack.client.cancel(&id).await;
     health_in_state(&stack, "throttled").await;
 
-    nvml.say("count 1\n0.throttle 0x0\n");
+    nvml.report("count 1\n0.throttle 0x0\n");
     let health = health_in_state(&stack, "idle").await;
     assert_eq!(health["worker"].get("reason"), None);
     let log = stack.worker.daemon.log();
@@ -156,13 +156,13 @@ async fn the_container_and_its_ports_are_shown() {
 
 #[tokio::test]
 async fn a_driver_that_hangs_stops_nothing() {
-    let nvml = FakeNvml::saying(TWO_GPUS);
+    let nvml = FakeNvml::reporting(TWO_GPUS);
     let mut stack = Stack::start("puppet-handler", nvml.options()).await;
     health_when(&stack, "the GPUs", |gpus| gpus[0]["id"] == "GPU-aa11").await;
-    nvml.say(&format!("hang 1\n{TWO_GPUS}"));
+    nvml.report(&format!("hang 1\n{TWO_GPUS}"));
     let id = stack.client.submit(json!({"do": "ok"})).await;
     assert_eq!(stack.client.finished(&id).await["status"], "COMPLETED");
-    health_when(&stack, "what nobody tells any more to go", Value::is_null).await;
+    health_when(&stack, "figures that are no longer reported to be gone", Value::is_null).await;
     assert_eq!(samples(&stack.worker.metrics().await, "runpod_gpu"), [""; 0]);
     stack.worker.daemon.signal(Signal::TERM);
     assert_eq!(stack.worker.daemon.wait(Duration::from_secs(30)).code(), Some(0));

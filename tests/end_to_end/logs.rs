@@ -73,7 +73,7 @@ async fn lines_of_a_job_have_the_platforms_form_and_say_what_the_platform_looks_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_below_the_level_are_not_logged_and_the_handler_is_told_so() {
+async fn events_below_the_level_are_not_logged() {
     let queue = FakeQueue::start();
     queue.job("j-1", &json!({"do": "events", "text": "text"}));
     let worker = start(&queue, on_the_platform().env("RUNPOD_DEBUG_LEVEL", "warning"));

@@ -1,4 +1,4 @@
-//! What the worker says about itself agrees with what its clients saw.
+//! The worker's figures agree with what its clients saw.
 
 use std::collections::BTreeMap;
 
@@ -182,7 +182,7 @@ async fn a_lost_device_turns_readiness_red_until_a_new_process_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn user_code_that_hangs_holds_up_no_answer() {
+async fn health_is_answered_while_user_code_hangs() {
     let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let id = stack.client.submit(json!({"do": "freeze"})).await;
     stack.client.reaches(&id, "IN_PROGRESS").await;

@@ -1,4 +1,4 @@
-//! What the README says is run as it stands there; only ports are changed.
+//! The commands and code of the README are run as they are; only ports are changed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) fn shell(name: &str, script: &str, folder: &Path) -> Daemon {
     let programs = binary("echo").parent().unwrap().to_string_lossy().into_owned();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let script = format!("cd '{}' && {script}", folder.display());
-    // The machine that runs tests is no production machine.
+    // A machine that runs tests may have less free memory than a worker in production must.
     let env = [("PATH".to_owned(), path), ("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS".to_owned(), "true".to_owned())];
     Daemon::start(name, Path::new("/bin/sh"), &["-ec".to_owned(), script], &env)
 }
@@ -87,7 +87,7 @@ async fn the_official_client_is_used_as_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_see_what_is_shown() {
+async fn the_output_that_the_operations_guide_shows_is_what_operators_see() {
     let endpoint = Endpoint::start(&[]).await;
     let worker = Worker::start(&endpoint, &binary("echo"), WorkerOptions::default());
     worker.ready().await;

@@ -1,4 +1,4 @@
-//! Secrets are planted wherever a worker meets any, the handler prints them wherever it can, and nobody sees them.
+//! Secrets are planted in every place where a worker reads one, and the handler prints them in every way: all output is masked.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn url() -> String {
     )
 }
 
-/// A job whose handler tells everything that it was told in confidence.
+/// A job whose handler prints every secret that it knows.
 pub(crate) fn blab(number: u32) -> Value {
     json!({
         "input": {"do": "blab", "token": format!("secret-input-{number}"), "url": url()},
@@ -30,7 +30,7 @@ pub(crate) fn blab(number: u32) -> Value {
     })
 }
 
-/// A variable that the handler tells.
+/// A secret variable that the handler prints.
 pub(crate) fn planted_variable() -> (String, String) {
     ("PUPPET_API_KEY".to_owned(), VARIABLE.to_owned())
 }
@@ -58,7 +58,7 @@ pub(crate) fn assert_clean(what: &str, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn planted_secrets_are_seen_nowhere() {
+async fn secrets_that_a_handler_prints_are_masked_everywhere() {
     let (endpoint, receiver) = (Endpoint::start(&[]).await, Receiver::start().await);
     let options = WorkerOptions::flags(&["--slots", "2", "--log-rate", "0", "--log-level", "trace"])
         .env("RUNPOD_AI_API_KEY", KEY)

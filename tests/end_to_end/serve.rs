@@ -92,7 +92,7 @@ async fn a_request_is_answered_with_the_result_or_the_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_job_is_refused_with_the_form_it_should_have() {
+async fn an_input_that_is_not_a_job_is_refused_with_the_form_that_it_should_have() {
     let server = Server::ready(&[]).await;
     for body in ["", "{", "[]", "{}", r#"{"id": 1, "input": {}}"#] {
         let request = reqwest::Client::new().post(format!("{}/runsync", server.base)).body(body);
@@ -122,7 +122,7 @@ async fn a_caller_who_hangs_up_frees_its_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_may_wait_are_sent_away_with_a_time_to_come_back() {
+async fn requests_over_the_limit_of_those_that_wait_get_503_with_retry_after() {
     let server = Server::ready(&["--max-waiting", "1", "--max-wait", "1s"]).await;
     let _running = server.busy(&json!({ "do": "check_cancel" })).await;
     let waiting = tokio::spawn(server.send(&json!({ "do": "ok" })).send());
@@ -173,7 +173,7 @@ async fn a_request_that_is_not_over_when_the_grace_ends_is_turned_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_that_are_collected_have_a_limit_and_those_that_are_read_have_none() {
+async fn stream_items_are_limited_when_they_are_collected_and_unlimited_when_they_are_read() {
     let server = Server::ready(&[]).await;
     let much = json!({ "do": "stream_bytes", "n": 9, "bytes": 8 << 20 });
     let (status, failed) = server.run(much.clone()).await;

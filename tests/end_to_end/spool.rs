@@ -108,7 +108,7 @@ async fn kill_9_of_the_worker_at_any_moment_loses_no_spooled_result() {
         }
         worker.daemon.signal(Signal::KILL);
         worker.daemon.wait(Duration::from_secs(10));
-        // What had been taken and not written down dies with its worker; the queue would give it to another.
+        // What was taken and not written to disk is lost with its worker; a real queue would give it to another one.
         bench.queue.clear_takes();
         bench.shut();
         promised.extend(bench.spooled());
@@ -139,7 +139,7 @@ async fn kill_9_of_the_worker_at_any_moment_loses_no_spooled_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_of_a_dead_worker_are_delivered_before_the_first_poll() {
+async fn results_of_a_killed_worker_are_delivered_before_the_first_poll() {
     let bench = Bench::new();
     bench.shut();
     bench.add(["a".to_owned(), "b".to_owned()]);
@@ -228,7 +228,7 @@ async fn a_living_worker_whose_folder_is_adopted_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_disk_stops_the_polling_and_not_the_delivery() {
+async fn a_broken_disk_stops_the_poll_and_not_the_delivery() {
     let bench = Bench::new();
     let worker = bench.worker();
     let results = bench.own().join("results");
@@ -244,7 +244,7 @@ async fn a_broken_disk_stops_the_polling_and_not_the_delivery() {
     })
     .await;
     assert!(spool["reason"].as_str().unwrap().contains("--spool-dir"), "{spool}");
-    eventually("the reason to be told", || async {
+    eventually("the reason on /ready", || async {
         let ready = reqwest::get(format!("{}/ready", worker.http)).await.ok()?.text().await.ok()?;
         ready.contains("cannot be kept safe").then_some(())
     })

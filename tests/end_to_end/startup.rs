@@ -1,4 +1,4 @@
-//! A worker that cannot work says why in one line, with the fix in it, and takes no job.
+//! A worker that cannot work logs the reason and the fix in one line, and takes no job.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -24,14 +24,14 @@ fn assert_says(log: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_does_not_exist() {
+async fn a_handler_that_does_not_exist_ends_the_worker_with_the_reason() {
     let (code, log) = gives_up("no/such/handler", WorkerOptions::default()).await;
     assert_eq!(code, 64);
     assert_says(&log, &["no/such/handler", "build it"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_is_not_executable() {
+async fn a_handler_that_is_not_executable_ends_the_worker_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let handler = folder.path().join("handler");
     std::fs::write(&handler, "not a program").unwrap();
@@ -42,14 +42,14 @@ async fn a_handler_that_is_not_executable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_is_no_handler() {
+async fn a_program_that_is_not_a_handler_ends_the_worker_with_the_reason() {
     let (code, log) = gives_up("/bin/true", WorkerOptions::default()).await;
     assert_eq!(code, 1);
     assert_says(&log, &["before it introduced itself"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_of_another_protocol() {
+async fn a_handler_of_another_protocol_ends_the_worker_with_the_reason() {
     let options = WorkerOptions::default().env("PUPPET_START", "wrong_protocol");
     let (code, log) = gives_up(binary("puppet-handler"), options).await;
     assert_eq!(code, 1);
@@ -57,7 +57,7 @@ async fn a_handler_of_another_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_sends_garbage() {
+async fn a_handler_that_sends_garbage_ends_the_worker_with_the_reason() {
     let options = WorkerOptions::default().env("PUPPET_START", "garbage");
     let (code, log) = gives_up(binary("puppet-handler"), options).await;
     assert_eq!(code, 1);
@@ -65,7 +65,7 @@ async fn a_handler_that_sends_garbage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_exits_while_loading() {
+async fn a_handler_that_exits_while_loading_ends_the_worker_with_the_reason() {
     let options = WorkerOptions::default().env("PUPPET_START", "exit");
     let (code, log) = gives_up(binary("puppet-handler"), options).await;
     assert_eq!(code, 1);
@@ -73,7 +73,7 @@ async fn a_handler_that_exits_while_loading() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_file_that_is_missing() {
+async fn a_model_file_that_is_missing_ends_the_worker_with_the_reason() {
     let options = WorkerOptions::default().env("TEXT_EMBEDDINGS_MODEL_DIR", "no/such/model");
     let (code, log) = gives_up(binary("text-embeddings"), options).await;
     assert_eq!(code, 1);
@@ -81,7 +81,7 @@ async fn a_model_file_that_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use() {
+async fn a_port_in_use_ends_the_worker_with_the_reason() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let options = WorkerOptions { http_bind: Some(address.clone()), ..WorkerOptions::default() };

@@ -71,7 +71,7 @@ fn check_says_what_is_wrong_with_the_handler_itself() {
     assert_line(&text, &["FAILED", "handler", "exit code 3"]);
 }
 
-/// A worker that fails a check must tell the platform, exit with 1 and leave the job that waits alone.
+/// A worker that fails a check reports it to the platform, exits with 1 and takes no job.
 async fn refuses_to_work(options: WorkerOptions, log_words: &[&str]) {
     let endpoint = Endpoint::start(&[]).await;
     let client = endpoint.client();
@@ -84,14 +84,14 @@ async fn refuses_to_work(options: WorkerOptions, log_words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_is_not_fit_takes_no_job() {
+async fn a_worker_on_a_machine_that_fails_a_check_takes_no_job() {
     let options =
         WorkerOptions::default().env("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "false").env("RUNPOD_MIN_MEMORY_GB", "100000");
     refuses_to_work(options, &["ERROR", "memory", "RUNPOD_MIN_MEMORY_GB"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_is_not_fit_takes_no_job() {
+async fn a_worker_whose_handler_fails_its_check_takes_no_job() {
     let options = WorkerOptions::default().env("PUPPET_CHECK", "fail");
     refuses_to_work(options, &["ERROR", "puppet", "as asked"]).await;
 }
@@ -140,7 +140,7 @@ async fn refresh_worker_ends_the_worker_after_one_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_platform_is_told_that_a_job_asks_for_a_fresh_worker() {
+async fn the_request_of_a_job_for_a_fresh_worker_is_posted_with_its_result() {
     let queue = FakeQueue::start();
     let _worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), WorkerOptions::default());
     queue.job("content", &json!({"do": "ok"}));
@@ -151,13 +151,13 @@ async fn the_platform_is_told_that_a_job_asks_for_a_fresh_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_asks_for_a_fresh_worker_gets_one() {
-    // Without RUNPOD_ENDPOINT_ID nobody would start another worker: the handler is replaced.
+    // Without RUNPOD_ENDPOINT_ID no other worker would be started: the handler is replaced.
     let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let first = pid(&stack.client.run(json!({"do": "refresh"})).await);
     assert_ne!(pid(&stack.client.run(json!({"do": "ok"})).await), first);
     drop(stack);
 
-    // With it somebody does: the worker ends.
+    // With it the platform starts another one: the worker ends.
     let options = WorkerOptions::default().env("RUNPOD_ENDPOINT_ID", "test");
     let mut stack = Stack::start("puppet-handler", options).await;
     let id = stack.client.submit(json!({"do": "refresh"})).await;
@@ -167,7 +167,7 @@ async fn a_job_that_asks_for_a_fresh_worker_gets_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stays_for_its_other_jobs_gets_new_ones_after_them() {
-    // The endpoint hears late that it wants to be replaced, and its other process still has a job.
+    // Its request to be replaced reaches the endpoint late, and its other process still has a job.
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("faults.toml");
     std::fs::write(&script, "[[fault]]\non = \"job-done\"\nkind = \"delay\"\nafter = \"4s\"\ntimes = 1\n").unwrap();
@@ -195,7 +195,7 @@ async fn a_worker_that_was_replaced_at_once_under_its_name_gets_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_neighbours_of_a_job_that_ends_the_worker_may_finish() {
+async fn jobs_beside_one_that_ends_the_worker_may_finish() {
     // The neighbour outlives both: only its own time may bound it.
     let flags = ["--slots", "2", "--drain-grace", "200ms", "--cancel-grace", "200ms"];
     let options = WorkerOptions::flags(&flags).env("RUNPOD_ENDPOINT_ID", "test");

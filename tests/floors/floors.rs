@@ -111,7 +111,7 @@ impl Package {
 }
 
 /// Whether a file is that of a folder in which the other lies. The two are one module in several files: a part may use what the
-/// whole defines. The root of the package is no such parent.
+/// whole defines. The root of the package is not such a parent.
 fn is_parent(parent: &Path, file: &Path) -> bool {
     let folder = match parent.file_name().and_then(|name| name.to_str()) {
         Some("lib.rs" | "main.rs") => return false,

@@ -1,4 +1,4 @@
-//! What one source file says: the modules it declares, the names it defines, the names it imports and the paths it uses.
+//! The content of one source file: the modules it declares, the names it defines, the names it imports and the paths it uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -20,6 +20,11 @@ impl Client {
         Self { base: base.to_owned(), http: reqwest::Client::new() }
     }
 
+    /// The URL of a path below the base.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     /// Submits a job and returns its id.
     ///
     /// # Panics
@@ -111,7 +116,7 @@ impl Client {
     /// # Panics
     /// When there is no JSON in the answer.
     pub async fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.base);
+        let url = self.url(path);
         match self.http.get(&url).send().await {
             Ok(reply) => reply.json().await.unwrap_or_else(|error| panic!("GET {url}: {error}")),
             Err(error) => panic!("GET {url}: {error}"),
@@ -123,7 +128,7 @@ impl Client {
     /// # Panics
     /// When there is no JSON in the answer.
     pub async fn post(&self, path: &str, body: Value) -> Value {
-        let url = format!("{}{path}", self.base);
+        let url = self.url(path);
         match self.http.post(&url).json(&body).send().await {
             Ok(reply) => reply.json().await.unwrap_or_else(|error| panic!("POST {url}: {error}")),
             Err(error) => panic!("POST {url}: {error}"),

@@ -1,5 +1,5 @@
 //! NVIDIA's management library without a GPU: a real shared library, so that a worker opens and calls it as it would the
-//! driver's. See `fake_nvml.c` for what it can say.
+//! driver's. See `fake_nvml.c` for the figures that it can report.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,13 @@ use crate::{WorkerOptions, repository, run_tool};
 pub struct FakeNvml(TempDir);
 
 impl FakeNvml {
-    /// Builds one that says this.
+    /// Builds one that reports these figures.
     ///
     /// # Panics
     /// When there is no C compiler.
-    pub fn saying(text: &str) -> Self {
+    pub fn reporting(text: &str) -> Self {
         let fake = Self::broken();
-        fake.say(text);
+        fake.report(text);
         let source = repository().join("tests/harness/fake_nvml.c");
         let (source, library) = (source.to_string_lossy().into_owned(), fake.library().to_string_lossy().into_owned());
         let built = run_tool(
@@ -29,7 +29,7 @@ impl FakeNvml {
         fake
     }
 
-    /// A file of the library's name that is no library, which hides one that the machine may have.
+    /// A file with the library's name that is not a library; it hides one that the machine may have.
     ///
     /// # Panics
     /// When there is no room for it.
@@ -39,11 +39,11 @@ impl FakeNvml {
         fake
     }
 
-    /// Says this from now on, all of it at once.
+    /// Reports these figures from now on, all of them at once.
     ///
     /// # Panics
     /// When there is no room for it.
-    pub fn say(&self, text: &str) {
+    pub fn report(&self, text: &str) {
         self.write("next", text);
         std::fs::rename(self.0.path().join("next"), self.figures()).unwrap_or_else(|error| panic!("rename: {error}"));
     }

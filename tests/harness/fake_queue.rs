@@ -1,4 +1,4 @@
-//! A queue that answers as its script says: for bad days that a real endpoint does not have on demand.
+//! A queue that answers from a script: for faults that a real endpoint does not have on demand.
 //!
 //! job-take and job-stop without a scripted reply are held open until one is added, like the long polls they are. Every other
 //! route answers 200 unless scripted.
@@ -263,6 +263,11 @@ impl FakeQueue {
     pub fn seen(&self, route: &str) -> Vec<Seen> {
         let fits = |seen: &&Seen| seen.route == route || (route == "job-take" && seen.route == "job-take-batch");
         self.shared.script().seen.iter().filter(fits).cloned().collect()
+    }
+
+    /// The routes of all requests so far.
+    pub fn routes(&self) -> BTreeSet<String> {
+        self.shared.script().seen.iter().map(|seen| seen.route.clone()).collect()
     }
 
     /// Waits for a request on this route for which `wanted` holds.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 /// Largest message that passes.
 const MAX_BODY: usize = 128 * 1024 * 1024;
 
-/// What befalls a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -25,7 +25,7 @@ enum Fault {
     Late(u64),
     /// 503 without being passed on.
     Unavailable,
-    /// The connection breaks without its being passed on.
+    /// The connection breaks, and the request is not passed on.
     BrokenBefore,
     /// Passed on; the connection breaks before the answer.
     BrokenAfter,
@@ -44,11 +44,11 @@ struct Traffic {
     /// Percent of the requests that have something happen to them.
     faults: u8,
     /// Final results that the endpoint has acknowledged, for each job. Those of a job that it handed out although it had the
-    /// result are not among them: nobody waits for them, and they may differ.
+    /// result are not among them: they are not used, and they may differ.
     finals: BTreeMap<String, Vec<Value>>,
     /// Jobs that were handed out although the endpoint had their results.
     again: BTreeSet<String>,
-    /// How often the worker was told to stop each job.
+    /// How many stop requests for each job reached the worker.
     stops: BTreeMap<String, u32>,
     /// Jobs that were in an answer which did not reach the worker.
     lost: BTreeSet<String>,
@@ -109,7 +109,7 @@ impl FaultyProxy {
         self.shared.state().lost.contains(job)
     }
 
-    /// How often the worker was told to stop this job.
+    /// How many stop requests for this job reached the worker.
     pub fn stops(&self, job: &str) -> u32 {
         self.shared.state().stops.get(job).copied().unwrap_or_default()
     }

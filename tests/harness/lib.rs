@@ -30,13 +30,13 @@ use std::path::Path;
 /// Set to `fail`, it turns every test that cannot run here into a failure, except those that need a GPU. `make test` sets it.
 const SKIPS: &str = "TEST_SKIPS";
 
-/// Says on the terminal that something was not tested here, and why. The test then returns.
+/// Reports on the terminal that something was not tested here, and why. The test then returns.
 ///
 /// # Panics
 /// With `TEST_SKIPS=fail` in the environment.
 pub fn not_tested(why: &str) {
     assert!(std::env::var(SKIPS).as_deref() != Ok("fail"), "not tested, and {SKIPS}=fail: {why}");
-    say_not_tested(why);
+    report_not_tested(why);
 }
 
 /// Whether this machine has an NVIDIA GPU.
@@ -46,10 +46,10 @@ pub fn has_gpu() -> bool {
 
 /// As [`not_tested`], for what depends on whether the machine has a GPU. That is never a failure: few machines have one.
 pub fn gpu_not_tested(why: &str) {
-    say_not_tested(why);
+    report_not_tested(why);
 }
 
 /// Straight to stderr: what a test prints is shown only when it fails.
-fn say_not_tested(why: &str) {
+fn report_not_tested(why: &str) {
     let _ = writeln!(io::stderr(), "*** NOT TESTED: {why} ***");
 }

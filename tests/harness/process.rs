@@ -56,7 +56,7 @@ impl Daemon {
     /// Sends a signal to the process alone, not to its group.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// When the process has ended.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
@@ -66,7 +66,7 @@ impl Daemon {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// Waits until it has written these words.
+    /// Waits until its output contains this text.
     pub async fn logs(&self, words: &str) {
         until(&format!("{:?} in the log of {}", words, self.name), || self.log().contains(words)).await;
     }

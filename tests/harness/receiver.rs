@@ -28,7 +28,7 @@ struct Shared {
     posted: Vec<Posted>,
 }
 
-/// A server that keeps everything it gets.
+/// A server that keeps every request.
 #[derive(Clone, Debug)]
 pub struct Receiver {
     /// `http://127.0.0.1:PORT`.

@@ -57,7 +57,7 @@ impl Endpoint {
     /// Starts one that keeps its jobs in a file, and waits until it answers.
     ///
     /// # Panics
-    /// When there is no place for the file.
+    /// When the folder cannot be created.
     pub async fn start_durable(args: &[&str]) -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}"));
         let data = folder.path().join("jobs.db").to_string_lossy().into_owned();
@@ -229,7 +229,7 @@ impl Worker {
 /// Endpoint, worker and handler, ready to take jobs.
 #[derive(Debug)]
 pub struct Stack {
-    /// The worker; listed first so that it is gone before its endpoint.
+    /// The worker; listed first so that it is dropped before its endpoint.
     pub worker: Worker,
     /// The endpoint.
     pub endpoint: Endpoint,

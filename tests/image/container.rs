@@ -43,7 +43,7 @@ impl Image {
         self.has("opt/libtorch/torch/lib/libtorch_cuda.so")
     }
 
-    /// The command that tells an engine whether the container is well.
+    /// The command with which an engine checks the health of the container.
     pub(crate) fn health_check(&self) -> Vec<String> {
         let words: Vec<String> = serde_json::from_value(self.config["Healthcheck"]["Test"].clone()).unwrap();
         assert_eq!(words[0], "CMD", "{words:?}");

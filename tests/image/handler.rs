@@ -1,5 +1,5 @@
 //! Images as handler authors make them, on the bases: what `runpod-worker new` writes, compiled by its own Dockerfile, and the lines
-//! that docs/image.md tells them to write.
+//! of docs/image.md.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Incidents that last, all at the same time: each fires its alert and is over when its cause is gone.
+//! Lasting incidents, all at the same time: each alert fires, and resolves when its cause has ended.
 //!
 //! Every incident has a worker, and jobs, of its own. The endpoint's part in them is scripted with its `--faults`.
 
@@ -29,7 +29,7 @@ after = "5s"
 worker = "crashing"
 "#;
 
-/// Nobody listens there: Prometheus alone is looked at.
+/// Nothing listens there: only Prometheus is looked at.
 const NO_ALERTMANAGER: &str = "127.0.0.1:9";
 
 /// A GPU with 24 GiB, of which so many are in use.
@@ -78,11 +78,11 @@ async fn incidents_fire_their_alerts_and_end() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("faults.toml");
     std::fs::write(&script, FAULTS).unwrap();
-    // A job whose result was refused is given to nobody else meanwhile.
+    // Meanwhile a job whose result was refused is given to no other worker.
     let endpoint = Endpoint::start(&["--faults", &script.to_string_lossy(), "--lease", "10m"]).await;
-    // Its own incident is that it hangs. Prometheus does not look at it: the worker must be able to tell.
+    // Its incident is that it hangs, so Prometheus does not scrape it: the worker reports that.
     let hanging = Endpoint::start(&[]).await;
-    let nvml = FakeNvml::saying(&gpu(6));
+    let nvml = FakeNvml::reporting(&gpu(6));
     let mut leaking = nvml.options();
     leaking.flags.extend(["--gpu-floor-window", "2s"].map(str::to_owned));
 
@@ -113,7 +113,7 @@ async fn slow_jobs(prometheus: &Prometheus, site: &Site) {
     prometheus.is_over(ALERT).await;
 }
 
-/// Worker and endpoint both tell, the endpoint until another process has taken the worker's place.
+/// Worker and endpoint both report it, the endpoint until another process has taken the worker's place.
 async fn a_worker_that_gives_up(prometheus: &Prometheus, endpoint: &Endpoint, site: &mut Site) {
     const ALERT: &str = "RunpodUnhealthy";
     prometheus.is_over(ALERT).await;
@@ -127,7 +127,7 @@ async fn a_worker_that_gives_up(prometheus: &Prometheus, endpoint: &Endpoint, si
     prometheus.is_over(ALERT).await;
 }
 
-/// The alert tells that a result was given up, and ends when no other one is; the result itself waits to be sent again.
+/// The alert fires when a result is given up, and resolves when no other one is; the result itself can be sent again.
 async fn a_result_that_is_refused(prometheus: &Prometheus, site: &Site) {
     const ALERT: &str = "RunpodDeadLetters";
     prometheus.is_over(ALERT).await;
@@ -177,7 +177,7 @@ async fn a_leak(prometheus: &Prometheus, nvml: &FakeNvml, site: &Site) {
     prometheus.has_answer("a worker that is old enough", old).await;
     for gib in 7..=9 {
         site.client.run(json!({"do": "ok"})).await;
-        nvml.say(&gpu(gib));
+        nvml.report(&gpu(gib));
     }
     prometheus.fires_at(&site.worker.http, ALERT).await;
     prometheus.is_over(ALERT).await;

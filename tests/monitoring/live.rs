@@ -128,13 +128,13 @@ fn selectors_are_found() {
 async fn every_query_has_data_and_alerts_start_and_end() {
     let receiver = Receiver::start().await;
     let alertmanager = Alertmanager::start(&receiver.url).await;
-    // A worker that is silent for 5 s is gone.
+    // A worker that is silent for 5 s counts as gone.
     let endpoint = Endpoint::start(&["--lease", "5s"]).await;
     let address = format!("127.0.0.1:{}", free_port());
     let mut first = worker(&endpoint, &address);
     first.ready().await;
     let client = endpoint.client();
-    let nvml = FakeNvml::saying(GPU);
+    let nvml = FakeNvml::reporting(GPU);
     let with_gpu = gpu_worker(&endpoint, &nvml).await;
     let prometheus = Prometheus::start(&[&first.http, &with_gpu.http], &endpoint.base, &alertmanager.address).await;
 

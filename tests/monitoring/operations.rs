@@ -74,7 +74,7 @@ async fn every_state() -> String {
     let worker = Worker::start_with(queue.worker_env(), &puppet, WorkerOptions::default());
     captured.push(capture("throttled", "ready", &worker).await);
 
-    // It exits soon after this state; a result that nobody takes keeps it for a while.
+    // It exits soon after this state; a result that is not accepted keeps it for a while.
     let queue = FakeQueue::start();
     for number in 0..50 {
         queue.job(&format!("job-{number}"), &json!({"do": "segv"}));

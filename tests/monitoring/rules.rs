@@ -1,4 +1,4 @@
-//! The shipped files by themselves: what Prometheus' own tools say, and what belongs together.
+//! The shipped files by themselves: Prometheus' own tools accept them, and they agree with each other.
 
 use std::collections::BTreeSet;
 

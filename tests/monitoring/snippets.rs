@@ -23,7 +23,7 @@ fn script(endpoint: &Endpoint, word: &str, changes: &[(&str, &str)]) -> Daemon {
 }
 
 async fn says(python: &Daemon, text: &str) {
-    eventually(&format!("the script to say {text:?}"), || async { python.log().contains(text).then_some(()) }).await;
+    eventually(&format!("{text:?} from the script"), || async { python.log().contains(text).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +43,7 @@ async fn a_script_that_polls_the_health_sees_queue_workers_and_failures() {
     }
     says(&python, "51 jobs wait").await;
 
-    // What RunPod's own worker says when a check fails.
+    // What RunPod's own worker reports when a check fails.
     let ping = format!("{}/test/ping/worker-2?status=unhealthy&check=gpu&reason=lost", endpoint.base);
     reqwest::get(ping).await.unwrap();
     says(&python, "1 workers are unhealthy").await;

@@ -19,7 +19,7 @@ fn titled(title: &str) -> impl Fn(&Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_tells_of_failing_jobs_and_of_their_end() {
+async fn a_worker_posts_an_alert_when_jobs_fail_and_another_when_they_do_not() {
     let receiver = Receiver::start().await;
     let (_folder, path) = rules("[failure_rate]\nmin_jobs = 2\nwindow = \"3s\"\nfor = \"0s\"");
     let endpoint = Endpoint::start(&[]).await;
@@ -44,7 +44,7 @@ async fn a_worker_tells_of_failing_jobs_and_of_their_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_word_of_an_unhealthy_worker_arrives() {
+async fn the_alert_of_an_unhealthy_worker_arrives_before_the_worker_ends() {
     let receiver = Receiver::start().await;
     let queue = FakeQueue::start();
     let options = WorkerOptions::flags(&["--alert-webhook", &receiver.url, "--alert-format", "slack"])
@@ -56,7 +56,7 @@ async fn the_last_word_of_an_unhealthy_worker_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_tells_of_its_queue_and_a_dead_receiver_holds_nobody_up() {
+async fn an_endpoint_posts_an_alert_about_its_queue_and_a_receiver_that_hangs_delays_nothing() {
     let receiver = Receiver::start().await;
     let (_folder, path) = rules("[queue_depth]\nabove = 2\nfor = \"1s\"\n[no_idle_worker]\nenabled = false");
     let flags = ["--alert-rules", &path, "--alert-webhook", &receiver.url, "--alert-format", "discord"];

@@ -1,4 +1,5 @@
-//! The endpoint and the unmodified official clients and worker. [`checklist`] says where each statement about endpoints is tested.
+//! The endpoint and the unmodified official clients and worker. [`checklist`] lists the tests of each
+//! statement about endpoints.
 
 mod checklist;
 mod clients;

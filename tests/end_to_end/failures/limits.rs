@@ -34,7 +34,7 @@ async fn a_job_over_its_ttl_is_stopped() {
     let policy = json!({"ttl": 10_000});
     let id = stack.client.submit_request(json!({"input": {"do": "ignore_cancel"}, "policy": policy})).await;
     stack.client.reaches(&id, "IN_PROGRESS").await;
-    eventually("the worker to be told", || async {
+    eventually("the stop to arrive", || async {
         (stack.worker.health().await["worker"]["jobs"]["cancelled"] == 1).then_some(())
     })
     .await;
@@ -50,7 +50,7 @@ async fn a_result_within_the_grace_beats_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_neighbour_of_an_overdue_job_may_finish() {
+async fn a_job_beside_an_overdue_one_may_finish() {
     let queue = FakeQueue::start();
     let options = WorkerOptions::flags(&["--slots", "2", "--cancel-grace", "100ms"]);
     let worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);

@@ -43,7 +43,7 @@ async fn a_first_start_that_fails_is_followed_by_one_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_loading_is_no_failure_as_long_as_it_moves() {
+async fn a_model_that_loads_slowly_is_waited_for_while_it_makes_progress() {
     let options = WorkerOptions::flags(&["--load-stall-timeout", "1s"]).env("PUPPET_LOAD_MS", "3000");
     let (queue, _worker) = start("load_slow", options);
     assert_eq!(queue.result("waiting").await["output"]["ok"], true);

@@ -1,4 +1,4 @@
-//! Handler processes that die or hang. The worker stays, and so do the jobs that are not to blame.
+//! Handler processes that crash or hang. The worker goes on, and so do the jobs that did not cause it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ async fn every_deadly_signal_and_an_exit_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_several_jobs_ran_only_the_guilty_one_fails() {
+async fn of_several_jobs_in_a_crashed_process_only_the_one_that_crashed_it_fails() {
     let queue = FakeQueue::start();
     let options = WorkerOptions::flags(&["--slots", "3"]);
     let worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);

@@ -50,7 +50,7 @@ async fn a_frame_that_means_nothing_replaces_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_result_is_no_result() {
+async fn a_result_that_is_cut_off_fails_its_job() {
     let (jobs, same_process) = twice(&stack("truncated").await).await;
     for job in &jobs {
         let kind = error(job)["error_type"].clone();
@@ -81,7 +81,7 @@ async fn messages_of_other_jobs_and_late_messages_are_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grandchild_that_keeps_the_socket_open_does_not_hide_a_crash() {
+async fn a_crash_is_noticed_although_a_grandchild_keeps_the_socket_open() {
     let stack = stack("grandchild").await;
     let begin = Instant::now();
     let crashed = error(&stack.client.run(json!({"do": "ok"})).await);

@@ -21,7 +21,7 @@ async fn longest_silence(queue: &FakeQueue, pings: usize) -> Duration {
 const SILENCE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_comes_first_and_names_what_is_held() {
+async fn a_heartbeat_precedes_the_first_poll_and_names_the_jobs_that_are_held() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     let take = eventually("a take", || async { queue.seen("job-take").into_iter().next() }).await;
     let ping = queue.seen("ping").remove(0);
@@ -36,7 +36,7 @@ async fn it_comes_first_and_names_what_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_while_the_handler_spins() {
+async fn the_heartbeat_goes_on_while_the_handler_spins() {
     let (queue, _worker) =
         start(WorkerOptions::flags(&["--slots", "2", "--job-timeout", "5s", "--cancel-grace", "0s"])).await;
     queue.job("spin", &json!({"do": "spin"}));
@@ -46,7 +46,7 @@ async fn it_goes_on_while_the_handler_spins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_while_results_are_stuck() {
+async fn the_heartbeat_goes_on_while_results_are_stuck() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     (0..20).for_each(|_| queue.done(Reply::never()));
     for number in 0..20 {
@@ -59,7 +59,7 @@ async fn it_goes_on_while_results_are_stuck() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_while_the_worker_drowns_in_messages() {
+async fn the_heartbeat_goes_on_while_the_worker_drowns_in_messages() {
     let (queue, worker) =
         start(WorkerOptions::flags(&["--slots", "4", "--job-timeout", "8s", "--cancel-grace", "0s"])).await;
     let jobs = [
@@ -79,7 +79,7 @@ async fn it_goes_on_while_the_worker_drowns_in_messages() {
 /// A tracer can stop single threads, which is as close as a test comes to a dispatcher that hangs.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes more than a minute: `make soak` runs it"]
-async fn it_ends_the_worker_when_the_dispatcher_hangs() {
+async fn the_heartbeat_ends_the_worker_when_the_dispatcher_hangs() {
     const SCRIPT: &str = "
 import ctypes, os, sys
 SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000

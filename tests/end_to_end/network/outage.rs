@@ -51,7 +51,7 @@ async fn a_queue_that_goes_away_and_comes_back_finds_the_worker_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_does_not_resolve_is_said_and_does_not_hinder_the_end() {
+async fn a_host_name_that_does_not_resolve_is_logged_and_does_not_delay_the_shutdown() {
     let env = worker_env("http://queue.invalid/v2/test", "worker-1");
     let mut worker = Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::default());
     worker.ready().await;

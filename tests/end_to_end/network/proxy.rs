@@ -17,7 +17,7 @@ use super::still_works;
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_proxy_is_used() {
+async fn requests_go_through_http_proxy() {
     // A proxy gets the whole URL in the request line; the scripted queue looks only at its path.
     let queue = FakeQueue::start();
     let options = WorkerOptions::default().env("HTTP_PROXY", &format!("http://127.0.0.1:{}", queue.port()));
@@ -29,7 +29,7 @@ async fn http_proxy_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_proxy_is_respected() {
+async fn hosts_in_no_proxy_are_reached_directly() {
     let queue = FakeQueue::start();
     let options = WorkerOptions::default()
         .env("HTTP_PROXY", &format!("http://127.0.0.1:{}", free_port()))
@@ -71,7 +71,7 @@ async fn https_proxy_is_asked_for_a_tunnel_and_does_not_see_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_does_not_speak_tls_is_said_and_survived() {
+async fn a_peer_that_does_not_speak_tls_is_logged_and_tried_again() {
     let queue = FakeQueue::start();
     let env = worker_env(&queue.base().replace("http://", "https://"), "worker-1");
     let mut worker = Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::default());
@@ -85,7 +85,7 @@ async fn a_peer_that_does_not_speak_tls_is_said_and_survived() {
     assert_eq!(worker.daemon.wait(Duration::from_secs(20)).code(), Some(0));
 }
 
-/// A server whose certificate nobody vouches for; `None` where there is no `openssl` to make one.
+/// A server with a self-signed certificate; `None` where there is no `openssl` to make one.
 fn self_signed(port: u16) -> Option<Daemon> {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -109,7 +109,7 @@ fn self_signed(port: u16) -> Option<Daemon> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_nobody_is_refused() {
+async fn a_self_signed_certificate_is_refused() {
     let port = free_port();
     let Some(_server) = self_signed(port) else {
         not_tested("a self-signed certificate needs openssl");

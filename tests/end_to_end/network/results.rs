@@ -36,7 +36,7 @@ async fn the_slot_does_not_wait_for_the_network_and_the_job_stays_in_the_heartbe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_breaks_while_posting_is_no_loss() {
+async fn a_result_survives_a_connection_that_breaks_while_it_is_posted() {
     let (mut queue, worker) = start(WorkerOptions::default()).await;
     queue.job("lonely", &json!({"do": "sleep_ms", "ms": 3000}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("lonely")).await;
@@ -65,7 +65,7 @@ async fn a_body_that_is_refused_is_replaced_by_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_the_queue_does_not_know_is_not_posted_again() {
+async fn a_result_that_is_answered_with_404_is_not_posted_again() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     queue.done(Reply::status(404));
     queue.job("forgotten", &json!({"do": "ok"}));

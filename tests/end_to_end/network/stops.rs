@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{start, still_works};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_stop_nothing_are_survived_with_a_pause() {
+async fn answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     let answers = [
         Reply::status(204),
@@ -29,7 +29,7 @@ async fn answers_that_stop_nothing_are_survived_with_a_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ids_among_other_things_are_honoured() {
+async fn ids_on_the_stop_channel_are_honoured_among_other_values() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     queue.job("unwanted", &json!({"do": "check_cancel"}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("unwanted")).await;

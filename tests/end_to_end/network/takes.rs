@@ -49,7 +49,7 @@ async fn an_input_that_is_null_or_missing_reaches_the_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_job_is_asked_for_again_at_once() {
+async fn an_answer_without_a_job_is_followed_by_the_next_poll_at_once() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     let hold = Duration::from_millis(100);
     let none = [
@@ -72,7 +72,7 @@ async fn no_job_is_asked_for_again_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_make_no_sense_are_survived_and_not_hammered() {
+async fn answers_that_cannot_be_understood_slow_the_poll_down() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     for (number, reply) in [
         Reply::json("{}"),
@@ -119,14 +119,14 @@ async fn a_cut_answer_starts_nothing_and_the_poll_goes_on() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     queue.take(Reply::json(r#"{"id":"cut","input":{"do":"ok"}}"#).cut());
     still_works(&queue, "after").await;
-    // The queue still has it: nobody said that it arrived.
+    // The queue still has it: its arrival was not confirmed.
     assert!(!queue.seen("ping").iter().any(|ping| ping.query.contains("cut")));
     assert!(queue.results("cut").is_empty());
     assert_eq!(worker.health().await["jobs"]["failed"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_requests_are_five_seconds_of_rest_and_shown() {
+async fn a_429_pauses_the_poll_for_five_seconds_and_is_shown() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     takes(&queue, 1).await;
     queue.take(Reply::status(429));
@@ -142,7 +142,7 @@ async fn too_many_requests_are_five_seconds_of_rest_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_slow_the_poll_down_and_a_good_answer_ends_that() {
+async fn errors_slow_the_poll_down_until_the_next_good_answer() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     takes(&queue, 1).await;
     for code in [401, 403, 404, 500] {
@@ -156,7 +156,7 @@ async fn errors_slow_the_poll_down_and_a_good_answer_ends_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_queue_may_say_when_to_come_back() {
+async fn retry_after_delays_the_next_poll() {
     let (queue, _worker) = start(WorkerOptions::default()).await;
     takes(&queue, 1).await;
     queue.take(Reply::status(503).header("retry-after", "3"));

@@ -86,6 +86,12 @@ enum Do {
     Blab { token: Secret, url: String },
     /// Starts a process that outlives this one and keeps stdout and stderr open.
     Grandchild,
+    /// Starts a process in a session of its own that outlives this one, and writes its id to `pid_file`.
+    Escapee { pid_file: PathBuf },
+    /// Writes the texts to stdout as they are, with a pause after each, then waits until there is a file at `until`, if given.
+    Print { texts: Vec<String>, pause_ms: u64, until: Option<PathBuf> },
+    /// Creates its temporary folder, writes the path to `path_file`, and waits for ever.
+    TempDir { path_file: PathBuf },
     /// Allocates `bytes` of host memory and never frees it.
     Leak { bytes: usize },
 }
@@ -199,6 +205,27 @@ impl Handler for Puppet {
                 panic!("{all}");
             }
             Do::Grandchild => raw::leave_grandchild()?,
+            Do::Escapee { pid_file } => raw::leave_escapee(&pid_file)?,
+            Do::Print { texts, pause_ms, until } => {
+                for text in texts {
+                    let mut stdout = io::stdout().lock();
+                    stdout.write_all(text.as_bytes())?;
+                    stdout.flush()?;
+                    drop(stdout);
+                    sleep(Duration::from_millis(pause_ms));
+                }
+                while until.as_ref().is_some_and(|path| !path.exists()) {
+                    job.stop_point()?;
+                    sleep(Duration::from_millis(10));
+                }
+            }
+            Do::TempDir { path_file } => {
+                std::fs::write(path_file, format!("{}\n", job.temp_dir()?.display()))?;
+                loop {
+                    job.stop_point()?;
+                    sleep(Duration::from_millis(10));
+                }
+            }
             Do::Leak { bytes } => self.leaked.push(vec![1; bytes]),
         }
         Ok(json!({

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, RESERVED_DEVICE_BYTES};
@@ -183,4 +184,13 @@ fn spawn_grandchild(stdin: Stdio) -> io::Result<()> {
     let grandchild = Command::new("sleep").arg(GRANDCHILD_LIFE).stdin(stdin).spawn()?;
     std::mem::forget(grandchild);
     Ok(())
+}
+
+/// Starts a process in a session of its own that no longer has a parent here.
+#[expect(clippy::disallowed_methods, reason = "an escapee is what the test asks for")]
+pub(crate) fn leave_escapee(pid_file: &Path) -> io::Result<()> {
+    let script = format!("echo $$ > '{}'; exec sleep {GRANDCHILD_LIFE}", pid_file.display());
+    // With --fork it ends at once.
+    let status = Command::new("setsid").args(["--fork", "sh", "-c", &script]).stdin(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other("setsid failed")) }
 }
