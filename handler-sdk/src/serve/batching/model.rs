@@ -78,7 +78,7 @@ impl<B: BatchHandler> Model<'_, B> {
                         self.pool.out_of_memory(cost);
                         self.loaded.memory.empty_cache();
                     }
-                    // Nobody knows which job did it, and this process can find out no more. The worker runs each of them alone.
+                    // This process can no longer find out which job is the cause: the worker runs each of them alone.
                     if kind == Some(ErrorKind::DeviceLost) && items.len() > 1 && !self.loaded.memory.works() {
                         log(format_args!(
                             "the device was lost in a batch of {} jobs: {}",
@@ -87,10 +87,12 @@ impl<B: BatchHandler> Model<'_, B> {
                         ));
                         return Err(Exit::DeviceLost);
                     }
+                    // Failures are reported before the model is loaded again, which can take long.
+                    let next = self.narrow(items, &error, panicked);
                     if panicked {
                         self = self.reload()?;
                     }
-                    batches.extend(self.narrow(items, error, panicked));
+                    batches.extend(next);
                 }
             }
         }
@@ -140,7 +142,7 @@ impl<B: BatchHandler> Model<'_, B> {
     }
 
     /// The batches that run next, the last one first. Items that cannot run again fail with the error of the batch.
-    fn narrow(&self, items: Items<B>, error: HandlerError, panicked: bool) -> Vec<Items<B>> {
+    fn narrow(&self, items: Items<B>, error: &HandlerError, panicked: bool) -> Vec<Items<B>> {
         let size = items.len();
         let (mut first, failed): (Items<B>, Items<B>) =
             items.into_iter().partition(|item| size > 1 && !item.job.has_streamed() && !item.job.is_stopped());

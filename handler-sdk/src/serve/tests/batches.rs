@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::serve::Batched;
-use crate::{BatchHandler, BatchItem, BatchLimits};
+use crate::{BatchHandler, BatchItem, BatchLimits, EXIT_DEVICE_LOST};
 
 /// Doubles numbers, and fails as its inputs ask.
 struct Doubling;
@@ -43,7 +43,7 @@ enum Fault {
     UntilStopped,
 }
 
-/// The double of a number, and the sizes of things around it.
+/// The double of a number, and the jobs of its batch.
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Double {
     value: u32,
@@ -297,6 +297,40 @@ fn waiting_jobs_run_before_a_shutdown_ends_the_process() {
     worker.open_gate();
     assert!(worker.ends(1)["a"].is_ok());
     assert_eq!(worker.handler.join().unwrap(), 0);
+}
+
+/// Fails with the message of a lost device, and has not reported which device it uses.
+struct Losing;
+
+impl BatchHandler for Losing {
+    type Input = String;
+    type Output = String;
+    type Chunk = NoChunks;
+
+    fn limits() -> BatchLimits {
+        BatchLimits::items(2).wait(MESSAGE_TIMEOUT)
+    }
+
+    fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
+        Ok(Self)
+    }
+
+    fn run_batch(
+        &mut self,
+        _: &[BatchItem<String, NoChunks>],
+    ) -> Result<Vec<Result<String, HandlerError>>, HandlerError> {
+        Err("CUDA error: an illegal memory access was encountered".into())
+    }
+}
+
+#[test]
+fn a_lost_device_ends_the_process_so_that_the_worker_runs_each_job_alone() {
+    let mut worker = Worker::start_program::<Batched<Losing>>();
+    worker.order_load(1, "auto", 4);
+    worker.receive_until(|message| matches!(message, ToSupervisor::Loaded { .. }));
+    worker.number(0, "a", &json!("x"));
+    worker.number(1, "b", &json!("x"));
+    assert_eq!(worker.handler.join().unwrap(), EXIT_DEVICE_LOST);
 }
 
 /// A job of a random schedule.
