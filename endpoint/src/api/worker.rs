@@ -122,12 +122,14 @@ async fn done(
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
     let limit = app.max_result_bytes;
-    let report = match body::read(body, limit).await {
+    let report = match body::read(body, limit, &app.request_memory).await {
         Ok(body) => Report::parse(&body)
             .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}"))),
         Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
         // The result did not arrive completely. The job stays with its worker until the lease ends.
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
+        // The worker sends it again.
+        Err(BodyError::NoMemory) => return Err(ApiError::TooManyBodies),
     };
     match report {
         Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await?,
@@ -150,9 +152,9 @@ async fn chunk(
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
     let limit = app.max_result_bytes;
-    let body = body::read(body, limit).await.map_err(|error| match error {
+    let body = body::read(body, limit, &app.request_memory).await.map_err(|error| match error {
         BodyError::TooLarge => ApiError::ResultTooLarge { limit },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
+        error => error.of_client(limit),
     })?;
     let item = report::parse_chunk(&body)
         .map_err(|error| ApiError::BadRequest(format!("the worker posted an item that is not JSON: {error}")))?;
