@@ -8,8 +8,10 @@ mod client;
 mod delivery;
 mod docs;
 mod error;
+mod extensions;
 mod fault_injection;
 pub(crate) mod graphql;
+mod ids;
 mod json;
 mod keys;
 pub(crate) mod limits;
@@ -20,13 +22,14 @@ mod query;
 mod rate_limit;
 mod report;
 mod route;
+mod shared_json;
 mod trace;
 mod wire;
 mod worker;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 
 pub use app::App;
 use auth::Gate;
@@ -37,6 +40,11 @@ pub use rate_limit::RateLimits;
 
 pub use crate::secret::Secret;
 
+/// Refuses requests with an invalid id in their path.
+pub(crate) fn with_valid_ids<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(from_fn(ids::check))
+}
+
 /// Requires the client key for these routes.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
     let gate = Gate { keys: keys.client.clone(), local: keys.local };
@@ -45,7 +53,10 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), admission::admit));
+    let admitted = |routes: Router<App>| {
+        let admitted = routes.layer(from_fn_with_state(app.clone(), admission::admit));
+        with_valid_ids(admitted)
+    };
     // Layers run from the last to the first.
     let client = |routes: Router<App>| {
         let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));
@@ -55,8 +66,9 @@ pub fn router(app: App, keys: Keys) -> Router {
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
     let worker_gate = Gate { keys: keys.worker, local: keys.local };
-    let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), fault_injection::inject)))
-        .layer(from_fn_with_state(worker_gate, auth::check));
+    let worker = admitted(worker::routes(&app).layer(from_fn_with_state(app.clone(), fault_injection::inject)))
+        .layer(from_fn_with_state(worker_gate, auth::check))
+        .layer(map_response(extensions::announce));
     plain
         .merge(openai)
         .merge(worker)

@@ -2,6 +2,7 @@
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
+use runpod_http_server::ServerLimits;
 
 use super::config::Config;
 use crate::api::limits::{self, bytes};
@@ -47,7 +48,8 @@ impl Effective {
             }
         }
         let fixed = limits::describe().into_iter().chain(store_limits(&Limits::default()));
-        let fixed = fixed.chain([("console-event-streams", console::MAX_EVENT_STREAMS.to_string())]);
+        let connections = ServerLimits::default().describe().into_iter().filter(|(name, _)| *name != "connections");
+        let fixed = fixed.chain(connections).chain([("console-event-streams", console::MAX_EVENT_STREAMS.to_string())]);
         self.0.extend(fixed.map(|(name, value)| Setting { name: name.to_owned(), value, origin: FIXED.to_owned() }));
     }
 

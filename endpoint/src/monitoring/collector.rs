@@ -22,7 +22,7 @@ pub(super) struct Series {
     in_queue: usize,
     in_progress: usize,
     oldest_wait: Duration,
-    workers: [(&'static str, usize); 5],
+    workers: [(&'static str, usize); 6],
 }
 
 impl Series {
@@ -33,7 +33,7 @@ impl Series {
             in_queue: 0,
             in_progress: 0,
             oldest_wait: Duration::ZERO,
-            workers: ["idle", "initializing", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
+            workers: ["idle", "initializing", "lost", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
         }
     }
 
@@ -43,7 +43,8 @@ impl Series {
         self.in_queue += in_queue;
         self.in_progress += in_progress;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        let counts = [workers.idle, workers.initializing, workers.running, workers.throttled, workers.unhealthy];
+        let counts =
+            [workers.idle, workers.initializing, workers.lost, workers.running, workers.throttled, workers.unhealthy];
         self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
     }
 
@@ -67,6 +68,8 @@ pub(super) struct Collected {
     pub(super) series: Vec<Series>,
     pub(super) webhooks: [(&'static str, u64); 3],
     pub(super) requests: Requests,
+    /// Open connections, and those refused or closed by reason; `None` without a socket.
+    pub(super) connections: Option<(usize, Vec<(&'static str, u64)>)>,
 }
 
 impl Collector for Collected {
@@ -85,6 +88,20 @@ impl Collector for Collected {
             "Jobs that were given to another worker because the first one was lost.",
             "",
             |series| [("", series.totals.retried)],
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_jobs_handed_back",
+            "Unfinished jobs that workers handed back to the queue. They cost no retry.",
+            "",
+            |series| [("", series.totals.handed_back)],
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_duplicate_workers",
+            "Times that a second process was noticed that uses a worker's id.",
+            "",
+            |series| [("", series.totals.duplicate_workers)],
         )?;
         self.counters(
             encoder,
@@ -139,6 +156,19 @@ impl Collector for Collected {
         for ((operation, status), count) in &self.requests {
             let labels = [("operation", *operation), ("status", *status)];
             requests.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+        let Some((open, refused)) = &self.connections else { return Ok(()) };
+        let mut connections =
+            describe(encoder, "runpod_endpoint_connections", "Open connections to the server.", MetricType::Gauge)?;
+        connections.encode_gauge(&count(*open))?;
+        let mut family = encoder.encode_descriptor(
+            "runpod_endpoint_connections_refused",
+            "Connections that were refused or closed to keep the server within its limits.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in refused {
+            family.encode_family(&[("reason", *reason)])?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
         }
         Ok(())
     }

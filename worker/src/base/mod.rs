@@ -2,6 +2,8 @@
 
 mod client;
 mod failure_state;
+mod folder_lock;
+mod id;
 mod identity;
 mod limits;
 mod retry;
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
+pub use folder_lock::{FolderLock, LockError};
+pub use id::{IdError, check_id};
 pub use identity::Identity;
 pub(crate) use limits::limits;
 pub use limits::{FixedLimit, LimitValue};
@@ -20,7 +24,9 @@ pub use secret::Secret;
 pub use url::UrlTemplate;
 
 limits! {
-    "http-client";
+    "base";
+    /// Longest id of a job or worker in bytes. RunPod's have about 40.
+    pub const MAX_ID_LEN: usize = 256;
     /// A host that does not accept a connection within this time counts as unreachable. It is short because the kernel repeats
     /// an unanswered SYN after 1, 3 and 7 seconds: a host that is back is noticed sooner by a new attempt.
     pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);

@@ -78,6 +78,8 @@ fn readings(document: &Value) -> Option<Readings> {
         running: count("jobs", "inProgress"),
         idle_workers: count("workers", "idle"),
         unhealthy_workers: count("workers", "unhealthy"),
+        // The document has RunPod's counters only.
+        lost_workers: 0,
         gpu_utilization,
         counters: Counters {
             completed: count("jobs", "completed"),
@@ -152,6 +154,7 @@ mod tests {
         queue_depth               150.000   above 100      FIRES if it lasts for 1m
         timeout_spike               2.000   above 5        quiet
         unhealthy                   0.000   above 0        quiet
+        worker_lost                 0.000   above 0        quiet
 
         # Bodies that would be posted; the webhook is not set
 

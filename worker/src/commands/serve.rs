@@ -21,11 +21,12 @@ use runpod_worker_core::WorkerState;
 
 /// Serves the handler until the worker ends.
 pub(super) async fn serve_command(args: &ServeArgs) -> ExitCode {
-    let (config, (direct, description)) = match (configure(&args.run), load_serve(&args.direct, &ProcessEnvironment)) {
-        (Ok(config), Ok(direct)) => (config, direct),
-        (Err(code), Ok(_)) => return code,
-        (_, Err(errors)) => return complain(EXIT_CONFIG, &errors.to_string()),
-    };
+    let (config, (direct, description)) =
+        match (configure(&args.run), load_serve(&args.direct, args.run.http_bind.as_deref(), &ProcessEnvironment)) {
+            (Ok(config), Ok(direct)) => (config, direct),
+            (Err(code), Ok(_)) => return code,
+            (_, Err(errors)) => return complain(EXIT_CONFIG, &errors.to_string()),
+        };
     if args.run.check_config {
         return print(&format!("{}\n{description}\n{}", config.description, fixed_limits(&config)));
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::conflicts::same_port;
 use super::description::Description;
 use super::environment::Environment;
 use super::settings::{Settings, printable, show_duration};
@@ -43,13 +44,17 @@ pub struct DirectArgs {
 ///
 /// # Errors
 /// Every mistake at once.
-pub fn load_serve(args: &DirectArgs, env: &impl Environment) -> Result<(DirectConfig, Description), ConfigErrors> {
+pub fn load_serve(
+    args: &DirectArgs,
+    http_bind: Option<&str>,
+    env: &impl Environment,
+) -> Result<(DirectConfig, Description), ConfigErrors> {
     let everywhere = |port: &str| port.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     let default = match env.get(DATA_CENTER) {
         Some(_) => PLATFORM,
         None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
     };
-    load(args, env, |settings, flag| {
+    load(args, http_bind, env, |settings, flag| {
         settings.read(
             "bind",
             flag,
@@ -70,7 +75,10 @@ pub fn load_serve(args: &DirectArgs, env: &impl Environment) -> Result<(DirectCo
 ///
 /// # Errors
 /// Every mistake at once.
-pub fn load_realtime(env: &impl Environment) -> Result<Option<(DirectConfig, Description)>, ConfigErrors> {
+pub fn load_realtime(
+    http_bind: Option<&str>,
+    env: &impl Environment,
+) -> Result<Option<(DirectConfig, Description)>, ConfigErrors> {
     let port = match env.get(REALTIME_PORT).as_deref() {
         None | Some("0") => return Ok(None),
         Some(text) => text.parse().map_err(|_| {
@@ -78,7 +86,7 @@ pub fn load_realtime(env: &impl Environment) -> Result<Option<(DirectConfig, Des
         })?,
     };
     let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    load(&DirectArgs::default(), env, |settings, _| {
+    load(&DirectArgs::default(), http_bind, env, |settings, _| {
         settings.show("realtime", &bind.to_string(), REALTIME_PORT);
         bind
     })
@@ -87,6 +95,7 @@ pub fn load_realtime(env: &impl Environment) -> Result<Option<(DirectConfig, Des
 
 fn load<'e, E: Environment>(
     args: &DirectArgs,
+    http_bind: Option<&str>,
     env: &'e E,
     bind: impl FnOnce(&mut Settings<'e, E>, Option<&str>) -> SocketAddr,
 ) -> Result<(DirectConfig, Description), ConfigErrors> {
@@ -97,6 +106,11 @@ fn load<'e, E: Environment>(
     let max_wait = settings.read("max-wait", args.max_wait.as_deref(), &[], default, parse::timeout, show_duration);
     let health = health(&mut settings).filter(|health| health.port() != bind.port());
     let ping_path = ping_path(&mut settings);
+    // The worker's own server has its settings elsewhere; its mistakes are reported there.
+    if let Some(own) = super::http::http_bind(&mut Settings::new(env), http_bind) {
+        let servers = std::iter::once(("--bind or PORT", bind)).chain(health.map(|health| ("PORT_HEALTH", health)));
+        settings.problems.extend(servers.filter_map(|server| same_port(server, ("--http-bind", own))));
+    }
     if !settings.problems.is_empty() {
         return Err(ConfigErrors::new(settings.problems));
     }
@@ -136,14 +150,14 @@ mod tests {
 
     #[test]
     fn ports_of_the_platform_are_on_all_addresses_and_the_default_is_local() {
-        let bind = |pairs: &[_]| load_serve(&DirectArgs::default(), &env(pairs)).unwrap().0.bind.to_string();
+        let bind = |pairs: &[_]| load_serve(&DirectArgs::default(), None, &env(pairs)).unwrap().0.bind.to_string();
         assert_eq!(bind(&[]), "127.0.0.1:8000");
         assert_eq!(bind(&[("RUNPOD_ENDPOINT_ID", "local")]), "127.0.0.1:8000", "a local endpoint sets it too");
         assert_eq!(bind(&[(DATA_CENTER, "EU-RO-1")]), "0.0.0.0:80");
         assert_eq!(bind(&[(DATA_CENTER, "EU-RO-1"), ("PORT", "8000")]), "0.0.0.0:8000");
         assert_eq!(bind(&[("PORT", "80")]), "0.0.0.0:80");
         let flags = DirectArgs { bind: Some("127.0.0.1:99".to_owned()), ..DirectArgs::default() };
-        assert_eq!(load_serve(&flags, &env(&[("PORT", "80")])).unwrap().0.bind.to_string(), "127.0.0.1:99");
+        assert_eq!(load_serve(&flags, None, &env(&[("PORT", "80")])).unwrap().0.bind.to_string(), "127.0.0.1:99");
     }
 
     #[test]
@@ -154,18 +168,30 @@ mod tests {
             ("HEALTH_CHECK_PATH", "up"),
             ("RUNPOD_WORKER_MAX_WAIT", "soon"),
         ]);
-        let error = load_serve(&DirectArgs::default(), &mistakes).unwrap_err().to_string();
+        let error = load_serve(&DirectArgs::default(), None, &mistakes).unwrap_err().to_string();
         for name in ["PORT: ", "PORT_HEALTH: ", "HEALTH_CHECK_PATH: ", "RUNPOD_WORKER_MAX_WAIT: "] {
             assert!(error.contains(name), "{error}");
         }
     }
 
     #[test]
+    fn a_port_of_the_platform_that_is_the_workers_own_is_refused() {
+        for (pairs, name) in [(&[("PORT", "8001")][..], "--bind or PORT"), (&[("PORT_HEALTH", "8001")], "PORT_HEALTH")]
+        {
+            let error = load_serve(&DirectArgs::default(), None, &env(pairs)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("are the same port"), "{error}");
+            assert!(load_serve(&DirectArgs::default(), Some("none"), &env(pairs)).is_ok());
+            assert!(load_serve(&DirectArgs::default(), Some("127.0.0.1:9001"), &env(pairs)).is_ok());
+        }
+        assert!(load_realtime(None, &env(&[(REALTIME_PORT, "8001")])).is_err());
+    }
+
+    #[test]
     fn the_realtime_port_is_off_unless_it_is_a_port() {
-        assert!(load_realtime(&env(&[])).unwrap().is_none());
-        assert!(load_realtime(&env(&[(REALTIME_PORT, "0")])).unwrap().is_none());
-        let (config, _) = load_realtime(&env(&[(REALTIME_PORT, "8080")])).unwrap().unwrap();
+        assert!(load_realtime(None, &env(&[])).unwrap().is_none());
+        assert!(load_realtime(None, &env(&[(REALTIME_PORT, "0")])).unwrap().is_none());
+        let (config, _) = load_realtime(None, &env(&[(REALTIME_PORT, "8080")])).unwrap().unwrap();
         assert_eq!(config.bind.to_string(), "0.0.0.0:8080");
-        assert!(load_realtime(&env(&[(REALTIME_PORT, "no")])).is_err());
+        assert!(load_realtime(None, &env(&[(REALTIME_PORT, "no")])).is_err());
     }
 }

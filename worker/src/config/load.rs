@@ -3,6 +3,7 @@
 use runpod_worker_core::Policy;
 
 use super::alerts::alerts;
+use super::conflicts::{self, Values};
 use super::environment::Environment;
 use super::http::http_bind;
 use super::identity::identity;
@@ -60,6 +61,9 @@ impl Config {
         let ports = ports::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
+        let values =
+            Values { identity: &identity, policy: &policy, spool: &spool, gpus: &gpus, heartbeat: heartbeat.as_ref() };
+        conflicts::check(&mut settings, &values);
         // Settings of `serve`; see `DirectConfig`.
         settings.know("RUNPOD_WORKER_BIND");
         settings.know("RUNPOD_WORKER_MAX_WAITING");

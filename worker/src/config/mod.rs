@@ -4,6 +4,7 @@
 mod alerts;
 mod args;
 mod checks;
+mod conflicts;
 mod dead_letters;
 mod description;
 mod direct;

@@ -483,3 +483,42 @@ fn mistakes_about_alerts_are_named_without_the_url() {
     }
     assert!(!error.contains("s3cret"), "{error}");
 }
+
+/// Flags, variables, and a part of what is said about them.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+
+#[test]
+fn values_that_cannot_work_together_are_refused_with_the_reason() {
+    let cases: [Case; 8] = [
+        (&["--spool=always", "--spool-dir=none"], &[], "--spool=always needs a folder"),
+        (&["--gpu-interval=1m", "--gpu-floor-window=10s"], &[], "--gpu-floor-window is 10s"),
+        (&["--refresh-worker", "--on-refresh=restart-handler"], &[], "use one of them"),
+        (&["--refresh-worker", "--prefetch=1"], &[], "use --prefetch=0"),
+        (&["--device=cpu", "--min-gpu-memory=1GiB"], &[], "--min-gpu-memory needs a GPU"),
+        (&["--load-stall-timeout=1m"], &[("RUNPOD_GPU_TEST_TIMEOUT", "60")], "RUNPOD_GPU_TEST_TIMEOUT is 1m"),
+        (&[], &[("RUNPOD_POD_ID", "../w1")], "RUNPOD_POD_ID has a character"),
+        (&["--log-sink=http://h", "--log-sink-buffer=1KiB"], &[], "use at least 4 KiB"),
+    ];
+    for (flags, variables, reason) in cases {
+        let error = Config::load(&args(flags), &env(variables)).unwrap_err();
+        assert!(error.lines().len() == 1 && error.lines()[0].contains(reason), "{reason:?} is not in {error}");
+    }
+    let order = load(&["--load-stall-timeout=7s"], &Env::new()).policy.checks.unwrap();
+    assert_eq!(order.gpu_limit_ms, 7000, "a default follows the limit of the start");
+}
+
+#[test]
+fn settings_without_effect_are_warned_about() {
+    let cases: [Case; 4] = [
+        (&["--log-sink-token=t"], &[], "--log-sink-token has no effect without --log-sink"),
+        (&["--tenant-limit=3"], &[], "--tenant-limit has no effect without --tenant-field"),
+        (&["--flush-grace=0s", "--spool-dir=none"], &[], "are lost on shutdown"),
+        (&[], &[("RUNPOD_PING_INTERVAL", "30000")], "RUNPOD_PING_INTERVAL is 30s"),
+    ];
+    for (flags, variables, warning) in cases {
+        let mut env = platform();
+        env.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let warnings = load(flags, &env).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(warning), "{warning:?} is not in {warnings:?}");
+    }
+}

@@ -82,6 +82,9 @@ pub struct ListenArgs {
     /// Jobs.
     #[command(flatten)]
     pub jobs: QueueArgs,
+    /// Connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
     /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
@@ -124,9 +127,12 @@ pub struct QueueArgs {
     /// How long a worker's poll is held open when no job waits (workers give up after 90 s)
     #[arg(long, default_value = "25s", value_name = "TIME", value_parser = hold)]
     pub hold: Duration,
-    /// A job that its worker's heartbeats do not list for this long is given to another worker, once
+    /// A job that its worker's heartbeats do not list for this long is lost: it is retried on another worker
     #[arg(long, default_value = "40s", value_name = "TIME", value_parser = lease)]
     pub lease: Duration,
+    /// How often a lost job is retried before it fails; RunPod retries once. A job that a worker hands back costs no retry
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
     pub report_timed_out: bool,
@@ -145,6 +151,18 @@ pub enum RateLimitChoice {
     Platform,
     /// None.
     Off,
+}
+
+/// What clients and workers may use of the server.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionArgs {
+    /// Open connections; a new one beyond that replaces an idle one, or gets 503. Fewer if the limit of open files (ulimit -n) is low
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub max_connections: u32,
+    /// Memory for request bodies that are being received, in MiB; requests beyond that get 503
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_request_memory_mib: u32,
 }
 
 /// How webhooks are sent.
