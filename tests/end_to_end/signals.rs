@@ -1,7 +1,7 @@
 //! Signals that reach the worker and its handler process at once, as from systemd's control groups, `kill -- -PGID` or Ctrl-C. No
 //! job is blamed for a shutdown.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,22 +43,20 @@ fn assert_completed(queue: &FakeQueue, worker: &Worker, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_to_worker_and_handler_at_once_lets_the_running_job_finish() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
-        for handler_first in [true, false] {
-            let queue = FakeQueue::start();
-            let mut worker = running(&queue, &binary("puppet-handler"), 2500).await;
-            let pid = handler_pid(&worker).await;
-            if handler_first {
-                kill_process(pid, signal).unwrap();
-            }
-            worker.daemon.signal(signal);
-            if !handler_first {
-                kill_process(pid, signal).unwrap();
-            }
-            let what = format!("{signal:?}, handler first: {handler_first}");
-            assert_eq!(worker.daemon.wait(DRAIN).code(), Some(0), "{what}: {}", worker.daemon.log());
-            assert_completed(&queue, &worker, &what);
+    for (signal, handler_first) in [(Signal::TERM, true), (Signal::TERM, false), (Signal::HUP, true)] {
+        let queue = FakeQueue::start();
+        let mut worker = running(&queue, &binary("puppet-handler"), 2500).await;
+        let pid = handler_pid(&worker).await;
+        if handler_first {
+            kill_process(pid, signal).unwrap();
         }
+        worker.daemon.signal(signal);
+        if !handler_first {
+            kill_process(pid, signal).unwrap();
+        }
+        let what = format!("{signal:?}, handler first: {handler_first}");
+        assert_eq!(worker.daemon.wait(DRAIN).code(), Some(0), "{what}: {}", worker.daemon.log());
+        assert_completed(&queue, &worker, &what);
     }
 }
 
@@ -77,24 +75,15 @@ async fn a_job_whose_handler_ends_at_the_signal_is_run_again_during_the_drain() 
         // Does not handle signals, so that the signal ends it.
         format!("{puppet}\nexit $?"),
         // Handles the signal and chooses its exit code.
-        format!("trap 'kill -9 $child; exit 1' TERM\n{puppet} <&0 &\nchild=$!\nwait"),
+        format!("exec 3<&0\ntrap 'kill -9 $child; exit 1' TERM\n{puppet} <&3 &\nchild=$!\nwait"),
     ];
     for wrapper in wrappers {
-        for handler_first in [true, false] {
-            let (queue, folder) = (FakeQueue::start(), tempfile::tempdir().unwrap());
-            let mut worker = running(&queue, &script(folder.path(), &wrapper), 1500).await;
-            let pid = handler_pid(&worker).await;
-            if handler_first {
-                kill_process(pid, Signal::TERM).unwrap();
-            }
-            worker.daemon.signal(Signal::TERM);
-            if !handler_first {
-                kill_process(pid, Signal::TERM).unwrap();
-            }
-            let what = format!("handler first: {handler_first}: {wrapper}");
-            assert_eq!(worker.daemon.wait(DRAIN).code(), Some(0), "{what}\n{}", worker.daemon.log());
-            assert_completed(&queue, &worker, &what);
-        }
+        let (queue, folder) = (FakeQueue::start(), tempfile::tempdir().unwrap());
+        let mut worker = running(&queue, &script(folder.path(), &wrapper), 1500).await;
+        kill_process(handler_pid(&worker).await, Signal::TERM).unwrap();
+        worker.daemon.signal(Signal::TERM);
+        assert_eq!(worker.daemon.wait(DRAIN).code(), Some(0), "{wrapper}\n{}", worker.daemon.log());
+        assert_completed(&queue, &worker, &wrapper);
     }
 }
 
