@@ -38,6 +38,8 @@ limits! {
     pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
     /// Probes without an answer after which a connection is dead.
     pub(crate) const KEEPALIVE_RETRIES: u32 = 5;
+    /// Pause between two attempts to lock a folder.
+    pub(crate) const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(50);
     /// A longer `Retry-After` is cut to this: a server with a wrong clock must not stop the worker for a day.
     pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 }

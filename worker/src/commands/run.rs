@@ -57,5 +57,5 @@ async fn work(config: Config, http_bind: Option<&str>) -> ExitCode {
         return unhealthy(1);
     }
     let (started, _) = oneshot::channel();
-    exit_status(app::run(config, queue, started).await)
+    exit_status(app::run(config, queue, Vec::new(), started).await)
 }

@@ -9,6 +9,7 @@ use super::environment::Environment;
 use super::settings::{Settings, printable, show_duration};
 use super::{ConfigErrors, parse};
 use crate::direct::DirectConfig;
+use crate::http::limits::SPARE_CONNECTIONS;
 
 /// As in RunPod's SDK: the realtime port, or unset or 0 for none.
 const REALTIME_PORT: &str = "RUNPOD_REALTIME_PORT";
@@ -18,6 +19,9 @@ const DATA_CENTER: &str = "RUNPOD_DC_ID";
 
 /// The address at which RunPod's load balancer expects a worker whose endpoint sets no `PORT`.
 const PLATFORM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 80);
+
+/// Running jobs that the default number of connections allows for.
+const MAX_RUNNING: usize = 256;
 
 const DEFAULT_PING_PATH: &str = "/ping";
 
@@ -38,6 +42,11 @@ pub struct DirectArgs {
     /// [env: RUNPOD_WORKER_MAX_WAIT] [default: 2m]
     #[arg(long, value_name = "TIME")]
     pub max_wait: Option<String>,
+
+    /// Connections that may be open; each job that waits or runs has one. Without the flag there is one for each job that may
+    /// wait, for each of 256 that may run, and 64 for health checks [env: RUNPOD_WORKER_MAX_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<String>,
 }
 
 /// Reads the settings of `serve`.
@@ -104,6 +113,18 @@ fn load<'e, E: Environment>(
     let max_waiting = settings.number("max-waiting", args.max_waiting.as_deref(), 100, 1..=100_000);
     let default = Duration::from_secs(120);
     let max_wait = settings.read("max-wait", args.max_wait.as_deref(), &[], default, parse::timeout, show_duration);
+    let max_connections = settings.number(
+        "max-connections",
+        args.max_connections.as_deref(),
+        max_waiting + MAX_RUNNING + SPARE_CONNECTIONS,
+        8..=200_000,
+    );
+    if max_connections < max_waiting + SPARE_CONNECTIONS {
+        settings.problems.push(format!(
+            "--max-connections is {max_connections}, but --max-waiting jobs alone need {max_waiting}, and health checks up to \
+             {SPARE_CONNECTIONS} more: use more connections, or a smaller --max-waiting"
+        ));
+    }
     let health = health(&mut settings).filter(|health| health.port() != bind.port());
     let ping_path = ping_path(&mut settings);
     // The worker's own server has its settings elsewhere; its mistakes are reported there.
@@ -114,7 +135,7 @@ fn load<'e, E: Environment>(
     if !settings.problems.is_empty() {
         return Err(ConfigErrors::new(settings.problems));
     }
-    Ok((DirectConfig { bind, max_waiting, max_wait, health, ping_path }, settings.description))
+    Ok((DirectConfig { bind, max_waiting, max_wait, max_connections, health, ping_path }, settings.description))
 }
 
 fn health<E: Environment>(settings: &mut Settings<'_, E>) -> Option<SocketAddr> {
@@ -184,6 +205,16 @@ mod tests {
             assert!(load_serve(&DirectArgs::default(), Some("127.0.0.1:9001"), &env(pairs)).is_ok());
         }
         assert!(load_realtime(None, &env(&[(REALTIME_PORT, "8001")])).is_err());
+    }
+
+    #[test]
+    fn each_waiting_job_has_a_connection() {
+        let load = |pairs: &[_]| load_serve(&DirectArgs::default(), None, &env(pairs));
+        assert_eq!(load(&[]).unwrap().0.max_connections, 420);
+        let more = load(&[("RUNPOD_WORKER_MAX_WAITING", "1000")]).unwrap().0;
+        assert_eq!(more.max_connections, 1320, "the default follows --max-waiting");
+        let error = load(&[("RUNPOD_WORKER_MAX_CONNECTIONS", "100")]).unwrap_err().to_string();
+        assert!(error.contains("--max-connections is 100"), "{error}");
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Read = fn(&Config) -> String;
-    let cases: [(&str, &str, Read); 23] = [
+    let cases: [(&str, &str, Read); 24] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -118,6 +118,7 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("load-stall-timeout", "7s", |c| format!("{:?}", c.policy.load_stall_timeout)),
         ("http-bind", "0.0.0.0:7", |c| c.http_bind.map(|bind| bind.to_string()).unwrap_or_default()),
         ("http-bind", "none", |c| c.http_bind.map_or("none".to_owned(), |bind| bind.to_string())),
+        ("http-connections", "70", |c| c.http_connections.to_string()),
         ("outbox-limit-bytes", "7000000", |c| c.outbox.max_bytes.to_string()),
         ("spool-dir", "/x", |c| {
             c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
@@ -459,7 +460,7 @@ fn checks_follow_the_platforms_variables_and_defaults() {
 #[test]
 fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let config = load(&[], &platform());
-    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (6, None));
+    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (7, None));
 
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.toml");
@@ -467,7 +468,7 @@ fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let url = "https://hooks.example.org/T0/s3cret";
     let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", url);
     let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
-    assert_eq!((config.alerts.rules.len(), config.alerts.format), (5, runpod_alerts::Format::Slack));
+    assert_eq!((config.alerts.rules.len(), config.alerts.format), (6, runpod_alerts::Format::Slack));
     assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
     let shown = format!("{} {:?}", config.description, config.alerts);
     assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");
