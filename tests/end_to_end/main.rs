@@ -23,6 +23,7 @@ mod readme;
 mod scaffold;
 mod secrets;
 mod serve;
+mod signals;
 mod spool;
 mod startup;
 mod tools;
