@@ -174,7 +174,15 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["failure_rate", "gpu_underused", "no_idle_worker", "queue_depth", "timeout_spike", "unhealthy"]
+            [
+                "failure_rate",
+                "gpu_underused",
+                "no_idle_worker",
+                "queue_depth",
+                "timeout_spike",
+                "unhealthy",
+                "worker_lost"
+            ]
         );
         let depth = named(&rules, "queue_depth").unwrap();
         assert_eq!((depth.condition, depth.hold), (Condition::Above(100.0), Duration::from_secs(60)));
@@ -199,7 +207,7 @@ mod tests {
         assert_eq!(named(&rules, "unhealthy"), None);
         assert_eq!(named(&rules, "gpu_underused").unwrap().condition, Condition::Above(0.9));
         assert_eq!(named(&rules, "deep").unwrap().severity, Severity::Critical);
-        assert_eq!(rules.len(), 6);
+        assert_eq!(rules.len(), 7);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Readings {
     pub idle_workers: u64,
     /// Unhealthy workers.
     pub unhealthy_workers: u64,
+    /// Workers that fell silent without a goodbye.
+    pub lost_workers: u64,
     /// Mean utilisation of the GPUs, from 0 to 1; `None` if there is no GPU or the figure is unknown.
     pub gpu_utilization: Option<f64>,
     /// Counters; they only grow.
@@ -55,18 +57,21 @@ pub enum Signal {
     JobsWithoutIdleWorker,
     /// Unhealthy workers.
     UnhealthyWorkers,
+    /// Workers that fell silent without a goodbye.
+    LostWorkers,
     /// Utilisation of the GPUs, from 0 to 1, while jobs run or wait.
     GpuUtilization,
 }
 
 impl Signal {
     /// All signals.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::QueueDepth,
         Self::FailureRate,
         Self::Timeouts,
         Self::JobsWithoutIdleWorker,
         Self::UnhealthyWorkers,
+        Self::LostWorkers,
         Self::GpuUtilization,
     ];
 
@@ -78,6 +83,7 @@ impl Signal {
             Self::Timeouts => "timeouts",
             Self::JobsWithoutIdleWorker => "jobs_without_idle_worker",
             Self::UnhealthyWorkers => "unhealthy_workers",
+            Self::LostWorkers => "lost_workers",
             Self::GpuUtilization => "gpu_utilization",
         }
     }
@@ -90,6 +96,7 @@ impl Signal {
             Self::Timeouts => "jobs that exceeded their deadline",
             Self::JobsWithoutIdleWorker => "jobs waiting while no worker is idle",
             Self::UnhealthyWorkers => "unhealthy workers",
+            Self::LostWorkers => "lost workers",
             Self::GpuUtilization => "GPU utilisation while there is work",
         }
     }
@@ -112,6 +119,7 @@ impl Signal {
             Self::Timeouts => Some(ended.timed_out as f64),
             Self::JobsWithoutIdleWorker => Some(if now.idle_workers == 0 { now.waiting as f64 } else { 0.0 }),
             Self::UnhealthyWorkers => Some(now.unhealthy_workers as f64),
+            Self::LostWorkers => Some(now.lost_workers as f64),
             Self::GpuUtilization => now.gpu_utilization.filter(|_| now.waiting + now.running > 0),
         }
     }
@@ -141,6 +149,7 @@ mod tests {
         assert_eq!(Signal::JobsWithoutIdleWorker.value(&busy, none, 0), Some(7.0));
         assert_eq!(Signal::JobsWithoutIdleWorker.value(&Readings { idle_workers: 1, ..busy }, none, 0), Some(0.0));
         assert_eq!(Signal::UnhealthyWorkers.value(&Readings { unhealthy_workers: 2, ..busy }, none, 0), Some(2.0));
+        assert_eq!(Signal::LostWorkers.value(&Readings { lost_workers: 3, ..busy }, none, 0), Some(3.0));
         assert_eq!(Signal::GpuUtilization.value(&busy, none, 0), Some(0.5));
     }
 

@@ -64,6 +64,7 @@ fn readings(seen: &Observation) -> Readings {
         running: count(health.in_progress),
         idle_workers: count(health.workers.idle),
         unhealthy_workers: count(health.workers.unhealthy),
+        lost_workers: count(health.workers.lost),
         gpu_utilization: None,
         counters: Counters {
             completed: totals.completed,

@@ -112,7 +112,13 @@ impl<C> Job<C> {
             return Ok(dir.path());
         }
         // A thread that loses the race drops its own directory, which removes it.
-        let dir = tempfile::Builder::new().prefix("job-").tempdir()?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("job-");
+        // The worker names a directory that it removes after the process, should the process be killed.
+        let dir = match std::env::var_os("RUNPOD_HANDLER_TEMP_DIR").filter(|parent| !parent.is_empty()) {
+            Some(parent) => builder.tempdir_in(parent)?,
+            None => builder.tempdir()?,
+        };
         Ok(self.temp_dir.get_or_init(|| dir).path())
     }
 

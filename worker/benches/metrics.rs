@@ -29,7 +29,7 @@ use runpod_worker::metrics::Metrics;
 use runpod_worker::observer::Observer;
 use runpod_worker::outbox::{self, OutboxLimits, OutboxStats};
 use runpod_worker::process::{HandlerCommand, Processes};
-use runpod_worker::queue::{HttpQueue, Outage, QueueConfig, poller};
+use runpod_worker::queue::{Extensions, HttpQueue, Outage, QueueConfig, hand_back, poller};
 use runpod_worker_core::{DrainCause, Event, Policy, Snapshot};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -130,6 +130,7 @@ impl Worker {
             stream: None,
             key: Secret::new("bench"),
             worker_id: worker_id.clone(),
+            extensions: Extensions::default(),
             tenant: None,
         };
         let queue = Arc::new(HttpQueue::new(&config).unwrap());
@@ -143,6 +144,7 @@ impl Worker {
         let handlers = EffectHandlers {
             processes: Processes::new(command, events.clone()),
             poller: poller::spawn(Arc::clone(&queue), events.clone()),
+            hand_backs: hand_back::spawn(Arc::clone(&queue)).0,
             outbox: outbox::spawn(queue, identity, OutboxLimits::default(), events.clone()),
             heartbeat: Arc::new(heartbeat),
             metrics: counting.then(|| Arc::clone(&metrics)),

@@ -94,6 +94,7 @@ fn readings(snapshot: &Snapshot, gpus: &Gpus) -> Readings {
         running: count(jobs.in_progress),
         idle_workers: u64::from(matches!(snapshot.state, WorkerState::Ready | WorkerState::Idle)),
         unhealthy_workers: u64::from(snapshot.state == WorkerState::Unhealthy),
+        lost_workers: 0,
         gpu_utilization: utilization(gpus),
         counters: Counters { completed: jobs.completed, failed: jobs.failed, timed_out: jobs.timed_out },
     }

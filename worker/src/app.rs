@@ -20,7 +20,7 @@ use crate::observer::Observer;
 use crate::outbox::{self, Outbox, Spool, SpoolConfig, SpoolError, Undelivered};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
-use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::queue::{JobSource, ResultSink, hand_back, poller, stop};
 use crate::sensors::{Port, Sensors, gpu, host};
 use crate::traces::{TraceError, Traces};
 use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
@@ -143,9 +143,11 @@ pub async fn run<Q: JobSource + ResultSink>(
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
     }
+    let (hand_backs, mut hand_back_task) = hand_back::spawn(Arc::clone(&queue));
     let handlers = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
+        hand_backs,
         outbox,
         heartbeat: Arc::clone(&heartbeat),
         metrics: Some(metrics),
@@ -157,6 +159,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     let code = Dispatcher::new(config.policy, handlers, inbox, snapshots, pulse, begun).run().await;
 
     over.cancel();
+    // Before the heartbeat ends: until then the queue waits for these jobs.
+    hand_back_task.finish().await;
     if let Some(server) = server {
         let _ = server.await;
     }
@@ -165,6 +169,10 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Last, so that heartbeats go on as long as the worker holds a job.
     if let Some(heartbeat) = Arc::into_inner(heartbeat) {
         heartbeat.stop().await;
+    }
+    // After every other request. A worker that is unhealthy does not leave properly.
+    if code == 0 {
+        hand_back_task.goodbye().await;
     }
     if let Some(export) = export {
         export.close().await;

@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::outbox::Outbox;
 use crate::process::Processes;
+use crate::queue::hand_back::HandBackHandle;
 use crate::queue::poller::PollHandle;
 use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
 
@@ -31,6 +32,8 @@ pub struct EffectHandlers {
     pub processes: Processes,
     /// The poll task.
     pub poller: PollHandle,
+    /// The task that hands jobs back.
+    pub hand_backs: HandBackHandle,
     /// Delivery of results.
     pub outbox: Outbox,
     /// The heartbeat thread. It outlives the dispatcher, because results may still be delivered.
@@ -118,6 +121,7 @@ impl Dispatcher {
             Effect::Send { process, message, payload } => self.handlers.processes.send(process, &message, payload),
             Effect::Kill { process } => self.handlers.processes.kill(process),
             Effect::Deliver { job, item } => self.handlers.outbox.send(job, item),
+            Effect::HandBack { job } => self.handlers.hand_backs.hand_back(job),
             Effect::ReportUnhealthy { check, reason } => {
                 self.handlers.heartbeat.report_unhealthy(&check, &reason);
             }

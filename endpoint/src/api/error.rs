@@ -103,6 +103,7 @@ impl ApiError {
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StoreError::WorkerIdInUse(_) => StatusCode::CONFLICT,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },
         }

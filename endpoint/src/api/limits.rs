@@ -36,6 +36,9 @@ pub(crate) const ERROR: usize = MIB;
 /// Bytes of a job's `cost`: two numbers and their names. A larger one is dropped.
 pub(crate) const COST: usize = 4 * KIB;
 
+/// Bytes of a list of jobs that a worker hands back.
+pub(crate) const HAND_BACK_BODY: usize = MIB;
+
 /// Keys in one key file.
 pub(crate) const KEYS: usize = 10_000;
 
@@ -56,6 +59,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("batch-size", BATCH.to_string()),
         ("error", bytes(ERROR)),
         ("cost", bytes(COST)),
+        ("hand-back-body", bytes(HAND_BACK_BODY)),
         ("keys-in-a-file", KEYS.to_string()),
     ]
 }

@@ -36,6 +36,7 @@ async fn metrics(State(app): State<App>, Path(endpoint): Path<String>) -> Result
     let states = [
         ("idle", WorkerState::Idle),
         ("initializing", WorkerState::Initializing),
+        ("lost", WorkerState::Lost),
         ("running", WorkerState::Running),
         ("throttled", WorkerState::Throttled),
         ("unhealthy", WorkerState::Unhealthy),

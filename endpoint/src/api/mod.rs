@@ -8,6 +8,7 @@ mod client;
 mod delivery;
 mod docs;
 mod error;
+mod extensions;
 mod fault_injection;
 pub(crate) mod graphql;
 mod json;
@@ -26,7 +27,7 @@ mod worker;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 
 pub use app::App;
 use auth::Gate;
@@ -55,8 +56,9 @@ pub fn router(app: App, keys: Keys) -> Router {
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
     let worker_gate = Gate { keys: keys.worker, local: keys.local };
-    let worker = admitted(worker::routes().layer(from_fn_with_state(app.clone(), fault_injection::inject)))
-        .layer(from_fn_with_state(worker_gate, auth::check));
+    let worker = admitted(worker::routes(&app).layer(from_fn_with_state(app.clone(), fault_injection::inject)))
+        .layer(from_fn_with_state(worker_gate, auth::check))
+        .layer(map_response(extensions::announce));
     plain
         .merge(openai)
         .merge(worker)

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::json;
@@ -16,6 +17,7 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
+use super::extensions;
 use super::limits;
 use super::query::Params;
 use super::report::{self, Report};
@@ -25,14 +27,20 @@ use crate::store::{Assignment, Heartbeat, Outcome};
 /// How long polls are held during a drain.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
+pub(crate) fn routes(app: &App) -> Router<App> {
+    let of_one_process = Router::new()
         .route("/v2/{endpoint}/job-take/{worker}", get(take).post(take))
         .route("/v2/{endpoint}/job-take-batch/{worker}", get(take_batch).post(take_batch))
         .route("/v2/{endpoint}/job-stop/{worker}", get(stop).post(stop))
+        .route("/v2/{endpoint}/ping/{worker}", get(ping).post(ping))
+        .route("/v2/{endpoint}/hand-back/{worker}", post(extensions::hand_back))
+        .route("/v2/{endpoint}/goodbye/{worker}", post(extensions::goodbye))
+        .route_layer(from_fn_with_state(app.clone(), extensions::admit_process));
+    // A result is taken from whichever process delivers it.
+    Router::new()
         .route("/v2/{endpoint}/job-done/{worker}/{job}", post(done))
         .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(chunk))
-        .route("/v2/{endpoint}/ping/{worker}", get(ping).post(ping))
+        .merge(of_one_process)
 }
 
 type WorkerPath = Path<(String, String)>;

@@ -10,6 +10,9 @@ use super::args::endpoint_id;
 use crate::fleet::ScalerRule;
 use crate::store::Policy;
 
+/// Largest number of retries that can be set.
+const MAX_RETRIES: u32 = 100;
+
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -51,6 +54,7 @@ pub(crate) struct EndpointConfig {
     ttl: Option<Duration>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) lease: Option<Duration>,
+    pub(crate) retries: Option<u32>,
     /// Program and arguments of the handler. Without it, only remote workers serve the endpoint.
     #[serde(default)]
     pub(crate) handler: Vec<String>,
@@ -105,6 +109,7 @@ impl EndpointConfig {
             ("execution-timeout", time(self.execution_timeout)),
             ("ttl", time(self.ttl)),
             ("lease", time(self.lease)),
+            ("retries", self.retries.map(|retries| retries.to_string())),
             ("workers-min", number(self.workers_min)),
             ("workers-max", number(self.workers_max)),
             ("scaler", self.scaler.map(|rule| rule.to_string())),
@@ -130,6 +135,9 @@ impl EndpointConfig {
         }
         if outside(self.lease, 5) {
             return Some("`lease` must be 5s to 7d");
+        }
+        if self.retries.is_some_and(|retries| retries > MAX_RETRIES) {
+            return Some("`retries` must be 0 to 100");
         }
         if self.workers_max.is_some_and(|max| max > 64) {
             return Some("`workers_max` must be at most 64");

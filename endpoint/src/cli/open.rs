@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{AlertArgs, AlertFormat, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice};
-use super::config::{Config, ConfigError};
+use super::config::{Config, ConfigError, EndpointConfig};
 use super::exit::Exit;
 use crate::alerts::Alerts;
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
@@ -17,7 +16,9 @@ use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
-use crate::store::{self, Limits, MemoryStore, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue};
+use crate::store::{
+    self, Limits, MemoryStore, Overrides, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue,
+};
 use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
 
 /// Bytes of payloads that a data file may hold.
@@ -147,10 +148,11 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let outcomes = queue.outcomes();
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
-    let limits = Limits { lease: listen.jobs.lease, timeout_status, ..Limits::default() };
+    let limits =
+        Limits { lease: listen.jobs.lease, max_retries: listen.jobs.retries, timeout_status, ..Limits::default() };
     // The disk has room for more than memory.
     let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
-    let setup = Setup { limits, endpoints, leases: leases(&config), webhooks: queue };
+    let setup = Setup { limits, endpoints, overrides: overrides(&config), webhooks: queue };
     let store: Arc<dyn Store> = match &listen.data {
         Some(path) => Arc::new(SqliteStore::open(path, setup)?),
         None => Arc::new(MemoryStore::new(setup)),
@@ -193,6 +195,7 @@ fn catalog(config: &Config, own: Option<&str>) -> Catalog {
     Catalog { policies, closed: config.only_these }
 }
 
-fn leases(config: &Config) -> HashMap<String, Duration> {
-    config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.lease?))).collect()
+fn overrides(config: &Config) -> HashMap<String, Overrides> {
+    let own = |endpoint: &EndpointConfig| Overrides { lease: endpoint.lease, max_retries: endpoint.retries };
+    config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), own(endpoint))).collect()
 }

@@ -49,7 +49,12 @@ fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
     output.line(&format!("RunPod-compatible endpoint: {base}/v2/{endpoint}"));
     output.line(&format!("Console: {base}/    API browser: {base}/docs"));
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
-    for (name, value) in worker_env(&base, endpoint, "worker-1", None) {
+    for (name, value) in worker_env(&base, endpoint, "worker", None) {
+        if name == "RUNPOD_POD_ID" {
+            // The number of the shell: the same lines in a second shell give another id.
+            output.line(&format!("export {name}=\"{value}-$$\"    # every worker needs an id of its own"));
+            continue;
+        }
         let value = match name {
             "RUNPOD_AI_API_KEY"
                 if args.listen.keys.worker_key.is_some() || args.listen.keys.worker_key_file.is_some() =>

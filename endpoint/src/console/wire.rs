@@ -44,6 +44,7 @@ pub(super) struct Point {
     running: usize,
     throttled: usize,
     unhealthy: usize,
+    lost: usize,
 }
 
 impl Point {
@@ -60,6 +61,7 @@ impl Point {
             running: health.workers.running,
             throttled: health.workers.throttled,
             unhealthy: health.workers.unhealthy,
+            lost: health.workers.lost,
         }
     }
 }
@@ -104,6 +106,9 @@ pub(super) struct Worker<'a> {
     state: &'static str,
     jobs: usize,
     silent_seconds: u64,
+    /// A second process uses its id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
 }
 
 impl<'a> From<&'a WorkerView> for Worker<'a> {
@@ -114,11 +119,12 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             WorkerState::Running => "running",
             WorkerState::Throttled => "throttled",
             WorkerState::Unhealthy => "unhealthy",
+            WorkerState::Lost => "lost",
             WorkerState::Leaving => "leaving",
         };
         // In steps of ten: otherwise the list of idle workers would be sent every second.
         let silent_seconds = worker.silent_for.as_secs() / 10 * 10;
-        Self { id: &worker.id, state, jobs: worker.jobs, silent_seconds }
+        Self { id: &worker.id, state, jobs: worker.jobs, silent_seconds, duplicate: worker.has_duplicate }
     }
 }
 

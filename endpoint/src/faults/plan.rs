@@ -24,7 +24,7 @@ pub(crate) enum ProcessSignal {
     Kill,
 }
 
-/// A request as far as faults tell requests apart.
+/// The properties of a request by which faults are chosen.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) route: FaultRoute,
@@ -88,7 +88,7 @@ impl Faults {
         Ok(())
     }
 
-    /// The fault that strikes this request, if one does. `jobs` are those that the request speaks of.
+    /// The fault that strikes this request, if one does. `jobs` are the jobs that the request names.
     pub(crate) fn strike(&self, target: Target<'_>, jobs: &[&str]) -> Option<Arc<Fault>> {
         self.strike_jobs(target, jobs).or_else(|| {
             let now = self.start.elapsed();

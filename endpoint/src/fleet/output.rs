@@ -56,7 +56,7 @@ async fn pass_on<W: Write + Send + 'static>(from: impl AsyncRead + Unpin, mut to
         local.logs().add(&String::from_utf8_lossy(&line));
         // Writing to a terminal that was stopped blocks.
         let writing = spawn_blocking(move || {
-            // The reader of our output may be gone; the worker goes on all the same.
+            // The reader of our output may have closed it; the worker goes on all the same.
             let _ = to.write_all(&line).and_then(|()| to.flush());
             (to, line)
         });

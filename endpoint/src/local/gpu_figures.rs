@@ -20,7 +20,7 @@ const MAX_BODY: usize = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gpu {
-    /// Its UUID, or another name that tells it from others.
+    /// Its UUID, or another unique name.
     pub id: String,
     /// Product name.
     #[serde(skip_serializing_if = "Option::is_none")]

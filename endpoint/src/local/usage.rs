@@ -59,7 +59,7 @@ impl UsageMeter {
 fn totals(root: i32) -> Option<(Duration, u64)> {
     let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
     let mut found = None;
-    // Processes come and go while they are listed; one that cannot be read has gone.
+    // Processes start and exit while they are listed; one that cannot be read has exited.
     for stat in procfs::process::all_processes().ok()?.filter_map(|process| process.ok()?.stat().ok()) {
         if stat.pid == root {
             found = Some(stat);

@@ -22,7 +22,7 @@ pub(super) struct Series {
     in_queue: usize,
     in_progress: usize,
     oldest_wait: Duration,
-    workers: [(&'static str, usize); 5],
+    workers: [(&'static str, usize); 6],
 }
 
 impl Series {
@@ -33,7 +33,7 @@ impl Series {
             in_queue: 0,
             in_progress: 0,
             oldest_wait: Duration::ZERO,
-            workers: ["idle", "initializing", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
+            workers: ["idle", "initializing", "lost", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
         }
     }
 
@@ -43,7 +43,8 @@ impl Series {
         self.in_queue += in_queue;
         self.in_progress += in_progress;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        let counts = [workers.idle, workers.initializing, workers.running, workers.throttled, workers.unhealthy];
+        let counts =
+            [workers.idle, workers.initializing, workers.lost, workers.running, workers.throttled, workers.unhealthy];
         self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
     }
 
@@ -85,6 +86,20 @@ impl Collector for Collected {
             "Jobs that were given to another worker because the first one was lost.",
             "",
             |series| [("", series.totals.retried)],
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_jobs_handed_back",
+            "Unfinished jobs that workers handed back to the queue. They cost no retry.",
+            "",
+            |series| [("", series.totals.handed_back)],
+        )?;
+        self.counters(
+            encoder,
+            "runpod_endpoint_duplicate_workers",
+            "Times that a second process was noticed that uses a worker's id.",
+            "",
+            |series| [("", series.totals.duplicate_workers)],
         )?;
         self.counters(
             encoder,

@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::metrics::Metrics;
 
 /// The operations of `/v2/{endpoint}/…`.
-const OPERATIONS: [&str; 18] = [
+const OPERATIONS: [&str; 20] = [
     "run",
     "runsync",
     "status",
@@ -29,6 +29,8 @@ const OPERATIONS: [&str; 18] = [
     "job-done",
     "job-stream",
     "ping",
+    "hand-back",
+    "goodbye",
 ];
 
 /// Classes of status, the values of the label `status`.

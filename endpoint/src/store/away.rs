@@ -43,6 +43,9 @@ away! {
     webhook(&str, &str) -> Option<Webhook>;
     webhook_settled(&str, &str) -> ();
     take(&str, &str, usize, Duration) -> Vec<Assignment>;
+    admit(&str, &str, Option<&str>) -> ();
+    hand_back(&str, &str, &[JobId]) -> usize;
+    goodbye(&str, &str) -> ();
     return_undelivered(&str, &str, &str, u32) -> ();
     progress(&str, &str, &str, Option<Payload>) -> ();
     chunk(&str, &str, &str, Payload) -> ();

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use super::error::StoreError;
 use super::limits::Limits;
 use super::payload::{Content, Payload};
-use super::queue::{Changes, Effect, Queue};
+use super::queue::{Changes, Effect, Mark, Queue};
+use super::views::JobView;
 use super::wakers::Wakers;
-
-/// A position in the sequence of all changes. Everything up to it is on disk once
-/// [`settled`](Backing::settled) returns.
-pub(crate) type Mark = u64;
 
 /// What one operation left behind.
 #[derive(Debug)]
@@ -54,6 +51,15 @@ pub trait Backing: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be written.
     fn settled(&self, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// A job as it was written down last, for as long as later changes cannot be; `None` when it never was.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn stored(
+        &self,
+        endpoint: u32,
+        job: u64,
+    ) -> impl Future<Output = Result<Option<JobView<Self::Content>>, StoreError>> + Send;
     /// The text of payloads; `None` for what is no longer there.
     ///
     /// # Errors
@@ -94,6 +100,10 @@ impl Backing for InMemory {
 
     async fn settled(&self, _: Mark) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn stored(&self, _: u32, _: u64) -> Result<Option<JobView>, StoreError> {
+        Ok(None)
     }
 
     async fn load(&self, _: u32, contents: Vec<Payload>) -> Result<Vec<Option<Payload>>, StoreError> {

@@ -17,8 +17,10 @@ pub struct WorkerCounts {
     pub running: usize,
     /// Cannot be started for lack of room on this machine.
     pub throttled: usize,
-    /// Reported a failed fitness check, or went silent.
+    /// Reported a failed fitness check, or crashing again and again.
     pub unhealthy: usize,
+    /// Fell silent without a goodbye. Not part of RunPod's document.
+    pub lost: usize,
 }
 
 /// The `/health` counters.
@@ -103,6 +105,10 @@ pub struct Totals {
     pub expired: u64,
     /// Retries of lost jobs.
     pub retried: u64,
+    /// Unfinished jobs that workers gave back. They cost no retry.
+    pub handed_back: u64,
+    /// Times that a second process was noticed that used a worker's id.
+    pub duplicate_workers: u64,
     /// From submission to the start of the first attempt.
     pub delay: Distribution,
     /// Length of the last attempt of each job that ended.
@@ -135,6 +141,8 @@ impl AddAssign for Totals {
         self.cancelled += other.cancelled;
         self.expired += other.expired;
         self.retried += other.retried;
+        self.handed_back += other.handed_back;
+        self.duplicate_workers += other.duplicate_workers;
         self.delay += other.delay;
         self.execution += other.execution;
     }

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// `/retry` of a job that did not fail.
     #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
     NotRetryable(Status),
+    /// Another process serves under this worker id.
+    #[error("another process uses the worker id {0:?}; give every worker an id of its own (RUNPOD_POD_ID)")]
+    WorkerIdInUse(Arc<str>),
     /// The data file cannot be written or read at the moment.
     #[error("the endpoint cannot use its data file: {0}; send the request again later")]
     Unavailable(Arc<str>),

@@ -94,6 +94,12 @@ impl<P: Content> Record<P> {
         }
     }
 
+    /// The job as readers see it.
+    pub(crate) fn view(&self) -> JobView<P> {
+        let Self { id, attempt, ending, .. } = self;
+        JobView { id: Arc::clone(id), status: self.status(), attempt: attempt.clone(), ending: ending.clone() }
+    }
+
     /// What is to be written down: the record with the length of each payload, and the payloads that are new.
     pub(crate) fn for_disk(&mut self) -> (Record<usize>, Vec<(Part, Payload)>) {
         let number = self.number;
@@ -113,13 +119,15 @@ pub(crate) struct Job<P> {
     pub(crate) armed: Timestamp,
     /// This job in the queue's account.
     pub(crate) counted: Size,
+    /// The position of its latest change in the sequence of all changes; 0 when it is on disk or nowhere.
+    pub(crate) mark: u64,
 }
 
 impl<P: Content> Job<P> {
-    /// A job that neither the deadlines nor the account know yet.
+    /// A job that is not in the deadlines and the account yet.
     pub(crate) fn new(record: Record<P>, stream: Stream) -> Self {
         let armed = record.submitted;
-        Self { record, stream, history: History::default(), armed, counted: Size::default() }
+        Self { record, stream, history: History::default(), armed, counted: Size::default(), mark: 0 }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -182,7 +190,6 @@ impl<P: Content> Job<P> {
     }
 
     pub(crate) fn view(&self) -> JobView<P> {
-        let Record { id, attempt, ending, .. } = &self.record;
-        JobView { id: Arc::clone(id), status: self.status(), attempt: attempt.clone(), ending: ending.clone() }
+        self.record.view()
     }
 }

@@ -11,6 +11,7 @@ mod history;
 mod job;
 mod limits;
 mod payload;
+mod presence;
 mod queue;
 mod queue_store;
 mod request;
@@ -41,7 +42,7 @@ pub use payload::{Content, Part, Payload};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
 pub use request::{JobId, NewJob, Policy, Request};
-pub use setup::Setup;
+pub use setup::{Overrides, Setup};
 pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
@@ -87,6 +88,12 @@ pub trait Store: Send + Sync + 'static {
     /// durable store is opened.
     async fn webhook_settled(&self, endpoint: &str, id: &str) -> Result<(), StoreError>;
 
+    /// Admits a request of the process `instance` of a worker. A worker without such an id is admitted as ever, unless a
+    /// process with one serves under its name.
+    ///
+    /// # Errors
+    /// [`StoreError::WorkerIdInUse`] while another process serves under this id.
+    async fn admit(&self, endpoint: &str, worker: &str, instance: Option<&str>) -> Result<(), StoreError>;
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(
         &self,
@@ -97,6 +104,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Assignment>, StoreError>;
     /// Puts a job that did not reach its worker back to its old position in the queue.
     async fn return_undelivered(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
+    /// Puts unfinished jobs that a worker hands back to their old positions in the queue, without a retry; returns how many.
+    /// Jobs that it does not hold are left alone, so that the call may be repeated.
+    async fn hand_back(&self, endpoint: &str, worker: &str, ids: &[JobId]) -> Result<usize, StoreError>;
+    /// Notes that a worker leaves: it is gone from the counters at once.
+    async fn goodbye(&self, endpoint: &str, worker: &str) -> Result<(), StoreError>;
     /// Replaces the output of a running job by a progress update.
     async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
     -> Result<(), StoreError>;

@@ -12,9 +12,9 @@ pub type Payload = Arc<RawValue>;
 pub trait Content: Clone + Debug + Send + Sync + 'static {
     /// Length of the JSON text in bytes.
     fn bytes(&self) -> usize;
-    /// How many of them stay in memory.
+    /// How many of these bytes stay in memory.
     fn bytes_in_memory(&self) -> usize;
-    /// Hands the text over to whoever writes it down, once; from then on only its address is kept.
+    /// Returns the text for writing it down, once; from then on only its address is kept.
     fn hand_over(&mut self, part: Part, number: u64) -> Option<Payload>;
 }
 
@@ -33,7 +33,7 @@ impl Content for Payload {
 }
 
 /// Which payload of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// What the handler gets.
     Input,
@@ -41,6 +41,11 @@ pub enum Part {
     S3Config,
     /// Result or progress.
     Output,
+}
+
+impl Part {
+    /// Every one.
+    pub(crate) const ALL: [Self; 3] = [Self::Input, Self::S3Config, Self::Output];
 }
 
 /// A payload that leaves memory once it is on disk.

@@ -9,6 +9,7 @@ mod journal;
 mod liveness;
 mod reports;
 mod restore;
+mod snapshot;
 mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,7 +28,8 @@ use super::workers::Workers;
 use journal::Journal;
 use transitions::End;
 
-pub(crate) use journal::{Change, Changes, Counters};
+pub(crate) use journal::{Change, Changes, Counters, Mark};
+pub(crate) use snapshot::Snapshot;
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
 const MAX_DUE: usize = 1000;
@@ -47,6 +49,8 @@ pub enum Effect {
     JobFinished(JobId, Status),
     /// The job reached an end that is to be reported to its webhook.
     WebhookDue(JobId),
+    /// A second process uses the id of this worker.
+    DuplicateWorker(Arc<str>),
 }
 
 /// All jobs and workers of one endpoint.

@@ -14,13 +14,13 @@ use endpoint::{Endpoint, Poll};
 use endpoints::Endpoints;
 
 use super::Store;
-use super::backing::{Backing, InMemory, Mark, Restored};
+use super::backing::{Backing, InMemory, Restored};
 use super::clock::{Clock, Timestamp};
 use super::counts::{Health, Observation};
 use super::ending::Outcome;
 use super::error::StoreError;
 use super::payload::Payload;
-use super::queue::Queue;
+use super::queue::{Mark, Queue, Snapshot};
 use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
@@ -30,7 +30,7 @@ use super::workers::{Heartbeat, WorkerEvent};
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
 
-/// The store that lives and dies with the process.
+/// The store in memory: its jobs end with the process.
 pub type MemoryStore = QueueStore<InMemory>;
 
 /// All endpoints: a state machine for each, and a backing that all of them share.
@@ -90,6 +90,34 @@ impl<B: Backing> QueueStore<B> {
         mark: Mark,
     ) -> Result<JobView, StoreError> {
         self.backing.settled(mark).await?;
+        self.with_output(endpoint, view).await
+    }
+
+    /// The job as it is, once that is on disk. While the disk takes no changes: as it was written down last, so that what was
+    /// acknowledged stays readable; `None` for a job that was never written down, and so never acknowledged.
+    async fn durable(
+        &self,
+        endpoint: &Endpoint<B>,
+        snapshot: Snapshot<B::Content>,
+    ) -> Result<Option<JobView<B::Content>>, StoreError> {
+        if self.backing.settled(snapshot.mark).await.is_ok() {
+            return Ok(Some(snapshot.view));
+        }
+        self.backing.stored(endpoint.key, snapshot.number).await
+    }
+
+    /// The same with its output.
+    async fn durable_view(
+        &self,
+        endpoint: &Endpoint<B>,
+        snapshot: Snapshot<B::Content>,
+    ) -> Result<JobView, StoreError> {
+        let view = self.durable(endpoint, snapshot).await?;
+        let view = view.ok_or_else(|| StoreError::Unavailable("the job is not written down yet".into()))?;
+        self.with_output(endpoint, view).await
+    }
+
+    async fn with_output(&self, endpoint: &Endpoint<B>, view: JobView<B::Content>) -> Result<JobView, StoreError> {
         let loaded = match view.ending.output.clone() {
             None => None,
             Some(output) => self.loaded(endpoint, output).await?,
@@ -142,44 +170,38 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
-        let (view, mark) = endpoint.with(|queue, now| {
-            if let Some(ttl) = ttl {
-                queue.shorten(now, id, ttl);
-            }
-            queue.view(id).ok_or(StoreError::JobNotFound)
-        });
-        self.settled_view(&endpoint, view?, mark).await
+        if let Some(ttl) = ttl {
+            endpoint.with(|queue, now| queue.shorten(now, id, ttl));
+        }
+        let (snapshot, _) = endpoint.with(|queue, _| queue.snapshot(id));
+        self.durable_view(&endpoint, snapshot.ok_or(StoreError::JobNotFound)?).await
     }
 
     async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
         let deadline = Instant::now() + wait;
         let mut latest = None;
-        let look = || match endpoint.with(|queue, _| queue.view(id)) {
-            (Some(view), mark) if !view.status.is_terminal() => {
-                latest = Some((view, mark));
+        let look = || match endpoint.with(|queue, _| queue.snapshot(id)).0 {
+            Some(snapshot) if !snapshot.view.status.is_terminal() => {
+                latest = Some(snapshot);
                 None
             }
-            (Some(view), mark) => Some(Ok((view, mark))),
-            (None, _) => Some(Err(())),
+            found => Some(found),
         };
         let finished = endpoint.wakers.job_readers.wait(id, deadline, look).await;
-        let (view, mark) = match (finished, latest) {
-            (Some(Ok(seen)), _) | (None, Some(seen)) => seen,
-            (Some(Err(())), Some((view, mark))) => (JobView { status: Status::TimedOut, ..view }, mark),
+        let snapshot = match (finished, latest) {
+            (Some(Some(seen)), _) | (None, Some(seen)) => seen,
+            (Some(None), Some(last)) => Snapshot { view: JobView { status: Status::TimedOut, ..last.view }, ..last },
             (_, None) => return Err(StoreError::JobNotFound),
         };
-        self.settled_view(&endpoint, view, mark).await
+        self.durable_view(&endpoint, snapshot).await
     }
 
     async fn drain(&self, endpoint: &str, id: &str, wait: Duration) -> Result<(Status, Vec<Payload>), StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
         let deadline = Instant::now() + wait;
         loop {
-            let look = || {
-                let (news, mark) = endpoint.with(|queue, _| queue.has_stream_news(id));
-                news.then_some(mark)
-            };
+            let look = || endpoint.with(|queue, _| queue.has_stream_news(id).then(|| queue.mark_of(id))).0;
             let news = endpoint.wakers.job_readers.wait(id, deadline, look).await;
             if let Some(mark) = news {
                 self.backing.settled(mark).await?;
@@ -225,10 +247,12 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
-        let (views, mark) = endpoint.with(|queue, _| queue.pending(max));
-        let mut pending = Vec::with_capacity(views.len());
-        for view in views {
-            pending.push(self.settled_view(&endpoint, view, mark).await?);
+        let (snapshots, _) = endpoint.with(|queue, _| queue.snapshots(queue.pending(max)));
+        let mut pending = Vec::with_capacity(snapshots.len());
+        for snapshot in snapshots {
+            if let Some(view) = self.durable(&endpoint, snapshot).await? {
+                pending.push(self.with_output(&endpoint, view).await?);
+            }
         }
         Ok(pending)
     }
@@ -245,7 +269,8 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
-        let (Some(found), mark) = endpoint.with(|queue, _| queue.webhook(id)) else { return Ok(None) };
+        let (found, _) = endpoint.with(|queue, _| Some((queue.webhook(id)?, queue.mark_of(id))));
+        let Some((found, mark)) = found else { return Ok(None) };
         let Webhook { url, job, request, end_number } = found;
         let job = self.settled_view(&endpoint, job, mark).await?;
         let request = self.loaded_requests(&endpoint, vec![request]).await?.into_iter().flatten().next();
@@ -266,8 +291,9 @@ impl<B: Backing> Store for QueueStore<B> {
     ) -> Result<Vec<Assignment>, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
         self.backing.ready()?;
-        let _poll = Poll::start(&endpoint, worker);
+        let poll = Poll::for_jobs(&endpoint, worker);
         let mut taken = endpoint.take(worker, max, Instant::now() + wait).await;
+        poll.answered();
         if taken.jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -311,8 +337,27 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
+        let poll = Poll::for_stops(&endpoint, worker);
         let look = || Some(endpoint.with(|queue, _| queue.take_stops(worker)).0).filter(|stops| !stops.is_empty());
-        Ok(endpoint.wakers.stop_polls.wait(worker, Instant::now() + wait, look).await.unwrap_or_default())
+        let stops = endpoint.wakers.stop_polls.wait(worker, Instant::now() + wait, look).await;
+        poll.answered();
+        Ok(stops.unwrap_or_default())
+    }
+
+    async fn admit(&self, endpoint: &str, worker: &str, instance: Option<&str>) -> Result<(), StoreError> {
+        self.endpoint(endpoint)?.with(|queue, now| queue.admit(now, worker, instance)).0
+    }
+
+    async fn hand_back(&self, endpoint: &str, worker: &str, ids: &[JobId]) -> Result<usize, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(0) };
+        self.commit(&endpoint, |queue, now| queue.hand_back(now, worker, ids)).await
+    }
+
+    async fn goodbye(&self, endpoint: &str, worker: &str) -> Result<(), StoreError> {
+        if let Some(endpoint) = self.find(endpoint) {
+            endpoint.with(|queue, _| queue.goodbye(worker));
+        }
+        Ok(())
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
@@ -341,16 +386,23 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
-        let (rows, mark) = endpoint.with(|queue, _| queue.list(filter));
-        self.backing.settled(mark).await?;
-        let without_output = |row: JobRow<_>| JobRow { view: row.view.and_then(|_| None), submitted: row.submitted };
-        Ok(rows.into_iter().map(without_output).collect())
+        let (found, _) = endpoint.with(|queue, _| {
+            let with_mark = |row: JobRow<_>| Some((queue.snapshot(&row.view.id)?, row.submitted));
+            queue.list(filter).into_iter().filter_map(with_mark).collect::<Vec<_>>()
+        });
+        let mut rows = Vec::with_capacity(found.len());
+        for (snapshot, submitted) in found {
+            if let Some(view) = self.durable(&endpoint, snapshot).await? {
+                rows.push(JobRow { view: view.and_then(|_| None), submitted });
+            }
+        }
+        Ok(rows)
     }
 
     async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
         let mut latest = None;
-        let look = || match endpoint.with(|queue, _| queue.inspect(id, seen)) {
+        let look = || match endpoint.with(|queue, _| (queue.inspect(id, seen), queue.mark_of(id))).0 {
             (Some(details), mark) if details.revision == seen.revision && details.items.is_empty() => {
                 latest = Some((details, mark));
                 None

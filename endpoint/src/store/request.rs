@@ -12,8 +12,8 @@ pub type JobId = Arc<str>;
 /// Limits that a client may set for one job (`policy` of a request).
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// Longest run time, counted from the moment a worker takes the job. `None`: nobody set one, so the platform's default
-    /// applies here, and the worker is sent none: it may have a shorter one of its own.
+    /// Longest run time, counted from the moment a worker takes the job. `None`: none was set; the platform's default applies
+    /// here, and the worker is sent none, because it may have a shorter one of its own.
     pub execution_timeout: Option<Duration>,
     /// Total life of the job record, counted from submission.
     pub ttl: Duration,

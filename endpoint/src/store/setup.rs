@@ -13,16 +13,30 @@ pub struct Setup {
     pub limits: Limits,
     /// The endpoints that are configured: they exist from the start, and never make room for others.
     pub endpoints: HashSet<String>,
-    /// Leases of single endpoints that differ, by endpoint id.
-    pub leases: HashMap<String, Duration>,
+    /// What differs at single endpoints, by endpoint id.
+    pub overrides: HashMap<String, Overrides>,
     /// Receives the jobs whose end is to be reported to a webhook.
     pub webhooks: WebhookQueue,
+}
+
+/// The limits that one endpoint has of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides {
+    /// See [`Limits::lease`].
+    pub lease: Option<Duration>,
+    /// See [`Limits::max_retries`].
+    pub max_retries: Option<u32>,
 }
 
 impl Setup {
     /// The limits of one endpoint.
     pub(crate) fn limits_of(&self, endpoint: &str) -> Limits {
-        Limits { lease: self.leases.get(endpoint).copied().unwrap_or(self.limits.lease), ..self.limits }
+        let own = self.overrides.get(endpoint).copied().unwrap_or_default();
+        Limits {
+            lease: own.lease.unwrap_or(self.limits.lease),
+            max_retries: own.max_retries.unwrap_or(self.limits.max_retries),
+            ..self.limits
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The account of what is kept, by which the bounds are held.
+//! The account of what is kept, against which the bounds are checked.
 
 use std::ops::{AddAssign, SubAssign};
 
@@ -9,7 +9,7 @@ pub(crate) struct Size {
     pub(crate) bytes: usize,
     /// What is in memory.
     pub(crate) memory: usize,
-    /// Stream items that nobody has read, which are in memory.
+    /// Unread stream items, which are in memory.
     pub(crate) streamed: usize,
 }
 

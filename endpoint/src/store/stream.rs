@@ -8,7 +8,7 @@ use super::payload::Payload;
 pub const MAX_ITEMS: usize = 500;
 const MAX_ITEM_BYTES: usize = 4 << 20;
 
-/// Items that nobody has read.
+/// The unread items of one job.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     unread: VecDeque<Payload>,

@@ -53,7 +53,7 @@ impl<P> JobView<P> {
 pub struct Assignment<P = Payload> {
     /// The job.
     pub id: JobId,
-    /// Which attempt this is; tells a stale return from a current one.
+    /// Which attempt this is; a return of an earlier attempt is ignored.
     pub attempt: u32,
     /// How long the job has waited.
     pub delay: Duration,
@@ -133,9 +133,11 @@ pub enum WorkerState {
     Running,
     /// Cannot be started for lack of room on this machine.
     Throttled,
-    /// Reported a failed fitness check, went silent, or crashes again and again.
+    /// Reported a failed fitness check, or crashes again and again.
     Unhealthy,
-    /// Asked to be replaced.
+    /// Fell silent without a goodbye. Forgotten after [`Limits::worker_retention`](super::limits::Limits::worker_retention).
+    Lost,
+    /// Asked to be replaced, or said goodbye while a result of it is still expected.
     Leaving,
 }
 
@@ -152,6 +154,8 @@ pub struct WorkerView {
     pub taken: u64,
     /// Since its last request.
     pub silent_for: Duration,
+    /// A second process has used its id lately.
+    pub has_duplicate: bool,
 }
 
 /// The work of one endpoint at a moment.

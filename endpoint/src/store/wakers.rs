@@ -33,6 +33,10 @@ impl Wakers {
             Effect::StopWaiting(worker) => self.stop_polls.wake(worker),
             Effect::WorkerRecycled(worker) => self.supervisors.wake(worker),
             Effect::WebhookDue(id) => self.webhooks.push(&self.endpoint, id),
+            Effect::DuplicateWorker(worker) => tracing::warn!(
+                %worker,
+                "A second process uses the id of this worker. Give every worker an id of its own (RUNPOD_POD_ID)."
+            ),
             Effect::JobFinished(id, status) => tracing::info!(job = %id, status = status.name(), "The job has ended."),
         }
     }

@@ -1,4 +1,4 @@
-//! What the endpoint knows about each worker.
+//! The workers of one endpoint: what each holds, and when it was last in contact.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::clock::Timestamp;
 use super::counts::WorkerCounts;
 use super::limits::Limits;
+use super::presence::{Admission, Presence};
 use super::request::JobId;
 use super::views::{WorkerState, WorkerView};
 
@@ -23,7 +24,7 @@ const HEARTBEATS_TO_STOP: u32 = 2;
 /// A heartbeat of a worker.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat {
-    /// The jobs that the worker says it holds.
+    /// The jobs that the worker holds.
     pub jobs: Vec<JobId>,
     /// The worker reports that it cannot work.
     pub unhealthy: bool,
@@ -55,6 +56,9 @@ pub(crate) struct Worker {
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
     recycled: bool,
+    /// It said goodbye, and results of it may still be on their way.
+    left: bool,
+    presence: Presence,
     /// Since when it polls although it is recycled and holds no job.
     refused_since: Option<Timestamp>,
     polls_open: usize,
@@ -101,6 +105,32 @@ impl Workers {
         self.by_id.is_empty()
     }
 
+    /// Admits a request of a worker's process, or refuses it while another process serves under this id.
+    pub(crate) fn admit(&mut self, now: Timestamp, id: &str, instance: Option<&str>, limits: &Limits) -> Admission {
+        if instance.is_some() && !self.by_id.contains_key(id) {
+            self.contact(now, id, limits);
+        }
+        self.by_id.get_mut(id).map_or(Admission::Admitted, |worker| worker.presence.admit(now, instance))
+    }
+
+    /// Notes that a worker has left: nothing more is expected of it.
+    pub(crate) fn leave(&mut self, id: &str) {
+        let Some(worker) = self.by_id.get_mut(id) else { return };
+        if worker.held.is_empty() {
+            self.remove(id);
+        } else {
+            worker.left = true;
+            worker.presence.leave();
+        }
+    }
+
+    /// Notes a request of a worker, if it is known.
+    pub(crate) fn touch(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+        if self.by_id.contains_key(id) {
+            self.contact(now, id, limits);
+        }
+    }
+
     /// The worker's record, created on first contact.
     pub(crate) fn contact(&mut self, now: Timestamp, id: &str, limits: &Limits) -> (Arc<str>, &mut Worker) {
         let id = self.by_id.get_key_value(id).map_or_else(|| Arc::from(id), |(known, _)| Arc::clone(known));
@@ -139,21 +169,40 @@ impl Workers {
         // One that introduces itself and then asks is a fresh one.
         worker.unhealthy &= !worker.introduced;
         worker.polled = true;
+        worker.left = false;
         worker.polls_open += 1;
         worker.last_poll = now;
+        let for_jobs = (*id != *ANONYMOUS).then_some(worker.polls_open);
+        worker.presence.poll_started(now, for_jobs);
     }
 
-    pub(crate) fn poll_ended(&mut self, now: Timestamp, id: &str) {
+    /// Notes the end of a poll; `answered` unless the worker hung up. Returns whether a duplicate is to be reported.
+    pub(crate) fn poll_ended(&mut self, now: Timestamp, id: &str, answered: bool) -> bool {
+        let Some(worker) = self.by_id.get_mut(id) else { return false };
+        worker.polls_open = worker.polls_open.saturating_sub(1);
+        worker.last_poll = now;
+        worker.last_contact = now;
+        worker.presence.poll_ended(now, answered, worker.polls_open)
+    }
+
+    /// Notes an open poll for stop signals of a known worker; returns whether it is one.
+    pub(crate) fn stop_poll_started(&mut self, now: Timestamp, id: &str) -> bool {
+        let Some(worker) = self.by_id.get_mut(id) else { return false };
+        worker.presence.poll_started(now, None);
+        true
+    }
+
+    /// Notes the end of such a poll.
+    pub(crate) fn stop_poll_ended(&mut self, now: Timestamp, id: &str, answered: bool) {
         if let Some(worker) = self.by_id.get_mut(id) {
-            worker.polls_open = worker.polls_open.saturating_sub(1);
-            worker.last_poll = now;
-            worker.last_contact = now;
+            worker.presence.poll_ended(now, answered, worker.polls_open);
         }
     }
 
     pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, heartbeat: &Heartbeat, limits: &Limits) -> Arc<str> {
         let (id, worker) = self.contact(now, id, limits);
         worker.heartbeat_seen = true;
+        worker.left = false;
         worker.unhealthy |= heartbeat.unhealthy;
         worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
         id
@@ -196,8 +245,10 @@ impl Workers {
     }
 
     pub(crate) fn release(&mut self, worker: &str, job: &JobId) {
-        if let Some(worker) = self.by_id.get_mut(worker) {
-            worker.held.remove(job);
+        let Some(record) = self.by_id.get_mut(worker) else { return };
+        record.held.remove(job);
+        if record.left && record.held.is_empty() {
+            self.remove(worker);
         }
     }
 
@@ -263,12 +314,13 @@ impl Workers {
     /// What a worker does; `None` for one that stands for a worker counted by another name.
     fn state(&self, id: &str, worker: &Worker, now: Timestamp, limits: &Limits) -> Option<WorkerState> {
         Some(match worker {
+            _ if worker.left => WorkerState::Leaving,
             _ if worker.unhealthy => WorkerState::Unhealthy,
             _ if worker.throttled => WorkerState::Throttled,
             _ if !worker.held.is_empty() => WorkerState::Running,
             _ if worker.recycled => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
-            _ if worker.is_silent(now, limits) => WorkerState::Unhealthy,
+            _ if worker.is_silent(now, limits) => WorkerState::Lost,
             _ if worker.polled => WorkerState::Idle,
             _ => WorkerState::Initializing,
         })
@@ -279,6 +331,7 @@ impl Workers {
         for (id, worker) in &self.by_id {
             match self.state(id, worker, now, limits) {
                 Some(WorkerState::Unhealthy) => counts.unhealthy += 1,
+                Some(WorkerState::Lost) => counts.lost += 1,
                 Some(WorkerState::Throttled) => counts.throttled += 1,
                 Some(WorkerState::Running) => counts.running += 1,
                 Some(WorkerState::Idle) => counts.idle += 1,
@@ -297,7 +350,9 @@ impl Workers {
                 0 => now.saturating_sub(worker.last_contact),
                 _ => Timestamp::ZERO,
             };
-            Some(WorkerView { id: Arc::clone(id), state, jobs: worker.held.len(), taken: worker.taken, silent_for })
+            let has_duplicate = worker.presence.has_duplicate(now);
+            let (id, jobs, taken) = (Arc::clone(id), worker.held.len(), worker.taken);
+            Some(WorkerView { id, state, jobs, taken, silent_for, has_duplicate })
         };
         let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();
         list.sort_unstable_by(|one, other| one.id.cmp(&other.id));

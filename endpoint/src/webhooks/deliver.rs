@@ -82,7 +82,7 @@ impl Webhooks {
         Self { gaps, ..self }
     }
 
-    /// Delivers until the store is gone or `shutdown`. What is not delivered by then is due again when a durable store is
+    /// Delivers until the store is dropped or `shutdown`. What is not delivered by then is due again when a durable store is
     /// opened the next time.
     pub async fn run(self, mut due: mpsc::Receiver<WebhookDue>, shutdown: CancellationToken) {
         let mut hosts: HashMap<String, Weak<Host>> = HashMap::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use runpod_endpoint::api::{Catalog, KeySet, Keys, Options, Secret};
-use runpod_endpoint::store::{MemoryStore, Policy, Setup, WorkerEvent};
+use runpod_endpoint::store::{MemoryStore, Overrides, Policy, Setup, WorkerEvent};
 
 use crate::support::Api;
 
@@ -28,8 +28,10 @@ async fn an_endpoints_execution_timeout_applies_to_jobs_that_set_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_can_be_shorter_for_one_endpoint() {
-    let leases = HashMap::from([("ep".to_owned(), Duration::from_secs(5))]);
-    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(Setup { leases, ..Setup::default() }));
+    let own = Overrides { lease: Some(Duration::from_secs(5)), ..Overrides::default() };
+    let overrides = HashMap::from([("ep".to_owned(), own)]);
+    let api =
+        Api::build(Keys::default(), Options::default(), MemoryStore::new(Setup { overrides, ..Setup::default() }));
     let id = api.run(r#"{"input": 1}"#).await;
     api.take("w1").await;
     api.ping("w1", &id).await;

@@ -30,7 +30,7 @@ async fn four_jobs_of_one_worker_count_as_one_running_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_goes_from_initializing_to_idle_to_unhealthy_to_forgotten() {
+async fn a_worker_goes_from_initializing_to_idle_to_lost_to_forgotten() {
     let api = Api::new();
     let workers = || async { api.get("health").await.json()["workers"].clone() };
     api.ping("w1", "").await;
@@ -39,9 +39,11 @@ async fn a_worker_goes_from_initializing_to_idle_to_unhealthy_to_forgotten() {
     let idle = workers().await;
     assert_eq!((&idle["idle"], &idle["ready"], &idle["initializing"]), (&json!(1), &json!(1), &json!(0)));
     sleep(Duration::from_secs(41)).await;
-    assert_eq!((&workers().await["unhealthy"], &workers().await["idle"]), (&json!(1), &json!(0)));
+    assert_eq!((&workers().await["unhealthy"], &workers().await["idle"]), (&json!(0), &json!(0)));
+    let lost = || async { api.app.store.health("ep").await.unwrap().workers.lost };
+    assert_eq!(lost().await, 1);
     sleep(Duration::from_secs(300)).await;
-    assert_eq!(workers().await["unhealthy"], 0);
+    assert_eq!(lost().await, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod configured;
 mod connections;
 mod console;
 mod dev;
+mod extensions;
 mod faults;
 mod health;
 mod lease;

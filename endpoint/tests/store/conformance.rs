@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::store::{ANONYMOUS, Heartbeat, Limits, Outcome, Status, StoreError, WorkerEvent};
+use runpod_endpoint::store::{
+    ANONYMOUS, Heartbeat, Limits, Outcome, Overrides, Setup, Status, StoreError, WorkerEvent,
+};
 use tokio::time::timeout;
 
 use crate::support::{
@@ -48,6 +50,8 @@ every_store!(
     bounds_are_kept,
     many_clients_and_workers_lose_nothing,
     the_worker_of_a_process_that_ended_loses_its_jobs,
+    a_job_that_is_handed_back_is_the_next_one_and_costs_no_retry,
+    endpoints_have_their_own_number_of_retries,
 );
 
 async fn jobs_leave_in_order_of_submission_and_low_priority_last<E: Engine>() {
@@ -442,5 +446,44 @@ async fn the_worker_of_a_process_that_ended_loses_its_jobs<E: Engine>() {
         let lost = view(&*store, id).await;
         assert_eq!((lost.status, lost.attempt.retries), (Status::InProgress, 1));
         assert_eq!(take_ids(&*store, "next", 1).await, [id]);
+    }
+}
+
+async fn a_job_that_is_handed_back_is_the_next_one_and_costs_no_retry<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["a", "b", "c"] {
+        submit(&*store, id).await;
+    }
+    let taken: Vec<_> = take(&*store, "w", 2).await.iter().map(|job| Arc::clone(&job.id)).collect();
+    let waiting = store.take(EP, "next", 9, SOON * 10);
+    let handing_back = async {
+        assert_eq!(store.hand_back(EP, "w", &taken).await, Ok(2));
+        assert_eq!(store.hand_back(EP, "w", &taken).await, Ok(0), "a repetition is a no-op");
+        store.goodbye(EP, "w").await.unwrap();
+    };
+    assert_eq!(take_ids(&*store, "other", 1).await, ["c"]);
+    let (again, ()) = timeout(SOON, async { tokio::join!(waiting, handing_back) }).await.unwrap();
+    let again = again.unwrap();
+    assert_eq!((&*again[0].id, again[0].attempt), ("a", 2));
+    let job = view(&*store, "a").await;
+    assert_eq!((job.status, job.attempt.retries), (Status::InProgress, 0));
+    let workers = store.health(EP).await.unwrap().workers;
+    assert_eq!((workers.running, workers.lost + workers.unhealthy + workers.idle), (2, 0));
+}
+
+async fn endpoints_have_their_own_number_of_retries<E: Engine>() {
+    let engine = E::new();
+    let own = Overrides { max_retries: Some(0), ..Overrides::default() };
+    let setup = Setup { overrides: [("strict".to_owned(), own)].into(), ..Setup::default() };
+    let store = engine.open_with(&setup);
+    for (endpoint, retries) in [("strict", 0), (EP, 1)] {
+        store.submit(endpoint, new_job("a")).await.unwrap();
+        for _ in 0..=retries {
+            assert_eq!(store.take(endpoint, "w", 1, Duration::ZERO).await.unwrap().len(), 1);
+            store.worker_event(endpoint, "w", WorkerEvent::Gone).await.unwrap();
+        }
+        let ended = store.view(endpoint, "a", None).await.unwrap();
+        assert_eq!(ended.ending.error, Some(format!("job timed out after {retries} retries")));
     }
 }

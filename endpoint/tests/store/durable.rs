@@ -250,3 +250,43 @@ async fn a_file_that_cannot_be_written_refuses_jobs_until_it_can() {
     let ids = take_ids(&*store, "w", 9).await;
     assert_eq!((ids.first().map(|id| &**id), ids.last().map(|id| &**id)), (Some("before"), Some("after")));
 }
+
+#[tokio::test]
+async fn what_was_acknowledged_stays_readable_while_the_file_cannot_be_written() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["done", "running", "waiting"] {
+        submit(&*store, id).await;
+    }
+    take(&*store, "w", 2).await;
+    store.finish(EP, "w", "done", done("1")).await.unwrap();
+    store.progress(EP, "w", "running", Some(payload("\"half\""))).await.unwrap();
+    let other = Connection::open(engine.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // In flight when the disk fails: changed in memory, and not in the file.
+    let refused = timeout(SOON, store.finish(EP, "w", "running", done("2"))).await.unwrap().unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    let refused = timeout(SOON, store.submit(EP, new_job("new"))).await.unwrap().unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+
+    for (id, status, output) in [
+        ("done", Status::Completed, Some("1")),
+        ("running", Status::InProgress, Some("\"half\"")),
+        ("waiting", Status::InQueue, None),
+    ] {
+        let seen = timeout(SOON, store.view(EP, id, None)).await.unwrap().unwrap();
+        assert_eq!((seen.status, output_of(&seen)), (status, output), "{id}");
+        let seen = timeout(SOON, store.wait_finished(EP, id, Duration::ZERO)).await.unwrap().unwrap();
+        assert_eq!(seen.status, status, "{id}");
+    }
+    let listed = store.list(EP, &JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
+    assert_eq!(listed.iter().map(|row| &*row.view.id).collect::<Vec<_>>(), ["waiting", "running", "done"]);
+    let details = store.inspect(EP, "done", Seen::default(), Duration::ZERO).await.unwrap();
+    assert_eq!(output_of(&details.view), Some("1"));
+    assert_eq!(store.health(EP).await.unwrap().in_queue, 1, "the refused job was not queued");
+
+    other.execute_batch("ROLLBACK").unwrap();
+    let written = async { while status(&*store, "running").await != Status::Completed {} };
+    timeout(SOON, written).await.unwrap();
+    store.submit(EP, new_job("after")).await.unwrap();
+}

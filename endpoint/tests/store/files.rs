@@ -4,11 +4,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, OpenError, SqliteStore};
+use runpod_endpoint::store::{Limits, OpenError, SqliteStore, Status, Store};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
-use crate::support::{EP, Engine, SOON, Sqlite, done, job_with, new_job, output_of, payload, submit, take, text, view};
+use crate::support::{
+    EP, Engine, SOON, Sqlite, done, job_with, new_job, output_of, payload, status, submit, take, text, view,
+};
 
 fn refusal(path: &Path) -> OpenError {
     match SqliteStore::open(path, Limits::default()) {
@@ -137,4 +139,107 @@ async fn the_program_names_the_file_in_use_in_one_line() {
     );
     assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
     assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_refused_under_every_name_that_it_has() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "kept").await;
+    let folder = engine.folder();
+    std::fs::hard_link(engine.path(), folder.join("hard.db")).unwrap();
+    std::os::unix::fs::symlink(engine.path(), folder.join("soft.db")).unwrap();
+    std::fs::create_dir(folder.join("inner")).unwrap();
+    std::os::unix::fs::symlink(folder, folder.join("inner/outer")).unwrap();
+    for name in ["jobs.db", "hard.db", "soft.db", "inner/../jobs.db", "inner/outer/jobs.db"] {
+        assert!(matches!(refusal(&folder.join(name)), OpenError::InUse(_)), "{name}");
+    }
+    assert_eq!(take(&*store, "w", 1).await.len(), 1, "the refused ones did no harm");
+    store.finish(EP, "w", "kept", done("1")).await.unwrap();
+    drop(store);
+    let store = engine.open(Limits::default());
+    assert_eq!(output_of(&view(&*store, "kept").await), Some("1"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_locked_only_as_earlier_versions_do_is_refused() {
+    let engine = Sqlite::new();
+    let earlier = std::fs::File::create(engine.folder().join("jobs.db.lock")).unwrap();
+    earlier.lock().unwrap();
+    assert!(matches!(refusal(&engine.path()), OpenError::InUse(_)));
+}
+
+/// Waits until the file has at most this length.
+async fn until_shorter(path: &Path, bytes: u64) {
+    let waiting = async {
+        while std::fs::metadata(path).unwrap().len() > bytes {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let size = || std::fs::metadata(path).unwrap().len();
+    assert!(timeout(SOON, waiting).await.is_ok(), "the file still has {} bytes", size());
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Submits 20 MiB and lets it expire.
+async fn fill_and_empty(store: &dyn Store) {
+    let megabyte = format!("\"{}\"", "x".repeat(1 << 20));
+    for number in 0..20 {
+        let job = job_with(&number.to_string(), |request| request.input = payload(&megabyte));
+        store.submit(EP, job).await.unwrap();
+    }
+    assert_eq!(store.purge(EP).await, Ok(20));
+    for number in 0..20 {
+        let _ = store.view(EP, &number.to_string(), Some(Duration::ZERO)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_file_shrinks_when_jobs_have_expired() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "kept").await;
+    take(&*store, "w", 1).await;
+    fill_and_empty(&*store).await;
+    until_shorter(&engine.path(), 6 * MIB).await;
+    assert_eq!(status(&*store, "kept").await, Status::InProgress);
+}
+
+#[tokio::test]
+async fn a_file_of_an_earlier_version_shrinks_too() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "kept").await;
+    take(&*store, "w", 1).await;
+    drop(store);
+    // Once the file is free, as earlier versions created it.
+    drop(engine.open(Limits::default()));
+    let file = Connection::open(engine.path()).unwrap();
+    file.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM;").unwrap();
+    assert_eq!(file.pragma_query_value(None, "auto_vacuum", |row| row.get(0)), Ok(0));
+    drop(file);
+
+    let store = engine.open(Limits::default());
+    fill_and_empty(&*store).await;
+    until_shorter(&engine.path(), 6 * MIB).await;
+    store.finish(EP, "w", "kept", done("1")).await.unwrap();
+    assert_eq!(output_of(&view(&*store, "kept").await), Some("1"));
+}
+
+#[tokio::test]
+async fn readers_of_a_large_result_share_one_copy_and_see_every_change() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    take(&*store, "w", 1).await;
+    let large = |letter: &str| format!("\"{}\"", letter.repeat(1 << 20));
+    for letter in ["x", "y"] {
+        store.progress(EP, "w", "a", Some(payload(&large(letter)))).await.unwrap();
+        let reads: Vec<_> = (0..20).map(|_| store.view(EP, "a", None)).collect();
+        let views = futures_util::future::join_all(reads).await;
+        let outputs: Vec<_> = views.into_iter().map(|view| view.unwrap().ending.output.unwrap()).collect();
+        assert!(outputs.iter().all(|output| std::sync::Arc::ptr_eq(output, &outputs[0])), "there are several copies");
+        assert!(outputs[0].get() == large(letter), "an old progress update is shown");
+    }
 }

@@ -21,7 +21,10 @@ pub(crate) const EP: &str = "ep";
 /// A kind of store. One value stands for one place where jobs are kept.
 pub(crate) trait Engine {
     fn new() -> Self;
-    fn open(&self, limits: Limits) -> Arc<dyn Store>;
+    fn open_with(&self, setup: &Setup) -> Arc<dyn Store>;
+    fn open(&self, limits: Limits) -> Arc<dyn Store> {
+        self.open_with(&limits.into())
+    }
     /// The same jobs once more, where they outlive the store.
     fn reopen(&self) -> Option<Arc<dyn Store>> {
         None
@@ -35,8 +38,8 @@ impl Engine for Memory {
         Self
     }
 
-    fn open(&self, limits: Limits) -> Arc<dyn Store> {
-        Arc::new(MemoryStore::new(limits))
+    fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
+        Arc::new(MemoryStore::new(setup.clone()))
     }
 }
 
@@ -52,8 +55,14 @@ impl Sqlite {
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
 
-    pub(crate) fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
+impl Engine for Sqlite {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
         let deadline = Instant::now() + SOON;
         loop {
             match SqliteStore::open(&self.path(), setup.clone()) {
@@ -62,16 +71,6 @@ impl Sqlite {
                 opened => return Arc::new(opened.unwrap()),
             }
         }
-    }
-}
-
-impl Engine for Sqlite {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn open(&self, limits: Limits) -> Arc<dyn Store> {
-        self.open_with(&limits.into())
     }
 
     fn reopen(&self) -> Option<Arc<dyn Store>> {

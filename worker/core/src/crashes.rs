@@ -6,12 +6,16 @@
 //! - A job that was sent to the process and was not begun is not a suspect, and runs again.
 //! - Jobs in a process that the worker killed because of another job are not suspects, and run again.
 //! - A job that has streamed is never run again, because its reader would see the same items twice.
+//! - A process that was asked to end from outside does not make its jobs suspects: they run again or are handed back. A signal
+//!   to all processes of a service may reach the handler a moment before the worker, so a job whose process exits by itself
+//!   fails only a moment later.
 
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
-use crate::boundary::{DrainCause, Exit, JobId, ProcessId, Report, Time, TimeCategory};
+use crate::boundary::{DrainCause, Exit, ExitReason, JobId, ProcessId, Report, Time, TimeCategory};
+use crate::ending::{Extras, Outcome};
 use crate::linker;
-use crate::states::{JobState, KillCause, Phase};
+use crate::states::{Job, JobState, KillCause, Phase};
 use crate::worker::Worker;
 
 impl Worker {
@@ -28,10 +32,16 @@ impl Worker {
             Phase::Killing { cause, .. } | Phase::Retiring { cause, .. } => Some(cause.clone()),
             _ => None,
         };
-        let expected = cause.as_ref().is_some_and(|cause| !cause.is_crash());
+        let asked_to_end = cause.is_none() && self.was_asked_to_end(exit);
+        let by_shutdown = asked_to_end && self.lifecycle.is_signalled();
+        let expected = by_shutdown || cause.as_ref().is_some_and(|cause| !cause.is_crash());
         self.process(id).fit &= expected;
         self.report(Report::ProcessExited { process: id, exit: exit.clone(), expected });
-        self.settle_jobs(now, id, cause.as_ref(), exit);
+        if asked_to_end {
+            self.settle_interrupted(now, id, exit);
+        } else {
+            self.settle_jobs(now, id, cause.as_ref(), exit);
+        }
         self.process(id).clear();
 
         if cause == Some(KillCause::Shutdown) || !self.wants_processes() {
@@ -41,15 +51,19 @@ impl Worker {
             self.start_failed(now, id, reason);
         } else if let Some(reason) = load_error {
             self.start_failed(now, id, reason);
-        } else if !served {
+        } else if !served && !asked_to_end {
             let stage = if matches!(phase, Phase::Loading) { "while loading" } else { "before it introduced itself" };
             self.start_failed(now, id, format!("the handler ended with {} {stage}{}", exit.status, hint(exit)));
         } else {
-            if cause.is_none() {
+            if asked_to_end {
+                self.trouble = Some(ended_from_outside(exit).message);
+            } else if cause.is_none() {
                 self.trouble = Some(format!("the handler process crashed with {}", exit.status));
             }
-            if !expected {
+            if asked_to_end || !expected {
                 self.process(id).crashes_in_a_row += 1;
+            }
+            if !expected {
                 self.note_crash(now, exit);
             }
             let until = now + self.processes[id.0].restart_delay(&self.policy);
@@ -74,17 +88,55 @@ impl Worker {
         }
     }
 
-    /// Decides about the jobs that ran in a process when it exited.
+    /// Fails a job whose process exited by itself, now that no shutdown has explained it.
+    pub(crate) fn fail_undecided(&mut self, now: Time, id: &JobId) {
+        if let Some(error) = self.jobs.get_mut(id).and_then(|job| job.exit_error.take()) {
+            self.fail(now, id, error);
+        }
+    }
+
+    /// The worker was asked to stop. Jobs whose process has exited by itself a moment before are not blamed.
+    pub(crate) fn absolve_undecided(&mut self, now: Time) {
+        let undecided = self.jobs.values().filter(|job| matches!(job.state, JobState::Undecided { .. }));
+        for id in undecided.map(|job| job.id.clone()).collect::<Vec<_>>() {
+            let Some(error) = self.jobs.get_mut(&id).and_then(|job| job.exit_error.take()) else { continue };
+            self.run_again_or_hand_back(now, &id, &error);
+        }
+    }
+
+    /// Whether a process that this worker has not killed was asked to end from outside. After a signal to this worker every
+    /// exit counts: the handler may have its own way to end at that signal, and may crash on it.
+    fn was_asked_to_end(&self, exit: &Exit) -> bool {
+        !exit.host_oom && (exit.status.is_end_signal() || self.lifecycle.is_signalled())
+    }
+
+    /// Decides about the jobs of a process that was asked to end from outside. None is a suspect, unless this happens to it
+    /// again and again.
+    fn settle_interrupted(&mut self, now: Time, id: ProcessId, exit: &Exit) {
+        let error = ended_from_outside(exit);
+        for id in self.lost_jobs(id) {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if let JobState::Stopping { why, .. } = job.state {
+                self.finish_stopped(now, &id, why);
+            } else if job.lost_runs >= self.policy.lost_run_limit {
+                self.fail(now, &id, error.clone());
+            } else {
+                job.lost_runs += 1;
+                self.run_again_or_hand_back(now, &id, &error);
+            }
+        }
+    }
+
+    /// Decides about the jobs that ran in a process when it crashed or was killed.
     fn settle_jobs(&mut self, now: Time, id: ProcessId, cause: Option<&KillCause>, exit: &Exit) {
-        let limit = self.policy.lost_start_limit;
-        let mut lost: Vec<JobId> = self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.id.clone()).collect();
-        lost.sort_by_key(|job| self.jobs.get(job).map(|job| job.taken_at));
+        let limit = self.policy.lost_run_limit;
+        let lost = self.lost_jobs(id);
         let blamed = cause.is_none_or(|cause| matches!(cause, KillCause::Unresponsive | KillCause::Protocol(_)));
         let suspects = lost.iter().filter_map(|job| self.jobs.get(job)).filter(|job| job.is_suspect(limit)).count();
         let idempotent = self.manifest.as_ref().is_some_and(|manifest| manifest.idempotent);
+        let by_itself = cause.is_none() && !exit.host_oom && matches!(exit.status, ExitReason::Code(_));
         let error = exit_error(cause, exit);
-        // Newest first, because each goes to the head of the queue.
-        for id in lost.into_iter().rev() {
+        for id in lost {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if let JobState::Stopping { why, .. } = job.state {
                 self.finish_stopped(now, &id, why);
@@ -94,17 +146,37 @@ impl Worker {
                 true
             } else if job.is_suspect(limit) {
                 job.crashes += 1;
-                job.runs_alone = true;
                 suspects > 1 || (idempotent && job.crashes == 1)
             } else {
-                job.lost_starts += 1;
+                job.lost_runs += 1;
                 true
             };
             if again && !job.streamed {
+                job.runs_alone |= job.crashes > 0;
                 self.run_again(&id, &error);
+            } else if by_itself {
+                let until = now + self.policy.shutdown_notice;
+                job.state = JobState::Undecided { until };
+                job.exit_error = Some(error.clone());
             } else {
                 self.fail(now, &id, error.clone());
             }
+        }
+    }
+
+    /// The jobs in the slots of a process, newest first, because each may go to the head of the queue.
+    fn lost_jobs(&self, id: ProcessId) -> Vec<JobId> {
+        let mut lost: Vec<&Job> = self.jobs.values().filter(|job| job.runs_in(id)).collect();
+        lost.sort_by_key(|job| job.taken_at);
+        lost.into_iter().rev().map(|job| job.id.clone()).collect()
+    }
+
+    /// A job that is not blamed runs again. One that has streamed is handed back, because its reader would see the same
+    /// items twice without knowing why.
+    fn run_again_or_hand_back(&mut self, now: Time, id: &JobId, error: &ErrorReport) {
+        match self.jobs.get(id) {
+            Some(job) if job.streamed => self.finish(now, id, Outcome::HandedBack, Extras::default()),
+            _ => self.run_again(id, error),
         }
     }
 
@@ -136,6 +208,12 @@ fn exit_error(cause: Option<&KillCause>, exit: &Exit) -> ErrorReport {
         None => (ErrorKind::Crashed, format!("the handler process crashed with {} while it ran this job", exit.status)),
     };
     ErrorReport { kind, message, traceback: exit.last_lines.join("\n") }
+}
+
+/// The error of a job whose process was asked to end, but not by this worker.
+fn ended_from_outside(exit: &Exit) -> ErrorReport {
+    let message = format!("the handler process was ended from outside ({})", exit.status);
+    ErrorReport { kind: ErrorKind::Crashed, message, traceback: exit.last_lines.join("\n") }
 }
 
 /// The last line that a process wrote, and what to do if it comes from the linker, as the end of a message of one line.

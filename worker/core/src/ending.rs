@@ -83,11 +83,23 @@ impl Worker {
         });
 
         let Some(result) = result else {
-            self.close_unanswered(id);
+            self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Discard });
+            // A stop may have been meant for an earlier run. The queue knows, and can give the job out again at once.
+            self.emit(Effect::HandBack { job: id.clone() });
+            self.close_job(now, id);
             return;
         };
         self.post_result(id, result, cost, extras.refresh);
         self.refresh(now, process, extras.refresh);
+    }
+
+    /// Removes a job from the table. If the queue has handed it out again meanwhile, it is taken in anew.
+    pub(crate) fn close_job(&mut self, now: Time, id: &JobId) {
+        let Some(job) = self.jobs.remove(id) else { return };
+        self.ended.insert(id);
+        if let Some(taken) = job.taken_again {
+            self.take(now, &taken);
+        }
     }
 
     /// Fails a job with this error.
@@ -105,16 +117,27 @@ impl Worker {
         self.finish(now, id, outcome, Extras::default());
     }
 
-    /// The queue wants a job stopped. A job whose result is decided is left alone; one that is not held may still arrive.
+    /// The queue wants a job stopped. A job whose result is decided is left alone. One that is not held may still arrive,
+    /// unless it has ended here: then the stop is late, and must not hit a retry that is on its way under the same id.
     pub(crate) fn stop_requested(&mut self, now: Time, id: &JobId) {
-        match self.jobs.get_mut(id).map(|job| &mut job.state) {
-            Some(JobState::Queued) => self.finish(now, id, Outcome::Cancelled, Extras::default()),
-            Some(JobState::Assigned(_) | JobState::Running(_)) => self.ask_to_stop(now, id, CancelReason::Stopped),
+        let Some(job) = self.jobs.get_mut(id) else {
+            if !self.ended.contains(id) {
+                self.poll.note_early_stop(id, self.policy.early_stop_limit);
+            }
+            return;
+        };
+        if job.taken_again.take().is_some() {
+            self.emit(Effect::HandBack { job: id.clone() });
+            return;
+        }
+        match &mut job.state {
+            JobState::Queued | JobState::Undecided { .. } => {
+                self.finish(now, id, Outcome::Cancelled, Extras::default());
+            }
+            JobState::Assigned(_) | JobState::Running(_) => self.ask_to_stop(now, id, CancelReason::Stopped),
             // Whatever else was going to end it, the queue does not want its result any more.
-            Some(JobState::Stopping { why, .. }) => *why = CancelReason::Stopped,
-            Some(JobState::Delivering) => {}
-            None if self.recent.get(id).is_some() => {}
-            None => self.poll.note_early_stop(id, self.policy.early_stop_limit),
+            JobState::Stopping { why, .. } => *why = CancelReason::Stopped,
+            JobState::Delivering => {}
         }
     }
 
@@ -144,6 +167,7 @@ impl Worker {
                     self.ask_to_stop(now, &id, CancelReason::Deadline);
                 }
                 Some(JobState::Stopping { slot, .. }) => self.retire_process(now, slot.process, KillCause::Overdue),
+                Some(JobState::Undecided { .. }) => self.fail_undecided(now, &id),
                 Some(JobState::Delivering) | None => {}
             }
         }
@@ -165,15 +189,10 @@ impl Worker {
         if let Some(job) = self.jobs.get_mut(id) {
             job.state = JobState::Delivering;
             job.stop_pod = stop_pod;
+            job.failed = result.result.is_err();
             job.body = Bytes::new();
         }
         self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Final(result) });
-    }
-
-    /// Closes a job for which no result is posted.
-    fn close_unanswered(&mut self, id: &JobId) {
-        self.jobs.remove(id);
-        self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Discard });
     }
 
     fn count(&mut self, status: JobStatus) {

@@ -12,13 +12,17 @@ impl Worker {
     /// Takes in a job.
     pub(crate) fn take(&mut self, now: Time, taken: &TakenJob) {
         let id = taken.id.clone();
-        if self.jobs.contains_key(&id) {
+        if let Some(held) = self.jobs.get_mut(&id) {
+            if held.must_run_again() {
+                held.taken_again = Some(Box::new(taken.clone()));
+            }
             self.report(Report::DuplicateJob { job: id });
             return;
         }
         if self.lifecycle.is_closed() {
-            // No heartbeat lists it, so the queue gives it to another worker.
-            self.report(Report::JobRejected { job: id });
+            // No heartbeat lists it, so the queue gives it to another worker even if it does not support hand-backs.
+            self.report(Report::JobRejected { job: id.clone() });
+            self.emit(Effect::HandBack { job: id });
             return;
         }
         if let Some(result) = self.recent.get(&id).cloned() {

@@ -28,6 +28,7 @@ impl Worker {
             new_reason = Some(reason.clone());
             self.emit(Effect::ReportUnhealthy { check: check.clone(), reason: reason.clone() });
         }
+        let by_signal = *cause == DrainCause::Signal;
         let limit = (!matches!(cause, DrainCause::Refresh)).then_some(now + self.policy.drain_grace);
         match &mut self.lifecycle {
             Lifecycle::Working => {
@@ -36,16 +37,21 @@ impl Worker {
                     poll_until: now + self.policy.poll_grace,
                     cancel_at: limit,
                     cancelled: false,
+                    signalled: by_signal,
                     aborted: false,
                 };
                 self.report(Report::Draining { reason: description.to_owned() });
             }
-            Lifecycle::Draining { unhealthy, cancel_at, .. } => {
+            Lifecycle::Draining { unhealthy, cancel_at, signalled, .. } => {
                 *cancel_at = cancel_at.iter().copied().chain(limit).min();
                 *unhealthy = new_reason.or(unhealthy.take());
+                *signalled |= by_signal;
             }
             Lifecycle::Closing { unhealthy, .. } => *unhealthy = new_reason.or(unhealthy.take()),
             Lifecycle::Over { .. } => {}
+        }
+        if by_signal {
+            self.absolve_undecided(now);
         }
     }
 

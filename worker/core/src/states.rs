@@ -1,6 +1,7 @@
 //! The state machines of the core, one a file. They use the boundary and each other, and never the rules that move them.
 
 mod absence;
+mod ended_jobs;
 mod job;
 mod lifecycle;
 mod poll;
@@ -11,6 +12,7 @@ mod undelivered;
 mod wear;
 
 pub(crate) use absence::Absence;
+pub(crate) use ended_jobs::EndedJobs;
 pub(crate) use job::{Job, JobState};
 pub(crate) use lifecycle::Lifecycle;
 pub(crate) use poll::Poll;

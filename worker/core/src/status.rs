@@ -61,6 +61,9 @@ impl Worker {
         }
         let blocker = match blocked_by {
             Some(PollBlocker::NotServing) => self.trouble.clone().or_else(|| Some(PollBlocker::NotServing.to_string())),
+            Some(PollBlocker::QueueUnavailable) => {
+                self.poll.failure.clone().or_else(|| Some(PollBlocker::QueueUnavailable.to_string()))
+            }
             Some(PollBlocker::NoFreeSlot) => None,
             Some(blocker) => Some(blocker.to_string()),
             // The queue's last answer was 429, and the next one is awaited.
@@ -83,7 +86,10 @@ impl Worker {
         for job in self.jobs.values() {
             *match job.state {
                 JobState::Queued => &mut counts.in_queue,
-                JobState::Assigned(_) | JobState::Running(_) | JobState::Stopping { .. } => &mut counts.in_progress,
+                JobState::Assigned(_)
+                | JobState::Running(_)
+                | JobState::Stopping { .. }
+                | JobState::Undecided { .. } => &mut counts.in_progress,
                 JobState::Delivering => &mut counts.delivering,
             } += 1;
         }

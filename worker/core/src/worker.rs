@@ -9,7 +9,7 @@ use crate::boundary::{
     DeliveryEvent, Effect, Event, GpuSlowdown, GpuTime, JobCounts, JobId, Policy, ProcessEvent, ProcessId, Report,
     Time, Versions,
 };
-use crate::states::{Job, JobState, Lifecycle, Poll, Process, RecentResults, UndeliveredResults};
+use crate::states::{EndedJobs, Job, JobState, Lifecycle, Poll, Process, RecentResults, UndeliveredResults};
 
 /// The state machine: takes events, returns effects.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub struct Worker {
     pub(crate) poll: Poll,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) recent: RecentResults,
+    pub(crate) ended: EndedJobs,
     /// Times of the crashes within the crash window.
     pub(crate) crashes: VecDeque<Time>,
     pub(crate) counts: JobCounts,
@@ -47,6 +48,7 @@ impl Worker {
     pub fn new(policy: Policy) -> Self {
         let processes = (0..policy.processes).map(|index| Process::new(ProcessId(index), policy.slots)).collect();
         let recent = RecentResults::new(policy.recent_results, policy.recent_bytes);
+        let ended = EndedJobs::new(policy.ended_jobs);
         Self {
             policy,
             jobs: BTreeMap::new(),
@@ -55,6 +57,7 @@ impl Worker {
             poll: Poll::default(),
             lifecycle: Lifecycle::Working,
             recent,
+            ended,
             crashes: VecDeque::new(),
             counts: JobCounts::default(),
             failures: BTreeMap::new(),
@@ -157,8 +160,8 @@ impl Worker {
                 }
                 self.undelivered.settled(&job);
                 if self.jobs.get(&job).is_some_and(|held| held.state == JobState::Delivering) {
-                    self.jobs.remove(&job);
-                    self.report(Report::JobDelivered { job, accepted });
+                    self.report(Report::JobDelivered { job: job.clone(), accepted });
+                    self.close_job(now, &job);
                 }
             }
             DeliveryEvent::Pressure(full) => self.outbox_full = full,

@@ -2,6 +2,7 @@
 
 mod client;
 mod failure_state;
+mod folder_lock;
 mod identity;
 mod limits;
 mod retry;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
+pub use folder_lock::{FolderLock, LockError};
 pub use identity::Identity;
 pub(crate) use limits::limits;
 pub use limits::{FixedLimit, LimitValue};

@@ -78,6 +78,8 @@ fn readings(document: &Value) -> Option<Readings> {
         running: count("jobs", "inProgress"),
         idle_workers: count("workers", "idle"),
         unhealthy_workers: count("workers", "unhealthy"),
+        // The document has RunPod's counters only.
+        lost_workers: 0,
         gpu_utilization,
         counters: Counters {
             completed: count("jobs", "completed"),

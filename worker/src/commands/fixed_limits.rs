@@ -33,7 +33,7 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let limits: [(&str, &dyn LimitValue); 23] = [
+    let limits: [(&str, &dyn LimitValue); 25] = [
         ("handshake-timeout", &policy.handshake_timeout),
         ("ping-interval", &policy.ping_interval),
         ("pong-timeout", &policy.pong_timeout),
@@ -45,11 +45,13 @@ fn of_core(policy: &Policy) -> Vec<(String, String)> {
         ("restart-delay-max", &policy.restart_delay_max),
         ("crash-limit", &policy.crash_limit),
         ("crash-window", &policy.crash_window),
-        ("lost-start-limit", &policy.lost_start_limit),
+        ("lost-run-limit", &policy.lost_run_limit),
+        ("shutdown-notice", &policy.shutdown_notice),
         ("retire-grace", &policy.retire_grace),
         ("deadline-slack", &policy.deadline_slack),
         ("chunk-window", &policy.chunk_window),
         ("early-stop-limit", &policy.early_stop_limit),
+        ("ended-jobs", &policy.ended_jobs),
         ("recent-results", &policy.recent_results),
         ("recent-bytes", &policy.recent_bytes),
         ("undelivered-grace", &policy.undelivered_grace),

@@ -9,7 +9,7 @@ use super::parse;
 use super::settings::{Settings, show_duration};
 use crate::base::{ClientError, Identity, Secret, UrlTemplate};
 use crate::heartbeat::HeartbeatConfig;
-use crate::queue::QueueConfig;
+use crate::queue::{Extensions, QueueConfig};
 
 /// Interval of RunPod's SDK.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,9 +35,11 @@ pub(super) fn queue<E: Environment>(
     let done = template(settings, identity, DONE);
     let stream = STREAM.iter().copied().find(|name| settings.env.get(name).is_some());
     let stream = stream.and_then(|name| template(settings, identity, name));
-    let heartbeat = heartbeat(settings, identity, &key);
+    let extensions = Extensions::default();
+    let heartbeat = heartbeat(settings, identity, &key, &extensions);
     let worker_id = identity.worker_id.clone();
-    let queue = take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, tenant: None });
+    let queue =
+        take.zip(done).map(|(take, done)| QueueConfig { take, done, stream, key, worker_id, extensions, tenant: None });
     (queue, heartbeat)
 }
 
@@ -77,6 +79,7 @@ fn heartbeat<E: Environment>(
     settings: &mut Settings<'_, E>,
     identity: &Identity,
     key: &Secret,
+    extensions: &Extensions,
 ) -> Option<HeartbeatConfig> {
     const PING: &str = "RUNPOD_WEBHOOK_PING";
     let interval = ping_interval(settings);
@@ -86,8 +89,8 @@ fn heartbeat<E: Environment>(
         settings.warnings.push("RUNPOD_POD_ID is not set: no heartbeats are sent".to_owned());
         return None;
     }
-    let (worker_id, key) = (identity.worker_id.clone(), key.clone());
-    (!key.is_empty()).then_some(HeartbeatConfig { url, worker_id, interval, key })
+    let (worker_id, key, extensions) = (identity.worker_id.clone(), key.clone(), extensions.clone());
+    (!key.is_empty()).then_some(HeartbeatConfig { url, worker_id, interval, key, extensions })
 }
 
 fn ping_interval<E: Environment>(settings: &mut Settings<'_, E>) -> Duration {

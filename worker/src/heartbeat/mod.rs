@@ -22,7 +22,7 @@ use self::pulse::until_stuck;
 use self::record::Record;
 use crate::base::{ClientError, Secret, UrlTemplate};
 use crate::metrics::Metrics;
-use crate::queue::Outage;
+use crate::queue::{Extensions, Outage};
 
 pub use pulse::Pulse;
 pub use record::{HeartbeatMonitor, HeartbeatStats};
@@ -38,6 +38,8 @@ pub struct HeartbeatConfig {
     pub interval: Duration,
     /// Sent as `Authorization`, without a scheme.
     pub key: Secret,
+    /// What the queue announces; shared with the queue.
+    pub extensions: Extensions,
 }
 
 /// Why the heartbeat cannot start.

@@ -17,7 +17,7 @@ use super::limits::{
 use super::record::Record;
 use crate::base::{ClientError, Retry, VERSION, http_client, retry_after, url};
 use crate::metrics::{HeartbeatOutcome, Metrics};
-use crate::queue::{Outage, RequestError, request_error};
+use crate::queue::{Extensions, Outage, RequestError, request_error};
 
 /// A report that this worker cannot work.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub(super) struct Pinger {
     /// Held while a ping or a report is in flight.
     turn: Mutex<()>,
     reported: AtomicBool,
+    extensions: Extensions,
 }
 
 impl Pinger {
@@ -57,7 +58,8 @@ impl Pinger {
         let client = http_client(&config.key, None, Policy::limited(10))?;
         let url = config.url.for_worker(&config.worker_id);
         let (turn, reported) = (Mutex::default(), AtomicBool::default());
-        Ok(Self { client, url, interval: config.interval, snapshot, record, metrics, outage, turn, reported })
+        let (interval, extensions) = (config.interval, config.extensions.clone());
+        Ok(Self { client, url, interval, snapshot, record, metrics, outage, turn, reported, extensions })
     }
 
     pub(super) async fn ping_for_ever(&self) {
@@ -94,13 +96,14 @@ impl Pinger {
             // The jobs are read for each attempt: one that has ended in between must not be claimed again.
             let url = ping_url(&self.url, &self.snapshot.borrow().held);
             let limit = self.interval * 2;
-            let sent = self.client.get(url).timeout(limit).send().await;
+            let sent = self.extensions.sign(self.client.get(url)).timeout(limit).send().await;
             match &sent {
                 Ok(response) if !response.status().is_server_error() => self.outage.answered(),
                 Ok(_) | Err(_) => self.outage.failed(),
             }
             let response = sent.map_err(request_error)?;
             let status = response.status();
+            self.extensions.note(status, response.headers());
             if status.is_success() {
                 return Ok(());
             }
@@ -123,7 +126,8 @@ impl Pinger {
         url::append(&mut target, "check", &report.check);
         url::append(&mut target, "reason", &report.reason);
         url::append(&mut target, "runpod_version", VERSION);
-        let answer = self.client.get(target).timeout(REPORT_TIMEOUT).send().await.map_err(request_error);
+        let request = self.extensions.sign(self.client.get(target)).timeout(REPORT_TIMEOUT);
+        let answer = request.send().await.map_err(request_error);
         if let Err(error) = answer {
             tracing::warn!(%error, check = report.check, "The unhealthy report did not arrive.");
         }

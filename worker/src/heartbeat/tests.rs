@@ -41,6 +41,7 @@ fn config(address: &str, interval: Duration) -> HeartbeatConfig {
         worker_id: "w1".into(),
         interval,
         key: Secret::new("hunter2"),
+        extensions: Extensions::default(),
     }
 }
 

@@ -114,7 +114,7 @@ fn eventful() -> Metrics {
     let reason = runpod_worker_core::RecycleReason::Jobs;
     metrics.observe(&Report::ProcessRecycled { process: ProcessId(0), reason });
     metrics.poll(&PollAnswer::Empty);
-    metrics.poll(&PollAnswer::Failed { retry_after: Duration::ZERO });
+    metrics.poll(&PollAnswer::Failed { retry_after: Duration::ZERO, reason: String::new() });
     metrics.poll(&jobs(3));
     metrics.heartbeat(HeartbeatOutcome::Ok);
     let spool = Some(SpoolStats { results: 4, ..SpoolStats::default() });

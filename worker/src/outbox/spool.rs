@@ -18,7 +18,6 @@ mod entry;
 pub(super) mod faulty;
 mod filesystem;
 pub(super) mod layout;
-mod lock;
 mod open;
 mod reason;
 mod record;
@@ -43,7 +42,8 @@ pub use self::undelivered::Undelivered;
 use self::entry::EntryState;
 use self::filesystem::ignore_missing;
 use self::layout::{LOCK, PROBE, REASON, RESULT, TEMPORARY};
-use self::lock::FolderLock;
+use super::limits::SPOOL_LOCK_TIMEOUT;
+use crate::base::FolderLock;
 
 /// One worker's spool. Every method blocks on the disk.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Spool {
         let mut lock = self.lock.lock();
         let path = self.own.join(LOCK);
         if lock.as_ref().is_some_and(|lock| !lock.is_at(&path)) {
-            *lock = Some(FolderLock::acquire(&path)?);
+            *lock = Some(FolderLock::acquire(&path, SPOOL_LOCK_TIMEOUT)?);
         }
         Ok(())
     }

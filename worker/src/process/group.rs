@@ -46,6 +46,11 @@ impl Group {
         self.0.lock().leader = None;
     }
 
+    /// The leader, as long as it has not been reaped.
+    pub(super) fn leader(&self) -> Option<Pid> {
+        self.0.lock().leader
+    }
+
     /// Whether this worker has asked for the kill.
     pub(super) fn kill_requested(&self) -> bool {
         self.0.lock().kill_requested

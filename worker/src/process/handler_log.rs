@@ -29,23 +29,27 @@ pub(super) struct Source {
 /// Logs each line until end-of-file or `stop`.
 pub(super) async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
     let Source { name, process, jobs, rate, last_lines, stop } = source;
-    let keep = |line: &str| {
+    let keep = |line: &str, is_state: bool| {
         if let Some(lines) = &last_lines {
-            lines.push(line);
+            lines.push(line, is_state);
         }
     };
     read_lines(stream, stop, rate, |output| match output {
         Output::Line(line) => match LogLine::parse(&line) {
             Some(event) => {
-                keep(&event.message);
+                keep(&event.message, false);
                 log_event(&event, process, &jobs);
             }
             None => {
-                keep(&line);
+                keep(&line, false);
                 tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{line}");
             }
         },
-        Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message)),
+        Output::State(state) => {
+            keep(&state, true);
+            tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{state}");
+        }
+        Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message), false),
         Output::Dropped(count) => {
             tracing::warn!(target: HANDLER, process, stream = name, "Dropped {count} lines: the handler logs too fast. See --log-rate.");
         }
@@ -68,12 +72,21 @@ fn log_event(event: &LogLine, process: usize, jobs: &RunningJobs) {
 
 /// The newest lines of a stream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LastLines(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct LastLines(Arc<Mutex<Lines>>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: VecDeque<String>,
+    /// The newest one is the state of a line that the next state overwrites.
+    ends_with_state: bool,
+}
 
 impl LastLines {
-    fn push(&self, line: &str) {
-        let mut lines = self.0.lock();
-        if lines.len() == LAST_LINES {
+    fn push(&self, line: &str, is_state: bool) {
+        let Lines { lines, ends_with_state } = &mut *self.0.lock();
+        if std::mem::replace(ends_with_state, is_state) {
+            lines.pop_back();
+        } else if lines.len() == LAST_LINES {
             lines.pop_front();
         }
         // They end up in error reports, which go to whoever sent the job.
@@ -81,6 +94,6 @@ impl LastLines {
     }
 
     pub(super) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock()).into()
+        std::mem::take(&mut self.0.lock().lines).into()
     }
 }

@@ -1,6 +1,8 @@
 //! The life of one handler process, from its start to the report of its exit.
 
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -9,13 +11,15 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::descendants;
 use super::events::Events;
 use super::exit;
 use super::group::Group;
 use super::handler_log::{LastLines, Source, log_output};
-use super::limits::END_OF_FILE_TIMEOUT;
+use super::limits::{END_OF_FILE_TIMEOUT, KILL_TIMEOUT, REMOVE_TIMEOUT};
 use super::link::{self, Frame};
 use super::resident_memory;
+use super::run_folder::{self, RunFolder};
 use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use super::spawn::{HandlerCommand, SpawnError, Spawned, spawn};
@@ -32,6 +36,8 @@ pub(super) struct Incarnation {
     pub(super) frames: mpsc::Receiver<Frame>,
     pub(super) group: Arc<Group>,
     pub(super) jobs: RunningJobs,
+    /// Where temporary files go; made by the first process that starts.
+    pub(super) run_folder: Arc<OnceLock<Option<RunFolder>>>,
     pub(super) memory_interval: Option<Duration>,
     /// Lines a second of each stream; 0 for no limit.
     pub(super) log_rate: u32,
@@ -41,17 +47,25 @@ impl Incarnation {
     /// Starts the process and supervises it until it is reaped. The last event is `SpawnFailed` or `Gone`.
     pub(super) async fn run(self) {
         match self.start().await {
-            Ok((spawned, cgroup, kills_before)) => self.supervise(spawned, cgroup, kills_before).await,
+            Ok(started) => self.supervise(started).await,
             Err((reason, permanent)) => self.events.send(ProcessEvent::SpawnFailed { reason, permanent }).await,
         }
     }
 
-    async fn start(&self) -> Result<(Spawned, Cgroup, Option<u64>), (String, bool)> {
-        let (command, group) = (Arc::clone(&self.command), Arc::clone(&self.group));
+    async fn start(&self) -> Result<Started, (String, bool)> {
+        let (command, group, run_folder) =
+            (Arc::clone(&self.command), Arc::clone(&self.group), Arc::clone(&self.run_folder));
+        let Events { id, epoch, .. } = self.events;
         let start = move || {
+            let run_folder = run_folder.get_or_init(|| in_temporary_folder(RunFolder::create(&std::env::temp_dir())));
+            let folder = run_folder.as_ref().and_then(|run| in_temporary_folder(run.for_process(id, epoch)));
             let cgroup = Cgroup::own();
             let kills_before = cgroup.oom_kills();
-            spawn(&command, &group).map(|spawned| (spawned, cgroup, kills_before))
+            let spawned = spawn(&command, folder.as_deref(), &group);
+            if let (Err(_), Some(folder)) = (&spawned, &folder) {
+                run_folder::remove(folder);
+            }
+            spawned.map(|spawned| Started { spawned, folder, cgroup, kills_before })
         };
         match tokio::task::spawn_blocking(start).await {
             Ok(result) => result.map_err(|error: SpawnError| (error.to_string(), error.is_permanent())),
@@ -59,8 +73,9 @@ impl Incarnation {
         }
     }
 
-    async fn supervise(self, spawned: Spawned, cgroup: Cgroup, kills_before: Option<u64>) {
+    async fn supervise(self, started: Started) {
         let Self { events, frames, group, jobs, memory_interval, log_rate, .. } = self;
+        let Started { spawned, folder, cgroup, kills_before } = started;
         let Spawned { mut child, pid, link, stdout, stderr } = spawned;
         events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
 
@@ -102,25 +117,70 @@ impl Incarnation {
         }
         let killed_by_us = group.kill_requested();
         let kills_after = cgroup.oom_kills();
-        read_to_end(&mut readers, &stop, &group).await;
+        read_to_end(&mut readers, &stop, &group, events.process()).await;
         if let Some(writer) = writer {
             writer.abort();
         }
         group.forget();
-        let status = exit::reason(child.wait().await);
+        let status = match descendants::forget(pid, || child.try_wait()) {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => child.wait().await,
+            Err(error) => Err(error),
+        };
+        let status = exit::reason(status);
+        if let Some(folder) = folder {
+            // A large folder is removed in the background while the next process starts.
+            let removed = tokio::task::spawn_blocking(move || run_folder::remove(&folder));
+            let _ = timeout(REMOVE_TIMEOUT, removed).await;
+        }
         let host_oom = status == ExitReason::Signal(SIGKILL) && !killed_by_us && kills_after > kills_before;
         events.send(ProcessEvent::Exited(Exit { status, host_oom, last_lines: last_lines.take() })).await;
     }
 }
 
-/// Waits for end-of-file everywhere, then kills what is left of the group whether or not it held anything open: what
-/// outlives its process would also keep its device memory.
-async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group: &Group) {
+/// A handler process that has just been started.
+struct Started {
+    spawned: Spawned,
+    /// Where its temporary files go.
+    folder: Option<PathBuf>,
+    cgroup: Cgroup,
+    /// Out-of-memory kills in the container before it was started.
+    kills_before: Option<u64>,
+}
+
+/// Logs why there is no folder for temporary files: jobs can do without.
+fn in_temporary_folder<T>(made: io::Result<T>) -> Option<T> {
+    if let Err(error) = &made {
+        let folder = std::env::temp_dir();
+        tracing::warn!(
+            folder = %folder.display(), %error,
+            "There is no temporary folder for the handler process: what a killed job leaves there is not removed."
+        );
+    }
+    made.ok()
+}
+
+/// Waits for end-of-file everywhere, then kills all descendants whether or not they held anything open: what outlives its
+/// process would also keep its device memory. After a kill there is nothing to wait for.
+async fn read_to_end(readers: &mut JoinSet<()>, stop: &CancellationToken, group: &Group, process: usize) {
     let all_done = async |readers: &mut JoinSet<()>| while readers.join_next().await.is_some() {};
+    if group.kill_requested() {
+        kill_descendants(group, process).await;
+    }
     let in_time = timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_ok();
-    group.kill_leftovers();
+    kill_descendants(group, process).await;
     stop.cancel();
     if !in_time && timeout(END_OF_FILE_TIMEOUT, all_done(readers)).await.is_err() {
         readers.abort_all();
+    }
+}
+
+/// Kills everything that the handler process has started.
+async fn kill_descendants(group: &Group, process: usize) {
+    group.kill_leftovers();
+    let Some(leader) = group.leader() else { return };
+    let left = tokio::task::spawn_blocking(move || descendants::kill(&[leader], KILL_TIMEOUT)).await;
+    if let Ok(left @ 1..) = left {
+        tracing::error!(process, left, "Processes that the handler has started do not exit. They may hold GPU memory.");
     }
 }

@@ -22,4 +22,17 @@ limits! {
     pub(super) const LATE_LINES: Duration = Duration::from_secs(1);
     /// Depth to which schema and input are searched for secrets: a schema may refer to itself.
     pub(super) const SCHEMA_DEPTH: usize = 64;
+    /// How long descendants of a handler process may take to exit after they were killed; the next process starts without waiting
+    /// longer.
+    pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(3);
+    /// Pause between two looks for descendants.
+    pub(super) const KILL_PAUSE: Duration = Duration::from_millis(5);
+    /// Orphans that exit by themselves are reaped at most this often.
+    pub(super) const REAP_INTERVAL: Duration = Duration::from_secs(1);
+    /// How long the next start of a handler process waits for the temporary folder of the last one to be removed.
+    pub(super) const REMOVE_TIMEOUT: Duration = Duration::from_secs(3);
+    /// How often a worker that starts makes a folder for temporary files that another one removes at once.
+    pub(super) const RUN_FOLDER_ATTEMPTS: usize = 10;
+    /// How often the state of a line is logged that a handler overwrites, such as a progress bar.
+    pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(1);
 }

@@ -3,6 +3,7 @@
 //! [`Processes`] performs the three process effects of the core (`Spawn`, `Send`, `Kill`) without ever blocking, and
 //! answers with [`ProcessEvent`](runpod_worker_core::ProcessEvent)s. Nothing here decides what an event means.
 
+mod descendants;
 mod events;
 mod exit;
 mod group;
@@ -12,7 +13,9 @@ pub(crate) mod limits;
 mod link;
 mod output;
 mod pool;
+mod proc_table;
 mod resident_memory;
+mod run_folder;
 mod running_jobs;
 mod secret_inputs;
 mod spawn;

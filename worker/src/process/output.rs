@@ -1,18 +1,23 @@
-//! What a handler process prints: split into lines, capped, rate-limited.
+//! What a handler process prints: split into lines, shortened, rate-limited.
+//!
+//! A progress bar overwrites its line: a carriage return that no line feed follows moves the cursor back to its start. What stands in
+//! such a line is its state. A state is passed on once a second if it has changed, and the last one always.
 
 use runpod_handler_protocol::{LOG_MARK, MAX_LOG_LINE};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{MAX_LINE_LEN, RATE_WINDOW};
+use super::limits::{MAX_LINE_LEN, RATE_WINDOW, STATE_INTERVAL};
 
 /// What [`read_lines`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// A line within the rate limit.
     Line(String),
-    /// A line over the rate limit: not for the log.
+    /// The state of a line that is being overwritten, within the rate limit. The next state or line takes its place.
+    State(String),
+    /// A line or state over the rate limit: not for the log.
     Excess(String),
     /// That many lines were over the limit, up to now.
     Dropped(u64),
@@ -29,6 +34,8 @@ pub(super) async fn read_lines(
     let mut chunk = vec![0; 8192];
     let mut splitter = Splitter::default();
     let mut budget = Budget::new(Instant::now(), rate);
+    // When the next state is due, if one has not been passed on.
+    let mut state_due: Option<Instant> = None;
     loop {
         let read = tokio::select! {
             biased;
@@ -36,6 +43,11 @@ pub(super) async fn read_lines(
             () = stop.cancelled() => 0,
             () = sleep_until(budget.window_end()), if budget.dropped > 0 => {
                 emit(Output::Dropped(budget.renew(Instant::now())));
+                continue;
+            }
+            () = sleep_until(state_due.unwrap_or_else(Instant::now)), if state_due.is_some() => {
+                pass_state(&mut splitter, &mut budget, &mut emit);
+                state_due = None;
                 continue;
             }
         };
@@ -52,51 +64,136 @@ pub(super) async fn read_lines(
             break;
         }
         splitter.push(&chunk[..read], &mut pass);
+        // A stream that never pauses keeps the timer above from firing.
+        if state_due.is_some_and(|due| now >= due) {
+            pass_state(&mut splitter, &mut budget, &mut emit);
+            state_due = None;
+        }
+        match (splitter.has_new_state(), state_due) {
+            (true, None) => state_due = Some(now + STATE_INTERVAL),
+            (false, Some(_)) => state_due = None,
+            _ => {}
+        }
     }
     if budget.dropped > 0 {
         emit(Output::Dropped(budget.dropped));
     }
 }
 
+fn pass_state(splitter: &mut Splitter, budget: &mut Budget, emit: &mut impl FnMut(Output)) {
+    if let Some(state) = splitter.take_state() {
+        emit(if budget.take() { Output::State(state) } else { Output::Excess(state) });
+    }
+}
+
 /// Joins chunks of bytes to lines.
 #[derive(Debug, Default)]
 struct Splitter {
-    line: Vec<u8>,
-    /// Bytes of the current line over the limit.
-    cut: usize,
+    line: Text,
+    /// The last byte was a carriage return; the next one tells whether it ends the line or only overwrites it.
+    after_return: bool,
+    /// The state that the current line had before it was overwritten.
+    overwritten: Option<Text>,
+    /// The state of the current line that was passed on last.
+    passed: Option<String>,
 }
 
 impl Splitter {
     fn push(&mut self, bytes: &[u8], emit: &mut impl FnMut(String)) {
         let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            self.append(&rest[..end]);
-            self.finish(emit);
-            rest = &rest[end + 1..];
+        while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+            self.append(&rest[..at]);
+            if rest[at] == b'\n' {
+                self.finish(emit);
+            } else {
+                self.overwrite();
+                self.after_return = true;
+            }
+            rest = &rest[at + 1..];
         }
         self.append(rest);
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        let first = self.line.first().or(bytes.first());
-        let most = if first == Some(&LOG_MARK) { MAX_LOG_LINE } else { MAX_LINE_LEN };
-        let room = bytes.len().min(most - self.line.len());
-        self.line.extend_from_slice(&bytes[..room]);
-        self.cut += bytes.len() - room;
+        if !bytes.is_empty() {
+            self.overwrite();
+            self.line.append(bytes);
+        }
+    }
+
+    /// What comes next overwrites the line, if a carriage return came last.
+    fn overwrite(&mut self) {
+        if std::mem::take(&mut self.after_return) {
+            let line = std::mem::take(&mut self.line);
+            // An empty line overwrites nothing.
+            if !line.is_blank() || self.overwritten.is_none() {
+                self.overwritten = Some(line);
+            }
+        }
+    }
+
+    /// What the current line shows: itself, or what it is about to overwrite.
+    fn state(&self) -> Option<&Text> {
+        let overwritten = self.overwritten.as_ref()?;
+        Some(if self.line.is_blank() { overwritten } else { &self.line })
+    }
+
+    fn has_new_state(&self) -> bool {
+        self.state().is_some_and(|state| !state.is_blank() && self.passed.as_deref() != Some(&state.to_text()))
+    }
+
+    /// The state of the current line, unless it was passed on already.
+    fn take_state(&mut self) -> Option<String> {
+        let state = self.state()?.to_text();
+        if state.is_empty() || self.passed.as_ref() == Some(&state) {
+            return None;
+        }
+        self.passed = Some(state.clone());
+        Some(state)
     }
 
     /// Ends the current line, if there is one.
     fn finish(&mut self, emit: &mut impl FnMut(String)) {
-        let text = String::from_utf8_lossy(&self.line);
+        self.after_return = false;
+        let line = std::mem::take(&mut self.line);
+        let overwritten = self.overwritten.take();
+        let text = if line.is_blank() { overwritten.unwrap_or_default().to_text() } else { line.to_text() };
+        // Passed on as a state already: the last one is the line.
+        if !text.is_empty() && self.passed.take() != Some(text.clone()) {
+            emit(text);
+        }
+        self.passed = None;
+    }
+}
+
+/// The bytes of a line, up to a limit.
+#[derive(Debug, Default)]
+struct Text {
+    bytes: Vec<u8>,
+    /// Bytes over the limit.
+    cut: usize,
+}
+
+impl Text {
+    fn append(&mut self, bytes: &[u8]) {
+        let first = self.bytes.first().or(bytes.first());
+        let most = if first == Some(&LOG_MARK) { MAX_LOG_LINE } else { MAX_LINE_LEN };
+        let room = bytes.len().min(most - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..room]);
+        self.cut += bytes.len() - room;
+    }
+
+    fn is_blank(&self) -> bool {
+        self.bytes.iter().all(u8::is_ascii_whitespace)
+    }
+
+    fn to_text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
         let mut text = text.trim_end().to_owned();
         if self.cut > 0 {
             text.push_str(&format!(" … ({} more bytes)", self.cut));
         }
-        self.line.clear();
-        self.cut = 0;
-        if !text.is_empty() {
-            emit(text);
-        }
+        text
     }
 }
 
@@ -134,84 +231,4 @@ impl Budget {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-    use crate::logs::redact;
-
-    const LINES_PER_WINDOW: u32 = 500;
-
-    async fn collect(bytes: &[u8]) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        read_lines(bytes, CancellationToken::new(), 0, |output| outputs.push(output)).await;
-        outputs
-    }
-
-    fn line(text: &str) -> Output {
-        Output::Line(text.to_owned())
-    }
-
-    #[tokio::test]
-    async fn splits_lines_and_keeps_an_unfinished_last_one() {
-        let outputs = collect(b"one\r\n\n  two\nbroken \xff utf-8\nlast").await;
-        assert_eq!(outputs, [line("one"), line("  two"), line("broken \u{fffd} utf-8"), line("last")]);
-    }
-
-    #[tokio::test]
-    async fn cuts_long_lines_and_says_so() {
-        let mut bytes = vec![b'x'; MAX_LINE_LEN + 20_000];
-        bytes.extend_from_slice(b"\nnext\n");
-        let outputs = collect(&bytes).await;
-        let Output::Line(first) = &outputs[0] else { panic!("{outputs:?}") };
-        assert_eq!(first, &format!("{} … (20000 more bytes)", "x".repeat(MAX_LINE_LEN)));
-        assert_eq!(outputs[1..], [line("next")]);
-    }
-
-    #[tokio::test]
-    async fn a_secret_that_the_cut_goes_through_is_recognised_by_its_beginning() {
-        redact::add("secret-across-the-cut");
-        let text = format!("{}secret-across-the-cut{}\n", "x".repeat(MAX_LINE_LEN - 10), "y".repeat(100));
-        let outputs = collect(text.as_bytes()).await;
-        let Output::Line(first) = &outputs[0] else { panic!("{outputs:?}") };
-        let cleaned = redact::clean(first);
-        assert!(cleaned.contains("xx***… (") && !cleaned.contains("secret"), "{}", &cleaned[MAX_LINE_LEN - 20..]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_is_limited_counted_and_over_after_a_window() {
-        let (mut writer, reader) = tokio::io::duplex(64 * 1024);
-        let (sender, mut outputs) = tokio::sync::mpsc::channel(4096);
-        let task = tokio::spawn(async move {
-            read_lines(reader, CancellationToken::new(), LINES_PER_WINDOW, |output| sender.try_send(output).unwrap())
-                .await;
-        });
-        let flood = "a\n".repeat(LINES_PER_WINDOW as usize + 7);
-        writer.write_all(flood.as_bytes()).await.unwrap();
-        for _ in 0..LINES_PER_WINDOW {
-            assert_eq!(outputs.recv().await, Some(line("a")));
-        }
-        for _ in 0..7 {
-            assert_eq!(outputs.recv().await, Some(Output::Excess("a".to_owned())));
-        }
-        // The stream is still open: the report comes by itself when the window ends.
-        assert_eq!(outputs.recv().await, Some(Output::Dropped(7)));
-        writer.write_all(b"b\n").await.unwrap();
-        assert_eq!(outputs.recv().await, Some(line("b")));
-        drop(writer);
-        task.await.unwrap();
-        assert_eq!(outputs.recv().await, None);
-    }
-
-    #[tokio::test]
-    async fn stop_takes_what_is_there_and_returns() {
-        let (mut writer, reader) = tokio::io::duplex(1024);
-        writer.write_all(b"first\nhalf").await.unwrap();
-        let stop = CancellationToken::new();
-        stop.cancel();
-        let mut outputs = Vec::new();
-        read_lines(reader, stop, LINES_PER_WINDOW, |output| outputs.push(output)).await;
-        assert_eq!(outputs, [line("first"), line("half")]);
-        drop(writer);
-    }
-}
+mod tests;

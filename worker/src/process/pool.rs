@@ -2,24 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::ToHandler;
+use rustix::process::Pid;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::JoinHandle;
 
+use super::descendants;
 use super::events::Events;
 use super::group::Group;
 use super::incarnation::Incarnation;
-use super::limits::SEND_QUEUE;
+use super::limits::{KILL_TIMEOUT, SEND_QUEUE};
 use super::link::Frame;
+use super::run_folder::RunFolder;
 use super::running_jobs::RunningJobs;
 use super::spawn::HandlerCommand;
 use runpod_worker_core::{Epoch, Event, ProcessId};
 
-/// Starts, feeds and kills handler processes. Dropping it kills them all.
+/// Starts, feeds and kills handler processes. Dropping it kills them all and everything that they have started, and waits for that
+/// for some seconds at most.
 ///
 /// Every method returns at once. They need a tokio runtime around them.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Processes {
     log_rate: u32,
     events: mpsc::Sender<Event>,
     handles: BTreeMap<ProcessId, Handle>,
+    run_folder: Arc<OnceLock<Option<RunFolder>>>,
+    reaper: JoinHandle<()>,
 }
 
 /// One incarnation, as long as it has not been replaced. Dropping it kills the group, if it still exists.
@@ -38,6 +45,21 @@ struct Handle {
     frames: mpsc::Sender<Frame>,
     group: Arc<Group>,
     jobs: RunningJobs,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.reaper.abort();
+        let handles = std::mem::take(&mut self.handles);
+        let leaders: Vec<Pid> = handles.values().filter_map(|handle| handle.group.leader()).collect();
+        drop(handles);
+        if !leaders.is_empty() {
+            descendants::kill(&leaders, KILL_TIMEOUT);
+        }
+        if let Some(Some(folder)) = self.run_folder.get() {
+            folder.remove();
+        }
+    }
 }
 
 impl Drop for Handle {
@@ -49,6 +71,7 @@ impl Drop for Handle {
 impl Processes {
     /// No process yet. What happens to them is sent to `events`.
     pub fn new(command: HandlerCommand, events: mpsc::Sender<Event>) -> Self {
+        descendants::adopt_orphans();
         Self {
             command: Arc::new(command),
             process_env: BTreeMap::new(),
@@ -56,6 +79,8 @@ impl Processes {
             log_rate: 0,
             events,
             handles: BTreeMap::new(),
+            run_folder: Arc::default(),
+            reaper: tokio::spawn(descendants::reap_orphans()),
         }
     }
 
@@ -96,6 +121,7 @@ impl Processes {
             frames,
             group: Arc::clone(&group),
             jobs: jobs.clone(),
+            run_folder: Arc::clone(&self.run_folder),
             memory_interval: self.memory_interval,
             log_rate: self.log_rate,
         };

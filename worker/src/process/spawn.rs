@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
+use super::descendants::Start;
 use super::group::Group;
+use super::run_folder;
 
 /// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
 /// Those of OpenTelemetry are left: a handler may export its own traces and metrics with them.
@@ -76,9 +78,9 @@ pub(super) struct Spawned {
     pub(super) stderr: ChildStderr,
 }
 
-/// Starts the program and registers it with `group`. Blocks until the new process has executed it (milliseconds, or
+/// Starts the program with the folder for its temporary files, and registers it with `group`. Blocks until the new process has executed it (milliseconds, or
 /// longer from a slow file system). Needs a tokio runtime around it.
-pub(super) fn spawn(command: &HandlerCommand, group: &Group) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(command: &HandlerCommand, folder: Option<&Path>, group: &Group) -> Result<Spawned, SpawnError> {
     let socket_error = |source| SpawnError::Socket { source };
     let (ours, theirs) = UnixStream::pair().map_err(socket_error)?;
     ours.set_nonblocking(true).map_err(socket_error)?;
@@ -87,10 +89,13 @@ pub(super) fn spawn(command: &HandlerCommand, group: &Group) -> Result<Spawned, 
     builder.stdin(Stdio::from(OwnedFd::from(theirs)));
     builder.stdout(Stdio::piped()).stderr(Stdio::piped());
     builder.process_group(0);
+    builder.envs(folder.map(run_folder::variable));
 
+    let start = Start::begin();
     let mut child = builder.spawn().map_err(|source| SpawnError::from_os(&command.program, source))?;
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     if let Some(pid) = pid {
+        start.started(pid, folder.map(Path::to_owned));
         group.started(pid);
     }
     match (pid, child.stdout.take(), child.stderr.take()) {

@@ -114,6 +114,11 @@ impl Witness {
     async fn all_gone(mut self) {
         assert_eq!(within(self.pipe.read(&mut [0])).await.unwrap(), 0);
     }
+
+    /// Whether nobody holds the pipe any more, at this moment.
+    fn is_released(&self) -> bool {
+        matches!(rustix::io::read(&self.pipe, &mut [0; 1]), Ok(0))
+    }
 }
 
 #[tokio::test]
@@ -224,6 +229,135 @@ async fn a_grandchild_that_holds_nothing_is_ended_too() {
     let script = format!("{} sleep 1000 >/dev/null 2>&1 </dev/null & exit 0", witness.hold());
     let mut fixture = Fixture::started(&script).await;
     assert_eq!(fixture.exit().await.status, ExitReason::Code(0));
+    witness.all_gone().await;
+}
+
+/// Ways to leave the process group of a handler. Each keeps the pipe of a witness and runs for long.
+const ESCAPES: [&str; 5] = [
+    "setsid sleep 1000 >/dev/null 2>&1 </dev/null &",
+    "(setsid sleep 1000 >/dev/null 2>&1 </dev/null &);",
+    "setsid sh -c 'setsid sleep 1000 & sleep 1000 & wait' >/dev/null 2>&1 </dev/null &",
+    "(setsid sh -c 'trap \"\" TERM HUP INT; sleep 1000; true' >/dev/null 2>&1 </dev/null &);",
+    // Holds the socket too.
+    "exec 4<&0; (setsid sleep 1000 <&4 &);",
+];
+
+#[tokio::test]
+async fn descendants_in_sessions_of_their_own_are_killed_before_the_exit_is_reported() {
+    for escape in ESCAPES {
+        let witness = Witness::new();
+        let script = format!("{} {escape} {} sleep 1000", witness.hold(), say(&started("a"), ""));
+        let mut fixture = Fixture::started(&script).await;
+        fixture.next().await;
+        assert!(!witness.is_released());
+        fixture.processes.kill(P0);
+        fixture.exit().await;
+        assert!(witness.is_released(), "after a kill: {escape}");
+    }
+}
+
+#[tokio::test]
+async fn descendants_in_sessions_of_their_own_do_not_survive_a_crash() {
+    for escape in ESCAPES {
+        let witness = Witness::new();
+        let script = format!("{} {escape} {} kill -SEGV $$", witness.hold(), say(&started("a"), ""));
+        let mut fixture = Fixture::started(&script).await;
+        fixture.next().await;
+        assert_eq!(fixture.exit().await.status, ExitReason::Signal(11));
+        assert!(witness.is_released(), "{escape}");
+    }
+}
+
+#[tokio::test]
+async fn dropping_kills_descendants_in_sessions_of_their_own() {
+    for escape in ESCAPES {
+        let witness = Witness::new();
+        let script = format!("{} {escape} {} sleep 1000", witness.hold(), say(&started("a"), ""));
+        let mut fixture = Fixture::started(&script).await;
+        fixture.next().await;
+        drop(fixture);
+        assert!(witness.is_released(), "{escape}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_handler_process_has_started_runs_on() {
+    let (first, second) = (Witness::new(), Witness::new());
+    let script =
+        |witness: &Witness, escape| format!("{} {escape} {} sleep 1000", witness.hold(), say(&started("a"), ""));
+    let mut other = Fixture::started(&script(&second, ESCAPES[1])).await;
+    other.next().await;
+    let mut fixture = Fixture::started(&script(&first, ESCAPES[1])).await;
+    fixture.next().await;
+    fixture.processes.kill(P0);
+    fixture.exit().await;
+    assert!(first.is_released() && !second.is_released());
+    other.processes.kill(P0);
+    other.exit().await;
+    assert!(second.is_released());
+}
+
+#[tokio::test]
+async fn orphans_that_exit_by_themselves_are_reaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    // The middle process exits at once; the sleeper becomes a child of the worker.
+    let script = format!("sh -c 'sleep 0.2 & echo $! >{}'; {} sleep 1000", file.display(), say(&started("a"), ""));
+    let mut fixture = Fixture::started(&script).await;
+    fixture.next().await;
+    let pid = fs::read_to_string(file).unwrap();
+    within(async {
+        while Path::new("/proc").join(pid.trim()).exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn temporary_files_go_with_the_process_before_its_exit_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("path");
+    let script = format!(
+        "mkdir $RUNPOD_HANDLER_TEMP_DIR/job-1; touch $RUNPOD_HANDLER_TEMP_DIR/job-1/large; \
+         echo $RUNPOD_HANDLER_TEMP_DIR >{}; {} sleep 1000",
+        file.display(),
+        say(&started("a"), "")
+    );
+    let mut fixture = Fixture::started(&script).await;
+    fixture.next().await;
+    let path = fs::read_to_string(file).unwrap();
+    let path = Path::new(path.trim());
+    assert!(path.join("job-1/large").exists());
+    fixture.processes.kill(P0);
+    fixture.exit().await;
+    assert!(!path.exists());
+    let run = path.parent().unwrap();
+    assert!(run.exists());
+    drop(fixture);
+    assert!(!run.exists(), "nothing is left of the worker");
+}
+
+#[tokio::test]
+async fn a_start_kills_what_a_killed_worker_has_left() {
+    let (temporary, witness) = (tempfile::tempdir().unwrap(), Witness::new());
+    let abandoned = super::run_folder::RunFolder::create(temporary.path()).unwrap();
+    let folder = abandoned.for_process(P0, Epoch(1)).unwrap();
+    let script = format!(
+        "{} RUNPOD_HANDLER_TEMP_DIR={} {} {} sleep 1000",
+        witness.hold(),
+        folder.display(),
+        ESCAPES[0],
+        say(&started("a"), "")
+    );
+    let mut fixture = Fixture::started(&script).await;
+    fixture.next().await;
+    // Its lock is released, as when the kernel ends its worker.
+    drop(abandoned);
+    let _own = super::run_folder::RunFolder::create(temporary.path()).unwrap();
+    assert!(!folder.exists());
+    fixture.processes.kill(P0);
+    fixture.exit().await;
     witness.all_gone().await;
 }
 

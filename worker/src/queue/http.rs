@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use tokio::time::timeout;
 
 use super::limits::{
-    BODY_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, POLL_TIMEOUT, POST_BODY_TIMEOUT, POST_BYTES_PER_SECOND,
-    POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
+    BODY_TIMEOUT, CONFLICT_PAUSE, HAND_BACK_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, POLL_TIMEOUT, POST_BODY_TIMEOUT,
+    POST_BYTES_PER_SECOND, POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
 };
 use super::{
-    JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply, TenantField, wire,
+    Extension, Extensions, JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply,
+    TenantField, wire,
 };
 use crate::base::url::append;
 use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
@@ -30,6 +31,9 @@ pub struct HttpQueue {
     take: String,
     take_batch: String,
     stop: Option<String>,
+    hand_back: Option<String>,
+    goodbye: Option<String>,
+    extensions: Extensions,
     done: UrlTemplate,
     stream: Option<UrlTemplate>,
     tenant: Option<TenantField>,
@@ -52,6 +56,7 @@ impl HttpQueue {
         let worker = &config.worker_id;
         let batch = config.take.sibling("/job-take/", "/job-take-batch/");
         let stop = config.take.sibling("/job-take/", "/job-stop/");
+        let sibling = |route| config.take.sibling("/job-take/", route).map(|url| url.for_worker(worker));
         Ok(Self {
             // RunPod's SDK declares JSON on its GETs too.
             polls: http_client(&config.key, Some("application/json"), Policy::limited(10))?,
@@ -59,6 +64,9 @@ impl HttpQueue {
             take: config.take.for_worker(worker),
             take_batch: batch.as_ref().unwrap_or(&config.take).for_worker(worker),
             stop: stop.map(|stop| stop.for_worker(worker)),
+            hand_back: sibling("/hand-back/"),
+            goodbye: sibling("/goodbye/"),
+            extensions: config.extensions.clone(),
             done: config.done.clone(),
             stream: config.stream.clone(),
             tenant: config.tenant.clone(),
@@ -87,18 +95,21 @@ impl HttpQueue {
     }
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
-        match timeout(POLL_TIMEOUT, self.polls.get(url).send()).await {
+        match timeout(POLL_TIMEOUT, self.extensions.sign(self.polls.get(url)).send()).await {
             Ok(sent) => self.note(sent),
             // A long poll without an answer says nothing about the queue.
             Err(_) => Err(RequestError::TimedOut(POLL_TIMEOUT)),
         }
     }
 
-    /// Records whether the queue has answered.
+    /// Records whether the queue has answered, and which extensions it announces.
     fn note(&self, sent: Result<Response, reqwest::Error>) -> Result<Response, RequestError> {
         match &sent {
             Ok(response) if !response.status().is_server_error() => self.outage.answered(),
             Ok(_) | Err(_) => self.outage.failed(),
+        }
+        if let Ok(response) = &sent {
+            self.extensions.note(response.status(), response.headers());
         }
         sent.map_err(request_error)
     }
@@ -110,11 +121,23 @@ impl HttpQueue {
     }
 
     async fn post(&self, url: &str, job: &JobId, body: Bytes, limit: Duration) -> PostReply {
-        let mut request = self.posts.post(url).body(body).timeout(limit);
+        let mut request = self.extensions.sign(self.posts.post(url)).body(body).timeout(limit);
         // The queue finds the job by the URL, so an id that cannot stand in a header does no harm.
         if let Ok(id) = HeaderValue::from_str(job.as_str()) {
             request = request.header(REQUEST_ID, id);
         }
+        self.send(request, limit).await
+    }
+
+    /// Posts to a route of an extension.
+    async fn post_extension(&self, extension: Extension, url: Option<&String>, body: String) -> PostReply {
+        let Some(url) = url.filter(|_| self.extensions.has(extension)) else { return PostReply::NoRoute };
+        let request = self.extensions.sign(self.posts.post(url)).header(CONTENT_TYPE, "application/json");
+        self.send(request.body(body).timeout(HAND_BACK_TIMEOUT), HAND_BACK_TIMEOUT).await
+    }
+
+    /// Sends a post and reads its answer.
+    async fn send(&self, request: RequestBuilder, limit: Duration) -> PostReply {
         let sent = request.send().await;
         let timed_out = sent.as_ref().is_err_and(|error| error.is_timeout() && !error.is_connect());
         match self.note(sent) {
@@ -148,6 +171,10 @@ impl JobSource for HttpQueue {
         match status {
             StatusCode::NO_CONTENT | StatusCode::BAD_REQUEST => TakeReply::Nothing,
             StatusCode::TOO_MANY_REQUESTS => TakeReply::RateLimited { retry_after },
+            StatusCode::CONFLICT => {
+                let retry_after = Some(retry_after.unwrap_or_default().max(CONFLICT_PAUSE));
+                TakeReply::Failed { error: RequestError::DuplicateWorker, retry_after }
+            }
             _ if !status.is_success() => {
                 TakeReply::Failed { error: RequestError::from_status(status.as_u16()), retry_after }
             }
@@ -218,6 +245,16 @@ impl ResultSink for HttpQueue {
         append(&mut url, "isStream", "false");
         let limit = post_timeout(body.len());
         self.post(&url, job, body, limit).await
+    }
+
+    async fn hand_back(&self, jobs: &[JobId]) -> PostReply {
+        let jobs: Vec<&str> = jobs.iter().map(JobId::as_str).collect();
+        let body = serde_json::json!({ "jobs": jobs }).to_string();
+        self.post_extension(Extension::HandBack, self.hand_back.as_ref(), body).await
+    }
+
+    async fn goodbye(&self) -> PostReply {
+        self.post_extension(Extension::Goodbye, self.goodbye.as_ref(), "{}".to_owned()).await
     }
 
     async fn post_progress(&self, job: &JobId, body: Bytes) -> PostReply {

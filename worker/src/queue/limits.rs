@@ -28,6 +28,18 @@ limits! {
     pub const MAX_ID_LEN: usize = 256;
     /// Longest `traceparent` in bytes that is passed on. Version 00 of W3C Trace Context has 55; later ones may be longer.
     pub(super) const MAX_TRACEPARENT_LEN: usize = 128;
+    /// Time for one attempt to hand jobs back or to say goodbye.
+    pub(super) const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(2);
+    /// Time for all attempts to hand the same jobs back.
+    pub(super) const HAND_BACK_EFFORT: Duration = Duration::from_secs(3);
+    /// Pause between two attempts to hand jobs back.
+    pub(super) const HAND_BACK_PAUSE: Duration = Duration::from_millis(250);
+    /// Jobs in one request that hands them back.
+    pub(super) const MAX_HAND_BACK: usize = 1000;
+    /// Jobs that may wait to be handed back.
+    pub(super) const MAX_WAITING_HAND_BACKS: usize = 4096;
+    /// Shortest pause after the answer that another process uses this worker's id.
+    pub(super) const CONFLICT_PAUSE: Duration = Duration::from_secs(3);
     /// Longest name of a tenant in characters; a longer one is cut.
     pub(super) const MAX_TENANT_LEN: usize = 64;
     /// Shortest pause after 429, as in RunPod's SDK.

@@ -1,6 +1,8 @@
 //! The queue that jobs come from and results go to: two traits, RunPod's HTTP client for them, and the two long polls.
 
 mod body;
+mod extensions;
+pub mod hand_back;
 mod http;
 pub(crate) mod limits;
 mod outage;
@@ -17,6 +19,7 @@ use crate::base::{Secret, UrlTemplate};
 use runpod_worker_core::{JobId, TakenJob};
 
 pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
+pub use extensions::{Extension, Extensions};
 pub use http::{HttpQueue, request_error};
 pub use outage::Outage;
 pub use tenant::TenantField;
@@ -55,6 +58,17 @@ pub trait ResultSink: Send + Sync + 'static {
 
     /// Posts one streamed item.
     fn post_chunk(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;
+
+    /// Hands unfinished jobs back. [`PostReply::NoRoute`] where the queue has not announced that it supports this.
+    fn hand_back(&self, jobs: &[JobId]) -> impl Future<Output = PostReply> + Send {
+        let _ = jobs;
+        std::future::ready(PostReply::NoRoute)
+    }
+
+    /// Announces that this worker leaves. [`PostReply::NoRoute`] where the queue has not announced that it supports this.
+    fn goodbye(&self) -> impl Future<Output = PostReply> + Send {
+        std::future::ready(PostReply::NoRoute)
+    }
 
     /// Posts the newest progress.
     fn post_progress(&self, job: &JobId, body: Bytes) -> impl Future<Output = PostReply> + Send;
@@ -138,6 +152,11 @@ pub enum RequestError {
     /// 401 or 403.
     #[error("the queue answered {0}; check RUNPOD_AI_API_KEY")]
     Unauthorized(u16),
+    /// 409.
+    #[error(
+        "the queue answered 409: another process uses this worker's id; give every worker a RUNPOD_POD_ID of its own"
+    )]
+    DuplicateWorker,
     /// Another status that is not a success.
     #[error("the queue answered {0}; check the RUNPOD_WEBHOOK_* URLs and the queue's log")]
     Status(u16),
@@ -162,7 +181,7 @@ impl RequestError {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) => true,
             Self::Status(code) => *code >= 500,
-            Self::Unauthorized(_) | Self::Unusable(_) => false,
+            Self::Unauthorized(_) | Self::Unusable(_) | Self::DuplicateWorker => false,
         }
     }
 
@@ -171,6 +190,7 @@ impl RequestError {
         match self {
             Self::Unreachable(_) => ("unreachable", 0),
             Self::TimedOut(_) => ("timed_out", 0),
+            Self::DuplicateWorker => ("duplicate_worker", 409),
             Self::Unauthorized(code) | Self::Status(code) => ("status", *code),
             Self::Unusable(_) => ("unusable", 0),
         }
@@ -180,6 +200,8 @@ impl RequestError {
 /// What the HTTP queue needs to know.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
+    /// What the queue announces; shared with the heartbeat.
+    pub extensions: Extensions,
     /// Job-take (`RUNPOD_WEBHOOK_GET_JOB`).
     pub take: UrlTemplate,
     /// Job-done (`RUNPOD_WEBHOOK_POST_OUTPUT`).

@@ -129,12 +129,12 @@ impl<S: JobSource> Poller<S> {
             TakeReply::Failed { error, retry_after: None } if error.is_outage() && self.outage.is_on() => {
                 self.is_away = true;
                 self.failed(&error, None);
-                PollAnswer::Failed { retry_after: ERROR_PAUSE_MAX }
+                PollAnswer::Failed { retry_after: ERROR_PAUSE_MAX, reason: error.to_string() }
             }
             TakeReply::Failed { error, retry_after } => {
                 let retry_after = self.errors.next(retry_after);
                 self.failed(&error, Some(retry_after));
-                PollAnswer::Failed { retry_after }
+                PollAnswer::Failed { retry_after, reason: error.to_string() }
             }
         }
     }
@@ -152,7 +152,8 @@ impl<S: JobSource> Poller<S> {
         if self.quick_in_a_row == MAX_QUICK_POLLS {
             tracing::warn!("The queue answers \"no job\" at once instead of holding the request. Polling slows down.");
         }
-        PollAnswer::Failed { retry_after: self.quick.next(None) }
+        let reason = "the queue answers \"no job\" at once instead of holding the request".to_owned();
+        PollAnswer::Failed { retry_after: self.quick.next(None), reason }
     }
 
     fn succeeded(&mut self) {
@@ -247,7 +248,7 @@ mod tests {
 
     fn pause(answer: &PollAnswer) -> Duration {
         match answer {
-            PollAnswer::Failed { retry_after } | PollAnswer::RateLimited { retry_after } => *retry_after,
+            PollAnswer::Failed { retry_after, .. } | PollAnswer::RateLimited { retry_after } => *retry_after,
             other => panic!("expected a pause, got {other:?}"),
         }
     }

@@ -127,6 +127,7 @@ async fn outage(how: Away) {
     let template = |path: &str| UrlTemplate::new(&format!("http://{address}/{path}"), "w1", None).unwrap();
     let queue = Arc::new(
         HttpQueue::new(&QueueConfig {
+            extensions: Extensions::default(),
             take: template("job-take/$ID"),
             done: template("job-done/$RUNPOD_POD_ID/$ID"),
             stream: None,
@@ -140,6 +141,7 @@ async fn outage(how: Away) {
     let shutdown = CancellationToken::new();
     let (_snapshots, snapshot) = watch::channel(Snapshot::default());
     let ping = HeartbeatConfig {
+        extensions: Extensions::default(),
         url: template("ping/$RUNPOD_POD_ID"),
         worker_id: "w1".into(),
         interval: Duration::from_secs(10),
@@ -161,7 +163,7 @@ async fn outage(how: Away) {
                 () = sleep(paused.unwrap_or_default()), if paused.is_some() => Some(Event::PollAgain),
             };
             match event {
-                Some(Event::Poll(PollAnswer::Failed { retry_after })) => paused = Some(retry_after),
+                Some(Event::Poll(PollAnswer::Failed { retry_after, .. })) => paused = Some(retry_after),
                 Some(Event::Poll(_)) => polls.poll(1, false),
                 Some(Event::PollAgain) if paused.take().is_some() => polls.poll(1, false),
                 Some(_) => {}

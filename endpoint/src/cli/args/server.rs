@@ -124,9 +124,12 @@ pub struct QueueArgs {
     /// How long a worker's poll is held open when no job waits (workers give up after 90 s)
     #[arg(long, default_value = "25s", value_name = "TIME", value_parser = hold)]
     pub hold: Duration,
-    /// A job that its worker's heartbeats do not list for this long is given to another worker, once
+    /// A job that its worker's heartbeats do not list for this long is lost: it is retried on another worker
     #[arg(long, default_value = "40s", value_name = "TIME", value_parser = lease)]
     pub lease: Duration,
+    /// How often a lost job is retried before it fails; RunPod retries once. A job that a worker hands back costs no retry
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
     pub report_timed_out: bool,

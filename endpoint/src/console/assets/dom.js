@@ -30,7 +30,7 @@ const TONES = {
   IN_QUEUE: ["In queue", "queue"], IN_PROGRESS: ["In progress", "run"], COMPLETED: ["Completed", "good"],
   FAILED: ["Failed", "bad"], CANCELLED: ["Cancelled", "off"], TIMED_OUT: ["Timed out", "late"],
   initializing: ["Starting", "queue"], idle: ["Idle", "good"], running: ["Running", "run"],
-  throttled: ["Throttled", "late"], unhealthy: ["Unhealthy", "bad"], leaving: ["Leaving", "off"],
+  throttled: ["Throttled", "late"], unhealthy: ["Unhealthy", "bad"], lost: ["Lost", "late"], leaving: ["Leaving", "off"],
 };
 
 export const STATES = ["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"];

@@ -102,7 +102,7 @@ export function overview(main, endpoint, onState) {
     setText(tiles.failed.value, String(point.failed));
     setText(tiles.failed.detail, ended > 0 ? `${((100 * point.failed) / ended).toFixed(1)} % of finished` : "none finished");
     setText(tiles.workers.value, String(all));
-    const trouble = ["throttled", "unhealthy"].filter((state) => point[state] > 0).map((state) => ` · ${point[state]} ${state}`).join("");
+    const trouble = ["throttled", "unhealthy", "lost"].filter((state) => point[state] > 0).map((state) => ` · ${point[state]} ${state}`).join("");
     setText(tiles.workers.detail, `${point.idle} idle · ${point.running} running${trouble}`);
     purge.disabled = point.inQueue === 0;
     jobsChart.draw(points, point.at);
@@ -152,7 +152,8 @@ export function overview(main, endpoint, onState) {
     workerList.replaceChildren(...list.map((worker) => {
       const silent = worker.silentSeconds >= 20 ? `silent ${duration(worker.silentSeconds * 1000)}` : "";
       const held = worker.jobs > 0 ? `${worker.jobs} ${worker.jobs === 1 ? "job" : "jobs"}` : silent;
-      return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, held), badge(worker.state));
+      const note = worker.duplicate ? "a second process uses this id" : held;
+      return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, note), badge(worker.state));
     }));
     workerList.hidden = list.length === 0;
     noWorkers.hidden = list.length > 0;

@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::job::{Job, Notices, Record, State};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Payload};
-use crate::store::request::NewJob;
+use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
 use crate::store::stream::Stream;
 use crate::store::views::{Attempt, JobView, Webhook};
@@ -76,11 +76,11 @@ impl<P: Content> Queue<P> {
         self.jobs.get(id).is_none_or(|job| !job.stream.is_empty() || job.status().is_terminal())
     }
 
-    /// Removes and returns the stream items that nobody has read.
+    /// Removes and returns the unread stream items.
     ///
     /// # Errors
-    /// When the job is unknown, or was cancelled and its reader has been told so: the official Python client does
-    /// not count CANCELLED as an end and would ask for ever.
+    /// When the job is unknown, or was cancelled and its reader has read that state: the official Python client does not
+    /// take CANCELLED for an end and would ask for ever.
     pub fn drain(&mut self, id: &str) -> Result<(Status, Vec<Payload>), StoreError> {
         let job = self.jobs.get_mut(id).ok_or(StoreError::JobNotFound)?;
         let (id, status) = (Arc::clone(&job.record.id), job.status());
@@ -149,9 +149,8 @@ impl<P: Content> Queue<P> {
 
     /// Unfinished jobs, the waiting ones first and in order; at most `max`.
     #[must_use]
-    pub fn pending(&self, max: usize) -> Vec<JobView<P>> {
-        let held = self.workers.held();
-        self.waiting.values().chain(held).filter_map(|id| self.view(id)).take(max).collect()
+    pub fn pending(&self, max: usize) -> Vec<JobId> {
+        self.waiting.values().chain(self.workers.held()).take(max).cloned().collect()
     }
 
     /// The delivery for a finished job that asked for one. `None` once the record has expired or the job runs again.

@@ -58,6 +58,21 @@ impl<P: Content> Queue<P> {
         self.workers.get(worker).is_none_or(|worker| worker.is_eligible())
     }
 
+    /// Puts unfinished jobs that this worker hands back to their old positions; returns how many. Those that it does not hold
+    /// are left alone. That is no retry: the worker stopped them of its own accord.
+    pub fn hand_back<I: AsRef<str>>(&mut self, now: Timestamp, worker: &str, ids: &[I]) -> usize {
+        let mut handed_back = 0;
+        for id in ids {
+            let Some(id) = self.held_by(now, worker, id.as_ref()) else { continue };
+            self.drop_partial_output(&id);
+            self.requeue(&id);
+            self.workers.withdraw_stop(worker, &id);
+            handed_back += 1;
+        }
+        self.totals.handed_back += handed_back as u64;
+        handed_back
+    }
+
     /// Puts a job that did not reach its worker back to its old position. That is no retry: no worker ever saw the job.
     pub fn return_undelivered(&mut self, worker: &str, id: &str, attempt: u32) {
         let Some(job) = self.jobs.get(id) else { return };

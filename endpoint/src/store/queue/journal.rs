@@ -8,7 +8,7 @@ use crate::store::limits::Limits;
 use crate::store::payload::{Content, Part, Payload};
 use crate::store::request::JobId;
 
-/// Notes of what changed since the last [`Queue::take_changes`]. Off unless asked for: in memory nobody reads them.
+/// Notes of what changed since the last [`Queue::take_changes`]. Switched off for a store that is in memory only.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     enabled: bool,
@@ -54,11 +54,25 @@ impl Journal {
     }
 }
 
+/// A position in the sequence of all changes of a store. Everything up to it is on disk once the backing says so.
+pub(crate) type Mark = u64;
+
 /// Everything that one operation changed. To be written in one transaction.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) counters: Counters,
     pub(crate) list: Vec<Change>,
+}
+
+impl Changes {
+    /// The numbers of the jobs that are changed.
+    pub(crate) fn jobs(&self) -> Vec<u64> {
+        let number = |change: &Change| match change {
+            Change::Job { record, .. } => record.number,
+            Change::Chunk { job, .. } | Change::ChunksGone { job } | Change::Gone { job } => *job,
+        };
+        self.list.iter().map(number).collect()
+    }
 }
 
 /// One change. Jobs are named by their number.
@@ -113,6 +127,15 @@ impl<P: Content> Queue<P> {
             });
         }
         Some(Changes { counters: self.counters(), list })
+    }
+
+    /// Notes the mark of the latest change of these jobs.
+    pub(crate) fn mark(&mut self, jobs: &[u64], mark: Mark) {
+        for id in jobs.iter().filter_map(|number| self.by_age.get(number)) {
+            if let Some(job) = self.jobs.get_mut(id) {
+                job.mark = mark;
+            }
+        }
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -1,13 +1,44 @@
 //! Which workers are there: polls, heartbeats and the events of their processes.
 
-use super::Queue;
+use std::sync::Arc;
+
+use super::{Effect, Queue};
 use crate::store::clock::Timestamp;
+use crate::store::error::StoreError;
 use crate::store::job::State;
 use crate::store::payload::Content;
+use crate::store::presence::Admission;
 use crate::store::request::JobId;
 use crate::store::workers::{Heartbeat, WorkerEvent};
 
 impl<P: Content> Queue<P> {
+    /// Admits a request of a worker's process.
+    ///
+    /// # Errors
+    /// While another process serves under this id.
+    pub fn admit(&mut self, now: Timestamp, worker: &str, instance: Option<&str>) -> Result<(), StoreError> {
+        match self.workers.admit(now, worker, instance, &self.limits) {
+            Admission::Admitted => Ok(()),
+            Admission::Refused { is_news } => {
+                let worker = Arc::from(worker);
+                if is_news {
+                    self.report_duplicate(Arc::clone(&worker));
+                }
+                Err(StoreError::WorkerIdInUse(worker))
+            }
+        }
+    }
+
+    fn report_duplicate(&mut self, worker: Arc<str>) {
+        self.totals.duplicate_workers += 1;
+        self.effects.push(Effect::DuplicateWorker(worker));
+    }
+
+    /// Notes that a worker leaves and asks for no more jobs. Results of it that are still on their way are taken.
+    pub fn goodbye(&mut self, worker: &str) {
+        self.workers.leave(worker);
+    }
+
     /// Notes a heartbeat. It extends only jobs that this worker holds.
     pub fn heartbeat(&mut self, now: Timestamp, worker: &str, heartbeat: &Heartbeat) {
         let limits = self.limits;
@@ -15,7 +46,7 @@ impl<P: Content> Queue<P> {
         let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
         let mut extended = heartbeat.jobs.clone();
         if first {
-            // Until now nobody expected heartbeats for what it holds; from here on they are.
+            // The first heartbeat: from here on the jobs that it holds have leases.
             extended.extend(self.workers.get(&worker).into_iter().flat_map(|known| known.held.iter().cloned()));
         }
         for id in extended {
@@ -39,9 +70,21 @@ impl<P: Content> Queue<P> {
         self.workers.poll_started(now, worker, &self.limits);
     }
 
-    /// Notes that such a poll has ended.
-    pub fn poll_ended(&mut self, now: Timestamp, worker: &str) {
-        self.workers.poll_ended(now, worker);
+    /// Notes that such a poll has ended; `answered` unless the worker hung up.
+    pub fn poll_ended(&mut self, now: Timestamp, worker: &str, answered: bool) {
+        if self.workers.poll_ended(now, worker, answered) {
+            self.report_duplicate(Arc::from(worker));
+        }
+    }
+
+    /// Notes that a worker holds a poll for stop signals open; returns whether the worker is known.
+    pub fn stop_poll_started(&mut self, now: Timestamp, worker: &str) -> bool {
+        self.workers.stop_poll_started(now, worker)
+    }
+
+    /// Notes that such a poll of a known worker has ended.
+    pub fn stop_poll_ended(&mut self, now: Timestamp, worker: &str, answered: bool) {
+        self.workers.stop_poll_ended(now, worker, answered);
     }
 
     /// The jobs that this worker must stop; each is named once.

@@ -51,7 +51,8 @@ impl<P: Content> Queue<P> {
     /// Takes the final result of a job. The first one wins; later ones change nothing.
     pub fn finish(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome<P>) {
         let limits = self.limits;
-        self.workers.contact(now, worker, &limits);
+        // A result may arrive after its worker has left; that does not bring the worker back.
+        self.workers.touch(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
         self.held_by(now, worker, id);
         let recycle = outcome.recycle;

@@ -28,6 +28,8 @@ enum Event {
     Drain { job: usize },
     Purge,
     Stops { worker: usize },
+    HandBack { worker: usize, jobs: Vec<usize> },
+    Goodbye { worker: usize },
     Gone { worker: usize },
     Advance { seconds: u64 },
 }
@@ -50,6 +52,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => job().prop_map(|job| Event::Drain { job }),
         1 => Just(Event::Purge),
         1 => worker().prop_map(|worker| Event::Stops { worker }),
+        1 => (worker(), prop::collection::vec(job(), 0..4)).prop_map(|(worker, jobs)| Event::HandBack { worker, jobs }),
+        1 => worker().prop_map(|worker| Event::Goodbye { worker }),
         1 => worker().prop_map(|worker| Event::Gone { worker }),
         3 => (1..60_u64).prop_map(|seconds| Event::Advance { seconds }),
     ]
@@ -154,6 +158,23 @@ impl Observer {
             Event::Stops { worker } => {
                 self.queue.take_stops(WORKERS[*worker]);
             }
+            Event::HandBack { worker, jobs } => {
+                let jobs: Vec<_> = jobs.iter().map(|job| self.job(*job)).collect();
+                let retries = |queue: &Queue, id: &JobId| queue.view(id).map(|view| view.attempt.retries);
+                let before: Vec<_> = jobs.iter().map(|id| retries(&self.queue, id)).collect();
+                let running = self.queue.in_progress;
+                let handed_back = self.queue.hand_back(now, WORKERS[*worker], &jobs);
+                assert_eq!(running - self.queue.in_progress, handed_back);
+                for (id, before) in jobs.iter().zip(before) {
+                    assert_eq!(retries(&self.queue, id), before, "handing {id} back cost a retry");
+                    let waits = self.queue.jobs.get(id).is_some_and(|job| matches!(job.record.state, State::Queued));
+                    if waits {
+                        self.dispatched.remove(id);
+                    }
+                }
+                assert_eq!(self.queue.hand_back(now, WORKERS[*worker], &jobs), 0, "a repetition did something");
+            }
+            Event::Goodbye { worker } => self.queue.goodbye(WORKERS[*worker]),
             Event::Gone { worker } => self.queue.worker_event(now, WORKERS[*worker], WorkerEvent::Gone),
             Event::Advance { seconds } => {
                 self.now += Duration::from_secs(*seconds);
@@ -350,11 +371,11 @@ fn a_recycled_worker_gets_jobs_again_once_it_was_away() {
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 1);
-    queue.poll_ended(AT, "w0");
+    queue.poll_ended(AT, "w0", true);
     queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
     queue.poll_started(AT, "w0");
     assert_eq!(ids(&queue.take(AT, "w0", 1)), Vec::<&str>::new());
-    queue.poll_ended(AT, "w0");
+    queue.poll_ended(AT, "w0", true);
     let later = AT + Limits::default().recycle_gap;
     queue.poll_started(later, "w0");
     assert_eq!(ids(&queue.take(later, "w0", 1)), ["b"]);
@@ -365,12 +386,12 @@ fn a_recycled_worker_that_asks_on_gets_jobs_after_a_while() {
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 1);
-    queue.poll_ended(AT, "w0");
+    queue.poll_ended(AT, "w0", true);
     queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
     let served = (1..60).map(|second| AT + Duration::from_secs(second)).find(|now| {
         queue.poll_started(*now, "w0");
         let taken = queue.take(*now, "w0", 1);
-        queue.poll_ended(*now, "w0");
+        queue.poll_ended(*now, "w0", true);
         !taken.is_empty()
     });
     assert_eq!(served, Some(AT + Duration::from_secs(1) + Limits::default().recycle_patience));
@@ -381,7 +402,7 @@ fn a_worker_is_replaced_when_the_jobs_beside_the_one_that_asks_for_it_are_over()
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 2);
-    queue.poll_ended(AT, "w0");
+    queue.poll_ended(AT, "w0", true);
     queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
     assert!(!queue.is_recycled("w0"), "b runs");
     queue.finish(AT, "w0", "b", Outcome::default());
@@ -445,4 +466,63 @@ fn the_longest_silent_worker_makes_room() {
     }
     assert_eq!(queue.health(Duration::from_secs(3)).workers.initializing, 2);
     assert!(queue.workers.get("w0").is_none());
+}
+
+#[test]
+fn a_job_that_is_handed_back_waits_at_its_old_position_and_has_lost_no_retry() {
+    let mut queue = queue_with(&["a", "b", "c"]);
+    queue.heartbeat(AT, "w0", &Heartbeat::default());
+    queue.take(AT, "w0", 2);
+    queue.chunk(AT, "w0", "a", payload("item")).unwrap();
+    assert_eq!(queue.hand_back(AT, "w1", &["a"]), 0, "another worker holds it");
+    for expected in [2, 0] {
+        assert_eq!(queue.hand_back(AT, "w0", &["b", "a", "c", "unknown"]), expected);
+    }
+    let view = queue.view("a").unwrap();
+    assert_eq!((view.status, view.attempt.retries, view.attempt.worker), (Status::InQueue, 0, None));
+    assert_eq!(queue.drain("a").unwrap().1.len(), 0, "the next attempt streams from the beginning");
+    assert_eq!(queue.observe(AT).totals.handed_back, 2);
+    assert_eq!(ids(&queue.take(AT, "w1", 9)), ["a", "b", "c"]);
+    assert_eq!(queue.hand_back(AT, "w0", &["a"]), 0, "a late repetition takes nothing from the next worker");
+}
+
+#[test]
+fn a_worker_that_left_is_in_no_counter_and_one_that_vanished_is_lost_for_a_while() {
+    let mut queue = queue_with(&["a"]);
+    for worker in ["leaves", "vanishes", "leaves-with-a-result"] {
+        queue.heartbeat(AT, worker, &Heartbeat::default());
+        queue.poll_started(AT, worker);
+        queue.poll_ended(AT, worker, true);
+    }
+    queue.take(AT, "leaves-with-a-result", 1);
+    queue.goodbye("leaves");
+    queue.goodbye("leaves-with-a-result");
+    let soon = queue.health(AT).workers;
+    assert_eq!((soon.idle, soon.running, soon.lost, soon.unhealthy), (1, 0, 0, 0));
+    queue.finish(AT, "leaves-with-a-result", "a", Outcome::completed(None));
+    queue.finish(AT, "leaves", "a", Outcome::default());
+    assert_eq!(queue.view("a").unwrap().status, Status::Completed);
+    let limits = Limits::default();
+    let later = AT + limits.lease + Duration::from_secs(1);
+    let counts = queue.health(later).workers;
+    assert_eq!((counts.idle, counts.initializing, counts.lost, counts.unhealthy), (0, 0, 1, 0));
+    let end = AT + limits.worker_retention;
+    queue.tick(end);
+    assert_eq!(queue.health(end).workers.lost, 0);
+    queue.heartbeat(end, "leaves", &Heartbeat::default());
+    assert_eq!(queue.health(end).workers.initializing, 1, "a new process under the id of one that left");
+}
+
+#[test]
+fn a_second_process_of_one_id_is_refused_until_the_first_has_left() {
+    let mut queue = queue_with(&[]);
+    queue.admit(AT, "w0", Some("first")).unwrap();
+    queue.poll_started(AT, "w0");
+    assert_eq!(queue.admit(AT, "w0", Some("second")), Err(StoreError::WorkerIdInUse("w0".into())));
+    assert!(queue.workers(AT, 9)[0].has_duplicate);
+    assert_eq!(queue.observe(AT).totals.duplicate_workers, 1);
+    queue.admit(AT, "w0", Some("first")).unwrap();
+    queue.goodbye("w0");
+    queue.admit(AT, "w0", Some("second")).unwrap();
+    assert_eq!(queue.admit(AT, "w0", Some("first")), Err(StoreError::WorkerIdInUse("w0".into())));
 }

@@ -72,7 +72,7 @@ impl<P: Content> Queue<P> {
     }
 
     /// Drops what the attempt that is over has sent: the next one sends it all again.
-    fn drop_partial_output(&mut self, id: &JobId) {
+    pub(super) fn drop_partial_output(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.record.ending.output = None;
         self.journal.chunks_gone(job);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::store::backing::{Backing, Entry, Mark};
+use crate::store::backing::{Backing, Entry};
 use crate::store::clock::{Clock, Timestamp};
-use crate::store::queue::Queue;
+use crate::store::queue::{Mark, Queue};
 use crate::store::views::Assignment;
 use crate::store::wakers::Wakers;
 
@@ -54,7 +54,9 @@ impl<B: Backing> Endpoint<B> {
             let mut effects = queue.take_effects();
             if let Some(changes) = queue.take_changes() {
                 let (effects, wakers) = (std::mem::take(&mut effects), Arc::clone(&self.wakers));
+                let jobs = changes.jobs();
                 *mark = self.backing.append(Entry { endpoint: self.key, changes, effects, wakers });
+                queue.mark(&jobs, *mark);
             }
             (result, effects, sooner, *mark)
         };
@@ -149,17 +151,45 @@ impl<B: Backing> Drop for Taken<'_, B> {
 pub(super) struct Poll<'a, B: Backing> {
     endpoint: &'a Endpoint<B>,
     worker: &'a str,
+    asks_for: AsksFor,
+    /// False for as long as the worker may hang up.
+    answered: bool,
+}
+
+/// What a poll asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AsksFor {
+    Jobs,
+    Stops,
+    /// A poll for stop signals of a worker that is not known yet is not counted.
+    StopsUnknown,
 }
 
 impl<'a, B: Backing> Poll<'a, B> {
-    pub(super) fn start(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+    pub(super) fn for_jobs(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
         endpoint.with(|queue, now| queue.poll_started(now, worker));
-        Self { endpoint, worker }
+        Self { endpoint, worker, asks_for: AsksFor::Jobs, answered: false }
+    }
+
+    pub(super) fn for_stops(endpoint: &'a Endpoint<B>, worker: &'a str) -> Self {
+        let (known, _) = endpoint.with(|queue, now| queue.stop_poll_started(now, worker));
+        let asks_for = if known { AsksFor::Stops } else { AsksFor::StopsUnknown };
+        Self { endpoint, worker, asks_for, answered: false }
+    }
+
+    /// The poll got its answer: the worker did not hang up.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
     }
 }
 
 impl<B: Backing> Drop for Poll<'_, B> {
     fn drop(&mut self) {
-        self.endpoint.with(|queue, now| queue.poll_ended(now, self.worker));
+        let (worker, answered) = (self.worker, self.answered);
+        self.endpoint.with(|queue, now| match self.asks_for {
+            AsksFor::Jobs => queue.poll_ended(now, worker, answered),
+            AsksFor::Stops => queue.stop_poll_ended(now, worker, answered),
+            AsksFor::StopsUnknown => {}
+        });
     }
 }

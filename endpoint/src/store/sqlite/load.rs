@@ -8,14 +8,19 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::open::connect;
 use super::rows::{self, key, natural, payload, split_key, table};
+use super::shared::SharedPayloads;
 use crate::store::backing::Restored;
 use crate::store::clock::Timestamp;
-use crate::store::payload::{Filed, Payload};
+use crate::store::payload::{Filed, Part, Payload};
 use crate::store::queue::{Counters, Queue};
 use crate::store::setup::Setup;
+use crate::store::views::JobView;
 
 /// Connections kept for the next reader.
 const MAX_SPARE: usize = 4;
+
+/// Payloads from this size on are shared by their readers.
+const SHARED_FROM: usize = 64 << 10;
 
 /// All endpoints as the file has them.
 pub(super) fn restore(
@@ -70,32 +75,57 @@ fn restore_chunks(connection: &Connection) -> rusqlite::Result<Chunks> {
 pub(super) struct Readers {
     path: PathBuf,
     spare: Mutex<Vec<Connection>>,
+    shared: SharedPayloads,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, spare: Mutex::default() }
+        Self { path, spare: Mutex::default(), shared: SharedPayloads::default() }
     }
 
     /// The text of each payload, where it still exists.
     pub(super) fn load(&self, endpoint: u32, contents: Vec<Filed>) -> rusqlite::Result<Vec<Option<Payload>>> {
+        self.with_connection(|connection| {
+            contents.into_iter().map(|content| self.load_one(connection, endpoint, content)).collect()
+        })
+    }
+
+    /// A job as the file has it.
+    pub(super) fn view(&self, endpoint: u32, job: u64) -> rusqlite::Result<Option<JobView<Filed>>> {
+        self.with_connection(|connection| {
+            let mut statement = connection.prepare_cached("SELECT * FROM jobs WHERE key = ?1")?;
+            let found = statement.query_row([key(endpoint, job)], rows::get).optional()?;
+            Ok(found.map(|(_, record)| record.map(|part, bytes| Filed::Stored { number: job, part, bytes }).view()))
+        })
+    }
+
+    /// Notes that a payload in the file has changed.
+    pub(super) fn forget(&self, endpoint: u32, job: u64, part: Part) {
+        self.shared.forget((key(endpoint, job), part));
+    }
+
+    fn with_connection<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let spare = self.spare.lock().pop();
         let connection = match spare {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
-        let loaded = contents.into_iter().map(|content| load(&connection, endpoint, content)).collect();
+        let found = read(&connection);
         let mut spare = self.spare.lock();
         if spare.len() < MAX_SPARE {
             spare.push(connection);
         }
-        loaded
+        found
     }
-}
 
-fn load(connection: &Connection, endpoint: u32, content: Filed) -> rusqlite::Result<Option<Payload>> {
-    let Filed::Stored { number, part, .. } = content else { return Ok(content.fresh()) };
-    let sql = format!("SELECT body FROM {} WHERE key = ?1", table(part));
-    let text = connection.prepare_cached(&sql)?.query_row([key(endpoint, number)], |row| row.get(0)).optional()?;
-    text.map(payload).transpose()
+    fn load_one(&self, connection: &Connection, endpoint: u32, content: Filed) -> rusqlite::Result<Option<Payload>> {
+        let Filed::Stored { number, part, bytes } = content else { return Ok(content.fresh()) };
+        let key = key(endpoint, number);
+        let read = || {
+            let sql = format!("SELECT body FROM {} WHERE key = ?1", table(part));
+            let text = connection.prepare_cached(&sql)?.query_row([key], |row| row.get(0)).optional()?;
+            text.map(payload).transpose()
+        };
+        if bytes < SHARED_FROM { read() } else { self.shared.get((key, part), read) }
+    }
 }

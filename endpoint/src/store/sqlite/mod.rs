@@ -6,9 +6,9 @@
 mod load;
 mod open;
 mod rows;
+mod shared;
 mod write;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,16 +19,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::backing::{Backing, Entry, Mark};
+use super::backing::{Backing, Entry};
 use super::clock::Clock;
 use super::error::StoreError;
 use super::limits::Limits;
 use super::payload::{Filed, Payload};
-use super::queue::Queue;
+use super::queue::{Mark, Queue};
 use super::queue_store::QueueStore;
 use super::setup::Setup;
+use super::views::JobView;
 use load::Readers;
-use write::{Message, Progress, Writer};
+use open::Lock;
+use write::{FreePages, Message, Progress, Writer};
 
 pub use open::OpenError;
 
@@ -52,7 +54,7 @@ pub struct SqliteFile {
     closing: Arc<AtomicBool>,
     writer: Option<JoinHandle<()>>,
     /// Keeps other processes away.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// The way to the writer; hands out marks in the order of sending.
@@ -77,7 +79,15 @@ impl SqliteStore {
         let (progress_sender, progress) = watch::channel(Progress::default());
         let (channel, receiver) = mpsc::sync_channel(MAX_WAITING);
         let closing = Arc::<AtomicBool>::default();
-        let writer = Writer { connection, receiver, progress: progress_sender, closing: Arc::clone(&closing) };
+        let readers = Arc::new(Readers::new(path.clone()));
+        let writer = Writer {
+            connection,
+            receiver,
+            progress: progress_sender,
+            closing: Arc::clone(&closing),
+            readers: Arc::clone(&readers),
+            free_pages: FreePages::unknown(),
+        };
         let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             let _entered = runtime.enter();
@@ -86,7 +96,7 @@ impl SqliteStore {
         let file = SqliteFile {
             sender: Mutex::new(Sender { channel: Some(channel), sent: 0 }),
             progress,
-            readers: Arc::new(Readers::new(path.clone())),
+            readers,
             closing,
             writer: Some(thread.map_err(|error| OpenError::Unusable(path, error.to_string()))?),
             _lock: lock,
@@ -101,6 +111,22 @@ fn file_in(path: &Path) -> PathBuf {
 }
 
 impl SqliteFile {
+    /// Reads from the file, on a thread that may wait for the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Readers) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        match tokio::task::spawn_blocking(move || read(&readers)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "The data file cannot be read.");
+                Err(StoreError::Unavailable(error.to_string().into()))
+            }
+            Err(_) => Err(StoreError::Unavailable("reading was interrupted".into())),
+        }
+    }
+
     fn send(&self, message: Message) -> Mark {
         let mut sender = self.sender.lock();
         sender.sent += 1;
@@ -165,16 +191,11 @@ impl Backing for SqliteFile {
         if !contents.iter().any(|content| matches!(content, Filed::Stored { .. })) {
             return Ok(contents.into_iter().map(Filed::fresh).collect());
         }
-        let readers = Arc::clone(&self.readers);
-        let reading = tokio::task::spawn_blocking(move || readers.load(endpoint, contents));
-        match reading.await {
-            Ok(Ok(loaded)) => Ok(loaded),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "The data file cannot be read.");
-                Err(StoreError::Unavailable(error.to_string().into()))
-            }
-            Err(_) => Err(StoreError::Unavailable("reading was interrupted".into())),
-        }
+        self.read(move |readers| readers.load(endpoint, contents)).await
+    }
+
+    async fn stored(&self, endpoint: u32, job: u64) -> Result<Option<JobView<Filed>>, StoreError> {
+        self.read(move |readers| readers.view(endpoint, job)).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,15 +11,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// Marks the file as ours (`RPEP`).
 const APPLICATION_ID: i32 = 0x5250_4550;
 
-/// Raised with each change of the tables.
+/// Raised by one with each change of the tables.
 const FORMAT: i32 = 2;
 
-/// What makes a file of format 1, 2 … one of the next format. Format 1 noted the platform's default as every job's own.
+/// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
+/// as if each job had set it.
 const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
     UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
 
 /// How long a statement waits for a lock of another program, such as a backup.
 const BUSY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Bytes in use of the largest file that is rebuilt at the start: some seconds of work.
+const MAX_REBUILT: i64 = 1 << 30;
 
 /// Why a data file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,23 +57,42 @@ pub enum OpenError {
     Unusable(PathBuf, String),
 }
 
-/// The connection that writes, and the lock that says so to other processes.
-pub(super) fn open(path: &Path) -> Result<(Connection, File), OpenError> {
+/// Keeps other processes away for as long as it exists.
+pub(super) struct Lock {
+    /// The file itself, whatever name it was opened by.
+    _file: File,
+    /// A file beside it, which is what earlier versions lock.
+    _beside: File,
+}
+
+/// The connection that writes, and the lock that keeps other processes away.
+pub(super) fn open(path: &Path) -> Result<(Connection, Lock), OpenError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let beside = locked(private_file(Path::new(&beside), path)?, path)?;
     // SQLite would create it readable for everyone; jobs may hold secrets.
-    private_file(path, path)?;
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let lock = private_file(Path::new(&lock_path), path)?;
-    lock.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => OpenError::InUse(path.to_owned()),
-        TryLockError::Error(error) => OpenError::Unusable(path.to_owned(), error.to_string()),
-    })?;
+    let file = locked(private_file(path, path)?, path)?;
+    if file.metadata().is_ok_and(|metadata| metadata.nlink() > 1) {
+        tracing::warn!(
+            path = %path.display(),
+            "The data file has a second name (a hard link). Always start the endpoint with the same one: the newest changes are in a file beside it."
+        );
+    }
     let connection = prepare(path).map_err(|error| match error {
         Problem::Sqlite(error) => explain(path, &error),
         Problem::Foreign => OpenError::Foreign(path.to_owned()),
         Problem::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
     })?;
-    Ok((connection, lock))
+    Ok((connection, Lock { _file: file, _beside: beside }))
+}
+
+/// Locks the file as such, and not its name: links and mounts lead to the same lock.
+fn locked(file: File, data: &Path) -> Result<File, OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::Unusable(data.to_owned(), error.to_string())),
+    }
 }
 
 fn private_file(path: &Path, data: &Path) -> Result<File, OpenError> {
@@ -109,6 +132,7 @@ fn prepare(path: &Path) -> Result<Connection, Problem> {
             return Err(Problem::Newer(found));
         }
     }
+    make_shrinkable(&connection, tables == 0)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // With FULL a job that was accepted survives a power failure too, not only the end of the process.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -127,6 +151,34 @@ fn prepare(path: &Path) -> Result<Connection, Problem> {
         connection.execute_batch(&upgrade)?;
     }
     Ok(connection)
+}
+
+/// Lets free pages be given back to the disk a few at a time. A file that was created without that is rebuilt once, unless
+/// that would take too long or the disk has no room for it.
+fn make_shrinkable(connection: &Connection, is_new: bool) -> rusqlite::Result<()> {
+    const INCREMENTAL: i64 = 2;
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    if is_new {
+        // Has an effect only before the first page is written.
+        return connection.pragma_update(None, "auto_vacuum", INCREMENTAL);
+    }
+    if pragma("auto_vacuum")? == INCREMENTAL {
+        return Ok(());
+    }
+    let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+    if used > MAX_REBUILT {
+        tracing::warn!(
+            "The data file cannot shrink, because an earlier version created it. To change that, stop the endpoint and run: \
+             sqlite3 FILE 'PRAGMA auto_vacuum = INCREMENTAL; VACUUM;'"
+        );
+        return Ok(());
+    }
+    tracing::info!(bytes = used, "The data file is rebuilt once, so that it can shrink from now on.");
+    connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    if let Err(error) = connection.execute_batch("VACUUM") {
+        tracing::warn!(%error, "The data file could not be rebuilt. It is used as it is, and the next start tries again.");
+    }
+    Ok(())
 }
 
 /// One more connection to the file.

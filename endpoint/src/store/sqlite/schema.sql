@@ -19,7 +19,7 @@ CREATE TABLE jobs (
     submitted INTEGER NOT NULL,
     expires INTEGER NOT NULL,
     retention INTEGER NOT NULL,
-    -- 0 when nobody has set one.
+    -- 0 when the client set none.
     execution_timeout INTEGER NOT NULL,
     webhook TEXT,
     webhook_due INTEGER NOT NULL,
@@ -51,7 +51,7 @@ CREATE TABLE inputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE s3_configs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE outputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 
--- Stream items that nobody has read.
+-- Unread stream items.
 CREATE TABLE chunks (
     key INTEGER NOT NULL,
     number INTEGER NOT NULL,

@@ -2,19 +2,30 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::watch;
 
+use super::load::Readers;
 use super::rows::{self, integer, key, table};
-use crate::store::backing::{Entry, Mark};
+use crate::store::backing::Entry;
 use crate::store::payload::Part;
-use crate::store::queue::{Change, Changes};
+use crate::store::queue::{Change, Changes, Mark};
 
 /// Entries in one transaction. More would make the first of them wait for too long.
 const MAX_BATCH: usize = 4096;
+
+/// Free pages (4 KiB) that stay in the file, so that a steady coming and going of jobs does not move its end all the time.
+const RESERVED_PAGES: i64 = 1024;
+
+/// Free pages that are given back in one step: some milliseconds of work.
+const PAGES_A_STEP: i64 = 256;
+
+/// Between two steps while there is nothing to write, and at most between two steps beside a steady load.
+const SHRINK_PAUSE: Duration = Duration::from_millis(20);
+const SHRINK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause before a failed transaction is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -35,22 +46,43 @@ pub(super) struct Progress {
     pub(super) failure: Option<Arc<str>>,
 }
 
+/// What is known of the free pages of the file.
+pub(super) struct FreePages {
+    /// Something was deleted since the last step that left none.
+    expected: bool,
+    last_step: Instant,
+}
+
+impl FreePages {
+    /// A file may have free pages from earlier.
+    pub(super) fn unknown() -> Self {
+        Self { expected: true, last_step: Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.expected && self.last_step.elapsed() >= SHRINK_INTERVAL
+    }
+}
+
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) receiver: Receiver<Box<Message>>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) closing: Arc<AtomicBool>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) free_pages: FreePages,
 }
 
 impl Writer {
     /// Runs until the store is dropped.
     pub(super) fn run(mut self) {
-        while let Ok(first) = self.receiver.recv() {
+        while let Some(first) = self.next() {
             let mut batch = vec![first];
             batch.extend(self.receiver.try_iter().take(MAX_BATCH - 1));
             if !self.write(&batch) {
                 return;
             }
+            self.note_written(&batch);
             let settled = Mark::try_from(batch.len()).unwrap_or_default();
             self.progress.send_modify(|progress| {
                 progress.settled += settled;
@@ -59,6 +91,56 @@ impl Writer {
             for message in &batch {
                 if let Message::Entry(entry) = &**message {
                     entry.effects.iter().for_each(|effect| entry.wakers.perform(effect));
+                }
+            }
+        }
+    }
+
+    /// The next message; `None` when the store is dropped. While there is none, and now and then beside a steady load, free
+    /// pages are given back to the disk, a few at a time.
+    fn next(&mut self) -> Option<Box<Message>> {
+        if self.free_pages.is_due() {
+            self.give_back_pages();
+        }
+        loop {
+            if !self.free_pages.expected {
+                return self.receiver.recv().ok();
+            }
+            match self.receiver.recv_timeout(SHRINK_PAUSE) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.give_back_pages(),
+            }
+        }
+    }
+
+    fn give_back_pages(&mut self) {
+        self.free_pages.last_step = Instant::now();
+        self.free_pages.expected = shrink_a_step(&self.connection).unwrap_or_else(|error| {
+            tracing::debug!(%error, "Free pages of the data file could not be given back to the disk.");
+            false
+        });
+    }
+
+    /// What the file has now replaces what readers may share.
+    fn note_written(&mut self, batch: &[Box<Message>]) {
+        for message in batch {
+            let Message::Entry(Entry { endpoint, changes, .. }) = &**message else { continue };
+            for change in &changes.list {
+                match change {
+                    Change::Job { record, payloads } => {
+                        for (part, _) in payloads {
+                            self.readers.forget(*endpoint, record.number, *part);
+                        }
+                    }
+                    Change::Gone { job } => {
+                        for part in Part::ALL {
+                            self.readers.forget(*endpoint, *job, part);
+                        }
+                        self.free_pages.expected = true;
+                    }
+                    Change::ChunksGone { .. } => self.free_pages.expected = true,
+                    Change::Chunk { .. } => {}
                 }
             }
         }
@@ -95,6 +177,23 @@ impl Writer {
     }
 }
 
+/// Gives some free pages back to the disk; returns whether there are more.
+fn shrink_a_step(connection: &Connection) -> rusqlite::Result<bool> {
+    let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    if free > RESERVED_PAGES {
+        let pages = (free - RESERVED_PAGES).min(PAGES_A_STEP);
+        let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
+    }
+    let is_done = free <= RESERVED_PAGES + PAGES_A_STEP;
+    if is_done {
+        // The file itself gets shorter when the log is copied into it. Readers are not waited for.
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    }
+    Ok(!is_done)
+}
+
 fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite::Result<()> {
     for change in &changes.list {
         match change {
@@ -112,7 +211,7 @@ fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite:
             }
             Change::ChunksGone { job } => delete(connection, "chunks", endpoint, *job)?,
             Change::Gone { job } => {
-                for part in [Part::Input, Part::S3Config, Part::Output] {
+                for part in Part::ALL {
                     delete(connection, table(part), endpoint, *job)?;
                 }
                 delete(connection, "chunks", endpoint, *job)?;

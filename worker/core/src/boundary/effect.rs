@@ -49,6 +49,12 @@ pub enum Effect {
         /// What to put there.
         item: OutboxItem,
     },
+    /// Tell the queue that this worker will not answer the job, so that it need not wait for the job's lease. Only queues
+    /// that support it are told.
+    HandBack {
+        /// The job.
+        job: JobId,
+    },
     /// Report to the platform that this worker cannot work.
     ReportUnhealthy {
         /// Short name of what failed.

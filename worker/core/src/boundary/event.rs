@@ -56,6 +56,8 @@ pub enum PollAnswer {
     Failed {
         /// Time until the next poll may start.
         retry_after: Duration,
+        /// What went wrong, with the fix.
+        reason: String,
     },
     /// The poll was given up on request; no job was taken.
     Aborted,
@@ -177,6 +179,14 @@ pub enum ExitReason {
     Signal(i32),
     /// The operating system did not report it.
     Unknown,
+}
+
+impl ExitReason {
+    /// Whether it was asked to end from outside: SIGHUP, SIGINT, SIGQUIT or SIGTERM, which go to every process of a service
+    /// at once in some environments. Shells and other wrappers report such a signal as an exit code of 128 plus its number.
+    pub fn is_end_signal(self) -> bool {
+        matches!(self, Self::Signal(1 | 2 | 3 | 15) | Self::Code(129 | 130 | 131 | 143))
+    }
 }
 
 impl fmt::Display for ExitReason {

@@ -75,6 +75,8 @@ pub struct Policy {
     pub retire_grace: Duration,
     /// Stop requests kept for jobs that may be on their way here.
     pub early_stop_limit: usize,
+    /// Jobs that have ended here and are remembered, so that a late stop of one does not hit its retry.
+    pub ended_jobs: usize,
     /// Results of completed jobs kept for a queue that hands the same job out again.
     pub recent_results: usize,
     /// Total size of those results, in bytes.
@@ -107,9 +109,10 @@ pub struct Policy {
     pub crash_limit: usize,
     /// The period over which crashes are counted.
     pub crash_window: Duration,
-    /// How often the process of a job may exit between the job's arrival there and its begin, before the job itself is
-    /// suspected.
-    pub lost_start_limit: u32,
+    /// How often a job may lose its process without being suspected: before the job was begun, or by a signal from outside.
+    pub lost_run_limit: u32,
+    /// A handler process that exits by itself this long before the worker is asked to stop was asked to stop, too.
+    pub shutdown_notice: Duration,
 
     /// How long results of an earlier run, or one that asks for a fresh worker, may delay the next poll. Their delivery goes
     /// on afterwards.
@@ -153,6 +156,7 @@ impl Default for Policy {
             cancel_grace: seconds(5),
             retire_grace: seconds(30),
             early_stop_limit: 4096,
+            ended_jobs: 4096,
             recent_results: 64,
             recent_bytes: 16 * 1024 * 1024,
             handshake_timeout: seconds(30),
@@ -168,7 +172,8 @@ impl Default for Policy {
             restart_delay_max: seconds(30),
             crash_limit: 5,
             crash_window: seconds(600),
-            lost_start_limit: 2,
+            lost_run_limit: 2,
+            shutdown_notice: seconds(1),
             undelivered_grace: seconds(60),
             price_per_hour: None,
             cost_in_result: false,

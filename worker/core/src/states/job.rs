@@ -8,7 +8,9 @@
 //! | `Assigned` | `Started` | `Running` |
 //! | `Assigned`, `Running` | deadline, stop, drain limit | `Stopping` |
 //! | `Assigned`, `Running`, `Stopping` | `Done`, `Failed` | `Delivering` |
-//! | `Assigned`, `Running`, `Stopping` | its process exits | `Queued` or `Delivering` |
+//! | `Assigned`, `Running`, `Stopping` | its process exits | `Queued`, `Undecided` or `Delivering` |
+//! | `Undecided` | a shutdown begins | `Queued` |
+//! | `Undecided` | its time is over | `Delivering` |
 //! | `Delivering` | accepted, or refused for good | closed: removed from the table |
 //!
 //! A job that was cancelled or handed back has nothing to deliver and is closed at once.
@@ -16,7 +18,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::CancelReason;
+use runpod_handler_protocol::{CancelReason, ErrorReport};
 
 use crate::boundary::{JobId, ProcessId, SlotRef, TakenJob, Time};
 
@@ -37,6 +39,12 @@ pub(crate) enum JobState {
         why: CancelReason,
         /// When its process is killed.
         kill_at: Time,
+    },
+    /// Its process has exited by itself. If the worker is asked to stop within a moment, that was the reason, and the job is
+    /// not blamed.
+    Undecided {
+        /// When the job fails.
+        until: Time,
     },
     /// Its result is decided and being delivered.
     Delivering,
@@ -71,14 +79,21 @@ pub(crate) struct Job {
     pub deadline: Time,
     /// How often a process exited while it may have been the cause.
     pub crashes: u32,
-    /// How often a process exited that had received it and had not begun with it.
-    pub lost_starts: u32,
+    /// How often it lost its process without being suspected: before it was begun, or by a signal from outside.
+    pub lost_runs: u32,
+    /// The error with which an undecided job fails.
+    pub exit_error: Option<ErrorReport>,
     /// It may have crashed its process, so it runs again without other jobs beside it.
     pub runs_alone: bool,
     /// At least one chunk was posted, so a second run would repeat output.
     pub streamed: bool,
     /// Its result asks the queue to replace this worker.
     pub stop_pod: bool,
+    /// Its result is an error.
+    pub failed: bool,
+    /// The queue has handed it out again while its last run could not answer that any more. It is taken in once this run
+    /// is closed.
+    pub taken_again: Option<Box<TakenJob>>,
 }
 
 impl Job {
@@ -99,10 +114,13 @@ impl Job {
             timeout,
             deadline: now + timeout,
             crashes: 0,
-            lost_starts: 0,
+            lost_runs: 0,
+            exit_error: None,
             runs_alone: false,
             streamed: false,
             stop_pod: false,
+            failed: false,
+            taken_again: None,
         }
     }
 
@@ -115,7 +133,7 @@ impl Job {
     pub(crate) fn slot(&self) -> Option<SlotRef> {
         match self.state {
             JobState::Assigned(slot) | JobState::Running(slot) | JobState::Stopping { slot, .. } => Some(slot),
-            JobState::Queued | JobState::Delivering => None,
+            JobState::Queued | JobState::Undecided { .. } | JobState::Delivering => None,
         }
     }
 
@@ -126,8 +144,18 @@ impl Job {
 
     /// Whether it may be the reason why its process exited. A job that was not begun is suspected only after several such
     /// exits, because its mere arrival may do the harm.
-    pub(crate) fn is_suspect(&self, lost_start_limit: u32) -> bool {
-        !matches!(self.state, JobState::Assigned(_)) || self.lost_starts >= lost_start_limit
+    pub(crate) fn is_suspect(&self, lost_run_limit: u32) -> bool {
+        !matches!(self.state, JobState::Assigned(_)) || self.lost_runs >= lost_run_limit
+    }
+
+    /// Whether the queue's next request for this job cannot be answered by the run that is under way: nothing is posted for
+    /// it, or the error that is being delivered may be what the new request follows.
+    pub(crate) fn must_run_again(&self) -> bool {
+        match self.state {
+            JobState::Stopping { why, .. } => why == CancelReason::Stopped,
+            JobState::Delivering => self.failed,
+            JobState::Queued | JobState::Assigned(_) | JobState::Running(_) | JobState::Undecided { .. } => false,
+        }
     }
 
     /// Whether it was asked to stop and its grace is over.
@@ -140,6 +168,7 @@ impl Job {
         match self.state {
             JobState::Queued | JobState::Assigned(_) | JobState::Running(_) => Some(self.deadline),
             JobState::Stopping { kill_at, .. } => Some(kill_at),
+            JobState::Undecided { until } => Some(until),
             JobState::Delivering => None,
         }
     }

@@ -17,6 +17,8 @@ pub(crate) enum Lifecycle {
         cancel_at: Option<Time>,
         /// Running jobs were asked to stop.
         cancelled: bool,
+        /// A signal has asked the worker to stop. The same signal may have reached the handler processes.
+        signalled: bool,
         /// A second signal came.
         aborted: bool,
     },
@@ -43,6 +45,11 @@ impl Lifecycle {
     /// Whether no job can be run any more.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self, Self::Closing { .. } | Self::Over { .. })
+    }
+
+    /// Whether a signal has asked the worker to stop while jobs run.
+    pub(crate) fn is_signalled(&self) -> bool {
+        matches!(self, Self::Draining { signalled: true, .. })
     }
 
     /// Why the worker is unhealthy, if it is.

@@ -18,6 +18,8 @@ pub(crate) struct Poll {
     pub not_before: Time,
     /// Why `not_before` lies ahead.
     pause: Option<PollBlocker>,
+    /// What went wrong with the last poll, if it failed.
+    pub failure: Option<String>,
     /// Whether the worker stays away from its queue.
     pub absence: Absence,
     /// When the last poll ended, and its outcome.
@@ -40,13 +42,15 @@ impl Poll {
         self.aborted = false;
         self.last = Some((now, answer.outcome()));
         self.not_before = now;
+        self.failure = None;
         match answer {
             PollAnswer::Jobs(_) | PollAnswer::Empty => self.pause = None,
             PollAnswer::RateLimited { retry_after } => {
                 self.pause = Some(PollBlocker::RateLimited);
                 self.not_before = now + *retry_after;
             }
-            PollAnswer::Failed { retry_after } => {
+            PollAnswer::Failed { retry_after, reason } => {
+                self.failure = Some(reason.clone());
                 // A queue that limits requests and then fails is still limited.
                 self.pause.get_or_insert(PollBlocker::QueueUnavailable);
                 self.not_before = now + *retry_after;

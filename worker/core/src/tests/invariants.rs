@@ -9,8 +9,8 @@ use crate::states::JobState;
 use crate::states::Lifecycle;
 use crate::states::Phase;
 use crate::{
-    DeliveryEvent, Effect, Event, JobId, OutboxItem, Policy, PollAnswer, PollBlocker, ProcessEvent, Report, Time,
-    Worker,
+    DeliveryEvent, Effect, Event, JobId, JobStatus, OutboxItem, Policy, PollAnswer, PollBlocker, ProcessEvent, Report,
+    Time, Worker,
 };
 
 /// A queue that honours `stopPod` considers a name to be a new worker after three seconds without a poll; requests take time.
@@ -26,6 +26,15 @@ pub(super) struct Ledger {
     decided: BTreeSet<JobId>,
     /// How often each job was taken in and how often it was decided.
     tally: BTreeMap<JobId, (u32, u32)>,
+    /// Jobs for which the queue still waits: it has handed them out, and they were neither answered, nor handed back, nor
+    /// stopped since.
+    owed: BTreeSet<JobId>,
+    /// Jobs that have ended here.
+    pub(super) ended: BTreeSet<JobId>,
+    /// Jobs that were stopped while the poll in flight may bring them.
+    early_stops: BTreeSet<JobId>,
+    /// Jobs that were stopped since they were taken, or early.
+    stopped: BTreeSet<JobId>,
     /// How often each open job was sent to a process, and whether the last of them has begun with it.
     runs: BTreeMap<JobId, (u32, bool)>,
     serving_before: Vec<bool>,
@@ -43,6 +52,10 @@ impl Ledger {
             open: BTreeSet::new(),
             decided: BTreeSet::new(),
             tally: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            early_stops: BTreeSet::new(),
+            stopped: BTreeSet::new(),
             runs: BTreeMap::new(),
             serving_before: vec![false; policy.processes],
             gone: false,
@@ -66,16 +79,30 @@ impl Ledger {
         {
             *begun |= runs == attempt;
         }
-        if let Event::Poll(PollAnswer::Jobs(jobs)) = event {
-            let mut seen = BTreeSet::new();
-            for job in jobs {
-                let known = worker.jobs.contains_key(&job.id) || worker.recent.get(&job.id).is_some();
-                let closing = matches!(worker.lifecycle, Lifecycle::Closing { .. } | Lifecycle::Over { .. });
-                if !known && !closing && seen.insert(job.id.clone()) {
-                    self.tally.entry(job.id.clone()).or_default().0 += 1;
-                    self.open.insert(job.id.clone());
+        match event {
+            Event::Poll(PollAnswer::Jobs(jobs)) => {
+                for job in jobs {
+                    let held = worker.jobs.get(&job.id);
+                    let is_answered = held.is_some_and(|held| held.state == JobState::Delivering && !held.failed);
+                    if !is_answered && !self.early_stops.contains(&job.id) {
+                        self.owed.insert(job.id.clone());
+                    }
                 }
             }
+            Event::Stop(jobs) => {
+                for job in jobs {
+                    self.owed.remove(job);
+                    if worker.jobs.contains_key(job) {
+                        self.stopped.insert(job.clone());
+                    } else if worker.poll.in_flight && !self.ended.contains(job) {
+                        self.early_stops.insert(job.clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+        if matches!(event, Event::Poll(_)) {
+            self.stopped.append(&mut self.early_stops);
         }
     }
 
@@ -87,7 +114,10 @@ impl Ledger {
             self.gone_since.get_or_insert(now);
         }
         self.a_worker_that_does_not_poll_shows_why(worker);
+        self.stopped.retain(|job| worker.jobs.contains_key(job));
         self.table(worker);
+        let dropped = self.owed.iter().find(|job| !worker.jobs.contains_key(*job));
+        assert_eq!(dropped, None, "it was taken, and neither answered, handed back nor stopped");
         self.slots_and_jobs_agree(worker);
         all_time_is_accounted_for(worker);
     }
@@ -114,7 +144,18 @@ impl Ledger {
                 let (runs, begun) = self.runs.entry(JobId::from(job.as_str())).or_default();
                 (*runs, *begun) = (*runs + 1, false);
             }
-            Effect::Report(Report::JobFinished { job, error, .. }) => {
+            Effect::Report(Report::JobTaken { job, .. }) => {
+                self.tally.entry(job.clone()).or_default().0 += 1;
+                assert!(self.open.insert(job.clone()), "{job} was taken twice at once");
+                self.owed.insert(job.clone());
+            }
+            Effect::HandBack { job } => {
+                self.owed.remove(job);
+            }
+            Effect::Report(Report::JobFinished { job, status, error, .. }) => {
+                let stopped = self.stopped.remove(job);
+                assert!(*status != JobStatus::Cancelled || stopped, "{job} was cancelled, and nobody has stopped it");
+                self.ended.insert(job.clone());
                 assert!(self.open.remove(job), "{job} was decided twice, or never taken");
                 let (runs, begun) = self.runs.remove(job).unwrap_or_default();
                 let blamed = error.as_ref().is_some_and(|error| error.kind == ErrorKind::Crashed);
@@ -126,6 +167,7 @@ impl Ledger {
                     assert!(self.open.contains(job), "{job} posts something after its end");
                 }
                 OutboxItem::Final(_) => {
+                    self.owed.remove(job);
                     assert!(self.decided.insert(job.clone()), "{job} has two results at once");
                 }
                 OutboxItem::Discard => {}
@@ -188,7 +230,8 @@ impl Ledger {
 
 /// Every moment of every process is in one category, or belongs to a job that still runs.
 fn all_time_is_accounted_for(worker: &Worker) {
-    let running: Duration = worker.jobs.values().filter(|job| job.slot().is_some()).map(|job| job.gpu_time).sum();
+    let running: Duration =
+        worker.jobs.values().filter(|job| job.state != JobState::Delivering).map(|job| job.gpu_time).sum();
     let accounted = worker.gpu_time.total() + running;
     let passed = worker.accounted_until.0 * u32::try_from(worker.processes.len()).unwrap();
     // Shares are rounded down to nanoseconds.

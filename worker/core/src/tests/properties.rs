@@ -18,17 +18,22 @@ enum Action {
     Jobs(Vec<u8>),
     BrokenJob(u8),
     NoJob,
-    Throttled,
+    RateLimited,
     PollFailed,
     PollAborted,
     Stop(u8),
+    /// A job that has ended here is handed out again, perhaps after a late stop.
+    Retry(usize, bool),
     Spawned(usize),
     SpawnFailed(usize, bool),
     Hello(usize, bool),
     WrongHello(usize),
     Loaded(usize, u32),
     LoadFailed(usize),
-    BringUp(usize),
+    /// Every process that was started comes to serve.
+    BringUp,
+    /// Every process that was killed exits.
+    Reap,
     Started(usize),
     Chunk(usize),
     Done(usize),
@@ -36,7 +41,7 @@ enum Action {
     LateDone(usize, u8),
     BadFrame(usize),
     Oversize(usize),
-    Gone(usize, bool),
+    Exited(usize, ExitReason),
     Pong(usize),
     Checked(usize, bool),
     Probed(usize, u32, bool),
@@ -53,46 +58,67 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![24 => usual(), 1 => rare()]
+}
+
+/// What happens all the time.
+fn usual() -> impl Strategy<Value = Action> {
     use Action::*;
     let process = 0usize..2;
     prop_oneof![
-        8 => prop::collection::vec(0u8..12, 1..4).prop_map(Jobs),
-        1 => (0u8..12).prop_map(BrokenJob),
+        12 => prop::collection::vec(0u8..12, 1..4).prop_map(Jobs),
         2 => Just(NoJob),
-        1 => Just(Throttled),
-        1 => Just(PollFailed),
         1 => Just(PollAborted),
         2 => (0u8..12).prop_map(Stop),
-        2 => process.clone().prop_map(Spawned),
-        1 => (process.clone(), any::<bool>()).prop_map(|(index, permanent)| SpawnFailed(index, permanent && index == 1)),
-        2 => (process.clone(), any::<bool>()).prop_map(|(index, idempotent)| Hello(index, idempotent)),
-        1 => process.clone().prop_map(WrongHello),
-        3 => (process.clone(), 0u32..3).prop_map(|(index, slot)| Loaded(index, slot)),
-        1 => process.clone().prop_map(LoadFailed),
-        8 => process.clone().prop_map(BringUp),
-        3 => (0usize..4).prop_map(Started),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, late_stop)| Retry(which, late_stop)),
+        8 => Just(BringUp),
+        4 => Just(Reap),
+        4 => (0usize..4).prop_map(Started),
         3 => (0usize..4).prop_map(Chunk),
-        6 => (0usize..4).prop_map(Done),
-        3 => (0usize..4, 0u8..5, any::<bool>()).prop_map(|(run, kind, reloading)| Failed(run, kind, reloading)),
-        2 => (process.clone(), 0u8..12).prop_map(|(index, job)| LateDone(index, job)),
-        1 => process.clone().prop_map(BadFrame),
-        1 => (0usize..4).prop_map(Oversize),
-        4 => (process.clone(), any::<bool>()).prop_map(|(index, signal)| Gone(index, signal)),
-        1 => (process.clone(), prop::bool::weighted(0.9)).prop_map(|(index, ok)| Checked(index, ok)),
+        8 => (0usize..4).prop_map(Done),
+        4 => (0usize..4, 0u8..5, any::<bool>()).prop_map(|(run, kind, reloading)| Failed(run, kind, reloading)),
+        2 => (process.clone(), 0u32..3).prop_map(|(index, slot)| Loaded(index, slot)),
+        1 => (process.clone(), 0u8..12).prop_map(|(index, job)| LateDone(index, job)),
+        2 => (process.clone(), exit_reason()).prop_map(|(index, status)| Exited(index, status)),
         3 => (process.clone(), 0u32..3, prop::bool::weighted(0.8)).prop_map(|(index, slot, ok)| Probed(index, slot, ok)),
         2 => (process.clone(), 0u64..200).prop_map(|(index, bytes)| Memory(index, bytes)),
-        1 => (0usize..4).prop_map(DoneWithRefresh),
         4 => process.prop_map(Pong),
-        6 => (0usize..4, any::<bool>()).prop_map(|(which, accepted)| Delivered(which, accepted)),
+        8 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
-        1 => any::<bool>().prop_map(Pressure),
         1 => any::<bool>().prop_map(GpuSlowdown),
         6 => (0u32..20_000).prop_map(Wait),
-        1 => (600_000u32..700_000).prop_map(Wait),
-        1 => Just(Drain),
-        1 => Just(Unhealthy),
-        1 => Just(Abort),
     ]
+}
+
+/// What breaks or ends something.
+fn rare() -> impl Strategy<Value = Action> {
+    use Action::*;
+    let process = 0usize..2;
+    prop_oneof![
+        (0u8..12).prop_map(BrokenJob),
+        Just(RateLimited),
+        Just(PollFailed),
+        process.clone().prop_map(Spawned),
+        (process.clone(), any::<bool>()).prop_map(|(index, permanent)| SpawnFailed(index, permanent && index == 1)),
+        (process.clone(), any::<bool>()).prop_map(|(index, idempotent)| Hello(index, idempotent)),
+        process.clone().prop_map(WrongHello),
+        process.clone().prop_map(LoadFailed),
+        process.clone().prop_map(BadFrame),
+        (0usize..4).prop_map(Oversize),
+        (process, prop::bool::weighted(0.9)).prop_map(|(index, ok)| Checked(index, ok)),
+        (0usize..4).prop_map(DoneWithRefresh),
+        any::<bool>().prop_map(Pressure),
+        Just(Pressure(false)),
+        (600_000u32..700_000).prop_map(Wait),
+        Just(Drain),
+        Just(Unhealthy),
+        Just(Abort),
+    ]
+}
+
+fn exit_reason() -> impl Strategy<Value = ExitReason> {
+    use ExitReason::{Code, Signal};
+    prop::sample::select(vec![Signal(11), Signal(11), Code(1), Code(1), Signal(15), Code(143)])
 }
 
 fn name(job: u8) -> String {
@@ -102,6 +128,23 @@ fn name(job: u8) -> String {
 fn kind(index: u8) -> ErrorKind {
     [ErrorKind::InferenceError, ErrorKind::Oom, ErrorKind::DeviceLost, ErrorKind::Cancelled, ErrorKind::Validation]
         [usize::from(index)]
+}
+
+fn bring_up_all(world: &mut World) {
+    for index in 0..world.alive.len() {
+        // A second hello would end the process.
+        if world.snapshot().processes[index].phase == "spawning" {
+            world.bring_up(index);
+        }
+    }
+}
+
+fn reap_all(world: &mut World) {
+    for index in 0..world.alive.len() {
+        if world.killed[index] {
+            world.die(index, ExitReason::Signal(9));
+        }
+    }
 }
 
 fn act(world: &mut World, action: Action) {
@@ -116,14 +159,27 @@ fn act(world: &mut World, action: Action) {
             world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
         }
         Action::NoJob if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Empty)),
-        Action::Throttled if world.poll.is_some() => {
+        Action::RateLimited if world.poll.is_some() => {
             world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: Duration::from_secs(5) }));
         }
         Action::PollFailed if world.poll.is_some() => {
-            world.feed(Event::Poll(PollAnswer::Failed { retry_after: Duration::from_secs(1) }));
+            world.feed(Event::Poll(PollAnswer::Failed {
+                retry_after: Duration::from_secs(1),
+                reason: "the queue failed".into(),
+            }));
         }
         Action::PollAborted if world.poll.is_some() => world.feed(Event::Poll(PollAnswer::Aborted)),
         Action::Stop(job) => world.stop(&name(job)),
+        Action::Retry(which, late_stop) if world.poll.is_some() && !world.ledger.ended.is_empty() => {
+            let job = world.ledger.ended.iter().nth(which % world.ledger.ended.len()).cloned();
+            let Some(job) = job else { return };
+            if late_stop {
+                world.stop(job.as_str());
+            }
+            if world.poll.is_some() {
+                world.arrive(&[job.as_str()]);
+            }
+        }
         Action::Spawned(index) => world.process(index, ProcessEvent::Spawned { pid: 7 }),
         Action::SpawnFailed(index, permanent)
             if !world.killed[index] && world.snapshot().processes[index].pid.is_none() =>
@@ -134,7 +190,8 @@ fn act(world: &mut World, action: Action) {
         Action::WrongHello(index) => world.hello(index, 99, false),
         Action::Loaded(index, slot) => world.loaded(index, slot),
         Action::LoadFailed(index) => world.say(index, ToSupervisor::LoadFailed { slot: 0 }, "{}".into()),
-        Action::BringUp(index) => world.bring_up(index),
+        Action::BringUp => bring_up_all(world),
+        Action::Reap => reap_all(world),
         Action::Started(index) => {
             if let Some(job) = run(world, index) {
                 world.started(&job);
@@ -169,8 +226,8 @@ fn act(world: &mut World, action: Action) {
                 world.process(known.process.0, ProcessEvent::Oversize { message, payload_len: 1 << 30 });
             }
         }
-        Action::Gone(index, signal) => {
-            world.die(index, if signal { ExitReason::Signal(11) } else { ExitReason::Code(1) });
+        Action::Exited(index, status) => {
+            world.die(index, status);
         }
         Action::Pong(index) => world.say(index, ToSupervisor::Pong { seq: 1 }, "".into()),
         Action::Checked(index, ok) => {
@@ -237,6 +294,7 @@ proptest! {
         slots in 1u32..4,
         prefetch in 0usize..3,
         actions in prop::collection::vec(action(), 0..120),
+        serving in prop::bool::weighted(0.8),
         helpful in any::<bool>(),
         upkeep in upkeep(),
         leftovers in prop::collection::btree_set(0u8..12, 0..3),
@@ -245,12 +303,18 @@ proptest! {
         let mut world = World::new(Policy { processes, slots, prefetch, ..upkeep });
         world.device = if on_gpu { "cuda:0" } else { "cpu" };
         world.leave_undelivered(&leftovers.into_iter().map(name).collect::<Vec<_>>());
+        if serving {
+            bring_up_all(&mut world);
+            while !world.finals.is_empty() {
+                world.deliver(0);
+            }
+        }
         for action in actions {
             let in_range = match &action {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
                 | Action::WrongHello(index) | Action::Loaded(index, _) | Action::LoadFailed(index)
-                | Action::BringUp(index) | Action::LateDone(index, _) | Action::BadFrame(index)
-                | Action::Gone(index, _) | Action::Pong(index) | Action::Checked(index, _)
+                | Action::LateDone(index, _) | Action::BadFrame(index)
+                | Action::Exited(index, _) | Action::Pong(index) | Action::Checked(index, _)
                 | Action::Probed(index, ..) | Action::Memory(index, _) => *index < processes,
                 _ => true,
             };
@@ -272,11 +336,7 @@ proptest! {
                 while !world.finals.is_empty() {
                     world.deliver(0);
                 }
-                for index in 0..processes {
-                    if world.killed[index] {
-                        world.die(index, ExitReason::Signal(9));
-                    }
-                }
+                reap_all(&mut world);
             }
             world.wait(Duration::from_millis(400));
         }

@@ -65,7 +65,7 @@ fn a_rate_limited_worker_is_throttled_until_the_next_good_poll() {
 #[test]
 fn a_failed_poll_is_repeated_after_its_pause() {
     let mut world = World::serving();
-    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3) }));
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3), reason: "the queue failed".into() }));
     world.wait(Duration::from_millis(2999));
     assert_eq!(world.poll, None);
     world.wait(Duration::from_millis(1));
@@ -75,7 +75,7 @@ fn a_failed_poll_is_repeated_after_its_pause() {
 #[test]
 fn the_end_of_an_outage_ends_the_pause_after_a_failed_poll_but_not_after_429() {
     let mut world = World::serving();
-    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(30) }));
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(30), reason: "the queue failed".into() }));
     assert_eq!(world.poll, None);
     world.feed(Event::PollAgain);
     assert_eq!(world.poll, Some(1));

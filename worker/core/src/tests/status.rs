@@ -263,7 +263,7 @@ fn a_worker_that_runs_suspects_alone_shows_why_it_asks_for_no_job() {
 #[test]
 fn a_worker_whose_queue_does_not_answer_shows_it_until_the_next_poll() {
     let mut world = World::serving();
-    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3) }));
+    world.feed(Event::Poll(PollAnswer::Failed { retry_after: seconds(3), reason: "the queue failed".into() }));
     assert_eq!(blocked_by(&world), Some(PollBlocker::QueueUnavailable));
     assert!(reason(&world).contains("failed"), "{}", reason(&world));
     world.wait(seconds(3));

@@ -36,6 +36,8 @@ pub(super) struct World {
     /// Finals handed to the outbox and not answered.
     pub(super) finals: Vec<(JobId, FinalResult)>,
     pub(super) exit: Option<u8>,
+    /// Jobs that were handed back to the queue.
+    pub(super) handed_back: Vec<String>,
     /// Failed checks that were reported to the platform.
     pub(super) unhealthy: Vec<String>,
     /// The device that processes report.
@@ -60,6 +62,7 @@ impl World {
             poll: None,
             finals: Vec::new(),
             exit: None,
+            handed_back: Vec::new(),
             unhealthy: Vec::new(),
             device: "cpu",
             reports: Vec::new(),
@@ -139,6 +142,7 @@ impl World {
                     self.finals.push((job.clone(), result.clone()));
                 }
             }
+            Effect::HandBack { job } => self.handed_back.push(job.to_string()),
             Effect::Report(report) => self.reports.push(report.clone()),
             Effect::ReportUnhealthy { check, .. } => self.unhealthy.push(check.to_string()),
             Effect::Exit { code } => {

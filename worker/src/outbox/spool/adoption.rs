@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use super::Spool;
 use super::filesystem::{Filesystem as _, FoundFile, RealFilesystem};
 use super::layout::{ASIDE, DEAD_LETTERS, LOCK, RESULTS, TEMPORARY, number};
-use super::lock::{FolderLock, LockError};
 use super::reason::DeadLetterReason;
 use super::record::{Record, RecordError, read_head};
 use super::undelivered::Undelivered;
+use crate::base::{FolderLock, LockError};
 use crate::outbox::limits::{ADOPTION_BYTES, ADOPTION_RESULTS, ADOPTION_TIME, SPOOL_FILE_MAX};
 
 /// What one start adopts. The rest is left to the next one.

@@ -13,10 +13,10 @@ use super::adoption::{self, AdoptionLimits};
 use super::config::{RetentionLimits, SpoolConfig, SpoolError};
 use super::filesystem::{Filesystem, RealFilesystem};
 use super::layout::{ASIDE, DEAD_LETTERS, LOCK, RESULTS, number};
-use super::lock::{FolderLock, LockError};
 use super::record::Origin;
 use super::undelivered::Undelivered;
-use crate::outbox::limits::{SPOOL_LOCK_ATTEMPTS, SPOOL_LOCK_PAUSE};
+use crate::base::{FolderLock, LockError};
+use crate::outbox::limits::{SPOOL_LOCK_ATTEMPTS, SPOOL_LOCK_PAUSE, SPOOL_LOCK_TIMEOUT};
 
 impl Spool {
     /// Locks this worker's folder, and reads the undelivered results in it. `None` when the spool is off.
@@ -83,7 +83,7 @@ impl Spool {
 fn lock_folder(files: &dyn Filesystem, own: &Path) -> Result<FolderLock, LockError> {
     for _ in 0..SPOOL_LOCK_ATTEMPTS {
         files.create_folder(own)?;
-        match FolderLock::acquire(&own.join(LOCK)) {
+        match FolderLock::acquire(&own.join(LOCK), SPOOL_LOCK_TIMEOUT) {
             Err(LockError::Removed) => sleep(SPOOL_LOCK_PAUSE),
             other => return other,
         }

@@ -76,6 +76,7 @@ impl Server {
             stream: Some(template("job-stream/$RUNPOD_POD_ID/$ID")),
             key: Secret::new("hunter2"),
             worker_id: "w1".into(),
+            extensions: Extensions::default(),
             tenant: None,
         })
         .unwrap()
@@ -355,6 +356,7 @@ async fn a_missing_route_is_reported_and_not_guessed() {
         stream: None,
         key: Secret::default(),
         worker_id: "w1".into(),
+        extensions: Extensions::default(),
         tenant: None,
     })
     .unwrap();
@@ -368,4 +370,48 @@ fn larger_posts_get_more_time_up_to_the_limit() {
     assert_eq!(post_timeout(0), POST_TIMEOUT);
     assert_eq!(post_timeout(1_000_000), POST_TIMEOUT + Duration::from_secs(10));
     assert_eq!(post_timeout(usize::MAX), POST_TIMEOUT_MAX);
+}
+
+/// The same reply from an endpoint with extensions.
+fn announcing(mut reply: HttpResponse<Reply>) -> HttpResponse<Reply> {
+    let extensions = HeaderValue::from_static("hand-back, goodbye, instance");
+    reply.headers_mut().insert("x-runpod-endpoint-extensions", extensions);
+    reply
+}
+
+#[tokio::test]
+async fn runpods_servers_get_no_request_and_no_header_that_they_do_not_know() {
+    let server = Server::start([status(204)]).await;
+    let queue = server.queue();
+    queue.take(1, false).await;
+    assert_eq!(queue.hand_back(&["j".into()]).await, PostReply::NoRoute);
+    assert_eq!(queue.goodbye().await, PostReply::NoRoute);
+    queue.take(1, false).await;
+    let seen = server.seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|request| request.header("x-runpod-worker-instance").is_none()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_announces_it_gets_hand_backs_and_a_goodbye() {
+    let server = Server::start([announcing(status(204)), announcing(json("{}"))]).await;
+    let queue = server.queue();
+    queue.take(1, false).await;
+    let handed_back = queue.hand_back(&["j\"1".into(), "j2".into()]).await;
+    assert_eq!(handed_back, PostReply::Status { code: 200, retry_after: None });
+    queue.goodbye().await;
+    let seen = server.seen.lock().unwrap();
+    assert_eq!(seen[1].line, "POST /v2/ep/hand-back/w1?gpu=A+B%20C");
+    assert_eq!(seen[1].body, r#"{"jobs":["j\"1","j2"]}"#);
+    assert_eq!(seen[1].header("content-type"), Some("application/json"));
+    assert!(seen[1].header("authorization").is_some() && seen[1].header("x-runpod-worker-instance").is_some());
+    assert_eq!((seen[2].line.as_str(), seen[2].body.as_str()), ("POST /v2/ep/goodbye/w1?gpu=A+B%20C", "{}"));
+}
+
+#[tokio::test]
+async fn a_second_process_with_the_same_worker_id_asks_seldom_and_knows_why() {
+    let server = Server::start([announcing(status(409))]).await;
+    let TakeReply::Failed { error, retry_after } = server.queue().take(1, false).await else { panic!("no failure") };
+    assert!(error.to_string().contains("another process uses this worker's id"), "{error}");
+    assert_eq!(retry_after, Some(CONFLICT_PAUSE));
 }

@@ -5,19 +5,21 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::outbox::limits::{SPOOL_LOCK_PAUSE, SPOOL_LOCK_TIMEOUT};
+/// Pause between two attempts to take the lock.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
-pub(super) struct FolderLock {
+pub struct FolderLock {
     file: File,
 }
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LockError {
+#[non_exhaustive]
+pub enum LockError {
     /// Another process has it.
     #[error("another process has locked it")]
     Taken,
@@ -41,7 +43,10 @@ impl From<LockError> for io::Error {
 
 impl FolderLock {
     /// Takes the lock; waits a short time for its last holder to exit. Blocks the thread.
-    pub(super) fn acquire(path: &Path) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// When another process still has it after `patience`, or the file cannot be used.
+    pub fn acquire(path: &Path, patience: Duration) -> Result<Self, LockError> {
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = options.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LockError::Removed,
@@ -51,8 +56,8 @@ impl FolderLock {
         loop {
             match file.try_lock() {
                 Ok(()) => return Self::checked(file, path),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < SPOOL_LOCK_TIMEOUT => {
-                    sleep(SPOOL_LOCK_PAUSE);
+                Err(TryLockError::WouldBlock) if begin.elapsed() < patience => {
+                    sleep(RETRY_PAUSE);
                 }
                 Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
@@ -61,7 +66,10 @@ impl FolderLock {
     }
 
     /// Takes the lock of a folder that has one, if no process holds it.
-    pub(super) fn try_existing(path: &Path) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// When a process holds it, there is no such file, or the file cannot be used.
+    pub fn try_existing(path: &Path) -> Result<Self, LockError> {
         let file = OpenOptions::new().write(true).open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LockError::Removed,
             _ => LockError::Io(error),
@@ -83,7 +91,7 @@ impl FolderLock {
     }
 
     /// Whether its file is still the one at this path.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
+    pub fn is_at(&self, path: &Path) -> bool {
         matches!((self.file.metadata(), path.metadata()), (Ok(own), Ok(there)) if is_same(&own, &there))
     }
 }

@@ -1,0 +1,102 @@
+//! What our worker and our endpoint say to each other beyond RunPod's worker API.
+//!
+//! The endpoint announces the extensions in a header of every answer; a worker uses those that were announced to it. RunPod's
+//! servers announce none, and official workers ignore the header.
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Json, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::app::App;
+use super::body::{self, BodyError};
+use super::error::ApiError;
+use super::limits;
+use super::query::Params;
+use crate::store::JobId;
+
+/// The header of the announcement.
+const EXTENSIONS: HeaderName = HeaderName::from_static("x-runpod-endpoint-extensions");
+
+const ANNOUNCED: HeaderValue = HeaderValue::from_static("hand-back, goodbye, instance");
+
+/// The header in which a worker names its process.
+const INSTANCE: &str = "x-runpod-worker-instance";
+
+/// Longest name of a process.
+const MAX_INSTANCE: usize = 64;
+
+/// Announces the extensions.
+pub(crate) async fn announce(mut response: Response) -> Response {
+    response.headers_mut().insert(EXTENSIONS, ANNOUNCED);
+    response
+}
+
+/// Refuses requests of a second process that uses the id of a worker.
+pub(crate) async fn admit_process(
+    State(app): State<App>,
+    Path((endpoint, segment)): Path<(String, String)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let worker = Params::default().split_segment(&segment);
+    let instance = request.headers().get(INSTANCE).map(instance).transpose()?;
+    app.store.admit(&endpoint, worker, instance).await?;
+    Ok(next.run(request).await)
+}
+
+fn instance(value: &HeaderValue) -> Result<&str, ApiError> {
+    let fits = |text: &&str| {
+        let letters = text.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"-_".contains(&letter));
+        letters && (1..=MAX_INSTANCE).contains(&text.len())
+    };
+    value
+        .to_str()
+        .ok()
+        .filter(fits)
+        .ok_or_else(|| ApiError::BadRequest(format!("{INSTANCE} must be 1 to {MAX_INSTANCE} letters, digits, - and _")))
+}
+
+#[derive(Debug, Deserialize)]
+struct HandBack {
+    jobs: Vec<JobId>,
+}
+
+/// Takes jobs back that a worker does not finish. May be repeated: a job that the worker does not hold is left alone.
+pub(crate) async fn hand_back(
+    State(app): State<App>,
+    Path((endpoint, segment)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    let body = body::read(body, limits::HAND_BACK_BODY).await.map_err(|error| match error {
+        BodyError::TooLarge => ApiError::BodyTooLarge { limit: limits::HAND_BACK_BODY },
+        BodyError::Unreadable => ApiError::BodyUnreadable,
+    })?;
+    let HandBack { jobs } = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::BadRequest(format!("the body must be like {{\"jobs\": [\"<id>\"]}}: {error}")))?;
+    if jobs.len() > limits::BATCH {
+        return Err(ApiError::BadRequest(format!("name at most {} jobs in one request", limits::BATCH)));
+    }
+    let handed_back = app.store.hand_back(&endpoint, worker, &jobs).await?;
+    if handed_back > 0 {
+        tracing::info!(worker, jobs = handed_back, "A worker has handed jobs back. They are queued again.");
+    }
+    Ok(Json(json!({"handedBack": handed_back})).into_response())
+}
+
+/// Notes that a worker leaves.
+pub(crate) async fn goodbye(
+    State(app): State<App>,
+    Path((endpoint, segment)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    app.store.goodbye(&endpoint, worker).await?;
+    tracing::info!(worker, "The worker has left.");
+    Ok(Json(json!({})).into_response())
+}

@@ -1,0 +1,163 @@
+//! Which process serves under a worker id, and whether a second one tries to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::Timestamp;
+
+/// A process without an open poll still counts as present for this long after its last request was answered.
+const PRESENT_FOR: Duration = Duration::from_secs(3);
+
+/// Polls that name no process and are open beside each other for this long come from two processes. A client that hung up
+/// and polls again overlaps for a moment only.
+const OVERLAP: Duration = Duration::from_secs(5);
+
+/// How long a duplicate is shown, and before it is reported again.
+const SHOWN_FOR: Duration = Duration::from_secs(300);
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It comes from the process that serves under this id.
+    Admitted,
+    /// Another process serves under this id.
+    Refused {
+        /// This was not reported yet.
+        is_news: bool,
+    },
+}
+
+/// The process behind one worker id.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    /// The id that the process gave itself; official workers give none.
+    instance: Option<Arc<str>>,
+    /// When it was last seen, apart from the polls that it holds open.
+    last_seen: Timestamp,
+    /// Polls of every kind.
+    polls_open: usize,
+    /// Since when more than one poll for jobs is open.
+    overlap_since: Option<Timestamp>,
+    duplicate: Option<Duplicate>,
+}
+
+#[derive(Debug)]
+struct Duplicate {
+    instance: Option<Arc<str>>,
+    at: Timestamp,
+}
+
+impl Presence {
+    /// Admits a request of process `instance`, or refuses it while another process is present.
+    pub(crate) fn admit(&mut self, now: Timestamp, instance: Option<&str>) -> Admission {
+        let is_other = self.instance.is_some() && self.instance.as_deref() != instance;
+        if is_other && (self.polls_open > 0 || now < self.last_seen + PRESENT_FOR) {
+            return Admission::Refused { is_news: self.note_duplicate(now, instance) };
+        }
+        if self.instance.as_deref() != instance {
+            self.instance = instance.map(Arc::from);
+        }
+        self.last_seen = now;
+        Admission::Admitted
+    }
+
+    /// Notes an open poll. `for_jobs` is how many polls for jobs are open with it, if it is one.
+    pub(crate) fn poll_started(&mut self, now: Timestamp, for_jobs: Option<usize>) {
+        self.polls_open += 1;
+        if self.instance.is_none() && for_jobs.is_some_and(|open| open > 1) {
+            self.overlap_since.get_or_insert(now);
+        }
+    }
+
+    /// Notes the end of a poll; `answered` unless the process hung up. Returns whether a duplicate is to be reported.
+    pub(crate) fn poll_ended(&mut self, now: Timestamp, answered: bool, for_jobs_left: usize) -> bool {
+        self.polls_open = self.polls_open.saturating_sub(1);
+        if answered {
+            self.last_seen = now;
+        }
+        let overlapped = self.overlap_since.is_some_and(|since| now >= since + OVERLAP);
+        if for_jobs_left <= 1 {
+            self.overlap_since = None;
+        }
+        overlapped && self.note_duplicate(now, None)
+    }
+
+    /// The process has left: the next one may use the id at once.
+    pub(crate) fn leave(&mut self) {
+        *self = Self { polls_open: self.polls_open, ..Self::default() };
+    }
+
+    /// Whether a second process has used this id lately.
+    pub(crate) fn has_duplicate(&self, now: Timestamp) -> bool {
+        self.duplicate.as_ref().is_some_and(|duplicate| now < duplicate.at + SHOWN_FOR)
+    }
+
+    /// Returns whether it is to be reported.
+    fn note_duplicate(&mut self, now: Timestamp, instance: Option<&str>) -> bool {
+        let known = self.has_duplicate(now)
+            && self.duplicate.as_ref().is_some_and(|duplicate| duplicate.instance.as_deref() == instance);
+        if known {
+            return false;
+        }
+        self.duplicate = Some(Duplicate { instance: instance.map(Arc::from), at: now });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEWS: Admission = Admission::Refused { is_news: true };
+    const OLD_NEWS: Admission = Admission::Refused { is_news: false };
+
+    fn at(seconds: u64) -> Timestamp {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_second_process_is_refused_while_the_first_has_a_poll_open_and_reported_once() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.admit(at(1), Some("a")), Admission::Admitted);
+        presence.poll_started(at(1), Some(1));
+        for (second, expected) in [(20, NEWS), (21, OLD_NEWS), (22, OLD_NEWS)] {
+            assert_eq!(presence.admit(at(second), Some("b")), expected);
+        }
+        assert_eq!(presence.admit(at(23), None), NEWS, "a process without an instance is another one too");
+        assert_eq!(presence.admit(at(24), Some("a")), Admission::Admitted);
+        assert!(presence.has_duplicate(at(24)) && !presence.has_duplicate(at(23) + SHOWN_FOR));
+    }
+
+    #[test]
+    fn a_process_that_hung_up_makes_room_at_once_and_one_between_two_polls_does_not() {
+        for (answered, expected) in [(false, Admission::Admitted), (true, NEWS)] {
+            let mut presence = Presence::default();
+            presence.admit(at(1), Some("a"));
+            presence.poll_started(at(1), Some(1));
+            presence.poll_ended(at(20), answered, 0);
+            assert_eq!(presence.admit(at(20), Some("b")), expected, "answered: {answered}");
+            assert_eq!(presence.admit(at(23), Some("b")), Admission::Admitted);
+        }
+    }
+
+    #[test]
+    fn a_process_that_left_makes_room_at_once() {
+        let mut presence = Presence::default();
+        presence.admit(at(1), Some("a"));
+        presence.leave();
+        assert_eq!(presence.admit(at(1), Some("b")), Admission::Admitted);
+    }
+
+    #[test]
+    fn polls_without_an_instance_are_a_duplicate_only_when_they_stay_open_together() {
+        let mut presence = Presence::default();
+        presence.poll_started(at(1), Some(1));
+        presence.poll_started(at(2), Some(2));
+        assert!(!presence.poll_ended(at(2), false, 1), "a client that hung up and polled again");
+        presence.poll_started(at(3), Some(2));
+        assert!(presence.poll_ended(at(25), true, 1));
+        presence.poll_started(at(26), Some(2));
+        assert!(!presence.poll_ended(at(50), true, 1), "reported before");
+        assert_eq!(presence.admit(at(50), None), Admission::Admitted, "official workers are never refused");
+    }
+}
