@@ -1,12 +1,11 @@
 //! The HTTP server: opens the socket, serves all routes, and shuts down.
 
-mod accept;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_http_server::{Budget, HttpServer, ServerLimits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +28,10 @@ pub struct ServerConfig {
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
+    /// Limits of connections.
+    pub limits: ServerLimits,
+    /// Bytes of all request bodies that are being read.
+    pub request_memory: usize,
     /// What the operator has switched on.
     pub options: Arc<Options>,
 }
@@ -131,20 +134,26 @@ impl Server {
     pub async fn run(self, store: Arc<dyn Store>, drain: CancellationToken, shutdown: CancellationToken) {
         let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
+        let http = HttpServer::new("endpoint", self.config.limits);
         let monitoring =
-            Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone());
+            Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone())
+                .with_connections(http.counts());
+        let request_memory = Budget::new(self.config.request_memory);
         let app = App {
             store,
             hold: self.config.hold,
             max_result_bytes: self.config.max_result_bytes,
+            request_memory: request_memory.clone(),
             drain,
             shutdown: shutdown.clone(),
             options: self.config.options,
         };
         let keys = Keys { local: self.address.ip().is_loopback() && !self.config.insecure, ..self.config.keys };
-        let router = api::router(app, keys.clone())
-            .merge(console::router(console, &keys))
-            .merge(api::graphql::router(self.local, &keys));
-        accept::serve(self.listener, monitoring.watch(router), &shutdown).await;
+        let router = api::router(app, keys.clone()).merge(console::router(console, &keys)).merge(api::graphql::router(
+            self.local,
+            &keys,
+            request_memory,
+        ));
+        http.serve(self.listener, monitoring.watch(router), &shutdown).await;
     }
 }

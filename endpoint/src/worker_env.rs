@@ -1,25 +1,38 @@
 //! The environment variables that tell a worker where its endpoint is.
 
+use std::time::Duration;
+
 use crate::secret::Secret;
 
 /// The key that workers send when none is enforced: the official worker sends no heartbeats without a key.
 const PLACEHOLDER_KEY: &str = "no-key-is-enforced";
 
-/// The variables that the platform sets, with the values recommended for a local endpoint: all URLs carry a query
-/// string, because the official worker appends parameters with `&`.
+/// The variables that the platform sets, with the values recommended for a local endpoint. All URLs carry a query string, because
+/// the official worker appends parameters with `&`. Heartbeats are sent several times within `lease`.
 #[must_use]
-pub fn worker_env(base_url: &str, endpoint: &str, worker: &str, key: Option<&Secret>) -> Vec<(&'static str, String)> {
+pub fn worker_env(
+    base_url: &str,
+    endpoint: &str,
+    worker: &str,
+    key: Option<&Secret>,
+    lease: Duration,
+) -> Vec<(&'static str, String)> {
     let url = |rest: &str| format!("{base_url}/v2/{endpoint}/{rest}?gpu=LOCAL");
     vec![
         ("RUNPOD_WEBHOOK_GET_JOB", url("job-take/$ID")),
         ("RUNPOD_WEBHOOK_POST_OUTPUT", url("job-done/$RUNPOD_POD_ID/$ID")),
         ("RUNPOD_WEBHOOK_POST_STREAM", url("job-stream/$RUNPOD_POD_ID/$ID")),
         ("RUNPOD_WEBHOOK_PING", url("ping/$RUNPOD_POD_ID")),
-        ("RUNPOD_PING_INTERVAL", "10000".to_owned()),
+        ("RUNPOD_PING_INTERVAL", ping_interval(lease).as_millis().to_string()),
         ("RUNPOD_AI_API_KEY", key.map_or(PLACEHOLDER_KEY, Secret::expose).to_owned()),
         ("RUNPOD_POD_ID", worker.to_owned()),
         ("RUNPOD_ENDPOINT_ID", endpoint.to_owned()),
     ]
+}
+
+/// The heartbeat interval of workers under this lease: several heartbeats may be lost before a job counts as lost.
+fn ping_interval(lease: Duration) -> Duration {
+    (lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(10))
 }
 
 #[cfg(test)]
@@ -28,7 +41,7 @@ mod tests {
 
     #[test]
     fn batch_and_stop_routes_can_be_derived() {
-        let env = worker_env("http://127.0.0.1:8000", "local", "w1", Some(&Secret::from("k")));
+        let env = worker_env("http://127.0.0.1:8000", "local", "w1", Some(&Secret::from("k")), Duration::from_secs(40));
         let lines: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
         RUNPOD_WEBHOOK_GET_JOB=http://127.0.0.1:8000/v2/local/job-take/$ID?gpu=LOCAL
@@ -40,5 +53,12 @@ mod tests {
         RUNPOD_POD_ID=w1
         RUNPOD_ENDPOINT_ID=local
         ");
+    }
+
+    #[test]
+    fn several_heartbeats_fit_into_every_lease() {
+        for (lease, interval) in [(5, 1250), (20, 5000), (40, 10_000), (3600, 10_000)] {
+            assert_eq!(ping_interval(Duration::from_secs(lease)), Duration::from_millis(interval), "{lease} s");
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use tracing::Level;
 
-use crate::printable::printable;
+use crate::printable::{printable, printable_json};
 
 /// Stands before every line of a message but its first: no such line looks like the beginning of another message.
 const CONTINUATION: &str = "\n    ";
@@ -73,7 +73,7 @@ fn needs_quotes(letter: char) -> bool {
 
 fn json(line: &JsonLine<'_>) -> String {
     // Strings, numbers and JSON that was parsed before: nothing in it can fail.
-    let mut text = serde_json::to_string(line).unwrap_or_default();
+    let mut text = printable_json(serde_json::to_string(line).unwrap_or_default());
     text.push('\n');
     text
 }
@@ -150,5 +150,18 @@ mod tests {
         assert_eq!(starts, 1, "{text}");
         assert!(!text.trim_end().contains(|letter: char| letter.is_control() && letter != '\n'), "{text:?}");
         assert_eq!(forged.json().lines().count(), 1);
+    }
+
+    #[test]
+    fn json_steers_no_terminal_and_keeps_its_meaning() {
+        let outside = "\u{9b}31m \u{7f} \u{202e}cba \u{2028}next \u{1b}[2J \u{85} Grüße \\ \"";
+        let fields = [("id", json!(outside))];
+        let line = LogLine { job: Some(outside), ..line(outside, &fields) }.json();
+        assert!(
+            line.trim_end().chars().all(|letter| printable(letter.encode_utf8(&mut [0; 4])).len() == letter.len_utf8()),
+            "{line:?}"
+        );
+        let parsed: Value = serde_json::from_str(&line).unwrap();
+        assert!([&parsed["requestId"], &parsed["message"], &parsed["id"]].into_iter().all(|text| text == outside));
     }
 }

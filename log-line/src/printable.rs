@@ -1,6 +1,7 @@
 //! Text from outside, made safe to print.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// Returns the text with every character escaped that would move a cursor, break a line, change the direction of writing or start
 /// a terminal sequence. The result is one line.
@@ -21,6 +22,24 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// Returns JSON with the same characters written as escapes (`\u009b`): it means the same, and a terminal does not act on it.
+/// Whatever else JSON has to escape is escaped already, and these characters stand only inside its strings.
+pub(crate) fn printable_json(json: String) -> String {
+    if !json.contains(must_be_escaped) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len() + 16);
+    for letter in json.chars() {
+        if must_be_escaped(letter) {
+            // Writing to a String cannot fail.
+            let _ = write!(safe, "\\u{:04x}", u32::from(letter));
+        } else {
+            safe.push(letter);
+        }
+    }
+    safe
 }
 
 /// Control characters of ASCII and Latin-1 (C0, DEL, C1), the line separators of Unicode, and the characters that reorder text.

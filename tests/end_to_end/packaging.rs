@@ -97,7 +97,7 @@ fn one_place_per_program_starts_processes() {
 fn every_test_that_the_reliability_table_names_exists() {
     let table = std::fs::read_to_string(repository().join("docs/reliability.md")).unwrap();
     let mut tests = String::new();
-    for folder in ["tests", "worker/src", "worker/core/src"] {
+    for folder in ["tests", "worker/src", "worker/core/src", "endpoint/src", "endpoint/tests"] {
         sources(&repository().join(folder)).into_iter().for_each(|(_, text)| tests.push_str(&text));
     }
     // Names in code style, with words in between, are names of tests.

@@ -204,7 +204,7 @@ async fn main() {
     let (heard, hearing) = mpsc::channel(64);
     let queue = Arc::new(Queue { jobs: Mutex::new(queued), stops: Mutex::new(stopping), heard });
     let (started, control) = oneshot::channel();
-    let worker = tokio::spawn(app::run(config(), queue, started));
+    let worker = tokio::spawn(app::run(config(), queue, Vec::new(), started));
     let control = control.await.unwrap();
     let mut bench = Bench { jobs, stops, heard: hearing, control, count: 0 };
 

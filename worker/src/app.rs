@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use runpod_http_server::{connections_within, raise_descriptor_limit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +15,8 @@ use crate::base::limits;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, EffectHandlers};
 use crate::heartbeat::{self, HeartbeatError, Pulse};
-use crate::http::{self, HttpState, PulseWatch};
-use crate::metrics::{Metrics, RuntimeMetrics};
+use crate::http::{self, HttpState, NamedCounts, PulseWatch};
+use crate::metrics::{Metrics, RuntimeMetrics, ServerMetrics};
 use crate::observer::Observer;
 use crate::outbox::{self, Outbox, Spool, SpoolConfig, SpoolError, Undelivered};
 use crate::parent;
@@ -77,18 +78,21 @@ pub struct Control {
 }
 
 /// Runs a worker until it ends and returns its exit status. `started` receives its [`Control`] once all parts run.
+/// The metrics show the worker's own HTTP server and `other_servers`.
 ///
 /// # Errors
 /// When a part cannot be started. Nothing has been taken from the queue then.
 pub async fn run<Q: JobSource + ResultSink>(
     config: Config,
     queue: Arc<Q>,
+    other_servers: Vec<NamedCounts>,
     started: oneshot::Sender<Control>,
 ) -> Result<u8, StartError> {
     let listener = match config.http_bind {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    let descriptors = raise_descriptor_limit();
     let (events, inbox) = mpsc::channel(MAX_WAITING_EVENTS);
     let (snapshots, latest) = watch::channel(Snapshot::default());
     let pulse = Pulse::default();
@@ -101,6 +105,9 @@ pub async fn run<Q: JobSource + ResultSink>(
     let sensors = Sensors::new(gpus.gpus(), host::spawn(over.clone()), ports);
     let mut metrics = Metrics::new(config.tenant_limit);
     metrics.add(RuntimeMetrics::new(sensors.clone(), latest.clone()));
+    let (http, own_counts) = http::server("health", connections_within(config.http_connections, descriptors));
+    let own_counts = listener.as_ref().map(|_| own_counts);
+    metrics.add(ServerMetrics::new(own_counts.into_iter().chain(other_servers).collect()));
     let metrics = Arc::new(metrics);
 
     let (traces, export) =
@@ -130,7 +137,7 @@ pub async fn run<Q: JobSource + ResultSink>(
             sensors,
             started: begun,
         };
-        tokio::spawn(http::serve(listener, http::router(state), over.clone()))
+        tokio::spawn(http::serve(http, listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
     // The handler does not send what would not be logged.

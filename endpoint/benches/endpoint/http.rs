@@ -16,8 +16,16 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn serve(store: Arc<dyn Store>, hold: Duration, stop: CancellationToken) -> SocketAddr {
     let bind = SocketAddr::from(([127, 0, 0, 1], 0));
     let options = Arc::default();
-    let config =
-        ServerConfig { bind, keys: Keys::default(), insecure: false, hold, max_result_bytes: 1 << 20, options };
+    let config = ServerConfig {
+        bind,
+        keys: Keys::default(),
+        insecure: false,
+        hold,
+        max_result_bytes: 1 << 20,
+        limits: runpod_http_server::ServerLimits::default(),
+        request_memory: 512 << 20,
+        options,
+    };
     let server = Server::bind(config).await.unwrap();
     let address = server.base_url().trim_start_matches("http://").parse().unwrap();
     tokio::spawn(server.run(store, stop.clone(), stop));

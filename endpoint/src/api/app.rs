@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use runpod_http_server::Budget;
 use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
@@ -17,6 +18,8 @@ pub struct App {
     pub hold: Duration,
     /// Largest result or stream item, in bytes.
     pub max_result_bytes: usize,
+    /// The memory of the request bodies that are being read.
+    pub request_memory: Budget,
     /// Once cancelled, workers get no more jobs, so that they can stop.
     pub drain: CancellationToken,
     /// Once cancelled, all held requests end.

@@ -12,13 +12,14 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::app::App;
-use super::body::{self, BodyError};
+use super::body;
 use super::error::{ApiError, Problem};
 use super::json;
 use super::limits;
 use super::query::Params;
+use super::shared_json::SharedJson;
 use super::trace;
-use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamItem, StreamReply, SubmitRequest};
+use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamReply, SubmitRequest};
 use crate::faults;
 use crate::store::{JobView, NewJob, Payload, Request, StoreError};
 
@@ -100,10 +101,8 @@ async fn submit(
     body: Body,
     kind: &Submission,
 ) -> Result<JobView, ApiError> {
-    let body = body::read(body, kind.max_body).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: kind.max_body },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
-    })?;
+    let body = body::read(body, kind.max_body, &app.request_memory).await;
+    let body = body.map_err(|error| error.of_client(kind.max_body))?;
     let request: SubmitRequest = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
     })?;
@@ -194,8 +193,16 @@ async fn stream(
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,
     };
-    let stream = items.iter().map(|item| StreamItem { output: item }).collect();
-    Ok(Json(StreamReply { status, stream }).into_response())
+    let mut json = SharedJson::default();
+    // As `StreamReply` is written.
+    json.push(&format!(r#"{{"status":"{}","stream":["#, status.name()));
+    for (number, item) in items.iter().enumerate() {
+        json.push(if number == 0 { r#"{"output":"# } else { r#",{"output":"# });
+        json.push_payload(item);
+        json.push("}");
+    }
+    json.push("]}");
+    Ok(json.into_response())
 }
 
 /// Stop a job.
@@ -257,7 +264,13 @@ async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Result<
 }
 
 fn document(job: &JobView) -> Response {
-    Json(JobDocument::from(job)).into_response()
+    let Some(output) = job.ending.output.as_ref() else { return Json(JobDocument::from(job)).into_response() };
+    let mut json = SharedJson::default();
+    let [before, after] = JobDocument::from(job).around_output();
+    json.push(&before);
+    json.push_payload(output);
+    json.push(&after);
+    json.into_response()
 }
 
 #[cfg(test)]
@@ -278,6 +291,7 @@ mod tests {
             store: Arc::new(Away),
             hold: Duration::ZERO,
             max_result_bytes: 1 << 20,
+            request_memory: runpod_http_server::Budget::new(1 << 20),
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(Options::default()),

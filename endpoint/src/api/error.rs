@@ -53,6 +53,12 @@ pub enum ApiError {
     /// Only configured endpoints exist, and this one is not configured.
     #[error("no such endpoint; use one of the configured endpoint ids")]
     NoEndpoint,
+    /// An id in the path is too long or has other characters.
+    #[error("an id in the path is not valid: use 1 to 128 letters, digits, `-`, `_`, `.`, `:` and `$`")]
+    InvalidId,
+    /// The bodies of all requests together are too large.
+    #[error("the endpoint receives too much at once; try again in 1 s")]
+    TooManyBodies,
     /// Too many requests.
     #[error("too many requests; try again in {} s", seconds(*.after))]
     RateLimited {
@@ -88,9 +94,12 @@ pub enum ApiError {
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BodyTooLarge { .. } | Self::BodyUnreadable | Self::Faults(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest(_)
+            | Self::BodyTooLarge { .. }
+            | Self::BodyUnreadable
+            | Self::Faults(_)
+            | Self::InvalidId => StatusCode::BAD_REQUEST,
+            Self::TooManyBodies => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } | Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -154,7 +163,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(problem)).into_response();
         let retry_after = match self {
             Self::RateLimited { after } => Some(after),
-            Self::Store(StoreError::Unavailable(_)) => Some(UNAVAILABLE_RETRY),
+            Self::Store(StoreError::Unavailable(_)) | Self::TooManyBodies => Some(UNAVAILABLE_RETRY),
             _ => None,
         };
         if let Some(after) = retry_after {

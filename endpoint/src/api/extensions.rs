@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::app::App;
-use super::body::{self, BodyError};
+use super::body;
 use super::error::ApiError;
 use super::limits;
 use super::query::Params;
@@ -73,10 +73,8 @@ pub(crate) async fn hand_back(
     body: Body,
 ) -> Result<Response, ApiError> {
     let worker = Params::parse(query.as_deref()).split_segment(&segment);
-    let body = body::read(body, limits::HAND_BACK_BODY).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: limits::HAND_BACK_BODY },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
-    })?;
+    let body = body::read(body, limits::HAND_BACK_BODY, &app.request_memory).await;
+    let body = body.map_err(|error| error.of_client(limits::HAND_BACK_BODY))?;
     let HandBack { jobs } = serde_json::from_slice(&body)
         .map_err(|error| ApiError::BadRequest(format!("the body must be like {{\"jobs\": [\"<id>\"]}}: {error}")))?;
     if jobs.len() > limits::BATCH {

@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use runpod_http_server::Connection;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -20,7 +21,7 @@ use super::app::App;
 use super::body;
 use super::delivery::HandedOut;
 use super::query::Params;
-use crate::faults::{Connection, Fault, FaultKind, FaultRoute, Faults, Target};
+use crate::faults::{Fault, FaultKind, FaultRoute, Faults, Target};
 
 /// How long a request stays unanswered unless the script sets a time. Longer than workers wait.
 const HANG: Duration = Duration::from_secs(120);
@@ -111,7 +112,7 @@ impl Passage {
     async fn discard(self, app: &App, processed: bool) {
         match self {
             Self::Open { request, .. } if !processed => {
-                let _ = body::read(request.into_body(), app.max_result_bytes).await;
+                let _ = body::read(request.into_body(), app.max_result_bytes, &app.request_memory).await;
             }
             Self::Passed(_) if !processed => {}
             passage => {

@@ -36,6 +36,8 @@ pub(crate) const ERROR: usize = MIB;
 /// Bytes of a job's `cost`: two numbers and their names. A larger one is dropped.
 pub(crate) const COST: usize = 4 * KIB;
 
+/// Characters of an id in a path.
+pub(crate) const ID: usize = 128;
 /// Bytes of a list of jobs that a worker hands back.
 pub(crate) const HAND_BACK_BODY: usize = MIB;
 
@@ -59,6 +61,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("batch-size", BATCH.to_string()),
         ("error", bytes(ERROR)),
         ("cost", bytes(COST)),
+        ("id-length", ID.to_string()),
         ("hand-back-body", bytes(HAND_BACK_BODY)),
         ("keys-in-a-file", KEYS.to_string()),
     ]

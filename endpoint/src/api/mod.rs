@@ -11,6 +11,7 @@ mod error;
 mod extensions;
 mod fault_injection;
 pub(crate) mod graphql;
+mod ids;
 mod json;
 mod keys;
 pub(crate) mod limits;
@@ -21,22 +22,29 @@ mod query;
 mod rate_limit;
 mod report;
 mod route;
+mod shared_json;
 mod trace;
 mod wire;
 mod worker;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 
 pub use app::App;
 use auth::Gate;
 pub use error::ApiError;
+pub(crate) use ids::is_id;
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
 pub use rate_limit::RateLimits;
 
 pub use crate::secret::Secret;
+
+/// Refuses requests with an invalid id in their path.
+pub(crate) fn with_valid_ids<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(from_fn(ids::check))
+}
 
 /// Requires the client key for these routes.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
@@ -46,7 +54,10 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let admitted = |routes: Router<App>| routes.layer(from_fn_with_state(app.clone(), admission::admit));
+    let admitted = |routes: Router<App>| {
+        let admitted = routes.layer(from_fn_with_state(app.clone(), admission::admit));
+        with_valid_ids(admitted)
+    };
     // Layers run from the last to the first.
     let client = |routes: Router<App>| {
         let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));

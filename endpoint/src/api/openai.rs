@@ -12,14 +12,13 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::any;
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::body::{self, BodyError};
+use super::body;
 use super::client::{self, RUNSYNC};
 use super::error::{ApiError, ErrorText};
 use super::json as wire_json;
@@ -68,10 +67,8 @@ async fn pass(
     method: Method,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body = body::read(body, RUNSYNC.max_body).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: RUNSYNC.max_body },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
-    })?;
+    let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
+    let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
     let (request, options) = read_request(&method, &body)?;
     let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
     let input =
@@ -93,7 +90,7 @@ async fn pass(
     Ok(answer(&job, &chunks))
 }
 
-fn read_request<'a>(method: &Method, body: &'a Bytes) -> Result<(Option<&'a RawValue>, RequestOptions), ApiError> {
+fn read_request<'a>(method: &Method, body: &'a [u8]) -> Result<(Option<&'a RawValue>, RequestOptions), ApiError> {
     if body.is_empty() {
         return match *method {
             Method::POST => Err(ApiError::BadRequest("the body is empty: send the request as JSON".to_owned())),

@@ -125,6 +125,45 @@ impl<'a> From<&'a JobView> for JobDocument<'a> {
     }
 }
 
+impl JobDocument<'_> {
+    /// The document's text before and after the value of `output`, so that a large one need not be copied. The fields stand in the
+    /// same order.
+    pub(crate) fn around_output(&self) -> [String; 2] {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Before<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cost: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            delay_time: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            execution_time: Option<u64>,
+            id: &'a str,
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct After<'a> {
+            #[serde(skip_serializing_if = "is_zero")]
+            retries: u32,
+            status: Status,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            worker_id: Option<&'a str>,
+        }
+        let Self { cost, delay_time, error, execution_time, id, retries, status, worker_id, .. } = *self;
+        let before = Before { cost, delay_time, error, execution_time, id };
+        let after = After { retries, status, worker_id };
+        // Strings, numbers and JSON that was parsed before: nothing in it can fail.
+        let before = serde_json::to_string(&before).unwrap_or_default();
+        let after = serde_json::to_string(&after).unwrap_or_default();
+        [
+            format!("{},\"output\":", before.strip_suffix('}').unwrap_or_default()),
+            format!(",{}", after.strip_prefix('{').unwrap_or_default()),
+        ]
+    }
+}
+
 /// Only id and state: the reply of `/run`, `/cancel`, `/retry` and an unfinished `/runsync`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobStatus<'a> {

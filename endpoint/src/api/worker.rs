@@ -24,6 +24,9 @@ use super::report::{self, Report};
 use super::wire::{JobMessage, StopReply};
 use crate::store::{Assignment, Heartbeat, Outcome};
 
+/// Characters of a worker's own text in a log line.
+const LOGGED_TEXT: usize = 200;
+
 /// How long polls are held during a drain.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
@@ -122,12 +125,14 @@ async fn done(
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
     let limit = app.max_result_bytes;
-    let report = match body::read(body, limit).await {
+    let report = match body::read(body, limit, &app.request_memory).await {
         Ok(body) => Report::parse(&body)
             .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}"))),
         Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
         // The result did not arrive completely. The job stays with its worker until the lease ends.
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
+        // The worker sends it again.
+        Err(BodyError::NoMemory) => return Err(ApiError::TooManyBodies),
     };
     match report {
         Ok(Report::Progress(output)) => app.store.progress(&endpoint, &worker, job, output).await?,
@@ -150,9 +155,9 @@ async fn chunk(
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
     let limit = app.max_result_bytes;
-    let body = body::read(body, limit).await.map_err(|error| match error {
+    let body = body::read(body, limit, &app.request_memory).await.map_err(|error| match error {
         BodyError::TooLarge => ApiError::ResultTooLarge { limit },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
+        error => error.of_client(limit),
     })?;
     let item = report::parse_chunk(&body)
         .map_err(|error| ApiError::BadRequest(format!("the worker posted an item that is not JSON: {error}")))?;
@@ -170,7 +175,9 @@ async fn ping(
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");
     if unhealthy {
-        let (check, reason) = (params.get("check").unwrap_or("?"), params.get("reason").unwrap_or("?"));
+        // A worker may say anything: a log line has room for its beginning.
+        let text = |name| params.get(name).unwrap_or("?").chars().take(LOGGED_TEXT).collect::<String>();
+        let (check, reason) = (text("check"), text("reason"));
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
     app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;

@@ -92,6 +92,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The lease that the file sets for an endpoint.
+    pub(crate) fn lease(&self, endpoint: &str) -> Option<Duration> {
+        self.endpoint.iter().find(|config| config.id == endpoint)?.lease
+    }
+}
+
 impl EndpointConfig {
     pub(crate) fn policy(&self) -> Policy {
         let default = Policy::default();

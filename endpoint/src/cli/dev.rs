@@ -14,12 +14,18 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
     if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }
-    let extra = Extra { shown: &args.endpoint_id, endpoint: Some(&args.endpoint_id), fault_header: true };
+    let extra = Extra {
+        shown: &args.endpoint_id,
+        endpoint: Some(&args.endpoint_id),
+        fault_header: true,
+        workers: &args.workers,
+        handler: &args.handler,
+    };
     let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
     };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, args.listen.log) {
+    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen) {
         Ok(pools) => pools,
         Err(error) => return output.fail(&error, Exit::Usage),
     };

@@ -2,6 +2,7 @@
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
+use runpod_http_server::ServerLimits;
 
 use super::config::Config;
 use crate::api::limits::{self, bytes};
@@ -47,7 +48,8 @@ impl Effective {
             }
         }
         let fixed = limits::describe().into_iter().chain(store_limits(&Limits::default()));
-        let fixed = fixed.chain([("console-event-streams", console::MAX_EVENT_STREAMS.to_string())]);
+        let connections = ServerLimits::default().describe().into_iter().filter(|(name, _)| *name != "connections");
+        let fixed = fixed.chain(connections).chain([("console-event-streams", console::MAX_EVENT_STREAMS.to_string())]);
         self.0.extend(fixed.map(|(name, value)| Setting { name: name.to_owned(), value, origin: FIXED.to_owned() }));
     }
 
@@ -59,10 +61,9 @@ impl Effective {
 }
 
 /// The limits of one endpoint's queue that no flag changes.
-fn store_limits(limits: &Limits) -> [(&'static str, String); 10] {
+fn store_limits(limits: &Limits) -> [(&'static str, String); 9] {
     let time = |time| humantime::format_duration(time).to_string();
     [
-        ("retries", limits.max_retries.to_string()),
         ("timeout-grace", time(limits.timeout_grace)),
         ("jobs", limits.max_jobs.to_string()),
         ("memory-of-jobs", bytes(limits.max_memory_bytes)),

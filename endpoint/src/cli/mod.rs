@@ -14,6 +14,7 @@ mod log;
 mod open;
 mod outcome;
 mod output;
+mod pairs;
 mod print;
 mod probe;
 mod request;

@@ -1,15 +1,22 @@
 //! From the command line to a server that is ready to run.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
+use runpod_http_server::{ServerLimits, connections_within, raise_descriptor_limit};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::args::{AlertArgs, AlertFormat, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice};
+use super::args::{
+    AlertArgs, AlertFormat, ConnectionArgs, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice, WorkerArgs,
+};
 use super::config::{Config, ConfigError, EndpointConfig};
+use super::effective::Effective;
 use super::exit::Exit;
+use super::pairs::{Contradictions, Settings};
 use crate::alerts::Alerts;
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
@@ -33,6 +40,8 @@ pub(crate) enum OpenError {
     Keys(#[from] KeyFileError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Contradictions(#[from] Contradictions),
     #[error("--faults: {0}")]
     Faults(#[from] ScriptError),
     #[error("--webhook-secret: {0}")]
@@ -97,6 +106,10 @@ pub(crate) struct Extra<'a> {
     pub(crate) endpoint: Option<&'a str>,
     /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
+    /// The flags of local workers.
+    pub(crate) workers: &'a WorkerArgs,
+    /// The handler on the command line.
+    pub(crate) handler: &'a [OsString],
 }
 
 /// Settings that can work together: everything that can be checked before anything is opened.
@@ -109,9 +122,12 @@ pub(crate) struct Checked {
 }
 
 /// Reads all files and checks all settings. Opens nothing and starts nothing.
-pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Checked, OpenError> {
-    let keys = keys(&listen.keys)?;
+pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effective) -> Result<Checked, OpenError> {
     let config = Config::load(listen.config.as_deref())?;
+    let Extra { workers, handler, shown, .. } = *extra;
+    let settings = Settings { listen, workers, endpoint_id: shown, handler, config: &config, effective };
+    settings.check()?;
+    let keys = keys(&listen.keys)?;
     let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
     let options = Options {
         catalog: catalog(&config, extra.endpoint),
@@ -128,6 +144,8 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>) -> Result<Checked, O
         insecure: listen.keys.insecure_no_auth,
         hold: listen.jobs.hold,
         max_result_bytes: usize::from(listen.jobs.max_result_mib) << 20,
+        limits: server_limits(&listen.connections),
+        request_memory: mebibytes(listen.connections.max_request_memory_mib),
         options: Arc::new(options),
     };
     server.check()?;
@@ -140,6 +158,22 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let Checked { server, faults, alerts, signer, config } = checked;
     if faults.is_some() && listen.faults.faults.is_some() {
         tracing::warn!("Scripted faults are on: this server misbehaves on purpose.");
+    }
+    let keys = &listen.keys;
+    let has_worker_key = keys.worker_key.is_some() || keys.worker_key_file.is_some();
+    if !has_worker_key && !server.keys.worker.is_empty() {
+        tracing::info!("The local workers use a generated key. Workers elsewhere can join with --worker-key.");
+    }
+    if has_worker_key && server.keys.client.is_empty() {
+        tracing::warn!("Only the worker API has a key. Everyone who reaches the client API can use it: set --api-key.");
+    }
+    let connections = server.limits.max_connections;
+    if u32::try_from(connections).is_ok_and(|connections| connections < listen.connections.max_connections) {
+        tracing::warn!(
+            connections,
+            wanted = listen.connections.max_connections,
+            "The limit of open files allows fewer connections than --max-connections. Raise it with ulimit -n."
+        );
     }
     let worker_key = server.keys.worker.first().cloned();
     let endpoints = server.options.catalog.policies.keys().cloned().collect();
@@ -162,12 +196,25 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, alerts, local })
 }
 
+/// The limits of the server's connections. The soft limit of open files is raised for them first.
+fn server_limits(args: &ConnectionArgs) -> ServerLimits {
+    let wanted = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
+    let max_connections = connections_within(wanted, raise_descriptor_limit());
+    ServerLimits { max_connections, ..ServerLimits::default() }
+}
+
+fn mebibytes(mebibytes: u32) -> usize {
+    usize::try_from(mebibytes).unwrap_or(usize::MAX).saturating_mul(1 << 20)
+}
+
 fn keys(args: &KeyArgs) -> Result<Keys, KeyFileError> {
-    Ok(Keys {
-        client: KeySet::load(args.api_key.as_ref(), args.api_key_file.as_deref())?,
-        worker: KeySet::load(args.worker_key.as_ref(), args.worker_key_file.as_deref())?,
-        local: false,
-    })
+    let client = KeySet::load(args.api_key.as_ref(), args.api_key_file.as_deref())?;
+    let mut worker = KeySet::load(args.worker_key.as_ref(), args.worker_key_file.as_deref())?;
+    if worker.is_empty() && !client.is_empty() && !args.insecure_no_auth {
+        // Only local workers need to know it: without any, this pair of settings is refused.
+        worker = KeySet::new([Secret::from(&*Uuid::new_v4().to_string())]);
+    }
+    Ok(Keys { client, worker, local: false })
 }
 
 fn faults(args: &FaultArgs, fault_header: bool) -> Result<Option<Faults>, ScriptError> {

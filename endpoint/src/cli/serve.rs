@@ -1,6 +1,7 @@
 //! `serve`: the endpoint, with or without local workers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,16 +17,23 @@ use crate::worker_env::worker_env;
 
 pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut Output) -> Exit {
     let endpoint = (!args.handler.is_empty()).then_some(&*args.endpoint_id);
-    let extra = Extra { shown: &args.endpoint_id, endpoint, fault_header: args.listen.faults.allow_fault_header };
+    let extra = Extra {
+        shown: &args.endpoint_id,
+        endpoint,
+        fault_header: args.listen.faults.allow_fault_header,
+        workers: &args.workers,
+        handler: &args.handler,
+    };
     let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
     };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, args.listen.log) {
+    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen) {
         Ok(pools) => pools,
         Err(error) => return output.fail(&error, Exit::Usage),
     };
-    print_banner(&opened.server, args, output);
+    let lease = opened.config.lease(&args.endpoint_id).unwrap_or(args.listen.jobs.lease);
+    print_banner(&opened.server, args, lease, output);
     if !pools.is_empty() {
         return workers::run(opened, pools, stops, output).await;
     }
@@ -43,13 +51,13 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
     Exit::Success
 }
 
-fn print_banner(server: &Server, args: &ServeArgs, output: &mut Output) {
+fn print_banner(server: &Server, args: &ServeArgs, lease: Duration, output: &mut Output) {
     let base = server.base_url();
     let endpoint = &args.endpoint_id;
     output.line(&format!("RunPod-compatible endpoint: {base}/v2/{endpoint}"));
     output.line(&format!("Console: {base}/    API browser: {base}/docs"));
     output.line("\nFor a worker (any runtime that speaks RunPod's protocol):\n");
-    for (name, value) in worker_env(&base, endpoint, "worker", None) {
+    for (name, value) in worker_env(&base, endpoint, "worker", None, lease) {
         if name == "RUNPOD_POD_ID" {
             // The number of the shell: the same lines in a second shell give another id.
             output.line(&format!("export {name}=\"{value}-$$\"    # every worker needs an id of its own"));

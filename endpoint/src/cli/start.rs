@@ -16,7 +16,7 @@ pub(crate) async fn start(
     mut effective: Effective,
     output: &mut Output,
 ) -> Result<(Opened, StopRequests), Exit> {
-    let checked = check(listen, extra).map_err(|error| output.fail(&error, error.exit()))?;
+    let checked = check(listen, extra, &effective).map_err(|error| output.fail(&error, error.exit()))?;
     effective.complete(&checked.config);
     if listen.check_config {
         effective.lines().for_each(|line| output.line(&line));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{LogArgs, WorkerArgs};
+use super::args::{ListenArgs, WorkerArgs};
 use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
@@ -18,13 +18,13 @@ pub(crate) fn pools(
     endpoint: &str,
     handler: &[OsString],
     args: &WorkerArgs,
-    log: LogArgs,
+    listen: &ListenArgs,
 ) -> Result<Vec<Pool>, FleetError> {
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();
     if !handler.is_empty() {
-        wanted.push((endpoint.to_owned(), handler.to_vec(), own));
+        wanted.push((endpoint.to_owned(), handler.to_vec(), own, opened.config.lease(endpoint)));
     }
     for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
         let handler = config.handler.iter().map(OsString::from).collect();
@@ -35,20 +35,21 @@ pub(crate) fn pools(
             rule: config.scaler.unwrap_or(own.rule),
             idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
         };
-        wanted.push((config.id.clone(), handler, scale));
+        wanted.push((config.id.clone(), handler, scale, config.lease));
     }
     let mut http_port = args.worker_http_port;
     let mut pools = Vec::new();
-    for (endpoint, handler, scale) in wanted {
+    for (endpoint, handler, scale, lease) in wanted {
         let plan = WorkerPlan {
             endpoint,
             base_url: opened.server.base_url(),
             worker_key: opened.worker_key.clone(),
+            lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
             http_port,
             stop_grace: args.stop_grace,
             gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
-            log_format: log.log_format.into(),
+            log_format: listen.log.log_format.into(),
             faults: opened.faults.clone(),
             local: opened.local.clone(),
         };

@@ -19,7 +19,7 @@ pub use samples::Samples;
 pub use state::Console;
 pub(crate) use state::MAX_EVENT_STREAMS;
 
-use crate::api::{ApiError, Keys, client_only};
+use crate::api::{ApiError, Keys, client_only, with_valid_ids};
 use crate::local::Manifest;
 
 /// The page, which needs no key, and its data, which needs the client key.
@@ -31,7 +31,7 @@ pub fn router(console: Console, keys: &Keys) -> Router {
         .route("/console/{endpoint}/overview", get(overview::overview))
         .route("/console/{endpoint}/jobs/{id}", get(overview::job))
         .route("/console/{endpoint}/jobs/{id}/events", get(events::job));
-    assets::routes().merge(client_only(data, keys)).with_state(console)
+    assets::routes().merge(client_only(with_valid_ids(data), keys)).with_state(console)
 }
 
 #[derive(Serialize)]

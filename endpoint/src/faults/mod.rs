@@ -3,11 +3,9 @@
 //! `script` is what a user writes, `plan` decides which request is hit; the API's `fault_injection` makes it happen.
 
 mod alarms;
-mod connection;
 mod plan;
 mod script;
 
-pub(crate) use connection::{Connection, ResettableStream};
 pub use plan::Faults;
 pub(crate) use plan::{ProcessSignal, Target};
 pub use script::{Fault, FaultKind, FaultRoute, Script, ScriptError};

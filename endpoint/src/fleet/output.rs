@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use runpod_log_line::printable;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Child;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -53,16 +54,27 @@ async fn pass_on<W: Write + Send + 'static>(from: impl AsyncRead + Unpin, mut to
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
     while let Ok(true) = read_line(&mut from, &mut line).await {
-        local.logs().add(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        local.logs().add(&text);
+        let text = for_terminal(&text);
         // Writing to a terminal that was stopped blocks.
         let writing = spawn_blocking(move || {
             // The reader of our output may have closed it; the worker goes on all the same.
-            let _ = to.write_all(&line).and_then(|()| to.flush());
-            (to, line)
+            let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+            to
         });
-        (to, line) = writing.await.ok()?;
+        to = writing.await.ok()?;
     }
     Some(to)
+}
+
+/// A line or piece of a line with everything escaped that a terminal would act on. A worker escapes its log itself; what it prints
+/// otherwise, such as the report of a crash, may quote what comes from outside.
+fn for_terminal(text: &str) -> String {
+    match text.strip_suffix('\n') {
+        Some(line) => format!("{}\n", printable(line.strip_suffix('\r').unwrap_or(line))),
+        None => printable(text).into_owned(),
+    }
 }
 
 /// The next line or piece of a line; false at the end.
@@ -74,6 +86,14 @@ async fn read_line(from: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nothing_that_is_passed_on_steers_a_terminal() {
+        let text = "panicked at \u{1b}[2J\u{9b}31m\rINFO   | forged\r\nnext \u{202e}line\n";
+        let passed = pass_on(text.as_bytes(), Vec::new(), &Local::default()).await.unwrap();
+        let passed = String::from_utf8(passed).unwrap();
+        assert_eq!(passed, "panicked at \\u{1b}[2J\\u{9b}31m\\rINFO   | forged\nnext \\u{202e}line\n");
+    }
 
     #[tokio::test]
     async fn everything_is_passed_on_and_lines_of_jobs_are_kept() {

@@ -21,6 +21,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) endpoint: String,
     pub(crate) base_url: String,
     pub(crate) worker_key: Option<Secret>,
+    /// How long a job may be missing from heartbeats.
+    pub(crate) lease: Duration,
     pub(crate) command: WorkerCommand,
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,

@@ -161,6 +161,7 @@ mod tests {
             endpoint: "ep".to_owned(),
             base_url: "http://127.0.0.1:9".to_owned(),
             worker_key: None,
+            lease: Duration::from_secs(40),
             command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
             http_port: 0,
             log_format: runpod_log_line::LogFormat::Text,

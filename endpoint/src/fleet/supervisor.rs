@@ -193,7 +193,7 @@ impl Supervisor {
 
     fn env(&self) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
-        let mut env = worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref());
+        let mut env = worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref(), plan.lease);
         let port = self.http_port().unwrap_or_default();
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));

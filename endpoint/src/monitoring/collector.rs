@@ -68,6 +68,8 @@ pub(super) struct Collected {
     pub(super) series: Vec<Series>,
     pub(super) webhooks: [(&'static str, u64); 3],
     pub(super) requests: Requests,
+    /// Open connections, and those refused or closed by reason.
+    pub(super) connections: (usize, Vec<(&'static str, u64)>),
 }
 
 impl Collector for Collected {
@@ -154,6 +156,19 @@ impl Collector for Collected {
         for ((operation, status), count) in &self.requests {
             let labels = [("operation", *operation), ("status", *status)];
             requests.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+        let (open, refused) = &self.connections;
+        let mut connections =
+            describe(encoder, "runpod_endpoint_connections", "Open connections to the server.", MetricType::Gauge)?;
+        connections.encode_gauge(&count(*open))?;
+        let mut family = encoder.encode_descriptor(
+            "runpod_endpoint_connections_refused",
+            "Connections that were refused or closed to keep the server within its limits.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in refused {
+            family.encode_family(&[("reason", *reason)])?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
         }
         Ok(())
     }

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use runpod_http_server::ServerCounts;
 
 use super::collector::{Collected, Requests, Series};
 use super::labels::EndpointLabels;
@@ -22,11 +24,17 @@ pub(super) struct Metrics {
     endpoints: Vec<String>,
     labels: Mutex<EndpointLabels>,
     requests: Mutex<Requests>,
+    connections: OnceLock<Arc<ServerCounts>>,
 }
 
 impl Metrics {
     pub(super) fn new(endpoints: Vec<String>, webhooks: WebhookOutcomes) -> Self {
-        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default() }
+        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default(), connections: OnceLock::new() }
+    }
+
+    /// Sets the server whose connections are shown. The first one stays.
+    pub(super) fn set_connections(&self, connections: Arc<ServerCounts>) {
+        let _ = self.connections.set(connections);
     }
 
     pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {
@@ -50,7 +58,10 @@ impl Metrics {
         let webhooks = self.webhooks.by_name();
         let requests = self.requests.lock().clone();
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Collected { series: self.series(observed), webhooks, requests }));
+        let connections = self.connections.get().cloned().unwrap_or_default();
+        let connections = (connections.open(), connections.refused().to_vec());
+        let collected = Collected { series: self.series(observed), webhooks, requests, connections };
+        registry.register_collector(Box::new(collected));
         let mut text = String::with_capacity(16 * 1024);
         encode(&mut text, &registry)?;
         Ok(text)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use runpod_http_server::ServerCounts;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
@@ -26,5 +27,12 @@ impl Monitoring {
         drain: CancellationToken,
     ) -> Self {
         Self { store, metrics: Arc::new(Metrics::new(endpoints, webhooks)), drain }
+    }
+
+    /// Sets the counters of connections that `/metrics` shows.
+    #[must_use]
+    pub fn with_connections(self, connections: Arc<ServerCounts>) -> Self {
+        self.metrics.set_connections(connections);
+        self
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
     recycled: bool,
-    /// It said goodbye, and results of it may still be on their way.
+    /// It said goodbye. The record stays while results of it are still on their way, or its replacement is.
     left: bool,
     presence: Presence,
     /// Since when it polls although it is recycled and holds no job.
@@ -82,6 +82,13 @@ impl Worker {
 
     fn is_silent(&self, now: Timestamp, limits: &Limits) -> bool {
         (self.heartbeat_seen || self.polled) && self.polls_open == 0 && now > self.last_contact + limits.lease
+    }
+
+    /// A new process uses the id of one that left.
+    fn come_back(&mut self) {
+        if self.left {
+            (self.left, self.recycled, self.refused_since) = (false, false, None);
+        }
     }
 
     fn is_busy(&self) -> bool {
@@ -113,14 +120,14 @@ impl Workers {
         self.by_id.get_mut(id).map_or(Admission::Admitted, |worker| worker.presence.admit(now, instance))
     }
 
-    /// Notes that a worker has left: nothing more is expected of it.
+    /// Notes that a worker has left: nothing more is expected of it. What it reported stands: that it is unhealthy, or that it
+    /// is to be replaced.
     pub(crate) fn leave(&mut self, id: &str) {
         let Some(worker) = self.by_id.get_mut(id) else { return };
-        if worker.held.is_empty() {
+        worker.presence.leave();
+        worker.left = !worker.unhealthy;
+        if worker.left && !worker.recycled && worker.held.is_empty() {
             self.remove(id);
-        } else {
-            worker.left = true;
-            worker.presence.leave();
         }
     }
 
@@ -160,6 +167,7 @@ impl Workers {
 
     pub(crate) fn poll_started(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
+        worker.come_back();
         if worker.recycled && worker.held.is_empty() {
             let refused_since = *worker.refused_since.get_or_insert(now);
             let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.recycle_gap;
@@ -169,7 +177,6 @@ impl Workers {
         // One that introduces itself and then asks is a fresh one.
         worker.unhealthy &= !worker.introduced;
         worker.polled = true;
-        worker.left = false;
         worker.polls_open += 1;
         worker.last_poll = now;
         let for_jobs = (*id != *ANONYMOUS).then_some(worker.polls_open);
@@ -201,8 +208,8 @@ impl Workers {
 
     pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str, heartbeat: &Heartbeat, limits: &Limits) -> Arc<str> {
         let (id, worker) = self.contact(now, id, limits);
+        worker.come_back();
         worker.heartbeat_seen = true;
-        worker.left = false;
         worker.unhealthy |= heartbeat.unhealthy;
         worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
         id
@@ -247,7 +254,7 @@ impl Workers {
     pub(crate) fn release(&mut self, worker: &str, job: &JobId) {
         let Some(record) = self.by_id.get_mut(worker) else { return };
         record.held.remove(job);
-        if record.left && record.held.is_empty() {
+        if record.left && !record.recycled && record.held.is_empty() {
             self.remove(worker);
         }
     }

@@ -238,10 +238,12 @@ async fn the_key_is_sent_and_never_shown() {
 
 #[tokio::test]
 async fn mistakes_have_their_exit_status_and_a_fix() {
-    let cases: [(&[&str], i32, &str); 4] = [
+    let cases: [(&[&str], i32, &str); 6] = [
         (&["submit", "x=1"], 64, "not JSON"),
         (&["submit"], 64, "--input"),
         (&["serve", "--bind", "0.0.0.0:0"], 64, "--api-key"),
+        (&["serve", "--bind", "127.0.0.1:0", "--api-key", "k"], 64, "leaves the worker API open"),
+        (&["serve", "--max-result-mib", "1000"], 64, "--max-request-memory-mib"),
         (&["dev", "--worker-bin", "/no/such", "--", "handler"], 64, "--worker-bin /no/such"),
     ];
     for (args, code, fix) in cases {

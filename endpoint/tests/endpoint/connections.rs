@@ -7,6 +7,7 @@ use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Secret};
 use runpod_endpoint::server::{Server, ServerConfig, ServerError};
 use runpod_endpoint::store::{Limits, MemoryStore};
+use runpod_http_server::ServerLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,6 +22,8 @@ fn config() -> ServerConfig {
         insecure: false,
         hold: HOLD,
         max_result_bytes: 1 << 20,
+        limits: ServerLimits::default(),
+        request_memory: 64 << 20,
         options: Arc::default(),
     }
 }
@@ -216,6 +219,141 @@ async fn a_loopback_server_without_keys_answers_to_local_names_only() {
             assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{path} as {host}: {reply}");
         }
     }
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test]
+async fn readers_of_a_large_result_that_do_not_read_share_one_copy() {
+    let server = start_with(ServerConfig { max_result_bytes: 64 << 20, ..config() }).await;
+    submit(&server, "1").await;
+    let id = server.text("job-take/w1").await.split('"').nth(3).unwrap().to_owned();
+    let result = format!(r#"{{"output": "{}"}}"#, "x".repeat(40 << 20));
+    let posted = reqwest::Client::new().post(server.url(&format!("job-done/w1/{id}"))).body(result).send().await;
+    assert_eq!(posted.unwrap().status(), 200);
+    let before = resident();
+    let mut readers = Vec::new();
+    for _ in 0..20 {
+        let mut socket = server.open(&format!("GET /v2/ep/status/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        let mut some = [0; 16];
+        socket.read_exact(&mut some).await.unwrap();
+        readers.push(socket);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 100 << 20, "{} MiB for 20 readers of 40 MiB", grown >> 20);
+    let whole = server.text(&format!("status/{id}")).await;
+    assert!(whole.len() > 40 << 20 && whole.ends_with(r#""status":"COMPLETED","workerId":"w1"}"#), "{}", whole.len());
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_out_and_are_counted() {
+    let limits = ServerLimits { max_connections: 32, ..ServerLimits::default() };
+    let server = start_with(ServerConfig { limits, ..config() }).await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+    let started = Instant::now();
+    assert!(server.text("health").await.contains("inQueue"));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let metrics = reqwest::get(format!("http://{}/metrics", server.address)).await.unwrap().text().await.unwrap();
+    let value = |name: &str| -> f64 {
+        let line =
+            metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(value("runpod_endpoint_connections_refused_total{reason=\"evicted\"}") >= 268.0);
+    assert!(value("runpod_endpoint_connections ") <= 32.0);
+}
+
+#[tokio::test]
+async fn the_headers_of_a_request_are_limited_while_they_arrive() {
+    let server = start().await;
+    let begin = format!("GET /v2/ep/health HTTP/1.1\r\nHost: localhost\r\nX: {}", "y".repeat(380 << 10));
+    let mut reply = Vec::new();
+    let mut socket = TcpStream::connect(&server.address).await.unwrap();
+    // The server may close before everything is sent.
+    let _ = socket.write_all(begin.as_bytes()).await;
+    let _ = timeout(SOON, socket.read_to_end(&mut reply)).await.expect("the connection must end");
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 431 "), "{reply}");
+}
+
+#[tokio::test]
+async fn request_bodies_share_a_limit_of_memory() {
+    let server = start_with(ServerConfig { request_memory: 4 << 20, ..config() }).await;
+    let head = "POST /v2/ep/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n";
+    let half = "x".repeat(3 << 20);
+    let _held = server.open(&format!("{head}{half}")).await;
+    let refused = async {
+        loop {
+            let body = format!(r#"{{"input": "{half}"}}"#);
+            let reply = reqwest::Client::new().post(server.url("run")).body(body).send().await.unwrap();
+            if reply.status() == 503 {
+                return reply;
+            }
+        }
+    };
+    let refused = timeout(SOON, refused).await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    submit(&server, "1").await;
+}
+
+#[tokio::test]
+async fn hosts_that_are_unclear_are_not_answered_to_without_keys() {
+    let server = start().await;
+    for (target, hosts, status) in [
+        ("/v2/ep/health", &b"Host: evil\xff.example"[..], "403"),
+        ("/v2/ep/health", &b"Host: localhost\r\nHost: evil.example"[..], "403"),
+        ("/v2/ep/health", &b"Host: evil@localhost"[..], "403"),
+        ("http://evil.example/v2/ep/health", &b"Host: localhost"[..], "403"),
+        ("http://localhost/v2/ep/health", &b"Host: localhost"[..], "200"),
+        ("/v2/ep/health", &b"Host: localhost.:8000"[..], "200"),
+        ("/v2/ep/health", &b"X-No-Host: 1"[..], "200"),
+    ] {
+        let mut socket = TcpStream::connect(&server.address).await.unwrap();
+        let head = [format!("GET {target} HTTP/1.1\r\n").as_bytes(), hosts, b"\r\nConnection: close\r\n\r\n"].concat();
+        socket.write_all(&head).await.unwrap();
+        let mut reply = Vec::new();
+        socket.read_to_end(&mut reply).await.unwrap();
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{}: {reply}", String::from_utf8_lossy(&head));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_in_a_path_have_an_alphabet_and_a_length() {
+    let api = Api::new();
+    let long = "x".repeat(129);
+    for path in [
+        "status/..%2F..%2Fetc",
+        "status/%1b%5b2J",
+        "status/a%0aINFO",
+        "job-take/%E2%80%AEw",
+        "job-done/w/a%5Cb",
+        "ping/a%20b",
+        &format!("status/{long}"),
+        &format!("job-take/{long}"),
+    ] {
+        let request = axum::http::Request::builder().uri(format!("/v2/ep/{path}"));
+        let request = request.method(if path.starts_with("job-done") { "POST" } else { "GET" });
+        let reply = api.send(request.body(axum::body::Body::from("{}")).unwrap()).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.field("error").contains("not valid")),
+            (400, true),
+            "{path}: {}",
+            reply.text
+        );
+    }
+    let other = axum::http::Request::get("/v2/%1bep/health").body(axum::body::Body::empty()).unwrap();
+    assert_eq!(api.send(other).await.status, 400);
+    assert_eq!(api.get("status/no-such-job").await.status, 404);
+    assert_eq!(api.get(&format!("ping/{}&job_id=", &long[1..])).await.status, 200, "parameters do not count");
 }
 
 #[tokio::test(start_paused = true)]

@@ -153,6 +153,8 @@ async fn a_connection_is_reset_instead_of_answered() {
         insecure: false,
         hold: HOLD,
         max_result_bytes: 1 << 20,
+        limits: runpod_http_server::ServerLimits::default(),
+        request_memory: 64 << 20,
         options: Arc::new(options(script, false)),
     };
     let server = Server::bind(config).await.unwrap();

@@ -57,6 +57,7 @@ impl Api {
             store: Arc::new(store),
             hold: HOLD,
             max_result_bytes: 1 << 20,
+            request_memory: runpod_http_server::Budget::new(64 << 20),
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(options),

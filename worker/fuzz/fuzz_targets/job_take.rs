@@ -1,10 +1,11 @@
 //! Any bytes as an answer of the queue: no panic; every job has an id that can be used; a body is one JSON object, cut out of
-//! the answer unchanged; what is no JSON never runs.
+//! the answer unchanged; text that is not JSON never runs.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use runpod_worker::queue::wire::{MAX_ID_LEN, stop_reply, take_reply, unusable};
+use runpod_worker::base::{IdError, check_id};
+use runpod_worker::queue::wire::{stop_reply, take_reply, unusable};
 use runpod_worker::queue::{StopReply, TakeReply};
 
 fn check(answer: &Bytes, reply: TakeReply) -> usize {
@@ -13,7 +14,9 @@ fn check(answer: &Bytes, reply: TakeReply) -> usize {
     let whole: Result<serde_json::Value, _> = serde_json::from_slice(answer);
     let mut runnable = 0;
     for job in jobs {
-        assert!((1..=MAX_ID_LEN).contains(&job.id.as_str().len()));
+        let usable = check_id(job.id.as_str());
+        assert!(usable.is_ok() || job.body.is_err(), "a job with such an id is not run");
+        assert!(usable.map_or_else(IdError::is_addressable, |()| true), "its result reaches the queue");
         if let Some(trace) = &job.traceparent {
             assert!(trace.bytes().all(|byte| byte.is_ascii_graphic()));
         }
@@ -35,6 +38,6 @@ fuzz_target!(|input: &[u8]| {
     check(&answer, take_reply(&answer));
     assert_eq!(check(&answer, unusable(&answer, "of its media type")), 0, "an answer that cannot be used runs nothing");
     if let StopReply::Stop(ids) = stop_reply(&answer) {
-        assert!(!ids.is_empty() && ids.iter().all(|id| (1..=MAX_ID_LEN).contains(&id.as_str().len())));
+        assert!(!ids.is_empty() && ids.iter().all(|id| check_id(id.as_str()).is_ok()));
     }
 });

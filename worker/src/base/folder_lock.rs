@@ -7,8 +7,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Pause between two attempts to take the lock.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+use super::LOCK_RETRY_PAUSE;
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ impl FolderLock {
             match file.try_lock() {
                 Ok(()) => return Self::checked(file, path),
                 Err(TryLockError::WouldBlock) if begin.elapsed() < patience => {
-                    sleep(RETRY_PAUSE);
+                    sleep(LOCK_RETRY_PAUSE);
                 }
                 Err(TryLockError::WouldBlock) => return Err(LockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),

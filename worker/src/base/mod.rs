@@ -3,6 +3,7 @@
 mod client;
 mod failure_state;
 mod folder_lock;
+mod id;
 mod identity;
 mod limits;
 mod retry;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub use client::{ClientError, http_client, request_error_text};
 pub use failure_state::FailureState;
 pub use folder_lock::{FolderLock, LockError};
+pub use id::{IdError, check_id};
 pub use identity::Identity;
 pub(crate) use limits::limits;
 pub use limits::{FixedLimit, LimitValue};
@@ -22,7 +24,9 @@ pub use secret::Secret;
 pub use url::UrlTemplate;
 
 limits! {
-    "http-client";
+    "base";
+    /// Longest id of a job or worker in bytes. RunPod's have about 40.
+    pub const MAX_ID_LEN: usize = 256;
     /// A host that does not accept a connection within this time counts as unreachable. It is short because the kernel repeats
     /// an unanswered SYN after 1, 3 and 7 seconds: a host that is back is noticed sooner by a new attempt.
     pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -34,6 +38,8 @@ limits! {
     pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
     /// Probes without an answer after which a connection is dead.
     pub(crate) const KEEPALIVE_RETRIES: u32 = 5;
+    /// Pause between two attempts to lock a folder.
+    pub(crate) const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(50);
     /// A longer `Retry-After` is cut to this: a server with a wrong clock must not stop the worker for a day.
     pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 }

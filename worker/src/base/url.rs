@@ -8,14 +8,28 @@ use reqwest::Url;
 
 use runpod_worker_core::JobId;
 
-/// Characters that would end or change the part of the URL they are put into. `/` stays, as it does in RunPod's SDK.
-const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'<').add(b'>').add(b'?');
+/// Characters that would end or change the part of the URL they are put into.
+const IN_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'&')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
 
 /// The same for names of the platform. `+` and `%` stay because the platform's GPU name may come form-encoded already.
 const IN_NAME: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'&').add(b'<').add(b'>').add(b'?');
 
 /// Characters that must be escaped in the value of a parameter.
-const IN_VALUE: &AsciiSet = &IN_PATH.add(b'+').add(b',').add(b'/').add(b'=').add(b';').add(b'\'');
+const IN_VALUE: &AsciiSet = &IN_PATH.add(b'+').add(b',').add(b'=').add(b';').add(b'\'');
 
 /// Why a template cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +78,7 @@ impl UrlTemplate {
 
     /// The URL for the worker itself: `$ID` is the worker id.
     pub fn for_worker(&self, worker_id: &str) -> String {
-        self.text.replace("$ID", &utf8_percent_encode(worker_id, IN_NAME).to_string())
+        self.text.replace("$ID", &utf8_percent_encode(worker_id, IN_PATH).to_string())
     }
 
     /// The URL for one job: `$ID` is the job id.
@@ -85,7 +99,7 @@ impl UrlTemplate {
 }
 
 fn close(open: &str, worker_id: &str) -> String {
-    open.replace("$RUNPOD_POD_ID", &utf8_percent_encode(worker_id, IN_NAME).to_string())
+    open.replace("$RUNPOD_POD_ID", &utf8_percent_encode(worker_id, IN_PATH).to_string())
 }
 
 fn with_job(url: &str, job: &JobId) -> String {
@@ -163,6 +177,11 @@ mod tests {
         let done = template("http://h/job-done/w/$ID");
         assert_eq!(done.for_job(&JobId::from("a b?c#d&e%f")), "http://h/job-done/w/a%20b%3Fc%23d%26e%25f");
         assert_eq!(done.for_job(&JobId::from("ä")), "http://h/job-done/w/%C3%A4");
+        for id in ["../../ping/w", "a/b", "a\\b", "/", "%2e%2e", "a\nb", "..%2f"] {
+            let url = Url::parse(&done.for_job(&JobId::from(id))).unwrap();
+            let segments: Vec<&str> = url.path_segments().unwrap().collect();
+            assert_eq!((&segments[..2], segments.len()), (&["job-done", "w"][..], 3), "{id:?} leads to {url}");
+        }
     }
 
     #[test]

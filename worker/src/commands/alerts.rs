@@ -154,6 +154,7 @@ mod tests {
         queue_depth               150.000   above 100      FIRES if it lasts for 1m
         timeout_spike               2.000   above 5        quiet
         unhealthy                   0.000   above 0        quiet
+        worker_lost                 0.000   above 0        quiet
 
         # Bodies that would be posted; the webhook is not set
 

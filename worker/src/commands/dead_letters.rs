@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
+use runpod_log_line::printable;
+
 use super::{complain, print};
 use crate::cli::{DeadLetterAction, DeadLetterArgs};
 use crate::config::{DeadLetterConfig, EXIT_CONFIG, ProcessEnvironment};
@@ -61,7 +63,8 @@ fn list(dead: &DeadLetters) -> ExitCode {
 fn line(letter: &DeadLetter) -> String {
     let (status, reason) = status_and_reason(letter);
     let DeadLetter { id, record, .. } = letter;
-    let (time, bytes, job) = (time(record.time_ms), record.body.len(), record.job.as_str());
+    let (time, bytes, job) = (time(record.time_ms), record.body.len(), printable(record.job.as_str()));
+    let reason = printable(reason);
     format!("{id:>6}  {time:<20}  {status:>6}  {bytes:>11}  {job:<40}  {reason}")
 }
 
@@ -79,7 +82,8 @@ fn show(dead: &DeadLetters, name: &str) -> ExitCode {
         Err(error) => return complain(1, &error.to_string()),
     };
     let (status, reason) = status_and_reason(&letter);
-    let (id, job) = (letter.id, letter.record.job.as_str());
+    let (id, job) = (letter.id, printable(letter.record.job.as_str()));
+    let reason = printable(reason);
     let finished = time(letter.record.time_ms);
     let _ = writeln!(io::stderr(), "id: {id}\njob: {job}\nfinished: {finished}\nstatus: {status}\nreason: {reason}");
     print(&String::from_utf8_lossy(&letter.record.body))
@@ -105,7 +109,7 @@ async fn each(
         };
         match done {
             Ok(letter) => {
-                print(&format!("{} {}: done", letter.id, letter.record.job));
+                print(&format!("{} {}: done", letter.id, printable(letter.record.job.as_str())));
             }
             Err(error) => code = complain(1, &format!("{name}: {error}")),
         }

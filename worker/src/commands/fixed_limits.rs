@@ -96,4 +96,30 @@ mod tests {
         assert_eq!(value("queue.post-timeout"), "15s (fixed)");
         assert_eq!(value("heartbeat.max-missed-beats"), "60 (fixed)");
     }
+
+    /// Every duration is in a `limits!` block, but for the ranges of settings and the limits of single commands.
+    #[test]
+    fn no_duration_is_declared_where_check_config_does_not_show_it() {
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut folders = vec![source.clone()];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(&source).unwrap().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                if name.starts_with("config/") || name.starts_with("commands/") || name.contains("tests") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                let is_duration = |line: &&str| line.contains("const ") && line.contains(": Duration =");
+                let loose = text.lines().filter(|line| !line.starts_with(' ')).filter(is_duration);
+                found.extend(loose.map(|line| format!("{name}: {line}")));
+            }
+        }
+        assert!(found.is_empty(), "declare these with `limits!`:\n{}", found.join("\n"));
+    }
 }

@@ -12,10 +12,12 @@ mod schema;
 mod serve;
 mod test;
 
-use std::io::{self, Write as _};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use percent_encoding::percent_decode_str;
+use runpod_log_line::printable;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
@@ -85,14 +87,22 @@ fn hide_secrets(config: &Config) {
 
 /// Prints an error on stderr; returns the exit status.
 fn complain(code: u8, message: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "runpod-worker: {message}");
+    // Messages may quote what comes from outside, such as the id of a job.
+    let _ = writeln!(io::stderr(), "runpod-worker: {}", printable_lines(message));
     ExitCode::from(code)
 }
 
 /// Prints a result on stdout.
 fn print(text: &str) -> ExitCode {
+    // A program that reads the output gets it as it is.
+    let text = if io::stdout().is_terminal() { Cow::Owned(printable_lines(text)) } else { Cow::Borrowed(text) };
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(1, &format!("cannot write to standard output: {error}")),
     }
+}
+
+/// Each line with everything escaped that a terminal would act on.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }

@@ -24,11 +24,12 @@ pub(super) async fn run(args: &RunArgs) -> ExitCode {
     if args.check_config {
         return print(&format!("{}\n{}", config.description, fixed_limits(&config)));
     }
-    with_log(config, work).await
+    let http_bind = args.http_bind.as_deref();
+    with_log(config, async |config| work(config, http_bind).await).await
 }
 
-async fn work(config: Config) -> ExitCode {
-    match load_realtime(&ProcessEnvironment) {
+async fn work(config: Config, http_bind: Option<&str>) -> ExitCode {
+    match load_realtime(http_bind, &ProcessEnvironment) {
         Ok(None) => {}
         Ok(Some((direct, description))) => return serve(config, direct, &description, direct::realtime).await,
         Err(errors) => return complain(EXIT_CONFIG, &errors.to_string()),
@@ -56,5 +57,5 @@ async fn work(config: Config) -> ExitCode {
         return unhealthy(1);
     }
     let (started, _) = oneshot::channel();
-    exit_status(app::run(config, queue, started).await)
+    exit_status(app::run(config, queue, Vec::new(), started).await)
 }

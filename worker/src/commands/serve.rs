@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Router;
+use runpod_http_server::{HttpServer, connections_within, raise_descriptor_limit};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -21,11 +22,12 @@ use runpod_worker_core::WorkerState;
 
 /// Serves the handler until the worker ends.
 pub(super) async fn serve_command(args: &ServeArgs) -> ExitCode {
-    let (config, (direct, description)) = match (configure(&args.run), load_serve(&args.direct, &ProcessEnvironment)) {
-        (Ok(config), Ok(direct)) => (config, direct),
-        (Err(code), Ok(_)) => return code,
-        (_, Err(errors)) => return complain(EXIT_CONFIG, &errors.to_string()),
-    };
+    let (config, (direct, description)) =
+        match (configure(&args.run), load_serve(&args.direct, args.run.http_bind.as_deref(), &ProcessEnvironment)) {
+            (Ok(config), Ok(direct)) => (config, direct),
+            (Err(code), Ok(_)) => return code,
+            (_, Err(errors)) => return complain(EXIT_CONFIG, &errors.to_string()),
+        };
     if args.run.check_config {
         return print(&format!("{}\n{description}\n{}", config.description, fixed_limits(&config)));
     }
@@ -56,11 +58,23 @@ pub(super) async fn serve(
             }
         }
     }
+    let descriptors = raise_descriptor_limit();
+    let (jobs, job_counts) = http::server("jobs", connections_within(direct.max_connections, descriptors / 2));
+    let (pings, ping_counts) = http::server("ping", connections_within(http::limits::MAX_CONNECTIONS, descriptors / 4));
+    let mut counts = vec![job_counts];
+    counts.extend(direct.health.map(|_| ping_counts));
     let queue = DirectQueue::new(direct.max_waiting, direct.max_wait);
     let ended = CancellationToken::new();
     let (started, control) = oneshot::channel();
-    let accepting = tokio::spawn(accept(listeners, direct.ping_path, routes, queue.clone(), control, ended.clone()));
-    let result = app::run(config, Arc::new(queue.clone()), started).await;
+    let accepting = tokio::spawn(accept(
+        listeners.into_iter().zip([jobs, pings]).collect(),
+        direct.ping_path,
+        routes,
+        queue.clone(),
+        control,
+        ended.clone(),
+    ));
+    let result = app::run(config, Arc::new(queue.clone()), counts, started).await;
     queue.end();
     ended.cancel();
     let _ = accepting.await;
@@ -69,7 +83,7 @@ pub(super) async fn serve(
 
 /// Answers requests until the worker has ended. No job is accepted once the worker drains or is unhealthy.
 async fn accept(
-    listeners: Vec<TcpListener>,
+    servers: Vec<(TcpListener, HttpServer)>,
     ping_path: String,
     routes: fn(DirectQueue) -> Router,
     queue: DirectQueue,
@@ -80,12 +94,12 @@ async fn accept(
     let ping = http::ping(snapshots.clone(), &ping_path);
     // Jobs come to the first address, health checks to both.
     let routers = [routes(queue.clone()).merge(ping.clone()), ping];
-    let mut servers = JoinSet::new();
-    for (listener, router) in listeners.into_iter().zip(routers) {
-        servers.spawn(http::serve(listener, router, ended.clone()));
+    let mut serving = JoinSet::new();
+    for ((listener, server), router) in servers.into_iter().zip(routers) {
+        serving.spawn(http::serve(server, listener, router, ended.clone()));
     }
     let closing = |state| matches!(state, WorkerState::Draining | WorkerState::Unhealthy);
     let _ = snapshots.wait_for(|snapshot| closing(snapshot.state)).await;
     queue.close();
-    servers.join_all().await;
+    serving.join_all().await;
 }

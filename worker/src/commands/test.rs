@@ -159,7 +159,7 @@ pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport
     let id = job.id.as_str().to_owned();
     let queue = Arc::new(OneJob { job: Mutex::new(Some(job)), sender });
     let (send_control, control) = oneshot::channel();
-    let worker = tokio::spawn(app::run(config, queue, send_control));
+    let worker = tokio::spawn(app::run(config, queue, Vec::new(), send_control));
     let Ok(control) = control.await else {
         let code = worker.await.map_err(|error| TestError::Handler(error.to_string()))??;
         return Err(TestError::Handler(format!("the worker ended with exit status {code}")));

@@ -93,6 +93,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS", help_heading = "HTTP server")]
     pub http_bind: Option<String>,
 
+    /// Connections to that address that may be open; when they are, a new one replaces an idle one
+    /// [env: RUNPOD_WORKER_HTTP_CONNECTIONS] [default: 64]
+    #[arg(long, value_name = "N", help_heading = "HTTP server")]
+    pub http_connections: Option<String>,
+
     /// Metrics and cost.
     #[command(flatten)]
     pub metrics: MetricsArgs,

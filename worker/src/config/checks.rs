@@ -55,6 +55,8 @@ const SKIP_GPU: &str = "RUNPOD_SKIP_GPU_CHECK";
 fn order<E: Environment>(settings: &mut Settings<'_, E>, args: &CheckArgs, policy: &Policy) -> CheckOrder {
     let min_gpu_memory = settings.optional("min-gpu-memory", args.min_gpu_memory.as_deref(), parse::size);
     let millis = |value: f64| (value * 1000.0) as u64;
+    // A start without progress ends after this time, so a check that takes longer cannot report anything.
+    let stall = policy.load_stall_timeout.as_secs_f64();
     CheckOrder {
         worker_id: policy.worker_id.clone(),
         slots: policy.slots,
@@ -64,8 +66,8 @@ fn order<E: Environment>(settings: &mut Settings<'_, E>, args: &CheckArgs, polic
         gpu_memory: !skip(settings, SKIP_GPU),
         min_cuda: cuda_version(settings),
         min_gpu_memory: min_gpu_memory.unwrap_or_default(),
-        benchmark_limit_ms: millis(platform(settings, "RUNPOD_GPU_BENCHMARK_TIMEOUT", 2.0, positive)),
-        gpu_limit_ms: millis(platform(settings, "RUNPOD_GPU_TEST_TIMEOUT", 30.0, positive)),
+        benchmark_limit_ms: millis(platform(settings, "RUNPOD_GPU_BENCHMARK_TIMEOUT", f64::min(2.0, stall), positive)),
+        gpu_limit_ms: millis(platform(settings, "RUNPOD_GPU_TEST_TIMEOUT", f64::min(30.0, stall), positive)),
     }
 }
 

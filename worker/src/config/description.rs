@@ -28,6 +28,10 @@ impl Description {
         Self(limits.into_iter().map(line).collect())
     }
 
+    pub(super) fn origin(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|line| line.name == name).map(|line| line.origin.as_str())
+    }
+
     /// The values that differ from the default, one line each.
     pub fn changes(&self) -> impl Iterator<Item = String> {
         self.0.iter().filter(|line| line.changed).map(|line| line.text(0))

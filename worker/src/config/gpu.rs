@@ -12,6 +12,9 @@ use crate::sensors::gpu::{GpuSettings, VisibleDevices};
 /// Shortest interval: a driver needs some milliseconds for an answer.
 const SHORTEST: Duration = Duration::from_millis(100);
 
+/// Shortest interval of probes: a probe runs a kernel on the GPU.
+const SHORTEST_PROBE: Duration = Duration::from_secs(1);
+
 /// Flags of `run` about measuring and probing the GPUs.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "GPU")]
@@ -59,16 +62,28 @@ pub(super) fn gpus<E: Environment>(settings: &mut Settings<'_, E>, args: &GpuArg
 
 /// Adds the interval of GPU probes to the policy.
 pub(super) fn probes<E: Environment>(settings: &mut Settings<'_, E>, args: &GpuArgs, policy: Policy) -> Policy {
-    let probe_interval = settings.duration("probe-interval", args.probe_interval.as_deref(), policy.probe_interval);
+    let probe_interval = settings.read(
+        "probe-interval",
+        args.probe_interval.as_deref(),
+        &[],
+        policy.probe_interval,
+        |text| at_least(text, SHORTEST_PROBE),
+        show_duration,
+    );
     Policy { probe_interval, ..policy }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST)
+}
+
+/// Zero for never, or at least `shortest`.
+fn at_least(text: &str, shortest: Duration) -> Result<Duration, String> {
     let interval = parse::duration(text)?;
-    if interval.is_zero() || interval >= SHORTEST {
+    if interval.is_zero() || interval >= shortest {
         Ok(interval)
     } else {
-        Err("use 0s for never, or at least 100ms".to_owned())
+        Err(format!("use 0s for never, or at least {}", show_duration(&shortest)))
     }
 }
 

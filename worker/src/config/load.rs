@@ -3,6 +3,7 @@
 use runpod_worker_core::Policy;
 
 use super::alerts::alerts;
+use super::conflicts::{self, Values};
 use super::environment::Environment;
 use super::http::http_bind;
 use super::identity::identity;
@@ -11,6 +12,7 @@ use super::settings::{Settings, show_duration};
 use super::spool::spool;
 use super::{Config, ConfigErrors, RunArgs, checks, gpu, handler, logs, metrics, parse, ports, recycling, traces};
 use crate::base::Identity;
+use crate::http::limits::MAX_CONNECTIONS;
 use crate::outbox::OutboxLimits;
 use crate::queue::QueueConfig;
 
@@ -29,6 +31,8 @@ impl Config {
         let mut checks = checks::worker_checks(&mut settings, &args.checks);
         handler.devices = handler::devices(&mut settings, policy.processes);
         let http_bind = http_bind(&mut settings, args.http_bind.as_deref());
+        let http_connections =
+            settings.number("http-connections", args.http_connections.as_deref(), MAX_CONNECTIONS, 8..=4096);
         let outbox = OutboxLimits {
             max_bytes: settings.number(
                 "outbox-limit-bytes",
@@ -60,10 +64,14 @@ impl Config {
         let ports = ports::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
+        let values =
+            Values { identity: &identity, policy: &policy, spool: &spool, gpus: &gpus, heartbeat: heartbeat.as_ref() };
+        conflicts::check(&mut settings, &values);
         // Settings of `serve`; see `DirectConfig`.
         settings.know("RUNPOD_WORKER_BIND");
         settings.know("RUNPOD_WORKER_MAX_WAITING");
         settings.know("RUNPOD_WORKER_MAX_WAIT");
+        settings.know("RUNPOD_WORKER_MAX_CONNECTIONS");
         settings.warn_of_unknown();
         if !settings.problems.is_empty() {
             return Err(ConfigErrors::new(settings.problems));
@@ -78,6 +86,7 @@ impl Config {
             outbox,
             spool,
             http_bind,
+            http_connections,
             stop_with_stdin,
             tenant_limit,
             log,

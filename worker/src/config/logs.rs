@@ -10,6 +10,9 @@ use super::settings::{Settings, show_size};
 use crate::base::{Identity, Secret};
 use crate::logs::{LogConfig, LogFormat, SinkConfig};
 
+/// Smallest buffer for the log sink: a shorter one would drop every line.
+const SHORTEST_BUFFER: usize = 4 * 1024;
+
 /// Flags of `run` about the log.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Logs")]
@@ -96,7 +99,10 @@ pub(super) fn sink<E: Environment>(
         args.log_sink_buffer.as_deref(),
         &[],
         4 << 20,
-        |text| usize::try_from(parse::size(text)?).map_err(|error| error.to_string()),
+        |text| match usize::try_from(parse::size(text)?) {
+            Ok(bytes) if bytes >= SHORTEST_BUFFER => Ok(bytes),
+            _ => Err(format!("use at least {}, the size of one line", show_size(SHORTEST_BUFFER as u64))),
+        },
         |bytes| show_size(*bytes as u64),
     );
     Some(SinkConfig { url: url?, token, buffer_bytes })

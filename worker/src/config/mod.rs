@@ -4,6 +4,7 @@
 mod alerts;
 mod args;
 mod checks;
+mod conflicts;
 mod dead_letters;
 mod description;
 mod direct;
@@ -75,6 +76,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Where `/health`, `/ready` and `/metrics` are served; `None` for nowhere.
     pub http_bind: Option<SocketAddr>,
+    /// Connections that this server may have open.
+    pub http_connections: usize,
     /// Stop at once when standard input ends.
     pub stop_with_stdin: bool,
     /// Tenants that have series of their own in `/metrics`.

@@ -12,6 +12,9 @@ use super::parse;
 /// The prefix of the variables of this program.
 pub(super) const PREFIX: &str = "RUNPOD_WORKER_";
 
+/// Origin of a value that is neither in a flag nor in a variable.
+const DEFAULT: &str = "default";
+
 /// Reads settings and collects what is wrong with them.
 pub(super) struct Settings<'a, E> {
     pub(super) env: &'a E,
@@ -45,7 +48,7 @@ impl<'a, E: Environment> Settings<'a, E> {
         self.know(&own);
         let default_text = show(&default);
         let (value, origin) = match given {
-            None => (default, "default".to_owned()),
+            None => (default, DEFAULT.to_owned()),
             Some((text, origin)) => match parse(&text) {
                 Ok(value) => (value, origin),
                 Err(fix) => {
@@ -102,6 +105,11 @@ impl<'a, E: Environment> Settings<'a, E> {
     fn describe(&mut self, name: &str, value: &str, origin: &str, changed: bool) {
         let (name, value, origin) = (name.to_owned(), printable(value), origin.to_owned());
         self.description.push(Line { name, value, origin, changed });
+    }
+
+    /// Whether the setting was given by a flag or variable, even with the value of its default.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.description.origin(name).is_some_and(|origin| origin != DEFAULT)
     }
 
     /// Marks a variable as one of this program's.

@@ -106,7 +106,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_default() {
 #[test]
 fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
     type Read = fn(&Config) -> String;
-    let cases: [(&str, &str, Read); 23] = [
+    let cases: [(&str, &str, Read); 24] = [
         ("slots", "7", |c| c.policy.slots.to_string()),
         ("processes", "7", |c| c.policy.processes.to_string()),
         ("prefetch", "7", |c| c.policy.prefetch.to_string()),
@@ -118,6 +118,7 @@ fn every_setting_has_its_one_effect_by_flag_and_by_variable() {
         ("load-stall-timeout", "7s", |c| format!("{:?}", c.policy.load_stall_timeout)),
         ("http-bind", "0.0.0.0:7", |c| c.http_bind.map(|bind| bind.to_string()).unwrap_or_default()),
         ("http-bind", "none", |c| c.http_bind.map_or("none".to_owned(), |bind| bind.to_string())),
+        ("http-connections", "70", |c| c.http_connections.to_string()),
         ("outbox-limit-bytes", "7000000", |c| c.outbox.max_bytes.to_string()),
         ("spool-dir", "/x", |c| {
             c.spool.folder.as_ref().map_or("none".to_owned(), |folder| folder.display().to_string())
@@ -459,7 +460,7 @@ fn checks_follow_the_platforms_variables_and_defaults() {
 #[test]
 fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let config = load(&[], &platform());
-    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (6, None));
+    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (7, None));
 
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.toml");
@@ -467,7 +468,7 @@ fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let url = "https://hooks.example.org/T0/s3cret";
     let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", url);
     let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
-    assert_eq!((config.alerts.rules.len(), config.alerts.format), (5, runpod_alerts::Format::Slack));
+    assert_eq!((config.alerts.rules.len(), config.alerts.format), (6, runpod_alerts::Format::Slack));
     assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
     let shown = format!("{} {:?}", config.description, config.alerts);
     assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");
@@ -482,4 +483,43 @@ fn mistakes_about_alerts_are_named_without_the_url() {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
     assert!(!error.contains("s3cret"), "{error}");
+}
+
+/// Flags, variables, and a part of what is said about them.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+
+#[test]
+fn values_that_cannot_work_together_are_refused_with_the_reason() {
+    let cases: [Case; 8] = [
+        (&["--spool=always", "--spool-dir=none"], &[], "--spool=always needs a folder"),
+        (&["--gpu-interval=1m", "--gpu-floor-window=10s"], &[], "--gpu-floor-window is 10s"),
+        (&["--refresh-worker", "--on-refresh=restart-handler"], &[], "use one of them"),
+        (&["--refresh-worker", "--prefetch=1"], &[], "use --prefetch=0"),
+        (&["--device=cpu", "--min-gpu-memory=1GiB"], &[], "--min-gpu-memory needs a GPU"),
+        (&["--load-stall-timeout=1m"], &[("RUNPOD_GPU_TEST_TIMEOUT", "60")], "RUNPOD_GPU_TEST_TIMEOUT is 1m"),
+        (&[], &[("RUNPOD_POD_ID", "../w1")], "RUNPOD_POD_ID has a character"),
+        (&["--log-sink=http://h", "--log-sink-buffer=1KiB"], &[], "use at least 4 KiB"),
+    ];
+    for (flags, variables, reason) in cases {
+        let error = Config::load(&args(flags), &env(variables)).unwrap_err();
+        assert!(error.lines().len() == 1 && error.lines()[0].contains(reason), "{reason:?} is not in {error}");
+    }
+    let order = load(&["--load-stall-timeout=7s"], &Env::new()).policy.checks.unwrap();
+    assert_eq!(order.gpu_limit_ms, 7000, "a default follows the limit of the start");
+}
+
+#[test]
+fn settings_without_effect_are_warned_about() {
+    let cases: [Case; 4] = [
+        (&["--log-sink-token=t"], &[], "--log-sink-token has no effect without --log-sink"),
+        (&["--tenant-limit=3"], &[], "--tenant-limit has no effect without --tenant-field"),
+        (&["--flush-grace=0s", "--spool-dir=none"], &[], "are lost on shutdown"),
+        (&[], &[("RUNPOD_PING_INTERVAL", "30000")], "RUNPOD_PING_INTERVAL is 30s"),
+    ];
+    for (flags, variables, warning) in cases {
+        let mut env = platform();
+        env.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let warnings = load(flags, &env).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(warning), "{warning:?} is not in {warnings:?}");
+    }
 }

@@ -12,6 +12,8 @@ limits! {
     pub(super) const MAX_UNREAD_MESSAGES: usize = 16;
     /// A caller who reads none of them for this long counts as gone, and the job is stopped.
     pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+    /// Bytes of all request bodies together, from the first byte read until the job ends.
+    pub(super) const MAX_BODIES: usize = 512 * 1024 * 1024;
     /// Largest request body in bytes, as on RunPod's load-balancing endpoints.
     pub(super) const MAX_BODY: usize = 30 * 1024 * 1024;
 }

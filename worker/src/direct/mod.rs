@@ -22,6 +22,8 @@ pub struct DirectConfig {
     pub max_waiting: usize,
     /// How long each job may wait for a slot.
     pub max_wait: Duration,
+    /// Connections of the address for jobs.
+    pub max_connections: usize,
     /// A second address for health checks, when the platform uses a port of its own for them.
     pub health: Option<SocketAddr>,
     /// The path of the health check.

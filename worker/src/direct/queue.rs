@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use runpod_http_server::{Budget, Lease};
 use runpod_worker_core::{JobId, TakenJob};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::limits::{MAX_UNREAD_MESSAGES, POLL_TIMEOUT, READ_TIMEOUT};
+use super::limits::{MAX_BODIES, MAX_UNREAD_MESSAGES, POLL_TIMEOUT, READ_TIMEOUT};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
 
 /// Why a job is rejected, or ends without a result.
@@ -20,6 +21,9 @@ pub enum Rejection {
     /// No more jobs may wait.
     #[error("{0} jobs wait already: try again later, or add workers")]
     Full(usize),
+    /// The bodies of other requests take all the memory that bodies may have.
+    #[error("the requests in progress hold {MAX_BODIES} bytes: try again later, or pass large data by URL")]
+    NoMemory,
     /// The job has waited too long for a slot.
     #[error("no slot was free within {0:?}: try again later, or add workers")]
     Late(Duration),
@@ -61,19 +65,26 @@ pub struct DirectQueue {
     gone: Arc<Notify>,
     max_waiting: usize,
     max_wait: Duration,
+    bodies: Budget,
 }
 
 impl DirectQueue {
     /// A queue in which at most `max_waiting` jobs wait for a slot, each for at most `max_wait`.
     pub fn new(max_waiting: usize, max_wait: Duration) -> Self {
-        Self { state: Arc::default(), arrived: Arc::default(), gone: Arc::default(), max_waiting, max_wait }
+        let bodies = Budget::new(MAX_BODIES);
+        Self { state: Arc::default(), arrived: Arc::default(), gone: Arc::default(), max_waiting, max_wait, bodies }
     }
 
-    /// Puts a job in. Its id must be new.
+    /// An empty share of the memory for request bodies.
+    pub(super) fn lease(&self) -> Lease {
+        self.bodies.lease()
+    }
+
+    /// Puts a job in, with the share of the memory that its body takes. Its id must be new.
     ///
     /// # Errors
     /// [`Rejection`], with the reason for the caller.
-    pub(super) fn submit(&self, job: TakenJob) -> Result<Submission, Rejection> {
+    pub(super) fn submit(&self, job: TakenJob, body: Lease) -> Result<Submission, Rejection> {
         let id = job.id.clone();
         let mut state = self.state();
         if state.closed {
@@ -88,7 +99,7 @@ impl DirectQueue {
         drop(state);
         self.arrived.notify_one();
         let expires = Instant::now() + self.max_wait;
-        Ok(Submission { queue: self.clone(), id, messages, expires, taken: false, over: false })
+        Ok(Submission { queue: self.clone(), id, messages, expires, taken: false, over: false, _body: body })
     }
 
     /// Takes no more jobs and rejects those that wait for a slot.
@@ -163,6 +174,8 @@ pub(super) struct Submission {
     /// A slot has the job, or had it. From then on its own deadline applies.
     taken: bool,
     over: bool,
+    /// Given back when the caller has the result.
+    _body: Lease,
 }
 
 impl Submission {

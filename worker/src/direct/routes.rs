@@ -4,15 +4,17 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::Body;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use runpod_handler_protocol::{ErrorKind, MAX_PAYLOAD_LEN};
+use runpod_http_server::Lease;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -28,12 +30,12 @@ const RETRY_AFTER: &str = "1";
 
 /// `POST /runsync`: the job's result, or with `Accept: text/event-stream` its items as they come and then its result.
 pub fn jobs(queue: DirectQueue) -> Router {
-    Router::new().route("/runsync", post(runsync)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
+    Router::new().route("/runsync", post(runsync)).with_state(queue)
 }
 
 /// `POST /<endpoint id>/realtime`: the bare result, as RunPod's SDK answers on its realtime port, with what was streamed before it.
 pub fn realtime(queue: DirectQueue) -> Router {
-    Router::new().route("/{endpoint}/realtime", post(bare)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(queue)
+    Router::new().route("/{endpoint}/realtime", post(bare)).with_state(queue)
 }
 
 /// The job of a request: what the caller sent, with a new id. Everything but the id goes to the handler as it is.
@@ -71,6 +73,9 @@ enum ApiError {
     /// The request is not a job.
     #[error("{0}")]
     Malformed(String),
+    /// The body is longer than [`MAX_BODY`].
+    #[error("the body has more than {MAX_BODY} bytes: pass large data by URL")]
+    TooLarge,
     /// The queue has rejected the job.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -81,6 +86,7 @@ impl IntoResponse for ApiError {
         let body = Json(json!({ "error": self.to_string() }));
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, body).into_response(),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, body).into_response(),
             Self::Rejected(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()
             }
@@ -88,14 +94,33 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn submit(queue: &DirectQueue, body: &Bytes) -> Result<(String, Submission), ApiError> {
-    let job = job(body).map_err(ApiError::Malformed)?;
+async fn submit(queue: &DirectQueue, body: Body) -> Result<(String, Submission), ApiError> {
+    let mut lease = queue.lease();
+    let body = read(body, &mut lease).await?;
+    let job = job(&body).map_err(ApiError::Malformed)?;
     let id = job.id.as_str().to_owned();
-    Ok((id, queue.submit(job)?))
+    Ok((id, queue.submit(job, lease)?))
 }
 
-async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    let (id, submission) = submit(&queue, &body)?;
+/// Reads a body of limited size. Its bytes count against the memory that all bodies share.
+async fn read(body: Body, lease: &mut Lease) -> Result<Bytes, ApiError> {
+    let mut parts = body.into_data_stream();
+    let mut read = BytesMut::new();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| ApiError::Malformed(format!("the body cannot be read: {error}")))?;
+        if read.len() + part.len() > MAX_BODY {
+            return Err(ApiError::TooLarge);
+        }
+        if !lease.try_grow(part.len()) {
+            return Err(Rejection::NoMemory.into());
+        }
+        read.extend_from_slice(&part);
+    }
+    Ok(read.freeze())
+}
+
+async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let (id, submission) = submit(&queue, body).await?;
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accepts.contains("text/event-stream") { Ok(events(id, submission)) } else { result(&id, submission).await }
 }
@@ -103,9 +128,9 @@ async fn runsync(State(queue): State<DirectQueue>, headers: HeaderMap, body: Byt
 async fn bare(
     State(queue): State<DirectQueue>,
     Path(_endpoint): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, ApiError> {
-    let (_, submission) = submit(&queue, &body)?;
+    let (_, submission) = submit(&queue, body).await?;
     let (stream, body) = collect(submission).await?;
     Ok(match with_stream(body, &stream) {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),

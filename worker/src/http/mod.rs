@@ -5,8 +5,8 @@ mod health;
 pub(crate) mod limits;
 mod probes;
 mod runtime;
+mod server;
 
-use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,9 +15,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::Identity;
 use crate::heartbeat::HeartbeatMonitor;
@@ -27,8 +25,7 @@ use crate::sensors::Sensors;
 use runpod_worker_core::Snapshot;
 
 pub use probes::PulseWatch;
-
-use self::limits::CLOSE_TIMEOUT;
+pub use server::{NamedCounts, serve, server};
 
 const PING: &str = "/ping";
 
@@ -78,24 +75,6 @@ pub fn ping(snapshots: watch::Receiver<Snapshot>, path: &str) -> Router {
     let router = Router::new().route(PING, get(probes::ping_alone));
     let router = if path == PING { router } else { router.route(path, get(probes::ping_alone)) };
     router.with_state(snapshots)
-}
-
-/// Serves until `over`. Requests in flight then have a second to end.
-pub async fn serve(listener: TcpListener, router: Router, over: CancellationToken) {
-    let stop = over.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
-    let limit = async {
-        over.cancelled().await;
-        tokio::time::sleep(CLOSE_TIMEOUT).await;
-    };
-    tokio::select! {
-        ended = server.into_future() => {
-            if let Err(error) = ended {
-                tracing::error!(%error, "The HTTP server has ended.");
-            }
-        }
-        () = limit => {}
-    }
 }
 
 async fn encode_metrics(State(state): State<HttpState>) -> Response {

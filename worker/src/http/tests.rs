@@ -3,6 +3,9 @@
 use runpod_handler_protocol::ErrorKind;
 use serde_json::{Value, json};
 
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::heartbeat::Pulse;
 use crate::outbox::{self, OutboxLimits};
@@ -81,7 +84,8 @@ async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, Cancell
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let over = CancellationToken::new();
-    tokio::spawn(serve(listener, router(state), over.clone()));
+    let (http, _) = super::server("test", 64);
+    tokio::spawn(serve(http, listener, router(state), over.clone()));
     (address, sender, over)
 }
 

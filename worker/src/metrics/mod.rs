@@ -11,6 +11,7 @@ mod labels;
 mod outbox;
 mod processes;
 mod runtime;
+mod servers;
 mod tenants;
 mod worker;
 
@@ -32,6 +33,7 @@ use crate::outbox::OutboxStats;
 use runpod_worker_core::{PollAnswer, Report, Snapshot};
 
 pub use runtime::RuntimeMetrics;
+pub use servers::ServerMetrics;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -24,8 +24,8 @@ limits! {
     pub(super) const MAX_LARGE_JOBS: usize = 16;
     /// Longest reply in bytes that is read when no job can be in it.
     pub(super) const MAX_SMALL_REPLY: usize = 1024 * 1024;
-    /// Longest job id that is taken, in bytes. RunPod's have about 40.
-    pub const MAX_ID_LEN: usize = 256;
+    /// Longest batch id in bytes that is logged.
+    pub(super) const MAX_BATCH_ID_LEN: usize = 256;
     /// Longest `traceparent` in bytes that is passed on. Version 00 of W3C Trace Context has 55; later ones may be longer.
     pub(super) const MAX_TRACEPARENT_LEN: usize = 128;
     /// Time for one attempt to hand jobs back or to say goodbye.

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
+use runpod_log_line::printable;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use super::limits::MAX_ID_LEN;
-use super::limits::MAX_TRACEPARENT_LEN;
+use super::limits::{MAX_BATCH_ID_LEN, MAX_TRACEPARENT_LEN};
 use super::{RequestError, StopReply, TakeReply};
+use crate::base::{IdError, check_id};
 use crate::logs::redact;
 use runpod_worker_core::{JobId, TakenJob};
 
@@ -62,7 +63,10 @@ pub fn take_reply(body: &Bytes) -> TakeReply {
         match read_job(&body, element) {
             Ok(job) => jobs.push(job),
             Err(reason) => {
-                tracing::warn!(reason, "The queue sent a job that cannot be run and has no usable id. It is ignored.");
+                tracing::error!(
+                    reason,
+                    "The queue sent a job that can be neither run nor answered, because of its id. It is ignored."
+                );
                 problem = reason;
             }
         }
@@ -102,7 +106,10 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
     };
     let id = job.id.ok_or_else(|| "it has no `id`".to_owned())?;
     let (id, is_text) = read_id(id)?;
-    let body = if !is_text {
+    let usable = check_id(id.as_str());
+    let body = if let Err(error) = usable {
+        Err(format!("the job's `id` {error}"))
+    } else if !is_text {
         Err("the job's `id` is not a string: the queue must send it as one".to_owned())
     } else if text.len() > MAX_PAYLOAD_LEN {
         Err(format!("the job has {} bytes, over the limit of {MAX_PAYLOAD_LEN}: pass large data by URL", text.len()))
@@ -128,14 +135,15 @@ fn read_id(raw: &RawValue) -> Result<(JobId, bool), String> {
         Ok(Value::Number(number)) => (number.to_string(), false),
         _ => return Err("its `id` is not a string".to_owned()),
     };
-    match usable_id(&text) {
-        true => Ok((JobId::from(text), is_text)),
-        false => Err(format!("its `id` has {} bytes, and 1 to {MAX_ID_LEN} are allowed", text.len())),
+    match check_id(&text) {
+        Err(error) if !error.is_addressable() => Err(format!("its `id` {error}")),
+        Ok(()) | Err(_) => Ok((JobId::from(text), is_text)),
     }
 }
 
-fn usable_id(text: &str) -> bool {
-    (1..=MAX_ID_LEN).contains(&text.len())
+/// Whether a result of a job with this id reaches the queue.
+fn is_addressable(id: &str) -> bool {
+    check_id(id).map_or_else(IdError::is_addressable, |()| true)
 }
 
 /// `policy.executionTimeout`, in milliseconds. It is unknown whether the platform forwards it; our own endpoint does.
@@ -156,10 +164,10 @@ fn millis(raw: &RawValue) -> Option<Duration> {
     Some(Duration::from_millis(millis))
 }
 
-/// `batchId`, if it is a text fit for a log line. RunPod's SDK takes any value that is not empty.
+/// `batchId`, if it is a short text. RunPod's SDK takes any value that is not empty.
 fn batch(raw: &RawValue) -> Option<String> {
     let text: String = serde_json::from_str(raw.get()).ok()?;
-    (1..=MAX_ID_LEN).contains(&text.len()).then(|| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    (1..=MAX_BATCH_ID_LEN).contains(&text.len()).then(|| printable(&text).into_owned())
 }
 
 /// Adds the bucket's credentials, which come with the job, to what is redacted: the handler may print them.
@@ -215,7 +223,7 @@ impl<'de> Visitor<'de> for IdCollector<'_> {
                 Value::Number(number) => number.to_string(),
                 _ => continue,
             };
-            if usable_id(&text) {
+            if is_addressable(&text) {
                 self.ids.push(JobId::from(text));
                 found = true;
             }
@@ -240,7 +248,8 @@ pub fn stop_reply(body: &[u8]) -> StopReply {
     let Some(listed) = reply.get("jobsToStop").and_then(Value::as_array) else {
         return StopReply::Nothing;
     };
-    let ids: Vec<JobId> = listed.iter().filter_map(Value::as_str).filter(|id| usable_id(id)).map(JobId::from).collect();
+    let ids: Vec<JobId> =
+        listed.iter().filter_map(Value::as_str).filter(|id| check_id(id).is_ok()).map(JobId::from).collect();
     if ids.len() < listed.len() {
         tracing::warn!(
             ignored = listed.len() - ids.len(),
@@ -307,7 +316,7 @@ mod tests {
 
     #[test]
     fn replies_without_a_usable_id_are_errors() {
-        let long = format!(r#"{{"id":"{}","input":1}}"#, "x".repeat(MAX_ID_LEN + 1));
+        let long = format!(r#"{{"id":"{}","input":1}}"#, "x".repeat(crate::base::MAX_ID_LEN + 1));
         let bad = [
             "{}",
             r#"{"input":1}"#,
@@ -322,6 +331,23 @@ mod tests {
         ];
         for body in bad {
             assert!(matches!(take(body), TakeReply::Failed { error: RequestError::Unusable(_), .. }), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_job_whose_id_would_change_a_path_or_forge_a_line_is_failed_or_refused() {
+        for id in ["../../ping/w1", "a/b", r"a\\b", r"a\nERROR forged", r"\u001b[2J", r"\u202ex"] {
+            let reason = jobs(&format!(r#"{{"id":"{id}","input":1}}"#)).remove(0).body.unwrap_err();
+            assert!(reason.starts_with("the job's `id` has a character"), "{id}: {reason}");
+        }
+        for id in [".", ".."] {
+            // Its result could only be posted to another address.
+            let reply = take(&format!(r#"{{"id":"{id}","input":1}}"#));
+            assert!(matches!(reply, TakeReply::Failed { error: RequestError::Unusable(_), .. }), "{id}: {reply:?}");
+            // One of several does not keep the others from running.
+            assert_eq!(seen(&format!(r#"[{{"id":"{id}"}},{{"id":"b"}}]"#)), [r#"b: {"id":"b"}"#]);
+            // A reply that breaks off does not bring it back.
+            assert!(matches!(take(&format!(r#"{{"id":"{id}","input":"#)), TakeReply::Failed { .. }));
         }
     }
 
@@ -379,7 +405,7 @@ mod tests {
             let job = jobs(&format!(r#"{{"id":"j","batchId":{batch},"delayTime":{delay}}}"#)).remove(0);
             assert_eq!((job.batch, job.waited), (None, None), "{batch} {delay}");
         }
-        assert_eq!(jobs(r#"{"id":"j","batchId":"a\nb"}"#).remove(0).batch.as_deref(), Some("a b"));
+        assert_eq!(jobs(r#"{"id":"j","batchId":"a\nb"}"#).remove(0).batch.as_deref(), Some(r"a\nb"));
     }
 
     #[test]
@@ -394,7 +420,7 @@ mod tests {
     fn stop_lists_are_read_and_everything_else_stops_nothing() {
         let ids = |list: &[&str]| StopReply::Stop(list.iter().map(|id| JobId::from(*id)).collect());
         assert_eq!(stop_reply(br#"{"jobsToStop":["a","b"],"x":1}"#), ids(&["a", "b"]));
-        assert_eq!(stop_reply(br#"{"jobsToStop":["a",7,null,""]}"#), ids(&["a"]));
+        assert_eq!(stop_reply(br#"{"jobsToStop":["a",7,null,"","..","a/b"]}"#), ids(&["a"]));
         for nothing in
             ["", "{}", "[]", "null", "{", r#"{"jobsToStop":"a"}"#, r#"{"jobsToStop":[]}"#, r#"{"jobsToStop":[1]}"#]
         {

@@ -1,51 +1,84 @@
 //! `POST /graphql`: RunPod's pod query, for the workers that this program runs.
 
+mod guard;
 mod pod;
 
-use async_graphql::{Context, EmptyMutation, EmptySubscription, InputObject, Object, Request, Schema, SimpleObject};
+use std::sync::Arc;
+
+use async_graphql::{
+    Context, EmptyMutation, EmptySubscription, InputObject, Object, Request, Response as GraphQlResponse, Schema,
+    ServerError, SimpleObject,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
+use runpod_http_server::Budget;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
-use super::body::{self, BodyError};
+use super::body;
 use super::error::ApiError;
 use super::limits;
 use super::{Keys, client_only};
 use crate::local::{GpuFigures, Local, LocalWorker};
 use pod::Pod;
 
-/// Bounds of one query; the official tools need a fraction, the usual introspection query about half.
-const MAX_DEPTH: usize = 24;
-const MAX_COMPLEXITY: usize = 1000;
+/// Queries that are executed at once; more of them wait.
+const MAX_QUERIES: usize = 4;
 
 type Pods = Schema<Query, EmptyMutation, EmptySubscription>;
 
+/// What the route needs.
+#[derive(Clone)]
+struct Executor {
+    schema: Pods,
+    queries: Arc<Semaphore>,
+    request_memory: Budget,
+}
+
 /// The route; it requires the client key.
-pub(crate) fn router(local: Local, keys: &Keys) -> Router {
-    client_only(Router::new().route("/graphql", post(answer)), keys).with_state(schema(local))
+pub(crate) fn router(local: Local, keys: &Keys, request_memory: Budget) -> Router {
+    let executor = Executor { schema: schema(local), queries: Arc::new(Semaphore::new(MAX_QUERIES)), request_memory };
+    client_only(Router::new().route("/graphql", post(answer)), keys).with_state(executor)
 }
 
 fn schema(local: Local) -> Pods {
-    Schema::build(Query, EmptyMutation, EmptySubscription)
-        .data(GpuFigures::new(local.clone()))
-        .data(local)
-        .limit_depth(MAX_DEPTH)
-        .limit_complexity(MAX_COMPLEXITY)
-        .finish()
+    let schema = Schema::build(Query, EmptyMutation, EmptySubscription);
+    schema.data(GpuFigures::new(local.clone())).data(local).finish()
 }
 
 /// Errors of a query are part of a 200 reply, as in GraphQL over HTTP.
-async fn answer(State(schema): State<Pods>, body: Body) -> Result<Response, ApiError> {
-    let body = body::read(body, limits::GRAPHQL_BODY).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::BodyTooLarge { limit: limits::GRAPHQL_BODY },
-        BodyError::Unreadable => ApiError::BodyUnreadable,
-    })?;
+async fn answer(State(executor): State<Executor>, body: Body) -> Result<Response, ApiError> {
+    let body = body::read(body, limits::GRAPHQL_BODY, &executor.request_memory).await;
+    let body = body.map_err(|error| error.of_client(limits::GRAPHQL_BODY))?;
     let request: Request = serde_json::from_slice(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"query\": \"...\"}}: {error}"))
     })?;
-    Ok(Json(schema.execute(request).await).into_response())
+    // Never closed.
+    let _permit = executor.queries.acquire().await;
+    Ok(Json(execute(executor.schema.clone(), request).await).into_response())
+}
+
+/// Checks and executes a query on a thread for blocking work: both take computing time that a client chooses.
+async fn execute(schema: Pods, mut request: Request) -> GraphQlResponse {
+    let runtime = Handle::current();
+    let execution = spawn_blocking(move || {
+        let document = guard::parse(&request.query)?;
+        request.set_parsed_query(document);
+        Ok(runtime.block_on(schema.execute(request)))
+    });
+    match execution.await {
+        Ok(Ok(response)) => response,
+        Ok(Err::<_, guard::QueryError>(refused)) => failure(refused.to_string()),
+        Err(_) => failure("the query could not be executed; simplify it".to_owned()),
+    }
+}
+
+fn failure(message: String) -> GraphQlResponse {
+    GraphQlResponse::from_errors(vec![ServerError::new(message, None)])
 }
 
 struct Query;
@@ -78,8 +111,7 @@ impl Query {
 async fn measure(local: &Local, figures: &GpuFigures, ids: Vec<String>) -> Vec<Pod> {
     let local = local.clone();
     // It reads files: not on the async runtime's threads.
-    let measured =
-        tokio::task::spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
+    let measured = spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
     let (measured, mut gpus) = tokio::join!(measured, figures.latest());
     let pod = |worker: LocalWorker| {
         let gpus = gpus.remove(&worker.id).unwrap_or_default();
@@ -106,7 +138,7 @@ mod tests {
     }
 
     async fn ask(local: &Local, query: &str) -> Value {
-        serde_json::to_value(schema(local.clone()).execute(query).await).unwrap()
+        serde_json::to_value(execute(schema(local.clone()), Request::new(query)).await).unwrap()
     }
 
     #[tokio::test]
@@ -155,6 +187,16 @@ mod tests {
     async fn an_unknown_worker_is_null_and_not_an_error() {
         let answer = ask(&Local::default(), r#"{ pod(input: {podId: "x"}) { id } myself { pods { id } } }"#).await;
         assert_eq!(answer, json!({"data": {"pod": null, "myself": {"pods": []}}}));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_would_take_minutes_is_refused_at_once() {
+        let mut query = "{ ...f0 }".to_owned();
+        for level in 0..25 {
+            query.push_str(&format!(" fragment f{level} on Query {{ ...f{n} ...f{n} }}", n = level + 1));
+        }
+        let answer = ask(&Local::default(), &(query + " fragment f25 on Query { myself { pods { id } } }")).await;
+        assert!(answer["errors"][0]["message"].as_str().unwrap().contains("fewer fields"), "{answer}");
     }
 
     #[tokio::test]

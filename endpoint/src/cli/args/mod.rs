@@ -12,7 +12,8 @@ pub(crate) use client::{
 };
 pub(crate) use parse::endpoint_id;
 pub(crate) use server::{
-    AlertArgs, AlertFormat, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice, ServeArgs,
+    AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
+    ServeArgs,
 };
 pub(crate) use workers::WorkerArgs;
 

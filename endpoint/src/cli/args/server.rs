@@ -82,6 +82,9 @@ pub struct ListenArgs {
     /// Jobs.
     #[command(flatten)]
     pub jobs: QueueArgs,
+    /// Connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
     /// Webhooks.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
@@ -148,6 +151,18 @@ pub enum RateLimitChoice {
     Platform,
     /// None.
     Off,
+}
+
+/// What clients and workers may use of the server.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionArgs {
+    /// Open connections; a new one beyond that replaces an idle one, or gets 503. Fewer if the limit of open files (ulimit -n) is low
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub max_connections: u32,
+    /// Memory for request bodies that are being received, in MiB; requests beyond that get 503
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_request_memory_mib: u32,
 }
 
 /// How webhooks are sent.

@@ -526,3 +526,18 @@ fn a_second_process_of_one_id_is_refused_until_the_first_has_left() {
     queue.admit(AT, "w0", Some("second")).unwrap();
     assert_eq!(queue.admit(AT, "w0", Some("first")), Err(StoreError::WorkerIdInUse("w0".into())));
 }
+
+#[test]
+fn what_a_worker_reported_outlives_its_goodbye() {
+    let mut queue = queue_with(&["a", "b"]);
+    queue.heartbeat(AT, "sick", &Heartbeat { unhealthy: true, ..Heartbeat::default() });
+    queue.goodbye("sick");
+    assert_eq!(queue.health(AT).workers.unhealthy, 1);
+    queue.take(AT, "used", 1);
+    queue.finish(AT, "used", "a", Outcome { recycle: true, ..Outcome::default() });
+    queue.goodbye("used");
+    assert!(queue.is_recycled("used"), "its supervisor has not replaced it yet");
+    queue.heartbeat(AT, "used", &Heartbeat::default());
+    queue.poll_started(AT, "used");
+    assert_eq!(ids(&queue.take(AT, "used", 1)), ["b"], "the process that replaced it gets jobs at once");
+}

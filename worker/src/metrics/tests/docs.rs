@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::eventful;
-use crate::metrics::RuntimeMetrics;
 use crate::metrics::runtime::tests::everything;
+use crate::metrics::{RuntimeMetrics, ServerMetrics};
 use crate::sensors::Sensors;
 
 const BEGIN: &str = "<!-- worker metrics: generated, see worker/src/metrics -->\n";
@@ -99,6 +100,8 @@ fn table() -> String {
     let (gpus, host, snapshot) = everything();
     let (_sender, snapshots) = watch::channel(snapshot);
     let mut metrics = eventful();
+    let servers = ["health", "jobs", "ping"].map(|name| (name, Arc::default()));
+    metrics.add(ServerMetrics::new(servers.into()));
     metrics.add(RuntimeMetrics::new(Sensors::new(gpus, host, Vec::new()), snapshots));
     let families: BTreeMap<String, Described> =
         families(&metrics.encode().unwrap()).into_iter().map(|family| (family.exposed(), family)).collect();

@@ -336,7 +336,7 @@ async fn neither_keys_nor_payloads_reach_the_log() {
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for expected in [
-        "no usable id",
+        "neither run nor answered",
         "No jobs can be taken",
         "401",
         "A chunk could not be delivered",

@@ -1,0 +1,49 @@
+//! Checks the ids in a request's path, before anything else sees them.
+
+use axum::extract::{RawPathParams, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::error::ApiError;
+use super::limits;
+
+/// The path parameters that are ids.
+const IDS: [&str; 4] = ["endpoint", "id", "job", "worker"];
+
+/// Refuses a request with an id in its path that no client, worker or operator can have chosen in good faith: ids are logged, shown in
+/// terminals and used as parts of URLs.
+pub(crate) async fn check(params: RawPathParams, request: Request, next: Next) -> Result<Response, ApiError> {
+    for (name, value) in &params {
+        // The official worker appends parameters with `&` to the last segment.
+        let value = value.split('&').next().unwrap_or_default();
+        if IDS.contains(&name) && !is_id(value) {
+            return Err(ApiError::InvalidId);
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether the text can be an id. `$` is part of the placeholders that the official worker leaves in its first requests.
+pub(crate) fn is_id(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:$".contains(&byte);
+    (1..=limits::ID).contains(&text.len()) && text.bytes().all(fits) && !matches!(text, "." | "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_a_length_and_an_alphabet() {
+        for good in
+            ["a", "ep-0", "sync-0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1", "gpu-box.lan:1", "$RUNPOD_POD_ID", "..."]
+        {
+            assert!(is_id(good), "{good}");
+        }
+        let long = "x".repeat(limits::ID + 1);
+        for bad in ["", ".", "..", "a/b", "a\\b", "a b", "a\nb", "\u{1b}[2J", "ä", "a\u{202e}", "a%2fb", &long] {
+            assert!(!is_id(bad), "{bad:?}");
+        }
+        assert!(is_id(&long[1..]));
+    }
+}
