@@ -10,6 +10,7 @@ mod job_memory;
 mod loading;
 mod program;
 mod reply;
+mod signals;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use crate::text::log;
 /// The worker starts the program with a socket as its standard input. With the argument `--manifest` the program prints its
 /// name, version and JSON Schemas and exits with 0. Without a socket it prints how to start it and exits with [`EXIT_USAGE`].
 /// When the worker exits, for whatever reason, this process is killed at once, whatever the handler is doing.
+/// SIGHUP, SIGINT, SIGQUIT and SIGTERM do not end it: what they mean is the worker's decision, which may let the job finish.
 ///
 /// The exit status is 0 after a shutdown, otherwise [`EXIT_LOAD_FAILED`] or [`EXIT_PROTOCOL`].
 pub fn serve<H: Handler>() -> ExitCode {
@@ -55,6 +57,9 @@ fn run_program<P: Program>() -> ExitCode {
     }
     match take_socket() {
         Ok(Some(stream)) => {
+            if let Err(error) = signals::leave_to_worker() {
+                log(format_args!("signals to end cannot be caught, and will end this process: {error}"));
+            }
             #[cfg(feature = "tracing")]
             crate::events::install();
             ExitCode::from(serve_on::<P>(stream, kill_self))
