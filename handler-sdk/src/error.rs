@@ -37,6 +37,7 @@ const MAX_CAUSES: usize = 32;
 ///     Ok(text.len().min(limit))
 /// }
 /// ```
+#[derive(Clone)]
 pub struct HandlerError {
     kind: Option<ErrorKind>,
     message: String,
@@ -132,14 +133,16 @@ impl HandlerError {
         Self { kind, message: error.to_string(), causes: causes(error).collect(), traceback: String::new() }
     }
 
+    /// The explicit kind, or the one that follows from the text of the error or of a cause.
+    pub(crate) fn apparent_kind(&self) -> Option<ErrorKind> {
+        let texts = std::iter::once(&self.message).chain(&self.causes);
+        self.kind.or_else(|| texts.map(|text| split_stack(text).0).find_map(classify))
+    }
+
     /// The error in the form that is sent. `default` is the kind of an error that has no explicit kind and none by its text.
     pub(crate) fn into_report(self, default: ErrorKind) -> ErrorReport {
+        let kind = self.apparent_kind().unwrap_or(default);
         let (message, stack) = split_stack(&self.message);
-        let by_text = || {
-            let causes = self.causes.iter().map(|cause| split_stack(cause).0);
-            std::iter::once(message).chain(causes).find_map(classify)
-        };
-        let kind = self.kind.or_else(by_text).unwrap_or(default);
         let mut traceback: String =
             self.causes.iter().map(|cause| format!("caused by: {}\n", cut(cause, MAX_MESSAGE))).collect();
         traceback.push_str(&self.traceback);

@@ -1,9 +1,5 @@
-//! The trait that users implement, and the manifest that describes an implementation.
+//! The trait for handlers that run one job at a time.
 
-use std::any::TypeId;
-use std::path::Path;
-
-use runpod_handler_protocol::Manifest;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer, de::DeserializeOwned};
 
@@ -85,24 +81,4 @@ impl JsonSchema for NoChunks {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!(false)
     }
-}
-
-/// The description of the handler that it sends in the handshake and prints for `--manifest`.
-pub(crate) fn manifest<H: Handler>() -> Manifest {
-    let streams = TypeId::of::<H::Chunk>() != TypeId::of::<NoChunks>();
-    Manifest {
-        name: H::NAME.map_or_else(program_name, str::to_owned),
-        version: H::VERSION.to_owned(),
-        idempotent: H::IDEMPOTENT,
-        streams,
-        input_schema: schemars::schema_for!(H::Input).to_value(),
-        output_schema: schemars::schema_for!(H::Output).to_value(),
-        chunk_schema: streams.then(|| schemars::schema_for!(H::Chunk).to_value()),
-    }
-}
-
-/// File name of the running program, by default the name of its crate.
-pub(crate) fn program_name() -> String {
-    let program = std::env::args_os().next().unwrap_or_default();
-    Path::new(&program).file_name().map_or_else(|| "handler".to_owned(), |name| name.to_string_lossy().into_owned())
 }

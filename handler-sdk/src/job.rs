@@ -157,6 +157,15 @@ impl<C> Job<C> {
         }
     }
 
+    pub(crate) fn running(&self) -> Arc<RunningJob> {
+        Arc::clone(&self.running)
+    }
+
+    /// Whether the job has emitted a chunk, so that it must not run again.
+    pub(crate) fn has_streamed(&self) -> bool {
+        self.running.has_streamed()
+    }
+
     pub(crate) fn refresh_requested(&self) -> bool {
         self.refresh.load(Ordering::Relaxed)
     }

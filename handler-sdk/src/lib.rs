@@ -70,6 +70,8 @@
 //! }
 //! ```
 //!
+//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU.
+//!
 //! # Failures
 //!
 //! | cause | effect on the job | effect on the process |
@@ -110,16 +112,21 @@ compile_error!(
     "remove `panic = \"abort\"` from the profile: a handler must unwind, so that a panic fails only one job"
 );
 
+mod batch;
 mod check;
 mod classify;
 mod encode;
 mod error;
 #[cfg(feature = "tracing")]
 mod events;
+mod function;
+#[cfg(doctest)]
+mod guide;
 mod handler;
 mod input;
 mod job;
 mod load_env;
+mod manifest;
 mod panics;
 mod running_job;
 mod schema;
@@ -132,15 +139,17 @@ mod text;
 #[cfg(feature = "torch")]
 pub mod torch;
 
+pub use batch::{BatchHandler, BatchItem, BatchLimits};
 pub use check::Check;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
 #[cfg(feature = "tracing")]
 pub use events::LogLayer;
+pub use function::serve_fn;
 pub use handler::{Handler, NoChunks};
 pub use job::Job;
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{CancelReason, ErrorKind};
 pub use secret::Secret;
-pub use serve::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve};
+pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch};
 pub use stopped::{EmitError, Stopped};

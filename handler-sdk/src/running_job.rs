@@ -59,6 +59,11 @@ impl RunningJob {
         self.stopped_in(&self.state.lock())
     }
 
+    /// Whether a chunk was sent.
+    pub(crate) fn has_streamed(&self) -> bool {
+        self.state.lock().last_seq > 0
+    }
+
     /// The worker has passed on the chunks up to and including `seq`.
     pub(crate) fn acknowledge(&self, seq: u64) {
         self.state.lock().unacknowledged.retain(|(sent, _)| *sent > seq);

@@ -1,12 +1,16 @@
 //! A handler program: from its arguments to its exit status.
 
+mod batching;
+mod checks;
 mod connection;
 mod control;
 mod exit;
 mod fitness;
 mod job_memory;
 mod loading;
+mod program;
 mod reply;
+mod signals;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -20,9 +24,14 @@ use std::process::ExitCode;
 use rustix::fs::FileType;
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
+pub(crate) use self::batching::Batched;
 pub(crate) use self::connection::serve_on;
-pub use self::exit::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
-use crate::handler::{Handler, manifest, program_name};
+pub use self::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
+pub(crate) use self::program::Program;
+pub(crate) use self::slot::OneByOne;
+use crate::batch::BatchHandler;
+use crate::handler::Handler;
+use crate::manifest::program_name;
 use crate::text::log;
 
 /// Runs the handler under a worker. This is the whole `main` of a handler program.
@@ -30,17 +39,30 @@ use crate::text::log;
 /// The worker starts the program with a socket as its standard input. With the argument `--manifest` the program prints its
 /// name, version and JSON Schemas and exits with 0. Without a socket it prints how to start it and exits with [`EXIT_USAGE`].
 /// When the worker exits, for whatever reason, this process is killed at once, whatever the handler is doing.
+/// SIGHUP, SIGINT, SIGQUIT and SIGTERM do not end it: what they mean is the worker's decision, which may let the job finish.
 ///
 /// The exit status is 0 after a shutdown, otherwise [`EXIT_LOAD_FAILED`] or [`EXIT_PROTOCOL`].
 pub fn serve<H: Handler>() -> ExitCode {
+    run_program::<OneByOne<H>>()
+}
+
+/// Runs a handler that takes several jobs at once; otherwise as [`serve`]. The exit status can also be [`EXIT_DEVICE_LOST`].
+pub fn serve_batch<B: BatchHandler>() -> ExitCode {
+    run_program::<Batched<B>>()
+}
+
+fn run_program<P: Program>() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "--manifest") {
-        return print_manifest::<H>();
+        return print_manifest::<P>();
     }
     match take_socket() {
         Ok(Some(stream)) => {
+            if let Err(error) = signals::leave_to_worker() {
+                log(format_args!("signals to end cannot be caught, and will end this process: {error}"));
+            }
             #[cfg(feature = "tracing")]
             crate::events::install();
-            ExitCode::from(serve_on::<H>(stream, kill_self))
+            ExitCode::from(serve_on::<P>(stream, kill_self))
         }
         Ok(None) => {
             let name = program_name();
@@ -82,8 +104,8 @@ fn kill_self() {
     let _ = kill_process(getpid(), Signal::KILL);
 }
 
-fn print_manifest<H: Handler>() -> ExitCode {
-    let printed = serde_json::to_string_pretty(&manifest::<H>())
+fn print_manifest<P: Program>() -> ExitCode {
+    let printed = serde_json::to_string_pretty(&P::manifest())
         .map_err(io::Error::other)
         .and_then(|text| writeln!(io::stdout(), "{text}"));
     match printed {

@@ -41,8 +41,9 @@ use runpod_handler_protocol::{
 };
 use serde_json::{Value, json};
 
+use crate::batch::BatchHandler;
 use crate::handler::Handler;
-use crate::serve::serve_on;
+use crate::serve::{Batched, OneByOne, Program, serve_on};
 
 /// Time until the deadline of every job: longer than a test should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -50,13 +51,14 @@ const DEADLINE: Duration = Duration::from_secs(600);
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(600);
 const JOB: &str = "test-job";
 
-/// A loaded handler with one slot.
+/// A loaded handler with one model.
 #[derive(Debug)]
 pub struct Harness {
     stream: UnixStream,
     decoder: Decoder<ToSupervisor>,
     handler: Option<JoinHandle<u8>>,
-    jobs: u32,
+    attempts: u32,
+    slots: u32,
 }
 
 /// The result of a completed job.
@@ -129,10 +131,23 @@ impl Harness {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_on<H: Handler>(device: &str) -> Result<Self, TestError> {
+        Self::start::<OneByOne<H>>(device)
+    }
+
+    /// Loads a handler that runs jobs in batches, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_batch<B: BatchHandler>() -> Result<Self, TestError> {
+        Self::start::<Batched<B>>("auto")
+    }
+
+    fn start<P: Program>(device: &str) -> Result<Self, TestError> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
-        let handler = Some(std::thread::spawn(|| serve_on::<H>(theirs, || {})));
-        let mut this = Self { stream, decoder: Decoder::new(), handler, jobs: 0 };
+        let handler = Some(std::thread::spawn(|| serve_on::<P>(theirs, || {})));
+        let slots = P::manifest().slots(1);
+        let mut this = Self { stream, decoder: Decoder::new(), handler, attempts: 0, slots };
         let hello = ToHandler::Hello {
             protocol: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").into(),
@@ -159,33 +174,65 @@ impl Harness {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_job(&mut self, job: &Value) -> Result<Finished, TestError> {
-        self.jobs += 1;
-        let attempt = self.jobs;
+        self.run_jobs(std::slice::from_ref(job))?.pop().unwrap_or(Err(TestError::Ended))
+    }
+
+    /// Runs several jobs at the same time, each with one of these `inputs`. Returns their results in the order of the inputs.
+    ///
+    /// # Errors
+    /// When the handler cannot be reached any more. The failure of a job is in the list.
+    pub fn run_all(&mut self, inputs: &[Value]) -> Result<Vec<Result<Finished, TestError>>, TestError> {
+        let jobs: Vec<Value> = inputs.iter().map(|input| json!({ "id": JOB, "input": input })).collect();
+        self.run_jobs(&jobs)
+    }
+
+    fn run_jobs(&mut self, jobs: &[Value]) -> Result<Vec<Result<Finished, TestError>>, TestError> {
+        let mut results = Vec::with_capacity(jobs.len());
+        for jobs in jobs.chunks(self.slots as usize) {
+            self.attempts += 1;
+            results.extend(self.run_in_slots(jobs)?);
+        }
+        Ok(results)
+    }
+
+    /// Runs at most as many jobs as there are slots.
+    fn run_in_slots(&mut self, jobs: &[Value]) -> Result<Vec<Result<Finished, TestError>>, TestError> {
+        let attempt = self.attempts;
         let deadline_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
-        let run = ToHandler::Run { job: JOB.into(), attempt, slot: 0, deadline_ms, traceparent: None };
-        self.send(&run, job.to_string().as_bytes())?;
-        let mut finished = Finished::default();
-        loop {
+        for (slot, job) in (0..).zip(jobs) {
+            let run = ToHandler::Run { job: name(slot), attempt, slot, deadline_ms, traceparent: None };
+            self.send(&run, job.to_string().as_bytes())?;
+        }
+        let mut partial = vec![Finished::default(); jobs.len()];
+        let mut results: Vec<Option<Result<Finished, TestError>>> = jobs.iter().map(|_| None).collect();
+        while results.iter().any(Option::is_none) {
             let (message, payload) = self.receive()?;
+            let Some(index) = job_of(&message).and_then(|job| (0..jobs.len()).find(|index| name(*index as u32) == job))
+            else {
+                continue;
+            };
+            let finished = &mut partial[index];
             match message {
-                ToSupervisor::Chunk { seq, .. } => {
+                ToSupervisor::Chunk { job, seq, .. } => {
                     finished.chunks.push(read(&payload)?);
-                    self.send(&ToHandler::ChunkAck { job: JOB.into(), attempt, seq }, b"")?;
+                    self.send(&ToHandler::ChunkAck { job, attempt, seq }, b"")?;
                 }
                 ToSupervisor::Progress { .. } => finished.progress = Some(read(&payload)?),
                 ToSupervisor::Done { refresh, records, .. } => {
-                    return Ok(Finished { output: read(&payload)?, refresh, records, ..finished });
+                    let finished = std::mem::take(finished);
+                    results[index] = Some(Ok(Finished { output: read(&payload)?, refresh, records, ..finished }));
                 }
                 ToSupervisor::Failed { reloading, .. } => {
                     let report = read(&payload)?;
                     if reloading {
                         self.loaded()?;
                     }
-                    return Err(TestError::Failed(report));
+                    results[index] = Some(Err(TestError::Failed(report)));
                 }
                 _ => {}
             }
         }
+        Ok(results.into_iter().flatten().collect())
     }
 
     /// Waits until the slot can run jobs.
@@ -225,6 +272,22 @@ impl Drop for Harness {
         if let Some(handler) = self.handler.take() {
             let _ = handler.join();
         }
+    }
+}
+
+/// Id of the job that runs in a slot.
+fn name(slot: u32) -> String {
+    if slot == 0 { JOB.to_owned() } else { format!("{JOB}-{slot}") }
+}
+
+/// The job that a message is about.
+fn job_of(message: &ToSupervisor) -> Option<&str> {
+    match message {
+        ToSupervisor::Chunk { job, .. }
+        | ToSupervisor::Progress { job, .. }
+        | ToSupervisor::Done { job, .. }
+        | ToSupervisor::Failed { job, .. } => Some(job),
+        _ => None,
     }
 }
 

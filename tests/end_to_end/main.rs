@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod bad_input;
+mod batches;
 mod chaos;
 mod defaults;
 mod deploy;
@@ -22,6 +23,7 @@ mod readme;
 mod scaffold;
 mod secrets;
 mod serve;
+mod signals;
 mod spool;
 mod startup;
 mod tools;

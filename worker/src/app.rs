@@ -144,8 +144,10 @@ pub async fn run<Q: JobSource + ResultSink>(
     let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes =
-        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
+    let mut processes = Processes::new(handler, events.clone())
+        .watching_memory(memory_interval)
+        .with_log_rate(config.log.rate)
+        .with_slots(config.policy.slots, config.policy.chunk_window);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);
@@ -225,22 +227,35 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { address, error })
 }
 
-/// Turns the first SIGTERM or SIGINT into a drain, and the second one into an abort.
+/// Turns the first signal to end into a drain, and a second SIGTERM or SIGINT into an abort. SIGHUP and SIGQUIT only begin a
+/// drain: some init systems send SIGHUP right after SIGTERM, and that is no reason to hurry.
 fn forward_signals(events: mpsc::Sender<Event>, over: CancellationToken) -> Result<(), StartError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let listen = |kind| signal(kind).map_err(StartError::Signals);
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut quit = listen(SignalKind::quit())?;
     tokio::spawn(async move {
-        let mut event = Event::Drain(DrainCause::Signal);
+        let mut draining = false;
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            let may_abort = tokio::select! {
+                _ = terminate.recv() => true,
+                _ = interrupt.recv() => true,
+                _ = hangup.recv() => false,
+                _ = quit.recv() => false,
                 () = over.cancelled() => return,
-            }
+            };
+            let event = if !draining {
+                Event::Drain(DrainCause::Signal)
+            } else if may_abort {
+                Event::Abort
+            } else {
+                continue;
+            };
+            draining = true;
             if events.send(event).await.is_err() {
                 return;
             }
-            event = Event::Abort;
         }
     });
     Ok(())

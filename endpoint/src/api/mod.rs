@@ -34,6 +34,7 @@ use axum::middleware::{from_fn, from_fn_with_state, map_response};
 pub use app::App;
 use auth::Gate;
 pub use error::ApiError;
+pub(crate) use ids::is_id;
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
 pub use rate_limit::RateLimits;

@@ -24,6 +24,9 @@ use super::report::{self, Report};
 use super::wire::{JobMessage, StopReply};
 use crate::store::{Assignment, Heartbeat, Outcome};
 
+/// Characters of a worker's own text in a log line.
+const LOGGED_TEXT: usize = 200;
+
 /// How long polls are held during a drain.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
@@ -172,7 +175,9 @@ async fn ping(
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");
     if unhealthy {
-        let (check, reason) = (params.get("check").unwrap_or("?"), params.get("reason").unwrap_or("?"));
+        // A worker may say anything: a log line has room for its beginning.
+        let text = |name| params.get(name).unwrap_or("?").chars().take(LOGGED_TEXT).collect::<String>();
+        let (check, reason) = (text("check"), text("reason"));
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
     app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;

@@ -61,10 +61,9 @@ impl Effective {
 }
 
 /// The limits of one endpoint's queue that no flag changes.
-fn store_limits(limits: &Limits) -> [(&'static str, String); 10] {
+fn store_limits(limits: &Limits) -> [(&'static str, String); 9] {
     let time = |time| humantime::format_duration(time).to_string();
     [
-        ("retries", limits.max_retries.to_string()),
         ("timeout-grace", time(limits.timeout_grace)),
         ("jobs", limits.max_jobs.to_string()),
         ("memory-of-jobs", bytes(limits.max_memory_bytes)),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use runpod_log_line::printable;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::sleep;
@@ -74,6 +75,7 @@ impl Reporter {
             News::Progress(value) => ("progress", plain(value)),
             News::Item(value) => ("item", plain(value)),
         };
+        let text = printable(&text);
         format!("{timestamp}  +{elapsed:.1}s  {name:<NAME_WIDTH$}  {text}").trim_end().to_owned()
     }
 
@@ -106,7 +108,7 @@ pub(super) async fn follow(
     let mut progress: Option<Box<RawValue>> = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let reply = ask(endpoint, &format!("status/{id}"), output).await?;
+        let reply = ask(endpoint, &Endpoint::job_path("status", id)?, output).await?;
         let job: Job = serde_json::from_str(&reply)?;
         if seen == Some(Status::InQueue) && job.status.is_terminal() && job.execution_time.is_some() {
             // The job ran between two polls: one with an execution time has been in progress.
@@ -139,7 +141,8 @@ pub(super) async fn follow(
 /// Prints the items that were streamed since the last request; returns whether there were any. Errors are ignored here: the next
 /// status request reports them.
 async fn take_items(endpoint: &Endpoint, id: &str, reporter: &Reporter, output: &mut Output) -> bool {
-    let reply = endpoint.get(&format!("stream/{id}?wait={STREAM_WAIT_MS}")).await;
+    let Ok(path) = Endpoint::job_path("stream", id) else { return false };
+    let reply = endpoint.get(&format!("{path}?wait={STREAM_WAIT_MS}")).await;
     let chunks: Option<Chunks> = reply.ok().and_then(|reply| serde_json::from_str(&reply).ok());
     let items = chunks.map(|chunks| chunks.stream).unwrap_or_default();
     for item in &items {

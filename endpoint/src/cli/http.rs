@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::args::ServerArgs;
+use crate::api::is_id;
 use crate::store::Status;
 
 /// Longer than the endpoint holds any reply.
@@ -24,6 +25,9 @@ pub(crate) enum ClientError {
     /// The HTTP client cannot be created, for example because of TLS settings.
     #[error("the HTTP client cannot start: {0}; check the proxy and certificate settings of this machine")]
     Setup(#[source] reqwest::Error),
+    /// The job id cannot be part of a URL.
+    #[error("{0:?} is not a job id: give the id that `submit` printed")]
+    JobId(String),
     /// No connection, or no answer.
     #[error("no answer from {url}: {error}; start the endpoint (runpod-endpoint dev ...) or set --url")]
     Unreachable {
@@ -122,6 +126,11 @@ impl Endpoint {
     /// The base URL of the endpoint.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The path of an operation on a job. An id with other characters could change where the request goes.
+    pub(crate) fn job_path(operation: &str, job: &str) -> Result<String, ClientError> {
+        if is_id(job) { Ok(format!("{operation}/{job}")) } else { Err(ClientError::JobId(job.to_owned())) }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<String, ClientError> {

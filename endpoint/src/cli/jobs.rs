@@ -1,5 +1,6 @@
 //! `submit`, `status`, `watch`, `stream`, `cancel`, `retry`, `requests` and `purge`.
 
+use runpod_log_line::printable;
 use tokio::time::sleep;
 
 use super::args::{EndpointArgs, JobArgs, SubmitArgs, WatchArgs};
@@ -31,7 +32,7 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
     }
     let reply = endpoint.post("run", body).await?;
     let job: Job = serde_json::from_str(&reply)?;
-    output.line(if as_json { reply.trim_end() } else { &job.id });
+    output.line(&if as_json { reply.trim_end().into() } else { printable(&job.id) });
     if !args.watch {
         return Ok(Exit::Success);
     }
@@ -41,7 +42,7 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
 }
 
 pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
-    let reply = Endpoint::new(&args.target.server)?.get(&format!("status/{}", args.job)).await?;
+    let reply = Endpoint::new(&args.target.server)?.get(&Endpoint::job_path("status", &args.job)?).await?;
     if args.target.json {
         output.line(reply.trim_end());
         return Ok(Exit::Success);
@@ -60,7 +61,7 @@ pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
 
 pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
     let endpoint = Endpoint::new(&args.target.server)?;
-    let path = format!("stream/{}?wait={STREAM_WAIT_MS}", args.job);
+    let path = format!("{}?wait={STREAM_WAIT_MS}", Endpoint::job_path("stream", &args.job)?);
     loop {
         let chunks: Chunks = serde_json::from_str(&ask(&endpoint, &path, output).await?)?;
         for chunk in &chunks.stream {
@@ -68,7 +69,7 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
         }
         if chunks.status == Status::Cancelled || (chunks.status.is_terminal() && chunks.stream.is_empty()) {
             if chunks.status != Status::Completed {
-                let reply = ask(&endpoint, &format!("status/{}", args.job), output).await?;
+                let reply = ask(&endpoint, &Endpoint::job_path("status", &args.job)?, output).await?;
                 note_failure(&serde_json::from_str(&reply)?, output);
             }
             return Ok(exit_for(chunks.status));
@@ -84,14 +85,16 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
 }
 
 pub(crate) async fn cancel(args: &JobArgs, output: &mut Output) -> Outcome {
-    let reply = Endpoint::new(&args.target.server)?.post(&format!("cancel/{}", args.job), String::new()).await?;
+    let reply =
+        Endpoint::new(&args.target.server)?.post(&Endpoint::job_path("cancel", &args.job)?, String::new()).await?;
     let job: Job = serde_json::from_str(&reply)?;
     output.line(if args.target.json { reply.trim_end() } else { job.status.name() });
     Ok(Exit::Success)
 }
 
 pub(crate) async fn retry(args: &JobArgs, output: &mut Output) -> Outcome {
-    let reply = Endpoint::new(&args.target.server)?.post(&format!("retry/{}", args.job), String::new()).await?;
+    let reply =
+        Endpoint::new(&args.target.server)?.post(&Endpoint::job_path("retry", &args.job)?, String::new()).await?;
     let job: Job = serde_json::from_str(&reply)?;
     output.line(if args.target.json { reply.trim_end() } else { job.status.name() });
     Ok(Exit::Success)
@@ -105,7 +108,7 @@ pub(crate) async fn requests(args: &EndpointArgs, output: &mut Output) -> Outcom
     }
     let Requests { requests } = serde_json::from_str(&reply)?;
     for job in requests {
-        output.line(&format!("{}  {}", job.id, job.status.name()));
+        output.line(&format!("{}  {}", printable(&job.id), job.status.name()));
     }
     Ok(Exit::Success)
 }

@@ -1,7 +1,10 @@
 //! Everything this program prints.
 
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{StderrLock, StdoutLock, Write, stderr, stdout};
+use std::io::{IsTerminal, StderrLock, StdoutLock, Write, stderr, stdout};
+
+use runpod_log_line::printable;
 
 use super::exit::Exit;
 
@@ -13,9 +16,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// Prints one line of a result and flushes it.
+    /// Prints one line of a result and flushes it. A file or a pipe gets the text as it is, a terminal without control sequences.
     pub fn line(&mut self, text: &str) {
         let mut out: StdoutLock<'_> = stdout().lock();
+        let text = if out.is_terminal() { for_terminal(text) } else { Cow::Borrowed(text) };
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
             self.closed = true;
         }
@@ -27,15 +31,35 @@ impl Output {
         self.closed
     }
 
-    /// Prints one line to standard error. It does not matter if that is closed.
+    /// Prints one line to standard error, without control sequences. It does not matter if that is closed.
     pub fn note(&mut self, text: &str) {
         let mut err: StderrLock<'_> = stderr().lock();
-        let _ = writeln!(err, "{text}");
+        let _ = writeln!(err, "{}", for_terminal(text));
     }
 
     /// Prints the error and returns the exit status.
     pub fn fail(&mut self, error: &impl Display, exit: Exit) -> Exit {
         self.note(&format!("runpod-endpoint: {error}"));
         exit
+    }
+}
+
+/// The text with everything escaped that would steer a terminal, apart from line breaks and tabs.
+fn for_terminal(text: &str) -> Cow<'_, str> {
+    if matches!(printable(text), Cow::Borrowed(_)) {
+        return Cow::Borrowed(text);
+    }
+    let lines = text.split('\n').map(|line| line.split('\t').map(printable).collect::<Vec<_>>().join("\t"));
+    Cow::Owned(lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_line_breaks_and_tabs_and_no_sequences() {
+        assert_eq!(for_terminal("a\tb\nc"), "a\tb\nc");
+        assert_eq!(for_terminal("a\tb\u{1b}[2J\r\nc\u{9b}x"), "a\tb\\u{1b}[2J\\r\nc\\u{9b}x");
     }
 }

@@ -68,8 +68,8 @@ pub(super) struct Collected {
     pub(super) series: Vec<Series>,
     pub(super) webhooks: [(&'static str, u64); 3],
     pub(super) requests: Requests,
-    /// Open connections, and those refused or closed by reason; `None` without a socket.
-    pub(super) connections: Option<(usize, Vec<(&'static str, u64)>)>,
+    /// Open connections, and those refused or closed by reason.
+    pub(super) connections: (usize, Vec<(&'static str, u64)>),
 }
 
 impl Collector for Collected {
@@ -157,7 +157,7 @@ impl Collector for Collected {
             let labels = [("operation", *operation), ("status", *status)];
             requests.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
         }
-        let Some((open, refused)) = &self.connections else { return Ok(()) };
+        let (open, refused) = &self.connections;
         let mut connections =
             describe(encoder, "runpod_endpoint_connections", "Open connections to the server.", MetricType::Gauge)?;
         connections.encode_gauge(&count(*open))?;

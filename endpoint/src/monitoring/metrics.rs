@@ -58,7 +58,8 @@ impl Metrics {
         let webhooks = self.webhooks.by_name();
         let requests = self.requests.lock().clone();
         let mut registry = Registry::default();
-        let connections = self.connections.get().map(|counts| (counts.open(), counts.refused().to_vec()));
+        let connections = self.connections.get().cloned().unwrap_or_default();
+        let connections = (connections.open(), connections.refused().to_vec());
         let collected = Collected { series: self.series(observed), webhooks, requests, connections };
         registry.register_collector(Box::new(collected));
         let mut text = String::with_capacity(16 * 1024);

@@ -92,15 +92,20 @@ impl Presence {
         self.duplicate.as_ref().is_some_and(|duplicate| now < duplicate.at + SHOWN_FOR)
     }
 
-    /// Returns whether it is to be reported.
+    /// Returns whether it is to be reported. A process names itself only from its second request on.
     fn note_duplicate(&mut self, now: Timestamp, instance: Option<&str>) -> bool {
-        let known = self.has_duplicate(now)
-            && self.duplicate.as_ref().is_some_and(|duplicate| duplicate.instance.as_deref() == instance);
-        if known {
-            return false;
+        let is_shown = self.has_duplicate(now);
+        match &mut self.duplicate {
+            Some(known) if is_shown && (instance.is_none() || known.instance.as_deref() == instance) => false,
+            Some(known @ Duplicate { instance: None, .. }) if is_shown => {
+                known.instance = instance.map(Arc::from);
+                false
+            }
+            known => {
+                *known = Some(Duplicate { instance: instance.map(Arc::from), at: now });
+                true
+            }
         }
-        self.duplicate = Some(Duplicate { instance: instance.map(Arc::from), at: now });
-        true
     }
 }
 
@@ -120,12 +125,17 @@ mod tests {
         let mut presence = Presence::default();
         assert_eq!(presence.admit(at(1), Some("a")), Admission::Admitted);
         presence.poll_started(at(1), Some(1));
-        for (second, expected) in [(20, NEWS), (21, OLD_NEWS), (22, OLD_NEWS)] {
-            assert_eq!(presence.admit(at(second), Some("b")), expected);
+        for (second, instance, expected) in [
+            (20, None, NEWS),
+            (21, Some("b"), OLD_NEWS),
+            (22, Some("b"), OLD_NEWS),
+            (23, None, OLD_NEWS),
+            (24, Some("c"), NEWS),
+        ] {
+            assert_eq!(presence.admit(at(second), instance), expected, "{instance:?} at {second} s");
         }
-        assert_eq!(presence.admit(at(23), None), NEWS, "a process without an instance is another one too");
         assert_eq!(presence.admit(at(24), Some("a")), Admission::Admitted);
-        assert!(presence.has_duplicate(at(24)) && !presence.has_duplicate(at(23) + SHOWN_FOR));
+        assert!(presence.has_duplicate(at(24)) && !presence.has_duplicate(at(24) + SHOWN_FOR));
     }
 
     #[test]

@@ -99,9 +99,10 @@ impl<P> Request<P> {
     }
 
     /// The same with payloads that were loaded in the order of [`payloads`](Self::payloads); `None` when one is missing
-    /// because the record has expired meanwhile.
+    /// because the record has expired meanwhile. Takes exactly its own ones from `loaded`.
     pub(crate) fn loaded(self, loaded: &mut impl Iterator<Item = Option<Payload>>) -> Option<Request> {
-        self.try_map(|_, _| loaded.next().flatten().ok_or(())).ok()
+        let mut own = loaded.take(self.payloads().count()).collect::<Vec<_>>().into_iter();
+        self.try_map(|_, _| own.next().flatten().ok_or(())).ok()
     }
 }
 
@@ -119,4 +120,21 @@ pub struct NewJob<P = Payload> {
     pub id: JobId,
     /// What is to be done.
     pub request: Request<P>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[test]
+    fn a_request_whose_payloads_are_gone_leaves_those_of_the_next_one_alone() {
+        let payload = |text: &str| -> Payload { RawValue::from_string(text.to_owned()).unwrap().into() };
+        let request = || Request { s3_config: Some(0), ..Request::new(0, Policy::default(), Duration::ZERO) };
+        let mut loaded = [None, Some(payload("1")), Some(payload("2")), Some(payload("3"))].into_iter();
+        assert!(request().loaded(&mut loaded).is_none());
+        let second = request().loaded(&mut loaded).unwrap();
+        assert_eq!((second.input.get(), second.s3_config.unwrap().get()), ("2", "3"));
+    }
 }

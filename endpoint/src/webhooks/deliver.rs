@@ -30,8 +30,9 @@ const MAX_IN_FLIGHT_PER_HOST: usize = 8;
 const MAX_PENDING: usize = 100_000;
 const MAX_PENDING_PER_HOST: usize = 20_000;
 
-/// Before a job is read again that could not be read.
+/// Before a job is read again that could not be read, and how often it is read.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+const STORE_ATTEMPTS: u32 = 60;
 
 /// Receivers remembered before those without deliveries are forgotten.
 const MAX_HOSTS: usize = 1000;
@@ -126,17 +127,21 @@ impl Webhooks {
         }
     }
 
-    /// The end of the job that is to be reported, once the store can be read. `None` when there is none any more.
+    /// The end of the job that is to be reported. `None` when there is none any more, or when the store cannot be read for so
+    /// long that the others must not wait for this one.
     async fn find(&self, due: &WebhookDue) -> Option<Webhook> {
-        loop {
+        for _ in 0..STORE_ATTEMPTS {
             match self.store.webhook(&due.endpoint, &due.job).await {
                 Ok(webhook) => return webhook,
-                Err(error) => {
-                    tracing::warn!(job = due.job, %error, "Webhooks wait: a finished job cannot be read.");
-                    sleep(STORE_PAUSE).await;
-                }
+                Err(error) => tracing::warn!(job = due.job, %error, "Webhooks wait: a finished job cannot be read."),
             }
+            sleep(STORE_PAUSE).await;
         }
+        tracing::error!(
+            job = due.job,
+            "A webhook is skipped, because its job cannot be read. It is due again after a restart."
+        );
+        None
     }
 
     async fn deliver(&self, due: &WebhookDue, host: &Host) {

@@ -35,8 +35,8 @@ fn families(text: &str) -> BTreeMap<String, Family> {
             ["#", "TYPE", _, kind] => families.get_mut(&current).unwrap().kind = kind.to_owned(),
             ["#", "UNIT", _, unit] => families.get_mut(&current).unwrap().unit = unit.to_owned(),
             _ => {
-                let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).unwrap().0;
-                for (name, value) in labels.split(',').map(|label| label.split_once('=').unwrap()) {
+                let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).unwrap_or_default().0;
+                for (name, value) in labels.split(',').filter_map(|label| label.split_once('=')) {
                     let family = families.get_mut(&current).unwrap();
                     family.labels.entry(name.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
                 }

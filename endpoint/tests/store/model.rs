@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use runpod_endpoint::store::{Ending, Limits, Outcome, Policy, Status, Store, StoreError};
+use runpod_endpoint::store::{Ending, JobId, Limits, Outcome, Policy, Status, Store, StoreError};
 
 use crate::support::{EP, Engine, Memory, Sqlite, new_job, payload};
 
@@ -16,7 +16,9 @@ const WORKERS: [&str; 2] = ["w0", "w1"];
 enum Event {
     Submit { low_priority: bool },
     Take { worker: usize, max: usize },
-    GiveBack { job: usize },
+    ReturnUndelivered { job: usize },
+    HandBack { worker: usize, jobs: Vec<usize> },
+    Goodbye { worker: usize },
     Finish { worker: usize, job: usize, failed: bool },
     Progress { worker: usize, job: usize },
     Chunk { worker: usize, job: usize },
@@ -33,7 +35,9 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<bool>().prop_map(|low_priority| Event::Submit { low_priority }),
         4 => (worker(), 1..3_usize).prop_map(|(worker, max)| Event::Take { worker, max }),
-        1 => job().prop_map(|job| Event::GiveBack { job }),
+        1 => job().prop_map(|job| Event::ReturnUndelivered { job }),
+        1 => (worker(), prop::collection::vec(job(), 0..3)).prop_map(|(worker, jobs)| Event::HandBack { worker, jobs }),
+        1 => worker().prop_map(|worker| Event::Goodbye { worker }),
         3 => (worker(), job(), any::<bool>()).prop_map(|(worker, job, failed)| Event::Finish { worker, job, failed }),
         1 => (worker(), job()).prop_map(|(worker, job)| Event::Progress { worker, job }),
         2 => (worker(), job()).prop_map(|(worker, job)| Event::Chunk { worker, job }),
@@ -89,7 +93,13 @@ impl<E: Engine> Observer<E> {
                 self.jobs += 1;
             }
             Event::Take { worker, max } => self.take(WORKERS[*worker], *max).await,
-            Event::GiveBack { job } => {
+            Event::HandBack { worker, jobs } => {
+                let ids: Vec<JobId> = jobs.iter().map(|job| id(*job).into()).collect();
+                let handed_back = self.store.hand_back(EP, WORKERS[*worker], &ids).await;
+                self.trace.push(format!("{handed_back:?}"));
+            }
+            Event::Goodbye { worker } => self.store.goodbye(EP, WORKERS[*worker]).await.unwrap(),
+            Event::ReturnUndelivered { job } => {
                 if let Some((taker, attempt)) = self.takers.get(job) {
                     self.store.return_undelivered(EP, taker, &id(*job), *attempt).await.unwrap();
                 }

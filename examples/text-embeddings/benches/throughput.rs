@@ -44,8 +44,8 @@ fn main() -> anyhow::Result<()> {
 
 fn embed(encoder: &Encoder, texts: &[&str]) -> anyhow::Result<usize> {
     let embeddings = encoder.embed(texts, |_| Ok::<_, ModelError>(()))?;
-    ensure!(embeddings.vectors.len() == texts.len(), "a text was lost");
-    Ok(embeddings.tokens)
+    ensure!(embeddings.len() == texts.len(), "a text was lost");
+    Ok(embeddings.iter().map(|embedding| embedding.tokens).sum())
 }
 
 fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> {

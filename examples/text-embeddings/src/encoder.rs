@@ -16,12 +16,12 @@ const MAX_BATCH: usize = 32;
 /// Token id that pads short rows. The mask hides it, so it can be any id of the vocabulary.
 const PADDING: i64 = 0;
 
-/// The result of [`Encoder::embed`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Embeddings {
-    /// One unit vector per text, in the order of the texts.
-    pub vectors: Vec<Vec<f32>>,
-    /// Number of tokens after cutting long texts, without padding.
+/// The embedding of one text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embedding {
+    /// The unit vector.
+    pub vector: Vec<f32>,
+    /// Number of tokens after cutting a long text, without padding.
     pub tokens: usize,
 }
 
@@ -71,7 +71,7 @@ impl Encoder {
         self.dimensions
     }
 
-    /// Embeds the texts. Before each batch, `between` is called with the number of finished texts; its error ends the work.
+    /// Embeds the texts, and returns their embeddings in the same order. Before each batch, `between` is called with the number of finished texts; its error ends the work.
     ///
     /// # Errors
     /// Those of `between`, and those of the model.
@@ -79,20 +79,20 @@ impl Encoder {
         &self,
         texts: &[&str],
         mut between: impl FnMut(usize) -> Result<(), E>,
-    ) -> Result<Embeddings, E> {
+    ) -> Result<Vec<Embedding>, E> {
         let ids = self.tokenizer.encode(texts)?;
         // Texts of similar length share a batch, so that it contains little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&i| ids[i].len());
-        let mut vectors = vec![Vec::new(); ids.len()];
+        let mut embeddings = vec![Embedding::default(); ids.len()];
         for (batch, members) in order.chunks(MAX_BATCH).enumerate() {
             between(batch * MAX_BATCH)?;
             let rows: Vec<&[i64]> = members.iter().map(|&i| ids[i].as_slice()).collect();
             for (&i, vector) in members.iter().zip(self.embed_batch(&rows).map_err(ModelError::from)?) {
-                vectors[i] = vector;
+                embeddings[i] = Embedding { vector, tokens: ids[i].len() };
             }
         }
-        Ok(Embeddings { vectors, tokens: ids.iter().map(Vec::len).sum() })
+        Ok(embeddings)
     }
 
     fn embed_batch(&self, rows: &[&[i64]]) -> Result<Vec<Vec<f32>>, TchError> {

@@ -1,19 +1,28 @@
-//! The implementation of `Handler`.
+//! The implementation of `BatchHandler`: jobs that wait at the same time go through the network together.
 
 use std::path::{Path, PathBuf};
 
 use runpod_handler_sdk::torch::load_safetensors;
-use runpod_handler_sdk::{Handler, HandlerError, Job, LoadEnv, NoChunks};
+use runpod_handler_sdk::{BatchHandler, BatchItem, BatchLimits, HandlerError, LoadEnv, NoChunks};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::encoder::Encoder;
+use crate::encoder::{Embedding, Encoder};
 use crate::input::Texts;
 
 /// Environment variable with the directory of the model.
 const MODEL_DIR_VARIABLE: &str = "TEXT_EMBEDDINGS_MODEL_DIR";
 /// Default directory of the model, where `make model` puts it.
 const DEFAULT_MODEL_DIR: &str = ".models/all-MiniLM-L6-v2";
+
+/// Most jobs in a batch.
+const MAX_JOBS: u32 = 64;
+/// Most tokens in a batch, estimated. A job with more texts fills a batch alone.
+const MAX_TOKENS: u64 = 8192;
+/// Most tokens of a text; the model cuts longer ones.
+const MAX_TOKENS_OF_TEXT: usize = 256;
+/// Bytes of English text that make one token, about.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// The model of one slot.
 #[derive(Debug)]
@@ -52,8 +61,9 @@ struct Progress {
 }
 
 impl TextEmbeddings {
-    /// A model's name is that of its dir; Hugging Face prefixes it with the name of an organisation.
-    fn check_model(&self, wanted: &str) -> Result<(), HandlerError> {
+    /// The name of a model is that of its directory; Hugging Face prefixes it with the name of an organization.
+    fn check_model(&self, wanted: Option<&str>) -> Result<(), HandlerError> {
+        let Some(wanted) = wanted else { return Ok(()) };
         let short = wanted.strip_prefix("sentence-transformers/").unwrap_or(wanted);
         if short == self.name {
             return Ok(());
@@ -61,9 +71,21 @@ impl TextEmbeddings {
         let message = format!("there is no model {wanted:?} here; available: {:?}", self.name);
         Err(HandlerError::model_not_found(message))
     }
+
+    fn output(&self, item: &BatchItem<Input, NoChunks>, embeddings: Vec<Embedding>) -> Output {
+        let tokens = embeddings.iter().map(|embedding| embedding.tokens).sum();
+        item.job.record("texts", embeddings.len() as f64);
+        item.job.record("tokens", tokens as f64);
+        Output {
+            model: self.name.clone(),
+            dimensions: self.encoder.dimensions(),
+            embeddings: embeddings.into_iter().map(|embedding| embedding.vector).collect(),
+            tokens,
+        }
+    }
 }
 
-impl Handler for TextEmbeddings {
+impl BatchHandler for TextEmbeddings {
     type Input = Input;
     type Output = Output;
     type Chunk = NoChunks;
@@ -71,6 +93,15 @@ impl Handler for TextEmbeddings {
     const NAME: Option<&'static str> = Some("text-embeddings");
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const IDEMPOTENT: bool = true;
+
+    fn limits() -> BatchLimits {
+        BatchLimits::items(MAX_JOBS).cost(MAX_TOKENS)
+    }
+
+    fn cost(input: &Input) -> u64 {
+        let tokens = |text: &&str| (text.len() / BYTES_PER_TOKEN + 2).min(MAX_TOKENS_OF_TEXT) as u64;
+        input.input.texts().iter().map(tokens).sum::<u64>().min(MAX_TOKENS)
+    }
 
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
         let dir = std::env::var_os(MODEL_DIR_VARIABLE).map_or_else(|| DEFAULT_MODEL_DIR.into(), PathBuf::from);
@@ -86,24 +117,34 @@ impl Handler for TextEmbeddings {
         Ok(())
     }
 
-    fn run(&mut self, input: Input, job: &Job<NoChunks>) -> Result<Output, HandlerError> {
-        if let Some(model) = &input.model {
-            self.check_model(model)?;
+    fn run_batch(
+        &mut self,
+        items: &[BatchItem<Input, NoChunks>],
+    ) -> Result<Vec<Result<Output, HandlerError>>, HandlerError> {
+        let models: Vec<Result<(), HandlerError>> =
+            items.iter().map(|item| self.check_model(item.input.model.as_deref())).collect();
+        // The texts of all jobs, one job after another.
+        let mut texts = Vec::new();
+        for (item, model) in items.iter().zip(&models) {
+            if model.is_ok() {
+                texts.extend(item.input.input.texts());
+            }
         }
-        let texts = input.input.texts();
         let embeddings = self.encoder.embed(&texts, |done| {
-            job.stop_point()?;
-            job.progress(Progress { done, total: texts.len() });
+            // A batch of several jobs ends soon; a job with many texts is alone.
+            if let [item] = items {
+                item.job.stop_point()?;
+                item.job.progress(Progress { done, total: texts.len() });
+            }
             Ok::<_, HandlerError>(())
         })?;
-        job.record("texts", texts.len() as f64);
-        job.record("tokens", embeddings.tokens as f64);
-        Ok(Output {
-            model: self.name.clone(),
-            dimensions: self.encoder.dimensions(),
-            embeddings: embeddings.vectors,
-            tokens: embeddings.tokens,
-        })
+        let mut embeddings = embeddings.into_iter();
+        let mut results = Vec::with_capacity(items.len());
+        for (item, model) in items.iter().zip(models) {
+            let count = item.input.input.texts().len();
+            results.push(model.map(|()| self.output(item, embeddings.by_ref().take(count).collect())));
+        }
+        Ok(results)
     }
 }
 

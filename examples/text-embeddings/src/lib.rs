@@ -8,6 +8,6 @@ pub mod input;
 pub mod pooling;
 pub mod tokenizer;
 
-pub use encoder::{Embeddings, Encoder};
+pub use encoder::{Embedding, Encoder};
 pub use error::ModelError;
 pub use handler::{Input, Output, TextEmbeddings};

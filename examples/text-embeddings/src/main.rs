@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use text_embeddings::TextEmbeddings;
 
 fn main() -> ExitCode {
-    runpod_handler_sdk::serve::<TextEmbeddings>()
+    runpod_handler_sdk::serve_batch::<TextEmbeddings>()
 }

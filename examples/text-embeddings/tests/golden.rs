@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use tch::Device;
-use text_embeddings::{Embeddings, Encoder, ModelError};
+use text_embeddings::{Embedding, Encoder, ModelError};
 
 const GOLDEN: &str = include_str!("../golden/golden.json");
 
@@ -36,7 +36,7 @@ fn load(dir: &Path) -> Result<Encoder, ModelError> {
     Encoder::load(dir, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
 }
 
-fn embed(encoder: &Encoder, texts: &[&str]) -> Embeddings {
+fn embed(encoder: &Encoder, texts: &[&str]) -> Vec<Embedding> {
     encoder.embed(texts, |_| Ok::<_, ModelError>(())).unwrap()
 }
 
@@ -58,8 +58,8 @@ fn every_text_alone_matches_the_reference() {
     let encoder = encoder();
     for case in cases() {
         let actual = embed(&encoder, &[&case.text]);
-        assert_eq!(actual.tokens, case.tokens, "{}", case.name);
-        assert_same(&case.name, &actual.vectors[0], &case.embedding);
+        assert_eq!(actual[0].tokens, case.tokens, "{}", case.name);
+        assert_same(&case.name, &actual[0].vector, &case.embedding);
     }
 }
 
@@ -68,9 +68,9 @@ fn all_texts_in_one_padded_batch_match_the_reference() {
     let cases = cases();
     let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
     let actual = embed(&encoder(), &texts);
-    assert_eq!(actual.tokens, cases.iter().map(|case| case.tokens).sum::<usize>());
-    for (case, vector) in cases.iter().zip(&actual.vectors) {
-        assert_same(&case.name, vector, &case.embedding);
+    for (case, embedding) in cases.iter().zip(&actual) {
+        assert_eq!(embedding.tokens, case.tokens, "{}", case.name);
+        assert_same(&case.name, &embedding.vector, &case.embedding);
     }
 }
 
@@ -89,8 +89,8 @@ fn texts_keep_their_order_across_batches() {
         })
         .unwrap();
     assert_eq!(calls, [0, 32, 64]);
-    for (case, vector) in mixed.iter().zip(&actual.vectors) {
-        assert_same(&case.name, vector, &case.embedding);
+    for (case, embedding) in mixed.iter().zip(&actual) {
+        assert_same(&case.name, &embedding.vector, &case.embedding);
     }
 }
 
@@ -122,7 +122,7 @@ fn similar_sentences_are_closer_than_unrelated_ones() {
             "The stock market fell sharply after the announcement.",
         ],
     );
-    let [short, similar, unrelated] = &actual.vectors[..] else { panic!("three vectors expected") };
+    let [short, similar, unrelated] = [&actual[0].vector, &actual[1].vector, &actual[2].vector];
     assert!(dot(short, similar) > 0.5, "{}", dot(short, similar));
     assert!(dot(short, unrelated) < 0.2, "{}", dot(short, unrelated));
 }

@@ -77,7 +77,11 @@ impl Worker {
     }
 
     fn submit(&mut self, job: &str, input: &Value) {
-        let run = ToHandler::Run { job: job.into(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None };
+        self.submit_to(0, job, input);
+    }
+
+    fn submit_to(&mut self, slot: u32, job: &str, input: &Value) {
+        let run = ToHandler::Run { job: job.into(), attempt: 1, slot, deadline_ms: 600_000, traceparent: None };
         self.send(&run, json!({ "id": job, "input": input }).to_string().as_bytes());
     }
 
@@ -164,4 +168,47 @@ fn the_error_about_a_missing_model_names_the_fix() {
     assert_eq!(report.kind, ErrorKind::Load);
     assert!(report.message.contains("no/such/dir/config.json"), "{}", report.message);
     assert!(report.message.contains("`make model`"), "{}", report.message);
+}
+
+/// The jobs of a batch go through the network together, padded to the longest text.
+#[test]
+fn jobs_that_wait_at_the_same_time_get_the_vectors_that_they_would_get_alone() {
+    let mut worker = Worker::loaded();
+    let inputs = [json!("Rust"), json!(["A man is eating food.", "Someone is having a meal."]), json!("a b c d e f g")];
+    let alone: Vec<Value> = inputs.iter().map(|input| worker.run(&json!({ "input": input })).unwrap()).collect();
+    // The first job occupies the model while the others arrive.
+    worker.submit_to(0, "first", &json!({ "input": vec!["a text that takes a while"; 512] }));
+    while !matches!(worker.receive().0, ToSupervisor::Progress { .. }) {}
+    let bad = json!({ "model": "gpt-5", "input": "a" });
+    for (slot, input) in (1..).zip(&inputs) {
+        worker.submit_to(slot, &format!("job-{slot}"), &json!({ "input": input }));
+    }
+    worker.submit_to(4, "job-4", &bad);
+    let (mut sizes, mut outputs, mut failed) = (Vec::new(), vec![Value::Null; 3], 0);
+    while outputs.contains(&Value::Null) || failed == 0 {
+        match worker.receive() {
+            (ToSupervisor::Done { job, records, .. }, output) if job != "first" => {
+                let index: usize = job.strip_prefix("job-").unwrap().parse().unwrap();
+                outputs[index - 1] = serde_json::from_slice(&output).unwrap();
+                sizes.push(records["batch_items"]);
+            }
+            (ToSupervisor::Failed { job, .. }, report) => {
+                let report: ErrorReport = serde_json::from_slice(&report).unwrap();
+                assert_eq!((job.as_str(), report.kind), ("job-4", ErrorKind::ModelNotFound));
+                failed += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(sizes, [4.0, 4.0, 4.0], "one batch");
+    for (together, alone) in outputs.iter().zip(&alone) {
+        let numbers = |output: &Value| -> Vec<f64> {
+            let vectors: Vec<Vec<f64>> = serde_json::from_value(output["embeddings"].clone()).unwrap();
+            vectors.concat()
+        };
+        let (together, alone) = (numbers(together), numbers(alone));
+        assert_eq!(together.len(), alone.len());
+        let difference = together.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(difference <= 1e-4, "largest difference {difference}");
+    }
 }

@@ -327,6 +327,18 @@ pub struct Manifest {
     /// JSON Schema of one streamed chunk, if the handler streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_schema: Option<Value>,
+    /// How many jobs a model runs at once; absent for one job in each slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch_items: Option<u32>,
+}
+
+impl Manifest {
+    /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs batches has a slot
+    /// for each job of a batch, and the process has slots for one more batch, which forms while the others run. Slot `n` belongs
+    /// to model `n % models`.
+    pub fn slots(&self, models: u32) -> u32 {
+        self.max_batch_items.map_or(models, |items| items.max(1).saturating_mul(models.saturating_add(1)))
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 /// of other names appear only in the log, because jobs must not create new metrics.
 pub const UNITS: [&str; 4] = ["items", "tokens", "images", "audio_seconds"];
 
+/// Number of jobs in the batch that the job was part of.
+pub const BATCH_ITEMS: &str = "batch_items";
 /// Peak host memory of the handler process during the job, in bytes.
 pub const PEAK_HOST_BYTES: &str = "peak_host_bytes";
 /// Peak device memory of tensors during the job, in bytes.

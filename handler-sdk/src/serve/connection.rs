@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use runpod_handler_protocol::{PROTOCOL_VERSION, ToSupervisor, encode_header};
 
-use crate::handler::{Handler, manifest};
 use crate::panics;
 use crate::send_queue::SendQueue;
 use crate::serve::control::Control;
-use crate::serve::exit::{EXIT_LOAD_FAILED, EXIT_PROTOCOL, Exit};
+use crate::serve::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, Exit};
+use crate::serve::program::Program;
 use crate::text::log;
 
 /// How long the process waits at its end for the last messages to be written.
@@ -23,11 +23,11 @@ const EXIT_CAPACITY: usize = 8;
 
 /// Serves one connection and returns the exit status. `on_disconnect` is called on the thread that notices the end of the
 /// connection.
-pub(crate) fn serve_on<H: Handler>(stream: UnixStream, on_disconnect: fn()) -> u8 {
+pub(crate) fn serve_on<P: Program>(stream: UnixStream, on_disconnect: fn()) -> u8 {
     panics::install_hook();
     let (exit, exits) = sync_channel(EXIT_CAPACITY);
     let queue = Arc::new(SendQueue::default());
-    let started = start_threads::<H>(stream, &queue, exit, on_disconnect);
+    let started = start_threads::<P>(stream, &queue, exit, on_disconnect);
     let status = match started.map(|()| exits.recv().unwrap_or(Exit::Disconnected)) {
         Ok(Exit::Shutdown(slots)) => {
             for slot in slots {
@@ -36,6 +36,7 @@ pub(crate) fn serve_on<H: Handler>(stream: UnixStream, on_disconnect: fn()) -> u
             0
         }
         Ok(Exit::LoadFailed) => EXIT_LOAD_FAILED,
+        Ok(Exit::DeviceLost) => EXIT_DEVICE_LOST,
         Ok(Exit::Protocol(reason)) => {
             log(format_args!("{reason}"));
             EXIT_PROTOCOL
@@ -53,7 +54,7 @@ pub(crate) fn serve_on<H: Handler>(stream: UnixStream, on_disconnect: fn()) -> u
     status
 }
 
-fn start_threads<H: Handler>(
+fn start_threads<P: Program>(
     mut stream: UnixStream,
     queue: &Arc<SendQueue>,
     exit: SyncSender<Exit>,
@@ -61,7 +62,7 @@ fn start_threads<H: Handler>(
 ) -> io::Result<()> {
     // Written before the writer thread starts, so that it is the first message.
     let hello = ToSupervisor::Hello { protocol: PROTOCOL_VERSION, sdk_version: env!("CARGO_PKG_VERSION").to_owned() };
-    let payload = serde_json::to_vec(&manifest::<H>())?;
+    let payload = serde_json::to_vec(&P::manifest())?;
     let header = encode_header(&hello, payload.len()).map_err(io::Error::other)?;
     stream.write_all(&header)?;
     stream.write_all(&payload)?;
@@ -78,7 +79,7 @@ fn start_threads<H: Handler>(
 
     let control = Control::new(Arc::clone(queue), exit.clone());
     thread::Builder::new().name("control".to_owned()).spawn(move || {
-        let reason = control.run::<H>(&mut stream);
+        let reason = control.run::<P>(&mut stream);
         if matches!(reason, Exit::Disconnected) {
             on_disconnect();
         }

@@ -69,16 +69,20 @@ impl JobMemory {
             return;
         }
         #[cfg(feature = "torch")]
-        {
-            if let Some(stats) = crate::torch::memory::stats(self.device) {
-                report.message.push_str(&format!(" (device memory: {stats})"));
-            }
-            crate::torch::memory::empty_cache(self.device);
+        if let Some(stats) = crate::torch::memory::stats(self.device) {
+            report.message.push_str(&format!(" (device memory: {stats})"));
         }
+        self.empty_cache();
         if let Err(error) = self.probe() {
             report.kind = ErrorKind::DeviceLost;
             report.message.push_str(&format!("; after that the device no longer worked: {error}"));
         }
+    }
+
+    /// Returns the memory that the allocator caches to the device.
+    pub(crate) fn empty_cache(&self) {
+        #[cfg(feature = "torch")]
+        crate::torch::memory::empty_cache(self.device);
     }
 
     /// Whether a probe shows that the device works, so that an error whose text speaks of a lost device only quotes it. `false`

@@ -70,6 +70,27 @@ pub(crate) fn load<H>(
     load: impl FnOnce(&LoadEnv) -> Result<H, HandlerError>,
     warm_up: impl FnOnce(&mut H) -> Result<(), HandlerError>,
 ) -> Result<Loaded<H>, LoadFailed> {
+    match build(slot, setup, load, warm_up) {
+        Ok((loaded, message)) => {
+            setup.queue.push(&message, Bytes::new());
+            Ok(loaded)
+        }
+        Err(error) => {
+            let report = error.into_report(ErrorKind::Load);
+            log(format_args!("slot {slot} cannot load: {}", report.message));
+            setup.queue.push_report(&ToSupervisor::LoadFailed { slot }, &report);
+            Err(LoadFailed)
+        }
+    }
+}
+
+/// Builds the model of a slot and warms it up. Returns it with the message about it.
+pub(crate) fn build<H>(
+    slot: u32,
+    setup: &SlotSetup,
+    load: impl FnOnce(&LoadEnv) -> Result<H, HandlerError>,
+    warm_up: impl FnOnce(&mut H) -> Result<(), HandlerError>,
+) -> Result<(Loaded<H>, ToSupervisor), HandlerError> {
     let started = Instant::now();
     let env = LoadEnv {
         slot,
@@ -80,28 +101,18 @@ pub(crate) fn load<H>(
         queue: Arc::clone(&setup.queue),
         shared: Arc::clone(&setup.shared),
     };
-    let loaded = panics::catch("load", || {
+    let (handler, device, warm_up_millis) = panics::catch("load", || {
         let mut handler = load(&env)?;
         let loaded = Instant::now();
         warm_up(&mut handler)?;
         let warm_up_millis = millis(loaded.elapsed());
         Ok((handler, env.device_in_use()?.map(str::to_owned), warm_up_millis))
-    });
-    match loaded.and_then(|result| result) {
-        Ok((handler, device, warm_up_millis)) => {
-            let millis = millis(started.elapsed());
-            let memory = JobMemory::of(device.as_deref());
-            let device = device.unwrap_or_else(|| "cpu".to_owned());
-            setup.queue.push(&ToSupervisor::Loaded { slot, device, millis, warm_up_millis }, Bytes::new());
-            Ok(Loaded { handler, memory })
-        }
-        Err(error) => {
-            let report = error.into_report(ErrorKind::Load);
-            log(format_args!("slot {slot} cannot load: {}", report.message));
-            setup.queue.push_report(&ToSupervisor::LoadFailed { slot }, &report);
-            Err(LoadFailed)
-        }
-    }
+    })
+    .and_then(|result: Result<_, HandlerError>| result)?;
+    let millis = millis(started.elapsed());
+    let memory = JobMemory::of(device.as_deref());
+    let device = device.unwrap_or_else(|| "cpu".to_owned());
+    Ok((Loaded { handler, memory }, ToSupervisor::Loaded { slot, device, millis, warm_up_millis }))
 }
 
 fn millis(time: Duration) -> u64 {

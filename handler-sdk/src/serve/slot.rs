@@ -1,43 +1,102 @@
 //! One slot: an OS thread that builds a model and runs jobs on it, one after another.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
 use bytes::Bytes;
-use runpod_handler_protocol::ToSupervisor;
+use runpod_handler_protocol::{Manifest, ToSupervisor};
 
+use crate::check::Check;
 use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::handler::Handler;
 use crate::input::{Envelope, parse_envelope, parse_input};
 use crate::job::Job;
+use crate::load_env::LoadEnv;
+use crate::manifest::{About, manifest};
 use crate::panics;
 use crate::running_job::RunningJob;
 use crate::schema::InputSchema;
 use crate::send_queue::SendQueue;
+use crate::serve::exit::Exit;
 use crate::serve::loading::{self, LoadFailed, Loaded, SlotSetup};
-use crate::serve::reply::Reply;
-use crate::stopped::Stopped;
+use crate::serve::program::{Models, Program, ReceivedJob, Started, spawn};
+use crate::serve::reply::{Reply, not_run};
+
+/// A handler that runs one job at a time in each slot.
+#[derive(Debug)]
+pub(crate) struct OneByOne<H>(PhantomData<fn() -> H>);
+
+impl<H: Handler> Program for OneByOne<H> {
+    fn manifest() -> Manifest {
+        manifest::<H::Input, H::Output, H::Chunk>(About {
+            name: H::NAME,
+            version: H::VERSION,
+            idempotent: H::IDEMPOTENT,
+            max_batch_items: None,
+        })
+    }
+
+    fn checks(env: &LoadEnv) -> Vec<Check> {
+        H::checks(env)
+    }
+
+    fn start(setup: &SlotSetup, exit: &SyncSender<Exit>) -> Result<Started, HandlerError> {
+        let schema = Arc::new(InputSchema::compile(schemars::schema_for!(H::Input).as_value())?);
+        let (mut slots, mut threads) = (Vec::new(), Vec::new());
+        for slot in 0..setup.models {
+            // Room for one: the worker may send the next job as soon as it has read the result of the last one.
+            let (sender, orders) = sync_channel(1);
+            let (setup, schema, exit) = (setup.clone(), Arc::clone(&schema), exit.clone());
+            threads.push(spawn(&format!("slot-{slot}"), move || {
+                if run_slot::<H>(slot, &setup, &schema, &orders).is_err() {
+                    let _ = exit.try_send(Exit::LoadFailed);
+                }
+            })?);
+            slots.push(sender);
+        }
+        Ok(Started { models: Box::new(Slots(slots)), threads })
+    }
+}
+
+/// The way to the threads of the slots.
+#[derive(Debug)]
+struct Slots(Vec<SyncSender<SlotOrder>>);
+
+impl Models for Slots {
+    fn assign(&self, slot: u32, job: ReceivedJob) -> Result<(), String> {
+        let sender = self.0.get(slot as usize).ok_or_else(|| format!("this process has no slot {slot}"))?;
+        sender.try_send(SlotOrder::Run(job)).map_err(|error| match error {
+            TrySendError::Full(_) => format!("slot {slot} is busy"),
+            TrySendError::Disconnected(_) => format!("slot {slot} is closed"),
+        })
+    }
+
+    fn probe(&self, slot: u32) {
+        // A slot that cannot take the order runs a job or has ended, and reports that itself.
+        if let Some(sender) = self.0.get(slot as usize) {
+            let _ = sender.try_send(SlotOrder::Probe);
+        }
+    }
+
+    fn stopped(&self, _job: &Arc<RunningJob>) {
+        // The job sees its stop flag.
+    }
+}
 
 /// What a slot does next.
 #[derive(Debug)]
-pub(crate) enum SlotOrder {
+enum SlotOrder {
     Run(ReceivedJob),
     /// Compute one number on the device.
     Probe,
 }
 
-/// A job for a slot: its shared state, and the job object as the queue sent it.
-#[derive(Debug)]
-pub(crate) struct ReceivedJob {
-    pub(crate) running: Arc<RunningJob>,
-    pub(crate) payload: Bytes,
-}
-
 /// Runs jobs until the sender of `orders` is dropped.
-pub(crate) fn run_slot<H: Handler>(
+fn run_slot<H: Handler>(
     slot: u32,
     setup: &SlotSetup,
     schema: &InputSchema,
@@ -94,7 +153,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
     let panicked = result.is_err();
     let result = result.and_then(|result| result);
     let reply = Reply { running: &running, result, panicked, reloading: panicked, refresh, records };
-    reply.send(&setup.jobs, &setup.queue, &model.memory);
+    reply.send(&setup.jobs, &setup.queue, Some(&model.memory));
     if panicked { After::Reload } else { After::Ready }
 }
 
@@ -112,9 +171,4 @@ fn begin(running: &RunningJob, queue: &SendQueue, payload: &[u8]) -> Result<Enve
         Some(stopped) => Err(not_run(stopped)),
         None => parse_envelope(payload),
     }
-}
-
-/// The error of a job that was stopped before it ran.
-pub(crate) fn not_run(stopped: Stopped) -> HandlerError {
-    HandlerError::new(stopped.kind(), format!("{stopped} (before it ran)"))
 }

@@ -1,5 +1,6 @@
 //! The whole handler program on threads of the test, driven by a test worker over a socket pair.
 
+mod batches;
 mod loading;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::serve::serve_on;
+use crate::serve::{OneByOne, Program, serve_on};
 use crate::{Check, EXIT_LOAD_FAILED, EXIT_PROTOCOL, Handler, HandlerError, Job, LoadEnv, NoChunks};
 
 /// Longest wait for one message: far longer than any step of these tests takes.
@@ -36,9 +37,13 @@ struct Worker {
 
 impl Worker {
     fn start<H: Handler>() -> Self {
+        Self::start_program::<OneByOne<H>>()
+    }
+
+    fn start_program<P: Program>() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(MESSAGE_TIMEOUT)).unwrap();
-        let handler = std::thread::spawn(|| serve_on::<H>(theirs, || {}));
+        let handler = std::thread::spawn(|| serve_on::<P>(theirs, || {}));
         let manifest = Manifest {
             name: String::new(),
             version: String::new(),
@@ -47,6 +52,7 @@ impl Worker {
             input_schema: Value::Null,
             output_schema: Value::Null,
             chunk_schema: None,
+            max_batch_items: None,
         };
         let mut this = Self { stream: ours, decoder: Decoder::new(), handler, manifest };
         let (hello, payload) = this.receive();

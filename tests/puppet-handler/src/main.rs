@@ -1,8 +1,9 @@
 //! A test handler that misbehaves on request.
 //!
 //! The field `do` of a job's input chooses what the job does (see [`Do`]). The environment variable `PUPPET_START` chooses how
-//! the process starts (see [`start`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
+//! the process starts (see [`start`]). With `PUPPET_BATCH=1` it runs jobs in batches (see [`batch`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
 
+mod batch;
 mod raw;
 mod start;
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve};
+use runpod_handler_sdk::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_batch};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 const LOST: &str = "CUDA error: an illegal memory access was encountered";
 
 /// What a job does.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum Do {
     /// Returns at once.
@@ -250,5 +251,5 @@ fn main() -> ExitCode {
             return status;
         }
     }
-    serve::<Puppet>()
+    if std::env::var_os("PUPPET_BATCH").is_some() { serve_batch::<batch::Batch>() } else { serve::<Puppet>() }
 }

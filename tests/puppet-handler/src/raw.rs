@@ -60,6 +60,7 @@ pub(crate) fn say_hello(protocol: u32) -> io::Result<()> {
         input_schema: Value::Bool(true),
         output_schema: Value::Bool(true),
         chunk_schema: Some(Value::Bool(true)),
+        max_batch_items: None,
     };
     let hello = ToSupervisor::Hello { protocol, sdk_version: "raw".to_owned() };
     send(&hello, &serde_json::to_vec(&manifest)?)

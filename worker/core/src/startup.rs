@@ -93,9 +93,13 @@ impl Worker {
 
     /// A slot makes progress with its model.
     pub(crate) fn loading(&mut self, now: Time, id: ProcessId, slot: u32, stage: String, done: u64, total: u64) {
-        let stalls_at = now + self.policy.load_stall_timeout;
-        if let Some(slot @ Slot::Loading { .. }) = self.process(id).slots.get_mut(slot as usize) {
-            *slot = Slot::Loading { stalls_at };
+        let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.policy.slots);
+        let mut is_loading = false;
+        for state in self.process(id).loading_slots(slot, models) {
+            *state = Slot::Loading { stalls_at };
+            is_loading = true;
+        }
+        if is_loading {
             self.report(Report::Loading { process: id, stage, done, total });
         }
     }
@@ -110,9 +114,16 @@ impl Worker {
         load_time: Duration,
         warm_up: Duration,
     ) {
+        let models = self.policy.slots;
         let process = self.process(id);
-        let Some(state @ Slot::Loading { .. }) = process.slots.get_mut(slot as usize) else { return };
-        *state = Slot::Ready;
+        let mut was_loading = false;
+        for state in process.loading_slots(slot, models) {
+            *state = Slot::Ready;
+            was_loading = true;
+        }
+        if !was_loading {
+            return;
+        }
         process.device = Some(device.clone());
         if process.phase == Phase::Loading && process.is_loaded() {
             self.begin_serving(now, id, warm_up);

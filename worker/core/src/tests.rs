@@ -1,5 +1,6 @@
 //! Tests of the core: a table of named situations, and random sequences with invariants.
 
+mod batches;
 mod crashes;
 mod gpu_slowdown;
 mod invariants;

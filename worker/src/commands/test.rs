@@ -113,7 +113,7 @@ pub(super) fn read_job(input: Option<PathBuf>, test_input: Option<String>) -> Re
         }
     };
     let body = serde_json::to_vec(&job).map_err(|error| TestError::Invalid(error.to_string()))?;
-    match wire::take_reply(&body.into()) {
+    match wire::take_reply(&body.into(), 1) {
         TakeReply::Jobs(mut jobs) if !jobs.is_empty() => Ok(jobs.remove(0)),
         _ => Err(TestError::Invalid(format!("`{id}` cannot be the id of a job"))),
     }

@@ -57,7 +57,7 @@ fn job(body: &Bytes) -> Result<TakenJob, String> {
     let id = serde_json::value::to_raw_value(&id).map_err(|error| error.to_string())?;
     fields.insert("id".into(), Cow::Owned(id));
     let object = serde_json::to_vec(&fields).map_err(|error| error.to_string())?;
-    match wire::take_reply(&object.into()) {
+    match wire::take_reply(&object.into(), 1) {
         TakeReply::Jobs(mut jobs) => match jobs.pop() {
             Some(TakenJob { body: Err(reason), .. }) => Err(reason),
             Some(job) => Ok(job),

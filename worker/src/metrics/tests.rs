@@ -41,6 +41,7 @@ fn snapshot(device: &str) -> Snapshot {
             input_schema: json!(true),
             output_schema: json!(true),
             chunk_schema: None,
+            max_batch_items: None,
         })),
         ..Snapshot::default()
     }

@@ -9,9 +9,12 @@ limits! {
     /// How long the socket and the pipes of an exited process may stay open before its descendants are killed, and again how long they
     /// may stay open after that. Only a descendant can hold them.
     pub(super) const END_OF_FILE_TIMEOUT: Duration = Duration::from_secs(1);
-    /// Messages that may wait for a handler process. It reads on a thread that runs no user code, so even one that is busy takes
-    /// them at once; one that lets this many pile up is broken.
+    /// Messages about the process as a whole that may wait for it, such as pings. A process that does not read them does not
+    /// answer pings either, and is killed for that long before this many wait.
     pub(super) const SEND_QUEUE: usize = 256;
+    /// Messages that may wait for each of its slots, besides one acknowledgement for each chunk of the window: a job, a request
+    /// to stop it, and a probe. The next job of a slot is sent only after the result of the last one.
+    pub(super) const SEND_QUEUE_PER_SLOT: usize = 4;
     /// Lines of stderr kept for the report about the exit.
     pub(super) const LAST_LINES: usize = 20;
     /// Longest line of output that is logged, in bytes; the rest of it is counted.

@@ -16,7 +16,7 @@ use super::descendants;
 use super::events::Events;
 use super::group::Group;
 use super::incarnation::Incarnation;
-use super::limits::{KILL_TIMEOUT, SEND_QUEUE};
+use super::limits::{KILL_TIMEOUT, SEND_QUEUE, SEND_QUEUE_PER_SLOT};
 use super::link::Frame;
 use super::run_folder::RunFolder;
 use super::running_jobs::RunningJobs;
@@ -33,6 +33,7 @@ pub struct Processes {
     process_env: BTreeMap<ProcessId, Vec<(OsString, OsString)>>,
     memory_interval: Option<Duration>,
     log_rate: u32,
+    send_queue: usize,
     events: mpsc::Sender<Event>,
     handles: BTreeMap<ProcessId, Handle>,
     run_folder: Arc<OnceLock<Option<RunFolder>>>,
@@ -77,6 +78,7 @@ impl Processes {
             process_env: BTreeMap::new(),
             memory_interval: None,
             log_rate: 0,
+            send_queue: SEND_QUEUE,
             events,
             handles: BTreeMap::new(),
             run_folder: Arc::default(),
@@ -105,6 +107,15 @@ impl Processes {
         self
     }
 
+    /// Prepares for processes with this many slots, each of which may have `chunk_window` chunks unacknowledged. Without this
+    /// call there is room for a process without jobs.
+    #[must_use]
+    pub fn with_slots(mut self, slots: u32, chunk_window: u32) -> Self {
+        let per_slot = SEND_QUEUE_PER_SLOT + chunk_window as usize;
+        self.send_queue = SEND_QUEUE + slots as usize * per_slot;
+        self
+    }
+
     /// Starts a process. Answered by `ProcessEvent::Spawned` or `ProcessEvent::SpawnFailed`; after `Spawned`, the last
     /// event of the incarnation is `ProcessEvent::Exited`. An earlier incarnation that is still there is killed.
     pub fn spawn(&mut self, id: ProcessId, epoch: Epoch) {
@@ -112,7 +123,7 @@ impl Processes {
         if let Some(env) = self.process_env.get(&id) {
             Arc::make_mut(&mut command).env.extend(env.iter().cloned());
         }
-        let (sender, frames) = mpsc::channel(SEND_QUEUE);
+        let (sender, frames) = mpsc::channel(self.send_queue);
         let (group, jobs) = (Arc::new(Group::default()), RunningJobs::default());
         let events = Events { id, epoch, queue: self.events.clone() };
         let incarnation = Incarnation {
@@ -129,7 +140,7 @@ impl Processes {
         tokio::spawn(incarnation.run());
     }
 
-    /// Queues a message for a process. A process that is gone gets nothing. A message that cannot be queued or encoded
+    /// Queues a message for a process. A process that has exited gets nothing. A message that cannot be queued or encoded
     /// would leave its job unanswered for ever, so the process is killed instead and its exit settles the job; payloads
     /// over [`MAX_PAYLOAD_LEN`](runpod_handler_protocol::MAX_PAYLOAD_LEN) must therefore be refused before they come here.
     pub fn send(&mut self, id: ProcessId, message: &ToHandler, payload: Bytes) {
@@ -144,10 +155,11 @@ impl Processes {
         };
         handle.jobs.sending(message);
         match handle.frames.try_send(frame) {
-            // Closed: the process is on its way out, and `Gone` follows.
+            // Closed: the process is exiting, and `Exited` follows.
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => {
-                tracing::error!(process = id.0, "The handler process has stopped reading its messages. Killing it.");
+                let waiting = self.send_queue;
+                tracing::error!(process = id.0, waiting, "The handler process does not read its messages. Killing it.");
                 handle.group.kill();
             }
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{ToHandler, ToSupervisor, encode_header};
+use runpod_handler_protocol::{CancelReason, ToHandler, ToSupervisor, encode_header};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -378,6 +378,28 @@ async fn a_process_whose_queue_overflows_is_killed() {
         fixture.processes.send(P0, &ToHandler::Ping { seq }, payload.clone());
     }
     assert_eq!(fixture.exit().await.status, ExitReason::Signal(9));
+}
+
+#[tokio::test]
+async fn a_process_that_reads_late_is_not_killed_for_what_its_slots_have_waiting() {
+    const SLOTS: u32 = 500;
+    const WINDOW: u32 = 32;
+    let mut fixture = Fixture::new("sleep 1; exit 7");
+    fixture.processes = fixture.processes.with_slots(SLOTS, WINDOW);
+    fixture.processes.spawn(P0, Epoch(1));
+    assert!(matches!(fixture.next().await, ProcessEvent::Spawned { .. }));
+    for slot in 0..SLOTS {
+        let job = || format!("job-{slot}");
+        let message = ToHandler::Run { job: job(), attempt: 1, slot, deadline_ms: 1000, traceparent: None };
+        fixture.processes.send(P0, &message, Bytes::from_static(b"{}"));
+        let cancel = ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Stopped };
+        fixture.processes.send(P0, &cancel, Bytes::new());
+        for seq in 1..=u64::from(WINDOW) {
+            fixture.processes.send(P0, &ToHandler::ChunkAck { job: job(), attempt: 1, seq }, Bytes::new());
+        }
+        fixture.processes.send(P0, &ToHandler::Probe { slot }, Bytes::new());
+    }
+    assert_eq!(fixture.exit().await.status, ExitReason::Code(7), "it exits by itself");
 }
 
 #[tokio::test]

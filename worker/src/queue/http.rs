@@ -11,8 +11,8 @@ use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use tokio::time::timeout;
 
 use super::limits::{
-    BODY_TIMEOUT, CONFLICT_PAUSE, HAND_BACK_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, POLL_TIMEOUT, POST_BODY_TIMEOUT,
-    POST_BYTES_PER_SECOND, POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
+    BODY_TIMEOUT, CONFLICT_PAUSE, HAND_BACK_TIMEOUT, MAX_LARGE_JOBS, MAX_SMALL_REPLY, MAX_SURPLUS, POLL_TIMEOUT,
+    POST_BODY_TIMEOUT, POST_BYTES_PER_SECOND, POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
 };
 use super::{
     Extension, Extensions, JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply,
@@ -180,11 +180,12 @@ impl JobSource for HttpQueue {
             }
             _ => {
                 let media_type = media_type(response.headers());
+                let most = want.saturating_add(MAX_SURPLUS);
                 let limit = MAX_PAYLOAD_LEN.saturating_mul(want.clamp(1, MAX_LARGE_JOBS));
                 match read_body(response, limit, BODY_TIMEOUT).await {
                     Ok(Body::Complete(body)) if body.is_empty() => TakeReply::Nothing,
                     Ok(Body::Complete(body)) if media_type == "application/json" => {
-                        let mut reply = self.with_tenants(wire::take_reply(&body));
+                        let mut reply = self.with_tenants(wire::take_reply(&body, most));
                         if let TakeReply::Jobs(jobs) = &mut reply {
                             jobs.iter_mut().for_each(|job| job.transfer = begun.elapsed());
                         }
@@ -193,8 +194,9 @@ impl JobSource for HttpQueue {
                     Ok(Body::Complete(body)) => wire::unusable(
                         &body,
                         &format!("its media type is `{}` instead of `application/json`", printable(&media_type)),
+                        most,
                     ),
-                    Ok(Body::Cut(body)) => wire::unusable(&body, &format!("it is longer than {limit} bytes")),
+                    Ok(Body::Cut(body)) => wire::unusable(&body, &format!("it is longer than {limit} bytes"), most),
                     Err(error) => TakeReply::Failed { error, retry_after },
                 }
             }

@@ -37,29 +37,32 @@ struct Job<'a> {
 
 /// Reads the body of a successful job-take or job-take-batch: an object, an array of objects, or no job at all.
 /// A bad element does not affect the others. A reply that is not JSON fails the jobs whose ids can still be read.
-pub fn take_reply(body: &Bytes) -> TakeReply {
+///
+/// At most `limit` jobs are taken. No heartbeat lists the others, so the queue gives them out again.
+pub fn take_reply(body: &Bytes, limit: usize) -> TakeReply {
     let body = body.slice(without_bom(body)..);
     if body.trim_ascii().is_empty() {
         return TakeReply::Nothing;
     }
     let raw: &RawValue = match serde_json::from_slice(&body) {
         Ok(raw) => raw,
-        Err(error) => return unusable(&body, &format!("it is not JSON ({error})")),
+        Err(error) => return unusable(&body, &format!("it is not JSON ({error})"), limit),
     };
     let elements = match raw.get().as_bytes().first() {
         Some(b'{') => vec![raw],
         Some(b'[') => match serde_json::from_str(raw.get()) {
             Ok(elements) => elements,
-            Err(error) => return unusable(&body, &format!("it is not a list of jobs ({error})")),
+            Err(error) => return unusable(&body, &format!("it is not a list of jobs ({error})"), limit),
         },
         _ => return TakeReply::Nothing,
     };
     if elements.is_empty() {
         return TakeReply::Nothing;
     }
-    let mut jobs = Vec::with_capacity(elements.len());
+    report_surplus(elements.len(), limit);
+    let mut jobs = Vec::new();
     let mut problem = String::new();
-    for element in elements {
+    for element in elements.into_iter().take(limit) {
         match read_job(&body, element) {
             Ok(job) => jobs.push(job),
             Err(reason) => {
@@ -74,13 +77,27 @@ pub fn take_reply(body: &Bytes) -> TakeReply {
     if jobs.is_empty() { failed(problem) } else { TakeReply::Jobs(jobs) }
 }
 
-/// The meaning of a reply that cannot be read as a whole: the jobs whose ids can be recovered fail with the reason.
-pub fn unusable(body: &[u8], reason: &str) -> TakeReply {
-    let jobs: Vec<TakenJob> = recover_ids(body)
+/// The meaning of a reply that cannot be read as a whole: the jobs whose ids can be recovered fail with the reason, at most
+/// `limit` of them.
+pub fn unusable(body: &[u8], reason: &str, limit: usize) -> TakeReply {
+    let (ids, found) = recover_ids(body, limit);
+    report_surplus(found, limit);
+    let jobs: Vec<TakenJob> = ids
         .into_iter()
         .map(|id| TakenJob::new(id, Err(format!("the queue's reply with this job cannot be used: {reason}"))))
         .collect();
     if jobs.is_empty() { failed(reason.to_owned()) } else { TakeReply::Jobs(jobs) }
+}
+
+fn report_surplus(sent: usize, limit: usize) {
+    if sent > limit {
+        let refused = sent - limit;
+        tracing::warn!(
+            sent,
+            refused,
+            "The queue sent far more jobs than were asked for. The rest is refused and left to the queue."
+        );
+    }
 }
 
 fn failed(reason: String) -> TakeReply {
@@ -100,7 +117,7 @@ fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
     let job: Job<'_> = match serde_json::from_str(text) {
         Ok(job) => job,
         Err(error) => {
-            let id = recover_ids(text.as_bytes()).into_iter().next().ok_or_else(|| error.to_string())?;
+            let id = recover_ids(text.as_bytes(), 1).0.pop().ok_or_else(|| error.to_string())?;
             return Ok(TakenJob::new(id, Err(error.to_string())));
         }
     };
@@ -182,17 +199,19 @@ fn traceparent(raw: &RawValue) -> Option<String> {
     (text.len() <= MAX_TRACEPARENT_LEN && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
 }
 
-/// Collects the `id` of every object read before the text stops being JSON.
-fn recover_ids(body: &[u8]) -> Vec<JobId> {
-    let mut ids = Vec::new();
+/// Collects the `id` of every object read before the text stops being JSON, at most `limit` of them, and counts them all.
+fn recover_ids(body: &[u8], limit: usize) -> (Vec<JobId>, usize) {
+    let (mut ids, mut found) = (Vec::new(), 0);
     let mut reader = serde_json::Deserializer::from_slice(body);
     // The error is known already; the ids that were read before it are wanted.
-    let _ = IdCollector { ids: &mut ids, list_allowed: true }.deserialize(&mut reader);
-    ids
+    let _ = IdCollector { ids: &mut ids, found: &mut found, limit, list_allowed: true }.deserialize(&mut reader);
+    (ids, found)
 }
 
 struct IdCollector<'a> {
     ids: &'a mut Vec<JobId>,
+    found: &'a mut usize,
+    limit: usize,
     list_allowed: bool,
 }
 
@@ -224,8 +243,11 @@ impl<'de> Visitor<'de> for IdCollector<'_> {
                 _ => continue,
             };
             if is_addressable(&text) {
-                self.ids.push(JobId::from(text));
                 found = true;
+                *self.found += 1;
+                if self.ids.len() < self.limit {
+                    self.ids.push(JobId::from(text));
+                }
             }
         }
         Ok(())
@@ -235,8 +257,13 @@ impl<'de> Visitor<'de> for IdCollector<'_> {
         if !self.list_allowed {
             return Err(serde::de::Error::custom("a list inside the list"));
         }
-        while list.next_element_seed(IdCollector { ids: &mut *self.ids, list_allowed: false })?.is_some() {}
-        Ok(())
+        let Self { ids, found, limit, .. } = self;
+        loop {
+            let element = IdCollector { ids: &mut *ids, found: &mut *found, limit, list_allowed: false };
+            if list.next_element_seed(element)?.is_none() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -264,7 +291,7 @@ mod tests {
     use super::*;
 
     fn take(body: &str) -> TakeReply {
-        take_reply(&Bytes::copy_from_slice(body.as_bytes()))
+        take_reply(&Bytes::copy_from_slice(body.as_bytes()), 100)
     }
 
     fn jobs(body: &str) -> Vec<TakenJob> {
@@ -299,6 +326,18 @@ mod tests {
             [r#"a: {"id":"a","input":1}"#, r#"b: {"id":"b","input":2}"#]
         );
         assert_eq!(seen(r#"[{"id":"a","input":1}]"#).len(), 1);
+    }
+
+    #[test]
+    fn far_more_jobs_than_were_asked_for_are_refused() {
+        let list: Vec<String> = (0..1000).map(|n| format!(r#"{{"id":"j{n}"}}"#)).collect();
+        let whole = format!("[{}]", list.join(","));
+        let cut = whole[..whole.len() - 3].to_owned();
+        for body in [whole, cut] {
+            let TakeReply::Jobs(jobs) = take_reply(&Bytes::from(body), 3) else { panic!("no jobs") };
+            let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+            assert_eq!(ids, ["j0", "j1", "j2"]);
+        }
     }
 
     #[test]
@@ -366,7 +405,7 @@ mod tests {
         assert_eq!(seen(r#"[{"id":"a","input":1},{"id":"b","input":"#), ["a!", "b!"]);
         assert_eq!(seen(r#"{"id":"j1","id":"j2","input":1}"#), ["j1!"]);
         let not_utf8 = Bytes::from_static(b"{\"id\":\"j1\",\"input\":\"\xff\"}");
-        assert!(matches!(take_reply(&not_utf8), TakeReply::Jobs(jobs) if jobs[0].body.is_err()));
+        assert!(matches!(take_reply(&not_utf8, 100), TakeReply::Jobs(jobs) if jobs[0].body.is_err()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The documents of the endpoint. Fields that other endpoints do not send are optional.
 
-use serde::Deserialize;
+use runpod_log_line::printable;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::local::Gpu;
@@ -39,6 +40,7 @@ pub(super) struct Counters {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Job {
+    #[serde(deserialize_with = "shown")]
     pub(super) id: String,
     pub(super) status: Status,
     #[serde(default)]
@@ -47,7 +49,7 @@ pub(super) struct Job {
     pub(super) delay: Option<u64>,
     #[serde(default, alias = "executionTime")]
     pub(super) execution: Option<u64>,
-    #[serde(default, alias = "workerId")]
+    #[serde(default, alias = "workerId", deserialize_with = "shown_if_any")]
     pub(super) worker: Option<String>,
     #[serde(default)]
     pub(super) retries: u32,
@@ -57,7 +59,9 @@ pub(super) struct Job {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Worker {
+    #[serde(deserialize_with = "shown")]
     pub(super) id: String,
+    #[serde(deserialize_with = "shown")]
     pub(super) state: String,
     pub(super) jobs: u64,
     pub(super) silent_seconds: u64,
@@ -88,6 +92,7 @@ pub(super) struct Details {
 pub(super) struct Step {
     pub(super) status: Status,
     pub(super) at: u64,
+    #[serde(default, deserialize_with = "shown_if_any")]
     pub(super) worker: Option<String>,
 }
 
@@ -142,4 +147,14 @@ impl Health {
 #[derive(Debug, Deserialize)]
 pub(super) struct Requests {
     pub(super) requests: Vec<Job>,
+}
+
+/// Text that is shown in the terminal.
+fn shown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| printable(&text).into_owned())
+}
+
+fn shown_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| printable(&text).into_owned()))
 }

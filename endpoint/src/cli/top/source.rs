@@ -45,14 +45,14 @@ impl Source {
 
     pub(super) async fn details(&self, id: &str) -> Result<Details, ClientError> {
         let reply = match &self.console {
-            Some(console) => self.endpoint.get_at(&format!("{console}/jobs/{id}")).await?,
-            None => self.endpoint.get(&format!("status/{id}")).await?,
+            Some(console) => self.endpoint.get_at(&format!("{console}/{}", Endpoint::job_path("jobs", id)?)).await?,
+            None => self.endpoint.get(&Endpoint::job_path("status", id)?).await?,
         };
         parse(&reply)
     }
 
     pub(super) async fn cancel(&self, id: &str) -> Result<(), ClientError> {
-        self.endpoint.post(&format!("cancel/{id}"), String::new()).await.map(drop)
+        self.endpoint.post(&Endpoint::job_path("cancel", id)?, String::new()).await.map(drop)
     }
 }
 

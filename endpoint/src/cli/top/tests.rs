@@ -203,3 +203,33 @@ fn the_rate_is_that_of_the_last_minute() {
     }
     assert_eq!(model.ended_per_minute(), Some(120.0));
 }
+
+#[test]
+fn no_text_of_an_endpoint_reaches_the_terminal_as_a_sequence() {
+    let mut document = json!({
+        "counters": {"at": NOW},
+        "jobs": [{"id": "j\u{1b}[2J\u{202e}", "status": "IN_PROGRESS", "worker": "w\u{9b}31m"}],
+        "workers": [{"id": "w\u{7}", "state": "idle\r", "gpus": [{"id": "g", "name": "L4\u{1b}]0;title\u{7}"}]}],
+    });
+    let mut model = Model::new("http://x", serde_json::from_value(document.take()).unwrap());
+    model.fail("down\u{1b}[2J".to_owned());
+    let mut screen = draw(&model, 160, 28, true).backend().to_string();
+    press(&mut model, KeyCode::Enter);
+    let mut details = details("FAILED");
+    details.job.id = model.overview.jobs[0].id.clone();
+    model.show(details);
+    screen.push_str(&draw(&model, 160, 28, true).backend().to_string());
+    for part in [
+        r"j\u{1b}[2J\u{202e}",
+        r"w\u{9b}31m",
+        r"w\u{7}",
+        r"idle\r",
+        r"L4\u{1b}]0;title\u{7}",
+        r"down\u{1b}[2J",
+        r"2 GiB\u{1b}[2J",
+    ] {
+        assert!(screen.contains(part), "{part} is not in\n{screen}");
+    }
+    let steers = |letter: char| (letter.is_control() && letter != '\n') || letter == '\u{202e}';
+    assert!(!screen.contains(steers), "{screen:?}");
+}

@@ -5,6 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, TableState, Wrap};
+use runpod_log_line::printable;
 use serde_json::Value;
 
 use super::documents::{Details, Job, Worker};
@@ -89,9 +90,9 @@ fn foot_line(model: &Model, theme: Theme) -> Line<'_> {
         Input::Confirm(id) => Line::styled(format!("cancel {id}? y yes, any other key no"), BOLD),
         Input::Commands => match &model.message {
             Some(message) if model.is_stale => {
-                Line::styled(message.as_str(), theme.colour(Color::Red).add_modifier(Modifier::BOLD))
+                Line::styled(printable(message), theme.colour(Color::Red).add_modifier(Modifier::BOLD))
             }
-            Some(message) => Line::styled(message.as_str(), BOLD),
+            Some(message) => Line::styled(printable(message), BOLD),
             None if matches!(model.screen, Screen::Overview) => Line::styled(OVERVIEW_HELP, DIM),
             None => Line::styled(JOB_HELP, DIM),
         },
@@ -197,7 +198,7 @@ fn gpu_text(gpu: &Gpu) -> String {
     if !gpu.throttle_reasons.is_empty() {
         text.push_str(&format!("  slowed down: {}", gpu.throttle_reasons.join(", ")));
     }
-    text
+    printable(&text).into_owned()
 }
 
 fn draw_jobs(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
@@ -288,13 +289,14 @@ fn job_text(details: &Details, theme: Theme) -> Text<'_> {
     Text::from(lines)
 }
 
-/// The lines of a string, or of any other value as indented JSON. Control characters would move the cursor: they become spaces.
+/// The lines of a string, or of any other value as indented JSON. Control characters would move the cursor: they are escaped.
 fn payload_lines(value: &Value) -> impl Iterator<Item = String> {
     let text = match value {
         Value::String(text) => text.clone(),
         value => serde_json::to_string_pretty(value).unwrap_or_default(),
     };
-    let lines: Vec<_> = text.lines().take(MAX_PAYLOAD_LINES).map(|line| line.replace(char::is_control, " ")).collect();
+    let lines: Vec<_> =
+        text.lines().take(MAX_PAYLOAD_LINES).map(|line| printable(&line.replace('\t', "    ")).into_owned()).collect();
     lines.into_iter()
 }
 

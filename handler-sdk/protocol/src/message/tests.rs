@@ -71,6 +71,7 @@ fn the_wire_form_of_every_message_stays_the_same() {
                 input_schema: json!({"type": "object"}),
                 output_schema: json!(true),
                 chunk_schema: Some(json!({"type": "string"})),
+                max_batch_items: Some(32),
             },
             [
                 CheckReport::ok("memory", "12 GiB available"),
@@ -98,4 +99,21 @@ fn an_error_kind_has_the_same_name_everywhere() {
     for kind in ErrorKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.as_str()));
     }
+}
+
+#[test]
+fn a_process_has_a_slot_for_every_job_of_its_batches_and_of_one_that_waits() {
+    let manifest = |max_batch_items| Manifest {
+        name: String::new(),
+        version: String::new(),
+        idempotent: false,
+        streams: false,
+        input_schema: json!(true),
+        output_schema: json!(true),
+        chunk_schema: None,
+        max_batch_items,
+    };
+    assert_eq!((manifest(None).slots(1), manifest(None).slots(3)), (1, 3));
+    assert_eq!((manifest(Some(8)).slots(1), manifest(Some(8)).slots(3)), (16, 32));
+    assert_eq!(manifest(Some(u32::MAX)).slots(2), u32::MAX);
 }

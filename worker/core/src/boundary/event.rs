@@ -246,7 +246,7 @@ pub enum DeliveryEvent {
 /// Why the worker shuts down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DrainCause {
-    /// SIGTERM, SIGINT or the end of a test run.
+    /// SIGTERM, SIGINT, SIGHUP, SIGQUIT or the end of a test run.
     Signal,
     /// RunPod's `refresh_worker`: the container is to be replaced after a job.
     Refresh,

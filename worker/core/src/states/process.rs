@@ -223,11 +223,18 @@ impl Process {
 
     /// The handshake is complete; its slots load their models.
     pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
+        let slots = manifest.slots(policy.slots) as usize;
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
-        self.slots.fill(Slot::Loading { stalls_at: now + policy.load_stall_timeout });
+        self.slots = vec![Slot::Loading { stalls_at: now + policy.load_stall_timeout }; slots];
         self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
+    }
+
+    /// The slots of a model that are loading. A handler without batches has one slot for each model.
+    pub(crate) fn loading_slots(&mut self, model: u32, models: u32) -> impl Iterator<Item = &mut Slot> {
+        let slots = self.slots.iter_mut().skip(model as usize).step_by(models.max(1) as usize);
+        slots.filter(|slot| matches!(slot, Slot::Loading { .. }))
     }
 
     /// Every slot has its model.

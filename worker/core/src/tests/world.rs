@@ -169,6 +169,11 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, index: usize, protocol: u32, idempotent: bool) {
+        self.introduce(index, protocol, idempotent, None);
+    }
+
+    /// Says hello with the manifest of a handler that may run jobs in batches.
+    pub(super) fn introduce(&mut self, index: usize, protocol: u32, idempotent: bool, max_batch_items: Option<u32>) {
         let manifest = Manifest {
             name: "puppet".into(),
             version: "1.0.0".into(),
@@ -177,6 +182,7 @@ impl World {
             input_schema: json!({}),
             output_schema: json!({}),
             chunk_schema: None,
+            max_batch_items,
         };
         let payload = serde_json::to_vec(&manifest).unwrap().into();
         self.say(index, ToSupervisor::Hello { protocol, sdk_version: "0.1.0".into() }, payload);

@@ -1,0 +1,181 @@
+//! The thread of one model: runs batches, and narrows a failed batch down to the item that makes it fail.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use runpod_handler_protocol::records::BATCH_ITEMS;
+use runpod_handler_protocol::{ErrorKind, ToSupervisor};
+
+use super::pool::{Pool, Task, WaitingJob};
+use crate::batch::{BatchHandler, BatchItem};
+use crate::encode::encode;
+use crate::error::HandlerError;
+use crate::job::Job;
+use crate::panics;
+use crate::serve::exit::Exit;
+use crate::serve::loading::{self, LoadFailed, Loaded, SlotSetup};
+use crate::serve::reply::{Reply, not_run};
+use crate::text::log;
+
+type Items<B> = Vec<BatchItem<<B as BatchHandler>::Input, <B as BatchHandler>::Chunk>>;
+
+/// A loaded model and what it works with.
+struct Model<'a, B: BatchHandler> {
+    slot: u32,
+    setup: &'a SlotSetup,
+    pool: &'a Pool<B::Input>,
+    loaded: Loaded<B>,
+}
+
+/// The outcome of one run of a batch.
+enum Attempt {
+    /// One result for each item, in order.
+    Results(Vec<Result<Bytes, HandlerError>>),
+    /// The batch failed as a whole.
+    Failed { error: HandlerError, panicked: bool },
+}
+
+/// Runs batches until the pool is closed and empty; returns why the process must exit otherwise.
+pub(crate) fn run_model<B: BatchHandler>(slot: u32, setup: &SlotSetup, pool: &Pool<B::Input>) -> Result<(), Exit> {
+    let _guard = loading::prepare_thread(setup)?;
+    let loaded = loading::load(slot, setup, B::load, B::warm_up)?;
+    let mut model = Model { slot, setup, pool, loaded };
+    loop {
+        match pool.take(slot) {
+            Task::Run(jobs) => model = model.run(jobs)?,
+            Task::Probe(slot) => loading::probe(slot, setup, &model.loaded.memory),
+            Task::End => break,
+        }
+    }
+    loading::discard(model.loaded.handler);
+    Ok(())
+}
+
+impl From<LoadFailed> for Exit {
+    fn from(_: LoadFailed) -> Self {
+        Self::LoadFailed
+    }
+}
+
+impl<B: BatchHandler> Model<'_, B> {
+    /// Runs a batch. A batch that fails as a whole runs again in halves, until the failing item is alone.
+    fn run(mut self, jobs: Vec<WaitingJob<B::Input>>) -> Result<Self, Exit> {
+        let mut batches = vec![self.begin(jobs)];
+        while let Some(items) = batches.pop() {
+            if items.is_empty() {
+                continue;
+            }
+            let cost = items.iter().fold(0, |cost: u64, item| cost.saturating_add(item.cost));
+            match self.attempt(&items) {
+                Attempt::Results(results) => {
+                    self.pool.completed(cost);
+                    let size = items.len();
+                    items.into_iter().zip(results).for_each(|(item, result)| self.reply(item, result, false, size));
+                }
+                Attempt::Failed { error, panicked } => {
+                    let kind = error.apparent_kind();
+                    if kind == Some(ErrorKind::Oom) {
+                        self.pool.out_of_memory(cost);
+                        self.loaded.memory.empty_cache();
+                    }
+                    // This process can no longer find out which job is the cause: the worker runs each of them alone.
+                    if kind == Some(ErrorKind::DeviceLost) && items.len() > 1 && !self.loaded.memory.works() {
+                        log(format_args!(
+                            "the device was lost in a batch of {} jobs: {}",
+                            items.len(),
+                            error.message()
+                        ));
+                        return Err(Exit::DeviceLost);
+                    }
+                    // Failures are reported before the model is loaded again, which can take long.
+                    let next = self.narrow(items, &error, panicked);
+                    if panicked {
+                        self = self.reload()?;
+                    }
+                    batches.extend(next);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Reports the jobs as started. The worker must know that before user code can crash the process.
+    fn begin(&self, jobs: Vec<WaitingJob<B::Input>>) -> Items<B> {
+        self.loaded.memory.begin(self.setup.models == 1);
+        let mut items = Vec::with_capacity(jobs.len());
+        for WaitingJob { running, fields, input, cost, .. } in jobs {
+            if let Some(stopped) = running.stopped() {
+                Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
+                continue;
+            }
+            let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+            self.setup.queue.push(&started, Bytes::new());
+            items.push(BatchItem::new(input, cost, Job::new(running, Arc::clone(&self.setup.queue), fields)));
+        }
+        if let Some(time) = items.iter().map(|item| item.job.remaining()).min() {
+            self.setup.queue.flush(time);
+        }
+        items
+    }
+
+    fn attempt(&mut self, items: &Items<B>) -> Attempt {
+        #[cfg(feature = "tracing")]
+        let _span = match &items[..] {
+            [item] => Some(crate::events::job_span(item.job.id()).entered()),
+            _ => None,
+        };
+        let handler = &mut self.loaded.handler;
+        let outcome = panics::catch("the handler", || {
+            let results = handler.run_batch(items)?;
+            let (found, expected) = (results.len(), items.len());
+            if found != expected {
+                let message = format!("run_batch returned {found} results for {expected} jobs");
+                return Ok(vec![Err(HandlerError::new(ErrorKind::Protocol, message)); expected]);
+            }
+            Ok(results.into_iter().map(|result| Ok(encode("output", &result?)?)).collect())
+        });
+        match outcome {
+            Ok(Ok(results)) => Attempt::Results(results),
+            Ok(Err(error)) => Attempt::Failed { error, panicked: false },
+            Err(error) => Attempt::Failed { error, panicked: true },
+        }
+    }
+
+    /// The batches that run next, the last one first. Items that cannot run again fail with the error of the batch.
+    fn narrow(&self, items: Items<B>, error: &HandlerError, panicked: bool) -> Vec<Items<B>> {
+        let size = items.len();
+        let (mut first, failed): (Items<B>, Items<B>) =
+            items.into_iter().partition(|item| size > 1 && !item.job.has_streamed() && !item.job.is_stopped());
+        failed.into_iter().for_each(|item| self.reply(item, Err(error.clone()), panicked, size));
+        let second = first.split_off(first.len().div_ceil(2));
+        vec![second, first]
+    }
+
+    fn reply(
+        &self,
+        item: BatchItem<B::Input, B::Chunk>,
+        result: Result<Bytes, HandlerError>,
+        panicked: bool,
+        size: usize,
+    ) {
+        let BatchItem { input, job, .. } = item;
+        drop(input);
+        let running = job.running();
+        job.record(BATCH_ITEMS, size as f64);
+        let refresh = job.refresh_requested();
+        let records = job.into_records();
+        let reply = Reply { running: &running, result, panicked, reloading: false, refresh, records };
+        reply.send(&self.setup.jobs, &self.setup.queue, Some(&self.loaded.memory));
+    }
+
+    /// Builds the model again after a panic. Jobs keep coming meanwhile, and wait.
+    fn reload(self) -> Result<Self, Exit> {
+        let Self { slot, setup, pool, loaded } = self;
+        loading::discard(loaded.handler);
+        let (loaded, _) = loading::build(slot, setup, B::load, B::warm_up).map_err(|error| {
+            log(format_args!("slot {slot} cannot load its model again after a panic: {}", error.message()));
+            Exit::LoadFailed
+        })?;
+        Ok(Self { slot, setup, pool, loaded })
+    }
+}
