@@ -34,7 +34,9 @@ async fn run_as_one_batch(stack: &Stack, jobs: &[Value]) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_takes_a_batch_without_a_flag_and_one_bad_job_fails_alone() {
-    for (bad, kind) in [("segv", "crashed"), ("oom_text", "oom"), ("panic", "inference_error"), ("validation", "validation")] {
+    for (bad, kind) in
+        [("segv", "crashed"), ("oom_text", "oom"), ("panic", "inference_error"), ("validation", "validation")]
+    {
         let stack = stack().await;
         let mut jobs = vec![json!({"do": "ok"}); BATCH];
         jobs[5] = json!({"do": bad});

@@ -146,7 +146,7 @@ fn a_new_crate_with_the_dependencies_shown_compiles_the_handler_shown() {
     assert!(manifest.contains("path = \"../runpod-worker/handler-sdk\""), "cargo add has changed nothing: {manifest}");
     let package = manifest.split_once("[dependencies]").unwrap().0;
     std::fs::write(root.join("Cargo.toml"), format!("{package}{}", block("toml", "runpod-handler-sdk"))).unwrap();
-    std::fs::write(root.join("src/main.rs"), block("rust", "impl Handler")).unwrap();
+    std::fs::write(root.join("src/main.rs"), block("rust", "fn main() -> ExitCode")).unwrap();
     // The versions that are known to work together, and are on this machine.
     std::fs::copy(repository().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
     let check = run_tool_in(&root, "cargo", &["check", "--quiet", "--offline"]);

@@ -249,7 +249,15 @@ async fn purge_queue(State(app): State<App>, Path(endpoint): Path<String>) -> Re
 )]
 async fn requests(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
     let jobs = app.store.pending(&endpoint, limits::LISTED_JOBS).await?;
-    Ok(Json(Requests { requests: jobs.iter().map(JobDocument::from).collect() }).into_response())
+    let mut json = SharedJson::default();
+    // As `Requests` is written.
+    json.push(r#"{"requests":["#);
+    for (number, job) in jobs.iter().enumerate() {
+        json.push(if number == 0 { "" } else { "," });
+        push_document(&mut json, job);
+    }
+    json.push("]}");
+    Ok(json.into_response())
 }
 
 /// Count jobs and workers.
@@ -264,13 +272,19 @@ async fn health(State(app): State<App>, Path(endpoint): Path<String>) -> Result<
 }
 
 fn document(job: &JobView) -> Response {
-    let Some(output) = job.ending.output.as_ref() else { return Json(JobDocument::from(job)).into_response() };
     let mut json = SharedJson::default();
+    push_document(&mut json, job);
+    json.into_response()
+}
+
+fn push_document(json: &mut SharedJson, job: &JobView) {
     let [before, after] = JobDocument::from(job).around_output();
     json.push(&before);
-    json.push_payload(output);
+    if let Some(output) = &job.ending.output {
+        json.push(r#","output":"#);
+        json.push_payload(output);
+    }
     json.push(&after);
-    json.into_response()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::limits;
 use crate::faults::ScriptError;
 use crate::store::StoreError;
 
@@ -23,7 +24,7 @@ pub enum ApiError {
     #[error("{0}")]
     BadRequest(String),
     /// The body is larger than the route accepts. The text is the platform's.
-    #[error("bad request: body: exceeded max body size of {}MiB", .limit >> 20)]
+    #[error("bad request: body: exceeded max body size of {}", platform_size(*.limit))]
     BodyTooLarge {
         /// Bytes.
         limit: usize,
@@ -117,6 +118,11 @@ impl ApiError {
             },
         }
     }
+}
+
+/// A size as the platform writes it: `10MiB`.
+fn platform_size(bytes: usize) -> String {
+    limits::bytes(bytes).replace(' ', "")
 }
 
 /// Whole seconds, rounded up: never zero.

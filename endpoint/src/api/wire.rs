@@ -126,8 +126,8 @@ impl<'a> From<&'a JobView> for JobDocument<'a> {
 }
 
 impl JobDocument<'_> {
-    /// The document's text before and after the value of `output`, so that a large one need not be copied. The fields stand in the
-    /// same order.
+    /// The document's text before and after the field `output`, so that a large one need not be copied. The fields stand in the same
+    /// order.
     pub(crate) fn around_output(&self) -> [String; 2] {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -158,7 +158,7 @@ impl JobDocument<'_> {
         let before = serde_json::to_string(&before).unwrap_or_default();
         let after = serde_json::to_string(&after).unwrap_or_default();
         [
-            format!("{},\"output\":", before.strip_suffix('}').unwrap_or_default()),
+            before.strip_suffix('}').unwrap_or_default().to_owned(),
             format!(",{}", after.strip_prefix('{').unwrap_or_default()),
         ]
     }
@@ -177,10 +177,10 @@ impl<'a> From<&'a JobView> for JobStatus<'a> {
     }
 }
 
-/// `/requests` reply.
+/// `/requests` reply. The document is written in parts; this type is its schema.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Requests<'a> {
-    pub(crate) requests: Vec<JobDocument<'a>>,
+    requests: Vec<JobDocument<'a>>,
 }
 
 /// `/purge-queue` reply; the platform writes this one status in lower case.
@@ -190,7 +190,7 @@ pub(crate) struct Purged {
     pub(crate) status: &'static str,
 }
 
-/// `/stream` reply.
+/// `/stream` reply. The document is written in parts; this type is its schema.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StreamReply<'a> {
     pub(crate) status: Status,

@@ -146,13 +146,19 @@ impl EndpointConfig {
         if self.retries.is_some_and(|retries| retries > MAX_RETRIES) {
             return Some("`retries` must be 0 to 100");
         }
-        if self.workers_max.is_some_and(|max| max > 64) {
-            return Some("`workers_max` must be at most 64");
+        if self.workers_max.is_some_and(|max| !(1..=64).contains(&max)) {
+            return Some("`workers_max` must be 1 to 64");
+        }
+        if self.workers_min.is_some_and(|min| min > 64) {
+            return Some("`workers_min` must be at most 64");
         }
         if self.workers_min.unwrap_or(0) > self.workers_max.unwrap_or(u16::MAX) {
             return Some("`workers_min` must not exceed `workers_max`");
         }
-        let scales = self.workers_min.is_some() || self.workers_max.is_some() || self.scaler.is_some();
+        let scales = self.workers_min.is_some()
+            || self.workers_max.is_some()
+            || self.scaler.is_some()
+            || self.idle_timeout.is_some();
         (scales && self.handler.is_empty()).then_some("workers are scaled only with a `handler` to start")
     }
 }
@@ -184,6 +190,9 @@ mod tests {
             ("[[endpoint]]\nid = \"a\"\nttl = \"1s\"", "10s to 7d"),
             ("[[endpoint]]\nid = \"a\"\n[[endpoint]]\nid = \"a\"", "twice"),
             ("[[endpoint]]\nid = \"a\"\nworkers_max = 2", "handler"),
+            ("[[endpoint]]\nid = \"a\"\nidle_timeout = \"5s\"", "handler"),
+            ("[[endpoint]]\nid = \"a\"\nworkers_max = 0\nhandler = [\"h\"]", "1 to 64"),
+            ("[[endpoint]]\nid = \"a\"\nworkers_min = 100\nhandler = [\"h\"]", "at most 64"),
             ("[[endpoint]]\nid = \"a\"\nworkers_min = 3\nworkers_max = 2\nhandler = [\"h\"]", "exceed"),
             ("[[endpoint]]\nid = \"a\"\nscaler = \"cpu\"", "queue-delay"),
             ("[[endpoint]]\nid = \"a\"\ntimeout = \"1s\"", "timeout"),

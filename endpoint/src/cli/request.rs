@@ -22,6 +22,9 @@ pub(crate) enum RequestError {
     /// The file cannot be read.
     #[error("cannot read the input from {0}: {1}; name a JSON file, or `-` for standard input")]
     Unreadable(String, #[source] std::io::Error),
+    /// The job would be removed before its time is over.
+    #[error("--policy-execution-timeout must be less than --policy-ttl, after which the job is removed")]
+    Policy,
     /// Not JSON.
     #[error(
         "the input is not JSON: {0}; put text in double quotes and the whole in single quotes: '{{\"prompt\": \"hi\"}}'"
@@ -31,6 +34,9 @@ pub(crate) enum RequestError {
 
 /// The request body.
 pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
+    if args.policy_execution_timeout.zip(args.policy_ttl).is_some_and(|(run, ttl)| run >= ttl) {
+        return Err(RequestError::Policy);
+    }
     let text = match (&args.json_input, &args.input) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => {
@@ -102,6 +108,13 @@ mod tests {
     fn policy_flags_join_the_given_policy() {
         let request = body(&[r#"{"input":1,"policy":{"ttl":20000}}"#, "--policy-execution-timeout", "30s"]).unwrap();
         assert_eq!(request, r#"{"input":1,"policy":{"executionTimeout":30000,"ttl":20000}}"#);
+    }
+
+    #[test]
+    fn a_job_that_would_be_removed_before_its_time_is_over_is_refused() {
+        let times = |run, ttl| body(&["1", "--policy-execution-timeout", run, "--policy-ttl", ttl]);
+        assert!(matches!(times("1h", "10s"), Err(RequestError::Policy)));
+        assert!(times("10s", "1h").is_ok());
     }
 
     #[test]

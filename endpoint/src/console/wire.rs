@@ -12,6 +12,8 @@ use crate::store::{Health, JobDetails, JobRow, Payload, Status, Timestamp, Trans
 
 /// Bytes of one payload that are shown; the client API returns all of it.
 const MAX_SHOWN: usize = 1 << 20;
+/// Bytes of unread stream items in one document: the last ones. Each page that is open holds a document.
+const MAX_ITEM_BYTES: usize = 4 << 20;
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -187,10 +189,23 @@ pub(super) struct Job<'a> {
     items: Vec<Shown<'a>>,
 }
 
+/// How many of the last items have at most `max` bytes in all, as they are shown.
+fn last_within(items: &[Payload], max: usize) -> usize {
+    let mut left = max;
+    let fits = |item: &&Payload| {
+        let bytes = item.get().len().min(MAX_SHOWN);
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    items.iter().rev().take_while(fits).count()
+}
+
 impl<'a> Job<'a> {
     /// The input never changes and is sent once, with the first document.
     pub(super) fn new(record: &'a JobDetails, origin: SystemTime, is_first: bool) -> Self {
         let view = &record.view;
+        let skipped = record.items.len() - last_within(&record.items, MAX_ITEM_BYTES);
         let at = |at: Timestamp| epoch_millis(origin + at);
         let step = |step: &'a Transition| Step {
             status: step.status,
@@ -209,8 +224,26 @@ impl<'a> Job<'a> {
             output: view.ending.output.as_ref().map(Shown::from),
             error: view.ending.error.as_deref(),
             history: record.history.iter().map(step).collect(),
-            first_item: record.first_item,
-            items: record.items.iter().map(Shown::from).collect(),
+            first_item: record.first_item + skipped as u64,
+            items: record.items[skipped..].iter().map(Shown::from).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_items_the_last_ones_are_shown() {
+        let item = |bytes: usize| Payload::from(RawValue::from_string("7".repeat(bytes)).unwrap());
+        assert_eq!(last_within(&[], 10), 0);
+        assert_eq!(last_within(&[item(5), item(5)], 10), 2);
+        assert_eq!(last_within(&[item(1), item(8), item(5), item(5)], 10), 2);
+        assert_eq!(
+            last_within(&[item(1), item(4 * MAX_SHOWN)], MAX_SHOWN),
+            1,
+            "a large item is cut, and counts as it is shown"
+        );
     }
 }

@@ -250,6 +250,33 @@ async fn readers_of_a_large_result_that_do_not_read_share_one_copy() {
     assert!(whole.len() > 40 << 20 && whole.ends_with(r#""status":"COMPLETED","workerId":"w1"}"#), "{}", whole.len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn documents_that_are_sent_in_parts_are_whole() {
+    let api = Api::new();
+    let large = format!("\"{}\"", "x".repeat(100 << 10));
+    let (one, two) = (api.run(r#"{"input": 1}"#).await, api.run(r#"{"input": 2}"#).await);
+    assert_eq!(api.take("w1").await, one);
+    api.done("w1", &one, &format!(r#"{{"status": "IN_PROGRESS", "output": {large}}}"#)).await;
+    for item in [&*large, "2", &large] {
+        api.post(&format!("job-stream/w1/{one}"), format!(r#"{{"output": {item}}}"#)).await;
+    }
+    let requests = api.get("requests").await.json();
+    let listed: Vec<_> =
+        requests["requests"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
+    assert_eq!(listed.len(), 2);
+    assert!(listed.contains(&&*one) && listed.contains(&&*two));
+    let lengths = |value: &serde_json::Value| value.as_str().map(str::len);
+    let running = requests["requests"].as_array().unwrap().iter().find(|job| job["id"] == *one).unwrap();
+    assert_eq!((lengths(&running["output"]), &running["status"]), (Some(100 << 10), &"IN_PROGRESS".into()));
+    let stream = api.get(&format!("stream/{one}")).await.json();
+    let items: Vec<_> = stream["stream"].as_array().unwrap().iter().map(|item| lengths(&item["output"])).collect();
+    assert_eq!((items, &stream["status"]), (vec![Some(100 << 10), None, Some(100 << 10)], &"IN_PROGRESS".into()));
+    assert_eq!(
+        api.get(&format!("stream/{two}?wait=1000")).await.json(),
+        serde_json::json!({"status": "IN_QUEUE", "stream": []})
+    );
+}
+
 #[tokio::test]
 async fn idle_connections_keep_nobody_out_and_are_counted() {
     let limits = ServerLimits { max_connections: 32, ..ServerLimits::default() };
