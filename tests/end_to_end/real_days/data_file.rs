@@ -107,7 +107,9 @@ async fn a_full_disk_stops_no_reads_and_writes_go_on_when_there_is_room_again() 
         let job = disk.client.status(id).await;
         assert_eq!(job["status"], "IN_QUEUE", "{job}\n{}", disk.endpoint.log());
     }
-    assert_eq!(disk.client.health().await["jobs"]["inQueue"], acknowledged.len());
+    // The submission that was refused may be among them: it is written when there is room again.
+    let waiting = disk.client.health().await["jobs"]["inQueue"].as_u64().unwrap();
+    assert!(waiting >= acknowledged.len() as u64, "{waiting} of {}", acknowledged.len());
 
     std::fs::remove_file(disk.root.join("ballast")).unwrap();
     let id = eventually("a submission to be accepted", || async {
@@ -120,7 +122,7 @@ async fn a_full_disk_stops_no_reads_and_writes_go_on_when_there_is_room_again() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_file_shrinks_when_its_jobs_are_gone() {
+async fn a_data_file_shrinks_when_its_jobs_have_expired() {
     let endpoint = Endpoint::start_durable(&[]).await;
     let client = endpoint.client();
     let size = || -> u64 {
@@ -128,11 +130,11 @@ async fn a_data_file_shrinks_when_its_jobs_are_gone() {
         files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum()
     };
     for _ in 0..100 {
-        client.submit(json!({"text": "x".repeat(200_000)})).await;
+        let input = json!({"text": "x".repeat(200_000)});
+        client.submit_request(json!({"input": input, "policy": {"ttl": 10_000}})).await;
     }
     let full = size();
     assert!(full > 20_000_000, "{full} bytes");
-    assert_eq!(client.post("/purge-queue", Value::Null).await["removed"], 100);
     eventually("the data file to shrink", || async {
         // A write now and then, as of an endpoint in use.
         client.submit(json!({"text": "short"})).await;

@@ -12,7 +12,7 @@ use serde_json::json;
 const OUTAGE: Duration = Duration::from_secs(30);
 
 /// Longest time after the queue is back until everything moves again: two seconds, and slack for a loaded machine.
-const BACK: Duration = Duration::from_secs(4);
+const BACK: Duration = Duration::from_secs(6);
 
 /// A queue that is away: it accepts connections, counts them and breaks them.
 struct Away {

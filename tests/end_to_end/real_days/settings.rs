@@ -46,7 +46,11 @@ fn pairs_of_endpoint_settings_that_cannot_work_together_are_refused_with_the_rea
 
 #[test]
 fn pairs_of_worker_settings_that_cannot_work_together_are_refused_with_both_names() {
-    for (flags, words) in [(&["--tenant-field", "tenant", "--tenant-limit", "0"][..], &["tenant-limit"][..])] {
+    for (flags, words) in [
+        (&["--spool", "always", "--spool-dir", "none"][..], ["--spool", "--spool-dir"]),
+        (&["--refresh-worker", "--on-refresh", "restart-handler"], ["--refresh-worker", "--on-refresh"]),
+        (&["--device", "cpu", "--min-gpu-memory", "1GiB"], ["--device", "--min-gpu-memory"]),
+    ] {
         let (code, text) = worker(flags);
         assert_eq!(code, WRONG, "{flags:?}\n{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{flags:?}\n{text}");
