@@ -7,8 +7,10 @@ mod format;
 mod level;
 mod line;
 mod printable;
+mod writer;
 
 pub use format::LogFormat;
 pub use level::parse_level;
 pub use line::LogLine;
 pub use printable::printable;
+pub use writer::{LineQueue, LogGuard, NOTE_INTERVAL, WRITER_FLUSH_TIMEOUT, WRITER_QUEUE};

@@ -21,7 +21,7 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
         workers: &args.workers,
         handler: &args.handler,
     };
-    let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
+    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
     };

@@ -24,7 +24,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         workers: &args.workers,
         handler: &args.handler,
     };
-    let (opened, stops) = match start(&args.listen, &extra, effective, output).await {
+    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
     };

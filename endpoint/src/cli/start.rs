@@ -1,5 +1,7 @@
 //! What `serve` and `dev` do first: check the settings, start the log, open the server.
 
+use runpod_log_line::LogGuard;
+
 use super::args::ListenArgs;
 use super::effective::Effective;
 use super::exit::Exit;
@@ -8,14 +10,14 @@ use super::open::{Extra, Opened, check, open};
 use super::output::Output;
 use super::signals::{self, StopRequests};
 
-/// A server that is ready to run, and the requests to stop it. The error is the exit status, once its reason is printed; with
+/// A server that is ready to run, the requests to stop it, and the log. The error is the exit status, once its reason is printed; with
 /// `--check-config` it is the end.
 pub(crate) async fn start(
     listen: &ListenArgs,
     extra: &Extra<'_>,
     mut effective: Effective,
     output: &mut Output,
-) -> Result<(Opened, StopRequests), Exit> {
+) -> Result<(Opened, StopRequests, LogGuard), Exit> {
     let checked = check(listen, extra, &effective).map_err(|error| output.fail(&error, error.exit()))?;
     effective.complete(&checked.config);
     if listen.check_config {
@@ -23,10 +25,13 @@ pub(crate) async fn start(
         return Err(Exit::Success);
     }
     let filter = std::env::var("RUST_LOG").ok().filter(|_| effective.is_default("log-level"));
-    log::start(listen.log, filter.as_deref());
+    let log = log::start(listen.log, filter.as_deref()).map_err(|error| {
+        let fix = "raise the limit on processes (ulimit -u)";
+        output.fail(&format!("the thread that writes the log cannot be started: {error}; {fix}"), Exit::Failure)
+    })?;
     effective.lines().for_each(|line| tracing::debug!("{line}"));
     // Before anything is started that a stop has to end in order.
     let stops = StopRequests::watch().map_err(|error| output.fail(&signals::unwatched(&error), Exit::Failure))?;
     let opened = open(checked, listen, extra).await.map_err(|error| output.fail(&error, error.exit()))?;
-    Ok((opened, stops))
+    Ok((opened, stops, log))
 }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, SOON, Sqlite, done, job_with, new_job, output_of, payload, status, submit, take, text, view,
+    EP, Engine, SOON, Sqlite, done, job_with, new_job, open_free, output_of, payload, status, submit, take, text, view,
 };
 
 fn refusal(path: &Path) -> OpenError {
@@ -159,6 +159,20 @@ async fn a_file_in_use_is_refused_under_every_name_that_it_has() {
     drop(store);
     let store = engine.open(Limits::default());
     assert_eq!(output_of(&view(&*store, "kept").await), Some("1"));
+}
+
+#[tokio::test]
+async fn a_file_that_was_not_closed_is_opened_only_under_the_name_that_has_its_newest_changes() {
+    let engine = Sqlite::new();
+    drop(engine.open(Limits::default()));
+    let link = engine.folder().join("link.db");
+    std::fs::hard_link(engine.path(), &link).unwrap();
+    let setup = Limits::default().into();
+    drop(open_free(&link, &setup).unwrap());
+    // As a crash leaves it.
+    std::fs::write(engine.folder().join("jobs.db-wal"), "changes").unwrap();
+    let refusal = open_free(&link, &setup).err();
+    assert!(matches!(&refusal, Some(OpenError::OtherName { other, .. }) if other.ends_with("jobs.db")), "{refusal:?}");
 }
 
 #[tokio::test]

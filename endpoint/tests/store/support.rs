@@ -63,18 +63,22 @@ impl Engine for Sqlite {
     }
 
     fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
-        let deadline = Instant::now() + SOON;
-        loop {
-            match SqliteStore::open(&self.path(), setup.clone()) {
-                // A timer of the store that was dropped may hold on to it for another moment.
-                Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
-                opened => return Arc::new(opened.unwrap()),
-            }
-        }
+        Arc::new(open_free(&self.path(), setup).unwrap())
     }
 
     fn reopen(&self) -> Option<Arc<dyn Store>> {
         Some(self.open(Limits::default()))
+    }
+}
+
+/// Opens a file once nobody uses it: a timer of a store that was dropped may hold on to it for another moment.
+pub(crate) fn open_free(path: &Path, setup: &Setup) -> Result<SqliteStore, OpenError> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match SqliteStore::open(path, setup.clone()) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use runpod_log_line::{LineQueue, LogGuard};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -18,7 +19,6 @@ use super::layer::{HANDLER, Lines};
 use super::line::line;
 use super::rate_limit::RateLimit;
 use super::sink::Sink;
-use super::writer::{LineQueue, LogGuard, Loss};
 
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -49,19 +49,24 @@ pub fn init(
     let (format, worker) = (config.format, worker_id.to_owned());
     let limit = Arc::new(RateLimit::new(config.rate));
     let sink = sink.map(Sink::queue);
-    let copy = sink.clone();
-    let lost = move |loss, count| {
-        let message = match loss {
-            Loss::Stuck => format!("Dropped {count} lines: the log was not read fast enough."),
-            Loss::Excess => format!("Dropped {count} lines: the worker logs too fast. See --log-rate."),
-        };
-        // The sink has the lines that standard output was too slow for.
-        if let (Some(sink), Loss::Excess) = (&copy, loss) {
-            sink.push_note(message.clone());
-        }
-        line(&Fields::of_message(message), format, Level::WARN, &worker)
+    let own_line = move |message| line(&Fields::of_message(message), format, Level::WARN, &worker);
+    let dropped_line = {
+        let own_line = own_line.clone();
+        // Not for the sink: it has the lines that standard output was too slow for.
+        move |count| own_line(format!("Dropped {count} lines: the log was not read fast enough."))
     };
-    let (queue, guard) = LineQueue::start(out, Arc::clone(&limit), lost).map_err(LogError::Thread)?;
+    let excess_line = {
+        let (limit, sink) = (Arc::clone(&limit), sink.clone());
+        move || {
+            let count = Some(limit.take_dropped()).filter(|count| *count > 0)?;
+            let message = format!("Dropped {count} lines: the worker logs too fast. See --log-rate.");
+            if let Some(sink) = &sink {
+                sink.push_note(message.clone());
+            }
+            Some(own_line(message))
+        }
+    };
+    let (queue, guard) = LineQueue::start(out, dropped_line, excess_line).map_err(LogError::Thread)?;
     let lines = Lines { format, worker_id: worker_id.to_owned(), limit, sink, writer: move || queue.clone() };
     subscriber(lines, config.level).try_init().map_err(|_| LogError::AlreadySet)?;
     Ok(guard)

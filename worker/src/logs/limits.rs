@@ -8,14 +8,12 @@ limits! {
     "logs";
     /// Longest text in a log line, in characters: the platform cuts longer messages. The middle is left out.
     pub(super) const MAX_TEXT_LEN: usize = 4096;
-    /// Lines that may wait for the writer of stdout. A reader of stdout is rarely more than a few lines behind.
-    pub(super) const WRITER_QUEUE: usize = 8192;
+    /// Lines that may wait for the writer of stdout.
+    pub(super) const WRITER_QUEUE: usize = runpod_log_line::WRITER_QUEUE;
     /// How long the end of the program waits for stdout.
-    pub(super) const WRITER_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-    /// Pause before the end of the program tries again to reach a full writer.
-    pub(super) const WRITER_FLUSH_PAUSE: Duration = Duration::from_millis(5);
+    pub(super) const WRITER_FLUSH_TIMEOUT: Duration = runpod_log_line::WRITER_FLUSH_TIMEOUT;
     /// How often lines over the rate limit are reported.
-    pub(super) const EXCESS_INTERVAL: Duration = Duration::from_secs(1);
+    pub(super) const EXCESS_INTERVAL: Duration = runpod_log_line::NOTE_INTERVAL;
     /// A batch for the log sink is sent when it has this many bytes.
     pub(super) const SINK_BATCH: usize = 256 * 1024;
     /// A batch for the log sink is sent when its first line has waited this long.

@@ -14,11 +14,10 @@ pub mod redact;
 pub(crate) mod report;
 mod shorten;
 mod sink;
-mod writer;
 
 pub use config::{LogConfig, LogFormat};
 pub use init::{LogError, init};
 pub(crate) use job_tags::{JobTags, close_job, open_job};
 pub(crate) use layer::HANDLER;
+pub use runpod_log_line::LogGuard;
 pub use sink::{Sink, SinkConfig};
-pub use writer::LogGuard;

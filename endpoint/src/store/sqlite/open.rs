@@ -35,6 +35,14 @@ pub enum OpenError {
     /// Locked.
     #[error("--data {}: another process uses this file; stop it or choose another path", .0.display())]
     InUse(PathBuf),
+    /// It was used under another name and not closed.
+    #[error("--data {}: the newest changes are beside its other name; start with --data {}", path.display(), other.display())]
+    OtherName {
+        /// The name that was given.
+        path: PathBuf,
+        /// The name to use.
+        other: PathBuf,
+    },
     /// Something else.
     #[error("--data {}: this is not a data file of runpod-endpoint, or its start is damaged; choose another path, or restore the file from a backup", .0.display())]
     Foreign(PathBuf),
@@ -72,11 +80,8 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Lock), OpenError> {
     let beside = locked(private_file(Path::new(&beside), path)?, path)?;
     // SQLite would create it readable for everyone; jobs may hold secrets.
     let file = locked(private_file(path, path)?, path)?;
-    if file.metadata().is_ok_and(|metadata| metadata.nlink() > 1) {
-        tracing::warn!(
-            path = %path.display(),
-            "The data file has a second name (a hard link). Always start the endpoint with the same one: the newest changes are in a file beside it."
-        );
+    if let Some(other) = name_with_changes(&file, path) {
+        return Err(OpenError::OtherName { path: path.to_owned(), other });
     }
     let connection = prepare(path).map_err(|error| match error {
         Problem::Sqlite(error) => explain(path, &error),
@@ -93,6 +98,24 @@ fn locked(file: File, data: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data.to_owned())),
         Err(TryLockError::Error(error)) => Err(OpenError::Unusable(data.to_owned(), error.to_string())),
     }
+}
+
+/// Another name of the file (a hard link beside it) under which it was used last and not closed. SQLite keeps the newest
+/// changes in a file beside that name; under this one they would be missing.
+fn name_with_changes(file: &File, path: &Path) -> Option<PathBuf> {
+    let metadata = file.metadata().ok().filter(|metadata| metadata.nlink() > 1)?;
+    let path = path.canonicalize().ok()?;
+    let names = std::fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.path());
+    let is_other = |name: &PathBuf| {
+        let same = |found: std::fs::Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
+        *name != path && std::fs::symlink_metadata(name).is_ok_and(same)
+    };
+    let has_changes = |name: &PathBuf| {
+        let mut log = name.as_os_str().to_owned();
+        log.push("-wal");
+        std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
+    };
+    names.filter(is_other).find(has_changes)
 }
 
 fn private_file(path: &Path, data: &Path) -> Result<File, OpenError> {

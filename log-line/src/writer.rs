@@ -1,14 +1,20 @@
-//! The thread that writes log lines, so that no other thread waits for stdout.
+//! The thread that writes log lines, so that no other thread waits for whoever reads them.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::limits::{EXCESS_INTERVAL, WRITER_FLUSH_PAUSE, WRITER_FLUSH_TIMEOUT, WRITER_QUEUE};
-use super::rate_limit::RateLimit;
+/// Lines that may wait. A reader of the log is rarely more than a few lines behind.
+pub const WRITER_QUEUE: usize = 8192;
+/// How long the end of the program waits for the log.
+pub const WRITER_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause before the end of the program tries again to reach a full writer.
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
+/// How often the writer asks for a line about the log itself.
+pub const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Item {
     Line(Vec<u8>),
@@ -16,35 +22,30 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
-/// Why lines are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// The reader of stdout is too slow.
-    Stuck,
-    /// They were over the rate limit.
-    Excess,
-}
-
 /// A bounded queue of lines, each given by one `write`. A line that finds it full is dropped and counted.
-#[derive(Clone)]
-pub(super) struct LineQueue {
+#[derive(Clone, Debug)]
+pub struct LineQueue {
     items: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
 }
 
 impl LineQueue {
-    /// Starts a thread that writes to `out`. `note` makes the line that says how many were dropped, here or by `limit`.
-    pub(super) fn start(
+    /// Starts a thread that writes to `out`. `dropped_line` makes the line that says how many lines found the queue full. `note` is
+    /// asked once a second, and at the end, for a line about the log itself.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
         out: impl Write + Send + 'static,
-        limit: Arc<RateLimit>,
-        note: impl Fn(Loss, u64) -> String + Send + 'static,
+        dropped_line: impl Fn(u64) -> String + Send + 'static,
+        note: impl Fn() -> Option<String> + Send + 'static,
     ) -> io::Result<(Self, LogGuard)> {
         let (items, queue) = sync_channel(WRITER_QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_lines(&queue, out, &counter, &limit, note))?;
+            .spawn(move || write_lines(&queue, out, &counter, dropped_line, note))?;
         Ok((Self { items: items.clone(), dropped }, LogGuard { items }))
     }
 }
@@ -66,18 +67,17 @@ fn write_lines(
     queue: &Receiver<Item>,
     mut out: impl Write,
     dropped: &AtomicU64,
-    limit: &RateLimit,
-    note: impl Fn(Loss, u64) -> String,
+    dropped_line: impl Fn(u64) -> String,
+    note: impl Fn() -> Option<String>,
 ) {
-    let mut excess_told = Instant::now();
+    let mut noted = Instant::now();
     loop {
-        let item = queue.recv_timeout(EXCESS_INTERVAL);
+        let item = queue.recv_timeout(NOTE_INTERVAL);
         let last_chance = matches!(item, Ok(Item::Flush(_)) | Err(RecvTimeoutError::Disconnected));
-        if last_chance || excess_told.elapsed() >= EXCESS_INTERVAL {
-            excess_told = Instant::now();
-            let count = limit.take_dropped();
-            if count > 0 {
-                let _ = out.write_all(note(Loss::Excess, count).as_bytes());
+        if last_chance || noted.elapsed() >= NOTE_INTERVAL {
+            noted = Instant::now();
+            if let Some(line) = note() {
+                let _ = out.write_all(line.as_bytes());
             }
         }
         // An error of the log itself cannot be logged.
@@ -89,7 +89,7 @@ fn write_lines(
         };
         let count = dropped.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = out.write_all(note(Loss::Stuck, count).as_bytes());
+            let _ = out.write_all(dropped_line(count).as_bytes());
         }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for LogGuard {
                 return;
             }
             item = back;
-            thread::sleep(WRITER_FLUSH_PAUSE);
+            thread::sleep(FLUSH_PAUSE);
         }
         // Ends when the writer drops its half.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -126,7 +126,6 @@ impl Drop for LogGuard {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use super::*;
 
@@ -151,31 +150,30 @@ mod tests {
         }
     }
 
-    fn gated() -> (LineQueue, LogGuard, SyncSender<()>, Arc<Mutex<String>>, Arc<RateLimit>) {
+    fn gated() -> (LineQueue, LogGuard, SyncSender<()>, Arc<Mutex<String>>) {
         let (open, permissions) = sync_channel(1);
         let text = Arc::new(Mutex::new(String::new()));
         let gate = Gate { permissions, text: Arc::clone(&text) };
-        let limit = Arc::new(RateLimit::new(3));
-        let note = |loss, count| format!("dropped {count} lines: {loss:?}\n");
-        let (queue, guard) = LineQueue::start(gate, Arc::clone(&limit), note).unwrap();
-        (queue, guard, open, text, limit)
+        let dropped_line = |count| format!("dropped {count} lines\n");
+        let (queue, guard) = LineQueue::start(gate, dropped_line, || Some("note\n".to_owned())).unwrap();
+        (queue, guard, open, text)
     }
 
     #[test]
     fn dropping_the_guard_waits_for_every_line() {
-        let (mut queue, guard, open, text, _) = gated();
+        let (mut queue, guard, open, text) = gated();
         for number in 0..100 {
             writeln!(queue, "{number}").unwrap();
         }
         drop(open);
         drop(guard);
         let written = text.lock().unwrap();
-        assert!(written.starts_with("0\n") && written.ends_with("99\n"), "{written}");
+        assert!(written.starts_with("0\n") && written.ends_with("99\nnote\n"), "{written}");
     }
 
     #[test]
     fn a_stuck_reader_costs_lines_not_time() {
-        let (mut queue, guard, open, text, _) = gated();
+        let (mut queue, guard, open, text) = gated();
         // One more line than the queue holds may be in the hands of the writer.
         let excess = 10;
         for _ in 0..=WRITER_QUEUE + excess {
@@ -185,21 +183,7 @@ mod tests {
         drop(guard);
         let text = text.lock().unwrap();
         let (written, note) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
-        assert_eq!(note, Some(format!("dropped {} lines: Stuck", WRITER_QUEUE + excess + 1 - written).as_str()));
+        assert_eq!(note, Some(format!("dropped {} lines", WRITER_QUEUE + excess + 1 - written).as_str()));
         assert!(written <= WRITER_QUEUE + 1, "{written}");
-    }
-
-    #[test]
-    fn lines_over_the_limit_are_counted_in_the_log() {
-        let (mut queue, guard, open, text, limit) = gated();
-        drop(open);
-        let now = Instant::now();
-        for number in 0..10 {
-            if limit.take(tracing::Level::INFO, now) {
-                writeln!(queue, "{number}").unwrap();
-            }
-        }
-        drop(guard);
-        assert_eq!(*text.lock().unwrap(), "0\n1\n2\ndropped 7 lines: Excess\n");
     }
 }
