@@ -20,6 +20,7 @@ mod metrics;
 mod network;
 mod packaging;
 mod readme;
+mod real_days;
 mod scaffold;
 mod secrets;
 mod serve;
