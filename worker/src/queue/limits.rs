@@ -51,7 +51,7 @@ limits! {
     /// While the queue is away, time between two attempts of all parts of the worker together, beside the random part.
     pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
     /// Longest random part of that time.
-    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
+    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(600);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause after a poll that failed.
