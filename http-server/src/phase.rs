@@ -57,6 +57,14 @@ impl Activity {
         }
     }
 
+    /// The reader of a body no longer waits for more of it.
+    pub(crate) fn leave_body(&self) {
+        let mut state = self.state.lock();
+        if state.0 == Phase::Body {
+            *state = (Phase::Answer, Instant::now());
+        }
+    }
+
     /// Closes the connection.
     pub(crate) fn close(&self) {
         self.closed.cancel();

@@ -23,7 +23,11 @@ impl<B: Body + Unpin> Body for RequestBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(context);
-        self.activity.enter(if frame.is_pending() { Phase::Body } else { Phase::Answer });
+        if frame.is_pending() {
+            self.activity.enter(Phase::Body);
+        } else {
+            self.activity.leave_body();
+        }
         frame
     }
 
@@ -38,7 +42,7 @@ impl<B: Body + Unpin> Body for RequestBody<B> {
 
 impl<B> Drop for RequestBody<B> {
     fn drop(&mut self) {
-        self.activity.enter(Phase::Answer);
+        self.activity.leave_body();
     }
 }
 

@@ -35,8 +35,8 @@ pub struct TargetArgs {
 /// `submit`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The input is the job's input. A JSON object with a top-level `input` is sent as a whole request instead, so that
-test_input.json files work as they are.
+The input is the job's input. A JSON object with a top-level `input` is sent as it is, as a whole
+request: test_input.json files work unchanged.
 
 Examples:
   runpod-endpoint submit '{\"prompt\": \"hi\"}'
@@ -47,10 +47,10 @@ pub struct SubmitArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// The input as JSON
-    #[arg(value_name = "JSON", conflicts_with = "input")]
+    #[arg(value_name = "JSON", conflicts_with = "input", help_heading = "Input")]
     pub json_input: Option<String>,
     /// Read the input from a file, or from standard input with `-`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Input")]
     pub input: Option<PathBuf>,
     /// Wait for the result and print it
     #[arg(long, conflicts_with = "watch", help_heading = "Output")]
@@ -81,7 +81,7 @@ pub struct JobArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// The id that `submit` printed
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", help_heading = "Job")]
     pub job: String,
 }
 

@@ -90,6 +90,17 @@ mod tests {
     }
 
     #[test]
+    fn the_group_of_the_endpoint_names_only_the_endpoint() {
+        for command in Cli::command().get_subcommands() {
+            let grouped = command.get_arguments().filter(|argument| argument.get_help_heading() == Some("Endpoint"));
+            for argument in grouped {
+                let name = argument.get_id().as_str();
+                assert!(["url", "api_key"].contains(&name), "{name} of {}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
     fn handler_arguments_are_left_alone() {
         let cli = Cli::try_parse_from(["runpod-endpoint", "dev", "--workers", "2", "--", "./h", "--workers", "9"]);
         let Command::Dev(dev) = cli.unwrap().command else { panic!("not dev") };
