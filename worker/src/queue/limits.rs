@@ -51,7 +51,9 @@ limits! {
     /// While the queue is away, time between two attempts of all parts of the worker together, beside the random part.
     pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
     /// Longest random part of that time.
-    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(600);
+    pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
+    /// A poll that has not failed after this time may be held by the queue: then another part makes its attempt.
+    pub(super) const HELD_POLL: Duration = Duration::from_millis(300);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause after a poll that failed.
