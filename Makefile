@@ -20,8 +20,8 @@ test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
 # What is published, dependencies first.
-published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line --package runpod-http-server --package runpod-worker-core --package runpod-worker \
-	--package runpod-endpoint
+published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line \
+	--package runpod-http-server --package runpod-worker-core --package runpod-worker --package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
 

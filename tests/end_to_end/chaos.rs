@@ -1,6 +1,6 @@
 //! Random jobs, an endpoint whose fault script strikes at random, a proxy with bad days, handlers, workers and endpoints that
-//! are killed: no job is lost, none ends twice or differently, the worker's memory does not grow, and secrets that handlers print
-//! are masked everywhere.
+//! are killed, workers that hand their jobs back, two workers with one id: no job is lost, none ends twice or differently, the
+//! worker's memory does not grow, and secrets that handlers print are masked everywhere.
 //!
 //! `CHAOS_SEED` replays the decisions (what is submitted, when something is killed, what proxy and endpoint do to the n-th
 //! request); their interleaving remains the machine's. `CHAOS_SECONDS` makes it longer; `make soak` does.
@@ -72,12 +72,14 @@ struct Chaos {
     kills_of_this_worker: usize,
     worker_restarts: usize,
     endpoint_restarts: usize,
+    twins: usize,
+    handed_back: usize,
 }
 
-fn start_worker(proxy: &FaultyProxy, endpoint: &Endpoint) -> Worker {
+/// A worker with the one id that is used here. Each finds what the one before it in this spool could not deliver.
+fn start_worker(proxy: &FaultyProxy, endpoint: &Endpoint, spool: &str) -> Worker {
     let mut env = worker_env(&format!("{}/v2/test", proxy.base()), "worker-1");
-    // Each worker finds what the one before it could not deliver.
-    let spool = endpoint.folder().join("spool");
+    let spool = endpoint.folder().join(spool);
     env.push(planted_variable());
     env.push(("RUNPOD_WORKER_SPOOL_DIR".to_owned(), spool.to_string_lossy().into_owned()));
     Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::flags(&FLAGS))
@@ -91,7 +93,7 @@ impl Chaos {
         let endpoint = Endpoint::start_durable(&["--lease", "5s", "--faults", &script.to_string_lossy()]).await;
         let target = endpoint.base.trim_end_matches("/v2").to_owned();
         let proxy = FaultyProxy::start(&target, seed, FAULTS).await;
-        let worker = start_worker(&proxy, &endpoint);
+        let worker = start_worker(&proxy, &endpoint, "spool");
         Self {
             rng: Rng::with_seed(seed),
             _script: folder,
@@ -103,6 +105,8 @@ impl Chaos {
             kills_of_this_worker: 0,
             worker_restarts: 0,
             endpoint_restarts: 0,
+            twins: 0,
+            handed_back: 0,
         }
     }
 
@@ -161,14 +165,19 @@ impl Chaos {
     /// Ends the worker and starts it again under the same name.
     async fn restart_worker(&mut self, signal: Signal) {
         self.look().await;
+        let before = self.proxy.handed_back();
         // It answers once it listens to signals; before, SIGTERM ends it as it ends any program.
         self.worker.health().await;
         self.worker.daemon.signal(signal);
         let status = self.worker.daemon.wait(Duration::from_secs(30));
         assert!(signal == Signal::KILL || status.code() == Some(0), "{status:?}\n{}", self.worker.daemon.log());
-        self.abandon_open_jobs();
+        // A job that was handed back has lost nothing.
+        let after = self.proxy.handed_back();
+        let was_handed_back = |id: &str| after.get(id) > before.get(id);
+        self.handed_back += after.keys().filter(|id| was_handed_back(id)).count();
+        self.abandon_open_jobs(was_handed_back);
         assert_clean("a worker's log", &self.worker.daemon.log());
-        self.worker = start_worker(&self.proxy, &self.endpoint);
+        self.worker = start_worker(&self.proxy, &self.endpoint, "spool");
         self.kills_of_this_worker = 0;
         self.worker_restarts += 1;
     }
@@ -178,12 +187,28 @@ impl Chaos {
         self.look().await;
         self.endpoint.restart(signal).await;
         // Each may have been in an answer that never left.
-        self.abandon_open_jobs();
+        self.abandon_open_jobs(|_| false);
         self.endpoint_restarts += 1;
     }
 
-    fn abandon_open_jobs(&mut self) {
-        self.jobs.values_mut().filter(|job| job.ended.is_none()).for_each(|job| job.abandoned += 1);
+    fn abandon_open_jobs(&mut self, is_safe: impl Fn(&str) -> bool) {
+        let open = self.jobs.iter_mut().filter(|(id, job)| job.ended.is_none() && !is_safe(id));
+        open.for_each(|(_, job)| job.abandoned += 1);
+    }
+
+    /// Starts a second worker with the same id, as in another container, and kills it after a while. The endpoint serves one of
+    /// the two; should that be the second, its jobs are abandoned.
+    async fn run_twin(&mut self) {
+        let mut twin = start_worker(&self.proxy, &self.endpoint, "twin");
+        tokio::time::sleep(Duration::from_millis(self.rng.u64(1000..5000))).await;
+        self.look().await;
+        twin.daemon.signal(Signal::KILL);
+        twin.daemon.wait(Duration::from_secs(30));
+        if twin.daemon.log().contains("Started.") {
+            self.abandon_open_jobs(|_| false);
+        }
+        assert_clean("a worker's log", &twin.daemon.log());
+        self.twins += 1;
     }
 
     async fn rage(&mut self, time: Duration, restarts: bool) {
@@ -201,6 +226,7 @@ impl Chaos {
                 200..204 if restarts => self.restart_worker(Signal::TERM).await,
                 300..304 if restarts => self.restart_endpoint(Signal::KILL).await,
                 400..402 if restarts => self.restart_endpoint(Signal::TERM).await,
+                500..503 if restarts => self.run_twin().await,
                 _ => {}
             }
             assert!(self.worker.daemon.is_running(), "the worker ended by itself:\n{}", self.worker.daemon.log());
@@ -296,6 +322,7 @@ async fn no_job_is_lost_and_no_result_contradicted_under_random_faults() {
     chaos.restart_endpoint(Signal::KILL).await;
     chaos.kill_handler().await;
     chaos.restart_worker(Signal::KILL).await;
+    chaos.run_twin().await;
     chaos.rage(Duration::from_secs(seconds / 4), true).await;
     // From here on one worker lives to the end, so that it can be measured.
     chaos.restart_worker(Signal::TERM).await;
@@ -312,12 +339,14 @@ async fn no_job_is_lost_and_no_result_contradicted_under_random_faults() {
     let (memory, files) = chaos.size();
     let (passed, hurt) = chaos.proxy.traffic();
     eprintln!(
-        "{} jobs, {passed} requests of which {hurt} were hurt, {} handlers killed, {} workers and {} endpoints started again; \
-         worker {memory_before} → {memory} KiB, {files_before} → {files} files",
+        "{} jobs, {passed} requests of which {hurt} were hurt, {} handlers killed, {} workers and {} endpoints started again, \
+         {} twins, {} jobs handed back; worker {memory_before} → {memory} KiB, {files_before} → {files} files",
         chaos.jobs.len(),
         chaos.handler_deaths.len(),
         chaos.worker_restarts,
-        chaos.endpoint_restarts
+        chaos.endpoint_restarts,
+        chaos.twins,
+        chaos.handed_back,
     );
     assert!(memory <= memory_before + MORE_KIB, "memory grew from {memory_before} to {memory} KiB");
     assert!(files <= files_before + MORE_FILES, "open files grew from {files_before} to {files}");

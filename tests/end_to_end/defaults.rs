@@ -57,7 +57,7 @@ fn assert_defaults(program: &str, command: &str) {
         let shown = untouched.get(flag).unwrap_or_else(|| panic!("--check-config does not show --{flag}"));
         // An explanation follows the value.
         let value = default.split([',', ';']).next().unwrap_or_default();
-        if value == "none" {
+        if ["none", "not set"].contains(&value) {
             assert!(
                 ["none", "not set", "default"].contains(&shown.as_str()),
                 "--{flag} is {shown}, --help says {default}"
@@ -77,4 +77,10 @@ fn assert_defaults(program: &str, command: &str) {
 fn the_worker_has_the_defaults_that_its_help_names() {
     assert_defaults("runpod-worker", "run");
     assert_defaults("runpod-worker", "serve");
+}
+
+#[test]
+fn the_endpoint_has_the_defaults_that_its_help_names() {
+    assert_defaults("runpod-endpoint", "serve");
+    assert_defaults("runpod-endpoint", "dev");
 }

@@ -166,5 +166,5 @@ async fn a_driver_that_hangs_stops_nothing() {
     assert_eq!(samples(&stack.worker.metrics().await, "runpod_gpu"), [""; 0]);
     stack.worker.daemon.signal(Signal::TERM);
     assert_eq!(stack.worker.daemon.wait(Duration::from_secs(30)).code(), Some(0));
-    assert!(stack.worker.daemon.log().contains("the GPU driver does not answer"));
+    assert!(stack.worker.daemon.log().contains("The GPU driver does not answer"));
 }

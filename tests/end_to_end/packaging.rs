@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use end_to_end_tests::{binary, repository, run_tool};
+use serde_json::Value;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -33,6 +34,29 @@ fn packages_have_what_is_built_in() {
             assert!(list.lines().any(|line| line == name), "the package {package} lacks {name}");
         }
     }
+}
+
+#[test]
+fn every_crate_that_is_published_is_in_the_makefile_and_has_its_licences() {
+    let makefile = std::fs::read_to_string(repository().join("Makefile")).unwrap();
+    let (_, bill_of_materials) = makefile.split_once("\nsbom:").unwrap();
+    let metadata = run_tool("cargo", &["metadata", "--no-deps", "--format-version", "1", "--offline"]);
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let published = metadata["packages"].as_array().unwrap().iter().filter(|package| package["publish"].is_null());
+    let mut count = 0;
+    for package in published {
+        let name = package["name"].as_str().unwrap();
+        let folder = Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap();
+        let relative = folder.strip_prefix(repository()).unwrap().display().to_string();
+        let lists = |text: &str, name: &str| text.split_whitespace().any(|word| word.trim_end_matches(';') == name);
+        assert!(lists(&makefile, name), "`make package` does not pack {name}");
+        assert!(lists(bill_of_materials, &relative), "`make sbom` leaves out {relative}");
+        for licence in ["LICENSE-APACHE", "LICENSE-MIT", "README.md"] {
+            assert!(folder.join(licence).is_file(), "{relative} has no {licence}");
+        }
+        count += 1;
+    }
+    assert!(count > 5, "only {count} crates are published");
 }
 
 #[test]

@@ -52,6 +52,8 @@ struct Traffic {
     stops: BTreeMap<String, u32>,
     /// Jobs that were in an answer which did not reach the worker.
     lost: BTreeSet<String>,
+    /// How many requests to hand each job back the endpoint has accepted.
+    handed_back: BTreeMap<String, u32>,
     passed: u64,
     hurt: u64,
 }
@@ -112,6 +114,11 @@ impl FaultyProxy {
     /// How many stop requests for this job reached the worker.
     pub fn stops(&self, job: &str) -> u32 {
         self.shared.state().stops.get(job).copied().unwrap_or_default()
+    }
+
+    /// How many requests to hand back each job the endpoint has accepted.
+    pub fn handed_back(&self) -> BTreeMap<String, u32> {
+        self.shared.state().handed_back.clone()
     }
 
     /// Requests so far, and those of them that something happened to.
@@ -202,8 +209,10 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response<B
     let Ok(answer) = onwards.send().await else { return status(StatusCode::BAD_GATEWAY) };
     let (code, headers) = (answer.status(), answer.headers().clone());
     let Ok(bytes) = answer.bytes().await else { return status(StatusCode::BAD_GATEWAY) };
-    if route == "job-done" && code.is_success() {
-        note_final(&shared, &job, &body);
+    match route.as_str() {
+        "job-done" if code.is_success() => note_final(&shared, &job, &body),
+        "hand-back" if code.is_success() => note_hand_back(&shared, &body),
+        _ => {}
     }
     if fault == Fault::BrokenAfter && (!route.starts_with("job-take") || shared.may_lose(&bytes)) {
         break_connection();
@@ -211,8 +220,10 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response<B
     shared.note_answer(&route, &bytes);
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
-    if let Some(media_type) = headers.get("content-type") {
-        response.headers_mut().insert("content-type", media_type.clone());
+    for (name, value) in &headers {
+        if !["content-length", "transfer-encoding", "connection"].contains(&name.as_str()) {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
     }
     response
 }
@@ -222,6 +233,14 @@ fn note_final(shared: &Shared, job: &str, body: &[u8]) {
     let mut state = shared.state();
     if result["status"] != "IN_PROGRESS" && !state.again.contains(job) {
         state.finals.entry(job.to_owned()).or_default().push(result);
+    }
+}
+
+fn note_hand_back(shared: &Shared, body: &[u8]) {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    let mut state = shared.state();
+    for id in request["jobs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        *state.handed_back.entry(id.to_owned()).or_default() += 1;
     }
 }
 

@@ -104,9 +104,11 @@ impl Endpoint {
 
     /// The variables that `serve` prints for a worker of the endpoint id `local`.
     pub async fn printed_worker_env(&self) -> Vec<(String, String)> {
+        // A shell would expand `worker-$$`.
+        let value = |text: &str| Some(text.split(['\'', '"']).nth(1)?.replace("$$", "1"));
         let exports = |log: &str| -> Vec<(String, String)> {
             let lines = log.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
-            lines.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
+            lines.filter_map(|(name, text)| Some((name.to_owned(), value(text)?))).collect()
         };
         let mut env = eventually("the variables that serve prints", || async {
             // The last line is for clients; all those of the worker are before it.

@@ -33,7 +33,7 @@ impl Retry {
         Self { backoff, max }
     }
 
-    /// The next pause. A `Retry-After` of the server wins, up to [`RETRY_AFTER_MAX`]; the series grows all the same.
+    /// The next pause. A `Retry-After` of the server wins, up to `RETRY_AFTER_MAX`; the series grows all the same.
     /// A `Retry-After` of zero counts as absent: after a failure there is always a pause.
     pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let own = self.backoff.next_backoff().unwrap_or(self.max).min(self.max);

@@ -1,0 +1,75 @@
+//! Many slots, and queues that give more than was asked for.
+
+use std::time::{Duration, Instant};
+
+use end_to_end_tests::{Endpoint, FakeQueue, Reply, Worker, WorkerOptions, binary, until};
+use futures_util::StreamExt as _;
+use futures_util::stream::iter;
+use serde_json::{Value, json};
+
+use super::resident_mib;
+
+const JOBS: u64 = 3000;
+
+/// Longest time for all of them on a loaded machine.
+const ALL: Duration = Duration::from_secs(240);
+
+async fn three_thousand_jobs_run_on(flags: &[&str]) {
+    let endpoint = Endpoint::start(&[]).await;
+    let client = endpoint.client();
+    let submissions = iter(0..JOBS).map(|_| client.submit(json!({"do": "ok"})));
+    submissions.buffer_unordered(32).for_each(|_| std::future::ready(())).await;
+    let mut worker = super::worker(&endpoint, "worker-1", flags).await;
+    let begin = Instant::now();
+    let jobs = loop {
+        let jobs = client.health().await["jobs"].clone();
+        if jobs["completed"] == JOBS || jobs["failed"] != 0 || !worker.daemon.is_running() {
+            break jobs;
+        }
+        assert!(begin.elapsed() < ALL, "after {ALL:?}: {jobs}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(worker.daemon.is_running(), "{jobs}\n{}", worker.daemon.log());
+    assert_eq!((&jobs["completed"], &jobs["failed"], &jobs["retried"]), (&json!(JOBS), &json!(0), &json!(0)));
+    let processes = worker.health().await["worker"]["processes"].clone();
+    for process in processes.as_array().unwrap() {
+        assert_eq!(process["restarts"].as_u64().unwrap_or(0), 0, "a healthy handler was killed: {processes}");
+    }
+    assert_eq!(worker.daemon.log().matches("started as").count(), processes.as_array().unwrap().len(), "{processes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_slots_run_three_thousand_jobs_in_the_process_that_was_started() {
+    three_thousand_jobs_run_on(&["--slots", "500"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_slots_in_two_processes_run_three_thousand_jobs() {
+    three_thousand_jobs_run_on(&["--slots", "500", "--processes", "2"]).await;
+}
+
+/// An answer with many more jobs than were asked for.
+async fn is_refused_with_the_reason(count: usize) {
+    let queue = FakeQueue::start();
+    let mut worker = Worker::start_with(
+        queue.worker_env(),
+        &binary("puppet-handler"),
+        WorkerOptions::flags(&["--log-level", "debug"]),
+    );
+    worker.ready().await;
+    let before = resident_mib(worker.daemon.pid().as_raw_nonzero().get());
+    let jobs: Vec<Value> =
+        (0..count).map(|number| json!({"id": format!("job-{number}"), "input": {"do": "ok"}})).collect();
+    queue.take(Reply::json(Value::from(jobs).to_string()));
+    until("the number of jobs in the log", || worker.daemon.log().contains(&count.to_string())).await;
+    queue.job("next", &json!({"do": "ok"}));
+    assert_eq!(queue.result("next").await["output"]["job"], "next");
+    assert!(worker.daemon.is_running());
+    let after = resident_mib(worker.daemon.pid().as_raw_nonzero().get());
+    assert!(after < before + 200, "{before} MiB before, {after} MiB after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_a_hundred_thousand_jobs_where_one_was_asked_for_is_refused_with_the_reason() {
+    is_refused_with_the_reason(100_000).await;
+}

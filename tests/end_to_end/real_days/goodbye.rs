@@ -1,0 +1,53 @@
+//! How a worker that has left looks on the endpoint: properly, or without a word.
+
+use std::time::{Duration, Instant};
+
+use end_to_end_tests::Endpoint;
+use rustix::process::Signal;
+
+use super::{END, workers};
+
+/// Longest time for a worker that said goodbye to be gone from the counters, with slack for a loaded machine.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_properly_is_gone_from_the_counters_at_once() {
+    let endpoint = Endpoint::start(&[]).await;
+    let client = endpoint.client();
+    let mut worker = super::worker(&endpoint, "worker-1", &[]).await;
+    client.get_when("/health", |health| health["workers"]["idle"] == 1).await;
+    worker.daemon.signal(Signal::TERM);
+    assert_eq!(worker.daemon.wait(END).code(), Some(0));
+    let left = Instant::now();
+    client.get_when("/health", |health| workers(health).is_empty()).await;
+    assert!(left.elapsed() < AT_ONCE, "{:?} after it had left", left.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_with_a_job_is_never_unhealthy() {
+    let endpoint = Endpoint::start(&[]).await;
+    let client = endpoint.client();
+    let mut worker = super::worker(&endpoint, "worker-1", &["--drain-grace", "300ms"]).await;
+    super::running(&client, &endpoint.folder().join("never")).await;
+    worker.daemon.signal(Signal::TERM);
+    assert_eq!(worker.daemon.wait(END).code(), Some(0));
+    client.get_when("/health", |health| workers(health).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_vanishes_is_lost_and_never_unhealthy() {
+    let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+    let client = endpoint.client();
+    let mut worker = super::worker(&endpoint, "worker-1", &[]).await;
+    client.get_when("/health", |health| health["workers"]["idle"] == 1).await;
+    worker.daemon.signal(Signal::KILL);
+    worker.daemon.wait(END);
+    // It is noticed when its heartbeats have been missing for long enough.
+    let health = client
+        .get_when("/health", |health| {
+            assert_eq!(health["workers"]["unhealthy"], 0, "{health}");
+            health["workers"]["idle"] == 0
+        })
+        .await;
+    assert_eq!(workers(&health), [""; 0], "{health}");
+}
