@@ -24,7 +24,6 @@ mod real_days;
 mod scaffold;
 mod secrets;
 mod serve;
-mod signals;
 mod spool;
 mod startup;
 mod tools;

@@ -144,10 +144,8 @@ pub async fn run<Q: JobSource + ResultSink>(
     let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
     let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
     let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes = Processes::new(handler, events.clone())
-        .watching_memory(memory_interval)
-        .with_log_rate(config.log.rate)
-        .with_slots(config.policy.slots, config.policy.chunk_window);
+    let mut processes =
+        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
     for (index, device) in config.handler.devices.iter().enumerate() {
         let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
         processes = processes.with_process_env(ProcessId(index), env);

@@ -15,6 +15,8 @@ limits! {
     /// Messages that may wait for each of its slots, besides one acknowledgement for each chunk of the window: a job, a request
     /// to stop it, and a probe. The next job of a slot is sent only after the result of the last one.
     pub(super) const SEND_QUEUE_PER_SLOT: usize = 4;
+    /// Messages that may wait for any process, whatever its slots. The memory for them is taken when they wait.
+    pub(super) const SEND_QUEUE_MAX: usize = 1 << 22;
     /// Lines of stderr kept for the report about the exit.
     pub(super) const LAST_LINES: usize = 20;
     /// Longest line of output that is logged, in bytes; the rest of it is counted.

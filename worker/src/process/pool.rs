@@ -16,7 +16,7 @@ use super::descendants;
 use super::events::Events;
 use super::group::Group;
 use super::incarnation::Incarnation;
-use super::limits::{KILL_TIMEOUT, SEND_QUEUE, SEND_QUEUE_PER_SLOT};
+use super::limits::{KILL_TIMEOUT, SEND_QUEUE, SEND_QUEUE_MAX, SEND_QUEUE_PER_SLOT};
 use super::link::Frame;
 use super::run_folder::RunFolder;
 use super::running_jobs::RunningJobs;
@@ -33,7 +33,6 @@ pub struct Processes {
     process_env: BTreeMap<ProcessId, Vec<(OsString, OsString)>>,
     memory_interval: Option<Duration>,
     log_rate: u32,
-    send_queue: usize,
     events: mpsc::Sender<Event>,
     handles: BTreeMap<ProcessId, Handle>,
     run_folder: Arc<OnceLock<Option<RunFolder>>>,
@@ -44,8 +43,36 @@ pub struct Processes {
 #[derive(Debug)]
 struct Handle {
     frames: mpsc::Sender<Frame>,
+    room: Room,
     group: Arc<Group>,
     jobs: RunningJobs,
+}
+
+/// How many messages may wait for a process. It follows what the process was asked to hold: a full queue shows that the process
+/// does not read, and never that it has many slots.
+#[derive(Debug, Default)]
+struct Room {
+    slots: usize,
+    chunk_window: usize,
+}
+
+impl Room {
+    /// Makes room for what a message allows the process to hold.
+    fn follow(&mut self, message: &ToHandler) {
+        match message {
+            ToHandler::Load { slots, chunk_window, .. } => {
+                self.slots = self.slots.max(*slots as usize);
+                self.chunk_window = *chunk_window as usize;
+            }
+            // A handler that runs batches has more slots than models.
+            ToHandler::Run { slot, .. } => self.slots = self.slots.max(*slot as usize + 1),
+            _ => {}
+        }
+    }
+
+    fn messages(&self) -> usize {
+        SEND_QUEUE + self.slots * (SEND_QUEUE_PER_SLOT + self.chunk_window)
+    }
 }
 
 impl Drop for Processes {
@@ -78,7 +105,6 @@ impl Processes {
             process_env: BTreeMap::new(),
             memory_interval: None,
             log_rate: 0,
-            send_queue: SEND_QUEUE,
             events,
             handles: BTreeMap::new(),
             run_folder: Arc::default(),
@@ -107,15 +133,6 @@ impl Processes {
         self
     }
 
-    /// Prepares for processes with this many slots, each of which may have `chunk_window` chunks unacknowledged. Without this
-    /// call there is room for a process without jobs.
-    #[must_use]
-    pub fn with_slots(mut self, slots: u32, chunk_window: u32) -> Self {
-        let per_slot = SEND_QUEUE_PER_SLOT + chunk_window as usize;
-        self.send_queue = SEND_QUEUE + slots as usize * per_slot;
-        self
-    }
-
     /// Starts a process. Answered by `ProcessEvent::Spawned` or `ProcessEvent::SpawnFailed`; after `Spawned`, the last
     /// event of the incarnation is `ProcessEvent::Exited`. An earlier incarnation that is still there is killed.
     pub fn spawn(&mut self, id: ProcessId, epoch: Epoch) {
@@ -123,7 +140,7 @@ impl Processes {
         if let Some(env) = self.process_env.get(&id) {
             Arc::make_mut(&mut command).env.extend(env.iter().cloned());
         }
-        let (sender, frames) = mpsc::channel(self.send_queue);
+        let (sender, frames) = mpsc::channel(SEND_QUEUE_MAX);
         let (group, jobs) = (Arc::new(Group::default()), RunningJobs::default());
         let events = Events { id, epoch, queue: self.events.clone() };
         let incarnation = Incarnation {
@@ -136,7 +153,7 @@ impl Processes {
             memory_interval: self.memory_interval,
             log_rate: self.log_rate,
         };
-        self.handles.insert(id, Handle { frames: sender, group, jobs });
+        self.handles.insert(id, Handle { frames: sender, room: Room::default(), group, jobs });
         tokio::spawn(incarnation.run());
     }
 
@@ -144,7 +161,7 @@ impl Processes {
     /// would leave its job unanswered for ever, so the process is killed instead and its exit settles the job; payloads
     /// over [`MAX_PAYLOAD_LEN`](runpod_handler_protocol::MAX_PAYLOAD_LEN) must therefore be refused before they come here.
     pub fn send(&mut self, id: ProcessId, message: &ToHandler, payload: Bytes) {
-        let Some(handle) = self.handles.get(&id) else { return };
+        let Some(handle) = self.handles.get_mut(&id) else { return };
         let frame = match Frame::new(message, payload) {
             Ok(frame) => frame,
             Err(error) => {
@@ -154,14 +171,17 @@ impl Processes {
             }
         };
         handle.jobs.sending(message);
-        match handle.frames.try_send(frame) {
-            // Closed: the process is exiting, and `Exited` follows.
-            Ok(()) | Err(TrySendError::Closed(_)) => {}
-            Err(TrySendError::Full(_)) => {
-                let waiting = self.send_queue;
-                tracing::error!(process = id.0, waiting, "The handler process does not read its messages. Killing it.");
-                handle.group.kill();
-            }
+        handle.room.follow(message);
+        let waiting = handle.frames.max_capacity() - handle.frames.capacity();
+        let full = match handle.frames.try_send(frame) {
+            Ok(()) => waiting >= handle.room.messages(),
+            // The process is exiting, and `Exited` follows.
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(_)) => true,
+        };
+        if full {
+            tracing::error!(process = id.0, waiting, "The handler process does not read its messages. Killing it.");
+            handle.group.kill();
         }
     }
 

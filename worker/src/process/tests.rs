@@ -385,9 +385,11 @@ async fn a_process_that_reads_late_is_not_killed_for_what_its_slots_have_waiting
     const SLOTS: u32 = 500;
     const WINDOW: u32 = 32;
     let mut fixture = Fixture::new("sleep 1; exit 7");
-    fixture.processes = fixture.processes.with_slots(SLOTS, WINDOW);
     fixture.processes.spawn(P0, Epoch(1));
     assert!(matches!(fixture.next().await, ProcessEvent::Spawned { .. }));
+    let load = ToHandler::Load { worker_id: "w".into(), slots: 1, device: "cpu".into(), chunk_window: WINDOW };
+    fixture.processes.send(P0, &load, Bytes::new());
+    // As with a handler that runs batches: more slots than models.
     for slot in 0..SLOTS {
         let job = || format!("job-{slot}");
         let message = ToHandler::Run { job: job(), attempt: 1, slot, deadline_ms: 1000, traceparent: None };

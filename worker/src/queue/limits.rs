@@ -23,7 +23,7 @@ limits! {
     /// Jobs of the largest size that one reply may hold; smaller ones may be more.
     pub(super) const MAX_LARGE_JOBS: usize = 16;
     /// Jobs beyond those asked for that one reply may bring. They wait for a slot; the queue keeps what is above.
-    pub(super) const MAX_SURPLUS: usize = 1000;
+    pub(super) const MAX_SURPLUS: usize = 100;
     /// Longest reply in bytes that is read when no job can be in it.
     pub(super) const MAX_SMALL_REPLY: usize = 1024 * 1024;
     /// Longest batch id in bytes that is logged.
@@ -52,6 +52,8 @@ limits! {
     pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
     /// Longest random part of that time.
     pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
+    /// A poll that has not failed after this time may be held by the queue: then another part makes its attempt.
+    pub(super) const HELD_POLL: Duration = Duration::from_millis(300);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause after a poll that failed.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::limits::{MIN_PAUSE, PROBE_INTERVAL, PROBE_JITTER};
+use super::limits::{HELD_POLL, MIN_PAUSE, PROBE_INTERVAL, PROBE_JITTER};
 
 /// Whether the queue is away at the moment. Clones share it.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ struct Shared {
 struct State {
     /// While the queue is away: when the next attempt may be made.
     next_attempt: Option<Instant>,
+    /// The time of the last attempt, if it was a long poll and no request has failed since. The queue may be holding it.
+    poll_attempt: Option<Instant>,
     last_answer: Option<Instant>,
 }
 
@@ -53,6 +55,9 @@ impl Outage {
         let now = Instant::now();
         let mut state = self.0.state.lock();
         let answers_others = state.last_answer.is_some_and(|at| now.duration_since(at) < MIN_PAUSE);
+        if let (Some(poll), true) = (state.poll_attempt.take(), state.next_attempt.is_some()) {
+            state.next_attempt = Some(next_attempt(poll));
+        }
         if state.next_attempt.is_none() && !answers_others {
             state.next_attempt = Some(next_attempt(now));
         }
@@ -71,6 +76,16 @@ impl Outage {
     ///
     /// Returns whether there was an outage, after which a series of growing pauses starts again.
     pub async fn pause(&self, pause: Duration) -> bool {
+        self.wait(pause, false).await
+    }
+
+    /// As [`Outage::pause`], before a long poll. The queue may hold a poll instead of answering it, which does not show whether
+    /// it is back, so another part makes its attempt soon after one that does not fail.
+    pub async fn pause_before_poll(&self, pause: Duration) -> bool {
+        self.wait(pause, true).await
+    }
+
+    async fn wait(&self, pause: Duration, is_poll: bool) -> bool {
         let called = Instant::now();
         let mut ended = self.0.ended.subscribe();
         loop {
@@ -89,7 +104,7 @@ impl Outage {
                     if next_attempt.is_none() {
                         return false;
                     }
-                    if self.take_turn() {
+                    if self.take_turn(is_poll) {
                         return true;
                     }
                 }
@@ -98,12 +113,13 @@ impl Outage {
     }
 
     /// Claims the next attempt. Returns whether the caller may make it.
-    fn take_turn(&self) -> bool {
+    fn take_turn(&self, is_poll: bool) -> bool {
         let now = Instant::now();
         let mut state = self.0.state.lock();
         match state.next_attempt {
             Some(at) if at <= now => {
-                state.next_attempt = Some(next_attempt(now));
+                state.next_attempt = Some(if is_poll { now + HELD_POLL } else { next_attempt(now) });
+                state.poll_attempt = is_poll.then_some(now);
                 true
             }
             _ => false,
@@ -157,13 +173,29 @@ mod tests {
             .collect();
         sleep(LONG).await;
         let tried = *attempts.lock();
-        assert!((20..=30).contains(&tried), "{tried} attempts in 30 s");
+        assert!((18..=30).contains(&tried), "{tried} attempts in 30 s");
         let back = Instant::now();
         outage.answered();
         for part in parts {
             let woken = part.await.unwrap();
             assert!(woken - back <= MIN_PAUSE, "{:?}", woken - back);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_that_the_queue_holds_does_not_delay_the_attempts_of_other_parts() {
+        let outage = Outage::default();
+        outage.failed();
+        outage.pause_before_poll(LONG).await;
+        let held = Instant::now();
+        outage.pause(LONG).await;
+        assert!(held.elapsed() <= MIN_PAUSE, "{:?}", held.elapsed());
+
+        outage.pause_before_poll(LONG).await;
+        let failed = Instant::now();
+        outage.failed();
+        outage.pause(LONG).await;
+        assert!(failed.elapsed() >= PROBE_INTERVAL, "{:?}", failed.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

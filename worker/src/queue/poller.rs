@@ -56,7 +56,7 @@ pub fn spawn<S: JobSource>(source: Arc<S>, events: mpsc::Sender<Event>) -> PollH
         loop {
             let request = tokio::select! {
                 request = inbox.recv() => request,
-                _ = outage.pause(ERROR_PAUSE_MAX), if is_away => {
+                _ = outage.pause_before_poll(ERROR_PAUSE_MAX), if is_away => {
                     is_away = false;
                     if events.send(Event::PollAgain).await.is_err() {
                         return;

@@ -41,7 +41,7 @@ async fn run<S: JobSource>(source: &S, events: &mpsc::Sender<Event>) {
                 }
                 let pause = retry.next(retry_after).max(STOP_PAUSE);
                 if retry_after.is_none() && error.is_outage() {
-                    if outage.pause(pause).await {
+                    if outage.pause_before_poll(pause).await {
                         retry.reset();
                     }
                     continue;
