@@ -176,7 +176,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     // Heartbeats and leases.
     (
         "a heartbeat is answered with 200",
-        &["health::a_worker_goes_from_initializing_to_idle_to_unhealthy_to_forgotten"],
+        &["health::a_worker_goes_from_initializing_to_idle_to_lost_to_forgotten"],
     ),
     (
         "a job that its worker stops naming is dispatched once more, then FAILED",
