@@ -50,6 +50,7 @@ pub(super) async fn log_output(stream: impl AsyncRead + Unpin, source: Source) {
             tracing::info!(target: HANDLER, job = jobs.only_one(), process, stream = name, "{state}");
         }
         Output::Excess(line) => keep(&LogLine::parse(&line).map_or(line, |event| event.message), false),
+        Output::ExcessState(state) => keep(&state, true),
         Output::Dropped(count) => {
             tracing::warn!(target: HANDLER, process, stream = name, "Dropped {count} lines: the handler logs too fast. See --log-rate.");
         }
@@ -95,5 +96,37 @@ impl LastLines {
 
     pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().lines).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_bar_over_the_rate_limit_only_the_latest_state_is_kept_for_reports() {
+        let (mut writer, stream) = tokio::io::duplex(1024);
+        let last_lines = LastLines::default();
+        let source = Source {
+            name: "stderr",
+            process: 0,
+            jobs: RunningJobs::default(),
+            rate: 1,
+            last_lines: Some(last_lines.clone()),
+            stop: CancellationToken::new(),
+        };
+        let task = tokio::spawn(log_output(stream, source));
+        for (pause, bytes) in [(500, "\r1%"), (700, "\na\n\r2%"), (400, "\r3%\n")] {
+            sleep(Duration::from_millis(pause)).await;
+            writer.write_all(bytes.as_bytes()).await.unwrap();
+        }
+        drop(writer);
+        task.await.unwrap();
+        assert_eq!(last_lines.take(), ["1%", "a", "3%"]);
     }
 }

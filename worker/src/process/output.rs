@@ -17,8 +17,10 @@ pub(super) enum Output {
     Line(String),
     /// The state of a line that is being overwritten, within the rate limit. The next state or line takes its place.
     State(String),
-    /// A line or state over the rate limit: not for the log.
+    /// A line over the rate limit: not for the log.
     Excess(String),
+    /// A state over the rate limit: not for the log. The next state or line takes its place.
+    ExcessState(String),
     /// That many lines were over the limit, up to now.
     Dropped(u64),
 }
@@ -46,18 +48,15 @@ pub(super) async fn read_lines(
                 continue;
             }
             () = sleep_until(state_due.unwrap_or_else(Instant::now)), if state_due.is_some() => {
+                renew_if_over(&mut budget, &mut emit);
                 pass_state(&mut splitter, &mut budget, &mut emit);
-                state_due = None;
+                // A state over the rate limit is due again.
+                state_due = splitter.has_new_state().then(|| Instant::now() + STATE_INTERVAL);
                 continue;
             }
         };
         let now = Instant::now();
-        if now >= budget.window_end() {
-            let dropped = budget.renew(now);
-            if dropped > 0 {
-                emit(Output::Dropped(dropped));
-            }
-        }
+        renew_if_over(&mut budget, &mut emit);
         let mut pass = |line| emit(if budget.take() { Output::Line(line) } else { Output::Excess(line) });
         if read == 0 {
             splitter.finish(&mut pass);
@@ -80,9 +79,23 @@ pub(super) async fn read_lines(
     }
 }
 
+fn renew_if_over(budget: &mut Budget, emit: &mut impl FnMut(Output)) {
+    let now = Instant::now();
+    if now >= budget.window_end() {
+        let dropped = budget.renew(now);
+        if dropped > 0 {
+            emit(Output::Dropped(dropped));
+        }
+    }
+}
+
 fn pass_state(splitter: &mut Splitter, budget: &mut Budget, emit: &mut impl FnMut(Output)) {
-    if let Some(state) = splitter.take_state() {
-        emit(if budget.take() { Output::State(state) } else { Output::Excess(state) });
+    let Some(state) = splitter.new_state() else { return };
+    if budget.take() {
+        splitter.passed = Some(state.clone());
+        emit(Output::State(state));
+    } else {
+        emit(Output::ExcessState(state));
     }
 }
 
@@ -139,17 +152,13 @@ impl Splitter {
     }
 
     fn has_new_state(&self) -> bool {
-        self.state().is_some_and(|state| !state.is_blank() && self.passed.as_deref() != Some(&state.to_text()))
+        self.new_state().is_some()
     }
 
     /// The state of the current line, unless it was passed on already.
-    fn take_state(&mut self) -> Option<String> {
+    fn new_state(&self) -> Option<String> {
         let state = self.state()?.to_text();
-        if state.is_empty() || self.passed.as_ref() == Some(&state) {
-            return None;
-        }
-        self.passed = Some(state.clone());
-        Some(state)
+        (!state.is_empty() && self.passed.as_ref() != Some(&state)).then_some(state)
     }
 
     /// Ends the current line, if there is one.

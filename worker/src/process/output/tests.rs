@@ -34,7 +34,7 @@ async fn cuts_long_lines_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_secret_that_the_cut_goes_through_is_recognised_by_its_beginning() {
+async fn a_secret_that_the_cut_goes_through_is_recognized_by_its_beginning() {
     redact::add("secret-across-the-cut");
     let text = format!("{}secret-across-the-cut{}\n", "x".repeat(MAX_LINE_LEN - 10), "y".repeat(100));
     let outputs = collect(text.as_bytes()).await;
@@ -179,4 +179,30 @@ async fn a_line_that_is_printed_in_parts_is_one_line() {
     writes.extend([&b""[..]; 50]);
     writes.push(b"done\n");
     assert_eq!(written_slowly(&writes).await, [line("Loading ... done")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_state_of_a_bar_is_logged_even_if_it_was_over_the_rate_limit_before() {
+    for closing in ["", "\n"] {
+        let (mut writer, reader) = tokio::io::duplex(64 * 1024);
+        let (sender, mut outputs) = tokio::sync::mpsc::channel(4096);
+        let task = tokio::spawn(async move {
+            read_lines(reader, CancellationToken::new(), 1, |output| sender.try_send(output).unwrap()).await;
+        });
+        for (pause, bytes) in [(500, "\r1%"), (700, "\na\n\r2%"), (1100, closing)] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            writer.write_all(bytes.as_bytes()).await.unwrap();
+        }
+        let mut all = Vec::new();
+        while all.len() < 5 {
+            all.push(outputs.recv().await.unwrap());
+        }
+        drop(writer);
+        task.await.unwrap();
+        let excess = [Output::Excess("a".to_owned()), Output::ExcessState("2%".to_owned())];
+        assert_eq!((&all[0], &all[1..3]), (&line("1%"), &excess[..]));
+        let last = if closing.is_empty() { state("2%") } else { line("2%") };
+        assert_eq!(all[3..], [Output::Dropped(2), last]);
+        assert_eq!(outputs.recv().await, None, "nothing is logged twice");
+    }
 }
