@@ -57,7 +57,7 @@ pub struct Spool {
     aside: PathBuf,
     limits: RetentionLimits,
     next: AtomicU64,
-    /// `None` on a disk in memory.
+    /// `None` in tests, whose disk is in memory.
     lock: Mutex<Option<FolderLock>>,
 }
 
@@ -69,8 +69,8 @@ impl Spool {
         self.files.sync_folder(&self.own)
     }
 
-    /// Makes again what another worker has removed because it could not see that this one runs. Without its lock no worker would
-    /// adopt the folder later.
+    /// Recreates the folders after another worker has removed them because it took this one for dead. Without the lock no worker
+    /// would adopt them later.
     fn restore(&self) -> io::Result<()> {
         self.create_folders()?;
         let mut lock = self.lock.lock();
@@ -138,7 +138,8 @@ impl Spool {
     /// Moves a result to the dead letters, with the reason beside it.
     ///
     /// # Errors
-    /// The error of the disk; the result stays where it was then.
+    /// The error of the disk; the result stays where it was then. A result that was moved is kept even if the folders cannot be
+    /// synced: at worst a power cut brings it back to `results/`, and the next start posts it once more.
     pub fn keep_dead_letter(&self, entry: &SpoolEntry, record: &Record, reason: &DeadLetterReason) -> io::Result<()> {
         let mut state = entry.lock();
         let stem = entry.stem();
@@ -150,8 +151,10 @@ impl Spool {
         self.note(&note, &text);
         if *state == EntryState::Written && self.move_to_dead(entry)? {
             entry.set(&mut state, EntryState::Closed);
-            self.files.sync_folder(&self.dead)?;
-            self.files.sync_folder(&self.results)?;
+            let synced = self.files.sync_folder(&self.dead).and_then(|()| self.files.sync_folder(&self.results));
+            if let Err(error) = synced {
+                tracing::warn!(%error, "Cannot sync the folder of dead letters: after a power cut this one may be posted again.");
+            }
         } else {
             self.store(&self.dead, stem, record)?;
             if *state == EntryState::Uncertain {
