@@ -5,10 +5,11 @@
 //! - Several jobs were running: each is a suspect and is run once more, alone. The one that crashes its process again fails.
 //! - A job that was sent to the process and was not begun is not a suspect, and runs again.
 //! - Jobs in a process that the worker killed because of another job are not suspects, and run again.
-//! - A job that has streamed is never run again, because its reader would see the same items twice.
+//! - A job that has streamed is never run again by this worker after a crash, because its reader would see the same items twice.
+//!   At a shutdown it is handed back, and only the queue can drop the items that were not read yet.
 //! - A process that was asked to end from outside does not make its jobs suspects: they run again or are handed back. A signal
-//!   to all processes of a service may reach the handler a moment before the worker, so a job whose process exits by itself
-//!   fails only a moment later.
+//!   to all processes of a service may reach the handler a moment before the worker, so the worker waits a moment before it
+//!   fails such a job.
 
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
@@ -171,8 +172,8 @@ impl Worker {
         lost.into_iter().rev().map(|job| job.id.clone()).collect()
     }
 
-    /// A job that is not blamed runs again. One that has streamed is handed back, because its reader would see the same
-    /// items twice without knowing why.
+    /// A job that is not blamed runs again. One that has streamed is handed back: only the queue can drop the items that its
+    /// reader has not read yet.
     fn run_again_or_hand_back(&mut self, now: Time, id: &JobId, error: &ErrorReport) {
         match self.jobs.get(id) {
             Some(job) if job.streamed => self.finish(now, id, Outcome::HandedBack, Extras::default()),

@@ -20,7 +20,7 @@ pub(crate) enum Outcome {
     TimedOut,
     /// A client has cancelled it.
     Cancelled,
-    /// The worker shuts down.
+    /// It goes back to the queue, unfinished.
     HandedBack,
 }
 
@@ -84,7 +84,7 @@ impl Worker {
 
         let Some(result) = result else {
             self.emit(Effect::Deliver { job: id.clone(), item: OutboxItem::Discard });
-            // A stop may have been meant for an earlier run. The queue knows, and can give the job out again at once.
+            // The stop may belong to an earlier run under this id; if so, the queue gives the job out again.
             self.emit(Effect::HandBack { job: id.clone() });
             self.close_job(now, id);
             return;

@@ -60,7 +60,7 @@ impl Worker {
             Some(PollBlocker::NotServing)
         } else if self.outbox_full {
             Some(PollBlocker::OutboxFull)
-        } else if self.undelivered.delay_polling() {
+        } else if self.undelivered.delays_polling() {
             Some(PollBlocker::UndeliveredResults)
         } else if self.has_suspects() {
             Some(PollBlocker::SuspectJobs)

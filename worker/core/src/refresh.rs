@@ -1,7 +1,7 @@
 //! Rule: what follows when a job has asked for a fresh worker.
 //!
 //! The job's result carries `stopPod`. Then either the whole worker exits, or only its handler process is replaced. In the
-//! second case the worker stays away from the queue for a while: a queue that honours `stopPod` considers the worker gone,
+//! second case the worker stays away from the queue for a while: a queue that honors `stopPod` considers the worker gone,
 //! and gives jobs to its name again only after it has held no job and made no poll for some seconds, as with a container that
 //! was replaced. Each earlier poll would start that wait anew.
 

@@ -15,7 +15,7 @@ impl Worker {
             let taken = TakenJob::new(id.clone(), Ok(Bytes::new()));
             self.jobs.insert(id, Job::delivering(&taken, now, self.policy.job_timeout));
         }
-        if self.undelivered.delay_polling() {
+        if self.undelivered.delays_polling() {
             self.report(Report::UndeliveredFound { jobs: self.undelivered.len() });
         }
     }

@@ -11,7 +11,7 @@ pub enum TimeCategory {
     Useful,
     /// Jobs that have failed or timed out, and runs that were lost because their process exited.
     Failed,
-    /// Jobs that were cancelled, or handed back at shutdown.
+    /// Jobs that were cancelled, or went back to the queue unfinished.
     Cancelled,
     /// No slot of the process has a model: the process is starting, loading or being replaced.
     WarmUp,

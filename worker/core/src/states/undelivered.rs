@@ -29,7 +29,7 @@ impl UndeliveredResults {
     }
 
     /// Whether polling has to wait.
-    pub(crate) fn delay_polling(&self) -> bool {
+    pub(crate) fn delays_polling(&self) -> bool {
         !self.jobs.is_empty()
     }
 
@@ -40,11 +40,11 @@ impl UndeliveredResults {
 
     /// Whether polling has waited long enough.
     pub(crate) fn is_overdue(&self, now: Time) -> bool {
-        self.delay_polling() && now >= self.until
+        self.delays_polling() && now >= self.until
     }
 
     /// When polling has waited long enough.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.delay_polling().then_some(self.until)
+        self.delays_polling().then_some(self.until)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     Time, Worker,
 };
 
-/// A queue that honours `stopPod` considers a name to be a new worker after three seconds without a poll; requests take time.
+/// A queue that honors `stopPod` considers a name to be a new worker after three seconds without a poll; requests take time.
 const AWAY: Duration = Duration::from_secs(5);
 
 /// An account of every job, kept from events and effects alone.
@@ -131,7 +131,7 @@ impl Ledger {
                 self.gone = false;
                 assert!(!worker.outbox_full, "polls although the outbox is full");
                 assert!(
-                    !worker.undelivered.delay_polling(),
+                    !worker.undelivered.delays_polling(),
                     "polls before the results of an earlier run are delivered"
                 );
                 let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();

@@ -153,7 +153,7 @@ fn a_deadline_cancels_then_kills_then_reports_a_timeout() {
 }
 
 #[test]
-fn a_job_that_yields_at_its_deadline_keeps_its_process() {
+fn a_job_that_stops_when_asked_at_its_deadline_keeps_its_process() {
     let mut world = World::serving();
     let job = TakenJob { timeout: Some(seconds(20)), ..taken("a") };
     world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
