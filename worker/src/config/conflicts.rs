@@ -8,7 +8,6 @@ use runpod_worker_core::{OnRefresh, Policy};
 
 use super::environment::Environment;
 use super::settings::{Settings, show_duration};
-use crate::base::{Identity, check_id};
 use crate::heartbeat::HeartbeatConfig;
 use crate::outbox::SpoolConfig;
 use crate::sensors::gpu::GpuSettings;
@@ -19,7 +18,6 @@ const LONG_PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Everything that conflicts may be about.
 pub(super) struct Values<'a> {
-    pub(super) identity: &'a Identity,
     pub(super) policy: &'a Policy,
     pub(super) spool: &'a SpoolConfig,
     pub(super) gpus: &'a GpuSettings,
@@ -28,10 +26,7 @@ pub(super) struct Values<'a> {
 
 /// Adds a problem for each pair that cannot work together, and a warning for each setting without effect.
 pub(super) fn check<E: Environment>(settings: &mut Settings<'_, E>, values: &Values<'_>) {
-    let Values { identity, policy, spool, gpus, heartbeat } = *values;
-    if let Err(error) = check_id(&identity.worker_id) {
-        settings.problems.push(format!("RUNPOD_POD_ID {error}: it is a part of every URL of the queue"));
-    }
+    let Values { policy, spool, gpus, heartbeat } = *values;
     if spool.always && spool.folder.is_none() {
         settings.problems.push(
             "--spool=always needs a folder, and --spool-dir is none: name a folder, or use --spool=overdue".to_owned(),
@@ -62,7 +57,8 @@ pub(super) fn check<E: Environment>(settings: &mut Settings<'_, E>, values: &Val
         && heartbeat.interval > LONG_PING_INTERVAL
     {
         settings.warnings.push(format!(
-            "RUNPOD_PING_INTERVAL is {}: a queue that hears nothing for so long may give the jobs to another worker; use 10000",
+            "RUNPOD_PING_INTERVAL is {}: a queue that hears nothing for so long may give the jobs to another worker; use 10000 \
+             (milliseconds)",
             show_duration(&heartbeat.interval)
         ));
     }

@@ -6,7 +6,7 @@ use super::alerts::alerts;
 use super::conflicts::{self, Values};
 use super::environment::Environment;
 use super::http::http_bind;
-use super::identity::identity;
+use super::identity::{check_worker_id, identity};
 use super::queue::queue;
 use super::settings::{Settings, show_duration};
 use super::spool::spool;
@@ -64,8 +64,8 @@ impl Config {
         let ports = ports::ports(&mut settings);
         let (queue, heartbeat) = queue(&mut settings, &identity);
         let queue = queue.map(|queue| QueueConfig { tenant, ..queue });
-        let values =
-            Values { identity: &identity, policy: &policy, spool: &spool, gpus: &gpus, heartbeat: heartbeat.as_ref() };
+        check_worker_id(&mut settings, &identity);
+        let values = Values { policy: &policy, spool: &spool, gpus: &gpus, heartbeat: heartbeat.as_ref() };
         conflicts::check(&mut settings, &values);
         // Settings of `serve`; see `DirectConfig`.
         settings.know("RUNPOD_WORKER_BIND");

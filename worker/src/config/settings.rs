@@ -139,11 +139,12 @@ pub(super) fn show_size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes} bytes"), |(name, size)| format!("{} {name}", bytes / size))
 }
 
-/// Text from outside, on one line and of limited length.
+/// Text from outside, safe to print and of limited length.
 pub(super) fn printable(text: &str) -> String {
     const LONGEST: usize = 200;
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
-    if text.chars().count() > LONGEST {
+    let safe = runpod_log_line::printable(text);
+    let mut line: String = safe.chars().take(LONGEST).collect();
+    if line.len() < safe.len() {
         line.push('…');
     }
     line
