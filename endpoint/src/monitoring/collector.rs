@@ -99,7 +99,7 @@ impl Collector for Collected {
         self.counters(
             encoder,
             "runpod_endpoint_duplicate_workers",
-            "Times that a second process was noticed that uses a worker's id.",
+            "Second processes noticed with the id of a running worker.",
             "",
             |series| [("", series.totals.duplicate_workers)],
         )?;

@@ -107,7 +107,7 @@ pub struct Totals {
     pub retried: u64,
     /// Unfinished jobs that workers gave back. They cost no retry.
     pub handed_back: u64,
-    /// Times that a second process was noticed that used a worker's id.
+    /// Second processes noticed with the id of a running worker.
     pub duplicate_workers: u64,
     /// From submission to the start of the first attempt.
     pub delay: Distribution,

@@ -17,7 +17,7 @@ use runpod_worker_core::{DeviceMemory, SlowdownReason, Snapshot};
 #[serde(rename_all = "camelCase")]
 pub(super) struct Runtime {
     uptime_in_seconds: u64,
-    /// Absent when nobody tells about GPUs, which is not the same as none.
+    /// Absent when no GPUs are reported, which is not the same as none.
     #[serde(skip_serializing_if = "Option::is_none")]
     gpus: Option<Vec<Gpu>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,7 @@ pub(super) fn runtime(sensors: &Sensors, uptime: Duration, snapshot: &Snapshot) 
     }
 }
 
-/// Those that the driver tells of, and those that only a handler tells of.
+/// Those that the driver reports, and those that only a handler reports.
 fn gpus(sensors: &Sensors, snapshot: &Snapshot) -> Option<Vec<Gpu>> {
     let seen = sensors.gpus.latest();
     let mut allocated = sensors::handler_memory(snapshot);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_only_the_handler_tells_of_is_there_with_what_it_tells() {
+    fn a_gpu_that_only_the_handler_reports_is_shown_with_what_it_reports() {
         let shown = shown(Gpus::absent(), HostUsage::default(), Vec::new(), &handler_on("cuda:1"));
         let memory = json!({"allocatedBytes": GIB, "reservedBytes": 3 * GIB, "peakBytes": 2 * GIB});
         let mut expected = json!([{"id": "cuda:1", "index": 1}]);

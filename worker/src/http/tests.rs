@@ -59,7 +59,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
     }
 }
 
-/// A machine that tells nothing.
+/// A machine that reports nothing.
 fn nothing_known() -> Sensors {
     Sensors::new(Gpus::absent(), Host::absent(), Vec::new())
 }

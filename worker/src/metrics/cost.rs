@@ -24,7 +24,7 @@ impl CostMetrics {
             dollars: register(
                 r,
                 "runpod_worker_cost_dollars",
-                "Price of that time, by use, with --price-per-hour",
+                "Price of the GPU time, by use, with --price-per-hour",
                 Family::default(),
             ),
         }

@@ -52,7 +52,7 @@ impl JobMetrics {
             items: register(
                 r,
                 "runpod_job_items",
-                "What completed jobs have worked off, as recorded by the handler",
+                "Work done by completed jobs, as recorded by the handler",
                 Family::default(),
             ),
             cost: register(r, "runpod_job_cost_dollars", "Price of the GPU time of a job, with --price-per-hour", cost),

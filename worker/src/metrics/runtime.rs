@@ -56,9 +56,9 @@ fn encode_gpus(out: &mut DescriptorEncoder<'_>, gpus: &[Gpu]) -> Result<(), Erro
     };
     let help = "Share of the last moments in which a GPU computed";
     gauge(out, "runpod_gpu_utilization_ratio", help, each(|gpu| gpu.figures.utilization))?;
-    let help = "GPU memory in use, by whomever";
+    let help = "GPU memory in use by all processes";
     gauge(out, "runpod_gpu_memory_used_bytes", help, each(|gpu| float(gpu.figures.memory_used)))?;
-    let help = "GPU memory there is";
+    let help = "Total GPU memory";
     gauge(out, "runpod_gpu_memory_total_bytes", help, each(|gpu| float(gpu.figures.memory_total)))?;
     let help = "Least GPU memory in use between jobs in the last ten minutes (--gpu-floor-window)";
     gauge(out, "runpod_gpu_memory_floor_bytes", help, each(|gpu| float(gpu.memory_floor)))?;
@@ -112,7 +112,7 @@ fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, series: Seri
     encode(out, name, help, MetricType::Counter, series, ConstCounter::new)
 }
 
-/// The description stands there with or without series. A unit at the end of the name is told.
+/// The description is written with or without series. A unit at the end of the name is reported.
 fn encode<M: EncodeMetric>(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
