@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn gradients_are_off_on_a_slot_thread() {
-        let _guard = prepare_model_thread(Models { processes: 1, slots: 1 });
+        let _guard = prepare_model_thread(Models { processes: 1, models: 1 });
         let weight = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         assert!(!(&weight * 2).requires_grad());
     }

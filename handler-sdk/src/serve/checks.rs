@@ -18,7 +18,7 @@ pub(crate) fn run_checks<P: Program>(order: &CheckOrder, processes: u32, queue: 
     #[cfg(not(feature = "torch"))]
     let _ = processes;
     #[cfg(feature = "torch")]
-    let models = crate::torch::Models { processes, slots: order.slots };
+    let models = crate::torch::Models { processes, models: order.slots };
     // Before the first operation, which may be one of the handler's own checks.
     #[cfg(feature = "torch")]
     crate::torch::limit_threads(models);

@@ -58,7 +58,7 @@ pub(crate) fn prepare_thread(setup: &SlotSetup) -> Result<ThreadGuard, LoadFaile
         #[cfg(feature = "torch")]
         _no_grad: crate::torch::prepare_model_thread(crate::torch::Models {
             processes: setup.processes,
-            slots: setup.models,
+            models: setup.models,
         }),
     })
 }

@@ -14,13 +14,13 @@ pub(crate) struct Models {
     /// Handler processes of the worker.
     pub(crate) processes: u32,
     /// Models in each process.
-    pub(crate) slots: u32,
+    pub(crate) models: u32,
 }
 
 impl Models {
     /// Threads for each model: at least one.
     fn share_of(self, cpus: usize) -> usize {
-        let models = (self.processes as usize).saturating_mul(self.slots as usize);
+        let models = (self.processes as usize).saturating_mul(self.models as usize);
         cpus.checked_div(models).unwrap_or(cpus).max(1)
     }
 }
@@ -39,7 +39,7 @@ pub(super) fn report(models: Models) -> CheckReport {
     let reason = match std::env::var(OVERRIDE) {
         Ok(value) => format!("{OVERRIDE} is {value}"),
         Err(_) => {
-            format!("CPUs {}, processes {}, models in each process {}", cpus(), models.processes, models.slots)
+            format!("CPUs {}, processes {}, models in each process {}", cpus(), models.processes, models.models)
         }
     };
     CheckReport::ok("threads", format!("libtorch uses {threads} CPU threads for each model ({reason})"))
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn every_model_has_an_equal_share_and_at_least_one_thread() {
-        let share = |cpus, processes, slots| Models { processes, slots }.share_of(cpus);
+        let share = |cpus, processes, models| Models { processes, models }.share_of(cpus);
         assert_eq!(share(8, 1, 1), 8);
         assert_eq!(share(8, 2, 1), 4);
         assert_eq!(share(8, 2, 3), 1);
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_on_the_thread_that_sets_it_and_is_reported() {
-        let models = Models { processes: 1, slots: u32::MAX };
+        let models = Models { processes: 1, models: u32::MAX };
         let (threads, report) = std::thread::spawn(move || {
             limit_threads(models);
             (tch::get_num_threads(), report(models))

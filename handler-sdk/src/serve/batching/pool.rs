@@ -95,7 +95,7 @@ impl<I> Pool<I> {
             let limits = if state.closed { self.limits.wait(Duration::ZERO) } else { self.limits };
             let budget = state.budget.now();
             match state.waiting.next(Instant::now(), &limits, budget) {
-                Next::Run { items, .. } => return Task::Run(items),
+                Next::Run(items) => return Task::Run(items),
                 Next::Wait(time) => {
                     self.changed.wait_for(&mut state, time);
                 }

@@ -22,8 +22,8 @@ struct Entry<K, T> {
 /// What the model does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<T> {
-    /// Run these items, whose costs add up to `cost`.
-    Run { items: Vec<T>, cost: u64 },
+    /// Run these items.
+    Run(Vec<T>),
     /// Wait for more items, but not longer than this.
     Wait(Duration),
     /// Nothing waits.
@@ -72,7 +72,7 @@ impl<K: PartialEq, T> Waiting<K, T> {
             items.extend(self.entries.remove(index).map(|entry| entry.item));
         }
         items.reverse();
-        Next::Run { items, cost }
+        Next::Run(items)
     }
 }
 
