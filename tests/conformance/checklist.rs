@@ -201,12 +201,12 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         51,
         "it is polled beside job-take and while jobs run",
-        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values", "a_stop_that_overtakes_its_job_counts"]),
+        Tests(&["ids_on_the_stop_channel_are_honored_among_other_values", "a_stop_that_overtakes_its_job_counts"]),
     ),
     (
         52,
         "the listed jobs are stopped, others ignored",
-        Tests(&["ids_on_the_stop_channel_are_honoured_among_other_values"]),
+        Tests(&["ids_on_the_stop_channel_are_honored_among_other_values"]),
     ),
     (53, "nothing is posted for a stopped job", Tests(&["nothing_is_posted_for_a_stopped_job"])),
     (

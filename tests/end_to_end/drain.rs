@@ -118,7 +118,7 @@ async fn a_result_that_cannot_be_delivered_does_not_delay_the_shutdown_beyond_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_ends_the_worker_at_once() {
+async fn a_second_sigterm_waits_for_neither_a_job_nor_an_undelivered_result() {
     let (queue, mut worker) = start(&["--slots", "2"]).await;
     (0..9).for_each(|_| queue.done(Reply::never()));
     queue.job("undeliverable", &json!({"do": "ok"}));

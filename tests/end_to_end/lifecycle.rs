@@ -65,7 +65,7 @@ async fn sigterm_lets_the_running_job_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_does_not_wait() {
+async fn a_second_sigterm_ends_a_running_job_with_its_handler_process() {
     let mut stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let id = stack.client.submit(json!({"do": "sleep_ms", "ms": 600_000})).await;
     stack.client.reaches(&id, "IN_PROGRESS").await;
@@ -90,6 +90,6 @@ async fn a_cancelled_job_stops_and_the_next_one_runs() {
     let before = stack.worker.handler_pid().await;
     let next = stack.client.run(json!({"do": "ok"})).await;
     assert_eq!(next["status"], "COMPLETED");
-    assert_eq!(stack.worker.handler_pid().await, before, "a job that yields keeps its process");
+    assert_eq!(stack.worker.handler_pid().await, before, "a job that stops when asked keeps its process");
     assert_eq!(stack.client.status(&id).await["status"], "CANCELLED");
 }

@@ -141,7 +141,7 @@ async fn a_log_sink_that_fails_holds_up_no_job() {
         queue.result(&format!("j-{number}")).await;
     }
     let log = worker.daemon.log();
-    assert_eq!(log.matches("The log sink takes no lines").count(), 1, "trouble is told once:\n{log}");
+    assert_eq!(log.matches("The log sink takes no lines").count(), 1, "trouble is reported once:\n{log}");
     receiver.answer(StatusCode::OK);
     receiver
         .finds("the last job's line", |posted| {

@@ -18,7 +18,7 @@ async fn a_job_over_its_deadline_is_killed_and_times_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_yields_at_its_deadline_keeps_its_process() {
+async fn a_job_that_stops_when_asked_at_its_deadline_keeps_its_process() {
     let stack = Stack::start("puppet-handler", WorkerOptions::flags(&["--job-timeout", "1s"])).await;
     let before = stack.worker.handler_pid().await;
     let late = error(&stack.client.run(json!({"do": "check_cancel"})).await);

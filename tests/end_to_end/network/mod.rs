@@ -10,7 +10,7 @@ mod takes;
 use end_to_end_tests::{FakeQueue, Worker, WorkerOptions, binary};
 use serde_json::json;
 
-/// A queue and a worker on it with the puppet.
+/// Starts a fake queue and a worker with the puppet handler.
 async fn start(options: WorkerOptions) -> (FakeQueue, Worker) {
     let queue = FakeQueue::start();
     let worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);

@@ -29,7 +29,7 @@ async fn answers_on_the_stop_channel_that_stop_nothing_are_followed_by_a_pause()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_on_the_stop_channel_are_honoured_among_other_values() {
+async fn ids_on_the_stop_channel_are_honored_among_other_values() {
     let (queue, worker) = start(WorkerOptions::default()).await;
     queue.job("unwanted", &json!({"do": "check_cancel"}));
     queue.sees("ping", "the job is held", |ping| ping.query.contains("unwanted")).await;
