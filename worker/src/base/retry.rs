@@ -1,4 +1,4 @@
-//! Pauses between attempts. Only this file uses the `backoff` crate.
+//! Pauses between attempts. Only this file of the package uses the `backoff` crate.
 
 use std::time::{Duration, SystemTime};
 

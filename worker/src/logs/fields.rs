@@ -42,7 +42,7 @@ impl Fields {
     }
 
     fn set_text(&mut self, name: &'static str, text: &str) {
-        // Cleaned before it is cut: half a secret would not be recognised.
+        // Cleaned before it is cut: half a secret would not be recognized.
         let text = shorten(&redact::clean(text)).into_owned();
         match name {
             "job" => self.job = Some(text),

@@ -88,7 +88,7 @@ fn spellings(secret: &str) -> Vec<String> {
 }
 
 /// `text` with every secret replaced by `***`, and every beginning of one before an ellipsis: what was cut off there could
-/// not be recognised otherwise.
+/// not be recognized otherwise.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let index = INDEX.read().clone();
     let mut cleaned = mask_known(text, &index);

@@ -76,7 +76,7 @@ pub(super) fn remove(folder: &Path) {
     }
 }
 
-/// What a handler process is told of its folder.
+/// The variable by which its folder is passed to a handler process.
 pub(super) fn variable(folder: &Path) -> (OsString, OsString) {
     (descendants::FOLDER_VARIABLE.into(), folder.into())
 }

@@ -1,4 +1,4 @@
-//! Secrets that are recognised by their form alone: signed URLs, passwords in URLs, authorization headers.
+//! Secrets that are recognized by their form alone: signed URLs, passwords in URLs, authorization headers.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_secrets_are_recognised_in_every_case_style() {
+    fn names_of_secrets_are_recognized_in_every_case_style() {
         for name in [
             "RUNPOD_AI_API_KEY",
             "HF_TOKEN",
