@@ -174,10 +174,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         &["streaming::a_job_that_streams_nothing_ends_its_stream_with_its_result"],
     ),
     // Heartbeats and leases.
-    (
-        "a heartbeat is answered with 200",
-        &["health::a_worker_goes_from_initializing_to_idle_to_lost_to_forgotten"],
-    ),
+    ("a heartbeat is answered with 200", &["health::a_worker_goes_from_initializing_to_idle_to_lost_to_forgotten"]),
     (
         "a job that its worker stops naming is dispatched once more, then FAILED",
         &[
