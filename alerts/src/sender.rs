@@ -155,7 +155,7 @@ mod tests {
     async fn a_full_queue_drops_the_newest_messages_without_waiting() {
         let (url, seen) = receiver(&[]).await;
         let sender = Sender::start(Webhook::new(url, Format::Plain).unwrap());
-        // The test's own thread has not yet let the task run.
+        // The runtime has one thread: the task cannot run before the test waits.
         for number in 0..MAX_WAITING + 10 {
             sender.send(Message::test(&number.to_string(), SystemTime::now()));
         }

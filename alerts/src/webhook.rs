@@ -10,7 +10,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use crate::message::{Format, Message};
 use crate::request_error::request_error_text;
 
-/// Longest attempt.
+/// Limit of one attempt.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where alerts are sent. The URL gives access, so it is a secret: it is printed as `set`.

@@ -22,8 +22,8 @@ impl Budget {
 
     /// An empty share of the budget.
     #[must_use]
-    pub fn lease(&self) -> Lease {
-        Lease { budget: self.clone(), bytes: 0 }
+    pub fn share(&self) -> Share {
+        Share { budget: self.clone(), bytes: 0 }
     }
 
     /// Bytes that are held now.
@@ -35,12 +35,12 @@ impl Budget {
 
 /// A share of the budget; dropping it returns its bytes.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Share {
     budget: Budget,
     bytes: usize,
 }
 
-impl Lease {
+impl Share {
     /// Takes more bytes, or none and returns false when the budget has not that many left.
     #[must_use]
     pub fn try_grow(&mut self, bytes: usize) -> bool {
@@ -60,7 +60,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Share {
     fn drop(&mut self) {
         self.clear();
     }
@@ -71,9 +71,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leases_share_the_budget_and_return_it() {
+    fn shares_come_from_one_budget_and_return_to_it() {
         let budget = Budget::new(10);
-        let (mut one, mut two) = (budget.lease(), budget.lease());
+        let (mut one, mut two) = (budget.share(), budget.share());
         assert!(one.try_grow(6) && !two.try_grow(5) && two.try_grow(4));
         assert!(!one.try_grow(usize::MAX));
         drop(one);

@@ -12,7 +12,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Why a connection was refused or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// All connections were being answered: the new one got status 503.
+    /// No connection could be spared: the new one got status 503, or none if many were refused at once.
     Full,
     /// The connection was idle, or its request did not arrive, and made room for a new one.
     Evicted,
@@ -24,7 +24,7 @@ pub enum Refusal {
     BodyStalled,
     /// The reader of the response made no progress.
     WriteStalled,
-    /// The process had no descriptor for another connection.
+    /// The connection was closed because the process had no descriptor for a new one.
     Descriptors,
 }
 

@@ -3,7 +3,7 @@
 //! No client can take all connections, descriptors or memory of the program:
 //!
 //! - At most [`ServerLimits::max_connections`] are open. A new one replaces one that is idle, or whose request does not arrive;
-//!   if every connection is being answered, the new one gets status 503.
+//!   if none can be spared, the new one gets status 503. Beyond 64 such refusals at once it is closed without an answer.
 //! - The header of a request must arrive in time, and its size is checked while it is read.
 //! - A request body and the reader of a response must make progress.
 //! - Request bodies share a [`Budget`] of bytes.
@@ -22,7 +22,7 @@ mod stream;
 mod table;
 mod tracked;
 
-pub use budget::{Budget, Lease};
+pub use budget::{Budget, Share};
 pub use connection::Connection;
 pub use counts::{Refusal, ServerCounts};
 pub use descriptors::{connections_within, raise_descriptor_limit};

@@ -40,7 +40,7 @@ impl Table {
         Arc::new(Self { limits, counts, open: Mutex::default() })
     }
 
-    /// A place for a new connection. Another one makes room if necessary; `None` if all are being answered.
+    /// A place for a new connection. Another one makes room if necessary; `None` if none can be spared.
     pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
         let mut open = self.open.lock();
         if open.by_number.len() >= self.limits.max_connections {
@@ -60,8 +60,9 @@ impl Table {
 
     /// Closes one connection that can be spared, because the process has no descriptor left.
     pub(crate) fn free_descriptor(&self) {
-        self.counts.add(Refusal::Descriptors);
-        self.open.lock().evict();
+        if self.open.lock().evict() {
+            self.counts.add(Refusal::Descriptors);
+        }
     }
 
     /// Closes the connections whose time is over.
@@ -101,5 +102,25 @@ impl Drop for Place {
         let mut open = self.table.open.lock();
         open.by_number.remove(&self.number);
         self.table.counts.set_open(open.by_number.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phase::Phase;
+
+    #[test]
+    fn only_a_connection_that_was_closed_for_its_descriptor_is_counted() {
+        let counts = Arc::new(ServerCounts::default());
+        let table = Table::new(ServerLimits::default(), Arc::clone(&counts));
+        let place = table.admit().unwrap();
+        let counted = || counts.refused().into_iter().find(|(reason, _)| *reason == "descriptors").unwrap().1;
+        place.activity.enter(Phase::Answer);
+        table.free_descriptor();
+        assert_eq!(counted(), 0, "it is being answered");
+        place.activity.enter(Phase::Idle);
+        table.free_descriptor();
+        assert_eq!(counted(), 1);
     }
 }

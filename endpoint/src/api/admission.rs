@@ -1,4 +1,4 @@
-//! Refuses requests before a handler sees them.
+//! Refuses requests before a route sees them.
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;

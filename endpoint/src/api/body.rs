@@ -5,7 +5,7 @@ use std::ops::Deref;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use runpod_http_server::{Budget, Lease};
+use runpod_http_server::{Budget, Share};
 use tokio::time::timeout;
 
 use super::error::ApiError;
@@ -15,7 +15,7 @@ use super::limits;
 #[derive(Debug)]
 pub(crate) struct Received {
     bytes: Bytes,
-    _lease: Lease,
+    _share: Share,
 }
 
 impl Deref for Received {
@@ -56,7 +56,7 @@ pub(crate) async fn read(body: Body, limit: usize, memory: &Budget) -> Result<Re
 async fn read_all(body: Body, limit: usize, memory: &Budget) -> Result<Received, BodyError> {
     let mut frames = body.into_data_stream();
     let mut whole = BytesMut::new();
-    let mut lease = memory.lease();
+    let mut share = memory.share();
     let mut refused = None;
     let mut seen = 0_usize;
     while let Some(frame) = frames.next().await {
@@ -64,7 +64,7 @@ async fn read_all(body: Body, limit: usize, memory: &Budget) -> Result<Received,
         seen += frame.len();
         if seen > limit {
             refused = Some(BodyError::TooLarge);
-        } else if refused.is_none() && !lease.try_grow(frame.len()) {
+        } else if refused.is_none() && !share.try_grow(frame.len()) {
             refused = Some(BodyError::NoMemory);
         }
         if refused.is_none() {
@@ -73,10 +73,10 @@ async fn read_all(body: Body, limit: usize, memory: &Budget) -> Result<Received,
             break;
         } else {
             whole = BytesMut::new();
-            lease.clear();
+            share.clear();
         }
     }
-    refused.map_or(Ok(Received { bytes: whole.freeze(), _lease: lease }), Err)
+    refused.map_or(Ok(Received { bytes: whole.freeze(), _share: share }), Err)
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ impl Drop for Receipt {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for (id, attempt) in jobs {
-                    if let Err(error) = store.return_undelivered(&endpoint, &worker, &id, attempt).await {
-                        tracing::warn!(worker, job = %id, %error, "Cannot requeue an undelivered job: it waits for its lease.");
+                    if let Err(error) = store.return_unsent(&endpoint, &worker, &id, attempt).await {
+                        tracing::warn!(worker, job = %id, %error, "Cannot requeue a job that did not reach its worker: it waits for its lease.");
                     }
                 }
             });

@@ -100,6 +100,12 @@ impl Config {
 }
 
 impl EndpointConfig {
+    /// The least and the largest number of workers; `default` holds those of the command line.
+    pub(crate) fn worker_bounds(&self, default: (u16, u16)) -> (u16, u16) {
+        let min = self.workers_min.unwrap_or(default.0.min(self.workers_max.unwrap_or(u16::MAX)));
+        (min, self.workers_max.unwrap_or(default.1).max(min).max(1))
+    }
+
     pub(crate) fn policy(&self) -> Policy {
         let default = Policy::default();
         Policy { execution_timeout: self.execution_timeout, ttl: self.ttl.unwrap_or(default.ttl), ..default }

@@ -121,10 +121,10 @@ impl Settings<'_> {
         if first == 0 || !self.starts_workers() {
             return Vec::new();
         }
-        let most = self.workers.bounds().1;
-        let own = if self.handler.is_empty() { 0 } else { u32::from(most) };
+        let bounds = self.workers.bounds();
+        let own = if self.handler.is_empty() { 0 } else { u32::from(bounds.1) };
         let configured = self.config.endpoint.iter().filter(|endpoint| !endpoint.handler.is_empty());
-        let configured: u32 = configured.map(|endpoint| u32::from(endpoint.workers_max.unwrap_or(most))).sum();
+        let configured: u32 = configured.map(|endpoint| u32::from(endpoint.worker_bounds(bounds).1)).sum();
         let last = first + (own + configured).saturating_sub(1);
         let server = u32::from(self.listen.bind.port());
         if last > u32::from(u16::MAX) {
@@ -141,7 +141,7 @@ impl Settings<'_> {
         Vec::new()
     }
 
-    /// A list of GPUs must be enough for one worker.
+    /// A list of GPUs must fill sets of equal size. What `auto` finds is checked when the workers are planned.
     fn gpus(&self) -> Vec<String> {
         let wanted = usize::from(self.workers.gpus_per_worker);
         let GpuChoice::These(ids) = &self.workers.gpus else { return Vec::new() };

@@ -28,16 +28,21 @@ pub(crate) fn pools(
     }
     for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
         let handler = config.handler.iter().map(OsString::from).collect();
-        let min = config.workers_min.unwrap_or(own.min.min(config.workers_max.unwrap_or(u16::MAX)));
+        let (min, max) = config.worker_bounds(args.bounds());
         let scale = ScaleSettings {
             min,
-            max: config.workers_max.unwrap_or(own.max).max(min).max(1),
+            max,
             rule: config.scaler.unwrap_or(own.rule),
             idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
         };
         wanted.push((config.id.clone(), handler, scale, config.lease));
     }
-    let mut http_port = args.worker_http_port;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let gpus = Gpus::new(&args.gpus, usize::from(args.gpus_per_worker))?;
+    // Ports and GPUs are dealt out to the workers of all pools, one after the other.
+    let mut earlier: u16 = 0;
     let mut pools = Vec::new();
     for (endpoint, handler, scale, lease) in wanted {
         let plan = WorkerPlan {
@@ -46,9 +51,9 @@ pub(crate) fn pools(
             worker_key: opened.worker_key.clone(),
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
-            http_port,
+            http_port: if args.worker_http_port == 0 { 0 } else { args.worker_http_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
-            gpus: Gpus::new(&args.gpus, usize::from(args.gpus_per_worker)),
+            gpus: gpus.after(earlier),
             log_format: listen.log.log_format.into(),
             faults: opened.faults.clone(),
             local: opened.local.clone(),
@@ -56,9 +61,7 @@ pub(crate) fn pools(
         if opened.local.endpoint() == Some(&*plan.endpoint) {
             tokio::spawn(fetch_schema(plan.schema_command(&handler), opened.local.clone()));
         }
-        if http_port != 0 {
-            http_port = http_port.saturating_add(scale.max);
-        }
+        earlier = earlier.saturating_add(scale.max);
         pools.push(Pool { plan, scale });
     }
     Ok(pools)

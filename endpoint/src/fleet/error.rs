@@ -30,6 +30,16 @@ pub enum FleetError {
     /// The worker exited with status 64: starting it again would end the same way.
     #[error("the worker refuses its configuration (exit status 64): fix what it printed above and start again")]
     Configuration,
+    /// One worker wants more GPUs than there are.
+    #[error(
+        "--gpus-per-worker {per_worker}: this machine has only {found}; lower it, or leave GPUs alone with --gpus none"
+    )]
+    TooFewGpus {
+        /// GPUs of this machine.
+        found: usize,
+        /// What one worker wants.
+        per_worker: usize,
+    },
     /// The store refused to note the worker.
     #[error(transparent)]
     Store(#[from] StoreError),

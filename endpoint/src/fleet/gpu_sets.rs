@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use super::error::FleetError;
+
 /// `--gpus`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GpuChoice {
@@ -29,29 +31,52 @@ impl FromStr for GpuChoice {
     }
 }
 
-/// The GPUs, dealt out to workers in sets of equal size.
+/// The GPUs, dealt out to the workers of all pools in sets of equal size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Gpus {
     sets: Vec<String>,
+    /// How many workers come before the first one of this pool.
+    earlier: usize,
 }
 
 impl Gpus {
-    /// The sets of `per_worker` GPUs that the choice gives on this machine.
-    #[must_use]
-    pub(crate) fn new(choice: &GpuChoice, per_worker: usize) -> Self {
+    /// The sets of `per_worker` GPUs that the choice gives on this machine. GPUs that fill no set stay unused, with a warning.
+    ///
+    /// # Errors
+    /// When there are GPUs, but not enough for one worker.
+    pub(crate) fn new(choice: &GpuChoice, per_worker: usize) -> Result<Self, FleetError> {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let ids = match choice {
             GpuChoice::None => Vec::new(),
             GpuChoice::These(ids) => ids.clone(),
             GpuChoice::Auto => detect(visible.as_deref(), Path::new("/dev")),
         };
-        Self { sets: ids.chunks(per_worker.max(1)).map(|set| set.join(",")).collect() }
+        Self::of(&ids, per_worker)
     }
 
-    /// `CUDA_VISIBLE_DEVICES` of a worker. With more workers than sets, workers share.
+    fn of(ids: &[String], per_worker: usize) -> Result<Self, FleetError> {
+        let sets = ids.chunks_exact(per_worker.max(1));
+        let unused = sets.remainder();
+        if unused.len() == ids.len() && !unused.is_empty() {
+            return Err(FleetError::TooFewGpus { found: ids.len(), per_worker });
+        }
+        if !unused.is_empty() {
+            let gpus = unused.join(",");
+            tracing::warn!(gpus, "These GPUs stay unused: they are fewer than --gpus-per-worker {per_worker}.");
+        }
+        Ok(Self { sets: sets.map(|set| set.join(",")).collect(), earlier: 0 })
+    }
+
+    /// The same sets for a pool that comes after `earlier` workers of other pools.
+    #[must_use]
+    pub(crate) fn after(&self, earlier: u16) -> Self {
+        Self { sets: self.sets.clone(), earlier: usize::from(earlier) }
+    }
+
+    /// `CUDA_VISIBLE_DEVICES` of a worker of this pool. With more workers than sets, workers share.
     #[must_use]
     pub(crate) fn set(&self, worker: u16) -> Option<String> {
-        self.sets.get(usize::from(worker).checked_rem(self.sets.len())?).cloned()
+        self.sets.get((self.earlier + usize::from(worker)).checked_rem(self.sets.len())?).cloned()
     }
 
     /// How many workers can have GPUs of their own; 0 when GPUs are not dealt out.
@@ -85,10 +110,27 @@ mod tests {
 
     #[test]
     fn workers_get_sets_in_turn() {
-        let gpus = Gpus::new(&"0,1,2,3".parse().unwrap(), 2);
+        let gpus = Gpus::new(&"0,1,2,3".parse().unwrap(), 2).unwrap();
         assert_eq!([0, 1, 2].map(|worker| gpus.set(worker).unwrap()), ["0,1", "2,3", "0,1"]);
-        assert_eq!(Gpus::new(&GpuChoice::None, 1).set(0), None);
+        assert_eq!(Gpus::new(&GpuChoice::None, 1).unwrap().set(0), None);
         assert!("0,,1".parse::<GpuChoice>().is_err());
+    }
+
+    #[test]
+    fn pools_share_the_sets() {
+        let gpus = Gpus::new(&"0,1".parse().unwrap(), 1).unwrap();
+        let (first, second) = (gpus.after(0), gpus.after(1));
+        assert_eq!([first.set(0), second.set(0), second.set(1)].map(Option::unwrap), ["0", "1", "0"]);
+    }
+
+    #[test]
+    fn every_set_is_full() {
+        let ids = ["0", "1", "2"].map(str::to_owned);
+        let gpus = Gpus::of(&ids, 2).unwrap();
+        assert_eq!([0, 1].map(|worker| gpus.set(worker).unwrap()), ["0,1", "0,1"], "GPU 2 stays unused");
+        let refusal = Gpus::of(&ids[..1], 2);
+        assert!(matches!(refusal, Err(FleetError::TooFewGpus { found: 1, per_worker: 2 })), "{refusal:?}");
+        assert_eq!(Gpus::of(&[], 2).unwrap().sets(), 0, "a machine without GPUs");
     }
 
     #[test]

@@ -43,14 +43,6 @@ struct Running {
 impl Pool {
     /// Runs until `stop`, or until a worker cannot run at all.
     pub(crate) async fn run(self, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), FleetError> {
-        let (sets, max) = (self.plan.gpus.sets(), usize::from(self.scale.max));
-        if sets > 0 && max > sets {
-            tracing::warn!(
-                workers = max,
-                gpu_sets = sets,
-                "There are more workers than GPU sets: some workers share GPUs."
-            );
-        }
         let mut scaler = Scaler::new(self.scale);
         let mut running =
             Running { plan: Arc::new(self.plan), store, stop, slots: BTreeMap::new(), tasks: JoinSet::new() };
@@ -85,6 +77,11 @@ impl Pool {
 
 /// Runs the workers of all pools until `stop`. The first failure of one stops them all.
 pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), FleetError> {
+    let workers: usize = pools.iter().map(|pool| usize::from(pool.scale.max)).sum();
+    let gpu_sets = pools.first().map_or(0, |pool| pool.plan.gpus.sets());
+    if gpu_sets > 0 && workers > gpu_sets {
+        tracing::warn!(workers, gpu_sets, "There are more workers than GPU sets: some workers share GPUs.");
+    }
     let mut running = JoinSet::new();
     for pool in pools {
         running.spawn(pool.run(Arc::clone(&store), stop.clone()));

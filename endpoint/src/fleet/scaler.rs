@@ -11,7 +11,7 @@ const STEP: Duration = Duration::from_secs(1);
 /// When workers are added. RunPod's two scaling types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalerRule {
-    /// While the first job has waited for longer than this.
+    /// While the first job has waited for this long or longer.
     QueueDelay(Duration),
     /// One worker for this many jobs, waiting and running.
     RequestCount(u32),
@@ -129,7 +129,7 @@ impl Scaler {
             }
             return starts;
         }
-        let surplus = present.saturating_sub(wanted.max(min));
+        let surplus = present.saturating_sub(wanted);
         let idle_timeout = self.settings.idle_timeout;
         let expired = self.idle.iter().rev().filter(|(_, (since, _))| now.saturating_sub(*since) >= idle_timeout);
         expired.take(usize::from(surplus)).map(|(slot, _)| Action::Retire(*slot)).collect()

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::store::{Distribution, Health, Observation, Totals};
+use crate::store::{Distribution, Health, Observation, Totals, WorkerCounts};
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
@@ -33,7 +33,7 @@ impl Series {
             in_queue: 0,
             in_progress: 0,
             oldest_wait: Duration::ZERO,
-            workers: ["idle", "initializing", "lost", "running", "throttled", "unhealthy"].map(|state| (state, 0)),
+            workers: by_state(WorkerCounts::default()),
         }
     }
 
@@ -43,9 +43,7 @@ impl Series {
         self.in_queue += in_queue;
         self.in_progress += in_progress;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        let counts =
-            [workers.idle, workers.initializing, workers.lost, workers.running, workers.throttled, workers.unhealthy];
-        self.workers.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
+        self.workers.iter_mut().zip(by_state(workers)).for_each(|((_, sum), (_, count))| *sum += count);
     }
 
     fn jobs(&self) -> [(&'static str, u64); 7] {
@@ -60,6 +58,18 @@ impl Series {
             ("expired", totals.expired),
         ]
     }
+}
+
+/// The workers in each state, by the value of the label `state`.
+fn by_state(workers: WorkerCounts) -> [(&'static str, usize); 6] {
+    [
+        ("idle", workers.idle),
+        ("initializing", workers.initializing),
+        ("lost", workers.lost),
+        ("running", workers.running),
+        ("throttled", workers.throttled),
+        ("unhealthy", workers.unhealthy),
+    ]
 }
 
 /// Everything that one scrape shows.

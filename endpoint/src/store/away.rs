@@ -46,7 +46,7 @@ away! {
     admit(&str, &str, Option<&str>) -> ();
     hand_back(&str, &str, &[JobId]) -> usize;
     goodbye(&str, &str) -> ();
-    return_undelivered(&str, &str, &str, u32) -> ();
+    return_unsent(&str, &str, &str, u32) -> ();
     progress(&str, &str, &str, Option<Payload>) -> ();
     chunk(&str, &str, &str, Payload) -> ();
     finish(&str, &str, &str, Outcome) -> ();

@@ -103,7 +103,7 @@ pub trait Store: Send + Sync + 'static {
         wait: Duration,
     ) -> Result<Vec<Assignment>, StoreError>;
     /// Puts a job that did not reach its worker back to its old position in the queue.
-    async fn return_undelivered(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
+    async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
     /// Puts unfinished jobs that a worker hands back to their old positions in the queue, without a retry; returns how many.
     /// Jobs that it does not hold are left alone, so that the call may be repeated.
     async fn hand_back(&self, endpoint: &str, worker: &str, ids: &[JobId]) -> Result<usize, StoreError>;

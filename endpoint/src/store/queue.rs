@@ -121,7 +121,11 @@ impl<P: Content> Queue<P> {
         self.now = now;
         for _ in 0..MAX_DUE {
             let Some((_, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() else { break };
-            let Some(job) = self.jobs.get(&id) else { return };
+            let Some(job) = self.jobs.get(&id) else {
+                // Left first in the set, it would keep every later deadline from being served.
+                self.deadlines.pop_first();
+                continue;
+            };
             match &job.record.state {
                 _ if job.record.expires <= now => self.forget(&id),
                 State::Running(run) if run.execution_deadline <= now => {

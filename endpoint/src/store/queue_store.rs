@@ -302,9 +302,9 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(jobs)
     }
 
-    async fn return_undelivered(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
+    async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
         if let Some(endpoint) = self.find(endpoint) {
-            endpoint.with(|queue, _| queue.return_undelivered(worker, id, attempt));
+            endpoint.with(|queue, _| queue.return_unsent(worker, id, attempt));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Sends one webhook, wherever its redirects lead, as long as they lead to permitted addresses.
 
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
+use runpod_alerts::request_error_text;
 use tokio::time::timeout;
 
 use super::guard::{Guard, GuardedResolver, Lookup, NotPublic, system_lookup};
@@ -109,15 +111,14 @@ impl WebhookClient {
 }
 
 fn unreachable(error: reqwest::Error) -> SendError {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
+    let mut cause = error.source();
+    while let Some(source) = cause {
         if source.is::<NotPublic>() {
             return NotPublic.into();
         }
-        cause = source;
+        cause = source.source();
     }
-    SendError::Unreachable(cause.to_string())
+    SendError::Unreachable(request_error_text(error))
 }
 
 #[cfg(test)]

@@ -268,7 +268,7 @@ async fn a_job_that_was_not_delivered_is_the_next_one<E: Engine>() {
         submit(&*store, id).await;
     }
     let taken = take(&*store, "w", 1).await;
-    store.return_undelivered(EP, "w", "a", taken[0].attempt).await.unwrap();
+    store.return_unsent(EP, "w", "a", taken[0].attempt).await.unwrap();
     assert_eq!(view(&*store, "a").await.attempt.retries, 0);
     assert_eq!(take_ids(&*store, "w", 9).await, ["a", "b"]);
 }

@@ -22,7 +22,7 @@ async fn the_queue_keeps_its_order() {
     }
     let taken = take(&*store, "w", 2).await;
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
-    store.return_undelivered(EP, "w", "given-back", taken[1].attempt).await.unwrap();
+    store.return_unsent(EP, "w", "given-back", taken[1].attempt).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
     drop(store);
 

@@ -173,6 +173,8 @@ async fn a_file_that_was_not_closed_is_opened_only_under_the_name_that_has_its_n
     std::fs::write(engine.folder().join("jobs.db-wal"), "changes").unwrap();
     let refusal = open_free(&link, &setup).err();
     assert!(matches!(&refusal, Some(OpenError::OtherName { other, .. }) if other.ends_with("jobs.db")), "{refusal:?}");
+    let text = refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
+    assert!(text.contains("jobs.db, and its newest changes are in") && text.ends_with("jobs.db"), "{text}");
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ impl<E: Engine> Observer<E> {
             Event::Goodbye { worker } => self.store.goodbye(EP, WORKERS[*worker]).await.unwrap(),
             Event::ReturnUndelivered { job } => {
                 if let Some((taker, attempt)) = self.takers.get(job) {
-                    self.store.return_undelivered(EP, taker, &id(*job), *attempt).await.unwrap();
+                    self.store.return_unsent(EP, taker, &id(*job), *attempt).await.unwrap();
                 }
             }
             Event::Finish { worker, job, failed } => {

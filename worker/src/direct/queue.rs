@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use runpod_http_server::{Budget, Lease};
+use runpod_http_server::{Budget, Share};
 use runpod_worker_core::{JobId, TakenJob};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -76,15 +76,15 @@ impl DirectQueue {
     }
 
     /// An empty share of the memory for request bodies.
-    pub(super) fn lease(&self) -> Lease {
-        self.bodies.lease()
+    pub(super) fn share(&self) -> Share {
+        self.bodies.share()
     }
 
     /// Puts a job in, with the share of the memory that its body takes. Its id must be new.
     ///
     /// # Errors
     /// [`Rejection`], with the reason for the caller.
-    pub(super) fn submit(&self, job: TakenJob, body: Lease) -> Result<Submission, Rejection> {
+    pub(super) fn submit(&self, job: TakenJob, body: Share) -> Result<Submission, Rejection> {
         let id = job.id.clone();
         let mut state = self.state();
         if state.closed {
@@ -175,7 +175,7 @@ pub(super) struct Submission {
     taken: bool,
     over: bool,
     /// Given back when the caller has the result.
-    _body: Lease,
+    _body: Share,
 }
 
 impl Submission {

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use runpod_handler_protocol::{ErrorKind, MAX_PAYLOAD_LEN};
-use runpod_http_server::Lease;
+use runpod_http_server::Share;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -95,15 +95,15 @@ impl IntoResponse for ApiError {
 }
 
 async fn submit(queue: &DirectQueue, body: Body) -> Result<(String, Submission), ApiError> {
-    let mut lease = queue.lease();
-    let body = read(body, &mut lease).await?;
+    let mut share = queue.share();
+    let body = read(body, &mut share).await?;
     let job = job(&body).map_err(ApiError::Malformed)?;
     let id = job.id.as_str().to_owned();
-    Ok((id, queue.submit(job, lease)?))
+    Ok((id, queue.submit(job, share)?))
 }
 
 /// Reads a body of limited size. Its bytes count against the memory that all bodies share.
-async fn read(body: Body, lease: &mut Lease) -> Result<Bytes, ApiError> {
+async fn read(body: Body, share: &mut Share) -> Result<Bytes, ApiError> {
     let mut parts = body.into_data_stream();
     let mut read = BytesMut::new();
     while let Some(part) = parts.next().await {
@@ -111,7 +111,7 @@ async fn read(body: Body, lease: &mut Lease) -> Result<Bytes, ApiError> {
         if read.len() + part.len() > MAX_BODY {
             return Err(ApiError::TooLarge);
         }
-        if !lease.try_grow(part.len()) {
+        if !share.try_grow(part.len()) {
             return Err(Rejection::NoMemory.into());
         }
         read.extend_from_slice(&part);

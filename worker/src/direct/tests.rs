@@ -28,8 +28,8 @@ async fn taken(queue: &DirectQueue, want: usize) -> Vec<JobId> {
 #[tokio::test]
 async fn a_caller_receives_the_messages_of_its_job_in_order() {
     let queue = queue(8);
-    let mut first = queue.submit(job("1"), queue.lease()).unwrap();
-    let _second = queue.submit(job("2"), queue.lease()).unwrap();
+    let mut first = queue.submit(job("1"), queue.share()).unwrap();
+    let _second = queue.submit(job("2"), queue.share()).unwrap();
     assert_eq!(taken(&queue, 5).await, ["1".into(), "2".into()]);
     queue.post_progress(&"1".into(), Bytes::from_static(b"p")).await;
     queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
@@ -49,7 +49,7 @@ async fn a_poll_waits_for_a_job_and_ends_by_itself() {
         async move { taken(&queue, 1).await }
     });
     tokio::task::yield_now().await;
-    let _ticket = queue.submit(job("1"), queue.lease()).unwrap();
+    let _ticket = queue.submit(job("1"), queue.share()).unwrap();
     assert_eq!(waiting.await.unwrap(), ["1".into()]);
 }
 
@@ -57,7 +57,7 @@ async fn a_poll_waits_for_a_job_and_ends_by_itself() {
 async fn a_caller_who_leaves_removes_a_waiting_job_and_stops_a_running_one() {
     let queue = queue(8);
     let (waiting, running) =
-        (queue.submit(job("waiting"), queue.lease()).unwrap(), queue.submit(job("running"), queue.lease()).unwrap());
+        (queue.submit(job("waiting"), queue.share()).unwrap(), queue.submit(job("running"), queue.share()).unwrap());
     drop(waiting);
     assert_eq!(taken(&queue, 5).await, ["running".into()]);
     drop(running);
@@ -67,12 +67,12 @@ async fn a_caller_who_leaves_removes_a_waiting_job_and_stops_a_running_one() {
 #[tokio::test]
 async fn a_caller_who_leaves_with_the_result_stops_no_job() {
     let queue = queue(8);
-    let mut ticket = queue.submit(job("1"), queue.lease()).unwrap();
+    let mut ticket = queue.submit(job("1"), queue.share()).unwrap();
     taken(&queue, 1).await;
     queue.post_final(&"1".into(), Bytes::new(), false).await;
     ticket.next().await;
     drop(ticket);
-    let left = queue.submit(job("2"), queue.lease()).unwrap();
+    let left = queue.submit(job("2"), queue.share()).unwrap();
     taken(&queue, 1).await;
     drop(left);
     assert_eq!(queue.stops().await, StopReply::Stop(vec!["2".into()]), "1 is not among them");
@@ -81,18 +81,18 @@ async fn a_caller_who_leaves_with_the_result_stops_no_job() {
 #[tokio::test]
 async fn jobs_beyond_the_limit_are_rejected() {
     let queue = queue(2);
-    let _first = queue.submit(job("1"), queue.lease()).unwrap();
-    let _second = queue.submit(job("2"), queue.lease()).unwrap();
-    assert_eq!(queue.submit(job("3"), queue.lease()).unwrap_err(), Rejection::Full(2));
+    let _first = queue.submit(job("1"), queue.share()).unwrap();
+    let _second = queue.submit(job("2"), queue.share()).unwrap();
+    assert_eq!(queue.submit(job("3"), queue.share()).unwrap_err(), Rejection::Full(2));
     taken(&queue, 1).await;
-    let _third = queue.submit(job("3"), queue.lease()).expect("a place is free");
+    let _third = queue.submit(job("3"), queue.share()).expect("a place is free");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_waits_too_long_for_a_slot_is_rejected() {
     let queue = queue(8);
     let (mut late, mut running) =
-        (queue.submit(job("late"), queue.lease()).unwrap(), queue.submit(job("running"), queue.lease()).unwrap());
+        (queue.submit(job("late"), queue.share()).unwrap(), queue.submit(job("running"), queue.share()).unwrap());
     assert!(matches!(late.next().await, CallerMessage::Rejected(Rejection::Late(WAIT))));
     assert_eq!(taken(&queue, 5).await, ["running".into()]);
     let answer = tokio::spawn(async move { running.next().await });
@@ -104,12 +104,12 @@ async fn a_job_that_waits_too_long_for_a_slot_is_rejected() {
 #[tokio::test]
 async fn a_closed_queue_rejects_waiting_jobs_and_lets_running_ones_finish() {
     let queue = queue(8);
-    let mut running = queue.submit(job("running"), queue.lease()).unwrap();
+    let mut running = queue.submit(job("running"), queue.share()).unwrap();
     taken(&queue, 1).await;
-    let mut waiting = queue.submit(job("waiting"), queue.lease()).unwrap();
+    let mut waiting = queue.submit(job("waiting"), queue.share()).unwrap();
     queue.close();
     assert!(matches!(waiting.next().await, CallerMessage::Rejected(Rejection::Closed)));
-    assert_eq!(queue.submit(job("new"), queue.lease()).unwrap_err(), Rejection::Closed);
+    assert_eq!(queue.submit(job("new"), queue.share()).unwrap_err(), Rejection::Closed);
     queue.post_final(&"running".into(), Bytes::new(), false).await;
     assert!(matches!(running.next().await, CallerMessage::Final(_)));
 }
@@ -117,10 +117,10 @@ async fn a_closed_queue_rejects_waiting_jobs_and_lets_running_ones_finish() {
 #[tokio::test]
 async fn at_the_end_every_job_without_a_result_is_rejected() {
     let queue = queue(8);
-    let mut handed_back = queue.submit(job("1"), queue.lease()).unwrap();
+    let mut handed_back = queue.submit(job("1"), queue.share()).unwrap();
     taken(&queue, 1).await;
     queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
-    let mut waiting = queue.submit(job("2"), queue.lease()).unwrap();
+    let mut waiting = queue.submit(job("2"), queue.share()).unwrap();
     queue.end();
     assert!(matches!(handed_back.next().await, CallerMessage::Chunk(_)), "messages that were sent are received");
     assert!(matches!(handed_back.next().await, CallerMessage::Rejected(Rejection::Closed)));
@@ -130,7 +130,7 @@ async fn at_the_end_every_job_without_a_result_is_rejected() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_does_not_read_counts_as_gone() {
     let queue = queue(8);
-    let mut slow = queue.submit(job("1"), queue.lease()).unwrap();
+    let mut slow = queue.submit(job("1"), queue.share()).unwrap();
     taken(&queue, 1).await;
     let begin = tokio::time::Instant::now();
     for _ in 0..40 {

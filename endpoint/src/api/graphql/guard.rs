@@ -22,7 +22,7 @@ const MAX_WORK: u64 = 250_000;
 const LIST: u64 = 16;
 /// Work of a field that measures local workers.
 const MEASUREMENT: u64 = 1000;
-/// Lists of the schema about itself that may stand inside each other: each multiplies the answer.
+/// Nested introspection lists that are allowed: each multiplies the answer.
 const MAX_SCHEMA_LISTS: u64 = 2;
 
 /// Why a query is not executed.

@@ -61,6 +61,11 @@ fn endpoints_of_the_file_are_checked_with_the_flags() {
             "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nworkers_max = 3",
             "own port 8000",
         ),
+        (
+            &["--worker-http-port", "7997"],
+            "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nworkers_min = 4",
+            "own port 8000",
+        ),
     ] {
         let text = problems(args, file);
         assert!(text.contains(part), "{args:?}: {text}");

@@ -1,4 +1,4 @@
-//! The way of jobs to workers, and back when they did not arrive.
+//! How jobs get to workers, and back to the queue.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ impl<P: Content> Queue<P> {
     }
 
     /// Puts a job that did not reach its worker back to its old position. That is no retry: no worker ever saw the job.
-    pub fn return_undelivered(&mut self, worker: &str, id: &str, attempt: u32) {
+    pub fn return_unsent(&mut self, worker: &str, id: &str, attempt: u32) {
         let Some(job) = self.jobs.get(id) else { return };
         let held = matches!(&job.record.state, State::Running(run) if *run.poller == *worker);
         if held && job.record.attempt.number == attempt {

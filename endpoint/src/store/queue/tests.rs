@@ -104,7 +104,7 @@ impl Observer {
                 if let Some(assignment) = self.last.get(&self.job(*job)).cloned() {
                     let taker = self.takers[&assignment.id];
                     let was_running = self.queue.view(&assignment.id).map(|view| view.status);
-                    self.queue.return_undelivered(taker, &assignment.id, assignment.attempt);
+                    self.queue.return_unsent(taker, &assignment.id, assignment.attempt);
                     if was_running == Some(Status::InProgress) {
                         self.dispatched.remove(&assignment.id);
                     }
@@ -309,19 +309,28 @@ fn ids(assignments: &[Assignment]) -> Vec<&str> {
 fn a_job_that_was_not_delivered_goes_back_to_the_head() {
     let mut queue = queue_with(&["a", "b"]);
     let taken = queue.take(AT, "w0", 1);
-    queue.return_undelivered("w0", "a", taken[0].attempt);
+    queue.return_unsent("w0", "a", taken[0].attempt);
     let view = queue.view("a").unwrap();
     assert_eq!((view.status, view.attempt.retries, view.attempt.worker), (Status::InQueue, 0, None));
     assert_eq!(ids(&queue.take(AT, "w1", 2)), ["a", "b"]);
 }
 
 #[test]
+fn a_deadline_without_a_job_does_not_hold_up_the_later_ones() {
+    let mut queue = queue_with(&["a"]);
+    queue.deadlines.insert((Timestamp::ZERO, JobId::from("unknown")));
+    queue.tick(AT + Duration::from_secs(30 * 24 * 3600));
+    assert!(queue.view("a").is_none(), "the job has not expired");
+    assert_eq!(queue.next_deadline(), None);
+}
+
+#[test]
 fn a_stale_return_changes_nothing() {
     let mut queue = queue_with(&["a"]);
     let first = queue.take(AT, "w0", 1);
-    queue.return_undelivered("w0", "a", first[0].attempt);
+    queue.return_unsent("w0", "a", first[0].attempt);
     queue.take(AT, "w0", 1);
-    queue.return_undelivered("w0", "a", first[0].attempt);
+    queue.return_unsent("w0", "a", first[0].attempt);
     assert_eq!(queue.view("a").unwrap().status, Status::InProgress);
 }
 

@@ -140,7 +140,7 @@ impl<B: Backing> Drop for Taken<'_, B> {
         if !self.jobs.is_empty() {
             self.endpoint.with(|queue, _| {
                 for job in &self.jobs {
-                    queue.return_undelivered(self.worker, &job.id, job.attempt);
+                    queue.return_unsent(self.worker, &job.id, job.attempt);
                 }
             });
         }

@@ -36,7 +36,10 @@ pub enum OpenError {
     #[error("--data {}: another process uses this file; stop it or choose another path", .0.display())]
     InUse(PathBuf),
     /// It was used under another name and not closed.
-    #[error("--data {}: the newest changes are beside its other name; start with --data {}", path.display(), other.display())]
+    #[error(
+        "--data {}: this file was last used as {name}, and its newest changes are in {name}-wal; start with --data {name}",
+        path.display(), name = other.display()
+    )]
     OtherName {
         /// The name that was given.
         path: PathBuf,
