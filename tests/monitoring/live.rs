@@ -163,7 +163,8 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     for _ in 0..101 {
         client.submit(json!({"do": "ok"})).await;
     }
-    const ALONE: [&str; 4] = ["RunpodTargetDown", "RunpodQueueDepth", "RunpodNoIdleWorker", "RunpodGpuUnderused"];
+    const ALONE: [&str; 5] =
+        ["RunpodTargetDown", "RunpodQueueDepth", "RunpodNoIdleWorker", "RunpodGpuUnderused", "RunpodWorkerLost"];
     for alert in ALONE {
         prometheus.fires(alert).await;
     }

@@ -77,7 +77,10 @@ async fn an_endpoint_posts_an_alert_about_its_queue_and_a_receiver_that_hangs_de
     for _ in 0..3 {
         lonely.client().submit(json!({})).await;
     }
-    eventually("the alert in the log", || async { lonely.daemon.log().contains("did not arrive").then_some(()) }).await;
+    eventually("the alert in the log", || async {
+        lonely.daemon.log().contains("An alert was not delivered").then_some(())
+    })
+    .await;
     assert_eq!(lonely.client().health().await["jobs"]["inQueue"], 3);
     lonely.daemon.signal(Signal::TERM);
     assert!(lonely.daemon.wait(Duration::from_secs(60)).success());
