@@ -149,7 +149,7 @@ pub use function::serve_fn;
 pub use handler::{Handler, NoChunks};
 pub use job::Job;
 pub use load_env::LoadEnv;
-pub use runpod_handler_protocol::{CancelReason, ErrorKind};
+pub use runpod_handler_protocol::{ErrorKind, StopReason};
 pub use secret::Secret;
 pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch};
 pub use stopped::{EmitError, Stopped};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use runpod_handler_protocol::CancelReason;
+use runpod_handler_protocol::StopReason;
 
 use crate::stopped::Stopped;
 
@@ -28,7 +28,7 @@ pub(crate) struct RunningJob {
 
 #[derive(Debug, Default)]
 struct State {
-    stop: Option<CancelReason>,
+    stop: Option<StopReason>,
     last_seq: u64,
     /// Sequence number and length of every unacknowledged chunk.
     unacknowledged: VecDeque<(u64, usize)>,
@@ -49,7 +49,7 @@ impl RunningJob {
     }
 
     /// Asks the job to stop. The first reason is kept.
-    pub(crate) fn stop(&self, reason: CancelReason) {
+    pub(crate) fn stop(&self, reason: StopReason) {
         self.state.lock().stop.get_or_insert(reason);
         self.changed.notify_all();
     }
@@ -94,7 +94,7 @@ impl RunningJob {
     }
 
     fn stopped_in(&self, state: &State) -> Option<Stopped> {
-        let late = || (Instant::now() >= self.deadline).then_some(CancelReason::Deadline);
+        let late = || (Instant::now() >= self.deadline).then_some(StopReason::Deadline);
         state.stop.or_else(late).map(Stopped::new)
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         let job = job(Duration::from_millis(50), 1);
         job.send_chunk(1, |seq| assert_eq!(seq, 1)).unwrap();
         let stopped = job.send_chunk(1, |_| panic!("sent beyond the window")).unwrap_err();
-        assert_eq!(stopped.reason(), CancelReason::Deadline);
+        assert_eq!(stopped.reason(), StopReason::Deadline);
     }
 
     #[test]
@@ -159,8 +159,8 @@ mod tests {
     fn the_first_reason_counts_and_a_deadline_beyond_the_clock_is_no_panic() {
         let job = job(Duration::MAX, 1);
         assert_eq!(job.stopped(), None);
-        job.stop(CancelReason::Drain);
-        job.stop(CancelReason::Stopped);
-        assert_eq!(job.stopped().map(|stopped| stopped.reason()), Some(CancelReason::Drain));
+        job.stop(StopReason::Drain);
+        job.stop(StopReason::Cancelled);
+        assert_eq!(job.stopped().map(|stopped| stopped.reason()), Some(StopReason::Drain));
     }
 }

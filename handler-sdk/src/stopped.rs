@@ -1,6 +1,6 @@
 //! What a running job returns when it must end early or cannot send a chunk.
 
-use runpod_handler_protocol::{CancelReason, ErrorKind};
+use runpod_handler_protocol::{ErrorKind, StopReason};
 
 use crate::encode::EncodeError;
 
@@ -8,23 +8,23 @@ use crate::encode::EncodeError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the job was stopped: {reason}")]
 pub struct Stopped {
-    reason: CancelReason,
+    reason: StopReason,
 }
 
 impl Stopped {
-    pub(crate) fn new(reason: CancelReason) -> Self {
+    pub(crate) fn new(reason: StopReason) -> Self {
         Self { reason }
     }
 
     /// Why the job must end.
-    pub fn reason(&self) -> CancelReason {
+    pub fn reason(&self) -> StopReason {
         self.reason
     }
 
     pub(crate) fn kind(self) -> ErrorKind {
         match self.reason {
-            CancelReason::Deadline => ErrorKind::Timeout,
-            CancelReason::Stopped | CancelReason::Drain => ErrorKind::Cancelled,
+            StopReason::Deadline => ErrorKind::Timeout,
+            StopReason::Cancelled | StopReason::Drain => ErrorKind::Cancelled,
         }
     }
 }

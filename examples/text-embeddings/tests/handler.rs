@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use runpod_handler_protocol::{
-    CancelReason, Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, ToHandler, ToSupervisor, encode_header,
+    Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, StopReason, ToHandler, ToSupervisor, encode_header,
 };
 use serde_json::{Value, json};
 
@@ -154,7 +154,7 @@ fn a_cancelled_job_ends_between_batches() {
     let texts = vec!["a text of some length, so that a batch takes its time, and there are many batches of it"; 4096];
     worker.submit("long", &json!({ "input": texts }));
     while !matches!(worker.receive().0, ToSupervisor::Progress { .. }) {}
-    worker.send(&ToHandler::Cancel { job: "long".into(), attempt: 1, reason: CancelReason::Stopped }, &[]);
+    worker.send(&ToHandler::Stop { job: "long".into(), attempt: 1, reason: StopReason::Cancelled }, &[]);
     assert_eq!(worker.outcome().unwrap_err().kind, ErrorKind::Cancelled);
     assert!(worker.run(&json!({ "input": "the next job" })).is_ok());
 }

@@ -36,4 +36,4 @@ pub mod records;
 pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
 pub use log_line::{LOG_MARK, LogLine, MAX_LOG_LINE};
-pub use message::{CancelReason, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};
+pub use message::{ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, StopReason, ToHandler, ToSupervisor};

@@ -59,13 +59,13 @@ pub enum ToHandler {
         traceparent: Option<String>,
     },
     /// Stop a job at its next stop point. The handler still answers with `Done` or `Failed`.
-    Cancel {
+    Stop {
         /// Job id.
         job: String,
-        /// Attempt to stop; a cancel for another attempt is ignored.
+        /// Attempt to stop; a stop of another attempt is ignored.
         attempt: u32,
         /// Why the job must stop.
-        reason: CancelReason,
+        reason: StopReason,
     },
     /// The supervisor has passed on the chunks up to and including `seq`: the job may emit that many more.
     ChunkAck {
@@ -201,20 +201,20 @@ pub enum ToSupervisor {
 /// Why a job is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CancelReason {
+pub enum StopReason {
     /// The job's deadline has passed.
     Deadline,
     /// The platform cancelled the job.
-    Stopped,
+    Cancelled,
     /// The worker is shutting down and its drain time is over.
     Drain,
 }
 
-impl fmt::Display for CancelReason {
+impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Deadline => "its deadline has passed",
-            Self::Stopped => "it was cancelled",
+            Self::Cancelled => "it was cancelled",
             Self::Drain => "the worker is shutting down",
         })
     }

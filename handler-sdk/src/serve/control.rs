@@ -132,7 +132,7 @@ impl Control {
                 let running = Arc::new(RunningJob::new(job, attempt, traceparent, time_left, self.chunk_window));
                 self.assign(slot, ReceivedJob { running, payload });
             }
-            ToHandler::Cancel { job, attempt, reason } => {
+            ToHandler::Stop { job, attempt, reason } => {
                 if let Some(running) = self.jobs.get(&job, attempt) {
                     running.stop(reason);
                     if let Some(models) = &self.models {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use runpod_handler_protocol::records::PEAK_HOST_BYTES;
 use runpod_handler_protocol::{
-    CancelReason, CheckOrder, CheckReport, Decoder, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, Received,
+    CheckOrder, CheckReport, Decoder, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, Received, StopReason,
     ToHandler, ToSupervisor, encode_header,
 };
 use schemars::JsonSchema;
@@ -102,7 +102,7 @@ impl Worker {
     }
 
     fn cancel(&mut self, job: &str, attempt: u32) {
-        self.send(&ToHandler::Cancel { job: job.into(), attempt, reason: CancelReason::Stopped }, b"");
+        self.send(&ToHandler::Stop { job: job.into(), attempt, reason: StopReason::Cancelled }, b"");
     }
 
     fn receive(&mut self) -> (ToSupervisor, Bytes) {

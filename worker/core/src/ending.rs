@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler};
+use runpod_handler_protocol::{ErrorKind, ErrorReport, StopReason, ToHandler};
 
 use crate::boundary::{Effect, FinalResult, JobCost, JobId, JobStatus, OutboxItem, Report, Time};
 use crate::states::{Job, JobState, KillCause, Slot};
@@ -108,11 +108,11 @@ impl Worker {
     }
 
     /// Decides a job that was asked to stop and has ended without a result of its own.
-    pub(crate) fn finish_stopped(&mut self, now: Time, id: &JobId, why: CancelReason) {
+    pub(crate) fn finish_stopped(&mut self, now: Time, id: &JobId, why: StopReason) {
         let outcome = match why {
-            CancelReason::Deadline => Outcome::TimedOut,
-            CancelReason::Stopped => Outcome::Cancelled,
-            CancelReason::Drain => Outcome::HandedBack,
+            StopReason::Deadline => Outcome::TimedOut,
+            StopReason::Cancelled => Outcome::Cancelled,
+            StopReason::Drain => Outcome::HandedBack,
         };
         self.finish(now, id, outcome, Extras::default());
     }
@@ -134,21 +134,21 @@ impl Worker {
             JobState::Queued | JobState::Undecided { .. } => {
                 self.finish(now, id, Outcome::Cancelled, Extras::default());
             }
-            JobState::Assigned(_) | JobState::Running(_) => self.ask_to_stop(now, id, CancelReason::Stopped),
+            JobState::Assigned(_) | JobState::Running(_) => self.ask_to_stop(now, id, StopReason::Cancelled),
             // Whatever else was going to end it, the queue does not want its result any more.
-            JobState::Stopping { why, .. } => *why = CancelReason::Stopped,
+            JobState::Stopping { why, .. } => *why = StopReason::Cancelled,
             JobState::Delivering => {}
         }
     }
 
     /// Asks a running job to stop. Its process is killed if the job does not stop within the cancel grace.
-    pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: CancelReason) {
+    pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: StopReason) {
         let kill_at = now + self.policy.cancel_grace;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let Some(slot) = job.slot() else { return };
         job.state = JobState::Stopping { slot, why, kill_at };
         job.stopping_since = Some(now);
-        let message = ToHandler::Cancel { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
+        let message = ToHandler::Stop { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
         self.process(slot.process).slots[slot.slot as usize] = Slot::Lingering(id.clone());
         self.report(Report::JobStopping { job: id.clone(), reason: why.to_string() });
         self.emit(Effect::Send { process: slot.process, message, payload: Bytes::new() });
@@ -164,7 +164,7 @@ impl Worker {
             match self.jobs.get(&id).map(|job| job.state) {
                 Some(JobState::Queued) => self.finish(now, &id, Outcome::TimedOut, Extras::default()),
                 Some(JobState::Assigned(_) | JobState::Running(_)) => {
-                    self.ask_to_stop(now, &id, CancelReason::Deadline);
+                    self.ask_to_stop(now, &id, StopReason::Deadline);
                 }
                 Some(JobState::Stopping { slot, .. }) => self.retire_process(now, slot.process, KillCause::Overdue),
                 Some(JobState::Undecided { .. }) => self.fail_undecided(now, &id),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ErrorKind, ErrorReport, ToHandler, ToSupervisor};
+use runpod_handler_protocol::{ErrorKind, ErrorReport, StopReason, ToHandler, ToSupervisor};
 
 use crate::boundary::{Effect, JobId, OutboxItem, ProcessId, Report, Time};
 use crate::ending::{Extras, Outcome};
@@ -126,7 +126,7 @@ impl Worker {
             Some(JobState::Stopping { why, .. }) => self.finish_stopped(now, job, why),
             // The handler keeps the same deadline and may notice it a moment before the worker does.
             _ if kind == ErrorKind::Timeout && self.is_nearly_due(now, job) => {
-                self.finish_stopped(now, job, CancelReason::Deadline);
+                self.finish_stopped(now, job, StopReason::Deadline);
             }
             _ => self.finish(now, job, Outcome::Failed(error), Extras { refresh, ..Extras::default() }),
         }
@@ -160,6 +160,6 @@ impl Worker {
 
     /// Whether a client has cancelled the job, so that nothing more is posted for it.
     fn is_cancelled(&self, job: &JobId) -> bool {
-        matches!(self.jobs.get(job).map(|held| held.state), Some(JobState::Stopping { why: CancelReason::Stopped, .. }))
+        matches!(self.jobs.get(job).map(|held| held.state), Some(JobState::Stopping { why: StopReason::Cancelled, .. }))
     }
 }

@@ -4,7 +4,7 @@
 //! RunPod's SDK.
 
 use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ToHandler};
+use runpod_handler_protocol::{StopReason, ToHandler};
 
 use crate::boundary::{DrainCause, Effect, JobId, ProcessId, Report, Time};
 use crate::ending::{Extras, Outcome};
@@ -177,7 +177,7 @@ impl Worker {
         let is_running = |job: &&Job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_));
         let running: Vec<JobId> = self.jobs.values().filter(is_running).map(|job| job.id.clone()).collect();
         for id in running {
-            self.ask_to_stop(now, &id, CancelReason::Drain);
+            self.ask_to_stop(now, &id, StopReason::Drain);
         }
     }
 

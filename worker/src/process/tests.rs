@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ToHandler, ToSupervisor, encode_header};
+use runpod_handler_protocol::{StopReason, ToHandler, ToSupervisor, encode_header};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -394,8 +394,8 @@ async fn a_process_that_reads_late_is_not_killed_for_what_its_slots_have_waiting
         let job = || format!("job-{slot}");
         let message = ToHandler::Run { job: job(), attempt: 1, slot, deadline_ms: 1000, traceparent: None };
         fixture.processes.send(P0, &message, Bytes::from_static(b"{}"));
-        let cancel = ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Stopped };
-        fixture.processes.send(P0, &cancel, Bytes::new());
+        let stop = ToHandler::Stop { job: job(), attempt: 1, reason: StopReason::Cancelled };
+        fixture.processes.send(P0, &stop, Bytes::new());
         for seq in 1..=u64::from(WINDOW) {
             fixture.processes.send(P0, &ToHandler::ChunkAck { job: job(), attempt: 1, seq }, Bytes::new());
         }

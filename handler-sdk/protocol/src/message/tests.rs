@@ -10,9 +10,9 @@ fn to_handler() -> Vec<ToHandler> {
         ToHandler::Load { worker_id: "w1".into(), slots: 2, device: "auto".into(), chunk_window: 32 },
         ToHandler::Run { job: job(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None },
         ToHandler::Run { job: job(), attempt: 2, slot: 1, deadline_ms: 0, traceparent: Some("00-ab-cd-01".into()) },
-        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Deadline },
-        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Stopped },
-        ToHandler::Cancel { job: job(), attempt: 1, reason: CancelReason::Drain },
+        ToHandler::Stop { job: job(), attempt: 1, reason: StopReason::Deadline },
+        ToHandler::Stop { job: job(), attempt: 1, reason: StopReason::Cancelled },
+        ToHandler::Stop { job: job(), attempt: 1, reason: StopReason::Drain },
         ToHandler::ChunkAck { job: job(), attempt: 1, seq: 7 },
         ToHandler::Ping { seq: 3 },
         ToHandler::Check(CheckOrder {

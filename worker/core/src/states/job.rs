@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use runpod_handler_protocol::{CancelReason, ErrorReport};
+use runpod_handler_protocol::{ErrorReport, StopReason};
 
 use crate::boundary::{JobId, ProcessId, SlotRef, TakenJob, Time};
 
@@ -36,7 +36,7 @@ pub(crate) enum JobState {
         /// Its slot.
         slot: SlotRef,
         /// Why it was asked.
-        why: CancelReason,
+        why: StopReason,
         /// When its process is killed.
         kill_at: Time,
     },
@@ -152,7 +152,7 @@ impl Job {
     /// it, or the error that is being delivered may be what the new request follows.
     pub(crate) fn must_run_again(&self) -> bool {
         match self.state {
-            JobState::Stopping { why, .. } => why == CancelReason::Stopped,
+            JobState::Stopping { why, .. } => why == StopReason::Cancelled,
             JobState::Delivering => self.failed,
             JobState::Queued | JobState::Assigned(_) | JobState::Running(_) | JobState::Undecided { .. } => false,
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runpod_handler_protocol::{CancelReason, ErrorKind, PROTOCOL_VERSION, ToHandler};
+use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, StopReason, ToHandler};
 
 use super::world::{World, taken};
 use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState};
@@ -136,10 +136,7 @@ fn a_deadline_cancels_then_kills_then_reports_a_timeout() {
     world.feed(Event::Poll(PollAnswer::Jobs(vec![job])));
     world.wait(seconds(20));
     assert!(
-        world.was_sent(|message| matches!(
-            message,
-            ToHandler::Cancel { attempt: 1, reason: CancelReason::Deadline, .. }
-        ))
+        world.was_sent(|message| matches!(message, ToHandler::Stop { attempt: 1, reason: StopReason::Deadline, .. }))
     );
     assert!(!world.killed[0]);
     world.wait(seconds(5));
@@ -203,7 +200,7 @@ fn a_queued_job_times_out_without_being_run() {
 fn a_stopped_job_posts_nothing() {
     let mut world = busy(1);
     world.stop("a");
-    assert!(world.was_sent(|message| matches!(message, ToHandler::Cancel { reason: CancelReason::Stopped, .. })));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Stop { reason: StopReason::Cancelled, .. })));
     world.chunk("a");
     assert!(world.was_sent(|message| matches!(message, ToHandler::ChunkAck { .. })), "a dropped chunk is acknowledged");
     world.done("a");
@@ -338,7 +335,7 @@ fn a_drain_that_takes_too_long_cancels_then_kills_and_hands_the_job_back() {
     let mut world = busy(1);
     world.drain();
     world.wait(seconds(30));
-    assert!(world.was_sent(|message| matches!(message, ToHandler::Cancel { reason: CancelReason::Drain, .. })));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Stop { reason: StopReason::Drain, .. })));
     world.wait(seconds(5));
     assert!(world.killed[0]);
     world.die(0, ExitReason::Signal(9));

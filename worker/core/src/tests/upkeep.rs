@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{
-    CancelReason, CheckOrder, CheckReport, ErrorKind, PROTOCOL_VERSION, ToHandler, ToSupervisor,
+    CheckOrder, CheckReport, ErrorKind, PROTOCOL_VERSION, StopReason, ToHandler, ToSupervisor,
 };
 
 use super::world::World;
@@ -217,7 +217,7 @@ fn deadlines_hold_while_a_process_waits_to_be_recycled() {
     world.done("a");
     let Policy { job_timeout, cancel_grace, .. } = Policy::default();
     world.wait(job_timeout);
-    assert!(world.was_sent(|message| matches!(message, ToHandler::Cancel { job, .. } if job == "b")));
+    assert!(world.was_sent(|message| matches!(message, ToHandler::Stop { job, .. } if job == "b")));
     world.wait(cancel_grace);
     assert!(world.killed[0]);
     world.die(0, KILLED);
@@ -386,7 +386,7 @@ fn the_neighbours_of_a_job_that_ends_the_worker_have_their_own_time() {
     world.done("b");
     assert_eq!((world.running(), world.result("b")), (vec!["c/1".to_owned()], Some(Ok("42".into()))));
     world.wait(job_timeout);
-    let timed_out = |message: &ToHandler| matches!(message, ToHandler::Cancel { reason: CancelReason::Deadline, .. });
+    let timed_out = |message: &ToHandler| matches!(message, ToHandler::Stop { reason: StopReason::Deadline, .. });
     assert!(world.was_sent(timed_out), "but no more than that");
 }
 
@@ -398,7 +398,7 @@ fn a_signal_limits_the_time_of_the_neighbours_of_a_job_that_ends_the_worker() {
     world.wait(seconds(100));
     world.drain();
     world.wait(Policy::default().drain_grace - seconds(1));
-    let asked = |message: &ToHandler| matches!(message, ToHandler::Cancel { reason: CancelReason::Drain, .. });
+    let asked = |message: &ToHandler| matches!(message, ToHandler::Stop { reason: StopReason::Drain, .. });
     assert!(!world.was_sent(asked));
     world.wait(seconds(1));
     assert!(world.was_sent(asked));
