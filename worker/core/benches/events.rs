@@ -67,6 +67,7 @@ impl Busy {
             output_schema: Value::Null,
             chunk_schema: None,
             max_batch_items: Some(jobs / 2 + 1),
+            max_waiting_items: None,
         };
         let manifest = serde_json::to_vec(&manifest).expect("a manifest is JSON");
         let hello = ToSupervisor::Hello { protocol: PROTOCOL_VERSION, sdk_version: "0".into() };

@@ -29,7 +29,7 @@ impl Worker {
         if self.jobs.totals().suspects_in_slots > 0 {
             return None;
         }
-        let job = self.queue.iter().find(|id| self.jobs.get(*id).is_some_and(|job| job.runs_alone))?;
+        let job = self.queue.iter().find(|id| self.jobs.get(id).is_some_and(|job| job.runs_alone))?;
         let mut idle = self.processes.iter().filter(|process| process.is_idle());
         let slot = idle.find_map(|process| Some(SlotRef { process: process.id, slot: process.ready_slot()? }))?;
         Some((job.clone(), slot))
