@@ -65,14 +65,14 @@ pub enum PollAnswer {
 
 impl PollAnswer {
     /// All words that [`PollAnswer::outcome`] returns.
-    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
+    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "rate_limited", "failed", "aborted"];
 
     /// The word used in `/health` and as a metric label.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Jobs(_) => "jobs",
             Self::Empty => "empty",
-            Self::RateLimited { .. } => "throttled",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Failed { .. } => "failed",
             Self::Aborted => "aborted",
         }

@@ -227,7 +227,7 @@ fn the_snapshot_shows_how_and_when_the_last_poll_ended() {
     world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(60) }));
     world.wait(seconds(3));
     let poll = world.snapshot().poll;
-    assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "throttled"))));
+    assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "rate_limited"))));
 }
 
 fn blocked_by(world: &World) -> Option<PollBlocker> {
