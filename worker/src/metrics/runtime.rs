@@ -140,7 +140,7 @@ pub(super) mod tests {
     use crate::metrics::Metrics;
     use crate::sensors::gpu::{GpuFigures, Gpus, XidErrors};
     use crate::sensors::host::Host;
-    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
+    use runpod_worker_core::{Incarnation, ProcessId, ProcessView};
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
@@ -169,7 +169,7 @@ pub(super) mod tests {
         let host = HostUsage { cpu: Some(0.25), memory_used: Some(1024), memory_limit: Some(4096) };
         let process = ProcessView {
             id: ProcessId(0),
-            epoch: Epoch(1),
+            incarnation: Incarnation(1),
             phase: "serving",
             pid: None,
             device: Some("cuda:1".to_owned()),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use runpod_handler_protocol::ToSupervisor;
 
 use super::gpu_slowdown::GpuSlowdown;
-use super::ids::{Epoch, JobId, ProcessId};
+use super::ids::{Incarnation, JobId, ProcessId};
 
 /// One input of the state machine.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum Event {
         /// The process.
         id: ProcessId,
         /// The incarnation of it.
-        epoch: Epoch,
+        incarnation: Incarnation,
         /// What happened.
         event: ProcessEvent,
     },
@@ -237,8 +237,8 @@ pub enum DeliveryEvent {
         /// `true` when the queue has it.
         accepted: bool,
     },
-    /// The outbox is over its limit or cannot keep results safe (`true`), or that is over (`false`).
-    Pressure(bool),
+    /// The outbox is full: over its limit, or unable to keep results safe (`true`), or that is over (`false`).
+    Full(bool),
     /// An earlier run left the results of these jobs; the outbox is about to deliver them. Sent once, before anything else.
     Undelivered(Vec<JobId>),
 }
