@@ -14,7 +14,7 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 use super::slot::Slot;
 use super::slots::Slots;
 use super::wear::Wear;
-use crate::boundary::{Epoch, Exit, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use crate::boundary::{Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ pub(crate) struct Process {
     /// Its index.
     pub id: ProcessId,
     /// Its incarnation.
-    pub epoch: Epoch,
+    pub incarnation: Incarnation,
     /// Its phase.
     pub phase: Phase,
     /// Its slots.
@@ -190,7 +190,7 @@ impl Process {
     pub(crate) fn new(id: ProcessId, slots: u32) -> Self {
         Self {
             id,
-            epoch: Epoch::default(),
+            incarnation: Incarnation::default(),
             phase: Phase::Backoff { until: Time::default() },
             slots: Slots::new(slots, &Slot::Absent),
             pid: None,
@@ -216,7 +216,7 @@ impl Process {
 
     /// Begins a new incarnation.
     pub(crate) fn start(&mut self, now: Time, policy: &Policy) {
-        self.epoch = Epoch(self.epoch.0 + 1);
+        self.incarnation = Incarnation(self.incarnation.0 + 1);
         self.phase = Phase::Spawning { until: now + policy.handshake_timeout };
         self.device = None;
         self.load_error = None;
@@ -333,7 +333,7 @@ impl Process {
     pub(crate) fn view(&self) -> ProcessView {
         ProcessView {
             id: self.id,
-            epoch: self.epoch,
+            incarnation: self.incarnation,
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
