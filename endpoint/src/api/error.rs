@@ -112,7 +112,7 @@ impl ApiError {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
-                StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::WorkerIdInUse(_) => StatusCode::CONFLICT,
                 StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
             },
@@ -169,7 +169,9 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(problem)).into_response();
         let retry_after = match self {
             Self::RateLimited { after } => Some(after),
-            Self::Store(StoreError::Unavailable(_)) | Self::TooManyBodies => Some(UNAVAILABLE_RETRY),
+            Self::Store(StoreError::Unavailable(_) | StoreError::ReadMemoryFull) | Self::TooManyBodies => {
+                Some(UNAVAILABLE_RETRY)
+            }
             _ => None,
         };
         if let Some(after) = retry_after {

@@ -3,6 +3,8 @@
 //! The endpoint announces the extensions in a header of every answer; a worker uses those that were announced to it. RunPod's
 //! servers announce none, and official workers ignore the header.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderName, HeaderValue};
@@ -16,7 +18,7 @@ use super::body;
 use super::error::ApiError;
 use super::limits;
 use super::query::Params;
-use crate::store::JobId;
+use crate::store::{JobId, ping_interval};
 
 /// The header of the announcement.
 const EXTENSIONS: HeaderName = HeaderName::from_static("x-runpod-endpoint-extensions");
@@ -26,12 +28,22 @@ const ANNOUNCED: HeaderValue = HeaderValue::from_static("hand-back, goodbye, ins
 /// The header in which a worker names its process.
 const INSTANCE: &str = "x-runpod-worker-instance";
 
+/// The header of answers to heartbeats with the longest interval between two of them, in milliseconds.
+const PING_INTERVAL: HeaderName = HeaderName::from_static("x-runpod-endpoint-ping-interval");
+
 /// Longest name of a process.
 const MAX_INSTANCE: usize = 64;
 
 /// Announces the extensions.
 pub(crate) async fn announce(mut response: Response) -> Response {
     response.headers_mut().insert(EXTENSIONS, ANNOUNCED);
+    response
+}
+
+/// Tells a worker how often its jobs must be named under this lease.
+pub(crate) fn with_ping_interval(mut response: Response, lease: Duration) -> Response {
+    let interval = u64::try_from(ping_interval(lease).as_millis()).unwrap_or(u64::MAX);
+    response.headers_mut().insert(PING_INTERVAL, HeaderValue::from(interval));
     response
 }
 

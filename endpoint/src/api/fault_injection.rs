@@ -48,6 +48,8 @@ impl Call {
             "job-done" => FaultRoute::JobDone,
             "job-stream" => FaultRoute::JobStream,
             "ping" => FaultRoute::Ping,
+            "hand-back" => FaultRoute::HandBack,
+            "goodbye" => FaultRoute::Goodbye,
             _ => return None,
         };
         let worker = params.split_segment(worker);

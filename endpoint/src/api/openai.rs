@@ -118,7 +118,7 @@ fn answer(job: &JobView, items: &[Payload]) -> Response {
     }
     let output = match items {
         [only] => only.get(),
-        _ => job.ending.output.as_deref().map_or("null", RawValue::get),
+        _ => job.ending.output.as_deref().map_or("null", |output| output.get()),
     };
     let output = unwrapped(output);
     let status = error_status(output).unwrap_or(StatusCode::OK);

@@ -112,12 +112,12 @@ impl<'a> From<&'a JobView> for JobDocument<'a> {
     fn from(view: &'a JobView) -> Self {
         let JobView { id, status, attempt, ending } = view;
         Self {
-            cost: ending.cost.as_deref(),
+            cost: ending.cost.as_deref().map(AsRef::as_ref),
             delay_time: attempt.delay.map(millis),
             error: ending.error.as_deref(),
             execution_time: attempt.execution.map(millis),
             id,
-            output: ending.output.as_deref(),
+            output: ending.output.as_deref().map(AsRef::as_ref),
             retries: attempt.retries,
             status: *status,
             worker_id: attempt.worker.as_deref(),
@@ -290,7 +290,7 @@ impl<'a> From<&'a TakenJob> for JobMessage<'a> {
             delay_time: request.traceparent.as_ref().map(|_| job.delay.as_millis()),
             id: &job.id,
             input: &request.input,
-            s3_config: request.s3_config.as_deref(),
+            s3_config: request.s3_config.as_deref().map(AsRef::as_ref),
             traceparent: request.traceparent.as_deref(),
         }
     }

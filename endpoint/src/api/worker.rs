@@ -180,6 +180,6 @@ async fn ping(
         let (check, reason) = (text("check"), text("reason"));
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
-    app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;
-    Ok(Json(json!({})).into_response())
+    let lease = app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;
+    Ok(extensions::with_ping_interval(Json(json!({})).into_response(), lease))
 }

@@ -182,8 +182,13 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let outcomes = queue.outcomes();
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
-    let limits =
-        Limits { lease: listen.jobs.lease, max_retries: listen.jobs.retries, timeout_status, ..Limits::default() };
+    let limits = Limits {
+        lease: listen.jobs.lease,
+        max_retries: listen.jobs.retries,
+        timeout_status,
+        max_read_bytes: mebibytes(listen.connections.max_reply_memory_mib),
+        ..Limits::default()
+    };
     // The disk has room for more than memory.
     let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
     let setup = Setup { limits, endpoints, overrides: overrides(&config), webhooks: queue };

@@ -60,13 +60,20 @@ impl Settings<'_> {
         let memory = usize::try_from(self.listen.connections.max_request_memory_mib).unwrap_or(usize::MAX);
         let (result, request) = (usize::from(self.listen.jobs.max_result_mib), limits::RUNSYNC_BODY >> 20);
         let needed = result.max(request);
-        if memory >= needed {
-            return Vec::new();
+        let mut problems = Vec::new();
+        if memory < needed {
+            problems.push(format!(
+                "--max-request-memory-mib {memory} is less than one request may have ({request} MiB, and --max-result-mib {result}): \
+                 give {needed} or more"
+            ));
         }
-        vec![format!(
-            "--max-request-memory-mib {memory} is less than one request may have ({request} MiB, and --max-result-mib {result}): give \
-             {needed} or more"
-        )]
+        let memory = usize::try_from(self.listen.connections.max_reply_memory_mib).unwrap_or(usize::MAX);
+        if memory < result {
+            problems.push(format!(
+                "--max-reply-memory-mib {memory} is less than one result may have (--max-result-mib {result}): give {result} or more"
+            ));
+        }
+        problems
     }
 
     /// Times of endpoints, and handlers of the same endpoint.

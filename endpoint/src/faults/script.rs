@@ -67,6 +67,10 @@ pub enum FaultRoute {
     JobStream,
     /// Heartbeats.
     Ping,
+    /// Jobs that a worker hands back.
+    HandBack,
+    /// A worker that leaves says so.
+    Goodbye,
     /// The worker process itself, from the moment it has taken a job. Workers started by this program only.
     Worker,
 }
@@ -228,6 +232,7 @@ mod tests {
             ("[[fault]]\non = \"job-take\"\nkind = \"status\"", "status = 503"),
             ("[[fault]]\non = \"job-take\"\nkind = \"status\"\nstatus = 200", "400 to 599"),
             ("[[fault]]\non = \"ping\"\nkind = \"duplicate\"", "does not exist on this route"),
+            ("[[fault]]\non = \"goodbye\"\nkind = \"empty\"", "does not exist on this route"),
             ("[[fault]]\non = \"ping\"\nkind = \"reset\"\nchance = 2.0", "0.0 to 1.0"),
             ("[[fault]]\non = \"ping\"\nkind = \"reset\"\nfrom = \"5s\"\nuntil = \"1s\"", "later than"),
             ("[[fault]]\non = \"ping\"\nkind = \"slow-body\"", "from 1 on"),

@@ -50,7 +50,7 @@ away! {
     progress(&str, &str, &str, Option<Payload>) -> ();
     stream_item(&str, &str, &str, Payload) -> ();
     finish(&str, &str, &str, Outcome) -> ();
-    heartbeat(&str, &str, Heartbeat) -> ();
+    heartbeat(&str, &str, Heartbeat) -> Duration;
     stops(&str, &str, Duration) -> Vec<JobId>;
     worker_event(&str, &str, WorkerEvent) -> ();
     recycled(&str, &str, Duration) -> bool;

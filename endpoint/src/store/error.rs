@@ -35,6 +35,9 @@ pub enum StoreError {
     /// Another process serves under this worker id.
     #[error("another process uses the worker id {0:?}; give every worker an id of its own (RUNPOD_POD_ID)")]
     WorkerIdInUse(Arc<str>),
+    /// Large results that are being sent fill their memory.
+    #[error("too many large results are being sent; try again in 1 s")]
+    ReadMemoryFull,
     /// The data file cannot be written or read at the moment.
     #[error("the endpoint cannot use its data file: {0}; send the request again later")]
     Unavailable(Arc<str>),

@@ -22,6 +22,8 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Bytes of the same that are in memory, where the rest is in a file.
     pub max_memory_bytes: usize,
+    /// Bytes of large results that requests have read from the file and not yet sent.
+    pub max_read_bytes: usize,
     /// Bytes of stream items kept for one job until a client reads them.
     pub max_stream_bytes: usize,
     /// Bytes of stream items kept for all jobs until clients read them.
@@ -47,12 +49,31 @@ impl Default for Limits {
             max_jobs: 2_000_000,
             max_bytes: 2 << 30,
             max_memory_bytes: 2 << 30,
+            max_read_bytes: 512 << 20,
             max_stream_bytes: 64 << 20,
             max_total_stream_bytes: 512 << 20,
             max_workers: 10_000,
             worker_retention: Duration::from_secs(300),
             recycle_gap: Duration::from_secs(3),
             recycle_patience: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The heartbeat interval of workers under this lease: several heartbeats may be lost before a job counts as lost.
+#[must_use]
+pub fn ping_interval(lease: Duration) -> Duration {
+    (lease / 4).clamp(Duration::from_secs(1), Duration::from_secs(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_heartbeats_fit_into_every_lease() {
+        for (lease, interval) in [(5, 1250), (20, 5000), (40, 10_000), (3600, 10_000)] {
+            assert_eq!(ping_interval(Duration::from_secs(lease)), Duration::from_millis(interval), "{lease} s");
         }
     }
 }

@@ -37,7 +37,7 @@ pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCount
 pub use ending::{Ending, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
-pub use limits::Limits;
+pub use limits::{Limits, ping_interval};
 pub use payload::{Content, Part, Payload};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
@@ -111,8 +111,8 @@ pub trait Store: Send + Sync + 'static {
     async fn stream_item(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
     /// Takes a final result. The first one wins; later ones change nothing.
     async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError>;
-    /// Notes a heartbeat.
-    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError>;
+    /// Notes a heartbeat; returns the lease of the jobs in it.
+    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError>;
     /// The jobs that a worker must stop; waits for the first one, at most `wait`.
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError>;
 

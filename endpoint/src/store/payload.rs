@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-/// JSON text exactly as it was received; never re-encoded on its way through.
-pub type Payload = Arc<RawValue>;
+/// JSON text exactly as it was received; never re-encoded on its way through. Boxed, so that the text goes with its last holder: a
+/// weak reference keeps what lies directly in an `Arc`.
+pub type Payload = Arc<Box<RawValue>>;
 
 /// A payload as the queue holds it.
 pub trait Content: Clone + Debug + Send + Sync + 'static {

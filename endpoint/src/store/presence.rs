@@ -19,7 +19,10 @@ const SHOWN_FOR: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// It comes from the process that serves under this id.
-    Admitted,
+    Admitted {
+        /// Another process has tried to use this id meanwhile, and this was not reported yet.
+        is_news: bool,
+    },
     /// Another process serves under this id.
     Refused {
         /// This was not reported yet.
@@ -38,7 +41,14 @@ pub(crate) struct Presence {
     polls_open: usize,
     /// Since when more than one poll for jobs is open.
     overlap_since: Option<Timestamp>,
+    /// A process that was refused while this one had no poll open: a second one if this one is seen again, else its successor.
+    contender: Option<Contender>,
     duplicate: Option<Duplicate>,
+}
+
+#[derive(Debug)]
+struct Contender {
+    instance: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -51,14 +61,22 @@ impl Presence {
     /// Admits a request of process `instance`, or refuses it while another process is present.
     pub(crate) fn admit(&mut self, now: Timestamp, instance: Option<&str>) -> Admission {
         let is_other = self.instance.is_some() && self.instance.as_deref() != instance;
-        if is_other && (self.polls_open > 0 || now < self.last_seen + PRESENT_FOR) {
+        if is_other && self.polls_open > 0 {
             return Admission::Refused { is_news: self.note_duplicate(now, instance) };
         }
+        if is_other && now < self.last_seen + PRESENT_FOR {
+            // A process that was killed and started again looks like this too.
+            self.contender = Some(Contender { instance: instance.map(Arc::from) });
+            return Admission::Refused { is_news: false };
+        }
+        let contender = self.contender.take().filter(|_| !is_other);
         if self.instance.as_deref() != instance {
             self.instance = instance.map(Arc::from);
         }
         self.last_seen = now;
-        Admission::Admitted
+        Admission::Admitted {
+            is_news: contender.is_some_and(|other| self.note_duplicate(now, other.instance.as_deref())),
+        }
     }
 
     /// Notes an open poll. `for_jobs` is how many polls for jobs are open with it, if it is one.
@@ -115,6 +133,7 @@ mod tests {
 
     const NEWS: Admission = Admission::Refused { is_news: true };
     const OLD_NEWS: Admission = Admission::Refused { is_news: false };
+    const ADMITTED: Admission = Admission::Admitted { is_news: false };
 
     fn at(seconds: u64) -> Timestamp {
         Duration::from_secs(seconds)
@@ -123,7 +142,7 @@ mod tests {
     #[test]
     fn a_second_process_is_refused_while_the_first_has_a_poll_open_and_reported_once() {
         let mut presence = Presence::default();
-        assert_eq!(presence.admit(at(1), Some("a")), Admission::Admitted);
+        assert_eq!(presence.admit(at(1), Some("a")), ADMITTED);
         presence.poll_started(at(1), Some(1));
         for (second, instance, expected) in [
             (20, None, NEWS),
@@ -134,19 +153,38 @@ mod tests {
         ] {
             assert_eq!(presence.admit(at(second), instance), expected, "{instance:?} at {second} s");
         }
-        assert_eq!(presence.admit(at(24), Some("a")), Admission::Admitted);
+        assert_eq!(presence.admit(at(24), Some("a")), ADMITTED);
         assert!(presence.has_duplicate(at(24)) && !presence.has_duplicate(at(24) + SHOWN_FOR));
     }
 
     #[test]
     fn a_process_that_hung_up_makes_room_at_once_and_one_between_two_polls_does_not() {
-        for (answered, expected) in [(false, Admission::Admitted), (true, NEWS)] {
+        for (answered, expected) in [(false, ADMITTED), (true, OLD_NEWS)] {
             let mut presence = Presence::default();
             presence.admit(at(1), Some("a"));
             presence.poll_started(at(1), Some(1));
             presence.poll_ended(at(20), answered, 0);
             assert_eq!(presence.admit(at(20), Some("b")), expected, "answered: {answered}");
-            assert_eq!(presence.admit(at(23), Some("b")), Admission::Admitted);
+            assert_eq!(presence.admit(at(23), Some("b")), ADMITTED);
+        }
+    }
+
+    #[test]
+    fn a_process_between_two_polls_must_be_seen_again_before_another_one_is_reported() {
+        for returns in [false, true] {
+            let mut presence = Presence::default();
+            presence.admit(at(1), Some("a"));
+            assert_eq!(presence.admit(at(2), None), OLD_NEWS, "its successor, or a second one");
+            assert_eq!(presence.admit(at(3), Some("b")), OLD_NEWS);
+            if returns {
+                assert_eq!(presence.admit(at(3), Some("a")), Admission::Admitted { is_news: true });
+                assert_eq!(presence.admit(at(3), Some("a")), ADMITTED, "reported once");
+                assert!(presence.has_duplicate(at(3)));
+            } else {
+                assert_eq!(presence.admit(at(4), Some("b")), ADMITTED);
+                assert_eq!(presence.admit(at(5), Some("b")), ADMITTED);
+                assert!(!presence.has_duplicate(at(5)), "the same worker, started again");
+            }
         }
     }
 
@@ -155,7 +193,7 @@ mod tests {
         let mut presence = Presence::default();
         presence.admit(at(1), Some("a"));
         presence.leave();
-        assert_eq!(presence.admit(at(1), Some("b")), Admission::Admitted);
+        assert_eq!(presence.admit(at(1), Some("b")), ADMITTED);
     }
 
     #[test]
@@ -168,6 +206,6 @@ mod tests {
         assert!(presence.poll_ended(at(25), true, 1));
         presence.poll_started(at(26), Some(2));
         assert!(!presence.poll_ended(at(50), true, 1), "reported before");
-        assert_eq!(presence.admit(at(50), None), Admission::Admitted, "official workers are never refused");
+        assert_eq!(presence.admit(at(50), None), ADMITTED, "official workers are never refused");
     }
 }

@@ -330,9 +330,8 @@ impl<B: Backing> Store for QueueStore<B> {
         self.commit(&endpoint, |queue, now| queue.finish(now, worker, id, outcome.map(B::content))).await
     }
 
-    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<(), StoreError> {
-        self.endpoint(endpoint)?.with(|queue, now| queue.heartbeat(now, worker, &heartbeat));
-        Ok(())
+    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError> {
+        Ok(self.endpoint(endpoint)?.with(|queue, now| queue.heartbeat(now, worker, &heartbeat)).0)
     }
 
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {

@@ -117,7 +117,9 @@ impl Workers {
         if instance.is_some() && !self.by_id.contains_key(id) {
             self.contact(now, id, limits);
         }
-        self.by_id.get_mut(id).map_or(Admission::Admitted, |worker| worker.presence.admit(now, instance))
+        self.by_id
+            .get_mut(id)
+            .map_or(Admission::Admitted { is_news: false }, |worker| worker.presence.admit(now, instance))
     }
 
     /// Notes that a worker has left: nothing more is expected of it. What it reported stands: that it is unhealthy, or that it

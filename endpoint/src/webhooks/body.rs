@@ -33,13 +33,13 @@ impl<'a> From<&'a Webhook> for WebhookBody<'a> {
     fn from(webhook: &'a Webhook) -> Self {
         let JobView { id, status, attempt, ending } = &webhook.job;
         Self {
-            cost: ending.cost.as_deref(),
+            cost: ending.cost.as_deref().map(AsRef::as_ref),
             delay_time: attempt.delay.map(|time| time.as_millis()),
             error: ending.error.as_deref(),
             execution_time: attempt.execution.map(|time| time.as_millis()),
             id,
             input: &webhook.request.input,
-            output: ending.output.as_deref(),
+            output: ending.output.as_deref().map(AsRef::as_ref),
             retries: Some(attempt.retries).filter(|retries| *retries > 0),
             status: *status,
             webhook: &webhook.url,

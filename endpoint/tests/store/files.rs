@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, OpenError, SqliteStore, Status, Store};
+use runpod_endpoint::store::{Limits, OpenError, SqliteStore, Status, Store, StoreError};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
@@ -219,6 +219,7 @@ async fn the_file_shrinks_when_jobs_have_expired() {
     take(&*store, "w", 1).await;
     fill_and_empty(&*store).await;
     until_shorter(&engine.path(), 6 * MIB).await;
+    until_shorter(&engine.folder().join("jobs.db-wal"), 0).await;
     assert_eq!(status(&*store, "kept").await, Status::InProgress);
 }
 
@@ -241,6 +242,25 @@ async fn a_file_of_an_earlier_version_shrinks_too() {
     until_shorter(&engine.path(), 6 * MIB).await;
     store.finish(EP, "w", "kept", done("1")).await.unwrap();
     assert_eq!(output_of(&view(&*store, "kept").await), Some("1"));
+}
+
+#[tokio::test]
+async fn large_results_that_are_being_read_have_a_limit() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits { max_read_bytes: 5 << 20, ..Limits::default() });
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        submit(&*store, id).await;
+        take(&*store, "w", 1).await;
+        store.finish(EP, "w", id, done(&format!("\"{}\"", "x".repeat(2 << 20)))).await.unwrap();
+    }
+    let mut held = Vec::new();
+    for id in ["a", "b", "a", "b"] {
+        held.push(store.view(EP, id, None).await.unwrap());
+    }
+    assert_eq!(store.view(EP, "c", None).await.err(), Some(StoreError::ReadMemoryFull));
+    drop(held);
+    assert!(store.view(EP, "c", None).await.is_ok(), "what nobody holds any more does not count");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ limits! {
     pub(super) const MAX_IDS_LEN: usize = 65_535;
     /// Longest URL in bytes that the HTTP library sends.
     pub(super) const MAX_URL_LEN: usize = 65_000;
+    /// Shortest interval between two heartbeats that a queue may ask for.
+    pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(1);
     /// Further attempts after 429 and 5xx, as in RunPod's SDK.
     pub(super) const RETRIES: usize = 3;
     /// First pause between them.

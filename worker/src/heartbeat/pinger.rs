@@ -1,5 +1,6 @@
 //! Sends pings and unhealthy reports.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,12 +13,13 @@ use tokio::time::{sleep, timeout};
 
 use super::HeartbeatConfig;
 use super::limits::{
-    MAX_IDS_LEN, MAX_REASON, MAX_URL_LEN, REPORT_TIMEOUT, RETRIES, RETRY_PAUSE, RETRY_PAUSE_MAX, TURN_TIMEOUT,
+    MAX_IDS_LEN, MAX_REASON, MAX_URL_LEN, MIN_INTERVAL, REPORT_TIMEOUT, RETRIES, RETRY_PAUSE, RETRY_PAUSE_MAX,
+    TURN_TIMEOUT,
 };
 use super::record::Record;
 use crate::base::{ClientError, Retry, VERSION, http_client, retry_after, url};
 use crate::metrics::{HeartbeatOutcome, Metrics};
-use crate::queue::{Extensions, Outage, RequestError, request_error};
+use crate::queue::{Extensions, Outage, RequestError, ping_interval, request_error};
 
 /// A report that this worker cannot work.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Pinger {
     client: Client,
     url: String,
     interval: Duration,
+    /// The longest interval that the lease of the queue permits, if the queue has named it.
+    permitted: parking_lot::Mutex<Option<Duration>>,
     snapshot: watch::Receiver<Snapshot>,
     record: Record,
     metrics: Arc<Metrics>,
@@ -58,8 +62,9 @@ impl Pinger {
         let client = http_client(&config.key, None, Policy::limited(10))?;
         let url = config.url.for_worker(&config.worker_id);
         let (turn, reported) = (Mutex::default(), AtomicBool::default());
-        let (interval, extensions) = (config.interval, config.extensions.clone());
-        Ok(Self { client, url, interval, snapshot, record, metrics, outage, turn, reported, extensions })
+        let (interval, permitted) = (config.interval, parking_lot::Mutex::default());
+        let extensions = config.extensions.clone();
+        Ok(Self { client, url, interval, permitted, snapshot, record, metrics, outage, turn, reported, extensions })
     }
 
     pub(super) async fn ping_for_ever(&self) {
@@ -74,12 +79,29 @@ impl Pinger {
                 self.record.note(&result);
             }
             drop(turn);
+            let interval = self.interval();
             if is_away {
                 // The end of an outage does not wait for the next interval: the leases of the jobs may be about to end.
-                let _ = timeout(self.interval, self.outage.pause(self.interval)).await;
+                let _ = timeout(interval, self.outage.pause(interval)).await;
             } else {
-                sleep(self.interval).await;
+                sleep(interval).await;
             }
+        }
+    }
+
+    /// The configured interval, or a shorter one that the queue needs.
+    fn interval(&self) -> Duration {
+        self.permitted.lock().map_or(self.interval, |permitted| self.interval.min(permitted.max(MIN_INTERVAL)))
+    }
+
+    fn note_permitted(&self, permitted: Option<Duration>) {
+        let before = std::mem::replace(&mut *self.permitted.lock(), permitted);
+        if permitted != before && permitted.is_some_and(|permitted| permitted < self.interval) {
+            tracing::info!(
+                configured = ?self.interval,
+                used = ?self.interval(),
+                "The lease of the queue is short: heartbeats are sent more often than RUNPOD_PING_INTERVAL says."
+            );
         }
     }
 
@@ -89,13 +111,31 @@ impl Pinger {
         self.reported.load(Ordering::Relaxed) && self.snapshot.borrow().held.is_empty()
     }
 
+    /// Names all jobs that are held, in as many requests as they need.
     async fn ping(&self) -> Result<(), RequestError> {
+        let mut left = self.snapshot.borrow().held.to_vec();
+        loop {
+            let listed = self.ping_with(&mut left).await?;
+            left.drain(..listed);
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Names as many of these jobs as one request can; returns how many.
+    async fn ping_with(&self, left: &mut Vec<JobId>) -> Result<usize, RequestError> {
         let mut retry = Retry::new(RETRY_PAUSE, RETRY_PAUSE_MAX);
         let mut attempts = 0;
         loop {
-            // The jobs are read for each attempt: one that has ended in between must not be claimed again.
-            let url = ping_url(&self.url, &self.snapshot.borrow().held);
-            let limit = self.interval * 2;
+            // Checked for each attempt: a job that has ended in between must not be claimed again.
+            {
+                let snapshot = self.snapshot.borrow();
+                let held: HashSet<&JobId> = snapshot.held.iter().collect();
+                left.retain(|job| held.contains(job));
+            }
+            let (url, listed) = ping_url(&self.url, left);
+            let limit = self.interval() * 2;
             let sent = self.extensions.sign(self.client.get(url)).timeout(limit).send().await;
             match &sent {
                 Ok(response) if !response.status().is_server_error() => self.outage.answered(),
@@ -105,7 +145,8 @@ impl Pinger {
             let status = response.status();
             self.extensions.note(status, response.headers());
             if status.is_success() {
-                return Ok(());
+                self.note_permitted(ping_interval(response.headers()));
+                return Ok(listed);
             }
             let retriable = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
             if !retriable || attempts == RETRIES {
@@ -113,7 +154,7 @@ impl Pinger {
             }
             attempts += 1;
             // A pause longer than the interval would be a missed ping.
-            sleep(retry.next(retry_after(response.headers())).min(self.interval)).await;
+            sleep(retry.next(retry_after(response.headers())).min(self.interval())).await;
         }
     }
 
@@ -134,13 +175,13 @@ impl Pinger {
     }
 }
 
-/// The URL of one ping. `job_id` lists the jobs that are held, as many as fit, and is absent when there are none.
-fn ping_url(base: &str, held: &[JobId]) -> String {
+/// The URL of one ping, and how many jobs it names. `job_id` lists them, as many as fit, and is absent when there are none.
+fn ping_url(base: &str, held: &[JobId]) -> (String, usize) {
     let mut tail = String::new();
     url::append(&mut tail, "runpod_version", VERSION);
     let room = MAX_URL_LEN.saturating_sub(base.len() + "&job_id=".len() + tail.len());
     let mut ids = String::new();
-    let mut escaped = 0;
+    let (mut escaped, mut listed) = (0, 0);
     for id in held {
         escaped += url::escaped_len(id.as_str()) + url::escaped_len(",");
         if ids.len() + 1 + id.as_str().len() > MAX_IDS_LEN || escaped > room {
@@ -150,13 +191,15 @@ fn ping_url(base: &str, held: &[JobId]) -> String {
             ids.push(',');
         }
         ids.push_str(id.as_str());
+        listed += 1;
     }
     let mut target = base.to_owned();
     if !ids.is_empty() {
         url::append(&mut target, "job_id", &ids);
     }
     url::append(&mut target, "runpod_version", VERSION);
-    target
+    // An id that fits into no request must not keep the others from being named.
+    (target, if held.is_empty() { 0 } else { listed.max(1) })
 }
 
 #[cfg(test)]
@@ -167,11 +210,12 @@ mod tests {
     fn a_long_list_is_cut_between_two_ids() {
         let id = |n: usize| JobId::from(format!("{n:04}-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-u1"));
         let held: Vec<JobId> = (0..5000).map(id).collect();
-        let target = ping_url("http://h/ping", &held);
+        let (target, count) = ping_url("http://h/ping", &held);
         assert!(target.len() <= MAX_URL_LEN && target.len() > MAX_URL_LEN - 100, "{}", target.len());
         let ids = target.split("job_id=").nth(1).unwrap().split('&').next().unwrap();
         for (n, listed) in ids.split("%2C").enumerate() {
             assert_eq!(listed, id(n).as_str());
         }
+        assert_eq!(count, ids.split("%2C").count());
     }
 }

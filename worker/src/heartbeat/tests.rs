@@ -80,6 +80,24 @@ async fn pings_start_at_once_and_list_what_is_held() {
 }
 
 #[tokio::test]
+async fn jobs_that_do_not_fit_into_one_request_are_named_in_the_next_ones_at_once() {
+    let (address, mut pings) = server(&[]).await;
+    let ids: Vec<String> = (0..2000).map(|n| format!("{n:04}-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-u1")).collect();
+    let held = holding(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let (_sender, snapshot) = watch::channel(held);
+    let config = config(&address, Duration::from_secs(600));
+    let heartbeat = spawn(Some(config), snapshot, Pulse::default(), Arc::default(), Outage::default()).unwrap();
+    let mut named = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let (query, _) = next(&mut pings).await;
+        let list = query.split("job_id=").nth(1).unwrap().split('&').next().unwrap();
+        named.extend(list.split("%2C").map(str::to_owned));
+    }
+    assert!(named.iter().eq(ids.iter()), "{} of {} jobs", named.len(), ids.len());
+    heartbeat.stop().await;
+}
+
+#[tokio::test]
 async fn only_429_and_5xx_make_a_ping_retry() {
     // The interval is longer than the test: what comes in time is a retry.
     let (address, mut pings) = server(&[429, 503]).await;

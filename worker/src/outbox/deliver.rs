@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +46,10 @@ pub(super) struct Deliverer<S> {
     shared: Arc<Shared>,
     posts: Semaphore,
     outage: Outage,
+    /// The time in which the queue answers other requests and accepts no result. What waits shares one series of attempts.
+    refusals: Outage,
+    /// How many messages the queue has accepted.
+    accepted: AtomicU64,
     /// Whether posts fail, and how.
     failure: Mutex<FailureState<(&'static str, u16)>>,
     warned_of_no_stream: AtomicBool,
@@ -60,6 +64,8 @@ impl<S: ResultSink> Deliverer<S> {
             limits,
             shared,
             posts: Semaphore::new(limits.max_posts.max(1)),
+            refusals: Outage::default(),
+            accepted: AtomicU64::new(0),
             failure: Mutex::default(),
             warned_of_no_stream: AtomicBool::new(false),
         }
@@ -264,8 +270,10 @@ impl<S: ResultSink> Deliverer<S> {
         let mut retry = Retry::new(RETRY_PAUSE, RETRY_PAUSE_MAX);
         let mut slow_retry = Retry::new(UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX);
         let mut reply = first;
+        // How many other messages had been accepted when this one failed last.
+        let mut accepted_before = None;
         loop {
-            // Whether the end of an outage ends the pause: the queue has neither refused the key nor named a time.
+            // Whether the pause ends when the queue accepts again: it has neither refused the key nor named a time.
             let mut wakes = false;
             let (pause, error) = match verdict(reply) {
                 Verdict::Accepted => {
@@ -297,9 +305,12 @@ impl<S: ResultSink> Deliverer<S> {
             count(&self.shared.counters.retries);
             // The disk may have been full before.
             self.write_to_disk(message).await;
-            if wakes {
+            // A message that is refused again while others are accepted must not be tried each time that one of them is.
+            let accepted = self.accepted.load(Ordering::Relaxed);
+            let fails_alone = accepted_before.replace(accepted).is_some_and(|before| accepted > before);
+            if wakes && !fails_alone {
                 // An outage may last longer than the message may wait.
-                if timeout_at(until, self.outage.pause(pause)).await != Ok(false) {
+                if timeout_at(until, self.wait(pause)).await != Ok(false) {
                     retry.reset();
                 }
             } else {
@@ -307,6 +318,15 @@ impl<S: ResultSink> Deliverer<S> {
             }
             reply = self.attempt(job, message).await;
         }
+    }
+
+    /// Waits before the next attempt: until the caller's turn, or until the queue accepts again. Returns whether the queue was away.
+    async fn wait(&self, pause: Duration) -> bool {
+        if !self.outage.is_on() {
+            self.refusals.pause(pause).await;
+        }
+        // It may have gone away meanwhile; then all parts of the worker take turns.
+        self.outage.is_on() && self.outage.pause(pause).await
     }
 
     fn no_stream(&self) -> Outcome {
@@ -318,12 +338,17 @@ impl<S: ResultSink> Deliverer<S> {
 
     fn succeeded(&self) {
         self.shared.counters.unauthorized.store(false, Ordering::Relaxed);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.refusals.answered();
         if self.failure.lock().succeed() {
             tracing::info!("The queue accepts results again.");
         }
     }
 
     fn failed(&self, error: &RequestError) {
+        if error.is_outage() {
+            self.refusals.failed();
+        }
         if self.failure.lock().fail(error.kind()) {
             tracing::warn!(%error, "Results cannot be delivered. They are kept and tried again.");
         }

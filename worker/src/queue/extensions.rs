@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
@@ -13,6 +14,9 @@ use uuid::Uuid;
 const ANNOUNCEMENT: HeaderName = HeaderName::from_static("x-runpod-endpoint-extensions");
 /// The header of requests that tells two processes with the same worker id apart.
 const INSTANCE: HeaderName = HeaderName::from_static("x-runpod-worker-instance");
+
+/// The header of answers to heartbeats with the longest interval between two of them that the lease of jobs permits, in milliseconds.
+const PING_INTERVAL: HeaderName = HeaderName::from_static("x-runpod-endpoint-ping-interval");
 
 /// One extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,11 @@ impl Extensions {
     pub fn sign(&self, request: RequestBuilder) -> RequestBuilder {
         if self.has(Extension::Instance) { request.header(INSTANCE, self.0.instance.clone()) } else { request }
     }
+}
+
+/// The longest interval between two heartbeats that the queue names in the answer to one, if it does.
+pub fn ping_interval(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(PING_INTERVAL)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]

@@ -96,16 +96,18 @@ impl HttpQueue {
 
     async fn get(&self, url: &str) -> Result<Response, RequestError> {
         match timeout(POLL_TIMEOUT, self.extensions.sign(self.polls.get(url)).send()).await {
-            Ok(sent) => self.note(sent),
+            Ok(sent) => self.note(sent, false),
             // A long poll without an answer says nothing about the queue.
             Err(_) => Err(RequestError::TimedOut(POLL_TIMEOUT)),
         }
     }
 
     /// Records whether the queue has answered, and which extensions it announces.
-    fn note(&self, sent: Result<Response, reqwest::Error>) -> Result<Response, RequestError> {
+    fn note(&self, sent: Result<Response, reqwest::Error>, is_post: bool) -> Result<Response, RequestError> {
         match &sent {
             Ok(response) if !response.status().is_server_error() => self.outage.answered(),
+            // Whoever has no room for results may still hand out jobs: the outbox repeats posts on its own.
+            Ok(_) if is_post => {}
             Ok(_) | Err(_) => self.outage.failed(),
         }
         if let Ok(response) = &sent {
@@ -140,7 +142,7 @@ impl HttpQueue {
     async fn send(&self, request: RequestBuilder, limit: Duration) -> PostReply {
         let sent = request.send().await;
         let timed_out = sent.as_ref().is_err_and(|error| error.is_timeout() && !error.is_connect());
-        match self.note(sent) {
+        match self.note(sent, true) {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let retry_after = retry_after(response.headers());

@@ -19,7 +19,7 @@ use crate::base::{Secret, UrlTemplate};
 use runpod_worker_core::{JobId, TakenJob};
 
 pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
-pub use extensions::{Extension, Extensions};
+pub use extensions::{Extension, Extensions, ping_interval};
 pub use http::{HttpQueue, request_error};
 pub use outage::Outage;
 pub use tenant::TenantField;

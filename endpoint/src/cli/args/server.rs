@@ -163,6 +163,9 @@ pub struct ConnectionArgs {
     /// Memory for request bodies that are being received, in MiB; requests beyond that get 503
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_request_memory_mib: u32,
+    /// Memory for large results that are read from the data file and sent, in MiB; requests beyond that get 503
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_reply_memory_mib: u32,
 }
 
 /// How webhooks are sent.

@@ -30,6 +30,7 @@ fn settings_that_cannot_work_together_are_refused_with_the_reason() {
         (&["--api-key", "k"][..], "leaves the worker API open"),
         (&["--max-result-mib", "600"], "--max-request-memory-mib 512 is less"),
         (&["--max-request-memory-mib", "10"], "give 64 or more"),
+        (&["--max-reply-memory-mib", "10"], "--max-reply-memory-mib 10 is less"),
         (&["--workers-min", "3", "--workers-max", "2", "--", "h"], "--workers-min 3 is more than --workers-max 2"),
         (&["--workers-max", "2"], "no effect without a handler"),
         (&["--workers", "1"], "no effect without a handler"),

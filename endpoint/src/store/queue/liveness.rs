@@ -1,6 +1,7 @@
 //! Which workers are there: polls, heartbeats and the events of their processes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Effect, Queue};
 use crate::store::clock::Timestamp;
@@ -18,7 +19,12 @@ impl<P: Content> Queue<P> {
     /// While another process serves under this id.
     pub fn admit(&mut self, now: Timestamp, worker: &str, instance: Option<&str>) -> Result<(), StoreError> {
         match self.workers.admit(now, worker, instance, &self.limits) {
-            Admission::Admitted => Ok(()),
+            Admission::Admitted { is_news } => {
+                if is_news {
+                    self.report_duplicate(Arc::from(worker));
+                }
+                Ok(())
+            }
             Admission::Refused { is_news } => {
                 let worker = Arc::from(worker);
                 if is_news {
@@ -39,8 +45,8 @@ impl<P: Content> Queue<P> {
         self.workers.leave(worker);
     }
 
-    /// Notes a heartbeat. It extends only jobs that this worker holds.
-    pub fn heartbeat(&mut self, now: Timestamp, worker: &str, heartbeat: &Heartbeat) {
+    /// Notes a heartbeat. It extends only jobs that this worker holds, by the lease, which is returned.
+    pub fn heartbeat(&mut self, now: Timestamp, worker: &str, heartbeat: &Heartbeat) -> Duration {
         let limits = self.limits;
         let first = self.workers.get(worker).is_none_or(|known| !known.heartbeat_seen);
         let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
@@ -63,6 +69,7 @@ impl<P: Content> Queue<P> {
             self.workers.withdraw_stop(&worker, &id);
             self.stop(&worker, &id);
         }
+        limits.lease
     }
 
     /// Notes that a worker holds a poll open from now on.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::open::connect;
 use super::rows::{self, key, natural, payload, split_key, table};
-use super::shared::SharedPayloads;
+use super::shared::{NoMemory, SharedPayloads};
 use crate::store::backing::Restored;
 use crate::store::clock::Timestamp;
 use crate::store::payload::{Filed, Part, Payload};
@@ -21,6 +21,17 @@ const MAX_SPARE: usize = 4;
 
 /// Payloads from this size on are shared by their readers.
 const SHARED_FROM: usize = 64 << 10;
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// Too much of it is in memory.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+}
 
 /// All endpoints as the file has them.
 pub(super) fn restore(
@@ -79,19 +90,20 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, spare: Mutex::default(), shared: SharedPayloads::default() }
+    /// Results of at most `max_bytes` are in memory at once.
+    pub(super) fn new(path: PathBuf, max_bytes: usize) -> Self {
+        Self { path, spare: Mutex::default(), shared: SharedPayloads::new(max_bytes) }
     }
 
     /// The text of each payload, where it still exists.
-    pub(super) fn load(&self, endpoint: u32, contents: Vec<Filed>) -> rusqlite::Result<Vec<Option<Payload>>> {
+    pub(super) fn load(&self, endpoint: u32, contents: Vec<Filed>) -> Result<Vec<Option<Payload>>, ReadError> {
         self.with_connection(|connection| {
             contents.into_iter().map(|content| self.load_one(connection, endpoint, content)).collect()
         })
     }
 
     /// A job as the file has it.
-    pub(super) fn view(&self, endpoint: u32, job: u64) -> rusqlite::Result<Option<JobView<Filed>>> {
+    pub(super) fn view(&self, endpoint: u32, job: u64) -> Result<Option<JobView<Filed>>, ReadError> {
         self.with_connection(|connection| {
             let mut statement = connection.prepare_cached("SELECT * FROM jobs WHERE key = ?1")?;
             let found = statement.query_row([key(endpoint, job)], rows::get).optional()?;
@@ -104,7 +116,7 @@ impl Readers {
         self.shared.forget((key(endpoint, job), part));
     }
 
-    fn with_connection<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    fn with_connection<T>(&self, read: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let spare = self.spare.lock().pop();
         let connection = match spare {
             Some(connection) => connection,
@@ -118,14 +130,14 @@ impl Readers {
         found
     }
 
-    fn load_one(&self, connection: &Connection, endpoint: u32, content: Filed) -> rusqlite::Result<Option<Payload>> {
+    fn load_one(&self, connection: &Connection, endpoint: u32, content: Filed) -> Result<Option<Payload>, ReadError> {
         let Filed::Stored { number, part, bytes } = content else { return Ok(content.fresh()) };
         let key = key(endpoint, number);
         let read = || {
             let sql = format!("SELECT body FROM {} WHERE key = ?1", table(part));
             let text = connection.prepare_cached(&sql)?.query_row([key], |row| row.get(0)).optional()?;
-            text.map(payload).transpose()
+            Ok(text.map(payload).transpose()?)
         };
-        if bytes < SHARED_FROM { read() } else { self.shared.get((key, part), read) }
+        if bytes < SHARED_FROM { read() } else { self.shared.get((key, part), bytes, read) }
     }
 }

@@ -28,7 +28,7 @@ use super::queue::{Mark, Queue};
 use super::queue_store::QueueStore;
 use super::setup::Setup;
 use super::views::JobView;
-use load::Readers;
+use load::{ReadError, Readers};
 use open::Lock;
 use write::{FreePages, Message, Progress, Writer};
 
@@ -79,7 +79,7 @@ impl SqliteStore {
         let (progress_sender, progress) = watch::channel(Progress::default());
         let (channel, receiver) = mpsc::sync_channel(MAX_WAITING);
         let closing = Arc::<AtomicBool>::default();
-        let readers = Arc::new(Readers::new(path.clone()));
+        let readers = Arc::new(Readers::new(path.clone(), setup.limits.max_read_bytes));
         let writer = Writer {
             connection,
             receiver,
@@ -114,11 +114,12 @@ impl SqliteFile {
     /// Reads from the file, on a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Readers) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Readers) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let readers = Arc::clone(&self.readers);
         match tokio::task::spawn_blocking(move || read(&readers)).await {
             Ok(Ok(found)) => Ok(found),
+            Ok(Err(ReadError::NoMemory(_))) => Err(StoreError::ReadMemoryFull),
             Ok(Err(error)) => {
                 tracing::error!(%error, "The data file cannot be read.");
                 Err(StoreError::Unavailable(error.to_string().into()))

@@ -20,7 +20,7 @@ const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
     UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
 
 /// How long a statement waits for a lock of another program, such as a backup.
-const BUSY_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Bytes in use of the largest file that is rebuilt at the start: some seconds of work.
 const MAX_REBUILT: i64 = 1 << 30;

@@ -106,7 +106,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":execution_deadline": run.map(|run| millis(run.execution_deadline)),
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
-        ":cost": ending.cost.as_deref().map(RawValue::get),
+        ":cost": ending.cost.as_ref().map(|cost| cost.get()),
     })?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::watch;
 
 use super::load::Readers;
+use super::open::BUSY_LIMIT;
 use super::rows::{self, integer, key, table};
 use crate::store::backing::Entry;
 use crate::store::payload::Part;
@@ -100,7 +101,7 @@ impl Writer {
     /// pages are given back to the disk, a few at a time.
     fn next(&mut self) -> Option<Box<Message>> {
         if self.free_pages.is_due() {
-            self.give_back_pages();
+            self.give_back_pages(false);
         }
         loop {
             if !self.free_pages.expected {
@@ -109,14 +110,14 @@ impl Writer {
             match self.receiver.recv_timeout(SHRINK_PAUSE) {
                 Ok(message) => return Some(message),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.give_back_pages(),
+                Err(RecvTimeoutError::Timeout) => self.give_back_pages(true),
             }
         }
     }
 
-    fn give_back_pages(&mut self) {
+    fn give_back_pages(&mut self, is_idle: bool) {
         self.free_pages.last_step = Instant::now();
-        self.free_pages.expected = shrink_a_step(&self.connection).unwrap_or_else(|error| {
+        self.free_pages.expected = shrink_a_step(&self.connection, is_idle).unwrap_or_else(|error| {
             tracing::debug!(%error, "Free pages of the data file could not be given back to the disk.");
             false
         });
@@ -177,8 +178,8 @@ impl Writer {
     }
 }
 
-/// Gives some free pages back to the disk; returns whether there are more.
-fn shrink_a_step(connection: &Connection) -> rusqlite::Result<bool> {
+/// Gives some free pages back to the disk; returns whether there is more to give back.
+fn shrink_a_step(connection: &Connection, is_idle: bool) -> rusqlite::Result<bool> {
     let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
     if free > RESERVED_PAGES {
         let pages = (free - RESERVED_PAGES).min(PAGES_A_STEP);
@@ -188,10 +189,15 @@ fn shrink_a_step(connection: &Connection) -> rusqlite::Result<bool> {
     }
     let is_done = free <= RESERVED_PAGES + PAGES_A_STEP;
     if is_done {
-        // The file itself gets shorter when the log is copied into it. Readers are not waited for.
-        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        // The file itself gets shorter when the log is copied into it. The log would be filled again at once beside a steady load.
+        // Neither waits for readers.
+        let checkpoint = if is_idle { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
+        connection.busy_timeout(Duration::ZERO)?;
+        let outcome = connection.query_row(checkpoint, [], |_| Ok(()));
+        connection.busy_timeout(BUSY_LIMIT)?;
+        outcome?;
     }
-    Ok(!is_done)
+    Ok(!is_done || !is_idle)
 }
 
 fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite::Result<()> {
