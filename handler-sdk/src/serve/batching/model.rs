@@ -8,9 +8,9 @@ use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
 use super::pool::{Pool, Task, WaitingJob};
 use crate::batch::{BatchHandler, BatchItem};
-use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::job::Job;
+use crate::output::encode_output;
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, LoadFailed, Loaded, SlotSetup};
@@ -132,7 +132,8 @@ impl<B: BatchHandler> Model<'_, B> {
                 let message = format!("run_batch returned {found} results for {expected} jobs");
                 return Ok(vec![Err(HandlerError::new(ErrorKind::Protocol, message)); expected]);
             }
-            Ok(results.into_iter().map(|result| Ok(encode("output", &result?)?)).collect())
+            let encoded = items.iter().zip(results).map(|(item, result)| encode_output(&item.job, &result?));
+            Ok(encoded.collect())
         });
         match outcome {
             Ok(Ok(results)) => Attempt::Results(results),
