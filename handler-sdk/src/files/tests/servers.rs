@@ -1,16 +1,9 @@
-//! An HTTP server that answers with fixed bytes, and the S3 server.
+//! An HTTP server that answers with fixed bytes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-use s3s_fs::FileSystem;
 
 /// A server that runs `answer` for each connection with the method and path of the request, after it has read its head. Returns the
 /// number of requests too.
@@ -39,26 +32,4 @@ pub(super) fn serve(
 /// A server that answers every path with these bytes and closes the connection.
 pub(super) fn fixed(reply: &'static str) -> SocketAddr {
     serve(move |_, stream| stream.write_all(reply.as_bytes())).0
-}
-
-pub(super) const KEY_ID: &str = "test-key";
-pub(super) const SECRET: &str = "hunter22-secret";
-
-/// An S3 server with one bucket, on a folder.
-pub(super) async fn s3(folder: &Path, bucket: &str) -> SocketAddr {
-    std::fs::create_dir_all(folder.join(bucket)).unwrap();
-    let mut service = S3ServiceBuilder::new(FileSystem::new(folder).unwrap());
-    service.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
-    let service = service.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    address
 }

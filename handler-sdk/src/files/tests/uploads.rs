@@ -2,11 +2,12 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use end_to_end_tests::S3Server;
 use runpod_handler_protocol::ErrorKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::servers::{KEY_ID, SECRET, s3, serve};
+use super::servers::serve;
 use super::*;
 use crate::file_error::FileError;
 use crate::files::bucket::Bucket;
@@ -18,8 +19,8 @@ use crate::files::upload::{Upload, Uploaded, upload};
 fn with_bucket(endpoint: &str, name: &str, more: &[(&str, &str)]) -> Arc<Shared> {
     let variables = [
         ("BUCKET_ENDPOINT_URL", endpoint),
-        ("BUCKET_ACCESS_KEY_ID", KEY_ID),
-        ("BUCKET_SECRET_ACCESS_KEY", SECRET),
+        ("BUCKET_ACCESS_KEY_ID", S3Server::KEY_ID),
+        ("BUCKET_SECRET_ACCESS_KEY", S3Server::SECRET),
         ("BUCKET_NAME", name),
     ];
     shared(&[&variables, more].concat())
@@ -40,11 +41,15 @@ async fn open(link: &str) -> (u16, String, Bytes) {
 #[tokio::test]
 async fn a_file_is_uploaded_and_its_link_needs_no_key() {
     let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "results").await;
-    let shared = with_bucket(&format!("http://{server}"), "results", &[]);
+    let server = S3Server::start().await;
+    let shared = with_bucket(&server.base(), S3Server::BUCKET, &[]);
     let uploaded = put(&shared, Upload::bytes("../cat.png", &b"pixels"[..])).await.unwrap();
     assert_eq!((uploaded.content_type.as_str(), uploaded.bytes, uploaded.expires_in), ("image/png", 6, Some(604_800)));
-    assert!(uploaded.url.contains("/results/job-1/cat.png?") && !uploaded.url.contains(SECRET), "{}", uploaded.url);
+    assert!(
+        uploaded.url.contains("/results/job-1/cat.png?") && !uploaded.url.contains(S3Server::SECRET),
+        "{}",
+        uploaded.url
+    );
     assert_eq!(open(&uploaded.url).await, (200, "image/png".to_owned(), Bytes::from_static(b"pixels")));
     let bare = uploaded.url.split('?').next().unwrap();
     assert_eq!(open(bare).await.0, 403, "without the signature the file is private");
@@ -63,8 +68,8 @@ async fn a_file_is_uploaded_and_its_link_needs_no_key() {
 #[tokio::test]
 async fn a_large_file_is_uploaded_in_parts() {
     let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "results").await;
-    let shared = with_bucket(&format!("http://{server}"), "results", &[]);
+    let server = S3Server::start().await;
+    let shared = with_bucket(&server.base(), S3Server::BUCKET, &[]);
     let len = 2 * PART as usize + 12_345;
     let data: Vec<u8> = (0..len).map(|i| (i / 4096) as u8 ^ i as u8).collect();
     let path = folder.path().join("video.mp4");
@@ -78,20 +83,19 @@ async fn a_large_file_is_uploaded_in_parts() {
 
 #[tokio::test]
 async fn a_refused_upload_is_a_clear_error_without_secrets() {
-    let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "results").await;
+    let server = S3Server::start().await;
     // The S3 server of the tests takes files for buckets that do not exist.
     let (strict, _) = serve(|_, stream| answer(stream, "404 Not Found", "<Error><Code>NoSuchBucket</Code></Error>"));
     let wrong_name = with_bucket(&format!("http://{strict}"), "other", &[]);
     let wrong_key = shared(&[
-        ("BUCKET_ENDPOINT_URL", &format!("http://{server}")),
-        ("BUCKET_ACCESS_KEY_ID", KEY_ID),
+        ("BUCKET_ENDPOINT_URL", &server.base()),
+        ("BUCKET_ACCESS_KEY_ID", S3Server::KEY_ID),
         ("BUCKET_SECRET_ACCESS_KEY", "hunter22-wrong"),
         ("BUCKET_NAME", "results"),
     ]);
     // A port on which nothing listens.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = with_bucket(&format!("http://{closed}"), "results", &[]);
+    let unreachable = with_bucket(&format!("http://{closed}"), S3Server::BUCKET, &[]);
     for (shared, text) in [
         (wrong_name, "answered 404 (NoSuchBucket); check the name of the bucket"),
         (wrong_key, "answered 403 (SignatureDoesNotMatch); check the keys"),
@@ -130,7 +134,7 @@ async fn an_upload_in_parts_that_fails_is_aborted() {
             answer(stream, "403 Forbidden", "<Error><Code>QuotaExceeded</Code></Error>")
         }
     });
-    let shared = with_bucket(&format!("http://{server}"), "results", &[]);
+    let shared = with_bucket(&format!("http://{server}"), S3Server::BUCKET, &[]);
     let error = put(&shared, Upload::bytes("a.bin", vec![0; PART as usize + 1])).await.unwrap_err();
     assert!(error.to_string().contains("the upload to the bucket \"results\" at 127.0.0.1 failed"), "{error}");
     for _ in 0..500 {
@@ -144,19 +148,18 @@ async fn an_upload_in_parts_that_fails_is_aborted() {
 
 fn s3_config(endpoint: &str) -> Value {
     json!({"s3Config": {
-        "accessId": KEY_ID, "accessSecret": SECRET, "bucketName": "of-job", "endpointUrl": endpoint, "objectPath": "a/../b/"
+        "accessId": S3Server::KEY_ID, "accessSecret": S3Server::SECRET, "bucketName": S3Server::BUCKET, "endpointUrl": endpoint, "objectPath": "a/../b/"
     }})
 }
 
 #[tokio::test]
 async fn the_bucket_of_the_job_comes_first() {
-    let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "of-job").await;
-    let job = job("job-1", &s3_config(&format!("http://{server}")));
-    let shared = with_bucket("http://127.0.0.1:9", "results", &[("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", LOOPBACK)]);
+    let server = S3Server::start().await;
+    let job = job("job-1", &s3_config(&server.base()));
+    let shared = with_bucket("http://127.0.0.1:9", "other", &[("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", LOOPBACK)]);
     let bucket = bucket(&job, &shared).unwrap().unwrap();
     let uploaded = upload(&context(&shared), Some(&bucket), Upload::bytes("c.txt", &b"c"[..])).await.unwrap();
-    assert!(uploaded.url.contains("/of-job/a/b/job-1/c.txt?"), "{}", uploaded.url);
+    assert!(uploaded.url.contains("/results/a/b/job-1/c.txt?"), "{}", uploaded.url);
     assert_eq!(open(&uploaded.url).await.0, 200);
 }
 
@@ -194,10 +197,9 @@ fn a_wrong_s3_config_names_the_field_and_never_the_value() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_over_the_limit_is_uploaded_if_there_is_a_bucket() {
-    let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "results").await;
+    let server = S3Server::start().await;
     let limit = [("RUNPOD_UPLOAD_OUTPUT_ABOVE_BYTES", "100")];
-    let shared_bucket = with_bucket(&format!("http://{server}"), "results", &limit);
+    let shared_bucket = with_bucket(&server.base(), S3Server::BUCKET, &limit);
     let output = "x".repeat(99);
     let encode = |shared: &Arc<Shared>, output: &str| {
         let (shared, output) = (Arc::clone(shared), output.to_owned());
@@ -212,7 +214,7 @@ async fn an_output_over_the_limit_is_uploaded_if_there_is_a_bucket() {
     assert_eq!(encode(&shared_bucket, &"x".repeat(98)).unwrap(), format!("\"{}\"", "x".repeat(98)), "within the limit");
     assert_eq!(encode(&shared(&limit), &output).unwrap(), format!("\"{output}\""), "without a bucket");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = encode(&with_bucket(&format!("http://{closed}"), "results", &limit), &output).unwrap_err();
+    let error = encode(&with_bucket(&format!("http://{closed}"), S3Server::BUCKET, &limit), &output).unwrap_err();
     let text =
         "the output has 101 bytes, more than the platform takes, and cannot be uploaded: the upload to the bucket";
     assert!(error.message().starts_with(text), "{}", error.message());
@@ -220,15 +222,14 @@ async fn an_output_over_the_limit_is_uploaded_if_there_is_a_bucket() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_too_large_for_a_message_is_uploaded_from_disk() {
-    let folder = TempDir::new().unwrap();
-    let server = s3(folder.path(), "results").await;
-    let shared = with_bucket(&format!("http://{server}"), "results", &[]);
+    let server = S3Server::start().await;
+    let shared = with_bucket(&server.base(), S3Server::BUCKET, &[]);
     let output = "x".repeat(runpod_handler_protocol::MAX_PAYLOAD_LEN);
     let len = output.len() as u64 + 2;
     let encode = move || encode_or_upload_with(&shared, &job("sync-1", &json!({})), &output);
     let encoded = std::thread::spawn(encode).join().unwrap().unwrap();
     let replaced: Value = serde_json::from_slice(&encoded).unwrap();
     assert_eq!(replaced["output_file"]["bytes"], json!(len));
-    let kept = std::fs::metadata(folder.path().join("results/sync-1/output.json")).unwrap().len();
+    let kept = std::fs::metadata(server.folder().join("results/sync-1/output.json")).unwrap().len();
     assert_eq!(kept, len);
 }
