@@ -130,7 +130,7 @@ mod file_error;
 #[cfg(feature = "files")]
 pub mod files;
 mod function;
-#[cfg(all(doctest, feature = "files"))]
+#[cfg(doctest)]
 mod guide;
 mod handler;
 mod input;

@@ -6,15 +6,23 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
-use runpod_address_guard::{GuardedResolver, Lookup, NotPublic};
+use runpod_address_guard::{Guard, GuardedResolver, Lookup, NotPublic};
 
-use super::settings::Reach;
 use crate::file_error::FileError;
 
 /// Longest time until a connection is open.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest time without a byte.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// Which addresses downloads may reach.
+#[derive(Clone, Debug)]
+pub(crate) enum Reach {
+    /// Every address, also through the machine's proxy.
+    Everywhere,
+    /// Public addresses and allowed networks, without a proxy: it would resolve names on its own.
+    Guarded(Guard),
+}
 
 /// Clients that follow no redirects: each hop is checked where it is followed.
 #[derive(Debug)]

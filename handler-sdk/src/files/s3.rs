@@ -1,7 +1,7 @@
 //! S3 requests, with the signature in their query: one `PUT`, or a multipart upload for a large file.
 
 use std::io::SeekFrom;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use super::bucket::Bucket;
 use super::context::{Shared, attempts, may_pass};
 use super::http::{check, text_of};
-use super::upload::Source;
 use crate::file_error::FileError;
 
 /// Above this size a file is uploaded in parts.
@@ -34,6 +33,13 @@ const MAX_ANSWER: usize = 64 * 1024;
 const MAX_CODE: usize = 64;
 
 const READ: &str = "the file to upload cannot be read";
+
+/// What is uploaded.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Bytes(Bytes),
+}
 
 /// Where a file goes.
 pub(crate) struct Object<'a> {

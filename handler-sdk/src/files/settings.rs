@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use runpod_address_guard::Guard;
 
 use super::bucket::Bucket;
+use super::http::Reach;
 use crate::file_error::FileError;
 use crate::text::log;
 
@@ -22,15 +23,6 @@ const RUN_OUTPUT: u64 = 10_000_000;
 const RUNSYNC_OUTPUT: u64 = 20_000_000;
 /// How the ids of `/runsync` jobs begin.
 const RUNSYNC_ID: &str = "sync-";
-
-/// Which addresses downloads may reach.
-#[derive(Clone, Debug)]
-pub(crate) enum Reach {
-    /// Every address, also through the machine's proxy.
-    Everywhere,
-    /// Public addresses and allowed networks, without a proxy: it would resolve names on its own.
-    Guarded(Guard),
-}
 
 /// The validated settings.
 #[derive(Debug)]

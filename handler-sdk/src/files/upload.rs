@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::bucket::Bucket;
 use super::context::Context;
 use super::name::{UNNAMED, content_type, safe_name, type_of_name};
-use super::s3;
+use super::s3::{self, Source};
 use crate::file_error::FileError;
 use crate::text::log;
 
@@ -28,12 +28,6 @@ pub struct Upload {
     name: String,
     content_type: Option<String>,
     lifetime: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    File(PathBuf),
-    Bytes(Bytes),
 }
 
 impl Upload {

@@ -159,7 +159,7 @@ impl<H: StepHandler> Model<'_, H> {
             if end.is_ok() {
                 self.pool.completed(cost);
             }
-            let result = end.and_then(|output| Ok(panics::catch("the handler", || encode_output(&job, &output))?));
+            let result = end.and_then(|output| panics::catch("the handler", || encode_output(&job, &output))?);
             self.reply(job, result, false);
         }
         let is_stopped = |job: &mut WaitingJob<H::Input>| job.running.stopped().is_some();
