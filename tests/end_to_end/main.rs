@@ -12,7 +12,6 @@ mod documents;
 mod drain;
 mod endpoint_guide;
 mod failures;
-mod files;
 mod gpu;
 mod gpu_figures;
 mod lifecycle;
