@@ -20,7 +20,7 @@ test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
 # What is published, dependencies first.
-published := --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line \
+published := --package runpod-address-guard --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line \
 	--package runpod-http-server --package runpod-worker-core --package runpod-worker --package runpod-endpoint
 # What the demo starts.
 demo_packages := --package runpod-endpoint --package runpod-worker --package text-embeddings
@@ -126,7 +126,7 @@ sbom: tools ## A bill of materials of each published program and crate (CycloneD
 	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
 	cargo cyclonedx --format json --spec-version 1.5 --override-filename bom
 	@mkdir -p target/sbom
-	@for folder in alerts log-line http-server worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
+	@for folder in address-guard alerts log-line http-server worker worker/core endpoint handler-sdk handler-sdk/protocol; do \
 		mv "$$folder/bom.json" "target/sbom/$$(basename "$$folder").cdx.json"; done
 	@find examples tests -name bom.json -not -path '*/node_modules/*' -delete
 	@ls -l target/sbom

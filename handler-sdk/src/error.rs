@@ -130,6 +130,8 @@ impl HandlerError {
                 _ => None,
             })
             .map(|_| ErrorKind::Protocol);
+        #[cfg(feature = "files")]
+        let kind = kind.or_else(|| error.downcast_ref::<crate::file_error::FileError>().map(|error| error.kind()));
         Self { kind, message: error.to_string(), causes: causes(error).collect(), traceback: String::new() }
     }
 

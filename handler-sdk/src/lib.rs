@@ -99,6 +99,11 @@
 //! keep their level and always have the id of their job; see `LogLayer` (feature `tracing`, on by default). Declare secret
 //! inputs as [`Secret`]: the worker masks their values in all logs and errors.
 //!
+//! # Feature `files`
+//!
+//! Downloads the files that jobs name, from public addresses and within limits, and uploads what jobs make to S3-compatible storage;
+//! see the module `files`.
+//!
 //! # Feature `torch`
 //!
 //! Adds the choice of the device, loads libtorch's CUDA libraries at run time, switches gradients off on slot threads, reports
@@ -120,6 +125,10 @@ mod encode;
 mod error;
 #[cfg(feature = "tracing")]
 mod events;
+#[cfg(feature = "files")]
+mod file_error;
+#[cfg(feature = "files")]
+pub mod files;
 mod function;
 #[cfg(doctest)]
 mod guide;
@@ -129,6 +138,7 @@ mod job;
 mod limit_env;
 mod load_env;
 mod manifest;
+mod output;
 mod panics;
 mod running_job;
 mod schema;

@@ -12,6 +12,7 @@ mod fake_queue;
 mod faulty_proxy;
 mod process;
 mod receiver;
+mod s3;
 mod stack;
 
 pub use binaries::{binary, repository, run_tool, run_tool_in};
@@ -22,6 +23,7 @@ pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
 pub use process::Daemon;
 pub use receiver::{Posted, Receiver};
+pub use s3::S3Server;
 pub use stack::{Endpoint, Stack, Worker, WorkerOptions, free_port, worker_env};
 
 use std::io::{self, Write as _};

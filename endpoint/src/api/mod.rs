@@ -14,6 +14,7 @@ pub(crate) mod graphql;
 mod ids;
 mod json;
 mod keys;
+mod large_result;
 pub(crate) mod limits;
 mod metrics;
 mod openai;

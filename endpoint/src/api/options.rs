@@ -16,6 +16,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Scripted faults.
     pub faults: Option<Arc<Faults>>,
+    /// Log a warning for each result that the platform would refuse.
+    pub warn_of_large_results: bool,
 }
 
 /// The configured endpoints and the defaults for their jobs.

@@ -18,6 +18,7 @@ use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
 use super::extensions;
+use super::large_result;
 use super::limits;
 use super::query::Params;
 use super::report::{self, Report};
@@ -126,8 +127,14 @@ async fn done(
     let job = Params::parse(query.as_deref()).split_segment(&segment);
     let limit = app.max_result_bytes;
     let report = match body::read(body, limit, &app.request_memory).await {
-        Ok(body) => Report::parse(&body)
-            .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}"))),
+        Ok(body) => {
+            let report = Report::parse(&body);
+            if app.options.warn_of_large_results && matches!(report, Ok(Report::Final(_))) {
+                large_result::warn_if_refused_by_platform(job, body.len());
+            }
+            report
+                .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}")))
+        }
         Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
         // The result did not arrive completely. The job stays with its worker until the lease ends.
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),

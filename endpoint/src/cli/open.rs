@@ -106,6 +106,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) endpoint: Option<&'a str>,
     /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
+    /// Results that the platform would refuse are logged: whoever develops a handler here will run it there.
+    pub(crate) warn_of_large_results: bool,
     /// The flags of local workers.
     pub(crate) workers: &'a WorkerArgs,
     /// The handler on the command line.
@@ -133,6 +135,7 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
         catalog: catalog(&config, extra.endpoint),
         rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
+        warn_of_large_results: extra.warn_of_large_results,
     };
     let secret = listen.webhooks.webhook_secret.as_ref();
     if secret.is_some_and(|secret| secret.expose().is_empty()) {

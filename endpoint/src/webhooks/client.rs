@@ -1,7 +1,5 @@
 //! Sends one webhook, wherever its redirects lead, as long as they lead to permitted addresses.
 
-use std::error::Error as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +7,10 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
+use runpod_address_guard::{Guard, GuardedResolver, Lookup, NotPublic, system_lookup};
 use runpod_alerts::request_error_text;
 use tokio::time::timeout;
 
-use super::guard::{Guard, GuardedResolver, Lookup, NotPublic, system_lookup};
 use crate::store::StoreError;
 
 /// One attempt, redirects included. The platform's value is not known.
@@ -28,7 +26,7 @@ pub(crate) enum SendError {
     Url,
     #[error("webhooks go to http:// and https:// only")]
     Scheme,
-    #[error(transparent)]
+    #[error("{0}; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
     NotPublic(#[from] NotPublic),
     #[error("the receiver answered {0}; it must answer with a 2xx status")]
     Status(u16),
@@ -63,7 +61,7 @@ impl WebhookClient {
 
     fn with_lookup(guard: Guard, lookup: Lookup) -> Result<Self, reqwest::Error> {
         let http = Client::builder()
-            .dns_resolver(Arc::new(GuardedResolver { guard: guard.clone(), lookup }))
+            .dns_resolver(Arc::new(GuardedResolver::new(guard.clone(), lookup)))
             .redirect(Policy::none())
             // A proxy would resolve names on its own and reach what the guard refuses.
             .no_proxy()
@@ -102,21 +100,16 @@ impl WebhookClient {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(SendError::Scheme);
         }
-        let host = url.host_str().ok_or(SendError::Url)?;
-        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(ip) if !self.guard.permits(ip) => Err(NotPublic.into()),
-            _ => Ok(()),
+        if !url.has_host() {
+            return Err(SendError::Url);
         }
+        Ok(self.guard.check(url)?)
     }
 }
 
 fn unreachable(error: reqwest::Error) -> SendError {
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        if source.is::<NotPublic>() {
-            return NotPublic.into();
-        }
-        cause = source.source();
+    if NotPublic::caused(&error) {
+        return NotPublic.into();
     }
     SendError::Unreachable(request_error_text(error))
 }

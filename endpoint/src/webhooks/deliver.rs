@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use runpod_address_guard::Guard;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -14,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::WebhookBody;
 use super::client::{SendError, WebhookClient};
-use super::guard::Guard;
 use super::signature::Signer;
 use crate::store::{Store, Webhook, WebhookDue, WebhookOutcomes};
 

@@ -3,9 +3,8 @@
 mod body;
 mod client;
 mod deliver;
-mod guard;
 mod signature;
 
 pub use deliver::{Webhooks, WebhooksError};
-pub use guard::Guard;
+pub use runpod_address_guard::Guard;
 pub use signature::{BadSecret, Signer};

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use runpod_handler_protocol::{Manifest, ToSupervisor};
 
 use crate::check::Check;
-use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::handler::Handler;
 use crate::input::{Envelope, parse_envelope, parse_input};
 use crate::job::Job;
 use crate::load_env::LoadEnv;
 use crate::manifest::{About, manifest};
+use crate::output::encode_output;
 use crate::panics;
 use crate::running_job::RunningJob;
 use crate::schema::InputSchema;
@@ -144,7 +144,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
                 let parsed = parse_input(input.as_deref(), schema)?;
                 drop(input);
                 let output = model.handler.run(parsed, &job)?;
-                Ok(encode("output", &output)?)
+                encode_output(&job, &output)
             });
             // This drops the job's temporary directory, before the result is sent.
             (job.refresh_requested(), job.into_records(), result)

@@ -7,9 +7,9 @@ use runpod_handler_protocol::records::BATCH_ITEMS;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
 use crate::batch::{BatchHandler, BatchItem};
-use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::job::Job;
+use crate::output::encode_output;
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, Loaded, SlotSetup};
@@ -134,7 +134,8 @@ impl<B: BatchHandler> Model<'_, B> {
                 let message = format!("run_batch returned {found} results for {expected} jobs");
                 return Ok(vec![Err(HandlerError::new(ErrorKind::Protocol, message)); expected]);
             }
-            Ok(results.into_iter().map(|result| Ok(encode("output", &result?)?)).collect())
+            let encoded = items.iter().zip(results).map(|(item, result)| encode_output(&item.job, &result?));
+            Ok(encoded.collect())
         });
         match outcome {
             Ok(Ok(results)) => Attempt::Results(results),

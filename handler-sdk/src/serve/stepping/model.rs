@@ -6,9 +6,9 @@ use bytes::Bytes;
 use runpod_handler_protocol::records::BATCH_ITEMS;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
-use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::job::Job;
+use crate::output::encode_output;
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, Loaded, SlotSetup};
@@ -159,7 +159,7 @@ impl<H: StepHandler> Model<'_, H> {
             if end.is_ok() {
                 self.pool.completed(cost);
             }
-            let result = end.and_then(|output| Ok(panics::catch("the handler", || encode("output", &output))??));
+            let result = end.and_then(|output| panics::catch("the handler", || encode_output(&job, &output))?);
             self.reply(job, result, false);
         }
         let is_stopped = |job: &mut WaitingJob<H::Input>| job.running.stopped().is_some();

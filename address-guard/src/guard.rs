@@ -1,14 +1,11 @@
-//! Which addresses webhooks may reach: clients choose the URLs, so the endpoint's own network is out of bounds.
+//! The rule: which addresses are public.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-
-/// The answers for a host name.
-pub(crate) type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+use reqwest::Url;
 
 /// Lets public addresses through, and those of the given networks.
 #[derive(Debug, Clone, Default)]
@@ -16,10 +13,18 @@ pub struct Guard {
     allowed: Arc<[IpNet]>,
 }
 
-/// A host name has no address that webhooks may reach.
-#[derive(Debug, thiserror::Error)]
-#[error("the address is not public; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
-pub(crate) struct NotPublic;
+/// The address, or every address of the host name, is neither public nor allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the address is not public")]
+pub struct NotPublic;
+
+impl NotPublic {
+    /// Whether this is why a request failed: the resolver's answer is one of the causes of reqwest's error.
+    #[must_use]
+    pub fn caused(error: &reqwest::Error) -> bool {
+        std::iter::successors(error.source(), |cause| (**cause).source()).any(|cause| cause.is::<Self>())
+    }
+}
 
 impl Guard {
     /// A guard that also lets `allowed` through.
@@ -33,6 +38,19 @@ impl Guard {
     pub fn permits(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.allowed.iter().any(|network| network.contains(&ip)) || is_public(ip)
+    }
+
+    /// Checks an address that stands in the URL itself, which no resolver is asked about. A host name passes: it is checked when it
+    /// is resolved.
+    ///
+    /// # Errors
+    /// [`NotPublic`] for an address that may not be reached.
+    pub fn check(&self, url: &Url) -> Result<(), NotPublic> {
+        let host = url.host_str().unwrap_or_default();
+        match host.trim_start_matches('[').trim_end_matches(']').parse() {
+            Ok(ip) if !self.permits(ip) => Err(NotPublic),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -73,33 +91,6 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     }
 }
 
-/// Resolves names and hands out only addresses that the guard permits. The connection goes to exactly these: there is
-/// no second look-up whose answer could differ.
-pub(crate) struct GuardedResolver {
-    pub(crate) guard: Guard,
-    pub(crate) lookup: Lookup,
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.guard.clone();
-        let answers = (self.lookup)(name.as_str().to_owned());
-        Box::pin(async move {
-            let mut permitted = answers.await?;
-            permitted.retain(|address| guard.permits(address.ip()));
-            if permitted.is_empty() {
-                return Err(NotPublic.into());
-            }
-            Ok(Box::new(permitted.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// The system's resolver.
-pub(crate) fn system_lookup() -> Lookup {
-    Arc::new(|name| Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +110,9 @@ mod tests {
             "192.0.0.8",
             "192.168.1.1",
             "198.18.0.1",
+            "192.0.2.1",
+            "192.88.99.1",
+            "198.51.100.1",
             "203.0.113.7",
             "224.0.0.1",
             "239.255.255.250",
@@ -131,11 +125,15 @@ mod tests {
             "::127.0.0.1",
             "64:ff9b::7f00:1",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::808:808",
+            "5f00::1",
+            "100::1",
             "2002:7f00:1::",
             "2001:0:1::1",
             "2001:db8::1",
+            "3fff::1",
             "fc00::1",
-            "fd12:3456::1",
+            "fd00:ec2::254",
             "fe80::1",
             "fec0::1",
             "ff02::1",
@@ -153,5 +151,25 @@ mod tests {
         assert!(guard.permits("10.0.0.9".parse().unwrap()));
         assert!(guard.permits("::ffff:10.0.0.9".parse().unwrap()));
         assert!(!guard.permits("10.0.1.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_in_a_url_is_checked_in_every_spelling() {
+        let check = |url: &str| Guard::default().check(&Url::parse(url).unwrap());
+        for inside in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f.0.0.1/",
+            "http://0177.0.0.1/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://user:word@10.0.0.1:8080/a",
+            "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+        ] {
+            assert_eq!(check(inside), Err(NotPublic), "{inside}");
+        }
+        assert_eq!(check("http://1.1.1.1/"), Ok(()));
+        assert_eq!(check("http://localhost/"), Ok(()), "a name is checked when it is resolved");
     }
 }
