@@ -119,6 +119,7 @@ mod encode;
 mod error;
 #[cfg(feature = "tracing")]
 mod events;
+mod fake_device;
 mod function;
 #[cfg(doctest)]
 mod guide;
