@@ -8,7 +8,8 @@ use super::process::{Process, serve};
 use super::setup::{Setup, WORKER};
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
-use crate::serve::{Batched, OneByOne, Program};
+use crate::serve::{Batched, OneByOne, Program, Stepped};
+use crate::step::StepHandler;
 
 impl Setup {
     /// Loads a handler.
@@ -27,6 +28,14 @@ impl Setup {
         self.start::<Batched<B>>()
     }
 
+    /// Loads a handler that advances several jobs step by step.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_step<H: StepHandler>(&self) -> Result<Harness, TestError> {
+        self.start::<Stepped<H>>()
+    }
+
     /// Runs the fitness checks of a handler and those of its device, as a worker does before its first job.
     ///
     /// # Errors
@@ -41,6 +50,14 @@ impl Setup {
     /// As [`checks`](Self::checks).
     pub fn checks_of_batch<B: BatchHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
         self.check::<Batched<B>>()
+    }
+
+    /// As [`checks`](Self::checks), for a handler that advances jobs step by step.
+    ///
+    /// # Errors
+    /// As [`checks`](Self::checks).
+    pub fn checks_of_step<H: StepHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
+        self.check::<Stepped<H>>()
     }
 
     fn start<P: Program>(&self) -> Result<Harness, TestError> {
@@ -103,5 +120,13 @@ impl Harness {
     /// As [`load`](Self::load).
     pub fn load_batch<B: BatchHandler>() -> Result<Self, TestError> {
         Setup::new().load_batch::<B>()
+    }
+
+    /// Loads a handler that advances several jobs step by step, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_step<H: StepHandler>() -> Result<Self, TestError> {
+        Setup::new().load_step::<H>()
     }
 }

@@ -1,5 +1,6 @@
 mod devices;
 mod jobs;
+mod steps;
 
 use serde_json::json;
 

@@ -42,6 +42,7 @@ fn snapshot(device: &str) -> Snapshot {
             output_schema: json!(true),
             chunk_schema: None,
             max_batch_items: None,
+            max_waiting_items: None,
         })),
         ..Snapshot::default()
     }

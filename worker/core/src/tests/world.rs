@@ -183,6 +183,7 @@ impl World {
             output_schema: json!({}),
             chunk_schema: None,
             max_batch_items,
+            max_waiting_items: None,
         };
         let payload = serde_json::to_vec(&manifest).unwrap().into();
         self.say(index, ToSupervisor::Hello { protocol, sdk_version: "0.1.0".into() }, payload);
