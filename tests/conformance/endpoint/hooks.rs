@@ -49,6 +49,8 @@ async fn failing_hooks_fail_one_job_with_the_reason_and_the_others_are_run_elsew
         let ids = [client.submit(json!({"number": 1})).await, client.submit(json!({"number": 2})).await];
         let mut broken = worker(&endpoint, "broken", "failing_hook", &[("CONFORMANCE_HOOK_SECONDS", seconds)]).await;
         assert_eq!(broken.wait(END).code(), Some(1));
+        // Its heartbeat is a process of its own, which the end of a container would kill.
+        drop(broken);
         let _good = worker(&endpoint, "good", "plain", &[]).await;
         let mut failed = Vec::new();
         for id in ids {
@@ -73,9 +75,11 @@ async fn a_worker_that_is_stopped_during_its_hooks_gives_its_job_back() {
     let (endpoint, client) = start(&[]).await;
     let id = client.submit(json!({"number": 21})).await;
     let mut stopped = worker(&endpoint, "stopped", "slow_hook", &[("CONFORMANCE_HOOK_SECONDS", "60")]).await;
-    client.reaches(&id, "IN_PROGRESS").await;
+    stopped.logs("Jobs in queue: 1").await;
     stopped.signal(Signal::TERM);
     assert_eq!(stopped.wait(END).code(), Some(0));
+    // Its heartbeat is a process of its own, which the end of a container would kill.
+    drop(stopped);
     client.reaches(&id, "IN_QUEUE").await;
     let _good = worker(&endpoint, "good", "plain", &[]).await;
     let done = client.finished(&id).await;
