@@ -7,9 +7,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# The official Python package, which the conformance tests run against the endpoint and the worker.
+# The official Python package, which the conformance tests run against the endpoint and the worker: the newest release, and the
+# pre-release of the next one.
 python_client_version := 1.12.0
 python_client := .venv/runpod/.installed-$(python_client_version)
+python_client_2_version := 2.0.0rc2
+python_client_2 := .venv/runpod-2/.installed-$(python_client_2_version)
 # The official JavaScript SDK, a client of the endpoint in one more conformance test.
 js_client_version := 1.1.2
 js_client := .venv/js/.installed-$(js_client_version)
@@ -136,13 +139,14 @@ clean: ## Remove what was built; libtorch, the model and the Python package stay
 	cargo clean
 
 .PHONY: python-client
-python-client: $(python_client)
+python-client: $(python_client) $(python_client_2)
 
-# Into a folder of its own: Debian's Python refuses packages beside its own, and virtual environments need one more package.
-$(python_client):
+# Into folders of their own: Debian's Python refuses packages beside its own, and virtual environments need one more package.
+$(python_client) $(python_client_2): .venv/%:
 	@python3 -m pip --version >/dev/null 2>&1 || { echo 'python3 with pip is needed: apt-get install -y python3-pip' >&2; exit 1; }
-	rm -rf .venv/runpod
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv/runpod runpod==$(python_client_version)
+	rm -rf $(@D)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target $(@D) \
+		runpod==$(patsubst .installed-%,%,$(@F))
 	touch $@
 
 .PHONY: js-client

@@ -1,11 +1,12 @@
-// Functions of libtorch that tch does not expose: the statistics and the cache of the device allocator, and the versions that
-// must match.
+// Functions of libtorch that tch does not expose: the statistics and the cache of the device allocator, the versions that must
+// match, and for tests an allocator that fails on demand.
 //
 // Uses the device-generic API (ATen/DeviceAccelerator.h), so it builds without CUDA headers and works with or without the CUDA
 // libraries at run time. Every function catches all exceptions, because C++ exceptions must not cross into Rust.
 
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CPUAllocator.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/version.h>
 
@@ -54,6 +55,32 @@ class Driver {
 
  private:
   void* library_;
+};
+
+// Asks before each allocation whether it may succeed. Mirrors `fake_device_operation` in src/torch/fake_device.rs.
+using Operation = int32_t (*)(size_t bytes);
+enum Answer : int32_t { kWorks = 0, kOutOfMemory = 1 };
+
+// The allocator of the CPU, which fails where a test wants it to.
+class FakeDeviceAllocator final : public c10::Allocator {
+ public:
+  FakeDeviceAllocator(c10::Allocator* base, Operation operation) : base_(base), operation_(operation) {}
+
+  c10::DataPtr allocate(size_t size) override {
+    const int32_t answer = operation_(size);
+    TORCH_CHECK_WITH(OutOfMemoryError, answer != kOutOfMemory, "CUDA out of memory. Tried to allocate ", size, " bytes (fake device)");
+    TORCH_CHECK(answer == kWorks, "CUDA error: an illegal memory access was encountered (fake device)");
+    return base_->allocate(size);
+  }
+  bool is_simple_data_ptr(const c10::DataPtr& data) const override { return base_->is_simple_data_ptr(data); }
+  c10::DeleterFnPtr raw_deleter() const override { return base_->raw_deleter(); }
+  void copy_data(void* target, const void* source, std::size_t count) const override {
+    base_->copy_data(target, source, count);
+  }
+
+ private:
+  c10::Allocator* base_;
+  Operation operation_;
 };
 
 uint64_t bytes(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
@@ -133,6 +160,12 @@ size_t runpod_cuda_config(char* out, size_t size) noexcept {
   } catch (...) {
     return 0;
   }
+}
+
+// Makes every allocation on the CPU ask `operation` first. Called at most once.
+void runpod_fake_device_install(Operation operation) noexcept {
+  // Lives as long as the process, like the allocator that it replaces.
+  c10::SetCPUAllocator(new FakeDeviceAllocator(c10::GetCPUAllocator(), operation), 255);
 }
 
 // Versions of the libtorch headers that this file was built with and of the libtorch that is loaded. The three highest bytes are

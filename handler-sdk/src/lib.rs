@@ -125,6 +125,7 @@ mod encode;
 mod error;
 #[cfg(feature = "tracing")]
 mod events;
+mod fake_device;
 #[cfg(feature = "files")]
 mod file_error;
 #[cfg(feature = "files")]

@@ -18,6 +18,8 @@ use crate::text::log;
 pub(crate) struct SendQueue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Progress is not replaced by newer progress: a test reads all of it.
+    all_progress: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,11 +49,18 @@ enum Replaceable {
 }
 
 impl SendQueue {
+    /// A queue for tests, in which no progress is replaced by newer progress.
+    pub(crate) fn with_all_progress() -> Self {
+        Self { all_progress: true, ..Self::default() }
+    }
+
     /// Queues a message. A progress or loading message replaces the older one that is still waiting.
     pub(crate) fn push(&self, message: &ToSupervisor, payload: Bytes) {
         let replaceable = match message {
-            ToSupervisor::Progress { job, attempt } => Some(Replaceable::Progress(job.clone(), *attempt)),
-            ToSupervisor::Loading { slot, .. } => Some(Replaceable::Loading(*slot)),
+            ToSupervisor::Progress { job, attempt } if !self.all_progress => {
+                Some(Replaceable::Progress(job.clone(), *attempt))
+            }
+            ToSupervisor::Loading { slot, .. } if !self.all_progress => Some(Replaceable::Loading(*slot)),
             _ => None,
         };
         let header = match encode_header(message, payload.len()) {

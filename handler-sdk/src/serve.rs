@@ -27,7 +27,7 @@ use rustix::fs::FileType;
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
 pub(crate) use self::batching::Batched;
-pub(crate) use self::connection::serve_on;
+pub(crate) use self::connection::{serve_in_test, serve_on};
 pub use self::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
 pub(crate) use self::program::Program;
 pub(crate) use self::slot::OneByOne;

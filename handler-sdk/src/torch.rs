@@ -14,6 +14,7 @@
 mod architecture;
 mod cuda;
 mod device;
+mod fake_device;
 mod fitness;
 mod libraries;
 pub mod memory;
@@ -21,6 +22,7 @@ mod threads;
 mod weights;
 
 pub use device::DeviceError;
+pub(crate) use fake_device::use_fake_devices;
 pub(crate) use fitness::device_checks;
 pub(crate) use threads::{Models, limit_threads};
 pub use weights::{WeightsError, load_safetensors};

@@ -7,11 +7,11 @@ use end_to_end_tests::{FakeQueue, Reply, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::official;
+use crate::official::{self, Python};
 
 fn start() -> (FakeQueue, end_to_end_tests::Daemon) {
     let queue = FakeQueue::start();
-    let worker = official::worker(queue.worker_env(), "misbehaving");
+    let worker = official::worker(Python::V1, queue.worker_env(), "misbehaving");
     (queue, worker)
 }
 

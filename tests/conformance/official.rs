@@ -9,6 +9,33 @@ use serde_json::Value;
 /// Python starts slowly on a busy machine, and a client makes many requests.
 const CLIENT_LIMIT: Duration = Duration::from_secs(300);
 
+/// A pinned version of the official Python package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Python {
+    /// 1.12.0.
+    V1,
+    /// 2.0.0rc2, a pre-release.
+    V2,
+}
+
+impl Python {
+    /// Its folder in `.venv`.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::V1 => "runpod",
+            Self::V2 => "runpod-2",
+        }
+    }
+}
+
+/// Runs a test with each version of the package, one after the other: Python needs a whole core to start.
+pub(crate) async fn each<F: Future<Output = ()> + Send + 'static>(test: impl Fn(Python) -> F) {
+    for version in [Python::V1, Python::V2] {
+        let run = tokio::spawn(test(version)).await;
+        run.unwrap_or_else(|error| panic!("with {version:?} of the package: {error}"));
+    }
+}
+
 /// What `make python-client` and `make js-client` install.
 fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
     let folder = repository().join(".venv").join(name);
@@ -16,9 +43,9 @@ fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
     folder
 }
 
-/// The environment in which `import runpod` finds the pinned package.
-fn python_env() -> Vec<(String, String)> {
-    let packages = installed("runpod", "runpod", "python-client");
+/// The environment in which `import runpod` finds this version of the package.
+fn python_env(version: Python) -> Vec<(String, String)> {
+    let packages = installed(version.folder(), "runpod", "python-client");
     vec![
         ("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned()),
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
@@ -31,8 +58,8 @@ fn script(name: &str) -> String {
 
 /// The official worker with the handler of this name from `worker.py`, in this environment of the platform. The group that it
 /// leads has two processes: the heartbeat is a second one.
-pub(crate) fn worker(platform: Vec<(String, String)>, handler: &str) -> Daemon {
-    let mut env = python_env();
+pub(crate) fn worker(version: Python, platform: Vec<(String, String)>, handler: &str) -> Daemon {
+    let mut env = python_env(version);
     env.extend(platform);
     for (name, value) in [
         ("CONFORMANCE_HANDLER", handler),
@@ -45,8 +72,8 @@ pub(crate) fn worker(platform: Vec<(String, String)>, handler: &str) -> Daemon {
 }
 
 /// What a Python client printed; `base` is the URL up to and including `/v2`.
-pub(crate) fn python_client(name: &str, base: &str, args: &[&str]) -> Value {
-    let mut env = python_env();
+pub(crate) fn python_client(version: Python, name: &str, base: &str, args: &[&str]) -> Value {
+    let mut env = python_env(version);
     env.push(("RUNPOD_ENDPOINT_BASE_URL".to_owned(), base.to_owned()));
     env.push(("RUNPOD_API_BASE_URL".to_owned(), base.trim_end_matches("/v2").to_owned()));
     let args: Vec<String> = [script(name)].into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();

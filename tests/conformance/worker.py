@@ -40,6 +40,22 @@ def misbehaving(job):
     return {"ok": True}
 
 
+def chatty(job):
+    """Prints more than an error has room for, and fails."""
+    print("x" * 20_000)
+    print("the last words")
+    raise ValueError("told to fail")
+
+
+def slow_hook():
+    time.sleep(float(os.environ["CONFORMANCE_HOOK_SECONDS"]))
+
+
+def failing_hook():
+    slow_hook()
+    raise RuntimeError("no weights for this model")
+
+
 def unfit():
     raise RuntimeError("this machine has no unicorn")
 
@@ -56,7 +72,13 @@ def main():
         "misbehaving": {"handler": misbehaving},
         "refresh": {"handler": plain, "refresh_worker": True},
         "unfit": {"handler": plain},
+        "chatty": {"handler": chatty},
+        "slow_hook": {"handler": plain},
+        "failing_hook": {"handler": plain},
     }[name]
+    # Hooks are new in version 2.0.
+    if name.endswith("_hook"):
+        runpod.serverless.register_prestart_hook({"slow_hook": slow_hook, "failing_hook": failing_hook}[name])
     if name == "unfit":
         runpod.serverless.register_fitness_check(unfit)
     runpod.serverless.start(config)

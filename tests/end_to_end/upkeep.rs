@@ -46,6 +46,10 @@ fn check_prints_each_check_and_what_to_do() {
     let (code, text) = check(&skip, &[], "puppet-handler");
     assert_eq!(code, 0, "{text}");
     assert_line(&text, &["skipped", "memory", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"]);
+
+    let (code, text) = check(&["RUNPOD_SKIP_FITNESS_CHECKS=1", "PUPPET_CHECK=fail"], &[], "puppet-handler");
+    assert_eq!(code, 0, "{text}");
+    assert_line(&text, &["skipped", "memory", "RUNPOD_SKIP_FITNESS_CHECKS"]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub enum Command {
     /// Memory, disk, network (only with --check-network), libtorch, CUDA, the GPU, and the checks of the handler itself. Reads
     /// the variables of RunPod's SDK: RUNPOD_MIN_MEMORY_GB, RUNPOD_MIN_DISK_PERCENT, RUNPOD_NETWORK_CHECK_TIMEOUT,
     /// RUNPOD_MIN_CUDA_VERSION, RUNPOD_GPU_BENCHMARK_TIMEOUT, RUNPOD_GPU_TEST_TIMEOUT, RUNPOD_SKIP_AUTO_SYSTEM_CHECKS,
-    /// RUNPOD_SKIP_GPU_CHECK.
+    /// RUNPOD_SKIP_GPU_CHECK, RUNPOD_SKIP_FITNESS_CHECKS.
     Check(Box<CheckCommandArgs>),
     /// Print the handler's name, version and JSON Schemas
     Schema(HandlerArgs),

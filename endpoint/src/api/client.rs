@@ -21,7 +21,7 @@ use super::shared_json::SharedJson;
 use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamReply, SubmitRequest};
 use crate::faults;
-use crate::store::{JobView, NewJob, Payload, Request, StoreError};
+use crate::store::{JobView, NewJob, Payload, Request, Status, StoreError};
 
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
 /// Half of the official Python client's timeout.
@@ -192,6 +192,11 @@ async fn stream(
     let (status, items) = tokio::select! {
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,
+    };
+    // Version 2.0 of the official client drops items that come with the status FAILED. They are shown first, the status in the next reply.
+    let status = match status {
+        Status::Failed | Status::TimedOut if !items.is_empty() => Status::InProgress,
+        status => status,
     };
     let mut json = SharedJson::default();
     // As `StreamReply` is written.

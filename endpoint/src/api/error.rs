@@ -30,8 +30,14 @@ pub enum ApiError {
         limit: usize,
     },
     /// A worker's body is larger than the server accepts.
-    #[error("the result is larger than {} MiB; return less, or upload it and return its address", .limit >> 20)]
+    #[error(
+        "the result{} is larger than the limit of {} MiB; return less, or upload it and return its address",
+        of_size(*.size),
+        .limit >> 20
+    )]
     ResultTooLarge {
+        /// Bytes, where the worker has named them.
+        size: Option<u64>,
         /// Bytes.
         limit: usize,
     },
@@ -90,6 +96,10 @@ pub enum ApiError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn of_size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" of {:.1} MiB", bytes as f64 / f64::from(1 << 20)))
 }
 
 impl ApiError {

@@ -3,6 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::store::ANONYMOUS;
+
+/// The placeholder that RunPod's app runtime leaves in the URL of job-take.
+const ID: &str = "$ID";
+
 /// Query parameters; of repeated names the last one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Params(HashMap<String, String>);
@@ -18,6 +23,15 @@ impl Params {
         let Some((name, glued)) = segment.split_once('&') else { return segment };
         self.0.extend(form_urlencoded::parse(glued.as_bytes()).into_owned());
         name
+    }
+
+    /// The worker that a path segment names. RunPod's URLs have placeholders in its place, and each of its runtimes leaves another one
+    /// as it is.
+    pub(crate) fn worker<'a>(&mut self, segment: &'a str) -> &'a str {
+        match self.split_segment(segment) {
+            ID => ANONYMOUS,
+            worker => worker,
+        }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! Parses what workers post: results, progress updates and stream items.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -8,10 +9,14 @@ use serde_json::value::RawValue;
 
 use super::json;
 use super::limits;
-use crate::store::{Ending, Outcome, Payload};
+use crate::store::{Ending, NotBegun, Outcome, Payload};
 
 /// `error_type` of a job that its worker stopped at the execution timeout.
 const TIMEOUT: &str = "timeout";
+/// `event` of a job that a worker of RunPod's SDK 2.0 held when it was told to stop before its hooks had ended.
+const PRESTART_CANCELLED: &str = "prestart_cancelled";
+/// `event` of a job that such a worker held when its hooks failed.
+const PRESTART_FAILED: &str = "prestart_failed";
 
 /// The meaning of a job-done body.
 #[derive(Debug)]
@@ -56,10 +61,13 @@ impl Report {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        let timed_out = error.as_deref().is_some_and(is_timeout);
+        let (timed_out, not_begun) = error.as_deref().map_or((false, None), |error| {
+            let known = KnownError::of(error);
+            (known.error_type == TIMEOUT, known.not_begun())
+        });
         let cost = body.cost.filter(|cost| cost.get().len() <= limits::COST).map(Arc::from);
         let ending = Ending { output, error: error.map(shortened), cost };
-        Ok(Self::Final(Outcome { ending, timed_out, recycle: json::is_truthy(&body.stop_pod) }))
+        Ok(Self::Final(Outcome { ending, timed_out, recycle: json::is_truthy(&body.stop_pod), not_begun }))
     }
 }
 
@@ -69,15 +77,29 @@ pub(crate) fn parse_stream_item(body: &[u8]) -> Result<Payload, serde_json::Erro
     Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }
 
-/// Whether a worker's error means that the job exceeded its execution timeout. Python's `<class 'TimeoutError'>` is a different
-/// type. A handler can use the type `timeout` itself; the store compares the run time with the timeout for that case.
-fn is_timeout(error: &str) -> bool {
-    #[derive(Deserialize)]
-    struct ErrorObject<'a> {
-        #[serde(borrow)]
-        error_type: std::borrow::Cow<'a, str>,
+/// What an error says in fields, where it is a JSON object in a text.
+#[derive(Deserialize, Default)]
+struct KnownError<'a> {
+    /// Python's `<class 'TimeoutError'>` is not [`TIMEOUT`]. A handler can use that type itself; the store compares the run time with
+    /// the timeout for that case.
+    #[serde(borrow, default)]
+    error_type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    event: Cow<'a, str>,
+}
+
+impl<'a> KnownError<'a> {
+    fn of(error: &'a str) -> Self {
+        error.starts_with('{').then(|| serde_json::from_str(error).ok()).flatten().unwrap_or_default()
     }
-    error.starts_with('{') && serde_json::from_str::<ErrorObject<'_>>(error).is_ok_and(|it| it.error_type == TIMEOUT)
+
+    fn not_begun(&self) -> Option<NotBegun> {
+        match &*self.event {
+            PRESTART_CANCELLED => Some(NotBegun::Stopped),
+            PRESTART_FAILED => Some(NotBegun::StartFailed),
+            _ => None,
+        }
+    }
 }
 
 fn shortened(mut error: String) -> String {
@@ -111,6 +133,18 @@ mod tests {
             ("7", false),
         ] {
             assert_eq!(outcome(&format!(r#"{{"error": {error}}}"#)).timed_out, timed_out, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_was_not_begun_is_known_by_the_event_in_its_error() {
+        for (error, not_begun) in [
+            (r#""{\"event\":\"prestart_cancelled\",\"error_type\":\"PrestartCancelled\"}""#, Some(NotBegun::Stopped)),
+            (r#""{\"event\":\"prestart_failed\",\"error_type\":\"ValueError\"}""#, Some(NotBegun::StartFailed)),
+            (r#""{\"event\":\"other\"}""#, None),
+            (r#""prestart_failed""#, None),
+        ] {
+            assert_eq!(outcome(&format!(r#"{{"error": {error}}}"#)).not_begun, not_begun, "{error}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
@@ -55,7 +55,7 @@ async fn take(
     Path((endpoint, segment)): WorkerPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    let worker = Params::parse(query.as_deref()).worker(&segment);
     let jobs = take_jobs(&app, &endpoint, worker, 1).await?;
     let Some(job) = jobs.first() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     let receipt = Receipt::new(Arc::clone(&app.store), &endpoint, worker, &jobs);
@@ -68,7 +68,7 @@ async fn take_batch(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let mut params = Params::parse(query.as_deref());
-    let worker = params.split_segment(&segment);
+    let worker = params.worker(&segment);
     let wanted = params.number("batch_size").unwrap_or(1);
     let max = usize::try_from(wanted).unwrap_or(limits::BATCH).clamp(1, limits::BATCH);
     let jobs = take_jobs(&app, &endpoint, worker, max).await?;
@@ -105,7 +105,7 @@ async fn stop(
     Path((endpoint, segment)): WorkerPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).split_segment(&segment);
+    let worker = Params::parse(query.as_deref()).worker(&segment);
     let jobs = tokio::select! {
         jobs = app.store.stops(&endpoint, worker, app.hold) => jobs?,
         () = app.drain.cancelled() => app.store.stops(&endpoint, worker, DRAIN_HOLD).await?,
@@ -125,7 +125,7 @@ async fn done(
     body: Body,
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
-    let limit = app.max_result_bytes;
+    let (limit, size) = (app.max_result_bytes, body.size_hint().exact());
     let report = match body::read(body, limit, &app.request_memory).await {
         Ok(body) => {
             let report = Report::parse(&body);
@@ -135,7 +135,7 @@ async fn done(
             report
                 .map_err(|error| ApiError::BadRequest(format!("the worker posted a result that is not JSON: {error}")))
         }
-        Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { limit }),
+        Err(BodyError::TooLarge) => Err(ApiError::ResultTooLarge { size, limit }),
         // The result did not arrive completely. The job stays with its worker until the lease ends.
         Err(BodyError::Unreadable) => return Err(ApiError::BodyUnreadable),
         // The worker sends it again.
@@ -161,9 +161,9 @@ async fn stream_item(
     body: Body,
 ) -> Result<Response, ApiError> {
     let job = Params::parse(query.as_deref()).split_segment(&segment);
-    let limit = app.max_result_bytes;
+    let (limit, size) = (app.max_result_bytes, body.size_hint().exact());
     let body = body::read(body, limit, &app.request_memory).await.map_err(|error| match error {
-        BodyError::TooLarge => ApiError::ResultTooLarge { limit },
+        BodyError::TooLarge => ApiError::ResultTooLarge { size, limit },
         error => error.of_client(limit),
     })?;
     let item = report::parse_stream_item(&body)
@@ -178,7 +178,7 @@ async fn ping(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let mut params = Params::parse(query.as_deref());
-    let worker = params.split_segment(&segment);
+    let worker = params.worker(&segment);
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");
     if unhealthy {

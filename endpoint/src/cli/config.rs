@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::args::endpoint_id;
+use super::args::{endpoint_id, is_reserved_id};
 use crate::fleet::ScalerRule;
 use crate::store::Policy;
 
@@ -137,6 +137,9 @@ impl EndpointConfig {
         const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
         let outside =
             |time: Option<Duration>, min| time.is_some_and(|time| time < Duration::from_secs(min) || time > WEEK);
+        if is_reserved_id(&self.id) {
+            return Some("`id` is a name that RunPod uses for paths of its own: choose another");
+        }
         if endpoint_id(&self.id).is_err() {
             return Some("`id` must be 1 to 64 letters, digits, - and _");
         }
@@ -193,6 +196,7 @@ mod tests {
     fn mistakes_are_named() {
         for (text, part) in [
             ("[[endpoint]]\nid = \"a b\"", "1 to 64 letters"),
+            ("[[endpoint]]\nid = \"pods\"", "RunPod uses"),
             ("[[endpoint]]\nid = \"a\"\nttl = \"1s\"", "10s to 7d"),
             ("[[endpoint]]\nid = \"a\"\n[[endpoint]]\nid = \"a\"", "twice"),
             ("[[endpoint]]\nid = \"a\"\nworkers_max = 2", "handler"),

@@ -61,7 +61,7 @@ impl Effective {
 }
 
 /// The limits of one endpoint's queue that no flag changes.
-fn store_limits(limits: &Limits) -> [(&'static str, String); 9] {
+fn store_limits(limits: &Limits) -> [(&'static str, String); 11] {
     let time = |time| humantime::format_duration(time).to_string();
     [
         ("timeout-grace", time(limits.timeout_grace)),
@@ -71,6 +71,8 @@ fn store_limits(limits: &Limits) -> [(&'static str, String); 9] {
         ("all-unread-stream-items", bytes(limits.max_total_stream_bytes)),
         ("known-workers", limits.max_workers.to_string()),
         ("worker-retention", time(limits.worker_retention)),
+        ("takes-not-begun", limits.max_takes_not_begun.to_string()),
+        ("first-failures", limits.max_first_failures.to_string()),
         ("recycle-gap", time(limits.recycle_gap)),
         ("recycle-patience", time(limits.recycle_patience)),
     ]

@@ -42,6 +42,15 @@ impl<P: Content> Ending<P> {
     }
 }
 
+/// Why a worker reports a job as failed that it never began. RunPod's SDK 2.0 runs hooks before its first job, and takes jobs meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBegun {
+    /// The worker was told to stop while it started.
+    Stopped,
+    /// The worker cannot start.
+    StartFailed,
+}
+
 /// The final result that a worker reports.
 #[derive(Debug, Clone)]
 pub struct Outcome<P = Payload> {
@@ -51,11 +60,13 @@ pub struct Outcome<P = Payload> {
     pub timed_out: bool,
     /// The worker asks to be replaced (`stopPod`).
     pub recycle: bool,
+    /// The worker never began the job; `None` for a job that it ran.
+    pub not_begun: Option<NotBegun>,
 }
 
 impl<P> Default for Outcome<P> {
     fn default() -> Self {
-        Self { ending: Ending::default(), timed_out: false, recycle: false }
+        Self { ending: Ending::default(), timed_out: false, recycle: false, not_begun: None }
     }
 }
 
@@ -74,7 +85,7 @@ impl<P> Outcome<P> {
 
     /// The same with its output in another form.
     pub(crate) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> Outcome<Q> {
-        let Self { ending, timed_out, recycle } = self;
-        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, recycle }
+        let Self { ending, timed_out, recycle, not_begun } = self;
+        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, recycle, not_begun }
     }
 }

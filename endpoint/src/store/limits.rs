@@ -32,6 +32,10 @@ pub struct Limits {
     pub max_workers: usize,
     /// A worker that was silent for this long is forgotten.
     pub worker_retention: Duration,
+    /// A job that was taken this often is no longer queued again when its worker was told to stop before it began the job.
+    pub max_takes_not_begun: u32,
+    /// A worker that sends no heartbeats and has failed this many jobs without completing one gets no more.
+    pub max_first_failures: u32,
     /// A recycled worker that held no poll for this long is taken for a new process.
     pub recycle_gap: Duration,
     /// A recycled worker that has polled without getting a job for this long is taken for a new process too: whoever was to
@@ -54,6 +58,8 @@ impl Default for Limits {
             max_total_stream_bytes: 512 << 20,
             max_workers: 10_000,
             worker_retention: Duration::from_secs(300),
+            max_takes_not_begun: 10,
+            max_first_failures: 3,
             recycle_gap: Duration::from_secs(3),
             recycle_patience: Duration::from_secs(10),
         }

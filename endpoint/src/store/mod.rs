@@ -34,7 +34,7 @@ use async_trait::async_trait;
 pub(crate) use away::Away;
 pub use clock::Timestamp;
 pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCounts};
-pub use ending::{Ending, Outcome};
+pub use ending::{Ending, NotBegun, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
 pub use limits::{Limits, ping_interval};

@@ -7,6 +7,7 @@ mod dispatch;
 mod inspect;
 mod journal;
 mod liveness;
+mod not_begun;
 mod reports;
 mod restore;
 mod snapshot;
@@ -51,6 +52,8 @@ pub enum Effect {
     WebhookDue(JobId),
     /// A second process uses the id of this worker.
     DuplicateWorker(Arc<str>),
+    /// This worker gets no more jobs: it cannot start, or has only failed.
+    WorkerUnfit(Arc<str>),
 }
 
 /// All jobs and workers of one endpoint.

@@ -37,6 +37,10 @@ impl Wakers {
                 %worker,
                 "A second process uses the id of this worker. Give every worker an id of its own (RUNPOD_POD_ID)."
             ),
+            Effect::WorkerUnfit(worker) => tracing::warn!(
+                %worker,
+                "This worker cannot start, or has failed all of its jobs. It gets no more until it is started again."
+            ),
             Effect::JobFinished(id, status) => tracing::info!(job = %id, status = status.name(), "The job has ended."),
         }
     }

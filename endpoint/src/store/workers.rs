@@ -45,6 +45,14 @@ pub enum WorkerEvent {
     Gone,
 }
 
+/// How the jobs of a worker ended.
+#[derive(Debug, Default)]
+struct Ended {
+    completed: u32,
+    failed: u32,
+    last: Timestamp,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) held: HashSet<JobId>,
@@ -52,6 +60,8 @@ pub(crate) struct Worker {
     polled: bool,
     taken: u64,
     unhealthy: bool,
+    /// Jobs of this process that have ended, as far as processes of this worker can be told apart.
+    ended: Ended,
     throttled: bool,
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
@@ -89,6 +99,16 @@ impl Worker {
         if self.left {
             (self.left, self.recycled, self.refused_since) = (false, false, None);
         }
+    }
+
+    /// Whether a job has ended on it, so that it has started.
+    pub(crate) fn has_started(&self) -> bool {
+        self.ended.completed + self.ended.failed > 0
+    }
+
+    /// It can be given jobs, as far as is known.
+    fn is_fit(&self, now: Timestamp, limits: &Limits) -> bool {
+        self.polled && self.is_eligible() && !self.left && !self.throttled && !self.is_silent(now, limits)
     }
 
     fn is_busy(&self) -> bool {
@@ -175,6 +195,15 @@ impl Workers {
             let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.recycle_gap;
             worker.recycled = !was_away && now < refused_since + limits.recycle_patience;
         }
+        // A fresh process is known by the pause before its first poll.
+        if worker.held.is_empty()
+            && worker.polls_open == 0
+            && now >= worker.last_poll.max(worker.ended.last) + limits.recycle_gap
+        {
+            worker.ended = Ended::default();
+            // Others show by a heartbeat that they are fresh.
+            worker.unhealthy &= worker.heartbeat_seen;
+        }
         // A process that reported a failed check asks for no more jobs, though it sends heartbeats for those it still holds.
         // One that introduces itself and then asks is a fresh one.
         worker.unhealthy &= !worker.introduced;
@@ -221,6 +250,31 @@ impl Workers {
     pub(crate) fn fail(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
         (worker.unhealthy, worker.introduced) = (true, false);
+    }
+
+    /// Notes that a worker completed a job.
+    pub(crate) fn note_completed(&mut self, now: Timestamp, id: &str) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.ended.completed = worker.ended.completed.saturating_add(1);
+            worker.ended.last = now;
+        }
+    }
+
+    /// Notes that a worker failed a job; returns whether it gets no more from now on. A worker that can do nothing but fail drains
+    /// the queue faster than any other. Heartbeats come from a worker that has started, whose failures are those of its jobs.
+    pub(crate) fn note_failed(&mut self, now: Timestamp, id: &str, limits: &Limits) -> bool {
+        let Some(worker) = self.by_id.get_mut(id) else { return false };
+        worker.ended.failed = worker.ended.failed.saturating_add(1);
+        worker.ended.last = now;
+        let only_fails = worker.ended.completed == 0 && worker.ended.failed >= limits.max_first_failures;
+        let is_news = only_fails && !worker.heartbeat_seen && !worker.unhealthy;
+        worker.unhealthy |= is_news;
+        is_news
+    }
+
+    /// Whether there is a worker besides this one that can be given jobs.
+    pub(crate) fn has_other_fit(&self, now: Timestamp, id: &str, limits: &Limits) -> bool {
+        self.by_id.iter().any(|(other, worker)| **other != *id && worker.is_fit(now, limits))
     }
 
     /// Notes that there is no room for a worker's process.

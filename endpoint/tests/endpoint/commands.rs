@@ -255,3 +255,12 @@ async fn mistakes_have_their_exit_status_and_a_fix() {
     assert_eq!(absent.status.code(), Some(1));
     assert!(text(&absent.stderr).contains("--url"));
 }
+
+#[tokio::test]
+async fn ids_that_runpod_reserves_are_refused() {
+    for id in ["serverless", "pods", "flash"] {
+        let refused = run("", &["serve", "--endpoint-id", id]).await;
+        assert_ne!(refused.status.code(), Some(0));
+        assert!(text(&refused.stderr).contains("RunPod uses this name"), "{refused:?}");
+    }
+}

@@ -17,6 +17,7 @@ mod metrics_docs;
 mod monitoring;
 mod openai;
 mod policy;
+mod prestart;
 mod rate_limits;
 mod results;
 mod scaling;

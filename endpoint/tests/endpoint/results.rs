@@ -58,7 +58,9 @@ async fn a_result_that_cannot_be_read_fails_the_job_at_once() {
     }
     let (reply, document) = finish(&format!(r#"{{"output": "{}"}}"#, "x".repeat(1 << 20))).await;
     assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(document["error"], "the result is larger than 1 MiB; return less, or upload it and return its address");
+    let expected =
+        "the result of 1.0 MiB is larger than the limit of 1 MiB; return less, or upload it and return its address";
+    assert_eq!(document["error"], expected);
 }
 
 #[tokio::test(start_paused = true)]

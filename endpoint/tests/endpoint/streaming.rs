@@ -33,6 +33,20 @@ async fn each_item_is_read_once_in_order_and_unchanged() {
     assert_eq!(api.status(&id).await["output"], serde_json::json!([]));
 }
 
+/// The client of version 2.0 throws items away that come with the status FAILED.
+#[tokio::test(start_paused = true)]
+async fn items_come_before_the_status_of_a_failed_job() {
+    let api = Api::new();
+    let id = started(&api).await;
+    emit(&api, "w1", &id, "1").await;
+    emit(&api, "w1", &id, "2").await;
+    api.done("w1", &id, r#"{"error": "no"}"#).await;
+    let path = format!("stream/{id}");
+    let first = api.get(&path).await.json();
+    assert_eq!((&first["status"], first["stream"].as_array().unwrap().len()), (&"IN_PROGRESS".into(), 2), "{first}");
+    assert_eq!(api.get(&path).await.text, r#"{"status":"FAILED","stream":[]}"#);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_waits_for_the_next_item() {
     let api = Api::new();

@@ -1,123 +1,62 @@
-//! Runs the handler program as the worker does: as a process with a socket as standard input.
+//! The handler as the worker runs it, played by the SDK's testing kit.
 
 #![cfg(test)]
 
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Once;
 
-use runpod_handler_protocol::{
-    Decoder, ErrorKind, ErrorReport, PROTOCOL_VERSION, Received, StopReason, ToHandler, ToSupervisor, encode_header,
-};
+use runpod_handler_sdk::ErrorKind;
+use runpod_handler_sdk::testing::{FakeDevice, Fault, Finished, Harness, JobRequest, Setup, TestError};
 use serde_json::{Value, json};
+use text_embeddings::TextEmbeddings;
 
-/// Longest wait for one message: enough to load the model on a busy machine.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
-
-struct Worker {
-    stream: UnixStream,
-    decoder: Decoder<ToSupervisor>,
-    child: Child,
+fn setup() -> Setup {
+    static IN_REPOSITORY: Once = Once::new();
+    // Where the handler finds the model that `make model` has installed.
+    IN_REPOSITORY.call_once(|| {
+        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
+    });
+    Setup::new().device("cpu")
 }
 
-impl Worker {
-    fn start(model: &Path) -> Self {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(MESSAGE_TIMEOUT)).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "this test stands in for the worker, which starts the handler")]
-        let child = Command::new(env!("CARGO_BIN_EXE_text-embeddings"))
-            .env("TEXT_EMBEDDINGS_MODEL_DIR", model)
-            .stdin(OwnedFd::from(theirs))
-            .spawn()
-            .unwrap();
-        let mut this = Self { stream: ours, decoder: Decoder::new(), child };
-        assert!(matches!(this.receive().0, ToSupervisor::Hello { .. }));
-        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "test".into(), processes: 1 }, &[]);
-        let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: "cpu".into(), chunk_window: 1 };
-        this.send(&load, &[]);
-        this
-    }
-
-    fn loaded() -> Self {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
-        let mut this = Self::start(&model);
-        let mut stages = Vec::new();
-        loop {
-            match this.receive() {
-                (ToSupervisor::Loading { stage, .. }, _) => stages.push(stage),
-                (ToSupervisor::Loaded { device, .. }, _) => {
-                    assert_eq!(device, "cpu");
-                    assert!(stages.iter().any(|stage| stage == "weights"), "no progress was reported: {stages:?}");
-                    return this;
-                }
-                (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
-            }
-        }
-    }
-
-    fn send(&mut self, message: &ToHandler, payload: &[u8]) {
-        self.stream.write_all(&encode_header(message, payload.len()).unwrap()).unwrap();
-        self.stream.write_all(payload).unwrap();
-    }
-
-    fn receive(&mut self) -> (ToSupervisor, Vec<u8>) {
-        loop {
-            match self.decoder.next().unwrap() {
-                Some(Received::Message(message, payload)) => return (message, payload.to_vec()),
-                Some(other) => panic!("{other:?}"),
-                None => {
-                    let read = self.decoder.read_from(&mut self.stream).unwrap();
-                    assert_ne!(read, 0, "the handler closed the socket");
-                }
-            }
-        }
-    }
-
-    fn submit(&mut self, job: &str, input: &Value) {
-        self.submit_to(0, job, input);
-    }
-
-    fn submit_to(&mut self, slot: u32, job: &str, input: &Value) {
-        let run = ToHandler::Run { job: job.into(), attempt: 1, slot, deadline_ms: 600_000, traceparent: None };
-        self.send(&run, json!({ "id": job, "input": input }).to_string().as_bytes());
-    }
-
-    /// The output, or the error, of one job.
-    fn run(&mut self, input: &Value) -> Result<Value, ErrorReport> {
-        self.submit("job", input);
-        self.outcome()
-    }
-
-    fn outcome(&mut self) -> Result<Value, ErrorReport> {
-        loop {
-            match self.receive() {
-                (ToSupervisor::Started { .. } | ToSupervisor::Progress { .. }, _) => {}
-                (ToSupervisor::Done { records, .. }, output) => {
-                    let output: Value = serde_json::from_slice(&output).unwrap();
-                    assert_eq!(records["tokens"], output["tokens"].as_f64().unwrap());
-                    return Ok(output);
-                }
-                (ToSupervisor::Failed { .. }, report) => return Err(serde_json::from_slice(&report).unwrap()),
-                (other, _) => panic!("{other:?}"),
-            }
-        }
-    }
+fn loaded() -> Harness {
+    let handler = setup().load_batch::<TextEmbeddings>().unwrap();
+    assert!(
+        handler.stages().iter().any(|stage| stage == "weights"),
+        "no progress was reported: {:?}",
+        handler.stages()
+    );
+    assert_eq!(handler.device(), "cpu");
+    handler
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The output of one job, whose tokens were recorded too.
+fn output(finished: Finished) -> Value {
+    assert_eq!(finished.records["tokens"], finished.output["tokens"].as_f64().unwrap());
+    finished.output
+}
+
+/// Largest difference of two numbers in the vectors of two outputs.
+fn difference(one: &Value, other: &Value) -> f64 {
+    let numbers = |output: &Value| -> Vec<f64> {
+        let vectors: Vec<Vec<f64>> = serde_json::from_value(output["embeddings"].clone()).unwrap();
+        vectors.concat()
+    };
+    let (one, other) = (numbers(one), numbers(other));
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// A job that occupies the model while others arrive.
+fn occupy(handler: &mut Harness) {
+    let job = handler.submit(&json!({ "input": vec!["a text that takes a while"; 512] })).unwrap();
+    handler.wait_until(job, |seen| !seen.progress.is_empty()).unwrap();
 }
 
 #[test]
 fn a_job_has_one_text_or_a_list() {
-    let mut worker = Worker::loaded();
-    let one = worker.run(&json!({ "input": "Rust" })).unwrap();
+    let mut handler = loaded();
+    let one = output(handler.run(&json!({ "input": "Rust" })).unwrap());
     assert_eq!(one["model"], "all-MiniLM-L6-v2");
     assert_eq!(one["dimensions"], 384);
     assert_eq!(one["tokens"], 3);
@@ -125,15 +64,16 @@ fn a_job_has_one_text_or_a_list() {
     assert_eq!(one["embeddings"][0].as_array().unwrap().len(), 384);
 
     let named = json!({ "model": "sentence-transformers/all-MiniLM-L6-v2", "input": ["Rust"] });
-    assert_eq!(worker.run(&named).unwrap(), one, "a list of one text is the same job");
+    assert_eq!(output(handler.run(&named).unwrap()), one, "a list of one text is the same job");
 }
 
 #[test]
 fn an_invalid_job_fails_with_a_reason_and_the_next_job_runs() {
-    let mut worker = Worker::loaded();
-    let other = worker.run(&json!({ "model": "gpt-5", "input": "a" })).unwrap_err();
-    assert_eq!(other.kind, ErrorKind::ModelNotFound);
-    assert_eq!(other.message, r#"there is no model "gpt-5" here; available: "all-MiniLM-L6-v2""#);
+    let mut handler = loaded();
+    let other = handler.run(&json!({ "model": "gpt-5", "input": "a" })).unwrap_err();
+    let report = other.report().unwrap();
+    assert_eq!(report.kind, ErrorKind::ModelNotFound);
+    assert_eq!(report.message, r#"there is no model "gpt-5" here; available: "all-MiniLM-L6-v2""#);
 
     for (input, path) in [
         (json!({ "input": [] }), "input.input: must have 1 or more items"),
@@ -141,74 +81,94 @@ fn an_invalid_job_fails_with_a_reason_and_the_next_job_runs() {
         (json!({ "input": 7 }), "input.input: "),
         (json!({ "model": "all-MiniLM-L6-v2" }), "missing field `input`"),
     ] {
-        let error = worker.run(&input).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Validation, "{input}");
-        assert!(error.message.contains(path), "{input}: {}", error.message);
+        let error = handler.run(&input).unwrap_err();
+        let report = error.report().unwrap();
+        assert_eq!(report.kind, ErrorKind::Validation, "{input}");
+        assert!(report.message.contains(path), "{input}: {}", report.message);
     }
-    assert!(worker.run(&json!({ "input": "still here" })).is_ok());
+    assert!(handler.run(&json!({ "input": "still here" })).is_ok());
 }
 
 #[test]
 fn a_cancelled_job_ends_between_batches() {
-    let mut worker = Worker::loaded();
+    let mut handler = loaded();
     let texts = vec!["a text of some length, so that a batch takes its time, and there are many batches of it"; 4096];
-    worker.submit("long", &json!({ "input": texts }));
-    while !matches!(worker.receive().0, ToSupervisor::Progress { .. }) {}
-    worker.send(&ToHandler::Stop { job: "long".into(), attempt: 1, reason: StopReason::Cancelled }, &[]);
-    assert_eq!(worker.outcome().unwrap_err().kind, ErrorKind::Cancelled);
-    assert!(worker.run(&json!({ "input": "the next job" })).is_ok());
-}
-
-#[test]
-fn the_error_about_a_missing_model_names_the_fix() {
-    let mut worker = Worker::start(&PathBuf::from("no/such/dir"));
-    let (message, report) = worker.receive();
-    assert!(matches!(message, ToSupervisor::LoadFailed { .. }), "{message:?}");
-    let report: ErrorReport = serde_json::from_slice(&report).unwrap();
-    assert_eq!(report.kind, ErrorKind::Load);
-    assert!(report.message.contains("no/such/dir/config.json"), "{}", report.message);
-    assert!(report.message.contains("`make model`"), "{}", report.message);
+    let long = handler.submit(&json!({ "input": texts })).unwrap();
+    handler.wait_until(long, |seen| !seen.progress.is_empty()).unwrap();
+    handler.cancel(long).unwrap();
+    assert_eq!(handler.wait(long).unwrap_err().kind(), Some(ErrorKind::Cancelled));
+    assert!(handler.run(&json!({ "input": "the next job" })).is_ok());
 }
 
 /// The jobs of a batch go through the network together, padded to the longest text.
 #[test]
 fn jobs_that_wait_at_the_same_time_get_the_vectors_that_they_would_get_alone() {
-    let mut worker = Worker::loaded();
+    let mut handler = loaded();
     let inputs = [json!("Rust"), json!(["A man is eating food.", "Someone is having a meal."]), json!("a b c d e f g")];
-    let alone: Vec<Value> = inputs.iter().map(|input| worker.run(&json!({ "input": input })).unwrap()).collect();
-    // The first job occupies the model while the others arrive.
-    worker.submit_to(0, "first", &json!({ "input": vec!["a text that takes a while"; 512] }));
-    while !matches!(worker.receive().0, ToSupervisor::Progress { .. }) {}
-    let bad = json!({ "model": "gpt-5", "input": "a" });
-    for (slot, input) in (1..).zip(&inputs) {
-        worker.submit_to(slot, &format!("job-{slot}"), &json!({ "input": input }));
-    }
-    worker.submit_to(4, "job-4", &bad);
-    let (mut sizes, mut outputs, mut failed) = (Vec::new(), vec![Value::Null; 3], 0);
-    while outputs.contains(&Value::Null) || failed == 0 {
-        match worker.receive() {
-            (ToSupervisor::Done { job, records, .. }, output) if job != "first" => {
-                let index: usize = job.strip_prefix("job-").unwrap().parse().unwrap();
-                outputs[index - 1] = serde_json::from_slice(&output).unwrap();
-                sizes.push(records["batch_items"]);
-            }
-            (ToSupervisor::Failed { job, .. }, report) => {
-                let report: ErrorReport = serde_json::from_slice(&report).unwrap();
-                assert_eq!((job.as_str(), report.kind), ("job-4", ErrorKind::ModelNotFound));
-                failed += 1;
-            }
-            _ => {}
-        }
-    }
-    assert_eq!(sizes, [4.0, 4.0, 4.0], "one batch");
-    for (together, alone) in outputs.iter().zip(&alone) {
-        let numbers = |output: &Value| -> Vec<f64> {
-            let vectors: Vec<Vec<f64>> = serde_json::from_value(output["embeddings"].clone()).unwrap();
-            vectors.concat()
-        };
-        let (together, alone) = (numbers(together), numbers(alone));
-        assert_eq!(together.len(), alone.len());
-        let difference = together.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let jobs: Vec<Value> = inputs.iter().map(|input| json!({ "input": input })).collect();
+    let alone: Vec<Value> = jobs.iter().map(|job| handler.run(job).unwrap().output).collect();
+    occupy(&mut handler);
+    let bad = handler.submit(&json!({ "model": "gpt-5", "input": "a" })).unwrap();
+    let together = handler.run_all(&jobs).unwrap();
+    assert_eq!(handler.wait(bad).unwrap_err().kind(), Some(ErrorKind::ModelNotFound));
+    for (together, alone) in together.into_iter().zip(&alone) {
+        let together = together.unwrap();
+        assert_eq!(together.records["batch_items"], 4.0, "one batch");
+        let difference = difference(&together.output, alone);
         assert!(difference <= 1e-4, "largest difference {difference}");
     }
+}
+
+/// Every tensor that the model creates is an operation on the fake device, so this runs out of memory at many places in the network.
+#[test]
+fn running_out_of_memory_anywhere_fails_one_job_and_leaves_the_model_whole() {
+    let device = FakeDevice::new();
+    let mut handler = setup().fake_device(&device).load_batch::<TextEmbeddings>().unwrap();
+    let job = json!({ "input": "A man is eating food." });
+    let before = device.operations();
+    let expected = handler.run(&job).unwrap().output;
+    let operations = device.operations() - before;
+    assert!(operations > 50, "the network has more tensors than {operations}");
+    for operation in (0..operations).step_by(7) {
+        device.fail_after(operation, Fault::OutOfMemory);
+        let error = handler.run(&job).unwrap_err();
+        assert_eq!(error.kind(), Some(ErrorKind::Oom), "operation {operation}: {error}");
+        assert_eq!(handler.run(&job).unwrap().output, expected, "after operation {operation}");
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_the_memory_completes_in_halves() {
+    let device = FakeDevice::new();
+    let mut handler = setup().fake_device(&device).load_batch::<TextEmbeddings>().unwrap();
+    let input = json!({ "input": "A man is eating food, and someone else is having a meal." });
+    let alone = handler.run(&input).unwrap().output;
+    occupy(&mut handler);
+    let jobs: Vec<_> = (0..8).map(|_| handler.submit(&input).unwrap()).collect();
+    // The largest tensor of eight such texts needs more than this, that of four needs less.
+    device.limit_allocation(512 * 1024);
+    for job in jobs {
+        let finished = handler.wait(job).unwrap();
+        assert_eq!(finished.records["batch_items"], 4.0);
+        assert!(difference(&finished.output, &alone) <= 1e-4);
+    }
+}
+
+#[test]
+fn a_lost_device_costs_the_process_and_the_next_one_works() {
+    let device = FakeDevice::new();
+    let mut handler = setup().fake_device(&device).load_batch::<TextEmbeddings>().unwrap();
+    let job = json!({ "input": "Rust" });
+    device.fail_after(20, Fault::Lost);
+    assert_eq!(handler.run(&job).unwrap_err().kind(), Some(ErrorKind::DeviceLost));
+    handler.restart().unwrap();
+    assert!(handler.run(&job).is_ok());
+}
+
+#[test]
+fn a_job_that_is_not_json_fails_alone() {
+    let mut handler = loaded();
+    let job = handler.submit(JobRequest::raw("{\"input\": ")).unwrap();
+    assert!(matches!(handler.wait(job), Err(TestError::Failed(_))));
+    assert!(handler.run(&json!({ "input": "still here" })).is_ok());
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use runpod_handler_protocol::{PROTOCOL_VERSION, ToSupervisor, encode_header};
 
+use crate::fake_device::FakeDevice;
 use crate::panics;
 use crate::send_queue::SendQueue;
 use crate::serve::control::Control;
@@ -24,10 +25,25 @@ const EXIT_CAPACITY: usize = 8;
 /// Serves one connection and returns the exit status. `on_disconnect` is called on the thread that notices the end of the
 /// connection.
 pub(crate) fn serve_on<P: Program>(stream: UnixStream, on_disconnect: fn()) -> u8 {
+    serve_with::<P>(stream, SendQueue::default(), None, on_disconnect)
+}
+
+/// As [`serve_on`], but no progress is replaced by newer progress, and the models have this device.
+pub(crate) fn serve_in_test<P: Program>(stream: UnixStream, device: Option<FakeDevice>) -> u8 {
+    serve_with::<P>(stream, SendQueue::with_all_progress(), device, || {})
+}
+
+fn serve_with<P: Program>(
+    stream: UnixStream,
+    queue: SendQueue,
+    fake_device: Option<FakeDevice>,
+    on_disconnect: fn(),
+) -> u8 {
     panics::install_hook();
     let (exit, exits) = sync_channel(EXIT_CAPACITY);
-    let queue = Arc::new(SendQueue::default());
-    let started = start_threads::<P>(stream, &queue, exit, on_disconnect);
+    let queue = Arc::new(queue);
+    let control = Control::new(Arc::clone(&queue), exit.clone(), fake_device);
+    let started = start_threads::<P>(stream, &queue, control, exit, on_disconnect);
     let status = match started.map(|()| exits.recv().unwrap_or(Exit::Disconnected)) {
         Ok(Exit::Shutdown(slots)) => {
             for slot in slots {
@@ -57,6 +73,7 @@ pub(crate) fn serve_on<P: Program>(stream: UnixStream, on_disconnect: fn()) -> u
 fn start_threads<P: Program>(
     mut stream: UnixStream,
     queue: &Arc<SendQueue>,
+    control: Control,
     exit: SyncSender<Exit>,
     on_disconnect: fn(),
 ) -> io::Result<()> {
@@ -77,7 +94,6 @@ fn start_threads<P: Program>(
         }
     })?;
 
-    let control = Control::new(Arc::clone(queue), exit.clone());
     thread::Builder::new().name("control".to_owned()).spawn(move || {
         let reason = control.run::<P>(&mut stream);
         if matches!(reason, Exit::Disconnected) {

@@ -13,6 +13,7 @@ use runpod_handler_protocol::{
 };
 
 use crate::error::HandlerError;
+use crate::fake_device::FakeDevice;
 use crate::running_job::{RunningJob, RunningJobs};
 use crate::send_queue::SendQueue;
 use crate::serve::checks::run_checks;
@@ -34,10 +35,11 @@ pub(crate) struct Control {
     threads: Vec<JoinHandle<()>>,
     chunk_window: u32,
     fitness: Option<Arc<Fitness>>,
+    fake_device: Option<FakeDevice>,
 }
 
 impl Control {
-    pub(crate) fn new(queue: Arc<SendQueue>, exit: SyncSender<Exit>) -> Self {
+    pub(crate) fn new(queue: Arc<SendQueue>, exit: SyncSender<Exit>, fake_device: Option<FakeDevice>) -> Self {
         Self {
             queue,
             jobs: Arc::default(),
@@ -47,6 +49,7 @@ impl Control {
             threads: Vec::new(),
             chunk_window: 1,
             fitness: None,
+            fake_device,
         }
     }
 
@@ -121,6 +124,7 @@ impl Control {
                     jobs: Arc::clone(&self.jobs),
                     shared: Arc::default(),
                     fitness: self.fitness.clone(),
+                    fake_device: self.fake_device.clone(),
                 };
                 match P::start(&setup, &self.exit) {
                     Ok(Started { models, threads }) => (self.models, self.threads) = (Some(models), threads),

@@ -6,6 +6,8 @@ use std::fs;
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
+use crate::fake_device::FakeDevice;
+
 /// Measures the memory of one slot's jobs. Peaks are those of the whole process: with several slots, the peak of a job includes
 /// the jobs that run beside it.
 #[derive(Clone, Debug)]
@@ -93,6 +95,7 @@ impl JobMemory {
 
     /// Computes one number on the device. Does nothing on the CPU.
     pub(crate) fn probe(&self) -> Result<(), String> {
+        FakeDevice::probe().map_err(|fault| fault.to_string())?;
         #[cfg(feature = "torch")]
         return crate::torch::probe_device(self.device);
         #[cfg(not(feature = "torch"))]

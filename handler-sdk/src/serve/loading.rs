@@ -7,6 +7,7 @@ use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
 use crate::error::HandlerError;
+use crate::fake_device::FakeDevice;
 use crate::load_env::{LoadEnv, Shared};
 use crate::panics;
 use crate::running_job::RunningJobs;
@@ -30,6 +31,8 @@ pub(crate) struct SlotSetup {
     pub(crate) shared: Arc<Shared>,
     /// The outcome of the fitness checks; `None` when the worker did not ask for any.
     pub(crate) fitness: Option<Arc<Fitness>>,
+    /// The device of a test.
+    pub(crate) fake_device: Option<FakeDevice>,
 }
 
 /// The model could not be built, or a fitness check failed. The reason was reported to the worker.
@@ -54,6 +57,7 @@ pub(crate) fn prepare_thread(setup: &SlotSetup) -> Result<ThreadGuard, LoadFaile
     if setup.fitness.as_ref().is_some_and(|fitness| !fitness.wait()) {
         return Err(LoadFailed);
     }
+    FakeDevice::enter(setup.fake_device.as_ref());
     Ok(ThreadGuard {
         #[cfg(feature = "torch")]
         _no_grad: crate::torch::prepare_model_thread(crate::torch::Models {

@@ -1,5 +1,11 @@
+mod devices;
+mod jobs;
+mod steps;
+
+use serde_json::json;
+
 use super::*;
-use crate::{HandlerError, Job, LoadEnv};
+use crate::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, NoChunks};
 
 struct Counter {
     jobs: u32,
@@ -34,7 +40,11 @@ struct Broken;
 impl Handler for Broken {
     type Input = u32;
     type Output = u32;
-    type Chunk = crate::NoChunks;
+    type Chunk = NoChunks;
+
+    fn checks(_: &LoadEnv) -> Vec<Check> {
+        vec![Check::new("weights", || Err("no weights".into())).fix("fetch them")]
+    }
 
     fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
         Err("no weights".into())
@@ -68,4 +78,11 @@ fn a_failure_is_the_error_that_the_caller_would_receive_and_the_next_job_runs() 
 fn the_error_of_a_failed_load_names_the_reason() {
     let error = Harness::load::<Broken>().unwrap_err();
     assert!(error.to_string().contains("no weights"), "{error}");
+}
+
+#[test]
+fn checks_are_run_without_loading() {
+    let reports = Setup::new().checks::<Broken>().unwrap();
+    assert_eq!((reports[0].name.as_str(), reports[0].status), ("weights", CheckStatus::Failed));
+    assert_eq!(reports[0].reason(), "no weights: fetch them");
 }

@@ -98,6 +98,12 @@ pub(super) fn torch_versions() -> ([u8; 3], [u8; 3]) {
     (split(built), split(loaded))
 }
 
+/// Makes every allocation of libtorch on the CPU ask `operation` first: 0 lets it succeed, 1 makes it run out of memory, and any other
+/// answer reports a lost device. Call it once.
+pub(super) fn install_fake_device(operation: extern "C" fn(usize) -> i32) {
+    ffi::install_fake_device(operation);
+}
+
 fn cuda_version(number: i32) -> Option<(u32, u32)> {
     let number = u32::try_from(number).ok().filter(|number| *number > 0)?;
     Some((number / 1000, number % 1000 / 10))
@@ -128,6 +134,7 @@ mod ffi {
         safe fn runpod_cuda_driver_version() -> i32;
         safe fn runpod_cuda_capability() -> i32;
         fn runpod_cuda_config(out: *mut u8, size: usize) -> usize;
+        safe fn runpod_fake_device_install(operation: extern "C" fn(usize) -> i32);
         safe fn runpod_torch_built_version() -> u64;
         safe fn runpod_torch_loaded_version() -> u64;
     }
@@ -169,6 +176,10 @@ mod ffi {
         let written = unsafe { runpod_cuda_config(text.as_mut_ptr(), text.len()) };
         text.truncate(written);
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub(super) fn install_fake_device(operation: extern "C" fn(usize) -> i32) {
+        runpod_fake_device_install(operation);
     }
 
     pub(super) fn torch_versions() -> (u64, u64) {

@@ -299,6 +299,84 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "workers that are launched without system checks start offline",
         &["workers::results_of_a_plain_handler_arrive_as_they_were_returned"],
     ),
+    // Since late 2026, and version 2.0 of the Python package.
+    (
+        "a result over the limit ends its job as FAILED at once, with both sizes in the error",
+        &[
+            "results::a_result_that_cannot_be_read_fails_the_job_at_once",
+            "workers::a_result_over_the_limit_fails_its_job_at_once",
+        ],
+    ),
+    (
+        "timeout, ttl and cancel of a running job put its id on the stop channel",
+        &[
+            "policy::a_job_over_its_execution_timeout_fails_and_is_stopped",
+            "policy::ttl_removes_a_job_in_any_state",
+            "cancel::cancelling_a_running_job_stops_its_worker_once",
+        ],
+    ),
+    (
+        "{} and {\"__empty\": true} reach the worker unchanged",
+        &["prestart::empty_inputs_reach_the_worker_as_they_are", "workers::empty_inputs_reach_the_handler"],
+    ),
+    ("a job is visible as soon as /run has answered", &["submit::run_answers_before_any_worker_exists"]),
+    (
+        "an empty /stream is held, also while the job is queued",
+        &["streaming::an_empty_read_is_held_for_less_than_the_clients_patience"],
+    ),
+    (
+        "items are delivered before a final status is shown, whatever it is",
+        &["streaming::items_come_before_the_status_of_a_failed_job"],
+    ),
+    (
+        "/runsync?wait=29000 answers within 29 s with id and status",
+        &["submit::runsync_hands_over_to_status_when_its_time_is_up"],
+    ),
+    ("no endpoint has an id that RunPod reserves", &["commands::ids_that_runpod_reserves_are_refused"]),
+    (
+        "slow hooks: the job stays with its worker by heartbeat and completes",
+        &["hooks::a_job_waits_for_slow_hooks_and_is_not_given_to_another_worker"],
+    ),
+    (
+        "failing hooks: at most one job fails, with the reason, and none is lost",
+        &[
+            "hooks::failing_hooks_fail_one_job_with_the_reason_and_the_others_are_run_elsewhere",
+            "prestart::a_worker_that_cannot_start_fails_one_job_and_the_others_wait_for_a_better_one",
+            "prestart::where_another_worker_is_there_the_job_is_tried_on_it_once",
+        ],
+    ),
+    (
+        "SIGTERM during hooks: the job is queued again and completes elsewhere",
+        &[
+            "hooks::a_worker_that_is_stopped_during_its_hooks_gives_its_job_back",
+            "prestart::a_worker_that_is_stopped_while_it_starts_gives_its_job_back",
+        ],
+    ),
+    (
+        "an unhealthy report as the first request is shown, and forgotten later",
+        &[
+            "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
+            "prestart::an_unhealthy_report_as_the_first_request_leaves_no_ghost",
+        ],
+    ),
+    (
+        "job-take for $ID and job-done for $RUNPOD_POD_ID without isStream work",
+        &["prestart::a_worker_that_only_fails_gets_no_more_than_three_jobs"],
+    ),
+    (
+        "a worker without heartbeats that only fails gets no more jobs",
+        &[
+            "prestart::a_worker_that_only_fails_gets_no_more_than_three_jobs",
+            "prestart::failures_of_a_worker_that_sends_heartbeats_or_has_completed_a_job_are_those_of_its_jobs",
+        ],
+    ),
+    (
+        "16 KiB of logs and of traceback in an error are returned whole",
+        &[
+            "prestart::an_error_with_logs_and_traceback_of_the_official_size_is_returned_whole",
+            "hooks::an_error_with_the_logs_of_the_worker_is_returned_whole",
+        ],
+    ),
 ];
 
 // Statements without a test of their own. "status is never RUNNING": there is no such value in the type. "job-done

@@ -3,4 +3,5 @@
 
 mod checklist;
 mod clients;
+mod hooks;
 mod workers;

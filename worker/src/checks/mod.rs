@@ -16,8 +16,8 @@ use runpod_handler_protocol::CheckReport;
 /// stands in [`Policy::checks`](runpod_worker_core::Policy::checks).
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
-    /// Check memory, disk and network at all; not with `RUNPOD_SKIP_AUTO_SYSTEM_CHECKS`.
-    pub system: bool,
+    /// The variable that switches these checks off, if one does.
+    pub skipped_by: Option<&'static str>,
     /// `RUNPOD_MIN_MEMORY_GB` in bytes.
     pub min_memory: u64,
     /// `RUNPOD_MIN_DISK_PERCENT`.
@@ -32,9 +32,9 @@ pub struct CheckConfig {
 
 /// Makes all checks, one after another. Takes no longer than the network check's limit and a few reads.
 pub async fn run(config: &CheckConfig) -> Vec<CheckReport> {
-    if !config.system {
-        const WHY: &str = "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS is set";
-        return ["memory", "disk", "network"].map(|name| CheckReport::skipped(name, WHY)).into();
+    if let Some(variable) = config.skipped_by {
+        let skipped = |name| CheckReport::skipped(name, format!("{variable} is set"));
+        return ["memory", "disk", "network"].map(skipped).into();
     }
     let mut reports = vec![memory::check(config.min_memory)];
     reports.extend(config.folders.iter().map(|folder| disk::check(folder, config.min_disk_percent)));
@@ -70,7 +70,7 @@ mod tests {
 
     fn config() -> CheckConfig {
         CheckConfig {
-            system: true,
+            skipped_by: None,
             min_memory: 1,
             min_disk_percent: 0.0,
             folders: vec!["/".into()],
@@ -88,7 +88,7 @@ mod tests {
         let (ok, skipped) = (CheckStatus::Ok, CheckStatus::Skipped);
         let expected = [("memory", ok), ("disk", ok), ("network", skipped)].map(|(name, s)| (name.to_owned(), s));
         assert_eq!(statuses(&config()).await, expected);
-        let skip = CheckConfig { system: false, min_memory: u64::MAX, ..config() };
+        let skip = CheckConfig { skipped_by: Some("X"), min_memory: u64::MAX, ..config() };
         assert!(statuses(&skip).await.iter().all(|(_, status)| *status == skipped));
     }
 

@@ -32,14 +32,17 @@ pub(super) fn handler_checks<E: Environment>(
     args: &CheckArgs,
     policy: Policy,
 ) -> Policy {
-    let checks = Some(order(settings, args, &policy));
+    let order = order(settings, args, &policy);
+    // `worker_checks` reads it too, and shows it.
+    let checks = (!is_true(settings.env.get(SKIP_ALL))).then_some(order);
     Policy { checks, ..policy }
 }
 
 /// Reads the checks that the worker makes itself.
 pub(super) fn worker_checks<E: Environment>(settings: &mut Settings<'_, E>, args: &CheckArgs) -> CheckConfig {
+    let [all, system] = [SKIP_ALL, SKIP_SYSTEM].map(|variable| skip(settings, variable).then_some(variable));
     CheckConfig {
-        system: !skip(settings, SKIP_SYSTEM),
+        skipped_by: all.or(system),
         min_memory: gibibytes(platform(settings, "RUNPOD_MIN_MEMORY_GB", 4.0, |text| parse::decimal(text, 0.0, 1e6))),
         min_disk_percent: platform(settings, "RUNPOD_MIN_DISK_PERCENT", 10.0, |text| parse::decimal(text, 0.0, 100.0)),
         folders: vec![PathBuf::from("/")],
@@ -48,6 +51,7 @@ pub(super) fn worker_checks<E: Environment>(settings: &mut Settings<'_, E>, args
     }
 }
 
+const SKIP_ALL: &str = "RUNPOD_SKIP_FITNESS_CHECKS";
 const SKIP_SYSTEM: &str = "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS";
 const SKIP_GPU: &str = "RUNPOD_SKIP_GPU_CHECK";
 
@@ -95,9 +99,9 @@ fn platform<E: Environment>(
     })
 }
 
-/// As RunPod's SDK: `true` in any case, and nothing else.
+/// As version 2.0 of RunPod's SDK: these words in any case, and nothing else. Version 1 knows only the first.
 fn is_true(value: Option<String>) -> bool {
-    value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    value.is_some_and(|value| ["true", "1", "yes", "on"].iter().any(|word| value.trim().eq_ignore_ascii_case(word)))
 }
 
 fn skip<E: Environment>(settings: &mut Settings<'_, E>, variable: &str) -> bool {

@@ -330,7 +330,7 @@ fn checks_follow_the_platforms_variables_and_defaults() {
     let config = load(&["--device=cuda"], &platform());
     let order = config.policy.checks.unwrap();
     assert_eq!((order.worker_id.as_str(), order.device.as_str()), ("w1", "cuda"));
-    assert!(order.system && order.gpu_memory && config.checks.system);
+    assert!(order.system && order.gpu_memory && config.checks.skipped_by.is_none());
     assert_eq!((order.min_cuda, order.benchmark_limit_ms, order.gpu_limit_ms), ((11, 8), 2000, 30_000));
     assert_eq!((config.checks.min_memory, config.checks.min_disk_percent), (4 << 30, 10.0));
     assert_eq!((config.checks.network, config.checks.network_timeout), (None, Duration::from_secs(5)));
@@ -352,7 +352,8 @@ fn checks_follow_the_platforms_variables_and_defaults() {
         ]),
     );
     let order = config.policy.checks.unwrap();
-    assert!(!order.system && !order.gpu_memory && !config.checks.system);
+    assert!(!order.system && !order.gpu_memory);
+    assert_eq!(config.checks.skipped_by, Some("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"));
     assert_eq!((order.min_cuda, order.benchmark_limit_ms, order.gpu_limit_ms), ((12, 4), 100, 7000));
     assert_eq!((config.checks.min_memory, config.checks.min_disk_percent), (1 << 29, 5.0));
     assert_eq!(config.checks.network_timeout, Duration::from_secs(2));
@@ -360,8 +361,11 @@ fn checks_follow_the_platforms_variables_and_defaults() {
     let wrong = env(&[("RUNPOD_MIN_MEMORY_GB", "much"), ("RUNPOD_MIN_CUDA_VERSION", "new")]);
     let error = Config::load(&args(&["--check-network=nowhere", "--max-rss=0"]), &wrong).unwrap_err();
     assert_eq!(error.lines().len(), 4, "{error}");
-    let not_true = env(&[("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "1")]);
-    assert!(load(&[], &not_true).checks.system, "RunPod's SDK takes only `true`");
+    for (value, skipped) in [("1", true), ("Yes", true), ("on", true), ("0", false), ("enabled", false)] {
+        let config = load(&[], &env(&[("RUNPOD_SKIP_FITNESS_CHECKS", value)]));
+        let expected = skipped.then_some("RUNPOD_SKIP_FITNESS_CHECKS");
+        assert_eq!((config.checks.skipped_by, config.policy.checks.is_none()), (expected, skipped), "{value}");
+    }
 }
 
 #[test]

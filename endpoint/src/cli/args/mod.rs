@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use client::{
     EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, ServerArgs, SubmitArgs, TopArgs, WatchArgs,
 };
-pub(crate) use parse::endpoint_id;
+pub(crate) use parse::{endpoint_id, is_reserved_id};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
     ServeArgs,

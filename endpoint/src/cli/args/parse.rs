@@ -32,7 +32,31 @@ fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Durat
     if fits { Ok(time) } else { Err(advice.to_owned()) }
 }
 
+/// Paths below `/v2/` that RunPod's management API has, and the one by which its apps are called. An endpoint of that name could not be
+/// told apart from them.
+const RESERVED_IDS: [&str; 12] = [
+    "serverless",
+    "pods",
+    "clusters",
+    "catalog",
+    "templates",
+    "network-volumes",
+    "global-volumes",
+    "registries",
+    "billing",
+    "account",
+    "openapi.json",
+    "flash",
+];
+
+pub(crate) fn is_reserved_id(text: &str) -> bool {
+    RESERVED_IDS.contains(&text)
+}
+
 pub(crate) fn endpoint_id(text: &str) -> Result<String, String> {
+    if is_reserved_id(text) {
+        return Err("RunPod uses this name for paths of its own: choose another".to_owned());
+    }
     let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
     if !text.is_empty() && text.len() <= 64 && text.chars().all(fits) {
         Ok(text.to_owned())

@@ -54,9 +54,12 @@ impl<P: Content> Queue<P> {
         // A result may arrive after its worker has left; that does not bring the worker back.
         self.workers.touch(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
-        self.held_by(now, worker, id);
+        let held = self.held_by(now, worker, id);
         let recycle = outcome.recycle;
-        self.end_as_reported(now, worker, id, outcome);
+        match outcome.not_begun {
+            Some(reason) if self.was_not_begun(now, worker, held.as_ref(), reason) => {}
+            _ => self.end_as_reported(now, worker, id, outcome),
+        }
         if recycle {
             self.workers.recycle(now, worker, &limits);
         }
@@ -88,6 +91,9 @@ impl<P: Content> Queue<P> {
             Some(_) => Status::Failed,
         };
         self.end(now, &id, End { status, ending, timed_out });
+        if let Some((holder, poller)) = &holder {
+            self.note_end(now, holder, poller, status);
+        }
         if let Some((_, poller)) = holder.filter(|(holder, _)| **holder != *worker) {
             self.stop(&poller, &id);
         }

@@ -116,6 +116,7 @@ impl Observer {
                     },
                     timed_out: *failed && number.is_multiple_of(2),
                     recycle: *recycle,
+                    not_begun: None,
                 };
                 let id = self.job(*job);
                 self.queue.finish(now, WORKERS[*worker], &id, outcome);

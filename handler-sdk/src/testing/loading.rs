@@ -1,0 +1,132 @@
+//! Loads handlers of every kind for a test, and runs their fitness checks.
+
+use runpod_handler_protocol::{CheckOrder, CheckReport, ToHandler, ToSupervisor};
+
+use super::error::TestError;
+use super::harness::{Harness, patience, read};
+use super::process::{Process, serve};
+use super::setup::{Setup, WORKER};
+use crate::batch::BatchHandler;
+use crate::handler::Handler;
+use crate::serve::{Batched, OneByOne, Program, Stepped};
+use crate::step::StepHandler;
+
+impl Setup {
+    /// Loads a handler.
+    ///
+    /// # Errors
+    /// [`TestError::Load`] with the error of `load` or `warm_up`.
+    pub fn load<H: Handler>(&self) -> Result<Harness, TestError> {
+        self.start::<OneByOne<H>>()
+    }
+
+    /// Loads a handler that runs jobs in batches.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_batch<B: BatchHandler>(&self) -> Result<Harness, TestError> {
+        self.start::<Batched<B>>()
+    }
+
+    /// Loads a handler that advances several jobs step by step.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_step<H: StepHandler>(&self) -> Result<Harness, TestError> {
+        self.start::<Stepped<H>>()
+    }
+
+    /// Runs the fitness checks of a handler and those of its device, as a worker does before its first job.
+    ///
+    /// # Errors
+    /// When the handler cannot be reached. A check that fails is in the list.
+    pub fn checks<H: Handler>(&self) -> Result<Vec<CheckReport>, TestError> {
+        self.check::<OneByOne<H>>()
+    }
+
+    /// As [`checks`](Self::checks), for a handler that runs jobs in batches.
+    ///
+    /// # Errors
+    /// As [`checks`](Self::checks).
+    pub fn checks_of_batch<B: BatchHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
+        self.check::<Batched<B>>()
+    }
+
+    /// As [`checks`](Self::checks), for a handler that advances jobs step by step.
+    ///
+    /// # Errors
+    /// As [`checks`](Self::checks).
+    pub fn checks_of_step<H: StepHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
+        self.check::<Stepped<H>>()
+    }
+
+    fn start<P: Program>(&self) -> Result<Harness, TestError> {
+        #[cfg(feature = "torch")]
+        if self.fake_device.is_some() {
+            crate::torch::use_fake_devices();
+        }
+        Harness::start(self.clone(), serve::<P>(), P::manifest().slots(self.slots))
+    }
+
+    fn check<P: Program>(&self) -> Result<Vec<CheckReport>, TestError> {
+        let mut process = Process::start(serve::<P>(), None)?;
+        let order = CheckOrder {
+            worker_id: WORKER.into(),
+            slots: self.slots,
+            device: self.device.clone(),
+            // A test runs on any machine.
+            system: false,
+            gpu_memory: false,
+            min_cuda: (0, 0),
+            min_gpu_memory: 0,
+            benchmark_limit_ms: 0,
+            gpu_limit_ms: 0,
+        };
+        process.send(&ToHandler::Check(order), b"")?;
+        let until = patience();
+        loop {
+            match process.receive(until)? {
+                Some((ToSupervisor::Checked, payload)) => {
+                    process.shut_down();
+                    return read(&payload);
+                }
+                Some(_) => {}
+                None => return Err(TestError::Protocol("the fitness checks did not end".to_owned())),
+            }
+        }
+    }
+}
+
+impl Harness {
+    /// Loads the handler on the device that it chooses itself, as with `--device auto`.
+    ///
+    /// # Errors
+    /// [`TestError::Load`] with the error of `load` or `warm_up`.
+    pub fn load<H: Handler>() -> Result<Self, TestError> {
+        Setup::new().load::<H>()
+    }
+
+    /// Loads the handler as with `--device`: `auto`, `cpu` or `cuda`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_on<H: Handler>(device: &str) -> Result<Self, TestError> {
+        Setup::new().device(device).load::<H>()
+    }
+
+    /// Loads a handler that runs jobs in batches, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_batch<B: BatchHandler>() -> Result<Self, TestError> {
+        Setup::new().load_batch::<B>()
+    }
+
+    /// Loads a handler that advances several jobs step by step, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_step<H: StepHandler>() -> Result<Self, TestError> {
+        Setup::new().load_step::<H>()
+    }
+}
