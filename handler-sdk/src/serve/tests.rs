@@ -53,6 +53,7 @@ impl Worker {
             output_schema: Value::Null,
             chunk_schema: None,
             max_batch_items: None,
+            max_concurrency: None,
         };
         let mut this = Self { stream: ours, decoder: Decoder::new(), handler, manifest };
         let (hello, payload) = this.receive();

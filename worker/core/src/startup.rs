@@ -93,7 +93,7 @@ impl Worker {
 
     /// A slot makes progress with its model.
     pub(crate) fn loading(&mut self, now: Time, id: ProcessId, slot: u32, stage: String, done: u64, total: u64) {
-        let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.policy.slots);
+        let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.models(id));
         let mut is_loading = false;
         for state in self.process(id).loading_slots(slot, models) {
             *state = Slot::Loading { stalls_at };
@@ -114,7 +114,7 @@ impl Worker {
         load_time: Duration,
         warm_up: Duration,
     ) {
-        let models = self.policy.slots;
+        let models = self.models(id);
         let process = self.process(id);
         let mut was_loading = false;
         for state in process.loading_slots(slot, models) {
@@ -129,6 +129,11 @@ impl Worker {
             self.begin_serving(now, id, warm_up);
         }
         self.report(Report::SlotReady { process: id, slot, device, load_time });
+    }
+
+    fn models(&self, id: ProcessId) -> u32 {
+        let manifest = self.processes[id.0].manifest.as_ref();
+        manifest.map_or(self.policy.slots, |manifest| manifest.models(self.policy.slots))
     }
 
     /// A model could not be loaded. The process exits by itself; its reason is kept until then.

@@ -98,14 +98,18 @@ impl Worker {
 
     fn slot_counts(&self) -> SlotCounts {
         let mut counts = SlotCounts::default();
-        for slot in self.processes.iter().flat_map(|process| &process.slots) {
-            *match slot {
-                Slot::Absent => &mut counts.absent,
-                Slot::Loading { .. } => &mut counts.loading,
-                Slot::Ready | Slot::Probing { .. } => &mut counts.ready,
-                Slot::Busy(_) => &mut counts.busy,
-                Slot::Lingering(_) => &mut counts.lingering,
-            } += 1;
+        for process in &self.processes {
+            let mut ready = 0;
+            for slot in &process.slots {
+                *match slot {
+                    Slot::Absent => &mut counts.absent,
+                    Slot::Loading { .. } => &mut counts.loading,
+                    Slot::Ready | Slot::Probing { .. } => &mut ready,
+                    Slot::Busy(_) => &mut counts.busy,
+                    Slot::Lingering(_) => &mut counts.lingering,
+                } += 1;
+            }
+            counts.ready += ready.min(process.room());
         }
         counts
     }

@@ -48,6 +48,8 @@ fn to_supervisor() -> Vec<ToSupervisor> {
         ToSupervisor::Pong { seq: 3 },
         ToSupervisor::Checked,
         ToSupervisor::Probed { slot: 1, ok: false },
+        ToSupervisor::Concurrency { jobs: 64 },
+        ToSupervisor::Blocked,
     ]
 }
 
@@ -72,6 +74,7 @@ fn the_wire_form_of_every_message_stays_the_same() {
                 output_schema: json!(true),
                 chunk_schema: Some(json!({"type": "string"})),
                 max_batch_items: Some(32),
+                max_concurrency: None,
             },
             [
                 CheckReport::ok("memory", "12 GiB available"),
@@ -112,8 +115,12 @@ fn a_process_has_a_slot_for_every_job_of_its_batches_and_of_one_that_waits() {
         output_schema: json!(true),
         chunk_schema: None,
         max_batch_items,
+        max_concurrency: None,
     };
     assert_eq!((manifest(None).slots(1), manifest(None).slots(3)), (1, 3));
     assert_eq!((manifest(Some(8)).slots(1), manifest(Some(8)).slots(3)), (16, 32));
     assert_eq!(manifest(Some(u32::MAX)).slots(2), u32::MAX);
+    let concurrent = |jobs| Manifest { max_concurrency: Some(jobs), ..manifest(None) };
+    assert_eq!((concurrent(100).slots(3), concurrent(100).models(3)), (100, 1), "all jobs share one model");
+    assert_eq!((concurrent(0).slots(1), concurrent(u32::MAX).slots(1)), (1, MAX_CONCURRENCY));
 }

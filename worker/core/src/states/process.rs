@@ -24,6 +24,8 @@ pub(crate) enum KillCause {
     Unresponsive,
     /// Its device cannot be used until the process is replaced.
     DeviceLost,
+    /// Jobs block all threads of an async handler.
+    Blocked,
     /// Two jobs in a row ran out of memory.
     OutOfMemory,
     /// It violated the protocol.
@@ -39,7 +41,7 @@ pub(crate) enum KillCause {
 impl KillCause {
     /// Whether the kill counts as a crash of the handler.
     pub(crate) fn is_crash(&self) -> bool {
-        matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
+        matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Blocked | Self::Protocol(_))
     }
 
     /// The reason shown in `/health` while no process serves. A lost device has the same name there as in results, logs and
@@ -58,6 +60,7 @@ impl fmt::Display for KillCause {
             Self::Overdue => f.write_str("a job was asked to stop and did not"),
             Self::Unresponsive => f.write_str("the handler process stopped answering"),
             Self::DeviceLost => f.write_str("the device cannot be used by this process any more"),
+            Self::Blocked => f.write_str("jobs block all threads of the async handler"),
             Self::OutOfMemory => f.write_str("two jobs in a row ran out of memory"),
             Self::Protocol(reason) => write!(f, "the handler process violated the protocol: {reason}"),
             Self::Start(reason) => f.write_str(reason),
@@ -147,6 +150,8 @@ pub(crate) struct Process {
     pub phase: Phase,
     /// Its slots.
     pub slots: Vec<Slot>,
+    /// How many of its slots may have a job at the same time: all, unless an async handler has asked for fewer since.
+    pub concurrency: usize,
     /// Process id of the operating system.
     pub pid: Option<u32>,
     /// The device that holds its models.
@@ -190,6 +195,7 @@ impl Process {
             epoch: Epoch::default(),
             phase: Phase::Backoff { until: Time::default() },
             slots: vec![Slot::Absent; slots as usize],
+            concurrency: slots as usize,
             pid: None,
             device: None,
             manifest: None,
@@ -227,6 +233,7 @@ impl Process {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots = vec![Slot::Loading { stalls_at: now + policy.load_stall_timeout }; slots];
+        self.concurrency = slots;
         self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
     }
@@ -314,7 +321,13 @@ impl Process {
     /// Slots to which a job can be sent.
     pub(crate) fn ready_slots(&self) -> impl Iterator<Item = u32> + '_ {
         let serving = self.phase == Phase::Serving;
-        self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready).map(|(_, index)| index)
+        let ready = self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready);
+        ready.map(|(_, index)| index).take(self.room())
+    }
+
+    /// How many more jobs it may have.
+    pub(crate) fn room(&self) -> usize {
+        self.concurrency.saturating_sub(self.busy_slots())
     }
 
     /// How many of its slots run a job.
@@ -356,6 +369,7 @@ impl Process {
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
+            slots: self.concurrency,
             busy: self.busy_slots(),
             device_memory: self.wear.device,
             last_exit: self.last_exit.clone(),
