@@ -70,7 +70,8 @@
 //! }
 //! ```
 //!
-//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU.
+//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU. With the feature
+//! `async`, `AsyncHandler` runs very many jobs at once that mostly wait for other services.
 //!
 //! # Failures
 //!
@@ -112,9 +113,17 @@ compile_error!(
     "remove `panic = \"abort\"` from the profile: a handler must unwind, so that a panic fails only one job"
 );
 
+#[cfg(feature = "async")]
+mod async_function;
+#[cfg(feature = "async")]
+mod async_handler;
+#[cfg(feature = "async")]
+mod async_job;
 mod batch;
 mod check;
 mod classify;
+#[cfg(feature = "async")]
+mod concurrency;
 mod encode;
 mod error;
 #[cfg(feature = "tracing")]
@@ -139,8 +148,16 @@ mod text;
 #[cfg(feature = "torch")]
 pub mod torch;
 
+#[cfg(feature = "async")]
+pub use async_function::serve_async_fn;
+#[cfg(feature = "async")]
+pub use async_handler::AsyncHandler;
+#[cfg(feature = "async")]
+pub use async_job::{AsyncJob, AwaitedChunks};
 pub use batch::{BatchHandler, BatchItem, BatchLimits};
 pub use check::Check;
+#[cfg(feature = "async")]
+pub use concurrency::Concurrency;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
 #[cfg(feature = "tracing")]
@@ -151,5 +168,7 @@ pub use job::Job;
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{ErrorKind, StopReason};
 pub use secret::Secret;
+#[cfg(feature = "async")]
+pub use serve::serve_async;
 pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch};
 pub use stopped::{EmitError, Stopped};

@@ -2,6 +2,8 @@
 
 mod batching;
 mod checks;
+#[cfg(feature = "async")]
+mod concurrent;
 mod connection;
 mod control;
 mod exit;
@@ -25,10 +27,14 @@ use rustix::fs::FileType;
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
 pub(crate) use self::batching::Batched;
+#[cfg(feature = "async")]
+pub(crate) use self::concurrent::Concurrent;
 pub(crate) use self::connection::serve_on;
 pub use self::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
 pub(crate) use self::program::Program;
 pub(crate) use self::slot::OneByOne;
+#[cfg(feature = "async")]
+use crate::async_handler::AsyncHandler;
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
 use crate::manifest::program_name;
@@ -49,6 +55,12 @@ pub fn serve<H: Handler>() -> ExitCode {
 /// Runs a handler that takes several jobs at once; otherwise as [`serve`]. The exit status can also be [`EXIT_DEVICE_LOST`].
 pub fn serve_batch<B: BatchHandler>() -> ExitCode {
     run_program::<Batched<B>>()
+}
+
+/// Runs a handler whose jobs are futures; otherwise as [`serve`].
+#[cfg(feature = "async")]
+pub fn serve_async<H: AsyncHandler>() -> ExitCode {
+    run_program::<Concurrent<H>>()
 }
 
 fn run_program<P: Program>() -> ExitCode {

@@ -41,8 +41,12 @@ use runpod_handler_protocol::{
 };
 use serde_json::{Value, json};
 
+#[cfg(feature = "async")]
+use crate::async_handler::AsyncHandler;
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
+#[cfg(feature = "async")]
+use crate::serve::Concurrent;
 use crate::serve::{Batched, OneByOne, Program, serve_on};
 
 /// Time until the deadline of every job: longer than a test should take.
@@ -140,6 +144,15 @@ impl Harness {
     /// As [`load`](Self::load).
     pub fn load_batch<B: BatchHandler>() -> Result<Self, TestError> {
         Self::start::<Batched<B>>("auto")
+    }
+
+    /// Loads an async handler, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "async")]
+    pub fn load_async<H: AsyncHandler>() -> Result<Self, TestError> {
+        Self::start::<Concurrent<H>>("auto")
     }
 
     fn start<P: Program>(device: &str) -> Result<Self, TestError> {

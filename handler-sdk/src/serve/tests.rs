@@ -1,6 +1,8 @@
 //! The whole handler program on threads of the test, driven by a test worker over a socket pair.
 
 mod batches;
+#[cfg(feature = "async")]
+mod concurrent;
 mod loading;
 
 use std::collections::BTreeMap;
