@@ -49,7 +49,7 @@ where
 /// A function as an async handler.
 pub(crate) struct AsyncFunction<I, O, E, F, R> {
     function: Arc<F>,
-    _types: PhantomData<fn(I) -> (R, Result<O, E>)>,
+    _types: PhantomData<fn(I, O, E) -> R>,
 }
 
 impl<I, O, E, F, R> fmt::Debug for AsyncFunction<I, O, E, F, R> {

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use runpod_handler_protocol::{MAX_CONCURRENCY, ToSupervisor};
 
 use crate::error::HandlerError;
+use crate::limit_env;
 use crate::load_env::LoadEnv;
 use crate::send_queue::SendQueue;
-use crate::text::log;
 
 /// Environment variable that replaces the number of the program, and limits what it may ask for.
 const VARIABLE: &str = "RUNPOD_MAX_CONCURRENCY";
@@ -83,13 +83,7 @@ impl Limits {
     /// The limits of a program that asks for `jobs`, with those of the environment. A value that is not a number is logged and
     /// ignored.
     pub(crate) fn of(jobs: u32, variable: impl Fn(&str) -> Option<String>) -> Self {
-        let set = variable(VARIABLE).and_then(|text| {
-            let parsed = text.trim().parse::<u32>();
-            if parsed.is_err() {
-                log(format_args!("{VARIABLE} is {text:?}, which is not a number: the program's own limit is used"));
-            }
-            parsed.ok()
-        });
+        let set = limit_env::number(VARIABLE, variable).map(|jobs| u32::try_from(jobs).unwrap_or(u32::MAX));
         let most = set.unwrap_or(MAX_CONCURRENCY).clamp(1, MAX_CONCURRENCY);
         Self { at_start: set.unwrap_or(jobs).clamp(1, most), most }
     }

@@ -70,8 +70,9 @@
 //! }
 //! ```
 //!
-//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU. With the feature
-//! `async`, `AsyncHandler` runs very many jobs at once that mostly wait for other services.
+//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU;
+//! [`StepHandler`] lets jobs join and leave between the steps of a model that computes step by step. With the feature `async`,
+//! `AsyncHandler` runs very many jobs at once that mostly wait for other services.
 //!
 //! # Failures
 //!
@@ -98,6 +99,11 @@
 //! The worker logs each printed line at level INFO, with the job's id if only one job is running. Events of the `tracing` crate
 //! keep their level and always have the id of their job; see `LogLayer` (feature `tracing`, on by default). Declare secret
 //! inputs as [`Secret`]: the worker masks their values in all logs and errors.
+//!
+//! # Feature `async`
+//!
+//! Adds `AsyncHandler`, whose jobs are futures on a tokio runtime, with `AsyncJob`, `Concurrency`, `serve_async` and
+//! `serve_async_fn`. A thousand jobs that wait need no thread each.
 //!
 //! # Feature `torch`
 //!
@@ -129,11 +135,12 @@ mod error;
 #[cfg(feature = "tracing")]
 mod events;
 mod function;
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "async"))]
 mod guide;
 mod handler;
 mod input;
 mod job;
+mod limit_env;
 mod load_env;
 mod manifest;
 mod panics;
@@ -142,6 +149,7 @@ mod schema;
 mod secret;
 mod send_queue;
 mod serve;
+mod step;
 mod stopped;
 pub mod testing;
 mod text;
@@ -170,5 +178,6 @@ pub use runpod_handler_protocol::{ErrorKind, StopReason};
 pub use secret::Secret;
 #[cfg(feature = "async")]
 pub use serve::serve_async;
-pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch};
+pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch, serve_step};
+pub use step::{Running, StepHandler, StepLimits};
 pub use stopped::{EmitError, Stopped};

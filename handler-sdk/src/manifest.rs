@@ -16,6 +16,7 @@ pub(crate) struct About {
     pub(crate) idempotent: bool,
     pub(crate) max_batch_items: Option<u32>,
     pub(crate) max_concurrency: Option<u32>,
+    pub(crate) max_waiting_items: Option<u32>,
 }
 
 /// The manifest of a handler with these types of inputs, outputs and chunks.
@@ -31,6 +32,7 @@ pub(crate) fn manifest<I: JsonSchema, O: JsonSchema, C: JsonSchema + 'static>(ab
         chunk_schema: streams.then(|| schemars::schema_for!(C).to_value()),
         max_batch_items: about.max_batch_items,
         max_concurrency: about.max_concurrency,
+        max_waiting_items: about.max_waiting_items,
     }
 }
 

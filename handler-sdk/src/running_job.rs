@@ -85,7 +85,7 @@ impl RunningJob {
             if let Some(stopped) = self.stopped_in(&state) {
                 return Err(stopped);
             }
-            if state.has_room(self.window, len) {
+            if state.fits(self.window, len) {
                 break;
             }
             // The deadline limits the wait.
@@ -93,6 +93,11 @@ impl RunningJob {
         }
         send(state.next_seq(len));
         Ok(())
+    }
+
+    /// Whether a small chunk can be sent without waiting.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.lock().fits(self.window, 1)
     }
 
     fn notify(&self) {
@@ -108,7 +113,7 @@ impl RunningJob {
 }
 
 impl State {
-    fn has_room(&self, window: usize, len: usize) -> bool {
+    fn fits(&self, window: usize, len: usize) -> bool {
         let bytes: usize = self.unacknowledged.iter().map(|(_, len)| len).sum();
         let fits = self.unacknowledged.len() < window && bytes + len <= MAX_WINDOW_BYTES;
         fits || self.unacknowledged.is_empty()

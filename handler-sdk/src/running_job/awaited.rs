@@ -59,7 +59,7 @@ impl RunningJob {
                 if let Some(stopped) = self.stopped_in(&state) {
                     return Err(stopped);
                 }
-                if state.has_room(self.window, len) {
+                if state.fits(self.window, len) {
                     send(state.next_seq(len));
                     return Ok(());
                 }

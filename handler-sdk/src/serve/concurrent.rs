@@ -7,7 +7,7 @@ mod watch;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ impl<H: AsyncHandler> Program for Concurrent<H> {
             version: H::VERSION,
             idempotent: H::IDEMPOTENT,
             max_batch_items: None,
+            max_waiting_items: None,
             max_concurrency: Some(limits::<H>().at_start),
         })
     }
@@ -59,12 +60,11 @@ impl<H: AsyncHandler> Program for Concurrent<H> {
         let schema = InputSchema::compile(schemars::schema_for!(H::Input).as_value())?;
         let concurrency = Concurrency::new(limits::<H>(), Arc::clone(&setup.queue));
         setup.shared.insert(concurrency.clone());
-        // Bounded, because `assign` refuses a job when too many are there.
-        let (orders, received) = channel();
+        let (orders, received) = sync_channel(MAX_CONCURRENCY as usize);
         // All jobs share one handler, whatever the number of slots that the worker was asked for.
         let setup = SlotSetup { models: 1, ..setup.clone() };
         let runtime = start_runtime()?;
-        let models = AsyncModels { orders, setup: setup.clone() };
+        let models = AsyncModels { orders };
         let exit = exit.clone();
         let intake = spawn("intake", move || {
             if run::<H>(runtime, &setup, schema, concurrency, &received).is_err() {
@@ -89,21 +89,17 @@ enum Order {
 
 /// The way to the thread of the runtime.
 struct AsyncModels {
-    orders: Sender<Order>,
-    setup: SlotSetup,
+    orders: SyncSender<Order>,
 }
 
 impl Models for AsyncModels {
     fn assign(&self, _slot: u32, job: ReceivedJob) -> Result<(), String> {
-        // The job itself is among them already.
-        if self.setup.jobs.len() > MAX_CONCURRENCY as usize {
-            return Err(format!("this process runs {MAX_CONCURRENCY} jobs already"));
-        }
-        self.orders.send(Order::Run(job)).map_err(|_| "this process has ended".to_owned())
+        self.orders.try_send(Order::Run(job)).map_err(|_| "this process has no room for another job".to_owned())
     }
 
     fn probe(&self, slot: u32) {
-        let _ = self.orders.send(Order::Probe(slot));
+        // Without room there are jobs, which show by themselves whether the device works.
+        let _ = self.orders.try_send(Order::Probe(slot));
     }
 
     fn stopped(&self, _job: &Arc<RunningJob>) {

@@ -38,6 +38,7 @@ impl<H: Handler> Program for OneByOne<H> {
             idempotent: H::IDEMPOTENT,
             max_batch_items: None,
             max_concurrency: None,
+            max_waiting_items: None,
         })
     }
 

@@ -4,6 +4,7 @@ mod batches;
 #[cfg(feature = "async")]
 mod concurrent;
 mod loading;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -56,6 +57,7 @@ impl Worker {
             chunk_schema: None,
             max_batch_items: None,
             max_concurrency: None,
+            max_waiting_items: None,
         };
         let mut this = Self { stream: ours, decoder: Decoder::new(), handler, manifest };
         let (hello, payload) = this.receive();

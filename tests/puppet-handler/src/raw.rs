@@ -62,6 +62,7 @@ pub(crate) fn say_hello(protocol: u32) -> io::Result<()> {
         chunk_schema: Some(Value::Bool(true)),
         max_batch_items: None,
         max_concurrency: None,
+        max_waiting_items: None,
     };
     let hello = ToSupervisor::Hello { protocol, sdk_version: "raw".to_owned() };
     send(&hello, &serde_json::to_vec(&manifest)?)

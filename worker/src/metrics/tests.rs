@@ -44,6 +44,7 @@ fn snapshot(device: &str) -> Snapshot {
             chunk_schema: None,
             max_batch_items: None,
             max_concurrency: None,
+            max_waiting_items: None,
         })),
         ..Snapshot::default()
     }

@@ -325,6 +325,7 @@ fn manifest() -> Manifest {
         output_schema: json!({}),
         chunk_schema: None,
         max_batch_items: None,
+        max_waiting_items: None,
         max_concurrency: None,
     }
 }
