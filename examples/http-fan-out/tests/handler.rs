@@ -1,7 +1,6 @@
 //! The handler against a local server.
 
 #![cfg(test)]
-#![expect(clippy::unwrap_used, reason = "what fails ends the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

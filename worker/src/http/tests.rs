@@ -51,7 +51,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
             phase: "serving",
             pid: Some(4711),
             device: Some("cuda:0".into()),
-            slots: 1,
+            slots: 4,
             busy: 1,
             device_memory: None,
             last_exit: Some(exit),
