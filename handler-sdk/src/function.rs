@@ -58,6 +58,15 @@ pub(crate) fn register<F: Send + Sync + 'static>(function: F) {
     FUNCTIONS.lock().insert(TypeId::of::<F>(), Arc::new(function));
 }
 
+/// The function of this type that was made available.
+pub(crate) fn registered<F: Send + Sync + 'static>() -> Result<Arc<F>, HandlerError> {
+    let function = FUNCTIONS.lock().get(&TypeId::of::<F>()).cloned();
+    match function.map(Arc::downcast) {
+        Some(Ok(function)) => Ok(function),
+        _ => Err("the function of this handler was not registered: start it with serve_fn or serve_async_fn".into()),
+    }
+}
+
 /// A function as a handler.
 pub(crate) struct Function<I, O, E, F> {
     function: Arc<F>,
@@ -82,11 +91,7 @@ where
     type Chunk = NoChunks;
 
     fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
-        let function = FUNCTIONS.lock().get(&TypeId::of::<F>()).cloned();
-        match function.map(Arc::downcast) {
-            Some(Ok(function)) => Ok(Self { function, _types: PhantomData }),
-            _ => Err("the function of this handler was not registered: start it with serve_fn".into()),
-        }
+        Ok(Self { function: registered()?, _types: PhantomData })
     }
 
     fn run(&mut self, input: I, job: &Job<NoChunks>) -> Result<O, HandlerError> {

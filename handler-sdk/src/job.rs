@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "async")]
+use bytes::Bytes;
 use parking_lot::Mutex;
 use runpod_handler_protocol::ToSupervisor;
 use serde::{Serialize, de::DeserializeOwned};
@@ -168,6 +170,22 @@ impl<C> Job<C> {
 
     pub(crate) fn refresh_requested(&self) -> bool {
         self.refresh.load(Ordering::Relaxed)
+    }
+
+    /// Takes out what was recorded.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_records(&self) -> BTreeMap<String, f64> {
+        std::mem::take(&mut self.records.lock())
+    }
+
+    /// Passes an encoded chunk on once the window has room for it.
+    #[cfg(feature = "async")]
+    pub(crate) async fn emit_encoded(&self, payload: Bytes) -> Result<(), Stopped> {
+        let chunk = |seq| {
+            let (job, attempt) = (self.running.id.clone(), self.running.attempt);
+            self.queue.push(&ToSupervisor::Chunk { job, attempt, seq }, payload.clone());
+        };
+        self.running.send_chunk_when_possible(payload.len(), chunk).await
     }
 
     pub(crate) fn into_records(self) -> BTreeMap<String, f64> {

@@ -71,7 +71,8 @@
 //! ```
 //!
 //! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU;
-//! [`StepHandler`] lets jobs join and leave between the steps of a model that computes step by step.
+//! [`StepHandler`] lets jobs join and leave between the steps of a model that computes step by step. With the feature `async`,
+//! `AsyncHandler` runs very many jobs at once that mostly wait for other services.
 //!
 //! # Failures
 //!
@@ -104,6 +105,11 @@
 //! Downloads the files that jobs name, from public addresses and within limits, and uploads what jobs make to S3-compatible storage;
 //! see the module `files`.
 //!
+//! # Feature `async`
+//!
+//! Adds `AsyncHandler`, whose jobs are futures on a tokio runtime, with `AsyncJob`, `Concurrency`, `serve_async` and
+//! `serve_async_fn`. A thousand jobs that wait need no thread each.
+//!
 //! # Feature `torch`
 //!
 //! Adds the choice of the device, loads libtorch's CUDA libraries at run time, switches gradients off on slot threads, reports
@@ -118,9 +124,17 @@ compile_error!(
     "remove `panic = \"abort\"` from the profile: a handler must unwind, so that a panic fails only one job"
 );
 
+#[cfg(feature = "async")]
+mod async_function;
+#[cfg(feature = "async")]
+mod async_handler;
+#[cfg(feature = "async")]
+mod async_job;
 mod batch;
 mod check;
 mod classify;
+#[cfg(feature = "async")]
+mod concurrency;
 mod encode;
 mod error;
 #[cfg(feature = "tracing")]
@@ -153,8 +167,16 @@ mod text;
 #[cfg(feature = "torch")]
 pub mod torch;
 
+#[cfg(feature = "async")]
+pub use async_function::serve_async_fn;
+#[cfg(feature = "async")]
+pub use async_handler::AsyncHandler;
+#[cfg(feature = "async")]
+pub use async_job::{AsyncJob, AwaitedChunks};
 pub use batch::{BatchHandler, BatchItem, BatchLimits};
 pub use check::Check;
+#[cfg(feature = "async")]
+pub use concurrency::Concurrency;
 pub use encode::EncodeError;
 pub use error::{ErrorClass, HandlerError};
 #[cfg(feature = "tracing")]
@@ -165,6 +187,8 @@ pub use job::Job;
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{ErrorKind, StopReason};
 pub use secret::Secret;
+#[cfg(feature = "async")]
+pub use serve::serve_async;
 pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch, serve_step};
 pub use step::{Running, StepHandler, StepLimits};
 pub use stopped::{EmitError, Stopped};

@@ -118,3 +118,12 @@ type SharedCell = Arc<Mutex<Option<Arc<dyn Any + Send + Sync>>>>;
 /// The shared values of the process, one for each type.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<HashMap<TypeId, SharedCell>>);
+
+#[cfg(feature = "async")]
+impl Shared {
+    /// Shares a value of the SDK.
+    pub(crate) fn insert<T: Send + Sync + 'static>(&self, value: T) {
+        let value: Arc<dyn Any + Send + Sync> = Arc::new(value);
+        self.0.lock().insert(TypeId::of::<T>(), Arc::new(Mutex::new(Some(value))));
+    }
+}

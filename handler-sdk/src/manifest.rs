@@ -15,6 +15,7 @@ pub(crate) struct About {
     pub(crate) version: &'static str,
     pub(crate) idempotent: bool,
     pub(crate) max_batch_items: Option<u32>,
+    pub(crate) max_concurrency: Option<u32>,
     pub(crate) max_waiting_items: Option<u32>,
 }
 
@@ -30,6 +31,7 @@ pub(crate) fn manifest<I: JsonSchema, O: JsonSchema, C: JsonSchema + 'static>(ab
         output_schema: schemars::schema_for!(O).to_value(),
         chunk_schema: streams.then(|| schemars::schema_for!(C).to_value()),
         max_batch_items: about.max_batch_items,
+        max_concurrency: about.max_concurrency,
         max_waiting_items: about.max_waiting_items,
     }
 }

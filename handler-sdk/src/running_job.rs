@@ -1,4 +1,7 @@
-//! The state of a running job that the control thread and the slot thread share.
+//! The state of a running job that the control thread and the thread or task that runs it share.
+
+#[cfg(feature = "async")]
+mod awaited;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,6 +27,8 @@ pub(crate) struct RunningJob {
     window: usize,
     state: Mutex<State>,
     changed: Condvar,
+    #[cfg(feature = "async")]
+    awaited: awaited::Awaited,
 }
 
 #[derive(Debug, Default)]
@@ -45,13 +50,15 @@ impl RunningJob {
             window: window.max(1) as usize,
             state: Mutex::default(),
             changed: Condvar::new(),
+            #[cfg(feature = "async")]
+            awaited: awaited::Awaited::default(),
         }
     }
 
     /// Asks the job to stop. The first reason is kept.
     pub(crate) fn stop(&self, reason: StopReason) {
         self.state.lock().stop.get_or_insert(reason);
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// Why the job must end, if it must.
@@ -67,7 +74,7 @@ impl RunningJob {
     /// The worker has passed on the chunks up to and including `seq`.
     pub(crate) fn acknowledge(&self, seq: u64) {
         self.state.lock().unacknowledged.retain(|(sent, _)| *sent > seq);
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// Waits for room in the window, then calls `send` with the next sequence number. The lock is held during `send`, so
@@ -78,28 +85,25 @@ impl RunningJob {
             if let Some(stopped) = self.stopped_in(&state) {
                 return Err(stopped);
             }
-            if self.fits(&state, len) {
+            if state.fits(self.window, len) {
                 break;
             }
             // The deadline limits the wait.
             self.changed.wait_until(&mut state, self.deadline);
         }
-        state.last_seq += 1;
-        let seq = state.last_seq;
-        state.unacknowledged.push_back((seq, len));
-        send(seq);
+        send(state.next_seq(len));
         Ok(())
     }
 
     /// Whether a small chunk can be sent without waiting.
     pub(crate) fn has_room(&self) -> bool {
-        self.fits(&self.state.lock(), 1)
+        self.state.lock().fits(self.window, 1)
     }
 
-    fn fits(&self, state: &State, len: usize) -> bool {
-        let bytes: usize = state.unacknowledged.iter().map(|(_, len)| len).sum();
-        let fits = state.unacknowledged.len() < self.window && bytes + len <= MAX_WINDOW_BYTES;
-        fits || state.unacknowledged.is_empty()
+    fn notify(&self) {
+        self.changed.notify_all();
+        #[cfg(feature = "async")]
+        self.awaited.notify();
     }
 
     fn stopped_in(&self, state: &State) -> Option<Stopped> {
@@ -108,22 +112,64 @@ impl RunningJob {
     }
 }
 
+impl State {
+    fn fits(&self, window: usize, len: usize) -> bool {
+        let bytes: usize = self.unacknowledged.iter().map(|(_, len)| len).sum();
+        let fits = self.unacknowledged.len() < window && bytes + len <= MAX_WINDOW_BYTES;
+        fits || self.unacknowledged.is_empty()
+    }
+
+    /// The number of the next chunk, which counts as unacknowledged from now on.
+    fn next_seq(&mut self, len: usize) -> u64 {
+        self.last_seq += 1;
+        self.unacknowledged.push_back((self.last_seq, len));
+        self.last_seq
+    }
+}
+
 /// The jobs that slots hold, by id and attempt: the control thread finds here the job that a message is about.
 #[derive(Debug, Default)]
-pub(crate) struct RunningJobs(Mutex<HashMap<(String, u32), Arc<RunningJob>>>);
+pub(crate) struct RunningJobs {
+    jobs: Mutex<HashMap<(String, u32), Arc<RunningJob>>>,
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "only async handlers wait for all jobs at once"))]
+    emptied: Condvar,
+}
 
 impl RunningJobs {
     pub(crate) fn insert(&self, job: &Arc<RunningJob>) {
-        self.0.lock().insert((job.id.clone(), job.attempt), Arc::clone(job));
+        self.jobs.lock().insert((job.id.clone(), job.attempt), Arc::clone(job));
     }
 
-    pub(crate) fn remove(&self, job: &RunningJob) {
-        self.0.lock().remove(&(job.id.clone(), job.attempt));
+    /// Removes a job; `false` when it was removed before, even if the job runs again under the same name.
+    pub(crate) fn remove(&self, job: &RunningJob) -> bool {
+        let mut jobs = self.jobs.lock();
+        let key = (job.id.clone(), job.attempt);
+        let held = jobs.get(&key).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), job));
+        if held {
+            jobs.remove(&key);
+        }
+        #[cfg(feature = "async")]
+        if jobs.is_empty() {
+            self.emptied.notify_all();
+        }
+        held
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.lock().len()
+    }
+
+    /// Waits until no job is left. Each has a deadline.
+    #[cfg(feature = "async")]
+    pub(crate) fn wait_until_empty(&self) {
+        let mut jobs = self.jobs.lock();
+        self.emptied.wait_while(&mut jobs, |jobs| !jobs.is_empty());
     }
 
     /// `None` when that attempt is over, or was never sent to this process.
     pub(crate) fn get(&self, id: &str, attempt: u32) -> Option<Arc<RunningJob>> {
-        self.0.lock().get(&(id.to_owned(), attempt)).cloned()
+        self.jobs.lock().get(&(id.to_owned(), attempt)).cloned()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The queue of frames that wait to be sent to the worker, and the loop of the thread that writes them.
 //!
 //! Adding a frame never blocks. The queue is bounded because each producer is: the chunk window limits a job's chunks, a new
-//! progress or loading message replaces the waiting one, a slot has at most one result, and only the newest pong is kept.
+//! progress, loading or concurrency message replaces the waiting one, a slot has at most one result, and only the newest pong is kept.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -46,6 +46,7 @@ struct Frame {
 enum Replaceable {
     Progress(String, u32),
     Loading(u32),
+    Concurrency,
 }
 
 impl SendQueue {
@@ -54,13 +55,14 @@ impl SendQueue {
         Self { all_progress: true, ..Self::default() }
     }
 
-    /// Queues a message. A progress or loading message replaces the older one that is still waiting.
+    /// Queues a message. A progress, loading or concurrency message replaces the older one that is still waiting.
     pub(crate) fn push(&self, message: &ToSupervisor, payload: Bytes) {
         let replaceable = match message {
             ToSupervisor::Progress { job, attempt } if !self.all_progress => {
                 Some(Replaceable::Progress(job.clone(), *attempt))
             }
             ToSupervisor::Loading { slot, .. } if !self.all_progress => Some(Replaceable::Loading(*slot)),
+            ToSupervisor::Concurrency { .. } => Some(Replaceable::Concurrency),
             _ => None,
         };
         let header = match encode_header(message, payload.len()) {

@@ -2,6 +2,8 @@
 
 mod batching;
 mod checks;
+#[cfg(feature = "async")]
+mod concurrent;
 mod connection;
 mod control;
 mod exit;
@@ -27,11 +29,15 @@ use rustix::fs::FileType;
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
 pub(crate) use self::batching::Batched;
+#[cfg(feature = "async")]
+pub(crate) use self::concurrent::Concurrent;
 pub(crate) use self::connection::{serve_in_test, serve_on};
 pub use self::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
 pub(crate) use self::program::Program;
 pub(crate) use self::slot::OneByOne;
 pub(crate) use self::stepping::Stepped;
+#[cfg(feature = "async")]
+use crate::async_handler::AsyncHandler;
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
 use crate::manifest::program_name;
@@ -58,6 +64,12 @@ pub fn serve_batch<B: BatchHandler>() -> ExitCode {
 /// Runs a handler that advances several jobs step by step; otherwise as [`serve_batch`].
 pub fn serve_step<H: StepHandler>() -> ExitCode {
     run_program::<Stepped<H>>()
+}
+
+/// Runs a handler whose jobs are futures; otherwise as [`serve`].
+#[cfg(feature = "async")]
+pub fn serve_async<H: AsyncHandler>() -> ExitCode {
+    run_program::<Concurrent<H>>()
 }
 
 fn run_program<P: Program>() -> ExitCode {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod batches;
 mod chaos;
+mod concurrent;
 mod defaults;
 mod deploy;
 mod dev;

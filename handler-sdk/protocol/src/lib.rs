@@ -21,6 +21,8 @@
 //!    │ ── Done{job} + output ──────────▶ │   or Failed{job} + error report
 //!    │ ◀── Probe{slot} ───────────────── │   now and then, while a GPU is idle
 //!    │ ── Probed{slot, ok} ────────────▶ │
+//!    │ ── Concurrency{jobs} ───────────▶ │   an async handler runs more jobs at once, or fewer
+//!    │ ── Blocked ─────────────────────▶ │   an async handler whose threads are all blocked must be replaced
 //! ```
 //!
 //! This crate contains no async code and no I/O beyond [`std::io::Read`]. None of its dependencies can link libtorch into the
@@ -36,4 +38,6 @@ pub mod records;
 pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
 pub use log_line::{LOG_MARK, LogLine, MAX_LOG_LINE};
-pub use message::{ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, StopReason, ToHandler, ToSupervisor};
+pub use message::{
+    ErrorKind, ErrorReport, MAX_CONCURRENCY, Manifest, PROTOCOL_VERSION, StopReason, ToHandler, ToSupervisor,
+};

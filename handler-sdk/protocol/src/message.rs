@@ -16,6 +16,9 @@ pub(crate) fn one() -> u32 {
 /// Version of this protocol. Each side sends its version first, and the connection ends when they differ.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Most jobs that an async handler runs at once, whatever it asks for: the worker keeps a slot for each.
+pub const MAX_CONCURRENCY: u32 = 8192;
+
 /// From the supervisor to the handler process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -196,6 +199,14 @@ pub enum ToSupervisor {
         /// Whether the device works.
         ok: bool,
     },
+    /// An async handler runs this many jobs at once from now on. When it runs more already, those may finish.
+    Concurrency {
+        /// Number of jobs, between 1 and [`MAX_CONCURRENCY`].
+        jobs: u32,
+    },
+    /// Jobs block all threads of an async handler, so that no other job goes on. Those that do have failed before; the process must
+    /// be replaced, and its other jobs are not to blame.
+    Blocked,
 }
 
 /// Why a job is asked to stop.
@@ -333,13 +344,24 @@ pub struct Manifest {
     /// How many jobs wait in the process for a model that runs several; absent for as many as a model runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_waiting_items: Option<u32>,
+    /// How many jobs an async handler runs at once when it starts; absent for other handlers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
 }
 
 impl Manifest {
+    /// Number of models in a process that was asked to have this many. An async handler is one model, which all of its jobs share.
+    pub fn models(&self, models: u32) -> u32 {
+        if self.max_concurrency.is_some() { 1 } else { models }
+    }
+
     /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs several jobs at once
     /// has a slot for each of them, and the process has slots for the jobs that wait meanwhile. Slot `n` belongs to model
-    /// `n % models`.
+    /// `n % models`. An async handler has as many slots as it runs jobs at once.
     pub fn slots(&self, models: u32) -> u32 {
+        if let Some(jobs) = self.max_concurrency {
+            return jobs.clamp(1, MAX_CONCURRENCY);
+        }
         let Some(items) = self.max_batch_items.map(|items| items.max(1)) else { return models };
         items.saturating_mul(models).saturating_add(self.max_waiting_items.unwrap_or(items))
     }

@@ -32,6 +32,7 @@ impl<B: BatchHandler> Program for Batched<B> {
             version: B::VERSION,
             idempotent: B::IDEMPOTENT,
             max_batch_items: Some(limits::<B>().max_items()),
+            max_concurrency: None,
             max_waiting_items: None,
         })
     }

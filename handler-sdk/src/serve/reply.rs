@@ -35,7 +35,10 @@ impl<'a> Reply<'a> {
     /// Sends the final message of the job. From here on a cancel finds no job. `memory` is that of the model that ran it.
     pub(crate) fn send(self, jobs: &RunningJobs, queue: &SendQueue, memory: Option<&JobMemory>) {
         let Self { running, result, panicked, reloading, refresh, mut records } = self;
-        jobs.remove(running);
+        if !jobs.remove(running) {
+            // It was answered already, because it blocked its thread for too long.
+            return;
+        }
         let (job, attempt) = (running.id.clone(), running.attempt);
         let error = match result {
             Ok(output) => {

@@ -35,6 +35,7 @@ impl<H: StepHandler> Program for Stepped<H> {
             idempotent: H::IDEMPOTENT,
             max_batch_items: Some(limits.max_running()),
             max_waiting_items: Some(limits.max_waiting()),
+            max_concurrency: None,
         })
     }
 

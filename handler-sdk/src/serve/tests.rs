@@ -1,6 +1,8 @@
 //! The whole handler program on threads of the test, driven by a test worker over a socket pair.
 
 mod batches;
+#[cfg(feature = "async")]
+mod concurrent;
 mod loading;
 mod steps;
 
@@ -54,6 +56,7 @@ impl Worker {
             output_schema: Value::Null,
             chunk_schema: None,
             max_batch_items: None,
+            max_concurrency: None,
             max_waiting_items: None,
         };
         let mut this = Self { stream: ours, decoder: Decoder::new(), handler, manifest };

@@ -6,8 +6,12 @@ use super::error::TestError;
 use super::harness::{Harness, patience, read};
 use super::process::{Process, serve};
 use super::setup::{Setup, WORKER};
+#[cfg(feature = "async")]
+use crate::async_handler::AsyncHandler;
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
+#[cfg(feature = "async")]
+use crate::serve::Concurrent;
 use crate::serve::{Batched, OneByOne, Program, Stepped};
 use crate::step::StepHandler;
 
@@ -36,6 +40,15 @@ impl Setup {
         self.start::<Stepped<H>>()
     }
 
+    /// Loads an async handler.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "async")]
+    pub fn load_async<H: AsyncHandler>(&self) -> Result<Harness, TestError> {
+        self.start::<Concurrent<H>>()
+    }
+
     /// Runs the fitness checks of a handler and those of its device, as a worker does before its first job.
     ///
     /// # Errors
@@ -58,6 +71,15 @@ impl Setup {
     /// As [`checks`](Self::checks).
     pub fn checks_of_step<H: StepHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
         self.check::<Stepped<H>>()
+    }
+
+    /// As [`checks`](Self::checks), for an async handler.
+    ///
+    /// # Errors
+    /// As [`checks`](Self::checks).
+    #[cfg(feature = "async")]
+    pub fn checks_of_async<H: AsyncHandler>(&self) -> Result<Vec<CheckReport>, TestError> {
+        self.check::<Concurrent<H>>()
     }
 
     fn start<P: Program>(&self) -> Result<Harness, TestError> {
@@ -128,5 +150,14 @@ impl Harness {
     /// As [`load`](Self::load).
     pub fn load_step<H: StepHandler>() -> Result<Self, TestError> {
         Setup::new().load_step::<H>()
+    }
+
+    /// Loads an async handler.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "async")]
+    pub fn load_async<H: AsyncHandler>() -> Result<Self, TestError> {
+        Setup::new().load_async::<H>()
     }
 }

@@ -1,9 +1,11 @@
 //! A test handler that misbehaves on request.
 //!
 //! The field `do` of a job's input chooses what the job does (see [`Do`]). The environment variable `PUPPET_START` chooses how
-//! the process starts (see [`start`]). With `PUPPET_BATCH=1` it runs jobs in batches (see [`batch`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
+//! the process starts (see [`start`]). With `PUPPET_BATCH=1` it runs jobs in batches (see [`batch`]),
+//! with `PUPPET_ASYNC=1` many at once as futures (see [`concurrent`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
 
 mod batch;
+mod concurrent;
 mod raw;
 mod start;
 
@@ -13,7 +15,9 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_batch};
+use runpod_handler_sdk::{
+    Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_async, serve_batch,
+};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -251,5 +255,11 @@ fn main() -> ExitCode {
             return status;
         }
     }
-    if std::env::var_os("PUPPET_BATCH").is_some() { serve_batch::<batch::Batch>() } else { serve::<Puppet>() }
+    if std::env::var_os("PUPPET_BATCH").is_some() {
+        serve_batch::<batch::Batch>()
+    } else if std::env::var_os("PUPPET_ASYNC").is_some() {
+        serve_async::<concurrent::Concurrent>()
+    } else {
+        serve::<Puppet>()
+    }
 }

@@ -14,6 +14,7 @@ mod worker;
 
 mod accounting;
 mod assign;
+mod concurrency;
 mod crashes;
 mod ending;
 mod fitness;

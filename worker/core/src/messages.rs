@@ -26,6 +26,8 @@ impl Worker {
             ToSupervisor::LoadFailed { slot } => self.load_failed(now, id, slot, &payload),
             ToSupervisor::Probed { slot, ok } => self.probed(now, id, slot, ok),
             ToSupervisor::Pong { .. } => self.process(id).ponged(now),
+            ToSupervisor::Blocked => self.kill(now, id, &KillCause::Blocked),
+            ToSupervisor::Concurrency { jobs } => self.concurrency_changed(now, id, jobs),
             ToSupervisor::Started { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt) {
                     self.started(&job);

@@ -93,7 +93,7 @@ impl Worker {
 
     /// A slot makes progress with its model.
     pub(crate) fn loading(&mut self, now: Time, id: ProcessId, slot: u32, stage: String, done: u64, total: u64) {
-        let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.policy.slots);
+        let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.models(id));
         if self.process(id).slots.set_loading(slot, models, &Slot::Loading { stalls_at }) {
             self.report(Report::Loading { process: id, stage, done, total });
         }
@@ -109,7 +109,7 @@ impl Worker {
         load_time: Duration,
         warm_up: Duration,
     ) {
-        let models = self.policy.slots;
+        let models = self.models(id);
         let process = self.process(id);
         if !process.slots.set_loading(slot, models, &Slot::Ready) {
             return;
@@ -119,6 +119,11 @@ impl Worker {
             self.models_loaded(now, id, warm_up);
         }
         self.report(Report::SlotReady { process: id, slot, device, load_time });
+    }
+
+    fn models(&self, id: ProcessId) -> u32 {
+        let manifest = self.processes[id.0].manifest.as_ref();
+        manifest.map_or(self.policy.slots, |manifest| manifest.models(self.policy.slots))
     }
 
     /// A model could not be loaded. The process exits by itself; its reason is kept until then.

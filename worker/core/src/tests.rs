@@ -1,6 +1,7 @@
 //! Tests of the core: a table of named situations, and random sequences with invariants.
 
 mod batches;
+mod concurrency;
 mod crashes;
 mod gpu_slowdown;
 mod invariants;

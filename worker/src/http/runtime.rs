@@ -188,6 +188,7 @@ mod tests {
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),
+            slots: 1,
             busy: 0,
             device_memory: Some(DeviceMemory { allocated: GIB, reserved: Some(3 * GIB), peak: Some(2 * GIB) }),
             last_exit: None,

@@ -51,6 +51,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
             phase: "serving",
             pid: Some(4711),
             device: Some("cuda:0".into()),
+            slots: 4,
             busy: 1,
             device_memory: None,
             last_exit: Some(exit),

@@ -48,6 +48,9 @@ pub(crate) fn log(report: &Report) {
         Report::ProcessRecycled { process, reason } => {
             info!(process = process.0, reason = reason.as_str(), "The handler process is recycled between jobs.");
         }
+        Report::ConcurrencyChanged { process, before, after } => {
+            debug!(process = process.0, before, after, "The handler runs another number of jobs at once.");
+        }
         Report::ProcessKilled { process, reason } => {
             error!(process = process.0, reason, "The handler process is being killed.");
         }
@@ -206,6 +209,7 @@ mod tests {
             Report::Checked { process, check: CheckReport::failed("gpu_memory", "too small", "use another GPU") },
             Report::Checked { process, check: CheckReport::skipped("cuda", "--device cpu was asked for") },
             Report::ProcessRecycled { process, reason: RecycleReason::HostMemory },
+            Report::ConcurrencyChanged { process, before: 8, after: 16 },
             Report::ProcessKilled { process, reason: reason() },
             died(false, true),
             died(false, false),

@@ -173,6 +173,7 @@ pub(super) mod tests {
             phase: "serving",
             pid: None,
             device: Some("cuda:1".to_owned()),
+            slots: 1,
             busy: 0,
             device_memory: Some(DeviceMemory { allocated: 10, reserved: Some(30), peak: Some(20) }),
             last_exit: None,

@@ -21,6 +21,7 @@ fn process(device: &str) -> ProcessView {
         phase: "serving",
         pid: Some(1),
         device: Some(device.to_owned()),
+        slots: 1,
         busy: 2,
         device_memory: None,
         last_exit: None,
@@ -42,6 +43,7 @@ fn snapshot(device: &str) -> Snapshot {
             output_schema: json!(true),
             chunk_schema: None,
             max_batch_items: None,
+            max_concurrency: None,
             max_waiting_items: None,
         })),
         ..Snapshot::default()

@@ -35,6 +35,7 @@ mod tests {
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),
+            slots: 1,
             busy: 0,
             device_memory: Some(DeviceMemory { allocated, reserved: None, peak: None }),
             last_exit: None,

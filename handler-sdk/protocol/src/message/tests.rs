@@ -48,6 +48,8 @@ fn to_supervisor() -> Vec<ToSupervisor> {
         ToSupervisor::Pong { seq: 3 },
         ToSupervisor::Checked,
         ToSupervisor::Probed { slot: 1, ok: false },
+        ToSupervisor::Concurrency { jobs: 64 },
+        ToSupervisor::Blocked,
     ]
 }
 
@@ -73,6 +75,7 @@ fn the_wire_form_of_every_message_stays_the_same() {
                 chunk_schema: Some(json!({"type": "string"})),
                 max_batch_items: Some(32),
                 max_waiting_items: Some(8),
+                max_concurrency: None,
             },
             [
                 CheckReport::ok("memory", "12 GiB available"),
@@ -114,9 +117,13 @@ fn a_process_has_a_slot_for_every_job_that_its_models_run_and_for_those_that_wai
         chunk_schema: None,
         max_batch_items,
         max_waiting_items,
+        max_concurrency: None,
     };
     assert_eq!((manifest(None, None).slots(1), manifest(None, None).slots(3)), (1, 3));
     assert_eq!((manifest(Some(8), None).slots(1), manifest(Some(8), None).slots(3)), (16, 32));
     assert_eq!((manifest(Some(8), Some(2)).slots(1), manifest(Some(8), Some(2)).slots(3)), (10, 26));
     assert_eq!(manifest(Some(u32::MAX), None).slots(2), u32::MAX);
+    let concurrent = |jobs| Manifest { max_concurrency: Some(jobs), ..manifest(None, None) };
+    assert_eq!((concurrent(100).slots(3), concurrent(100).models(3)), (100, 1), "all jobs share one model");
+    assert_eq!((concurrent(0).slots(1), concurrent(u32::MAX).slots(1)), (1, MAX_CONCURRENCY));
 }

@@ -201,6 +201,15 @@ pub enum Report {
         /// Why.
         reason: RecycleReason,
     },
+    /// An async handler runs more jobs at once from now on, or fewer.
+    ConcurrencyChanged {
+        /// The process.
+        process: ProcessId,
+        /// How many it ran at most until now.
+        before: usize,
+        /// How many it runs at most from now on.
+        after: usize,
+    },
     /// A handler process is being killed.
     ProcessKilled {
         /// The process.

@@ -111,6 +111,8 @@ pub struct ProcessView {
     pub pid: Option<u32>,
     /// The device that holds its models, once they are loaded.
     pub device: Option<String>,
+    /// Jobs that it runs at once; an async handler can change it.
+    pub slots: usize,
     /// Slots that run a job.
     pub busy: usize,
     /// Its device memory, once a job has reported it.

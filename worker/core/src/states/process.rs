@@ -25,6 +25,8 @@ pub(crate) enum KillCause {
     Unresponsive,
     /// Its device cannot be used until the process is replaced.
     DeviceLost,
+    /// Jobs block all threads of an async handler.
+    Blocked,
     /// Two jobs in a row ran out of memory.
     OutOfMemory,
     /// It violated the protocol.
@@ -40,7 +42,7 @@ pub(crate) enum KillCause {
 impl KillCause {
     /// Whether the kill counts as a crash of the handler.
     pub(crate) fn is_crash(&self) -> bool {
-        matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Protocol(_))
+        matches!(self, Self::Unresponsive | Self::DeviceLost | Self::Blocked | Self::Protocol(_))
     }
 
     /// The reason shown in `/health` while no process serves. A lost device has the same name there as in results, logs and
@@ -59,6 +61,7 @@ impl fmt::Display for KillCause {
             Self::Overdue => f.write_str("a job was asked to stop and did not"),
             Self::Unresponsive => f.write_str("the handler process stopped answering"),
             Self::DeviceLost => f.write_str("the device cannot be used by this process any more"),
+            Self::Blocked => f.write_str("jobs block all threads of the async handler"),
             Self::OutOfMemory => f.write_str("two jobs in a row ran out of memory"),
             Self::Protocol(reason) => write!(f, "the handler process violated the protocol: {reason}"),
             Self::Start(reason) => f.write_str(reason),
@@ -148,6 +151,8 @@ pub(crate) struct Process {
     pub phase: Phase,
     /// Its slots.
     pub slots: Slots,
+    /// How many of its slots may have a job at the same time: all, unless an async handler has asked for fewer since.
+    pub concurrency: usize,
     /// Process id of the operating system.
     pub pid: Option<u32>,
     /// The device that holds its models.
@@ -193,6 +198,7 @@ impl Process {
             incarnation: Incarnation::default(),
             phase: Phase::Backoff { until: Time::default() },
             slots: Slots::new(slots, &Slot::Absent),
+            concurrency: slots as usize,
             pid: None,
             device: None,
             manifest: None,
@@ -231,6 +237,7 @@ impl Process {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots = Slots::new(slots, &Slot::Loading { stalls_at: now + policy.load_stall_timeout });
+        self.concurrency = slots as usize;
         self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
     }
@@ -299,12 +306,17 @@ impl Process {
 
     /// The slot to which the next job can be sent.
     pub(crate) fn ready_slot(&self) -> Option<u32> {
-        self.slots.first_ready().filter(|_| self.phase == Phase::Serving)
+        self.slots.first_ready().filter(|_| self.phase == Phase::Serving && self.room() > 0)
     }
 
     /// How many jobs can be sent to it.
     pub(crate) fn ready_slots(&self) -> usize {
-        if self.phase == Phase::Serving { self.slots.ready() } else { 0 }
+        if self.phase == Phase::Serving { self.slots.ready().min(self.room()) } else { 0 }
+    }
+
+    /// How many more jobs it may have.
+    pub(crate) fn room(&self) -> usize {
+        self.concurrency.saturating_sub(self.slots.busy())
     }
 
     /// Whether none of its slots runs a job.
@@ -337,6 +349,7 @@ impl Process {
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
+            slots: self.concurrency,
             busy: self.slots.busy(),
             device_memory: self.wear.device,
             last_exit: self.last_exit.clone(),

@@ -142,6 +142,8 @@ impl Ledger {
             Effect::Send { process, message: ToHandler::Run { job, .. }, .. } => {
                 let serving = worker.processes[process.0].phase == Phase::Serving || self.serving_before[process.0];
                 assert!(serving, "{job} was sent to a process that does not serve");
+                let process = &worker.processes[process.0];
+                assert!(process.slots.busy() <= process.concurrency, "{job} was sent to a process without room");
                 let (runs, begun) = self.runs.entry(JobId::from(job.as_str())).or_default();
                 (*runs, *begun) = (*runs + 1, false);
             }

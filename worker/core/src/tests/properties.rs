@@ -30,8 +30,8 @@ enum Action {
     WrongHello(usize),
     Loaded(usize, u32),
     LoadFailed(usize),
-    /// Every process that was started comes to serve.
-    BringUp,
+    /// Every process that was started comes to serve, as an async handler or as another one.
+    BringUp(bool),
     /// Every process that was killed exits.
     Reap,
     Started(usize),
@@ -43,6 +43,7 @@ enum Action {
     Oversize(usize),
     Exited(usize, ExitReason),
     Pong(usize),
+    Concurrency(usize, u32),
     Checked(usize, bool),
     Probed(usize, u32, bool),
     Memory(usize, u64),
@@ -71,7 +72,7 @@ fn usual() -> impl Strategy<Value = Action> {
         1 => Just(PollAborted),
         2 => (0u8..12).prop_map(Stop),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, late_stop)| Retry(which, late_stop)),
-        8 => Just(BringUp),
+        8 => any::<bool>().prop_map(BringUp),
         4 => Just(Reap),
         4 => (0usize..4).prop_map(Started),
         3 => (0usize..4).prop_map(Chunk),
@@ -82,7 +83,8 @@ fn usual() -> impl Strategy<Value = Action> {
         2 => (process.clone(), exit_reason()).prop_map(|(index, status)| Exited(index, status)),
         3 => (process.clone(), 0u32..3, prop::bool::weighted(0.8)).prop_map(|(index, slot, ok)| Probed(index, slot, ok)),
         2 => (process.clone(), 0u64..200).prop_map(|(index, bytes)| Memory(index, bytes)),
-        4 => process.prop_map(Pong),
+        4 => process.clone().prop_map(Pong),
+        2 => (process, 1u32..6).prop_map(|(index, jobs)| Concurrency(index, jobs)),
         8 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
         1 => any::<bool>().prop_map(GpuSlowdown),
@@ -130,13 +132,18 @@ fn kind(index: u8) -> ErrorKind {
         [usize::from(index)]
 }
 
-fn bring_up_all(world: &mut World) {
+fn bring_up_all(world: &mut World, is_async: bool) {
     for index in 0..world.alive.len() {
         // A second hello would end the process.
         if world.snapshot().processes[index].phase == "spawning" {
-            world.bring_up(index);
+            if is_async { world.bring_up_async(index, 3) } else { world.bring_up(index) }
         }
     }
+}
+
+fn is_async(world: &World, index: usize) -> bool {
+    let manifest = world.worker.processes[index].manifest.as_ref();
+    manifest.is_some_and(|manifest| manifest.max_concurrency.is_some())
 }
 
 fn reap_all(world: &mut World) {
@@ -190,7 +197,7 @@ fn act(world: &mut World, action: Action) {
         Action::WrongHello(index) => world.hello(index, 99, false),
         Action::Loaded(index, slot) => world.loaded(index, slot),
         Action::LoadFailed(index) => world.say(index, ToSupervisor::LoadFailed { slot: 0 }, "{}".into()),
-        Action::BringUp => bring_up_all(world),
+        Action::BringUp(is_async) => bring_up_all(world, is_async),
         Action::Reap => reap_all(world),
         Action::Started(index) => {
             if let Some(job) = run(world, index) {
@@ -229,6 +236,7 @@ fn act(world: &mut World, action: Action) {
         Action::Exited(index, status) => {
             world.die(index, status);
         }
+        Action::Concurrency(index, jobs) if is_async(world, index) => world.concurrency(index, jobs),
         Action::Pong(index) => world.say(index, ToSupervisor::Pong { seq: 1 }, "".into()),
         Action::Checked(index, ok) => {
             let check = if ok { CheckReport::ok("test", "") } else { CheckReport::failed("test", "told to", "") };
@@ -295,6 +303,7 @@ proptest! {
         prefetch in 0usize..3,
         actions in prop::collection::vec(action(), 0..120),
         serving in prop::bool::weighted(0.8),
+        is_async in any::<bool>(),
         helpful in any::<bool>(),
         upkeep in upkeep(),
         leftovers in prop::collection::btree_set(0u8..12, 0..3),
@@ -304,7 +313,7 @@ proptest! {
         world.device = if on_gpu { "cuda:0" } else { "cpu" };
         world.leave_undelivered(&leftovers.into_iter().map(name).collect::<Vec<_>>());
         if serving {
-            bring_up_all(&mut world);
+            bring_up_all(&mut world, is_async);
             while !world.finals.is_empty() {
                 world.deliver(0);
             }
@@ -314,7 +323,7 @@ proptest! {
                 Action::Spawned(index) | Action::SpawnFailed(index, _) | Action::Hello(index, _)
                 | Action::WrongHello(index) | Action::Loaded(index, _) | Action::LoadFailed(index)
                 | Action::LateDone(index, _) | Action::BadFrame(index)
-                | Action::Exited(index, _) | Action::Pong(index) | Action::Checked(index, _)
+                | Action::Exited(index, _) | Action::Pong(index) | Action::Concurrency(index, _) | Action::Checked(index, _)
                 | Action::Probed(index, ..) | Action::Memory(index, _) => *index < processes,
                 _ => true,
             };

@@ -174,24 +174,35 @@ impl World {
 
     /// Says hello with the manifest of a handler that may run jobs in batches.
     pub(super) fn introduce(&mut self, index: usize, protocol: u32, idempotent: bool, max_batch_items: Option<u32>) {
-        let manifest = Manifest {
-            name: "puppet".into(),
-            version: "1.0.0".into(),
-            idempotent,
-            streams: true,
-            input_schema: json!({}),
-            output_schema: json!({}),
-            chunk_schema: None,
-            max_batch_items,
-            max_waiting_items: None,
-        };
-        let payload = serde_json::to_vec(&manifest).unwrap().into();
+        let manifest = Manifest { idempotent, max_batch_items, ..manifest() };
+        self.greet(index, protocol, &manifest);
+    }
+
+    /// Comes to serve as an async handler that runs this many jobs at once.
+    pub(super) fn bring_up_async(&mut self, index: usize, jobs: u32) {
+        self.begin_async(index, jobs);
+        self.loaded(index, 0);
+    }
+
+    /// Introduces itself as an async handler that runs this many jobs at once, and loads.
+    pub(super) fn begin_async(&mut self, index: usize, jobs: u32) {
+        self.process(index, ProcessEvent::Spawned { pid: 100 });
+        self.greet(index, PROTOCOL_VERSION, &Manifest { max_concurrency: Some(jobs), ..manifest() });
+    }
+
+    fn greet(&mut self, index: usize, protocol: u32, manifest: &Manifest) {
+        let payload = serde_json::to_vec(manifest).unwrap().into();
         self.say(index, ToSupervisor::Hello { protocol, sdk_version: "0.1.0".into() }, payload);
     }
 
     pub(super) fn loaded(&mut self, index: usize, slot: u32) {
         let device = self.device.to_owned();
         self.say(index, ToSupervisor::Loaded { slot, device, millis: 5, warm_up_millis: 2 }, Bytes::new());
+    }
+
+    /// An async handler runs this many jobs at once from now on.
+    pub(super) fn concurrency(&mut self, index: usize, jobs: u32) {
+        self.say(index, ToSupervisor::Concurrency { jobs }, Bytes::new());
     }
 
     pub(super) fn arrive(&mut self, ids: &[&str]) {
@@ -301,6 +312,21 @@ impl World {
         let run = self.run_of(job);
         self.runs.retain(|known| *known != run);
         run
+    }
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        name: "puppet".into(),
+        version: "1.0.0".into(),
+        idempotent: false,
+        streams: true,
+        input_schema: json!({}),
+        output_schema: json!({}),
+        chunk_schema: None,
+        max_batch_items: None,
+        max_waiting_items: None,
+        max_concurrency: None,
     }
 }
 

@@ -114,6 +114,8 @@ struct Process {
     pid: Option<u32>,
     /// Where its models live, once they are loaded.
     device: Option<String>,
+    /// Jobs that it runs at once; an async handler can change it.
+    slots: usize,
     /// Slots that run a job.
     busy: usize,
     restarts: u32,
@@ -295,6 +297,7 @@ fn process(view: &ProcessView) -> Process {
         phase: view.phase,
         pid: view.pid,
         device: view.device.clone(),
+        slots: view.slots,
         busy: view.busy,
         restarts: view.incarnation.0.saturating_sub(1),
         last_exit: view.last_exit.as_ref().map(last_exit),
