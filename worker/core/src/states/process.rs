@@ -13,7 +13,7 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::slot::Slot;
 use super::wear::Wear;
-use crate::boundary::{Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use crate::boundary::{BatchingView, Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,8 @@ pub(crate) struct Process {
     pub fit: bool,
     /// What this incarnation has used, for recycling.
     pub wear: Wear,
+    /// What this incarnation has reported about batches and steps.
+    pub batching: BatchingView,
     /// When its last job ended, or its device last worked.
     pub idle_since: Time,
     /// Number of its last jobs that ran out of memory, without another outcome between them.
@@ -201,6 +203,7 @@ impl Process {
             served: false,
             fit: false,
             wear: Wear::default(),
+            batching: BatchingView::default(),
             idle_since: Time::default(),
             ooms_in_a_row: 0,
             start_phase_since: Time::default(),
@@ -217,6 +220,7 @@ impl Process {
         self.device = None;
         self.load_error = None;
         self.served = false;
+        self.batching = BatchingView::default();
         self.ooms_in_a_row = 0;
         self.start_phase_since = now;
     }
@@ -317,6 +321,11 @@ impl Process {
         self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready).map(|(_, index)| index)
     }
 
+    /// Whether one model of it runs several jobs at once, in batches or step by step.
+    pub(crate) fn runs_several_jobs(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
+    }
+
     /// How many of its slots run a job.
     pub(crate) fn busy_slots(&self) -> usize {
         self.slots.iter().filter(|slot| slot.job().is_some()).count()
@@ -349,7 +358,7 @@ impl Process {
     }
 
     /// Its view for the snapshot.
-    pub(crate) fn view(&self) -> ProcessView {
+    pub(crate) fn view(&self, batching: Option<BatchingView>) -> ProcessView {
         ProcessView {
             id: self.id,
             incarnation: self.incarnation,
@@ -358,6 +367,7 @@ impl Process {
             device: self.device.clone(),
             busy: self.busy_slots(),
             device_memory: self.wear.device,
+            batching,
             last_exit: self.last_exit.clone(),
         }
     }
