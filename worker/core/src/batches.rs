@@ -3,7 +3,7 @@
 use runpod_handler_protocol::{BatchReport, StepReport};
 
 use crate::boundary::{BatchingView, ProcessId, Report};
-use crate::states::{JobState, Process};
+use crate::states::Process;
 use crate::worker::Worker;
 
 impl Worker {
@@ -30,13 +30,8 @@ impl Worker {
     /// The view of a process that runs several jobs at once; `None` for any other.
     pub(crate) fn batching_view(&self, process: &Process) -> Option<BatchingView> {
         let max_jobs = process.manifest.as_ref()?.max_batch_items?;
-        let mut view = BatchingView { max_jobs, ..process.batching };
-        for job in process.slots.iter().filter_map(|slot| self.jobs.get(slot.job()?)) {
-            match job.state {
-                JobState::Assigned(_) => view.waiting += 1,
-                _ => view.running += 1,
-            }
-        }
-        Some(view)
+        let waiting = self.jobs.not_begun(process.id);
+        let running = process.slots.busy().saturating_sub(waiting);
+        Some(BatchingView { max_jobs, running, waiting, ..process.batching })
     }
 }
