@@ -5,7 +5,7 @@ the model or the versions change (from the root of the repository, with 6 GB of 
 
     make models
     python3 -m venv reference
-    reference/bin/pip install torch==2.11.0 transformers==5.23.0 gguf==0.19.0
+    reference/bin/pip install torch==2.11.0 transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0
     reference/bin/python examples/text-generation/golden/make_golden.py
 """
 
@@ -36,7 +36,7 @@ CHATS = {
     ],
 }
 # Tokens that are generated, and scores that are kept.
-STEPS = 16
+STEPS = 8
 SCORES = 5
 
 

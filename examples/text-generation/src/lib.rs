@@ -4,9 +4,18 @@ mod cache;
 mod decoder;
 mod error;
 mod gguf;
+mod handler;
 mod llama;
+mod openai;
 mod quantized;
+mod request;
+mod sampler;
 mod vocabulary;
+mod written;
 
 pub use decoder::{Decoder, Text};
 pub use error::ModelError;
+pub use handler::{Sequence, TextGeneration, Writing};
+pub use request::{Input, Message, Request, Role, StopWords, StreamOptions};
+pub use sampler::Sampler;
+pub use written::Written;

@@ -214,8 +214,7 @@ impl Layer {
     fn read(file: &mut Gguf, config: &Config, index: i64, device: Device) -> Result<Self, ModelError> {
         let &Config { hidden, feed_forward, .. } = config;
         let keys = config.kv_heads * config.width();
-        let mut tensor =
-            |name: &str, shape: &[i64]| file.tensor(&format!("blk.{index}.{name}.weight"), shape, device);
+        let mut tensor = |name: &str, shape: &[i64]| file.tensor(&format!("blk.{index}.{name}.weight"), shape, device);
         let projection = [
             tensor("attn_q", &[hidden, hidden])?,
             tensor("attn_k", &[keys, hidden])?,

@@ -77,8 +77,7 @@ fn the_model_computes_what_the_reference_does() {
             let (text, scores) = read(&mut decoder, &case.ids);
             running.push((case, text, vec![best(&scores)]));
         }
-        let mut texts: Vec<_> =
-            running.iter_mut().map(|(_, text, tokens)| (text, *tokens.last().unwrap())).collect();
+        let mut texts: Vec<_> = running.iter_mut().map(|(_, text, tokens)| (text, *tokens.last().unwrap())).collect();
         let scores = decoder.step(&mut texts).unwrap();
         for ((_, _, tokens), scores) in running.iter_mut().zip(scores) {
             tokens.push(best(&scores));
