@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::open::{Extra, Opened};
 use super::output::Output;
 use super::start::start;
-use super::workers;
+use super::workers::{self, Rebuild};
 use crate::server::Server;
 use crate::worker_env::worker_env;
 
@@ -28,10 +28,11 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         Ok(started) => started,
         Err(exit) => return exit,
     };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen) {
-        Ok(pools) => pools,
-        Err(error) => return output.fail(&error, Exit::Usage),
-    };
+    let pools =
+        match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen, Rebuild::Ignore) {
+            Ok(pools) => pools,
+            Err(error) => return output.fail(&error, Exit::Usage),
+        };
     let lease = opened.config.lease(&args.endpoint_id).unwrap_or(args.listen.jobs.lease);
     print_banner(&opened.server, args, lease, output);
     if !pools.is_empty() {

@@ -10,7 +10,16 @@ use super::exit::Exit;
 use super::open::Opened;
 use super::output::Output;
 use super::signals::StopRequests;
-use crate::fleet::{FleetError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, fetch_schema, run_pools};
+use crate::fleet::{FleetError, Gpus, Pool, Rebuilds, ScaleSettings, StopSignals, WorkerPlan, keep_schema, run_pools};
+
+/// What follows when a handler program is built anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rebuild {
+    /// Its workers start anew.
+    Restart,
+    /// Nothing, until a worker is started for another reason.
+    Ignore,
+}
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
 pub(crate) fn pools(
@@ -19,6 +28,7 @@ pub(crate) fn pools(
     handler: &[OsString],
     args: &WorkerArgs,
     listen: &ListenArgs,
+    rebuilds: Rebuild,
 ) -> Result<Vec<Pool>, FleetError> {
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
@@ -51,6 +61,7 @@ pub(crate) fn pools(
             worker_key: opened.worker_key.clone(),
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
+            rebuilds: handler.first().filter(|_| rebuilds == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
             http_port: if args.worker_http_port == 0 { 0 } else { args.worker_http_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
             gpus: gpus.after(earlier),
@@ -59,7 +70,7 @@ pub(crate) fn pools(
             local: opened.local.clone(),
         };
         if opened.local.endpoint() == Some(&*plan.endpoint) {
-            tokio::spawn(fetch_schema(plan.schema_command(&handler), opened.local.clone()));
+            tokio::spawn(keep_schema(plan.schema_command(&handler), opened.local.clone(), plan.rebuilds.clone()));
         }
         earlier = earlier.saturating_add(scale.max);
         pools.push(Pool { plan, scale });

@@ -21,7 +21,7 @@ mod secret_inputs;
 mod spawn;
 
 pub use pool::Processes;
-pub use spawn::HandlerCommand;
+pub use spawn::{HandlerCommand, become_script};
 
 #[cfg(test)]
 mod tests;
