@@ -8,8 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::check::Check;
 use crate::error::HandlerError;
 use crate::job::Job;
+use crate::limit_env::number;
 use crate::load_env::LoadEnv;
-use crate::text::log;
 
 /// Environment variables that replace the limits of the program.
 const MAX_ITEMS: &str = "RUNPOD_BATCH_MAX_ITEMS";
@@ -213,14 +213,7 @@ impl BatchLimits {
 
     /// The limits with those that the environment sets. A value that is not a number is logged and ignored.
     pub(crate) fn with_environment(self, variable: impl Fn(&str) -> Option<String>) -> Self {
-        let number = |name: &str| {
-            let text = variable(name)?;
-            let parsed = text.trim().parse::<u64>();
-            if parsed.is_err() {
-                log(format_args!("{name} is {text:?}, which is not a number: the program's own limit is used"));
-            }
-            parsed.ok()
-        };
+        let number = |name: &str| number(name, &variable);
         let mut limits = self;
         if let Some(items) = number(MAX_ITEMS) {
             let items = u32::try_from(items).unwrap_or(u32::MAX);

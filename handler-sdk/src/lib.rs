@@ -70,7 +70,8 @@
 //! }
 //! ```
 //!
-//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU.
+//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU;
+//! [`StepHandler`] lets jobs join and leave between the steps of a model that computes step by step.
 //!
 //! # Failures
 //!
@@ -125,6 +126,7 @@ mod guide;
 mod handler;
 mod input;
 mod job;
+mod limit_env;
 mod load_env;
 mod manifest;
 mod panics;
@@ -133,6 +135,7 @@ mod schema;
 mod secret;
 mod send_queue;
 mod serve;
+mod step;
 mod stopped;
 pub mod testing;
 mod text;
@@ -151,5 +154,6 @@ pub use job::Job;
 pub use load_env::LoadEnv;
 pub use runpod_handler_protocol::{ErrorKind, StopReason};
 pub use secret::Secret;
-pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch};
+pub use serve::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE, serve, serve_batch, serve_step};
+pub use step::{Running, StepHandler, StepLimits};
 pub use stopped::{EmitError, Stopped};

@@ -15,6 +15,7 @@ pub(crate) struct About {
     pub(crate) version: &'static str,
     pub(crate) idempotent: bool,
     pub(crate) max_batch_items: Option<u32>,
+    pub(crate) max_waiting_items: Option<u32>,
 }
 
 /// The manifest of a handler with these types of inputs, outputs and chunks.
@@ -29,6 +30,7 @@ pub(crate) fn manifest<I: JsonSchema, O: JsonSchema, C: JsonSchema + 'static>(ab
         output_schema: schemars::schema_for!(O).to_value(),
         chunk_schema: streams.then(|| schemars::schema_for!(C).to_value()),
         max_batch_items: about.max_batch_items,
+        max_waiting_items: about.max_waiting_items,
     }
 }
 

@@ -78,9 +78,7 @@ impl RunningJob {
             if let Some(stopped) = self.stopped_in(&state) {
                 return Err(stopped);
             }
-            let bytes: usize = state.unacknowledged.iter().map(|(_, len)| len).sum();
-            let fits = state.unacknowledged.len() < self.window && bytes + len <= MAX_WINDOW_BYTES;
-            if fits || state.unacknowledged.is_empty() {
+            if self.fits(&state, len) {
                 break;
             }
             // The deadline limits the wait.
@@ -91,6 +89,17 @@ impl RunningJob {
         state.unacknowledged.push_back((seq, len));
         send(seq);
         Ok(())
+    }
+
+    /// Whether a small chunk can be sent without waiting.
+    pub(crate) fn has_room(&self) -> bool {
+        self.fits(&self.state.lock(), 1)
+    }
+
+    fn fits(&self, state: &State, len: usize) -> bool {
+        let bytes: usize = state.unacknowledged.iter().map(|(_, len)| len).sum();
+        let fits = state.unacknowledged.len() < self.window && bytes + len <= MAX_WINDOW_BYTES;
+        fits || state.unacknowledged.is_empty()
     }
 
     fn stopped_in(&self, state: &State) -> Option<Stopped> {

@@ -8,10 +8,12 @@ mod exit;
 mod fitness;
 mod job_memory;
 mod loading;
+mod pooled;
 mod program;
 mod reply;
 mod signals;
 mod slot;
+mod stepping;
 #[cfg(test)]
 mod tests;
 
@@ -29,9 +31,11 @@ pub(crate) use self::connection::serve_on;
 pub use self::exit::{EXIT_DEVICE_LOST, EXIT_LOAD_FAILED, EXIT_PROTOCOL, EXIT_USAGE};
 pub(crate) use self::program::Program;
 pub(crate) use self::slot::OneByOne;
+pub(crate) use self::stepping::Stepped;
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
 use crate::manifest::program_name;
+use crate::step::StepHandler;
 use crate::text::log;
 
 /// Runs the handler under a worker. This is the whole `main` of a handler program.
@@ -49,6 +53,11 @@ pub fn serve<H: Handler>() -> ExitCode {
 /// Runs a handler that takes several jobs at once; otherwise as [`serve`]. The exit status can also be [`EXIT_DEVICE_LOST`].
 pub fn serve_batch<B: BatchHandler>() -> ExitCode {
     run_program::<Batched<B>>()
+}
+
+/// Runs a handler that advances several jobs step by step; otherwise as [`serve_batch`].
+pub fn serve_step<H: StepHandler>() -> ExitCode {
+    run_program::<Stepped<H>>()
 }
 
 fn run_program<P: Program>() -> ExitCode {

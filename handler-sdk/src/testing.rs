@@ -43,7 +43,8 @@ use serde_json::{Value, json};
 
 use crate::batch::BatchHandler;
 use crate::handler::Handler;
-use crate::serve::{Batched, OneByOne, Program, serve_on};
+use crate::serve::{Batched, OneByOne, Program, Stepped, serve_on};
+use crate::step::StepHandler;
 
 /// Time until the deadline of every job: longer than a test should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -140,6 +141,14 @@ impl Harness {
     /// As [`load`](Self::load).
     pub fn load_batch<B: BatchHandler>() -> Result<Self, TestError> {
         Self::start::<Batched<B>>("auto")
+    }
+
+    /// Loads a handler that advances several jobs step by step, on the device that it chooses itself.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_step<H: StepHandler>() -> Result<Self, TestError> {
+        Self::start::<Stepped<H>>("auto")
     }
 
     fn start<P: Program>(device: &str) -> Result<Self, TestError> {

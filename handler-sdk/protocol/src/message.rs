@@ -330,14 +330,18 @@ pub struct Manifest {
     /// How many jobs a model runs at once; absent for one job in each slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batch_items: Option<u32>,
+    /// How many jobs wait in the process for a model that runs several; absent for as many as a model runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_waiting_items: Option<u32>,
 }
 
 impl Manifest {
-    /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs batches has a slot
-    /// for each job of a batch, and the process has slots for one more batch, which forms while the others run. Slot `n` belongs
-    /// to model `n % models`.
+    /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs several jobs at once
+    /// has a slot for each of them, and the process has slots for the jobs that wait meanwhile. Slot `n` belongs to model
+    /// `n % models`.
     pub fn slots(&self, models: u32) -> u32 {
-        self.max_batch_items.map_or(models, |items| items.max(1).saturating_mul(models.saturating_add(1)))
+        let Some(items) = self.max_batch_items.map(|items| items.max(1)) else { return models };
+        items.saturating_mul(models).saturating_add(self.max_waiting_items.unwrap_or(items))
     }
 }
 

@@ -143,6 +143,9 @@ impl Control {
             ToHandler::ChunkAck { job, attempt, seq } => {
                 if let Some(running) = self.jobs.get(&job, attempt) {
                     running.acknowledge(seq);
+                    if let Some(models) = &self.models {
+                        models.acknowledged();
+                    }
                 }
             }
             ToHandler::Ping { seq } => self.queue.pong(seq),

@@ -84,8 +84,20 @@ pub(crate) fn load<H>(
     }
 }
 
+/// Builds a model again, after a panic, while jobs wait for it.
+pub(crate) fn reload<H>(
+    slot: u32,
+    setup: &SlotSetup,
+    build: impl FnOnce(&LoadEnv) -> Result<H, HandlerError>,
+    warm_up: impl FnOnce(&mut H) -> Result<(), HandlerError>,
+) -> Result<Loaded<H>, LoadFailed> {
+    let loading = ToSupervisor::Loading { slot, stage: "again after a panic".to_owned(), done: 0, total: 0 };
+    setup.queue.push(&loading, Bytes::new());
+    load(slot, setup, build, warm_up)
+}
+
 /// Builds the model of a slot and warms it up. Returns it with the message about it.
-pub(crate) fn build<H>(
+fn build<H>(
     slot: u32,
     setup: &SlotSetup,
     load: impl FnOnce(&LoadEnv) -> Result<H, HandlerError>,

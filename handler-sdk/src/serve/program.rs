@@ -1,4 +1,4 @@
-//! What the control thread needs of a handler, whether it runs jobs one by one or in batches.
+//! What the control thread needs of a handler, whether it runs jobs one by one or together.
 
 use std::io;
 use std::sync::Arc;
@@ -52,6 +52,9 @@ pub(crate) trait Models: Send {
 
     /// A job was asked to stop.
     fn stopped(&self, job: &Arc<RunningJob>);
+
+    /// Chunks of a job were acknowledged.
+    fn acknowledged(&self) {}
 }
 
 /// A job: its shared state, and the job object as the queue sent it.

@@ -37,6 +37,7 @@ impl<H: Handler> Program for OneByOne<H> {
             version: H::VERSION,
             idempotent: H::IDEMPOTENT,
             max_batch_items: None,
+            max_waiting_items: None,
         })
     }
 

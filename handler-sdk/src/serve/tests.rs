@@ -2,6 +2,7 @@
 
 mod batches;
 mod loading;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -53,6 +54,7 @@ impl Worker {
             output_schema: Value::Null,
             chunk_schema: None,
             max_batch_items: None,
+            max_waiting_items: None,
         };
         let mut this = Self { stream: ours, decoder: Decoder::new(), handler, manifest };
         let (hello, payload) = this.receive();

@@ -61,6 +61,7 @@ pub(crate) fn say_hello(protocol: u32) -> io::Result<()> {
         output_schema: Value::Bool(true),
         chunk_schema: Some(Value::Bool(true)),
         max_batch_items: None,
+        max_waiting_items: None,
     };
     let hello = ToSupervisor::Hello { protocol, sdk_version: "raw".to_owned() };
     send(&hello, &serde_json::to_vec(&manifest)?)

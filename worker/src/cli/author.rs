@@ -32,6 +32,8 @@ pub enum HandlerKind {
     Handler,
     /// A model that is faster with several jobs at once
     Batch,
+    /// A model that computes in steps, such as a decoder
+    Step,
 }
 
 /// Where a new crate takes the SDK from.

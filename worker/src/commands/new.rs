@@ -43,7 +43,7 @@ pub enum NewError {
     #[error("{} exists and is not empty: name a folder that does not exist yet", .0.display())]
     Exists(PathBuf),
     /// A function has nowhere to keep a model.
-    #[error("--kind function has no model, so it needs no --torch: use --kind handler or --kind batch")]
+    #[error("--kind function has no model, so it needs no --torch: use --kind handler, batch or step")]
     NoModel,
     /// There is no SDK to depend on.
     #[error(transparent)]
@@ -145,6 +145,8 @@ mod tests {
             (HandlerKind::Handler, true),
             (HandlerKind::Batch, false),
             (HandlerKind::Batch, true),
+            (HandlerKind::Step, false),
+            (HandlerKind::Step, true),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("my-handler");

@@ -72,6 +72,7 @@ fn the_wire_form_of_every_message_stays_the_same() {
                 output_schema: json!(true),
                 chunk_schema: Some(json!({"type": "string"})),
                 max_batch_items: Some(32),
+                max_waiting_items: Some(8),
             },
             [
                 CheckReport::ok("memory", "12 GiB available"),
@@ -102,8 +103,8 @@ fn an_error_kind_has_the_same_name_everywhere() {
 }
 
 #[test]
-fn a_process_has_a_slot_for_every_job_of_its_batches_and_of_one_that_waits() {
-    let manifest = |max_batch_items| Manifest {
+fn a_process_has_a_slot_for_every_job_that_its_models_run_and_for_those_that_wait() {
+    let manifest = |max_batch_items, max_waiting_items| Manifest {
         name: String::new(),
         version: String::new(),
         idempotent: false,
@@ -112,8 +113,10 @@ fn a_process_has_a_slot_for_every_job_of_its_batches_and_of_one_that_waits() {
         output_schema: json!(true),
         chunk_schema: None,
         max_batch_items,
+        max_waiting_items,
     };
-    assert_eq!((manifest(None).slots(1), manifest(None).slots(3)), (1, 3));
-    assert_eq!((manifest(Some(8)).slots(1), manifest(Some(8)).slots(3)), (16, 32));
-    assert_eq!(manifest(Some(u32::MAX)).slots(2), u32::MAX);
+    assert_eq!((manifest(None, None).slots(1), manifest(None, None).slots(3)), (1, 3));
+    assert_eq!((manifest(Some(8), None).slots(1), manifest(Some(8), None).slots(3)), (16, 32));
+    assert_eq!((manifest(Some(8), Some(2)).slots(1), manifest(Some(8), Some(2)).slots(3)), (10, 26));
+    assert_eq!(manifest(Some(u32::MAX), None).slots(2), u32::MAX);
 }

@@ -6,14 +6,17 @@ use bytes::Bytes;
 use runpod_handler_protocol::records::BATCH_ITEMS;
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
-use super::pool::{Pool, Task, WaitingJob};
 use crate::batch::{BatchHandler, BatchItem};
 use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::job::Job;
 use crate::panics;
 use crate::serve::exit::Exit;
-use crate::serve::loading::{self, LoadFailed, Loaded, SlotSetup};
+use crate::serve::loading::{self, Loaded, SlotSetup};
+use crate::serve::pooled;
+use crate::serve::pooled::intake::Reader;
+use crate::serve::pooled::pool::{Pool, Task, WaitingJob};
+use crate::serve::pooled::waiting::Load;
 use crate::serve::reply::{Reply, not_run};
 use crate::text::log;
 
@@ -36,12 +39,17 @@ enum Attempt {
 }
 
 /// Runs batches until the pool is closed and empty; returns why the process must exit otherwise.
-pub(crate) fn run_model<B: BatchHandler>(slot: u32, setup: &SlotSetup, pool: &Pool<B::Input>) -> Result<(), Exit> {
+pub(crate) fn run_model<B: BatchHandler>(
+    slot: u32,
+    setup: &SlotSetup,
+    _: &Reader<B::Input>,
+    pool: &Pool<B::Input>,
+) -> Result<(), Exit> {
     let _guard = loading::prepare_thread(setup)?;
     let loaded = loading::load(slot, setup, B::load, B::warm_up)?;
     let mut model = Model { slot, setup, pool, loaded };
     loop {
-        match pool.take(slot) {
+        match pool.take(slot, Load::default()) {
             Task::Run(jobs) => model = model.run(jobs)?,
             Task::Probe(slot) => loading::probe(slot, setup, &model.loaded.memory),
             Task::End => break,
@@ -49,12 +57,6 @@ pub(crate) fn run_model<B: BatchHandler>(slot: u32, setup: &SlotSetup, pool: &Po
     }
     loading::discard(model.loaded.handler);
     Ok(())
-}
-
-impl From<LoadFailed> for Exit {
-    fn from(_: LoadFailed) -> Self {
-        Self::LoadFailed
-    }
 }
 
 impl<B: BatchHandler> Model<'_, B> {
@@ -160,22 +162,15 @@ impl<B: BatchHandler> Model<'_, B> {
     ) {
         let BatchItem { input, job, .. } = item;
         drop(input);
-        let running = job.running();
         job.record(BATCH_ITEMS, size as f64);
-        let refresh = job.refresh_requested();
-        let records = job.into_records();
-        let reply = Reply { running: &running, result, panicked, reloading: false, refresh, records };
-        reply.send(&self.setup.jobs, &self.setup.queue, Some(&self.loaded.memory));
+        pooled::reply(self.setup, &self.loaded.memory, job, result, panicked);
     }
 
     /// Builds the model again after a panic. Jobs keep coming meanwhile, and wait.
     fn reload(self) -> Result<Self, Exit> {
         let Self { slot, setup, pool, loaded } = self;
         loading::discard(loaded.handler);
-        let (loaded, _) = loading::build(slot, setup, B::load, B::warm_up).map_err(|error| {
-            log(format_args!("slot {slot} cannot load its model again after a panic: {}", error.message()));
-            Exit::LoadFailed
-        })?;
+        let loaded = loading::reload(slot, setup, B::load, B::warm_up)?;
         Ok(Self { slot, setup, pool, loaded })
     }
 }

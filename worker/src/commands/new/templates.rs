@@ -51,6 +51,12 @@ const BATCH: &[Template] = templates! {
     "test_input.json" = "common/names.json",
 };
 
+const STEP: &[Template] = templates! {
+    "src/handler.rs" = "plain/step.rs",
+    "src/main.rs" = "common/main.rs",
+    "test_input.json" = "common/names.json",
+};
+
 const TORCH: &[Template] = templates! {
     ".cargo/config.toml" = "torch/cargo-config.toml",
     ".cargo/with-libtorch.sh" = "torch/with-libtorch.sh" executable,
@@ -62,6 +68,7 @@ const TORCH: &[Template] = templates! {
 
 const TORCH_HANDLER: &[Template] = templates! { "src/handler.rs" = "torch/handler.rs" };
 const TORCH_BATCH: &[Template] = templates! { "src/handler.rs" = "torch/batch.rs" };
+const TORCH_STEP: &[Template] = templates! { "src/handler.rs" = "torch/step.rs" };
 
 /// The release of `tch` that the SDK is built with.
 pub(super) const TCH: &str = "0.24.0";
@@ -85,9 +92,11 @@ impl NewCrate<'_> {
             (false, HandlerKind::Function) => [FUNCTION, &[]],
             (false, HandlerKind::Handler) => [HANDLER, &[]],
             (false, HandlerKind::Batch) => [BATCH, &[]],
+            (false, HandlerKind::Step) => [STEP, &[]],
             // A function has no model; `new` refuses it.
             (true, HandlerKind::Function | HandlerKind::Handler) => [TORCH, TORCH_HANDLER],
             (true, HandlerKind::Batch) => [TORCH, TORCH_BATCH],
+            (true, HandlerKind::Step) => [TORCH, TORCH_STEP],
         };
         COMMON.iter().chain(own.into_iter().flatten())
     }
@@ -121,7 +130,7 @@ impl NewCrate<'_> {
             (
                 "{{libtorch}}",
                 with_torch(
-                    "runpod-worker libtorch                             # once; --variant cuda on a machine with a GPU\n",
+                    "runpod-worker libtorch     # once; --variant cuda on a machine with a GPU\n",
                 ),
             ),
             ("{{base}}", base.to_owned()),
@@ -143,6 +152,7 @@ impl NewCrate<'_> {
         match self.kind {
             HandlerKind::Function | HandlerKind::Handler => "serve",
             HandlerKind::Batch => "serve_batch",
+            HandlerKind::Step => "serve_step",
         }
     }
 

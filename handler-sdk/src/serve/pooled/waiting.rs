@@ -1,9 +1,22 @@
-//! The jobs that wait for a batch, and which of them form the next one. Pure: the time is a parameter.
+//! The jobs that wait for a model, and which of them run next. Pure: the time is a parameter.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::batch::BatchLimits;
+/// How many jobs may run together, and how long the oldest one may wait for others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) items: u32,
+    pub(crate) cost: u64,
+    pub(crate) wait: Duration,
+}
+
+/// The jobs that run on a model already, beside which others may start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) items: usize,
+    pub(crate) cost: u64,
+}
 
 /// Waiting items, oldest first.
 #[derive(Debug)]
@@ -26,7 +39,7 @@ pub(crate) enum Next<T> {
     Run(Vec<T>),
     /// Wait for more items, but not longer than this.
     Wait(Duration),
-    /// Nothing waits.
+    /// Nothing waits, or the oldest item waits until one of those that run has ended.
     Idle,
 }
 
@@ -47,24 +60,35 @@ impl<K: PartialEq, T> Waiting<K, T> {
         self.entries.remove(at).map(|entry| entry.item)
     }
 
-    /// Forms the next batch: the oldest item, and the items with the same key in the order of their arrival, until one does not
-    /// fit. The batch waits for more items until it is full, or its oldest item has waited for long enough.
-    pub(crate) fn next(&mut self, now: Instant, limits: &BatchLimits, budget: u64) -> Next<T> {
+    /// Returns an item that was taken out, to a place before all others.
+    pub(crate) fn put_back(&mut self, key: K, cost: u64, since: Instant, item: T) {
+        self.entries.push_front(Entry { key, cost, since, item });
+    }
+
+    /// The items that run next, together and beside the `load`: the oldest item, and the items with the same key in the order of
+    /// their arrival, until one does not fit. They wait for more items until there is no room for another, or the oldest has
+    /// waited for long enough. No item overtakes an older one that does not fit beside the load.
+    pub(crate) fn next(&mut self, now: Instant, bounds: &Bounds, budget: u64, load: Load) -> Next<T> {
         let Some(oldest) = self.entries.front() else { return Next::Idle };
-        let (mut members, mut cost, mut full) = (Vec::new(), 0u64, false);
+        let room = (bounds.items as usize).saturating_sub(load.items);
+        let (mut members, mut cost, mut full) = (Vec::new(), load.cost, false);
         for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.key == oldest.key) {
             let with = cost.saturating_add(entry.cost);
-            full = !members.is_empty() && with > budget || members.len() >= limits.max_items() as usize;
+            let is_alone = load.items == 0 && members.is_empty();
+            full = !is_alone && with > budget || members.len() >= room;
             if full {
                 break;
             }
             members.push(index);
             cost = with;
         }
-        full |= members.len() >= limits.max_items() as usize || cost >= budget;
+        if members.is_empty() {
+            return Next::Idle;
+        }
+        full |= members.len() >= room || cost >= budget;
         let waited = now.saturating_duration_since(oldest.since);
-        if !full && waited < limits.max_wait() {
-            return Next::Wait(limits.max_wait() - waited);
+        if !full && waited < bounds.wait {
+            return Next::Wait(bounds.wait - waited);
         }
         let mut items = Vec::with_capacity(members.len());
         // From the back, so that the other positions stay valid.

@@ -2,6 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn bounds(items: u32, wait: Duration) -> Bounds {
+    Bounds { items, cost: u64::MAX, wait }
+}
+
 /// One step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
@@ -26,10 +30,10 @@ fn step() -> impl Strategy<Value = Step> {
 type Pending = Vec<(usize, u8, u64, Instant)>;
 
 /// Compares a batch with the items that wait.
-fn verify(items: &[usize], pending: &mut Pending, limits: &BatchLimits, budget: u64) -> Result<(), TestCaseError> {
+fn verify(items: &[usize], pending: &mut Pending, limits: &Bounds, budget: u64) -> Result<(), TestCaseError> {
     let oldest = pending[0];
     prop_assert_eq!(items[0], oldest.0, "nobody starves: the oldest item is in the next batch");
-    prop_assert!(items.len() <= limits.max_items() as usize);
+    prop_assert!(items.len() <= limits.items as usize);
     let same_key: Vec<usize> =
         pending.iter().filter(|(_, key, ..)| *key == oldest.1).map(|(number, ..)| *number).collect();
     prop_assert_eq!(items, &same_key[..items.len()], "the order is kept within a key, and keys do not mix");
@@ -46,7 +50,7 @@ proptest! {
         max_items in 1u32..6,
         wait_millis in prop_oneof![Just(0u64), 1u64..20],
     ) {
-        let limits = BatchLimits::items(max_items).wait(Duration::from_millis(wait_millis));
+        let limits = bounds(max_items, Duration::from_millis(wait_millis));
         let (mut waiting, mut pending) = (Waiting::default(), Pending::new());
         let (mut now, mut budget, mut arrived) = (Instant::now(), 50u64, 0usize);
         for step in steps {
@@ -64,46 +68,46 @@ proptest! {
                 }
                 Step::Pass { millis } => now += Duration::from_millis(millis),
                 Step::SetBudget { budget: new } => budget = new,
-                Step::RunBatch => match waiting.next(now, &limits, budget) {
+                Step::RunBatch => match waiting.next(now, &limits, budget, Load::default()) {
                     Next::Idle => prop_assert!(pending.is_empty()),
                     Next::Wait(time) => {
                         let since = pending[0].3;
-                        prop_assert_eq!(now + time, since + limits.max_wait(), "nobody waits longer than the limit");
+                        prop_assert_eq!(now + time, since + limits.wait, "nobody waits longer than the limit");
                     }
                     Next::Run(items) => verify(&items, &mut pending, &limits, budget)?,
                 },
             }
         }
         // Without a new arrival everything that waits runs.
-        now += limits.max_wait();
+        now += limits.wait;
         while !pending.is_empty() {
-            match waiting.next(now, &limits, budget) {
+            match waiting.next(now, &limits, budget, Load::default()) {
                 Next::Run(items) => verify(&items, &mut pending, &limits, budget)?,
                 other => prop_assert!(false, "{:?} with {} pending", other, pending.len()),
             }
         }
-        prop_assert_eq!(waiting.next(now, &limits, budget), Next::Idle);
+        prop_assert_eq!(waiting.next(now, &limits, budget, Load::default()), Next::Idle);
     }
 }
 
 #[test]
 fn an_idle_model_runs_a_single_item_at_once() {
-    let (limits, now) = (BatchLimits::items(8), Instant::now());
+    let (limits, now) = (bounds(8, Duration::ZERO), Instant::now());
     let mut waiting = Waiting::default();
     waiting.push((), 1, now, 'a');
-    assert_eq!(waiting.next(now, &limits, u64::MAX), Next::Run(vec!['a']));
-    assert_eq!(waiting.next(now, &limits, u64::MAX), Next::Idle);
+    assert_eq!(waiting.next(now, &limits, u64::MAX, Load::default()), Next::Run(vec!['a']));
+    assert_eq!(waiting.next(now, &limits, u64::MAX, Load::default()), Next::Idle);
 }
 
 #[test]
 fn a_full_batch_does_not_wait() {
-    let (limits, now) = (BatchLimits::items(2).wait(Duration::from_secs(1)), Instant::now());
+    let (limits, now) = (bounds(2, Duration::from_secs(1)), Instant::now());
     let mut waiting = Waiting::default();
     waiting.push((), 1, now, 'a');
-    assert_eq!(waiting.next(now, &limits, 10), Next::Wait(Duration::from_secs(1)));
+    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Wait(Duration::from_secs(1)));
     waiting.push((), 1, now, 'b');
-    assert_eq!(waiting.next(now, &limits, 10), Next::Run(vec!['a', 'b']));
+    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['a', 'b']));
     waiting.push((), 9, now, 'c');
     waiting.push((), 2, now, 'd');
-    assert_eq!(waiting.next(now, &limits, 10), Next::Run(vec!['c']));
+    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['c']));
 }

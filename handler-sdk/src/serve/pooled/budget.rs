@@ -1,28 +1,28 @@
-//! The cost that a batch may have now: less after running out of memory, then slowly more.
+//! The cost that jobs which run together may have now: less after running out of memory, then slowly more.
 
 /// A cost limit that adapts to the memory of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CostBudget {
     max: u64,
     now: u64,
-    /// How much the budget grows after a large batch without an error.
+    /// How much the budget grows when jobs of a high cost have run together without an error.
     step: u64,
 }
 
 impl CostBudget {
-    /// How many large batches it takes to grow back from the smallest budget.
+    /// How many such runs it takes to grow back from the smallest budget.
     const STEPS: u64 = 64;
 
     pub(crate) fn new(max: u64) -> Self {
         Self { max, now: max, step: 1 }
     }
 
-    /// The most that a batch may cost now. A single item may cost more.
+    /// The most that jobs may cost together now. A single job may cost more.
     pub(crate) fn now(&self) -> u64 {
         self.now
     }
 
-    /// A batch of this cost ran out of memory.
+    /// Jobs of this cost ran out of memory together.
     pub(crate) fn shrink(&mut self, cost: u64) {
         let before = self.now.min(cost);
         // Derived from what failed, because the maximum may be unlimited.
@@ -30,7 +30,7 @@ impl CostBudget {
         self.now = (before / 2).max(1);
     }
 
-    /// A batch of this cost completed. A small one proves nothing about a larger budget.
+    /// Jobs of this cost ran together without an error. A low cost proves nothing about a larger budget.
     pub(crate) fn grow(&mut self, cost: u64) {
         if self.now < self.max && cost >= self.now / 2 {
             self.now = self.now.saturating_add(self.step).min(self.max);

@@ -1,0 +1,301 @@
+//! The thread of one model: lets jobs join, advances all of them by a step, and lets those that have ended leave.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use runpod_handler_protocol::records::BATCH_ITEMS;
+use runpod_handler_protocol::{ErrorKind, ToSupervisor};
+
+use crate::encode::encode;
+use crate::error::HandlerError;
+use crate::job::Job;
+use crate::panics;
+use crate::serve::exit::Exit;
+use crate::serve::loading::{self, Loaded, SlotSetup};
+use crate::serve::pooled;
+use crate::serve::pooled::intake::Reader;
+use crate::serve::pooled::pool::{Pool, Task, WaitingJob};
+use crate::serve::pooled::waiting::Load;
+use crate::serve::program::ReceivedJob;
+use crate::serve::reply::{Reply, not_run};
+use crate::step::{Running, StepHandler};
+use crate::text::log;
+
+type Waiting<H> = Vec<WaitingJob<<H as StepHandler>::Input>>;
+
+/// A loaded model, the jobs that it runs, and what it works with.
+struct Model<'a, H: StepHandler> {
+    slot: u32,
+    setup: &'a SlotSetup,
+    reader: &'a Reader<H::Input>,
+    pool: &'a Pool<H::Input>,
+    loaded: Loaded<H>,
+    /// In the order in which they joined, but those that sit out the step are last.
+    running: Vec<Running<H>>,
+    /// How many have joined so far.
+    joined: u64,
+    /// Jobs of a step that failed. Each group runs without any other job; the last one first.
+    suspects: Vec<Waiting<H>>,
+    /// User code panicked: the model is built again once no job runs.
+    is_spoiled: bool,
+}
+
+/// Runs jobs until the pool is closed and empty; returns why the process must exit otherwise.
+pub(crate) fn run_model<H: StepHandler>(
+    slot: u32,
+    setup: &SlotSetup,
+    reader: &Reader<H::Input>,
+    pool: &Pool<H::Input>,
+) -> Result<(), Exit> {
+    let _guard = loading::prepare_thread(setup)?;
+    let loaded = loading::load(slot, setup, H::load, H::warm_up)?;
+    let (running, suspects) = (Vec::new(), Vec::new());
+    let mut model = Model { slot, setup, reader, pool, loaded, running, joined: 0, suspects, is_spoiled: false };
+    loop {
+        if model.is_spoiled && model.running.is_empty() {
+            model = model.reload()?;
+        }
+        // Counted before anything is looked at, so that no change is missed.
+        let changes = pool.changes();
+        if !model.let_jobs_join() {
+            break;
+        }
+        model.settle();
+        model.step_or_wait(changes)?;
+        model.settle();
+    }
+    loading::discard(model.loaded.handler);
+    Ok(())
+}
+
+impl<H: StepHandler> Model<'_, H> {
+    /// Admits the jobs for which there is room. `false` when the pool is closed and empty, and no job runs.
+    fn let_jobs_join(&mut self) -> bool {
+        if self.is_spoiled || self.running.iter().any(|one| one.is_suspect) {
+            return true;
+        }
+        if let Some(jobs) = self.suspects.pop() {
+            self.admit(jobs, true);
+            return true;
+        }
+        match self.pool.take(self.slot, load_of(&self.running)) {
+            Task::Run(jobs) => self.admit(jobs, false),
+            Task::Probe(slot) => loading::probe(slot, self.setup, &self.loaded.memory),
+            Task::End => return false,
+        }
+        true
+    }
+
+    fn admit(&mut self, jobs: Waiting<H>, is_suspect: bool) {
+        let mut jobs = jobs.into_iter();
+        while let Some(job) = jobs.next() {
+            let returned = self.admit_one(job, is_suspect);
+            if returned.is_some() || self.is_spoiled {
+                let left: Waiting<H> = returned.into_iter().chain(jobs).collect();
+                return if is_suspect { self.suspects.push(left) } else { self.wait_again(left) };
+            }
+        }
+    }
+
+    /// Admits a job, or ends it. Returns it when it must wait for more memory.
+    fn admit_one(&mut self, job: WaitingJob<H::Input>, is_suspect: bool) -> Option<WaitingJob<H::Input>> {
+        let WaitingJob { running, fields, input, cost, payload, .. } = job;
+        if let Some(stopped) = running.stopped() {
+            Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
+            return None;
+        }
+        if self.running.is_empty() {
+            self.loaded.memory.begin(self.setup.models == 1);
+        }
+        // The worker must know who runs before user code can crash the process.
+        let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+        self.setup.queue.push(&started, Bytes::new());
+        let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
+        self.setup.queue.flush(job.remaining());
+        #[cfg(feature = "tracing")]
+        let _span = crate::events::job_span(job.id()).entered();
+        let handler = &mut self.loaded.handler;
+        let error = match panics::catch("the handler", || handler.admit(input, &job)) {
+            Ok(Ok(sequence)) => {
+                let number = self.joined;
+                self.joined += 1;
+                self.running.push(Running::new(sequence, job, cost, payload, number, is_suspect));
+                return None;
+            }
+            Ok(Err(error)) => error,
+            Err(error) => {
+                self.is_spoiled = true;
+                self.reply(job, Err(error), true);
+                return None;
+            }
+        };
+        if error.apparent_kind() == Some(ErrorKind::Oom) {
+            self.pool.out_of_memory(load_of(&self.running).cost.saturating_add(cost));
+            self.loaded.memory.empty_cache();
+            if !self.running.is_empty() {
+                return self.again_or_fail(job, payload, &error, false);
+            }
+        }
+        self.reply(job, Err(error), false);
+        None
+    }
+
+    /// Ends the jobs that have a result, and those that must stop.
+    fn settle(&mut self) {
+        let cost = load_of(&self.running).cost;
+        for one in &mut self.running {
+            if let (None, Err(stopped)) = (&one.end, one.job.stop_point()) {
+                let message = format!("{stopped} (steps taken: {})", one.steps);
+                one.end = Some(Err(HandlerError::new(stopped.kind(), message)));
+            }
+        }
+        let ended: Vec<Running<H>> = self.running.extract_if(.., |one| one.end.is_some()).collect();
+        for Running { sequence, job, steps, company, end, .. } in ended {
+            loading::discard(sequence);
+            if steps > 0 {
+                job.record(BATCH_ITEMS, company as f64 / steps as f64);
+            }
+            let Some(end) = end else { continue };
+            if end.is_ok() {
+                self.pool.completed(cost);
+            }
+            let result = end.and_then(|output| Ok(panics::catch("the handler", || encode("output", &output))??));
+            self.reply(job, result, false);
+        }
+        let is_stopped = |job: &mut WaitingJob<H::Input>| job.running.stopped().is_some();
+        let stopped = self.suspects.iter_mut().flat_map(|jobs| jobs.extract_if(.., is_stopped));
+        for job in stopped.collect::<Waiting<H>>() {
+            self.drop_stopped(&job);
+        }
+        self.suspects.retain(|jobs| !jobs.is_empty());
+    }
+
+    /// Advances the jobs that can take a step. When there is none, waits until that may have changed.
+    fn step_or_wait(&mut self, changes: u64) -> Result<(), Exit> {
+        let ready = self.line_up();
+        if ready == 0 {
+            if let Some(deadline) = self.running.iter().map(|one| one.job.deadline()).min() {
+                self.pool.wait_for_change(changes, deadline);
+            }
+            return Ok(());
+        }
+        let (handler, steppers) = (&mut self.loaded.handler, &mut self.running[..ready]);
+        #[cfg(feature = "tracing")]
+        let _span = match &*steppers {
+            [one] => Some(crate::events::job_span(one.job.id()).entered()),
+            _ => None,
+        };
+        match panics::catch("the handler", || handler.step(steppers)) {
+            Ok(Ok(())) => {
+                for one in &mut self.running[..ready] {
+                    one.steps += 1;
+                    one.company += ready as u64;
+                }
+                Ok(())
+            }
+            Ok(Err(error)) => self.step_failed(ready, &error, false),
+            Err(error) => self.step_failed(ready, &error, true),
+        }
+    }
+
+    /// Sorts the jobs that take the next step to the front, and returns their number. A job sits out while too many of its chunks
+    /// are unacknowledged, and while suspects run without the others.
+    fn line_up(&mut self) -> usize {
+        let suspects_only = self.running.iter().any(|one| one.is_suspect);
+        for one in &mut self.running {
+            one.sits_out = suspects_only && !one.is_suspect || !one.job.running().has_room();
+        }
+        self.running.sort_by_key(|one| (one.sits_out, one.number));
+        self.running.partition_point(|one| !one.sits_out)
+    }
+
+    /// A step has failed as a whole: drops its sequences, and decides which of their jobs run again. After a panic all sequences
+    /// are dropped, because they belong to the model.
+    fn step_failed(&mut self, steppers: usize, error: &HandlerError, panicked: bool) -> Result<(), Exit> {
+        self.settle();
+        let kind = error.apparent_kind();
+        // This process can no longer find out which job is the cause: the worker runs each of them alone.
+        if kind == Some(ErrorKind::DeviceLost) && steppers > 1 && !self.loaded.memory.works() {
+            log(format_args!("the device was lost in a step of {steppers} jobs: {}", error.message()));
+            return Err(Exit::DeviceLost);
+        }
+        let failed: Vec<Running<H>> = self.running.extract_if(.., |one| panicked || !one.sits_out).collect();
+        let cost = load_of(&failed).cost;
+        let mut again = Vec::with_capacity(failed.len());
+        for Running { sequence, job, payload, .. } in failed {
+            loading::discard(sequence);
+            if steppers > 1 {
+                again.extend(self.again_or_fail(job, payload, error, panicked));
+            } else {
+                self.reply(job, Err(error.clone()), panicked);
+            }
+        }
+        self.is_spoiled |= panicked;
+        if kind == Some(ErrorKind::Oom) {
+            self.pool.out_of_memory(cost);
+            self.loaded.memory.empty_cache();
+            self.wait_again(again);
+        } else {
+            let second = again.split_off(again.len().div_ceil(2));
+            self.suspects.extend([second, again]);
+        }
+        Ok(())
+    }
+
+    /// Reads a job again, so that it can run again from its input. One that has streamed, or must stop, fails with this error.
+    fn again_or_fail(
+        &self,
+        job: Job<H::Chunk>,
+        payload: Bytes,
+        error: &HandlerError,
+        panicked: bool,
+    ) -> Option<WaitingJob<H::Input>> {
+        if job.has_streamed() || job.is_stopped() {
+            self.reply(job, Err(error.clone()), panicked);
+            return None;
+        }
+        let running = job.running();
+        // With its temporary directory and its records.
+        drop(job);
+        match self.reader.read(ReceivedJob { running: Arc::clone(&running), payload }) {
+            Ok(job) => Some(job),
+            Err(error) => {
+                Reply::failure(&running, error).send(&self.setup.jobs, &self.setup.queue, None);
+                None
+            }
+        }
+    }
+
+    /// Returns jobs to the pool. A stop that came before found them nowhere.
+    fn wait_again(&self, jobs: Waiting<H>) {
+        let running: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.running)).collect();
+        self.pool.put_back(jobs);
+        for job in running.iter().filter(|job| job.stopped().is_some()) {
+            if let Some(job) = self.pool.remove(job) {
+                self.drop_stopped(&job);
+            }
+        }
+    }
+
+    fn drop_stopped(&self, job: &WaitingJob<H::Input>) {
+        if let Some(stopped) = job.running.stopped() {
+            Reply::failure(&job.running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
+        }
+    }
+
+    fn reply(&self, job: Job<H::Chunk>, result: Result<Bytes, HandlerError>, panicked: bool) {
+        pooled::reply(self.setup, &self.loaded.memory, job, result, panicked);
+    }
+
+    /// Builds the model again after a panic. Jobs keep coming meanwhile, and wait.
+    fn reload(self) -> Result<Self, Exit> {
+        loading::discard(self.loaded.handler);
+        let loaded = loading::reload(self.slot, self.setup, H::load, H::warm_up)?;
+        Ok(Self { loaded, is_spoiled: false, ..self })
+    }
+}
+
+fn load_of<H: StepHandler>(running: &[Running<H>]) -> Load {
+    let cost = running.iter().fold(0, |cost: u64, one| cost.saturating_add(one.cost));
+    Load { items: running.len(), cost }
+}
