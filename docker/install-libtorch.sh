@@ -4,7 +4,7 @@
 #   docker/install-libtorch.sh [--variant cpu|cuda] [--prefix DIR]
 #
 # Without --variant an existing installation keeps its variant, and a new one is cpu. The default DIR is .libtorch at the root of
-# the repository.
+# the repository. `runpod-worker libtorch` contains this script and runs it for crates elsewhere.
 #
 # libtorch comes from the wheels that PyTorch publishes, because every mirror of Python packages has them, and they contain the
 # same headers and libraries as the zip files. libtorch's own run path ($ORIGIN/../../nvidia/…) depends on this layout:
@@ -12,7 +12,7 @@
 #   DIR/torch/{include,lib,share}   DIR/nvidia/*/lib   DIR/stamp
 #
 # A second run is instant and needs no network. Files are downloaded beside DIR and moved into place at the end, so an interrupted
-# run leaves nothing half-installed.
+# run leaves nothing half-installed. It leaves the packages that it has downloaded in DIR.downloads, and the next run goes on there.
 set -euo pipefail
 
 torch_version=2.11.0
@@ -47,7 +47,9 @@ fail() {
 }
 
 variant=
-prefix="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.libtorch"
+prefix=
+# Without a file of its own it is run by the worker, which names the folder.
+[[ -z ${BASH_SOURCE[0]:-} ]] || prefix="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.libtorch"
 while (($#)); do
     case $1 in
     --variant) variant=${2:-} && shift 2 || fail '--variant needs a value: cpu or cuda' ;;
@@ -103,19 +105,30 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-printf '%s' "$wheels" >"$work/wheels.txt"
-say "downloading $(grep -c == "$work/wheels.txt") packages for $torch_version ($variant)"
 # The wheels are those of one fixed interpreter, whatever python3 is here: only their C++ part is used.
-# TMPDIR keeps pip's temporary copies on this file system; its cache would store everything a second time.
-mkdir "$work/tmp"
-TMPDIR="$work/tmp" python3 -m pip install --no-deps --require-hashes --no-compile --no-cache-dir --only-binary=:all: \
-    --disable-pip-version-check --root-user-action=ignore \
-    --python-version 3.11 --implementation cp \
-    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 \
-    --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 --platform manylinux2010_x86_64 \
-    --platform manylinux1_x86_64 \
-    --target "$work/wheels" --requirement "$work/wheels.txt" ||
-    fail 'the download failed: see the lines above; nothing was installed, run again to retry'
+platform=(--no-deps --require-hashes --only-binary=:all: --disable-pip-version-check --python-version 3.11 --implementation cp
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64
+    --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 --platform manylinux2010_x86_64
+    --platform manylinux1_x86_64)
+downloads=$prefix.downloads
+mkdir -p "$downloads" "$work/tmp"
+printf '%s' "$wheels" | grep == >"$work/wheels.txt"
+count=$(grep -c == "$work/wheels.txt")
+say "downloading $count packages for $torch_version ($variant) into $prefix"
+number=0
+while read -r package; do
+    number=$((number + 1))
+    say "$number of $count: ${package%% *}"
+    printf '%s\n' "$package" >"$work/one.txt"
+    # pip checks the hash, also of a file that is there already. TMPDIR keeps its temporary copies on this file system; its cache
+    # would store everything a second time.
+    TMPDIR="$work/tmp" python3 -m pip download --no-cache-dir "${platform[@]}" --dest "$downloads" --requirement "$work/one.txt" ||
+        fail "the download failed: see the lines above; run again to go on with package $number of $count"
+done <"$work/wheels.txt"
+say 'unpacking'
+TMPDIR="$work/tmp" python3 -m pip install --quiet --no-index --find-links "$downloads" --no-compile --no-cache-dir \
+    --root-user-action=ignore "${platform[@]}" --target "$work/wheels" --requirement "$work/wheels.txt" ||
+    fail 'the packages cannot be unpacked: see the lines above'
 
 # Moves the parts that C++ programs use out of the unpacked wheels. Paths may be patterns; each must match something.
 keep() {
@@ -150,5 +163,6 @@ if [[ -n $installed ]]; then
 fi
 [[ ! -d $prefix ]] || rmdir "$prefix"
 mv "$work/new" "$prefix"
+rm -rf "$downloads"
 say "$torch_version ($variant) installed in $prefix: $(du -sh "$prefix" | cut -f1)"
 (cd "$prefix" && du -sh torch/lib torch/include nvidia | sed 's/^/libtorch:   /')

@@ -401,7 +401,10 @@ const CHECKLIST: &[(u16, &str, Proof)] = &[
     (
         147,
         "--rp_serve_api serves a local API",
-        Not("`runpod-endpoint dev` is the local API, and the worker behind it is the one of production"),
+        Partly(
+            &["the_local_api_of_a_python_worker_runs_jobs"],
+            "the worker has /runsync and names `runpod-endpoint dev` for the others, behind which it is the one of production",
+        ),
     ),
     (
         148,

@@ -79,3 +79,44 @@ async fn a_worker_that_asks_to_be_replaced_may_finish_its_other_jobs() {
     let next = client.run(json!({"do": "ok"})).await;
     assert_ne!(next["output"]["pid"], weary["output"]["pid"], "and is replaced then");
 }
+
+/// Puts another program into the place of a handler, as a linker does.
+fn install(program: &str, handler: &std::path::Path) {
+    let new = handler.with_extension("new");
+    std::fs::copy(binary(program), &new).unwrap();
+    std::fs::rename(new, handler).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_is_built_anew_is_started_anew_and_no_job_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let handler = folder.path().join("handler");
+    install("puppet-handler", &handler);
+    let address = format!("127.0.0.1:{}", free_port());
+    let args = ["dev", "--bind", &address, "--worker-http-port", "0", "--", &handler.to_string_lossy()];
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+    let dev = Daemon::start("dev", &binary("runpod-endpoint"), &args, &[]);
+    let base = format!("http://{address}/v2/local");
+    eventually("the endpoint to answer", || async { reqwest::get(format!("{base}/health")).await.ok() }).await;
+    let client = Client::new(&base);
+    let first = client.run(json!({"do": "ok"})).await;
+
+    let running = client.submit(json!({"do": "sleep_ms", "ms": 3000})).await;
+    client.reaches(&running, "IN_PROGRESS").await;
+    let waiting = client.submit(json!({"do": "ok"})).await;
+    install("puppet-handler", &handler);
+    dev.logs("The handler program has changed").await;
+    let (running, waiting) = (client.finished(&running).await, client.finished(&waiting).await);
+    assert_eq!((&running["status"], &running["output"]["pid"]), (&json!("COMPLETED"), &first["output"]["pid"]));
+    assert_eq!(waiting["status"], "COMPLETED", "{waiting}");
+    assert_ne!(waiting["output"]["pid"], first["output"]["pid"], "it ran in the new program");
+
+    // Another handler: its input is suggested, and what is suggested works.
+    install("echo", &handler);
+    dev.logs("\"input\":{\"text\"").await;
+    let log = dev.log();
+    let suggested = log.lines().rev().find_map(|line| line.split_once("Try: ")).unwrap().1;
+    let answer = end_to_end_tests::run_tool("/bin/sh", &["-c", suggested]);
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(answer.contains("COMPLETED") && answer.contains("\"output\":{\"text\":\"text\"}"), "{suggested}: {answer}");
+}

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use end_to_end_tests::{Stack, WorkerOptions, binary, run_tool, run_tool_in};
+use end_to_end_tests::{Daemon, Stack, WorkerOptions, binary, eventually, free_port, run_tool, run_tool_in};
 use serde_json::{Value, json};
 
 fn worker(args: &[&str]) -> Output {
@@ -59,6 +59,48 @@ fn without_a_queue_one_local_job_is_run() {
     assert_eq!(run(&["test"]), (json!("local_test"), json!("file")));
     let given = r#"{"id": "mine", "input": {"text": "flag"}}"#;
     assert_eq!(run(&["test", "--test_input", given]), (json!("mine"), json!("flag")));
+    // As a Python worker is tried, also where there is a queue.
+    assert_eq!(run(&["run", "--rp_log_level", "INFO", "--test_input", given]), (json!("mine"), json!("flag")));
+}
+
+/// What cannot succeed is tried once, and what is wrong with device or handler is known before the model is loaded.
+#[test]
+fn test_makes_the_checks_first_and_tries_nothing_twice() {
+    let failing = |variable: &str| {
+        let (worker, handler) = (binary("runpod-worker"), binary("puppet-handler"));
+        let job = r#"{"input": {"do": "ok"}}"#;
+        let worker = worker.to_string_lossy();
+        let run = run_tool("env", &[variable, &worker, "test", "--test-input", job, "--", &handler.to_string_lossy()]);
+        assert_eq!(run.status.code(), Some(1), "{}", text(&run.stderr));
+        text(&run.stderr)
+    };
+    let said = failing("PUPPET_CHECK=fail");
+    assert!(said.contains("unset PUPPET_CHECK"), "{said}");
+    let said = failing("PUPPET_START=load_fail");
+    assert!(said.contains("the model could not be loaded") && !said.contains("It is started again"), "{said}");
+}
+
+/// The API of a Python worker that is started with `--rp_serve_api`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_api_of_a_python_worker_runs_jobs() {
+    let port = free_port().to_string();
+    let handler = binary("echo").to_string_lossy().into_owned();
+    let args = ["run", "--rp_serve_api", "--rp_api_port", &port, "--http-bind", "none", "--", &handler];
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+    let env = [("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS".to_owned(), "true".to_owned())];
+    let worker = Daemon::start("worker", &binary("runpod-worker"), &args, &env);
+    let url = |route: &str| format!("http://127.0.0.1:{port}{route}");
+    let client = reqwest::Client::new();
+    let job = json!({"input": {"text": "hello"}});
+    let answer = eventually("the API to answer", || async {
+        client.post(url("/runsync")).json(&job).send().await.ok()?.json::<Value>().await.ok()
+    })
+    .await;
+    assert_eq!((&answer["status"], &answer["output"]["text"]), (&json!("COMPLETED"), &json!("hello")), "{answer}");
+    let elsewhere = client.post(url("/run")).json(&job).send().await.unwrap();
+    assert_eq!(elsewhere.status(), 404);
+    assert!(elsewhere.text().await.unwrap().contains("runpod-endpoint dev"));
+    worker.logs("runpod-endpoint dev").await;
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn test_input(file: &str) -> Value {
 }
 
 async fn greets(image: &Image) {
-    let input = test_input(include_str!("../../worker/templates/plain/test_input.json"));
+    let input = test_input(include_str!("../../worker/templates/common/names.json"));
     let done = image.does_one_job(input).await;
     assert_eq!(done["output"]["greetings"], json!(["Hello, Ada!", "Hello, Grace!"]), "{done}");
 }

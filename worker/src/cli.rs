@@ -1,10 +1,16 @@
 //! The command line.
 
+mod author;
+mod python;
+
 use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{AlertArgs, DirectArgs, RunArgs};
+
+pub use author::{HandlerKind, LibtorchArgs, LibtorchVariant, NewArgs, SdkChoice};
+pub use python::PythonArgs;
 
 /// Takes jobs from a RunPod-style queue, runs them in a handler process and delivers the results.
 #[derive(Debug, Parser)]
@@ -18,6 +24,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   runpod-worker new my-handler                          a new handler crate
+  runpod-worker libtorch                                libtorch for it, if it uses it
   runpod-worker test --input job.json -- ./my-handler   run one job and print its result
   runpod-worker check -- ./my-handler                   check machine, GPU and handler
   runpod-worker schema -- ./my-handler                  print the JSON Schema of input and output
@@ -35,8 +42,8 @@ pub enum Command {
     /// The queue is named by RunPod's variables: RUNPOD_WEBHOOK_GET_JOB, RUNPOD_WEBHOOK_POST_OUTPUT,
     /// RUNPOD_WEBHOOK_POST_STREAM, RUNPOD_WEBHOOK_PING, RUNPOD_AI_API_KEY, RUNPOD_POD_ID. The platform sets them, and so
     /// does `runpod-endpoint dev`. With RUNPOD_REALTIME_PORT, jobs come by HTTP to that port instead. With neither, one job is
-    /// read from test_input.json, as in RunPod's own worker.
-    Run(Box<RunArgs>),
+    /// read from test_input.json, as in RunPod's own worker, whose flags are accepted too.
+    Run(Box<RunCommandArgs>),
     /// Answer HTTP requests instead of taking jobs from a queue: RunPod's load-balancing endpoints
     ///
     /// POST /runsync takes {"input": …} and answers with the result; with `Accept: text/event-stream` it answers with each
@@ -56,6 +63,11 @@ pub enum Command {
     Schema(HandlerArgs),
     /// Write a new handler crate: code, tests, a job to try, a Dockerfile
     New(NewArgs),
+    /// Install libtorch for a handler crate: headers and libraries, the release that the SDK is built with
+    ///
+    /// Downloads the wheels of PyTorch with pip, checks their hashes and keeps what C++ programs use. A run that was interrupted
+    /// goes on with the packages that it lacks; a second run is instant. Needs python3 with pip, for x86-64.
+    Libtorch(LibtorchArgs),
     /// Ask the worker in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
     Probe(ProbeArgs),
     /// List, show, resend or discard results that the queue has refused for good
@@ -88,17 +100,6 @@ pub struct AlertsArgs {
     /// Rules and webhook.
     #[command(flatten)]
     pub alerts: AlertArgs,
-}
-
-/// Arguments of `new`.
-#[derive(Debug, Args)]
-pub struct NewArgs {
-    /// Folder to create; its name becomes the crate's name
-    #[arg(value_name = "PATH")]
-    pub path: PathBuf,
-    /// A model on libtorch instead of plain Rust
-    #[arg(long)]
-    pub torch: bool,
 }
 
 /// Arguments of `probe`.
@@ -164,6 +165,17 @@ pub enum DeadLetterAction {
         #[arg(long, conflicts_with = "names")]
         all: bool,
     },
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunCommandArgs {
+    /// Those that a Python author knows.
+    #[command(flatten)]
+    pub python: PythonArgs,
+    /// Its own.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Arguments of `serve`.

@@ -5,6 +5,7 @@ mod ask;
 mod config;
 mod dev;
 mod effective;
+mod example;
 mod exit;
 mod follow;
 mod health;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::effective::Effective;
 use super::exit::Exit;
-use super::open::{Extra, Opened};
+use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
 use super::start::{Started, start};
 use super::workers;
@@ -24,6 +24,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         warn_of_large_results: false,
         workers: &args.workers,
         handler: &args.handler,
+        rebuilds: Rebuild::Ignore,
     };
     let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,

@@ -11,6 +11,7 @@ use super::error::FleetError;
 use super::gpu_sets::Gpus;
 use super::process::WorkerCommand;
 use super::program;
+use super::rebuild::Rebuilds;
 use crate::faults::Faults;
 use crate::local::Local;
 use crate::secret::Secret;
@@ -24,6 +25,8 @@ pub(crate) struct WorkerPlan {
     /// How long a job may be missing from heartbeats.
     pub(crate) lease: Duration,
     pub(crate) command: WorkerCommand,
+    /// With it, workers are started anew when the handler program is built anew.
+    pub(crate) rebuilds: Option<Rebuilds>,
     /// Port of the first worker's own HTTP server.
     pub(crate) http_port: u16,
     pub(crate) stop_grace: Duration,

@@ -160,6 +160,7 @@ mod tests {
             worker_key: None,
             lease: Duration::from_secs(40),
             command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
+            rebuilds: None,
             http_port: 0,
             log_format: runpod_log_line::LogFormat::Text,
             stop_grace: Duration::ZERO,

@@ -18,14 +18,14 @@ fn search(given: Option<&Path>, beside: Option<&Path>, path: Option<&OsStr>) -> 
     if let Some(given) = given {
         return if given.is_file() { Ok(given.to_owned()) } else { Err(FleetError::NoSuchWorker(given.to_owned())) };
     }
-    let on_path = path.map(std::env::split_paths).into_iter().flatten();
-    beside
-        .map(Path::to_owned)
-        .into_iter()
-        .chain(on_path)
-        .map(|folder| folder.join(WORKER))
-        .find(|program| program.is_file())
-        .ok_or(FleetError::WorkerNotFound)
+    let neighbour = beside.map(|folder| folder.join(WORKER)).filter(|program| program.is_file());
+    neighbour.or_else(|| on_path(OsStr::new(WORKER), path)).ok_or(FleetError::WorkerNotFound)
+}
+
+/// The program that a shell would start.
+pub(super) fn on_path(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+    let folders = path.map(std::env::split_paths).into_iter().flatten();
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
 #[cfg(test)]

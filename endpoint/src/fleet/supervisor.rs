@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::FleetError;
 use super::plan::WorkerPlan;
 use super::process::WorkerProcess;
+use super::rebuild::Rebuilds;
 use super::restart::RestartPauses;
 use crate::faults::ProcessSignal;
 use crate::store::{Store, StoreError, WorkerEvent};
@@ -31,6 +32,8 @@ enum End {
     NoRoom,
     Exited(Option<ExitStatus>),
     Recycled,
+    /// The handler program was built anew.
+    Rebuilt,
     Stopped,
 }
 
@@ -56,9 +59,13 @@ impl Supervisor {
     /// Runs until `stop`, or until the worker cannot run at all.
     pub(crate) async fn run(self) -> Result<(), FleetError> {
         let mut pauses = RestartPauses::new();
+        let mut rebuilds = self.plan.rebuilds.clone();
         while !self.stop.soon.is_cancelled() {
             let started = Instant::now();
-            let end = match self.run_once().await {
+            if let Some(rebuilds) = &mut rebuilds {
+                rebuilds.catch_up();
+            }
+            let end = match self.run_once(&mut rebuilds).await {
                 Err(error) if error.is_temporary() => {
                     tracing::warn!(worker = %self.worker, %error, "This machine has no room for the worker. Starting it is tried again.");
                     End::NoRoom
@@ -68,9 +75,17 @@ impl Supervisor {
             let (pause, meanwhile) = match end {
                 End::Stopped => return Ok(()),
                 End::Recycled => (Duration::ZERO, None),
+                End::Rebuilt => {
+                    pauses = RestartPauses::new();
+                    continue;
+                }
                 End::NoRoom => (pauses.next(Duration::ZERO), Some(WorkerEvent::Throttled)),
                 End::Exited(Some(status)) if status.code() == Some(CONFIGURATION_ERROR) => {
-                    return Err(FleetError::Configuration);
+                    if !rebuilds.as_ref().is_some_and(Rebuilds::is_missing) {
+                        return Err(FleetError::Configuration);
+                    }
+                    tracing::warn!(worker = %self.worker, "The handler program is missing. The worker waits for it to be built.");
+                    (RestartPauses::LONGEST, None)
                 }
                 End::Exited(status) => {
                     let pause = pauses.next(started.elapsed());
@@ -79,24 +94,33 @@ impl Supervisor {
                     (pause, pauses.is_unhealthy().then_some(WorkerEvent::Failing))
                 }
             };
-            self.pause(pause, meanwhile).await?;
+            if self.pause(pause, meanwhile, &mut rebuilds).await? {
+                pauses = RestartPauses::new();
+            }
         }
         Ok(())
     }
 
-    /// Waits before the next start; meanwhile `/health` shows why no process runs.
-    async fn pause(&self, pause: Duration, meanwhile: Option<WorkerEvent>) -> Result<(), FleetError> {
+    /// Waits before the next start; meanwhile `/health` shows why no process runs. Returns early, and true, when the handler
+    /// program is built anew.
+    async fn pause(
+        &self,
+        pause: Duration,
+        meanwhile: Option<WorkerEvent>,
+        rebuilds: &mut Option<Rebuilds>,
+    ) -> Result<bool, FleetError> {
         if let Some(event) = meanwhile {
             self.note(event).await?;
         }
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.stop.soon.cancelled() => {}
-        }
+        let rebuilt = tokio::select! {
+            () = sleep(pause) => false,
+            () = self.stop.soon.cancelled() => false,
+            () = next_build(rebuilds) => true,
+        };
         if meanwhile.is_some() {
             self.note(WorkerEvent::Gone).await?;
         }
-        Ok(())
+        Ok(rebuilt)
     }
 
     /// Notes an event in the store. One that is unavailable ends no worker: the note is repeated until it is taken, or
@@ -114,7 +138,7 @@ impl Supervisor {
     }
 
     /// One process from start to end.
-    async fn run_once(&self) -> Result<End, FleetError> {
+    async fn run_once(&self, rebuilds: &mut Option<Rebuilds>) -> Result<End, FleetError> {
         let (plan, worker) = (&self.plan, &self.worker);
         if let Some(faults) = &plan.faults {
             faults.signals.forget(worker);
@@ -127,6 +151,10 @@ impl Supervisor {
             tokio::select! {
                 status = process.wait() => break self.ended(status).await,
                 () = self.recycled() => break End::Recycled,
+                () = next_build(rebuilds) => {
+                    tracing::info!(%worker, "The handler program has changed. The worker finishes its jobs and starts anew.");
+                    break End::Rebuilt;
+                }
                 () = self.stop.soon.cancelled() => break End::Stopped,
                 signal = self.scripted_signal() => match signal {
                     ProcessSignal::Terminate => process.ask_to_stop(),
@@ -207,5 +235,12 @@ impl Supervisor {
             }
         }
         env
+    }
+}
+
+async fn next_build(rebuilds: &mut Option<Rebuilds>) {
+    match rebuilds {
+        Some(rebuilds) => rebuilds.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::logs::JobLogs;
 use super::manifest::Manifest;
@@ -33,7 +34,7 @@ pub struct Local(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     endpoint: OnceLock<String>,
-    manifest: OnceLock<Manifest>,
+    manifest: watch::Sender<Option<Manifest>>,
     workers: Mutex<BTreeMap<String, Entry>>,
     logs: JobLogs,
 }
@@ -61,15 +62,21 @@ impl Local {
         self.0.endpoint.get().map(String::as_str)
     }
 
-    /// Sets the manifest, once: all workers run the same handler.
+    /// Sets the manifest; all workers run the same handler.
     pub fn set_manifest(&self, manifest: Manifest) {
-        let _ = self.0.manifest.set(manifest);
+        self.0.manifest.send_replace(Some(manifest));
+    }
+
+    /// The manifest, and each one that replaces it.
+    #[must_use]
+    pub fn manifests(&self) -> watch::Receiver<Option<Manifest>> {
+        self.0.manifest.subscribe()
     }
 
     /// The handler's manifest, once it is known.
     #[must_use]
     pub fn manifest(&self) -> Option<Manifest> {
-        self.0.manifest.get().cloned()
+        self.0.manifest.borrow().clone()
     }
 
     /// What the workers log about jobs.

@@ -4,7 +4,9 @@ mod alerts;
 mod check;
 mod dead_letters;
 mod fixed_limits;
+mod libtorch;
 mod lifecycle;
+mod manifest;
 mod new;
 mod probe;
 mod run;
@@ -23,7 +25,8 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, EXIT_CONFIG, Environment as _, ProcessEnvironment, RunArgs};
 use crate::logs::{self, LogGuard, Sink, redact};
 
-pub use new::NewError;
+pub use libtorch::LibtorchError;
+pub use new::{NewError, SdkError};
 pub use schema::SchemaError;
 pub use test::{TestError, TestReport};
 
@@ -41,6 +44,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Command::Check(args) => check::check_command(&args.run).await,
             Command::Schema(args) => schema::schema_command(args).await,
             Command::New(args) => new::new_command(&args),
+            Command::Libtorch(args) => libtorch::libtorch_command(&args),
             Command::Probe(args) => probe::probe_command(&args).await,
             Command::DeadLetters(args) => dead_letters::dead_letters_command(args).await,
             Command::Alerts(args) => alerts::alerts_command(&args).await,

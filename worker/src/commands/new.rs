@@ -1,4 +1,7 @@
-//! `runpod-worker new`: writes a new handler crate.
+//! `runpod-worker new`: writes a new handler crate that builds as it stands.
+
+mod sdk;
+mod templates;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -6,58 +9,25 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::manifest::is_workspace;
 use super::{complain, print};
-use crate::cli::NewArgs;
+use crate::cli::{HandlerKind, NewArgs};
 use crate::config::EXIT_CONFIG;
+use sdk::{Origin, Sdk};
+use templates::NewCrate;
 
-/// One file of a new crate. Placeholders such as `{{name}}` are replaced by [`values`].
-struct Template {
-    path: &'static str,
-    text: &'static str,
-    executable: bool,
-}
-
-/// Declares the files of a new crate: where each goes, and where its template lies.
-macro_rules! templates {
-    ($($path:literal = $file:literal $($executable:ident)?),* $(,)?) => {
-        &[$(Template {
-            path: $path,
-            text: include_str!(concat!("../../templates/", $file)),
-            executable: templates!(@ $($executable)?),
-        }),*]
-    };
-    (@ executable) => { true };
-    (@) => { false };
-}
-
-// Not named Cargo.toml: cargo leaves out of a package what looks like another package.
-const PLAIN: &[Template] = templates! {
-    ".dockerignore" = "common/dockerignore",
-    ".gitignore" = "common/gitignore",
-    "Cargo.toml" = "plain/Cargo.toml.template",
-    "Dockerfile" = "plain/Dockerfile",
-    "README.md" = "plain/README.md",
-    "src/handler.rs" = "plain/handler.rs",
-    "src/main.rs" = "common/main.rs",
-    "test_input.json" = "plain/test_input.json",
-};
-
-const TORCH: &[Template] = templates! {
-    ".cargo/config.toml" = "torch/cargo-config.toml",
-    ".dockerignore" = "common/dockerignore",
-    ".gitignore" = "common/gitignore",
-    "Cargo.toml" = "torch/Cargo.toml.template",
-    "Dockerfile" = "torch/Dockerfile",
-    "README.md" = "torch/README.md",
-    "docker/install-libtorch.sh" = "torch/install-libtorch.sh" executable,
-    "src/handler.rs" = "torch/handler.rs",
-    "src/main.rs" = "common/main.rs",
-    "test_input.json" = "torch/test_input.json",
-    "weights/README.md" = "torch/weights.md",
-};
+pub use sdk::SdkError;
 
 /// Cargo refuses these as the name of a program, or they would hide a crate that the handler uses.
 const RESERVED: [&str; 8] = ["build", "core", "deps", "examples", "incremental", "proc_macro", "std", "test"];
+
+/// Said of a crate that waits for the SDK on crates.io.
+const NOT_PUBLISHED: &str = concat!(
+    "runpod-worker: version ",
+    env!("CARGO_PKG_VERSION"),
+    " of runpod-handler-sdk is not published on crates.io yet: until then the crate does not build. \
+     --sdk path=FOLDER or --sdk git=URL names a copy of the repository"
+);
 
 /// Why the crate cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +42,12 @@ pub enum NewError {
     /// The folder exists and is not empty.
     #[error("{} exists and is not empty: name a folder that does not exist yet", .0.display())]
     Exists(PathBuf),
+    /// A function has nowhere to keep a model.
+    #[error("--kind function has no model, so it needs no --torch: use --kind handler, batch or step")]
+    NoModel,
+    /// There is no SDK to depend on.
+    #[error(transparent)]
+    Sdk(#[from] SdkError),
     /// A file cannot be written.
     #[error("cannot write {}: {error}", .path.display())]
     Write {
@@ -84,31 +60,46 @@ pub enum NewError {
 
 /// Writes the crate and prints the next steps.
 pub(super) fn new_command(args: &NewArgs) -> ExitCode {
-    let name = match create(&args.path, args.torch) {
-        Ok(name) => name,
+    let origin = Origin {
+        current: std::env::current_dir().unwrap_or_default(),
+        program: std::env::current_exe().unwrap_or_default(),
+    };
+    let (name, sdk) = match create(args, &origin) {
+        Ok(created) => created,
         Err(error) => return complain(EXIT_CONFIG, &error.to_string()),
     };
-    let libtorch = if args.torch { "    docker/install-libtorch.sh\n" } else { "" };
+    if sdk == Sdk::Version {
+        let _ = writeln!(io::stderr(), "{NOT_PUBLISHED}");
+    }
+    let libtorch = if args.torch { "    runpod-worker libtorch\n" } else { "" };
+    let file = if args.kind == HandlerKind::Function { "src/main.rs" } else { "src/handler.rs" };
     print(&format!(
-        "{path} is a handler crate. Try it:\n\n    cd {path}\n{libtorch}    cargo test && cargo build\n    \
+        "{path} is a handler crate; its SDK: {sdk}. Try it:\n\n    cd {path}\n{libtorch}    cargo test && cargo build\n    \
          runpod-worker test -- target/debug/{name}      one job, from test_input.json\n    \
-         runpod-endpoint dev -- target/debug/{name}     a local RunPod API\n\nThe model goes into src/handler.rs.",
+         runpod-endpoint dev -- target/debug/{name}     a local RunPod API\n\nYour code goes into {file}.",
         path = args.path.display(),
+        sdk = sdk.dependency(),
     ))
 }
 
-/// Writes all files and overwrites none. Returns the name of the crate.
-fn create(folder: &Path, torch: bool) -> Result<String, NewError> {
+/// Writes all files and overwrites none. Returns the name of the crate and its SDK.
+fn create(args: &NewArgs, origin: &Origin) -> Result<(String, Sdk), NewError> {
+    let folder = &args.path;
     let name = crate_name(folder)?;
+    if args.torch && args.kind == HandlerKind::Function {
+        return Err(NewError::NoModel);
+    }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(NewError::Exists(folder.to_owned()));
+        return Err(NewError::Exists(folder.clone()));
     }
-    for template in if torch { TORCH } else { PLAIN } {
+    let sdk = Sdk::find(args.sdk.as_ref(), origin)?;
+    let in_workspace = origin.current.join(folder).ancestors().skip(1).any(is_workspace);
+    let new = NewCrate { name: &name, kind: args.kind, torch: args.torch, sdk: &sdk, in_workspace };
+    for template in new.files() {
         let path = folder.join(template.path);
-        write(&path, &fill(template.text, &name), template.executable)
-            .map_err(|error| NewError::Write { path, error })?;
+        write(&path, &new.fill(template), template.executable).map_err(|error| NewError::Write { path, error })?;
     }
-    Ok(name)
+    Ok((name, sdk))
 }
 
 fn crate_name(folder: &Path) -> Result<String, NewError> {
@@ -118,20 +109,6 @@ fn crate_name(folder: &Path) -> Result<String, NewError> {
     let allowed = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '_');
     let good = name.starts_with(|letter: char| letter.is_ascii_lowercase()) && name.chars().all(allowed);
     if good && !RESERVED.contains(&name.as_str()) { Ok(name) } else { Err(NewError::Name(name)) }
-}
-
-/// The values of the placeholders.
-fn values(name: &str) -> [(&'static str, &str); 4] {
-    [("{{name}}", name), ("{{version}}", env!("CARGO_PKG_VERSION")), ("{{tch}}", TCH), ("{{libtorch}}", LIBTORCH)]
-}
-
-/// The release of `tch` that the SDK is built with.
-const TCH: &str = "0.24.0";
-/// The release of libtorch that it matches.
-const LIBTORCH: &str = "2.11.0";
-
-fn fill(text: &str, name: &str) -> String {
-    values(name).iter().fold(text.to_owned(), |text, (key, value)| text.replace(key, value))
 }
 
 fn write(path: &Path, text: &str, executable: bool) -> io::Result<()> {
@@ -144,21 +121,41 @@ fn write(path: &Path, text: &str, executable: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::templates::{LIBTORCH, TCH};
     use super::*;
+    use crate::cli::SdkChoice;
 
-    fn listed(torch: bool) -> &'static [Template] {
-        if torch { TORCH } else { PLAIN }
+    fn args(path: &Path, kind: HandlerKind, torch: bool) -> NewArgs {
+        NewArgs { path: path.to_owned(), kind, torch, sdk: Some(SdkChoice::Version) }
+    }
+
+    fn handler(path: &Path) -> Result<(String, Sdk), NewError> {
+        create(&args(path, HandlerKind::Handler, false), &nowhere())
+    }
+
+    fn nowhere() -> Origin {
+        Origin { current: "/".into(), program: "/bin/runpod-worker".into() }
     }
 
     #[test]
     fn every_file_is_there_and_nothing_is_left_to_fill_in() {
-        for torch in [false, true] {
+        for (kind, torch) in [
+            (HandlerKind::Function, false),
+            (HandlerKind::Handler, false),
+            (HandlerKind::Handler, true),
+            (HandlerKind::Batch, false),
+            (HandlerKind::Batch, true),
+            (HandlerKind::Step, false),
+            (HandlerKind::Step, true),
+        ] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("my-handler");
-            assert_eq!(create(&path, torch).unwrap(), "my-handler");
-            for template in listed(torch) {
+            let (name, sdk) = create(&args(&path, kind, torch), &nowhere()).unwrap();
+            assert_eq!((&*name, &sdk), ("my-handler", &Sdk::Version));
+            let new = NewCrate { name: &name, kind, torch, sdk: &sdk, in_workspace: false };
+            for template in new.files() {
                 let text = fs::read_to_string(path.join(template.path)).unwrap();
-                assert!(!text.contains("{{"), "{}: {text}", template.path);
+                assert!(!text.contains("{{") && !text.contains("\n\n\n"), "{}: {text}", template.path);
             }
             let manifest: toml::Table = fs::read_to_string(path.join("Cargo.toml")).unwrap().parse().unwrap();
             assert_eq!(manifest["package"]["name"].as_str(), Some("my-handler"));
@@ -170,20 +167,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("taken");
         fs::create_dir(&path).unwrap();
-        assert_eq!(create(&path, false).unwrap(), "taken");
+        assert_eq!(handler(&path).unwrap().0, "taken");
         let before = fs::read_to_string(path.join("Cargo.toml")).unwrap();
-        assert!(matches!(create(&path, true), Err(NewError::Exists(_))));
+        assert!(matches!(handler(&path), Err(NewError::Exists(_))));
         assert_eq!(fs::read_to_string(path.join("Cargo.toml")).unwrap(), before);
     }
 
     #[test]
-    fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
+    fn what_cannot_work_is_refused_before_anything_is_written() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["Handler", "1st", "my handler", "test", "über", "-x"] {
             let path = folder.path().join(name);
-            assert!(matches!(create(&path, false), Err(NewError::Name(bad)) if bad == name), "{name}");
+            assert!(matches!(handler(&path), Err(NewError::Name(bad)) if bad == name), "{name}");
             assert!(!path.exists(), "{name}");
         }
+        let path = folder.path().join("function");
+        let function = create(&args(&path, HandlerKind::Function, true), &nowhere());
+        assert!(matches!(function, Err(NewError::NoModel)) && !path.exists());
+        let without_sdk = NewArgs { sdk: None, ..args(&path, HandlerKind::Handler, false) };
+        let without_sdk = create(&without_sdk, &nowhere());
+        assert!(matches!(without_sdk, Err(NewError::Sdk(SdkError::NotFound))) && !path.exists());
+    }
+
+    #[test]
+    fn a_crate_below_a_workspace_stands_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("Cargo.toml"), "[workspace]\nmembers = []\n").unwrap();
+        let path = folder.path().join("handlers/mine");
+        handler(&path).unwrap();
+        assert!(fs::read_to_string(path.join("Cargo.toml")).unwrap().ends_with("\n[workspace]\n"));
     }
 
     /// What the templates promise must be what the workspace is built with.

@@ -14,9 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{complain, configure, print, start_log};
 use crate::app::{self, Control, StartError};
+use crate::checks;
 use crate::cli::TestArgs;
 use crate::config::{Config, EXIT_CONFIG};
 use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, wire};
+use runpod_handler_protocol::CheckReport;
 use runpod_worker_core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 
 /// The file with the job when none is named, as in RunPod's own worker.
@@ -60,10 +62,20 @@ pub(super) async fn test_command(args: TestArgs) -> ExitCode {
         Ok(guard) => guard,
         Err(code) => return code,
     };
-    let result = test(config, job).await;
+    note_checks(&config).await;
+    let result = test(config, job, Checks::First).await;
     // The log first, then the result.
     drop(log);
     report_test(result)
+}
+
+/// Says which checks of the machine a worker in production would not pass. They are about other machines than that of an author,
+/// so the job runs all the same.
+async fn note_checks(config: &Config) {
+    for report in checks::run(&config.checks).await.iter().filter(|report| report.is_failure()) {
+        let CheckReport { name, detail, fix, .. } = report;
+        tracing::warn!(check = name, detail, fix, "A fitness check fails here. In production no job would be taken.");
+    }
 }
 
 /// Prints the result of the job.
@@ -143,13 +155,26 @@ pub struct TestReport {
     pub peak_kib: Option<u64>,
 }
 
+/// What is checked before the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checks {
+    /// Device and handler, as in production.
+    First,
+    /// Nothing, as in a local run of RunPod's own worker.
+    Skip,
+}
+
 /// Runs one job through a worker and returns its result. A job that fails is a result, not an error.
-pub(super) async fn test(mut config: Config, job: TakenJob) -> Result<TestReport, TestError> {
+pub(super) async fn test(mut config: Config, job: TakenJob, checks: Checks) -> Result<TestReport, TestError> {
     config.http_bind = None;
     config.queue = None;
     config.heartbeat = None;
-    // As in RunPod's own worker, fitness checks are for production. So are alerts.
-    config.policy.checks = None;
+    if checks == Checks::Skip {
+        config.policy.checks = None;
+    }
+    // What fails once, on a machine without load, fails again.
+    config.policy.start_attempts = 1;
+    // Alerts are for production.
     config.alerts.webhook = None;
     config.alerts.rules.clear();
     config.spool.folder = None;

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use queue::{DirectQueue, Rejection};
-pub use routes::{jobs, realtime};
+pub use routes::{jobs, local_api, realtime};
 
 /// Where jobs come in by HTTP, and how many may wait.
 #[derive(Clone, Debug)]

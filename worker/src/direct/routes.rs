@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{any, post};
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
@@ -31,6 +31,13 @@ const RETRY_AFTER: &str = "1";
 /// `POST /runsync`: the job's result, or with `Accept: text/event-stream` its items as they come and then its result.
 pub fn jobs(queue: DirectQueue) -> Router {
     Router::new().route("/runsync", post(runsync)).with_state(queue)
+}
+
+/// [`jobs`], and for the other routes of the local API of RunPod's SDK an answer that says where they are.
+pub fn local_api(queue: DirectQueue) -> Router {
+    let elsewhere = || any(async || ApiError::Elsewhere);
+    let routes = ["/run", "/status/{id}", "/stream/{id}", "/cancel/{id}", "/health"];
+    routes.into_iter().fold(jobs(queue), |router, path| router.route(path, elsewhere()))
 }
 
 /// `POST /<endpoint id>/realtime`: the bare result, as RunPod's SDK answers on its realtime port, with what was streamed before it.
@@ -76,6 +83,9 @@ enum ApiError {
     /// The body is longer than [`MAX_BODY`].
     #[error("the body has more than {MAX_BODY} bytes: pass large data by URL")]
     TooLarge,
+    /// A route that the endpoint has.
+    #[error("this API has only POST /runsync; all routes are served by `runpod-endpoint dev -- HANDLER`")]
+    Elsewhere,
     /// The queue has rejected the job.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -86,6 +96,7 @@ impl IntoResponse for ApiError {
         let body = Json(json!({ "error": self.to_string() }));
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, body).into_response(),
+            Self::Elsewhere => (StatusCode::NOT_FOUND, body).into_response(),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, body).into_response(),
             Self::Rejected(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response()

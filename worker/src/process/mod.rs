@@ -21,7 +21,7 @@ mod spawn;
 mod supervision;
 
 pub use pool::Processes;
-pub use spawn::HandlerCommand;
+pub use spawn::{HandlerCommand, become_script};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -115,6 +116,12 @@ fn build(command: &HandlerCommand, inherited: impl Iterator<Item = OsString>) ->
     }
     builder.envs(command.env.iter().map(|(name, value)| (name, value)));
     builder
+}
+
+/// Replaces this program by bash with the script, under the name that its messages show. Returns only when that fails.
+#[expect(clippy::disallowed_methods, reason = "the one place of the worker that starts processes")]
+pub fn become_script(script: &str, name: &str, args: &[OsString]) -> io::Error {
+    std::process::Command::new("bash").arg("-c").arg(script).arg(name).args(args).exec()
 }
 
 fn is_withheld(name: &OsStr) -> bool {

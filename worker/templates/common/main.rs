@@ -5,5 +5,5 @@ mod handler;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runpod_handler_sdk::serve::<handler::MyHandler>()
+    runpod_handler_sdk::{{serve}}::<handler::MyHandler>()
 }

@@ -9,10 +9,11 @@ pub struct MyHandler {
     greeting: String,
 }
 
-/// A job's `input`. What does not fit is refused with the JSON path of every problem.
+/// A job's `input`. What its schema forbids is refused with the JSON path of every problem.
 #[derive(Deserialize, JsonSchema)]
 pub struct Input {
     /// Who is greeted.
+    #[schemars(length(min = 1))]
     names: Vec<String>,
 }
 
@@ -38,9 +39,6 @@ impl Handler for MyHandler {
 
     /// Called for every job. Errors and panics fail this job only.
     fn run(&mut self, input: Input, job: &Job<NoChunks>) -> Result<Output, HandlerError> {
-        if input.names.is_empty() {
-            return Err(HandlerError::validation("input.names: must not be empty"));
-        }
         let total = input.names.len();
         let mut greetings = Vec::with_capacity(total);
         for name in input.names {

@@ -15,10 +15,11 @@ pub struct MyHandler {
     layer: nn::Linear,
 }
 
-/// A job's `input`. What does not fit is refused with the JSON path of every problem.
+/// A job's `input`. What its schema forbids is refused with the JSON path of every problem.
 #[derive(Deserialize, JsonSchema)]
 pub struct Input {
     /// Rows of 4 numbers.
+    #[schemars(length(min = 1))]
     rows: Vec<[f32; FEATURES as usize]>,
 }
 
@@ -68,9 +69,6 @@ impl Handler for MyHandler {
 
     /// Called for every job. Errors and panics fail this job only.
     fn run(&mut self, input: Input, job: &Job<NoChunks>) -> Result<Output, HandlerError> {
-        if input.rows.is_empty() {
-            return Err(HandlerError::validation("input.rows: must not be empty"));
-        }
         let mut probabilities = Vec::with_capacity(input.rows.len());
         for rows in input.rows.chunks(64) {
             job.stop_point()?; // the job ends here if it was cancelled or its deadline has passed

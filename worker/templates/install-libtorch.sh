@@ -1,0 +1,1 @@
+../../docker/install-libtorch.sh
