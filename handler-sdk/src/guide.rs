@@ -1,3 +1,3 @@
 //! The snippets of the guide, compiled as documentation tests. One of them needs the feature `async`, which tests of the whole
 //! workspace have.
-#![doc = include_str!("../../docs/handlers.md")]
+#![cfg_attr(feature = "async", doc = include_str!("../../docs/handlers.md"))]

@@ -135,7 +135,7 @@ mod error;
 #[cfg(feature = "tracing")]
 mod events;
 mod function;
-#[cfg(all(doctest, feature = "async"))]
+#[cfg(doctest)]
 mod guide;
 mod handler;
 mod input;

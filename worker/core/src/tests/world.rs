@@ -286,7 +286,7 @@ impl World {
     // Questions.
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.worker.snapshot()
+        self.worker.snapshot(self.worker.held())
     }
 
     pub(super) fn run_of(&self, job: &str) -> Run {
