@@ -14,6 +14,7 @@ mod worker;
 
 mod accounting;
 mod assign;
+mod batches;
 mod concurrency;
 mod crashes;
 mod ending;
@@ -36,9 +37,10 @@ pub mod linker;
 mod tests;
 
 pub use boundary::{
-    DeliveryEvent, DeviceMemory, DrainCause, Effect, Event, Exit, ExitReason, FinalResult, GpuSlowdown, GpuTime,
-    GpuUse, Incarnation, JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy, PollAnswer, PollBlocker,
-    PollView, Price, ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason, Report, SlotCounts, SlotRef,
-    SlowdownReason, Snapshot, StartPhase, TakenJob, Time, Versions, WorkerState,
+    BatchTotals, BatchingView, DeliveryEvent, DeviceMemory, DrainCause, Effect, Event, Exit, ExitReason, FinalResult,
+    GpuSlowdown, GpuTime, GpuUse, Incarnation, JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy,
+    PollAnswer, PollBlocker, PollView, Price, ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason,
+    Report, SlotCounts, SlotRef, SlowdownReason, Snapshot, StartPhase, StepTotals, TakenJob, Time, Versions,
+    WorkerState,
 };
 pub use worker::Worker;

@@ -30,9 +30,11 @@ impl Worker {
             ToSupervisor::Concurrency { jobs } => self.concurrency_changed(now, id, jobs),
             ToSupervisor::Started { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt) {
-                    self.started(&job);
+                    self.started(now, id, &job);
                 }
             }
+            ToSupervisor::Batch(batch) => self.batch_begun(id, batch),
+            ToSupervisor::Steps(steps) => self.steps_taken(id, steps),
             ToSupervisor::Chunk { job, attempt, seq } => {
                 if let Some(job) = self.current(id, &job, attempt) {
                     self.chunk(id, job, attempt, seq, payload);
@@ -85,11 +87,18 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, job: &JobId) {
+    fn started(&mut self, now: Time, id: ProcessId, job: &JobId) {
+        let mut waited = None;
         if let Some(mut held) = self.jobs.get_mut(job)
             && let JobState::Assigned(slot) = held.state
         {
             held.state = JobState::Running(slot);
+            waited = held.started_at.map(|sent| now.since(sent));
+        }
+        if let Some(waited) = waited
+            && self.process(id).runs_several_jobs()
+        {
+            self.report(Report::JobBegun { job: job.clone(), waited });
         }
     }
 

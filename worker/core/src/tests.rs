@@ -1,5 +1,6 @@
 //! Tests of the core: a table of named situations, and random sequences with invariants.
 
+mod batch_reports;
 mod batches;
 mod concurrency;
 mod crashes;

@@ -38,6 +38,7 @@ mod tests {
             slots: 1,
             busy: 0,
             device_memory: Some(DeviceMemory { allocated, reserved: None, peak: None }),
+            batching: None,
             last_exit: None,
         }
     }
