@@ -231,10 +231,33 @@ impl Process {
         self.ping_at = now + policy.ping_interval;
     }
 
-    /// The slots of a model that are loading. A handler without batches has one slot for each model.
+    /// The slots of a model. A handler that runs jobs one by one has one slot for each model.
+    fn slots_of(&mut self, model: u32, models: u32) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().skip(model as usize).step_by(models.max(1) as usize)
+    }
+
+    /// The slots of a model that are loading.
     pub(crate) fn loading_slots(&mut self, model: u32, models: u32) -> impl Iterator<Item = &mut Slot> {
-        let slots = self.slots.iter_mut().skip(model as usize).step_by(models.max(1) as usize);
-        slots.filter(|slot| matches!(slot, Slot::Loading { .. }))
+        self.slots_of(model, models).filter(|slot| matches!(slot, Slot::Loading { .. }))
+    }
+
+    /// A model says that it loads. One that runs jobs together says so also when it loads again, after a panic: its free slots
+    /// get no job meanwhile. Returns whether any slot loads.
+    pub(crate) fn load_goes_on(&mut self, model: u32, models: u32, stalls_at: Time) -> bool {
+        let again = self.phase == Phase::Serving && self.runs_jobs_together();
+        let mut is_loading = false;
+        for slot in self.slots_of(model, models) {
+            if matches!(slot, Slot::Loading { .. }) || again && *slot == Slot::Ready {
+                *slot = Slot::Loading { stalls_at };
+                is_loading = true;
+            }
+        }
+        is_loading
+    }
+
+    /// Whether a model of it runs several jobs at once, in one call of user code.
+    pub(crate) fn runs_jobs_together(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
     }
 
     /// Every slot has its model.
