@@ -130,8 +130,8 @@ async fn counters_agree_with_what_the_clients_saw() {
         [("tokens".to_owned(), 150.5)].into()
     );
     let polls = by_label(&metrics, "runpod_worker_polls_total", "outcome");
-    assert_eq!(sample(&metrics, "runpod_worker_batch_size_count"), polls["jobs"]);
-    assert_eq!(sample(&metrics, "runpod_worker_batch_size_sum"), seen.jobs);
+    assert_eq!(sample(&metrics, "runpod_worker_jobs_per_poll_count"), polls["jobs"]);
+    assert_eq!(sample(&metrics, "runpod_worker_jobs_per_poll_sum"), seen.jobs);
 
     // The cancel, and the timeout unless the handler saw its deadline before the worker did.
     let freed = sample(&metrics, "runpod_worker_time_to_free_seconds_count");

@@ -117,7 +117,7 @@ impl Dispatcher {
         match effect {
             Effect::Poll { want, holding } => self.handlers.poller.poll(want, holding),
             Effect::AbortPoll => self.handlers.poller.abort(),
-            Effect::Spawn { process, epoch } => self.handlers.processes.spawn(process, epoch),
+            Effect::Spawn { process, incarnation } => self.handlers.processes.spawn(process, incarnation),
             Effect::Send { process, message, payload } => self.handlers.processes.send(process, &message, payload),
             Effect::Kill { process } => self.handlers.processes.kill(process),
             Effect::Deliver { job, item } => self.handlers.outbox.send(job, item),

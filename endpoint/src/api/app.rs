@@ -1,4 +1,4 @@
-//! What every handler shares.
+//! What every route shares.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::Options;
 use crate::store::Store;
 
-/// What every handler needs.
+/// What every route needs.
 #[derive(Clone)]
 pub struct App {
     /// Jobs and workers.

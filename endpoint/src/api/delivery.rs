@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::store::{Assignment, JobId, Store};
+use crate::store::{JobId, Store, TakenJob};
 
 /// The jobs of one reply. If it is dropped before [`Receipt::delivered`], they are requeued.
 pub(crate) struct Receipt {
@@ -22,7 +22,7 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
-    pub(crate) fn new(store: Arc<dyn Store>, endpoint: &str, worker: &str, jobs: &[Assignment]) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, endpoint: &str, worker: &str, jobs: &[TakenJob]) -> Self {
         let jobs = jobs.iter().map(|job| (Arc::clone(&job.id), job.attempt)).collect();
         Self { store, endpoint: endpoint.to_owned(), worker: worker.to_owned(), jobs }
     }
@@ -57,7 +57,7 @@ impl Drop for Receipt {
     }
 }
 
-/// The jobs in a reply, attached to the response for the middleware that runs after the handler.
+/// The jobs in a reply, attached to the response for the middleware that runs after the route.
 #[derive(Debug, Clone)]
 pub(crate) struct HandedOut {
     pub(crate) jobs: Vec<JobId>,

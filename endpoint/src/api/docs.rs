@@ -1,4 +1,4 @@
-//! The OpenAPI document at `/openapi.json` and a browser for it at `/docs`, both from the handlers' own attributes.
+//! The OpenAPI document at `/openapi.json` and a browser for it at `/docs`, both from the routes' own attributes.
 
 use axum::Router;
 use axum::http::HeaderValue;
@@ -51,7 +51,7 @@ fn complete(mut document: OpenApi) -> OpenApi {
 
 fn complete_item(item: &mut PathItem) {
     if let (Some(get), Some(post)) = (&item.get, &mut item.post) {
-        // One handler serves both methods, but operation ids must be unique.
+        // One route serves both methods, but operation ids must be unique.
         post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_post"));
     }
     for operation in [&mut item.get, &mut item.post].into_iter().flatten() {

@@ -93,7 +93,7 @@ fn note(call: &Call, fault: &Fault) {
     tracing::info!(worker = call.worker, route = ?fault.on, kind = ?fault.kind, "A scripted fault strikes.");
 }
 
-/// A request before its handler runs, or the response after it.
+/// A request before its route runs, or the response after it.
 enum Passage {
     Open { request: Request, next: Next },
     Passed(Response),
@@ -107,7 +107,7 @@ impl Passage {
         }
     }
 
-    /// Drops the proper answer. If the fault is not `processed`, the request never reaches its handler, and jobs in the answer are
+    /// Drops the proper answer. If the fault is not `processed`, the request never reaches its route, and jobs in the answer are
     /// requeued.
     async fn discard(self, app: &App, processed: bool) {
         match self {

@@ -1,4 +1,4 @@
-//! The HTTP layer: thin handlers over the [`Store`](crate::store::Store).
+//! The HTTP layer: thin routes over the [`Store`](crate::store::Store).
 
 mod admission;
 mod app;

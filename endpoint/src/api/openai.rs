@@ -82,12 +82,12 @@ async fn pass(
     }
     let job = finished(&app, &endpoint, &id).await?;
     cancel_on_drop.disarm();
-    let chunks = match &job.ending.output {
+    let items = match &job.ending.output {
         // The handler streams and returns no aggregate: its stream items are the answer.
         Some(output) if output.get() == "[]" => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
         _ => Vec::new(),
     };
-    Ok(answer(&job, &chunks))
+    Ok(answer(&job, &items))
 }
 
 fn read_request<'a>(method: &Method, body: &'a [u8]) -> Result<(Option<&'a RawValue>, RequestOptions), ApiError> {
@@ -111,12 +111,12 @@ async fn finished(app: &App, endpoint: &str, id: &str) -> Result<JobView, ApiErr
     }
 }
 
-fn answer(job: &JobView, chunks: &[Payload]) -> Response {
+fn answer(job: &JobView, items: &[Payload]) -> Response {
     if job.status != Status::Completed {
         let (status, text) = failure(job);
         return error(status, &text);
     }
-    let output = match chunks {
+    let output = match items {
         [only] => only.get(),
         _ => job.ending.output.as_deref().map_or("null", RawValue::get),
     };

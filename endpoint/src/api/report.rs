@@ -64,7 +64,7 @@ impl Report {
 }
 
 /// Reads a job-stream body: the item, `null` when there is none.
-pub(crate) fn parse_chunk(body: &[u8]) -> Result<Payload, serde_json::Error> {
+pub(crate) fn parse_stream_item(body: &[u8]) -> Result<Payload, serde_json::Error> {
     let output = ResultBody::parse(body)?.output;
     Ok(Arc::from(output.unwrap_or_else(|| RawValue::NULL.to_owned())))
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::json;
-use crate::store::{Assignment, Health, JobView, Policy, Status};
+use crate::store::{Health, JobView, Policy, Status, TakenJob};
 
 /// A `/run` or `/runsync` request. Other top-level fields are ignored, as on the platform.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -281,8 +281,8 @@ struct PolicyMessage {
     execution_timeout: u128,
 }
 
-impl<'a> From<&'a Assignment> for JobMessage<'a> {
-    fn from(job: &'a Assignment) -> Self {
+impl<'a> From<&'a TakenJob> for JobMessage<'a> {
+    fn from(job: &'a TakenJob) -> Self {
         let request = &job.request;
         let timeout = request.policy.execution_timeout;
         Self {

@@ -22,7 +22,7 @@ use super::limits;
 use super::query::Params;
 use super::report::{self, Report};
 use super::wire::{JobMessage, StopReply};
-use crate::store::{Assignment, Heartbeat, Outcome};
+use crate::store::{Heartbeat, Outcome, TakenJob};
 
 /// Characters of a worker's own text in a log line.
 const LOGGED_TEXT: usize = 200;
@@ -42,7 +42,7 @@ pub(crate) fn routes(app: &App) -> Router<App> {
     // A result is taken from whichever process delivers it.
     Router::new()
         .route("/v2/{endpoint}/job-done/{worker}/{job}", post(done))
-        .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(chunk))
+        .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(stream_item))
         .merge(of_one_process)
 }
 
@@ -79,7 +79,7 @@ async fn take_batch(
     Ok(delivery::respond(encode(&messages)?, receipt))
 }
 
-async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<Assignment>, ApiError> {
+async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<TakenJob>, ApiError> {
     if app.drain.is_cancelled() {
         // Workers repeat an empty poll at once: without a hold, a draining worker would poll in a tight loop.
         tokio::select! {
@@ -147,7 +147,7 @@ async fn done(
     Ok(Json(json!({})).into_response())
 }
 
-async fn chunk(
+async fn stream_item(
     State(app): State<App>,
     Path((endpoint, worker, segment)): ReportPath,
     RawQuery(query): RawQuery,
@@ -159,9 +159,9 @@ async fn chunk(
         BodyError::TooLarge => ApiError::ResultTooLarge { limit },
         error => error.of_client(limit),
     })?;
-    let item = report::parse_chunk(&body)
+    let item = report::parse_stream_item(&body)
         .map_err(|error| ApiError::BadRequest(format!("the worker posted an item that is not JSON: {error}")))?;
-    app.store.chunk(&endpoint, &worker, job, item).await?;
+    app.store.stream_item(&endpoint, &worker, job, item).await?;
     Ok(Json(json!({})).into_response())
 }
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::ask::{FIRST_PAUSE, LONGEST_PAUSE, ask};
 use super::exit::Exit;
-use super::http::{Chunks, Endpoint, Job};
+use super::http::{Endpoint, Job, Stream};
 use super::outcome::Outcome;
 use super::output::Output;
 use super::print::{plain, print_end};
@@ -143,8 +143,8 @@ pub(super) async fn follow(
 async fn take_items(endpoint: &Endpoint, id: &str, reporter: &Reporter, output: &mut Output) -> bool {
     let Ok(path) = Endpoint::job_path("stream", id) else { return false };
     let reply = endpoint.get(&format!("{path}?wait={STREAM_WAIT_MS}")).await;
-    let chunks: Option<Chunks> = reply.ok().and_then(|reply| serde_json::from_str(&reply).ok());
-    let items = chunks.map(|chunks| chunks.stream).unwrap_or_default();
+    let stream: Option<Stream> = reply.ok().and_then(|reply| serde_json::from_str(&reply).ok());
+    let items = stream.map(|stream| stream.stream).unwrap_or_default();
     for item in &items {
         reporter.report(News::Item(&item.output), output);
     }

@@ -77,13 +77,13 @@ pub(crate) struct Job {
 
 /// A `/stream` reply.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Chunks {
+pub(crate) struct Stream {
     pub(crate) status: Status,
-    pub(crate) stream: Vec<Chunk>,
+    pub(crate) stream: Vec<StreamItem>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Chunk {
+pub(crate) struct StreamItem {
     pub(crate) output: Box<RawValue>,
 }
 

@@ -7,7 +7,7 @@ use super::args::{EndpointArgs, JobArgs, SubmitArgs, WatchArgs};
 use super::ask::{FIRST_PAUSE, ask};
 use super::exit::Exit;
 use super::follow::{Shown, follow};
-use super::http::{Chunks, Endpoint, Job, Purged, Requests};
+use super::http::{Endpoint, Job, Purged, Requests, Stream};
 use super::outcome::Outcome;
 use super::output::Output;
 use super::print::{exit_for, note_failure, print_end, print_result, print_value};
@@ -63,21 +63,21 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
     let endpoint = Endpoint::new(&args.target.server)?;
     let path = format!("{}?wait={STREAM_WAIT_MS}", Endpoint::job_path("stream", &args.job)?);
     loop {
-        let chunks: Chunks = serde_json::from_str(&ask(&endpoint, &path, output).await?)?;
-        for chunk in &chunks.stream {
-            if args.target.json { output.line(chunk.output.get()) } else { print_value(&chunk.output, output) }
+        let reply: Stream = serde_json::from_str(&ask(&endpoint, &path, output).await?)?;
+        for item in &reply.stream {
+            if args.target.json { output.line(item.output.get()) } else { print_value(&item.output, output) }
         }
-        if chunks.status == Status::Cancelled || (chunks.status.is_terminal() && chunks.stream.is_empty()) {
-            if chunks.status != Status::Completed {
+        if reply.status == Status::Cancelled || (reply.status.is_terminal() && reply.stream.is_empty()) {
+            if reply.status != Status::Completed {
                 let reply = ask(&endpoint, &Endpoint::job_path("status", &args.job)?, output).await?;
                 note_failure(&serde_json::from_str(&reply)?, output);
             }
-            return Ok(exit_for(chunks.status));
+            return Ok(exit_for(reply.status));
         }
         if output.is_closed() {
             return Ok(Exit::Failure);
         }
-        if chunks.stream.is_empty() {
+        if reply.stream.is_empty() {
             // Some endpoints answer at once: without a pause this would be a tight loop.
             sleep(FIRST_PAUSE).await;
         }

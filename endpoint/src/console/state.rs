@@ -1,4 +1,4 @@
-//! What the console's handlers share.
+//! What the console's routes share.
 
 use std::sync::Arc;
 

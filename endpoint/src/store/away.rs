@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Assignment, Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome,
-    Payload, Seen, Status, Store, StoreError, Webhook, WorkerEvent, WorkerView,
+    Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome, Payload,
+    Seen, Status, Store, StoreError, TakenJob, Webhook, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -42,13 +42,13 @@ away! {
     load(&str) -> Load;
     webhook(&str, &str) -> Option<Webhook>;
     webhook_settled(&str, &str) -> ();
-    take(&str, &str, usize, Duration) -> Vec<Assignment>;
+    take(&str, &str, usize, Duration) -> Vec<TakenJob>;
     admit(&str, &str, Option<&str>) -> ();
     hand_back(&str, &str, &[JobId]) -> usize;
     goodbye(&str, &str) -> ();
     return_unsent(&str, &str, &str, u32) -> ();
     progress(&str, &str, &str, Option<Payload>) -> ();
-    chunk(&str, &str, &str, Payload) -> ();
+    stream_item(&str, &str, &str, Payload) -> ();
     finish(&str, &str, &str, Outcome) -> ();
     heartbeat(&str, &str, Heartbeat) -> ();
     stops(&str, &str, Duration) -> Vec<JobId>;

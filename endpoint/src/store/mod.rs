@@ -47,7 +47,7 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
-    Assignment, Attempt, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Seen, Webhook, WorkerState,
+    Attempt, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Seen, TakenJob, Webhook, WorkerState,
     WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookOutcomes, WebhookQueue};
@@ -95,13 +95,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::WorkerIdInUse`] while another process serves under this id.
     async fn admit(&self, endpoint: &str, worker: &str, instance: Option<&str>) -> Result<(), StoreError>;
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
-    async fn take(
-        &self,
-        endpoint: &str,
-        worker: &str,
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Assignment>, StoreError>;
+    async fn take(&self, endpoint: &str, worker: &str, max: usize, wait: Duration)
+    -> Result<Vec<TakenJob>, StoreError>;
     /// Puts a job that did not reach its worker back to its old position in the queue.
     async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
     /// Puts unfinished jobs that a worker hands back to their old positions in the queue, without a retry; returns how many.
@@ -113,7 +108,7 @@ pub trait Store: Send + Sync + 'static {
     async fn progress(&self, endpoint: &str, worker: &str, id: &str, output: Option<Payload>)
     -> Result<(), StoreError>;
     /// Appends a stream item.
-    async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
+    async fn stream_item(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError>;
     /// Takes a final result. The first one wins; later ones change nothing.
     async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError>;
     /// Notes a heartbeat.

@@ -24,7 +24,7 @@ use super::queue::{Mark, Queue, Snapshot};
 use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
-use super::views::{Assignment, JobDetails, JobFilter, JobRow, JobView, Load, Seen, Webhook, WorkerView};
+use super::views::{JobDetails, JobFilter, JobRow, JobView, Load, Seen, TakenJob, Webhook, WorkerView};
 use super::workers::{Heartbeat, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
@@ -144,15 +144,15 @@ impl<B: Backing> QueueStore<B> {
     async fn settled_assignments(
         &self,
         endpoint: &Endpoint<B>,
-        taken: Vec<Assignment<B::Content>>,
+        taken: Vec<TakenJob<B::Content>>,
         mark: Mark,
-    ) -> Result<Vec<Assignment>, StoreError> {
+    ) -> Result<Vec<TakenJob>, StoreError> {
         self.backing.settled(mark).await?;
         let requests = taken.iter().map(|job| job.request.clone()).collect();
         let loaded = self.loaded_requests(endpoint, requests).await?;
-        let with_text = |(job, request): (Assignment<B::Content>, Option<Request>)| {
-            let Assignment { id, attempt, delay, .. } = job;
-            request.map(|request| Assignment { id, attempt, delay, request })
+        let with_text = |(job, request): (TakenJob<B::Content>, Option<Request>)| {
+            let TakenJob { id, attempt, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, delay, request })
         };
         Ok(taken.into_iter().zip(loaded).filter_map(with_text).collect())
     }
@@ -288,7 +288,7 @@ impl<B: Backing> Store for QueueStore<B> {
         worker: &str,
         max: usize,
         wait: Duration,
-    ) -> Result<Vec<Assignment>, StoreError> {
+    ) -> Result<Vec<TakenJob>, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
         self.backing.ready()?;
         let poll = Poll::for_jobs(&endpoint, worker);
@@ -320,9 +320,9 @@ impl<B: Backing> Store for QueueStore<B> {
         self.commit(&endpoint, |queue, now| queue.progress(now, worker, id, output.map(B::content))).await
     }
 
-    async fn chunk(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
+    async fn stream_item(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
-        self.commit(&endpoint, |queue, now| queue.chunk(now, worker, id, item)).await?
+        self.commit(&endpoint, |queue, now| queue.stream_item(now, worker, id, item)).await?
     }
 
     async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError> {

@@ -50,7 +50,7 @@ impl<P> JobView<P> {
 
 /// A job on its way to a worker.
 #[derive(Debug, Clone)]
-pub struct Assignment<P = Payload> {
+pub struct TakenJob<P = Payload> {
     /// The job.
     pub id: JobId,
     /// Which attempt this is; a return of an earlier attempt is ignored.

@@ -170,15 +170,15 @@ async fn stream_items_are_read_once_and_in_order<E: Engine>() {
     };
     assert_eq!(read().await, (Status::InProgress, vec![]));
     for item in ["1", "2"] {
-        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+        store.stream_item(EP, "w", "a", payload(item)).await.unwrap();
     }
     assert_eq!(read().await.1, ["1", "2"]);
     for item in ["3", "4", "5", "6"] {
-        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+        store.stream_item(EP, "w", "a", payload(item)).await.unwrap();
     }
-    assert_eq!(store.chunk(EP, "w", "a", payload("7")).await, Err(StoreError::StreamFull));
+    assert_eq!(store.stream_item(EP, "w", "a", payload("7")).await, Err(StoreError::StreamFull));
     store.finish(EP, "w", "a", done("[]")).await.unwrap();
-    store.chunk(EP, "w", "a", payload("8")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("8")).await.unwrap();
     assert_eq!(read().await, (Status::Completed, ["3", "4", "5", "6"].map(String::from).to_vec()));
     assert_eq!(read().await, (Status::Completed, vec![]));
 }
@@ -189,7 +189,7 @@ async fn a_stream_reader_is_woken<E: Engine>() {
     submit(&*store, "a").await;
     take(&*store, "w", 1).await;
     let reading = store.drain(EP, "a", SOON * 10);
-    let writing = store.chunk(EP, "w", "a", payload("1"));
+    let writing = store.stream_item(EP, "w", "a", payload("1"));
     let (read, written) = timeout(SOON, async { tokio::join!(reading, writing) }).await.unwrap();
     written.unwrap();
     assert_eq!(read.unwrap().1[0].get(), "1");
@@ -332,7 +332,7 @@ async fn a_job_taken_anonymously_belongs_to_whoever_reports_it<E: Engine>() {
     let store = engine.open(Limits::default());
     submit(&*store, "a").await;
     take(&*store, ANONYMOUS, 1).await;
-    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("1")).await.unwrap();
     assert_eq!(view(&*store, "a").await.attempt.worker.as_deref(), Some("w"));
 }
 
@@ -386,12 +386,12 @@ async fn bounds_are_kept<E: Engine>() {
         submit(&*store, id).await;
         take(&*store, "w", 1).await;
     }
-    store.chunk(EP, "w", "a", payload("12")).await.unwrap();
-    assert_eq!(store.chunk(EP, "w", "b", payload("34")).await, Err(StoreError::StreamsFull));
+    store.stream_item(EP, "w", "a", payload("12")).await.unwrap();
+    assert_eq!(store.stream_item(EP, "w", "b", payload("34")).await, Err(StoreError::StreamsFull));
     store.finish(EP, "w", "b", done("1")).await.unwrap();
     assert_eq!(status(&*store, "b").await, Status::Completed, "the result is not lost with the item");
     store.drain(EP, "a", Duration::ZERO).await.unwrap();
-    store.chunk(EP, "w", "a", payload("123")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("123")).await.unwrap();
     let store = E::new().open(Limits::default());
     submit(&*store, "a").await;
     assert_eq!(store.submit(EP, new_job("a")).await.unwrap_err(), StoreError::DuplicateJob);

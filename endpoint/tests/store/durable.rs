@@ -190,15 +190,15 @@ async fn unread_stream_items_are_kept_and_read_ones_are_not() {
     let store = engine.open(Limits::default());
     submit(&*store, "a").await;
     take(&*store, "w", 1).await;
-    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("1")).await.unwrap();
     store.drain(EP, "a", Duration::ZERO).await.unwrap();
     for item in ["2", "3"] {
-        store.chunk(EP, "w", "a", payload(item)).await.unwrap();
+        store.stream_item(EP, "w", "a", payload(item)).await.unwrap();
     }
     drop(store);
 
     let store = engine.open(Limits::default());
-    store.chunk(EP, "w", "a", payload("4")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("4")).await.unwrap();
     drop(store);
 
     let store = engine.open(Limits::default());
@@ -215,7 +215,7 @@ async fn what_has_expired_leaves_the_file() {
     let job = job_with("a", |request| (request.retention, request.s3_config) = (retention, s3_config));
     store.submit(EP, job).await.unwrap();
     take(&*store, "w", 1).await;
-    store.chunk(EP, "w", "a", payload("1")).await.unwrap();
+    store.stream_item(EP, "w", "a", payload("1")).await.unwrap();
     store.finish(EP, "w", "a", done("1")).await.unwrap();
     drop(store);
 

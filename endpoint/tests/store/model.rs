@@ -116,7 +116,7 @@ impl<E: Engine> Observer<E> {
                 self.store.progress(EP, WORKERS[*worker], &id(*job), output).await.unwrap();
             }
             Event::Chunk { worker, job } => {
-                self.store.chunk(EP, WORKERS[*worker], &id(*job), payload(&step.to_string())).await.unwrap();
+                self.store.stream_item(EP, WORKERS[*worker], &id(*job), payload(&step.to_string())).await.unwrap();
             }
             Event::Cancel { job } => {
                 let cancelled = self.store.cancel(EP, &id(*job)).await.map(|job| job.status);
@@ -152,12 +152,12 @@ impl<E: Engine> Observer<E> {
     }
 
     async fn take(&mut self, worker: &'static str, max: usize) {
-        for assignment in self.store.take(EP, worker, max, Duration::ZERO).await.unwrap() {
-            let job: usize = assignment.id.trim_start_matches("job-").parse().unwrap();
+        for taken in self.store.take(EP, worker, max, Duration::ZERO).await.unwrap() {
+            let job: usize = taken.id.trim_start_matches("job-").parse().unwrap();
             assert_eq!(self.looks[job].status, Status::InQueue, "{job} was given to a second worker");
-            assert_eq!(assignment.request.input.get(), format!("\"input of job-{job}\""));
-            self.takers.insert(job, (worker, assignment.attempt));
-            self.trace.push(format!("{worker} takes {job} as {}", assignment.attempt));
+            assert_eq!(taken.request.input.get(), format!("\"input of job-{job}\""));
+            self.takers.insert(job, (worker, taken.attempt));
+            self.trace.push(format!("{worker} takes {job} as {}", taken.attempt));
         }
     }
 

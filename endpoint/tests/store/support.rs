@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use end_to_end_tests::eventually;
 use runpod_endpoint::store::{
-    Assignment, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore,
-    Status, Store, StoreError,
+    JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore, Status,
+    Store, StoreError, TakenJob,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -121,7 +121,7 @@ pub(crate) async fn status(store: &dyn Store, id: &str) -> Status {
 }
 
 /// What is there to take without waiting.
-pub(crate) async fn take(store: &dyn Store, worker: &str, max: usize) -> Vec<Assignment> {
+pub(crate) async fn take(store: &dyn Store, worker: &str, max: usize) -> Vec<TakenJob> {
     store.take(EP, worker, max, Duration::ZERO).await.unwrap()
 }
 

@@ -1,12 +1,12 @@
 //! Rule: where the time of handler processes goes.
 //!
 //! Every moment of every process is accounted for once. Idle and start-up time is added at once; the time of a job is added
-//! when the job ends, because its category is not known before. Jobs that run in one process at the same time share its time
+//! when the job ends, because its use is not known before. Jobs that run in one process at the same time share its time
 //! equally.
 
 use std::time::Duration;
 
-use crate::boundary::{Price, Time, TimeCategory};
+use crate::boundary::{GpuUse, Price, Time};
 use crate::states::{Phase, Process};
 use crate::worker::Worker;
 
@@ -21,7 +21,7 @@ impl Worker {
         for process in &self.processes {
             let busy = process.busy_slots();
             if busy == 0 {
-                self.gpu_time.add(idle_category(process), time);
+                self.gpu_time.add(idle_use(process), time);
                 continue;
             }
             let share = time / u32::try_from(busy).unwrap_or(u32::MAX);
@@ -34,8 +34,8 @@ impl Worker {
     }
 
     /// Adds the time of a run that is over.
-    pub(crate) fn account_run(&mut self, category: TimeCategory, time: Duration) {
-        self.gpu_time.add(category, time);
+    pub(crate) fn account_run(&mut self, gpu_use: GpuUse, time: Duration) {
+        self.gpu_time.add(gpu_use, time);
     }
 
     /// The price of the worker, if known.
@@ -45,11 +45,11 @@ impl Worker {
     }
 }
 
-/// The category of a process that runs no job.
-fn idle_category(process: &Process) -> TimeCategory {
+/// What the time of a process is used for that runs no job.
+fn idle_use(process: &Process) -> GpuUse {
     match process.phase {
-        Phase::Serving | Phase::Retiring { .. } if process.has_model() => TimeCategory::Idle,
-        Phase::Stopped | Phase::GaveUp => TimeCategory::Idle,
-        _ => TimeCategory::WarmUp,
+        Phase::Serving | Phase::Retiring { .. } if process.has_model() => GpuUse::Idle,
+        Phase::Stopped | Phase::GaveUp => GpuUse::Idle,
+        _ => GpuUse::WarmUp,
     }
 }

@@ -13,7 +13,7 @@
 
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
-use crate::boundary::{DrainCause, Exit, ExitReason, JobId, ProcessId, Report, Time, TimeCategory};
+use crate::boundary::{DrainCause, Exit, ExitReason, GpuUse, JobId, ProcessId, Report, Time};
 use crate::ending::{Extras, Outcome};
 use crate::linker;
 use crate::states::{Job, JobState, KillCause, Phase};
@@ -186,7 +186,7 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.state = JobState::Queued;
         let wasted = std::mem::take(&mut job.gpu_time);
-        self.account_run(TimeCategory::Failed, wasted);
+        self.account_run(GpuUse::Failed, wasted);
         self.queue.push_front(id.clone());
         self.counts.retried += 1;
         self.report(Report::JobRetried { job: id.clone(), reason: error.message.clone() });

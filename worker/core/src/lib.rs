@@ -35,9 +35,9 @@ pub mod linker;
 mod tests;
 
 pub use boundary::{
-    DeliveryEvent, DeviceMemory, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, GpuSlowdown, GpuTime,
-    JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy, PollAnswer, PollBlocker, PollView, Price,
-    ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason, Report, SlotCounts, SlotRef, SlowdownReason,
-    Snapshot, StartPhase, TakenJob, Time, TimeCategory, Versions, WorkerState,
+    DeliveryEvent, DeviceMemory, DrainCause, Effect, Event, Exit, ExitReason, FinalResult, GpuSlowdown, GpuTime,
+    GpuUse, Incarnation, JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy, PollAnswer, PollBlocker,
+    PollView, Price, ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason, Report, SlotCounts, SlotRef,
+    SlowdownReason, Snapshot, StartPhase, TakenJob, Time, Versions, WorkerState,
 };
 pub use worker::Worker;

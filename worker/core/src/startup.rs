@@ -21,9 +21,9 @@ impl Worker {
             let process = &mut self.processes[index];
             if matches!(process.phase, Phase::Backoff { until } if until <= now) {
                 process.start(now, &self.policy);
-                let (process, epoch) = (process.id, process.epoch);
-                self.report(Report::ProcessStarting { process, epoch });
-                self.emit(Effect::Spawn { process, epoch });
+                let (process, incarnation) = (process.id, process.incarnation);
+                self.report(Report::ProcessStarting { process, incarnation });
+                self.emit(Effect::Spawn { process, incarnation });
             }
         }
     }
@@ -121,7 +121,7 @@ impl Worker {
         }
         process.device = Some(device.clone());
         if process.phase == Phase::Loading && process.is_loaded() {
-            self.begin_serving(now, id, warm_up);
+            self.models_loaded(now, id, warm_up);
         }
         self.report(Report::SlotReady { process: id, slot, device, load_time });
     }
@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// All models are loaded. Only the handler knows how much of that time was its own warm-up.
-    fn begin_serving(&mut self, now: Time, id: ProcessId, warm_up: Duration) {
+    fn models_loaded(&mut self, now: Time, id: ProcessId, warm_up: Duration) {
         let process = self.process(id);
         process.begin_serving(now);
         let time = now.since(process.start_phase_since);

@@ -85,9 +85,11 @@ impl Worker {
                     self.stop_requested(now, &job);
                 }
             }
-            Event::Process { id, epoch, event } => {
-                let current =
-                    self.processes.get(id.0).is_some_and(|process| process.epoch == epoch && process.phase.is_alive());
+            Event::Process { id, incarnation, event } => {
+                let current = self
+                    .processes
+                    .get(id.0)
+                    .is_some_and(|process| process.incarnation == incarnation && process.phase.is_alive());
                 if current {
                     self.process_event(now, id, event);
                 }
@@ -164,7 +166,7 @@ impl Worker {
                     self.close_job(now, &job);
                 }
             }
-            DeliveryEvent::Pressure(full) => self.outbox_full = full,
+            DeliveryEvent::Full(full) => self.outbox_full = full,
         }
     }
 

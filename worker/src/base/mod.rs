@@ -1,6 +1,7 @@
 //! The ground floor: what every other part of the worker may use, and what uses none of them.
 
 mod client;
+mod excerpt;
 mod failure_state;
 mod folder_lock;
 mod id;
@@ -13,6 +14,7 @@ pub mod url;
 use std::time::Duration;
 
 pub use client::{ClientError, http_client, request_error_text};
+pub(crate) use excerpt::excerpt;
 pub use failure_state::FailureState;
 pub use folder_lock::{FolderLock, LockError};
 pub use id::{IdError, check_id};

@@ -13,7 +13,7 @@ use super::{complain, configure, print, start_log};
 use crate::checks;
 use crate::config::{Config, RunArgs};
 use crate::process::{HandlerCommand, Processes};
-use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId, linker};
+use runpod_worker_core::{Event, Incarnation, ProcessEvent, ProcessId, linker};
 
 /// Name of the report about the handler process itself.
 const HANDLER: &str = "handler";
@@ -60,7 +60,7 @@ async fn check_handler(config: &Config) -> Vec<CheckReport> {
     let command = HandlerCommand { program: handler.program, args: handler.args, env: Vec::new() };
     let (events, inbox) = mpsc::channel(16);
     let mut processes = Processes::new(command, events);
-    processes.spawn(PROCESS, Epoch(1));
+    processes.spawn(PROCESS, Incarnation(1));
     let limit = config.policy.handshake_timeout + config.policy.load_stall_timeout;
     let process_count = u32::try_from(config.policy.processes).unwrap_or(u32::MAX);
     let result = tokio::time::timeout(limit, request_checks(&mut processes, inbox, &order, process_count)).await;

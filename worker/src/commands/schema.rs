@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{complain, print};
 use crate::cli::HandlerArgs;
 use crate::process::{HandlerCommand, Processes};
-use runpod_worker_core::{Epoch, Event, ProcessEvent, ProcessId};
+use runpod_worker_core::{Event, Incarnation, ProcessEvent, ProcessId};
 
 /// Longest time until the handler introduces itself.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ async fn schema(args: HandlerArgs) -> Result<Manifest, SchemaError> {
     let command = HandlerCommand { program, args: handler.collect(), env: Vec::new() };
     let (events, mut inbox) = mpsc::channel(16);
     let mut processes = Processes::new(command, events);
-    processes.spawn(ProcessId(0), Epoch(1));
+    processes.spawn(ProcessId(0), Incarnation(1));
     let introduced = async {
         while let Some(event) = inbox.recv().await {
             let Event::Process { event, .. } = event else { continue };

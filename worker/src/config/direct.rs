@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::conflicts::same_port;
 use super::description::Description;
 use super::environment::Environment;
-use super::settings::{Settings, printable, show_duration};
+use super::settings::{Settings, show_duration};
 use super::{ConfigErrors, parse};
+use crate::base::excerpt;
 use crate::direct::DirectConfig;
 use crate::http::limits::SPARE_CONNECTIONS;
 
@@ -91,7 +92,7 @@ pub fn load_realtime(
     let port = match env.get(REALTIME_PORT).as_deref() {
         None | Some("0") => return Ok(None),
         Some(text) => text.parse().map_err(|_| {
-            ConfigErrors::new(vec![format!("{REALTIME_PORT}: `{}` cannot be used: use a port, or 0", printable(text))])
+            ConfigErrors::new(vec![format!("{REALTIME_PORT}: `{}` cannot be used: use a port, or 0", excerpt(text))])
         })?,
     };
     let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::description::{Description, Line};
 use super::environment::Environment;
 use super::parse;
+use crate::base::excerpt;
 
 /// The prefix of the variables of this program.
 pub(super) const PREFIX: &str = "RUNPOD_WORKER_";
@@ -52,7 +53,7 @@ impl<'a, E: Environment> Settings<'a, E> {
             Some((text, origin)) => match parse(&text) {
                 Ok(value) => (value, origin),
                 Err(fix) => {
-                    self.problems.push(format!("{origin}: `{}` cannot be used: {fix}", printable(&text)));
+                    self.problems.push(format!("{origin}: `{}` cannot be used: {fix}", excerpt(&text)));
                     return default;
                 }
             },
@@ -103,7 +104,7 @@ impl<'a, E: Environment> Settings<'a, E> {
     }
 
     fn describe(&mut self, name: &str, value: &str, origin: &str, changed: bool) {
-        let (name, value, origin) = (name.to_owned(), printable(value), origin.to_owned());
+        let (name, value, origin) = (name.to_owned(), excerpt(value), origin.to_owned());
         self.description.push(Line { name, value, origin, changed });
     }
 
@@ -137,15 +138,4 @@ pub(super) fn show_size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = UNITS.iter().find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
     unit.map_or_else(|| format!("{bytes} bytes"), |(name, size)| format!("{} {name}", bytes / size))
-}
-
-/// Text from outside, safe to print and of limited length.
-pub(super) fn printable(text: &str) -> String {
-    const LONGEST: usize = 200;
-    let safe = runpod_log_line::printable(text);
-    let mut line: String = safe.chars().take(LONGEST).collect();
-    if line.len() < safe.len() {
-        line.push('…');
-    }
-    line
 }

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
     use crate::sensors::gpu::{Gpus, XidErrors};
     use crate::sensors::host::Host;
-    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
+    use runpod_worker_core::{Incarnation, ProcessId, ProcessView};
 
     const GIB: u64 = 1 << 30;
 
@@ -184,7 +184,7 @@ mod tests {
     fn handler_on(device: &str) -> Snapshot {
         let process = ProcessView {
             id: ProcessId(0),
-            epoch: Epoch(1),
+            incarnation: Incarnation(1),
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),

@@ -13,8 +13,8 @@ use crate::queue::{PostReply, ResultSink};
 use crate::sensors::gpu::Gpus;
 use crate::sensors::host::Host;
 use runpod_worker_core::{
-    DeliveryEvent, Epoch, Event, Exit, ExitReason, JobCounts, PollView, Price, ProcessId, ProcessView, SlotCounts,
-    Time, Versions, WorkerState,
+    DeliveryEvent, Event, Exit, ExitReason, Incarnation, JobCounts, PollView, Price, ProcessId, ProcessView,
+    SlotCounts, Time, Versions, WorkerState,
 };
 
 struct NoQueue;
@@ -47,7 +47,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
         slots: SlotCounts { busy: 1, ready: 3, ..SlotCounts::default() },
         processes: vec![ProcessView {
             id: ProcessId(0),
-            epoch: Epoch(3),
+            incarnation: Incarnation(3),
             phase: "serving",
             pid: Some(4711),
             device: Some("cuda:0".into()),
@@ -68,7 +68,7 @@ fn nothing_known() -> Sensors {
 async fn server(state: WorkerState) -> (String, watch::Sender<Snapshot>, CancellationToken) {
     let (sender, snapshots) = watch::channel(snapshot(state));
     let (events, mut inbox) = tokio::sync::mpsc::channel::<Event>(8);
-    tokio::spawn(async move { while let Some(Event::Delivery(DeliveryEvent::Pressure(_))) = inbox.recv().await {} });
+    tokio::spawn(async move { while let Some(Event::Delivery(DeliveryEvent::Full(_))) = inbox.recv().await {} });
     let identity = Identity { worker_id: "w1".into(), hostname: "h1".into(), endpoint_id: None };
     let outbox = outbox::spawn(Arc::new(NoQueue), identity.clone(), OutboxLimits::default(), events);
     let state = HttpState {

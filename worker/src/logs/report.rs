@@ -32,8 +32,8 @@ pub(crate) fn log(report: &Report) {
             error!(%job, "The queue refused the result for good.");
         }
         Report::LateMessage { job } => debug!(%job, "A message came after the end of its job and is dropped."),
-        Report::ProcessStarting { process, epoch } => {
-            info!(process = process.0, start = epoch.0, "Starting the handler process.");
+        Report::ProcessStarting { process, incarnation } => {
+            info!(process = process.0, start = incarnation.0, "Starting the handler process.");
         }
         Report::StartPhase { process, phase, time } => {
             debug!(process = process.0, phase = phase.as_str(), ms = millis(*time), "A phase of the start has ended.");
@@ -153,7 +153,7 @@ mod tests {
     use crate::logs::LogFormat;
     use crate::logs::capture::Capture;
     use runpod_worker_core::{
-        Epoch, ExitReason, GpuSlowdown, JobCost, ProcessId, RecycleReason, SlowdownReason, StartPhase,
+        ExitReason, GpuSlowdown, Incarnation, JobCost, ProcessId, RecycleReason, SlowdownReason, StartPhase,
     };
 
     fn job() -> JobId {
@@ -198,7 +198,7 @@ mod tests {
             Report::JobDelivered { job: job(), accepted: true },
             Report::JobDelivered { job: job(), accepted: false },
             Report::LateMessage { job: job() },
-            Report::ProcessStarting { process, epoch: Epoch(1) },
+            Report::ProcessStarting { process, incarnation: Incarnation(1) },
             Report::StartPhase { process, phase: StartPhase::Load, time: Duration::from_secs(3) },
             Report::Loading { process, stage: "weights".into(), done: 1, total: 2 },
             Report::SlotReady { process, slot: 0, device: "cpu".into(), load_time: Duration::from_secs(1) },

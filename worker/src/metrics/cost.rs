@@ -4,7 +4,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Sum, UseOf, register, set_sum};
-use runpod_worker_core::{Snapshot, TimeCategory};
+use runpod_worker_core::{GpuUse, Snapshot};
 
 #[derive(Debug)]
 pub(super) struct CostMetrics {
@@ -31,7 +31,7 @@ impl CostMetrics {
     }
 
     pub(super) fn publish(&self, snapshot: &Snapshot) {
-        for what in TimeCategory::ALL {
+        for what in GpuUse::ALL {
             let (label, time) = (UseOf { r#use: what.as_str() }, snapshot.gpu_time.of(what));
             set_sum(&self.gpu_time.get_or_create(&label), time.as_secs_f64());
             if let Some(price) = snapshot.price {

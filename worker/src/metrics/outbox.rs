@@ -41,7 +41,7 @@ impl OutboxMetrics {
                 "Attempts to deliver after which another one was needed",
                 Counter::default(),
             ),
-            lost_chunks: register(r, "runpod_worker_lost_chunks", "Streamed items given up", Counter::default()),
+            lost_chunks: register(r, "runpod_worker_lost_chunks", "Chunks given up", Counter::default()),
         }
     }
 

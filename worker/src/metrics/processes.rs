@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Cause, Measure, Phase, long_histogram, register};
-use runpod_worker_core::{Epoch, Exit, ExitReason, ProcessId, RecycleReason, Report, StartPhase};
+use runpod_worker_core::{Exit, ExitReason, Incarnation, ProcessId, RecycleReason, Report, StartPhase};
 
 const RESTART_CAUSES: [&str; 7] = ["exit", "killed", "oom", "planned", "signal", "start_failed", "unknown"];
 
@@ -85,7 +85,7 @@ impl ProcessMetrics {
                 self.ended(*process, if *expected { "planned" } else { exit_cause(exit) });
             }
             Report::StartFailed { process, .. } => self.ended(*process, "start_failed"),
-            Report::ProcessStarting { process, epoch } if *epoch > Epoch(1) => {
+            Report::ProcessStarting { process, incarnation } if *incarnation > Incarnation(1) => {
                 let cause = self.restart_causes.lock().remove(process).unwrap_or("unknown");
                 self.restarts.get_or_create(&Cause { cause }).inc();
             }

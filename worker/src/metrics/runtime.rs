@@ -66,14 +66,14 @@ fn encode_gpus(out: &mut DescriptorEncoder<'_>, gpus: &[Gpu]) -> Result<(), Erro
     let help = "Temperature of a GPU";
     gauge(out, "runpod_gpu_temperature_celsius", help, each(|gpu| gpu.figures.temperature_celsius))?;
     let help = "1 while a GPU is slowed down, by reason";
-    gauge(out, "runpod_gpu_throttled", help, throttled(gpus))?;
+    gauge(out, "runpod_gpu_slowed_down", help, slowed_down(gpus))?;
     let help = "Memory errors of a GPU that could not be corrected, since its driver was loaded";
     counter(out, "runpod_gpu_ecc_errors", help, each(|gpu| float(gpu.figures.ecc_errors)))?;
     let help = "Critical errors of a GPU (Xid) since the worker started";
     counter(out, "runpod_gpu_xid_errors", help, each(|gpu| float(gpu.figures.xid_errors.map(|errors| errors.count))))
 }
 
-fn throttled(gpus: &[Gpu]) -> Series {
+fn slowed_down(gpus: &[Gpu]) -> Series {
     let mut series = Vec::new();
     for (index, gpu) in gpus.iter().enumerate() {
         let Some(reasons) = &gpu.figures.slowdown else { continue };
@@ -140,7 +140,7 @@ pub(super) mod tests {
     use crate::metrics::Metrics;
     use crate::sensors::gpu::{GpuFigures, Gpus, XidErrors};
     use crate::sensors::host::Host;
-    use runpod_worker_core::{Epoch, ProcessId, ProcessView};
+    use runpod_worker_core::{Incarnation, ProcessId, ProcessView};
 
     fn text(gpus: Gpus, host: Host, snapshot: Snapshot) -> String {
         let (_sender, snapshots) = watch::channel(snapshot);
@@ -169,7 +169,7 @@ pub(super) mod tests {
         let host = HostUsage { cpu: Some(0.25), memory_used: Some(1024), memory_limit: Some(4096) };
         let process = ProcessView {
             id: ProcessId(0),
-            epoch: Epoch(1),
+            incarnation: Incarnation(1),
             phase: "serving",
             pid: None,
             device: Some("cuda:1".to_owned()),

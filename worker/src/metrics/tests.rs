@@ -8,7 +8,7 @@ use super::labels::{CATEGORIES, category, error_type};
 use super::*;
 use crate::outbox::SpoolStats;
 use runpod_worker_core::{
-    Epoch, Exit, ExitReason, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob, WorkerState,
+    Exit, ExitReason, Incarnation, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob, WorkerState,
 };
 use runpod_worker_core::{JobCounts, ProcessView, SlotCounts};
 
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn process(device: &str) -> ProcessView {
     ProcessView {
         id: ProcessId(0),
-        epoch: Epoch(1),
+        incarnation: Incarnation(1),
         phase: "serving",
         pid: Some(1),
         device: Some(device.to_owned()),
@@ -77,9 +77,9 @@ fn run_job(metrics: &Metrics, id: usize, status: JobStatus, error: Option<ErrorK
     run_job_for(metrics, "acme", id, status, error);
 }
 
-fn process_life(metrics: &Metrics, epoch: u32, status: ExitReason, host_oom: bool) {
+fn process_life(metrics: &Metrics, incarnation: u32, status: ExitReason, host_oom: bool) {
     let process = ProcessId(0);
-    metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(epoch) });
+    metrics.observe(&Report::ProcessStarting { process, incarnation: Incarnation(incarnation) });
     let exit = Exit { status, host_oom, last_lines: Vec::new() };
     metrics.observe(&Report::ProcessExited { process, exit, expected: false });
 }
@@ -232,11 +232,11 @@ fn every_kind_of_error_has_one_category_and_one_type() {
 fn a_killed_process_is_restarted_because_it_was_killed() {
     let metrics = Metrics::default();
     let process = ProcessId(0);
-    metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(1) });
+    metrics.observe(&Report::ProcessStarting { process, incarnation: Incarnation(1) });
     metrics.observe(&Report::ProcessKilled { process, reason: "no answer".into() });
     let exit = Exit { status: ExitReason::Signal(9), host_oom: false, last_lines: Vec::new() };
     metrics.observe(&Report::ProcessExited { process, exit, expected: true });
-    metrics.observe(&Report::ProcessStarting { process, epoch: Epoch(2) });
+    metrics.observe(&Report::ProcessStarting { process, incarnation: Incarnation(2) });
     let text = metrics.encode().unwrap();
     assert!(text.contains("runpod_worker_handler_restarts_total{cause=\"killed\"} 1\n"), "{text}");
     let restarts: u64 = text

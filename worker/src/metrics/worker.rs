@@ -15,14 +15,14 @@ use runpod_worker_core::{PollAnswer, SlotCounts};
 use runpod_worker_core::{Snapshot, WorkerState};
 
 /// Jobs in one answer of the queue.
-const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+const POLL_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 #[derive(Debug)]
 pub(super) struct WorkerMetrics {
     state: Family<State, Gauge>,
     slots: Family<State, Gauge>,
     polls: Family<Outcome, Counter>,
-    batch_size: Histogram,
+    jobs_per_poll: Histogram,
     heartbeats: Family<Outcome, Counter>,
     heartbeat_age: Family<Bare, Measure>,
     uptime: Measure,
@@ -36,11 +36,11 @@ impl WorkerMetrics {
             state: register(r, "runpod_worker_state", "1 for the worker's state", Family::default()),
             slots: register(r, "runpod_worker_slots", "Slots by state", Family::default()),
             polls: register(r, "runpod_worker_polls", "Polls of the queue, by outcome", Family::default()),
-            batch_size: register(
+            jobs_per_poll: register(
                 r,
-                "runpod_worker_batch_size",
+                "runpod_worker_jobs_per_poll",
                 "Jobs in one answer of the queue, of those that brought any",
-                Histogram::new(BATCH_BUCKETS),
+                Histogram::new(POLL_BUCKETS),
             ),
             heartbeats: register(r, "runpod_worker_heartbeats", "Heartbeats, by outcome", Family::default()),
             heartbeat_age: register(
@@ -64,7 +64,7 @@ impl WorkerMetrics {
     pub(super) fn poll(&self, answer: &PollAnswer) {
         self.polls.get_or_create(&Outcome { outcome: answer.outcome() }).inc();
         if let PollAnswer::Jobs(jobs) = answer {
-            self.batch_size.observe(jobs.len() as f64);
+            self.jobs_per_poll.observe(jobs.len() as f64);
         }
     }
 

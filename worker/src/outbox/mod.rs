@@ -149,7 +149,7 @@ fn start<S: ResultSink>(
         counters: Counters::default(),
         spool,
     });
-    tokio::spawn(held_bytes::report_pressure(shared.held_bytes.pressure(), events.clone()));
+    tokio::spawn(held_bytes::report_full(shared.held_bytes.full(), events.clone()));
     if let Some(spool) = &shared.spool {
         tokio::spawn(spool.retry_until_writable(Arc::downgrade(&shared.held_bytes)));
     }

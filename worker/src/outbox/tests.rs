@@ -126,7 +126,7 @@ impl Rig {
             match self.event().await {
                 DeliveryEvent::Chunk { seq, .. } => chunks.push(seq),
                 DeliveryEvent::Final { accepted, .. } => return (accepted, chunks),
-                DeliveryEvent::Pressure(_) | DeliveryEvent::Undelivered(_) => {}
+                DeliveryEvent::Full(_) | DeliveryEvent::Undelivered(_) => {}
             }
         }
     }
@@ -343,7 +343,7 @@ async fn posts_in_flight_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pressure_comes_over_the_limit_and_goes_at_half_of_it() {
+async fn the_outbox_is_full_over_the_limit_and_goes_at_half_of_it() {
     let limits = OutboxLimits { max_bytes: 10_000, max_posts: 1, ..OutboxLimits::default() };
     let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((1000, code(200)), 4)), limits);
     for job in ["a", "b", "c", "d"] {
@@ -352,7 +352,7 @@ async fn pressure_comes_over_the_limit_and_goes_at_half_of_it() {
     let mut events = Vec::new();
     for _ in 0..6 {
         events.push(match rig.event().await {
-            DeliveryEvent::Pressure(pressed) => pressed.to_string(),
+            DeliveryEvent::Full(full) => full.to_string(),
             DeliveryEvent::Final { .. } => "final".to_owned(),
             DeliveryEvent::Chunk { .. } | DeliveryEvent::Undelivered(_) => "other".to_owned(),
         });

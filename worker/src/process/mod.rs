@@ -8,7 +8,6 @@ mod events;
 mod exit;
 mod group;
 mod handler_log;
-mod incarnation;
 pub(crate) mod limits;
 mod link;
 mod output;
@@ -19,6 +18,7 @@ mod run_folder;
 mod running_jobs;
 mod secret_inputs;
 mod spawn;
+mod supervision;
 
 pub use pool::Processes;
 pub use spawn::HandlerCommand;

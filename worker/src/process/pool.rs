@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use super::descendants;
 use super::events::Events;
 use super::group::Group;
-use super::incarnation::Incarnation;
 use super::limits::{KILL_TIMEOUT, SEND_QUEUE, SEND_QUEUE_MAX, SEND_QUEUE_PER_SLOT};
 use super::link::Frame;
 use super::run_folder::RunFolder;
 use super::running_jobs::RunningJobs;
 use super::spawn::HandlerCommand;
-use runpod_worker_core::{Epoch, Event, ProcessId};
+use super::supervision::Supervision;
+use runpod_worker_core::{Event, Incarnation, ProcessId};
 
 /// Starts, feeds and kills handler processes. Dropping it kills them all and everything that they have started, and waits for that
 /// for some seconds at most.
@@ -135,15 +135,15 @@ impl Processes {
 
     /// Starts a process. Answered by `ProcessEvent::Spawned` or `ProcessEvent::SpawnFailed`; after `Spawned`, the last
     /// event of the incarnation is `ProcessEvent::Exited`. An earlier incarnation that is still there is killed.
-    pub fn spawn(&mut self, id: ProcessId, epoch: Epoch) {
+    pub fn spawn(&mut self, id: ProcessId, incarnation: Incarnation) {
         let mut command = Arc::clone(&self.command);
         if let Some(env) = self.process_env.get(&id) {
             Arc::make_mut(&mut command).env.extend(env.iter().cloned());
         }
         let (sender, frames) = mpsc::channel(SEND_QUEUE_MAX);
         let (group, jobs) = (Arc::new(Group::default()), RunningJobs::default());
-        let events = Events { id, epoch, queue: self.events.clone() };
-        let incarnation = Incarnation {
+        let events = Events { id, incarnation, queue: self.events.clone() };
+        let supervision = Supervision {
             command,
             events,
             frames,
@@ -154,7 +154,7 @@ impl Processes {
             log_rate: self.log_rate,
         };
         self.handles.insert(id, Handle { frames: sender, room: Room::default(), group, jobs });
-        tokio::spawn(incarnation.run());
+        tokio::spawn(supervision.run());
     }
 
     /// Queues a message for a process. A process that has exited gets nothing. A message that cannot be queued or encoded

@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use runpod_worker_core::{Epoch, ProcessId};
+use runpod_worker_core::{Incarnation, ProcessId};
 
 use super::descendants;
 use super::limits::{KILL_TIMEOUT, RUN_FOLDER_ATTEMPTS};
@@ -52,8 +52,8 @@ impl RunFolder {
     }
 
     /// Makes the folder of one handler process.
-    pub(super) fn for_process(&self, id: ProcessId, epoch: Epoch) -> io::Result<PathBuf> {
-        let path = self.path.join(format!("{}-{}", id.0, epoch.0));
+    pub(super) fn for_process(&self, id: ProcessId, incarnation: Incarnation) -> io::Result<PathBuf> {
+        let path = self.path.join(format!("{}-{}", id.0, incarnation.0));
         // A cleaner of the temporary folder may have removed ours.
         private_folder(&self.path)?;
         private_folder(&path)?;
@@ -115,7 +115,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let living = RunFolder::create(temporary.path()).unwrap();
         let abandoned = RunFolder::create(temporary.path()).unwrap();
-        let (path, job) = (abandoned.path.clone(), abandoned.for_process(ProcessId(0), Epoch(1)).unwrap());
+        let (path, job) = (abandoned.path.clone(), abandoned.for_process(ProcessId(0), Incarnation(1)).unwrap());
         fs::write(job.join("large"), "file of a job").unwrap();
         drop(abandoned);
         let own = RunFolder::create(temporary.path()).unwrap();

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{HandlerCommand, Processes};
 use crate::logs::LogFormat;
 use crate::logs::capture::Capture;
-use runpod_worker_core::{Epoch, Event, Exit, ExitReason, ProcessEvent, ProcessId};
+use runpod_worker_core::{Event, Exit, ExitReason, Incarnation, ProcessEvent, ProcessId};
 
 const P0: ProcessId = ProcessId(0);
 /// Far above what anything here takes; reached only by a failing test.
@@ -42,7 +42,7 @@ impl Fixture {
     /// A fixture whose process 0 has been started.
     async fn started(script: &str) -> Self {
         let mut fixture = Self::new(script);
-        fixture.processes.spawn(P0, Epoch(1));
+        fixture.processes.spawn(P0, Incarnation(1));
         let event = fixture.next().await;
         assert!(matches!(event, ProcessEvent::Spawned { .. }), "{event:?}");
         fixture
@@ -342,7 +342,7 @@ async fn temporary_files_go_with_the_process_before_its_exit_is_reported() {
 async fn a_start_kills_what_a_killed_worker_has_left() {
     let (temporary, witness) = (tempfile::tempdir().unwrap(), Witness::new());
     let abandoned = super::run_folder::RunFolder::create(temporary.path()).unwrap();
-    let folder = abandoned.for_process(P0, Epoch(1)).unwrap();
+    let folder = abandoned.for_process(P0, Incarnation(1)).unwrap();
     let script = format!(
         "{} RUNPOD_HANDLER_TEMP_DIR={} {} {} sleep 1000",
         witness.hold(),
@@ -364,7 +364,7 @@ async fn a_start_kills_what_a_killed_worker_has_left() {
 #[tokio::test]
 async fn a_kill_during_the_start_is_not_lost() {
     let mut fixture = Fixture::new("sleep 1000");
-    fixture.processes.spawn(P0, Epoch(1));
+    fixture.processes.spawn(P0, Incarnation(1));
     fixture.processes.kill(P0);
     assert!(matches!(fixture.next().await, ProcessEvent::Spawned { .. }));
     assert_eq!(fixture.exit().await.status, ExitReason::Signal(9));
@@ -385,7 +385,7 @@ async fn a_process_that_reads_late_is_not_killed_for_what_its_slots_have_waiting
     const SLOTS: u32 = 500;
     const WINDOW: u32 = 32;
     let mut fixture = Fixture::new("sleep 1; exit 7");
-    fixture.processes.spawn(P0, Epoch(1));
+    fixture.processes.spawn(P0, Incarnation(1));
     assert!(matches!(fixture.next().await, ProcessEvent::Spawned { .. }));
     let load = ToHandler::Load { worker_id: "w".into(), slots: 1, device: "cpu".into(), chunk_window: WINDOW };
     fixture.processes.send(P0, &load, Bytes::new());
@@ -405,14 +405,14 @@ async fn a_process_that_reads_late_is_not_killed_for_what_its_slots_have_waiting
 }
 
 #[tokio::test]
-async fn events_carry_process_and_epoch() {
+async fn events_carry_process_and_incarnation() {
     let mut fixture = Fixture::new("exit 0");
-    for epoch in [1, 2] {
-        fixture.processes.spawn(ProcessId(3), Epoch(epoch));
+    for incarnation in [1, 2] {
+        fixture.processes.spawn(ProcessId(3), Incarnation(incarnation));
         for _ in ["spawned", "gone"] {
             let event = within(fixture.events.recv()).await;
-            let Some(Event::Process { id, epoch: seen, .. }) = event else { panic!("{event:?}") };
-            assert_eq!((id, seen), (ProcessId(3), Epoch(epoch)));
+            let Some(Event::Process { id, incarnation: seen, .. }) = event else { panic!("{event:?}") };
+            assert_eq!((id, seen), (ProcessId(3), Incarnation(incarnation)));
         }
     }
 }
@@ -430,7 +430,7 @@ async fn a_program_that_cannot_run_is_a_permanent_failure_with_the_fix() {
     {
         let mut fixture =
             Fixture::with_command(HandlerCommand { program: program.into(), ..HandlerCommand::default() });
-        fixture.processes.spawn(P0, Epoch(1));
+        fixture.processes.spawn(P0, Incarnation(1));
         let event = fixture.next().await;
         let ProcessEvent::SpawnFailed { reason, permanent: true } = &event else { panic!("{event:?}") };
         assert!(reason.contains(fix) && reason.contains(&program.display().to_string()), "{reason}");
@@ -445,7 +445,7 @@ async fn environment_is_added_per_command_and_per_process() {
     let mut fixture = Fixture::with_command(command);
     fixture.processes = fixture.processes.with_process_env(ProcessId(1), vec![variable("TWO", "own")]);
     for (id, expected) in [(ProcessId(0), "1 common"), (ProcessId(1), "1 own")] {
-        fixture.processes.spawn(id, Epoch(1));
+        fixture.processes.spawn(id, Incarnation(1));
         fixture.next().await;
         assert_eq!(fixture.exit().await.last_lines, [expected]);
     }

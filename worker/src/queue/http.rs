@@ -19,7 +19,7 @@ use super::{
     TenantField, wire,
 };
 use crate::base::url::append;
-use crate::base::{ClientError, UrlTemplate, http_client, request_error_text, retry_after};
+use crate::base::{ClientError, UrlTemplate, excerpt, http_client, request_error_text, retry_after};
 use runpod_worker_core::JobId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -193,7 +193,7 @@ impl JobSource for HttpQueue {
                     }
                     Ok(Body::Complete(body)) => wire::unusable(
                         &body,
-                        &format!("its media type is `{}` instead of `application/json`", printable(&media_type)),
+                        &format!("its media type is `{}` instead of `application/json`", excerpt(&media_type)),
                         most,
                     ),
                     Ok(Body::Cut(body)) => wire::unusable(&body, &format!("it is longer than {limit} bytes"), most),
@@ -283,11 +283,6 @@ fn post_timeout(len: usize) -> Duration {
 fn media_type(headers: &HeaderMap) -> String {
     let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// Text from outside, short enough for a message.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 enum Body {

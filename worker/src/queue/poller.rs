@@ -288,8 +288,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_429_pauses_for_five_seconds_or_longer() {
         let wait = |seconds| Some(Duration::from_secs(seconds));
-        let throttled = |retry_after| (1, TakeReply::RateLimited { retry_after });
-        let source = Script::new([throttled(None), throttled(wait(1)), throttled(wait(20))]);
+        let limited = |retry_after| (1, TakeReply::RateLimited { retry_after });
+        let source = Script::new([limited(None), limited(wait(1)), limited(wait(20))]);
         let mut rig = Rig::new(&source);
         for expected in [5, 5, 20] {
             let answer = rig.poll().await;

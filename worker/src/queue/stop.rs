@@ -136,8 +136,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_answer_is_asked_for_more_than_once_a_second() {
-        let throttled = StopReply::RateLimited { retry_after: None };
-        let (pauses, events) = run_script([StopReply::Nothing, throttled, failed(404), failed(404), failed(500)]).await;
+        let limited = StopReply::RateLimited { retry_after: None };
+        let (pauses, events) = run_script([StopReply::Nothing, limited, failed(404), failed(404), failed(500)]).await;
         assert!(events.is_empty());
         assert!(pauses.iter().all(|pause| *pause >= STOP_PAUSE && *pause <= STOP_ERROR_PAUSE_MAX), "{pauses:?}");
         assert!(pauses[0] < Duration::from_millis(1_010) && pauses[1] >= RATE_LIMIT_PAUSE, "{pauses:?}");

@@ -31,7 +31,7 @@ mod tests {
     fn process(id: usize, device: &str, allocated: u64) -> ProcessView {
         ProcessView {
             id: ProcessId(id),
-            epoch: runpod_worker_core::Epoch(1),
+            incarnation: runpod_worker_core::Incarnation(1),
             phase: "serving",
             pid: None,
             device: Some(device.to_owned()),

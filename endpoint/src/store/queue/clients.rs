@@ -86,7 +86,7 @@ impl<P: Content> Queue<P> {
         let (id, status) = (Arc::clone(&job.record.id), job.status());
         let items = job.stream.drain();
         if !items.is_empty() {
-            self.journal.chunks_gone(job);
+            self.journal.stream_items_gone(job);
         }
         if status == Status::Cancelled && items.is_empty() {
             if job.record.notices.cancel_reported {
@@ -129,7 +129,7 @@ impl<P: Content> Queue<P> {
         (record.position, record.state, record.submitted) = (position, State::Queued, now);
         record.notices.webhook_due = false;
         (record.attempt, record.ending) = (Attempt::default(), Ending::default());
-        self.journal.chunks_gone(job);
+        self.journal.stream_items_gone(job);
         job.stream.drain();
         self.enqueue(position, &id);
         self.totals.in_queue += 1;

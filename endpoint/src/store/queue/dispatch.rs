@@ -6,11 +6,11 @@ use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::job::{Run, State};
 use crate::store::payload::Content;
-use crate::store::views::Assignment;
+use crate::store::views::TakenJob;
 
 impl<P: Content> Queue<P> {
     /// Gives the next jobs, at most `max`, to a worker.
-    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<Assignment<P>> {
+    pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<TakenJob<P>> {
         let limits = self.limits;
         let (worker, known) = self.workers.contact(now, worker, &limits);
         if !known.is_eligible() {
@@ -38,7 +38,7 @@ impl<P: Content> Queue<P> {
                 lease,
             });
             let request = record.request.clone();
-            taken.push(Assignment { id: Arc::clone(&id), attempt: record.attempt.number, delay, request });
+            taken.push(TakenJob { id: Arc::clone(&id), attempt: record.attempt.number, delay, request });
             self.workers.hold(&worker, &id);
             self.in_progress += 1;
             self.changed(&id);

@@ -18,8 +18,8 @@ pub(super) struct Journal {
 #[derive(Debug)]
 enum Note {
     Touched(JobId),
-    Chunk { job: u64, number: u64, item: Payload },
-    ChunksGone { job: u64 },
+    StreamItem { job: u64, number: u64, item: Payload },
+    StreamItemsGone { job: u64 },
     Gone { job: u64 },
 }
 
@@ -38,14 +38,14 @@ impl Journal {
     }
 
     /// To be called before the item is added.
-    pub(super) fn chunk<P>(&mut self, job: &Job<P>, item: &Payload) {
-        self.note(|| Note::Chunk { job: job.record.number, number: job.stream.next(), item: Arc::clone(item) });
+    pub(super) fn stream_item<P>(&mut self, job: &Job<P>, item: &Payload) {
+        self.note(|| Note::StreamItem { job: job.record.number, number: job.stream.next(), item: Arc::clone(item) });
     }
 
     /// Read or dropped: every item so far.
-    pub(super) fn chunks_gone<P>(&mut self, job: &Job<P>) {
+    pub(super) fn stream_items_gone<P>(&mut self, job: &Job<P>) {
         if job.stream.next() > 0 {
-            self.note(|| Note::ChunksGone { job: job.record.number });
+            self.note(|| Note::StreamItemsGone { job: job.record.number });
         }
     }
 
@@ -69,7 +69,7 @@ impl Changes {
     pub(crate) fn jobs(&self) -> Vec<u64> {
         let number = |change: &Change| match change {
             Change::Job { record, .. } => record.number,
-            Change::Chunk { job, .. } | Change::ChunksGone { job } | Change::Gone { job } => *job,
+            Change::StreamItem { job, .. } | Change::StreamItemsGone { job } | Change::Gone { job } => *job,
         };
         self.list.iter().map(number).collect()
     }
@@ -81,9 +81,9 @@ pub(crate) enum Change {
     /// The job is now like this, with the length of each payload; and those of its payloads that are new.
     Job { record: Box<Record<usize>>, payloads: Vec<(Part, Payload)> },
     /// A stream item was added.
-    Chunk { job: u64, number: u64, item: Payload },
+    StreamItem { job: u64, number: u64, item: Payload },
     /// All stream items so far were read or dropped.
-    ChunksGone { job: u64 },
+    StreamItemsGone { job: u64 },
     /// The record was deleted.
     Gone { job: u64 },
 }
@@ -121,8 +121,8 @@ impl<P: Content> Queue<P> {
                     }
                     None => continue,
                 },
-                Note::Chunk { job, number, item } => Change::Chunk { job, number, item },
-                Note::ChunksGone { job } => Change::ChunksGone { job },
+                Note::StreamItem { job, number, item } => Change::StreamItem { job, number, item },
+                Note::StreamItemsGone { job } => Change::StreamItemsGone { job },
                 Note::Gone { job } => Change::Gone { job },
             });
         }

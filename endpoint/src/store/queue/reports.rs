@@ -30,7 +30,7 @@ impl<P: Content> Queue<P> {
     ///
     /// # Errors
     /// When the readers are too far behind.
-    pub fn chunk(&mut self, now: Timestamp, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
+    pub fn stream_item(&mut self, now: Timestamp, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
         let Some(id) = self.held_by(now, worker, id) else { return Ok(()) };
         if let Some(job) = self.jobs.get_mut(&id) {
             let size = item.get().len();
@@ -40,7 +40,7 @@ impl<P: Content> Queue<P> {
             if self.size.streamed + size > self.limits.max_total_stream_bytes {
                 return Err(StoreError::StreamsFull);
             }
-            self.journal.chunk(job, &item);
+            self.journal.stream_item(job, &item);
             job.stream.push(item);
         }
         self.settle(&id);

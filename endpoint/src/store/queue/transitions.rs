@@ -75,7 +75,7 @@ impl<P: Content> Queue<P> {
     pub(super) fn drop_partial_output(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.record.ending.output = None;
-        self.journal.chunks_gone(job);
+        self.journal.stream_items_gone(job);
         job.stream.drain();
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::store::backing::{Backing, Entry};
 use crate::store::clock::{Clock, Timestamp};
 use crate::store::queue::{Mark, Queue};
-use crate::store::views::Assignment;
+use crate::store::views::TakenJob;
 use crate::store::wakers::Wakers;
 
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
@@ -125,12 +125,12 @@ async fn run_timers<B: Backing>(endpoint: Weak<Endpoint<B>>, wakers: Arc<Wakers>
 pub(super) struct Taken<'a, B: Backing> {
     endpoint: &'a Endpoint<B>,
     worker: &'a str,
-    pub(super) jobs: Vec<Assignment<B::Content>>,
+    pub(super) jobs: Vec<TakenJob<B::Content>>,
     pub(super) mark: Mark,
 }
 
 impl<'a, B: Backing> Taken<'a, B> {
-    fn new(endpoint: &'a Endpoint<B>, worker: &'a str, jobs: Vec<Assignment<B::Content>>, mark: Mark) -> Self {
+    fn new(endpoint: &'a Endpoint<B>, worker: &'a str, jobs: Vec<TakenJob<B::Content>>, mark: Mark) -> Self {
         Self { endpoint, worker, jobs, mark }
     }
 }

@@ -44,12 +44,12 @@ pub(super) fn restore(
         });
         endpoints.insert(endpoint, Restored { endpoint, name, queue });
     }
-    let mut chunks = restore_chunks(connection)?;
+    let mut streams = restore_stream_items(connection)?;
     let mut statement = connection.prepare("SELECT * FROM jobs ORDER BY key")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let (endpoint, job) = rows::get(row)?;
-        let items = chunks.remove(&(endpoint, job.number)).unwrap_or_default();
+        let items = streams.remove(&(endpoint, job.number)).unwrap_or_default();
         if let Some(endpoint) = endpoints.get_mut(&endpoint) {
             endpoint.queue.restore(now, job, items);
         }
@@ -57,17 +57,17 @@ pub(super) fn restore(
     Ok(endpoints.into_values().collect())
 }
 
-type Chunks = HashMap<(u32, u64), Vec<(u64, Payload)>>;
+type StreamItems = HashMap<(u32, u64), Vec<(u64, Payload)>>;
 
-fn restore_chunks(connection: &Connection) -> rusqlite::Result<Chunks> {
-    let mut chunks = Chunks::new();
+fn restore_stream_items(connection: &Connection) -> rusqlite::Result<StreamItems> {
+    let mut streams = StreamItems::new();
     let mut statement = connection.prepare("SELECT key, number, body FROM chunks ORDER BY key, number")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let items = chunks.entry(split_key(row.get(0)?)).or_default();
+        let items = streams.entry(split_key(row.get(0)?)).or_default();
         items.push((natural(row.get(1)?), payload(row.get(2)?)?));
     }
-    Ok(chunks)
+    Ok(streams)
 }
 
 /// Connections for reading; they do not wait for the writer.

@@ -51,7 +51,7 @@ CREATE TABLE inputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE s3_configs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE outputs (key INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
 
--- Unread stream items.
+-- Unread stream items. Renaming the table would be another format.
 CREATE TABLE chunks (
     key INTEGER NOT NULL,
     number INTEGER NOT NULL,

@@ -139,8 +139,8 @@ impl Writer {
                         }
                         self.free_pages.expected = true;
                     }
-                    Change::ChunksGone { .. } => self.free_pages.expected = true,
-                    Change::Chunk { .. } => {}
+                    Change::StreamItemsGone { .. } => self.free_pages.expected = true,
+                    Change::StreamItem { .. } => {}
                 }
             }
         }
@@ -204,12 +204,12 @@ fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite:
                     connection.prepare_cached(&sql)?.execute(params![key(endpoint, record.number), payload.get()])?;
                 }
             }
-            Change::Chunk { job, number, item } => {
+            Change::StreamItem { job, number, item } => {
                 let sql = "INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3)";
                 let values = params![key(endpoint, *job), integer(*number), item.get()];
                 connection.prepare_cached(sql)?.execute(values)?;
             }
-            Change::ChunksGone { job } => delete(connection, "chunks", endpoint, *job)?,
+            Change::StreamItemsGone { job } => delete(connection, "chunks", endpoint, *job)?,
             Change::Gone { job } => {
                 for part in Part::ALL {
                     delete(connection, table(part), endpoint, *job)?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use runpod_handler_protocol::{ErrorReport, ToHandler};
 
 use super::gpu_time::JobCost;
-use super::ids::{Epoch, JobId, ProcessId};
+use super::ids::{Incarnation, JobId, ProcessId};
 use super::report::Report;
 
 /// One thing to do.
@@ -26,7 +26,7 @@ pub enum Effect {
         /// The process.
         process: ProcessId,
         /// The incarnation, with which its events are tagged.
-        epoch: Epoch,
+        incarnation: Incarnation,
     },
     /// Send a message to a handler process.
     Send {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use runpod_handler_protocol::ToSupervisor;
 
 use super::gpu_slowdown::GpuSlowdown;
-use super::ids::{Epoch, JobId, ProcessId};
+use super::ids::{Incarnation, JobId, ProcessId};
 
 /// One input of the state machine.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum Event {
         /// The process.
         id: ProcessId,
         /// The incarnation of it.
-        epoch: Epoch,
+        incarnation: Incarnation,
         /// What happened.
         event: ProcessEvent,
     },
@@ -65,14 +65,14 @@ pub enum PollAnswer {
 
 impl PollAnswer {
     /// All words that [`PollAnswer::outcome`] returns.
-    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "throttled", "failed", "aborted"];
+    pub const OUTCOMES: [&str; 5] = ["jobs", "empty", "rate_limited", "failed", "aborted"];
 
     /// The word used in `/health` and as a metric label.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Jobs(_) => "jobs",
             Self::Empty => "empty",
-            Self::RateLimited { .. } => "throttled",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Failed { .. } => "failed",
             Self::Aborted => "aborted",
         }
@@ -237,8 +237,8 @@ pub enum DeliveryEvent {
         /// `true` when the queue has it.
         accepted: bool,
     },
-    /// The outbox is over its limit or cannot keep results safe (`true`), or that is over (`false`).
-    Pressure(bool),
+    /// The outbox is full: over its limit, or unable to keep results safe (`true`), or that is over (`false`).
+    Full(bool),
     /// An earlier run left the results of these jobs; the outbox is about to deliver them. Sent once, before anything else.
     Undelivered(Vec<JobId>),
 }

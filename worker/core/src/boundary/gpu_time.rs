@@ -1,4 +1,4 @@
-//! GPU time by category, and its price.
+//! GPU time by use, and its price.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::report::JobStatus;
 
 /// What the time of a handler process was spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TimeCategory {
+pub enum GpuUse {
     /// Jobs that have completed.
     Useful,
     /// Jobs that have failed or timed out, and runs that were lost because their process exited.
@@ -19,7 +19,7 @@ pub enum TimeCategory {
     Idle,
 }
 
-impl TimeCategory {
+impl GpuUse {
     /// All of them, in declaration order.
     pub const ALL: [Self; 5] = [Self::Useful, Self::Failed, Self::Cancelled, Self::WarmUp, Self::Idle];
 
@@ -35,7 +35,7 @@ impl TimeCategory {
     }
 }
 
-impl From<JobStatus> for TimeCategory {
+impl From<JobStatus> for GpuUse {
     fn from(status: JobStatus) -> Self {
         match status {
             JobStatus::Completed => Self::Useful,
@@ -45,23 +45,23 @@ impl From<JobStatus> for TimeCategory {
     }
 }
 
-/// GPU time since the worker started, by category. One handler process stands for one GPU.
+/// GPU time since the worker started, by use. One handler process stands for one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuTime([Duration; 5]);
 
 impl GpuTime {
-    /// The time in one category.
-    pub fn of(&self, category: TimeCategory) -> Duration {
-        self.0[category as usize]
+    /// The time of one use.
+    pub fn of(&self, gpu_use: GpuUse) -> Duration {
+        self.0[gpu_use as usize]
     }
 
-    /// The time in all categories. The time of jobs that still run is not part of it yet.
+    /// The time of all uses. The time of jobs that still run is not part of it yet.
     pub fn total(&self) -> Duration {
         self.0.iter().sum()
     }
 
-    pub(crate) fn add(&mut self, category: TimeCategory, time: Duration) {
-        self.0[category as usize] += time;
+    pub(crate) fn add(&mut self, gpu_use: GpuUse, time: Duration) {
+        self.0[gpu_use as usize] += time;
     }
 }
 

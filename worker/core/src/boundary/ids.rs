@@ -72,7 +72,7 @@ impl fmt::Display for ProcessId {
 /// Incarnation of a process: 1 for the first start, one more for every restart. Events of an earlier incarnation are
 /// ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u32);
+pub struct Incarnation(pub u32);
 
 /// Where a job runs: a slot of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,7 @@ use runpod_handler_protocol::{CheckReport, ErrorReport};
 use super::event::Exit;
 use super::gpu_slowdown::GpuSlowdown;
 use super::gpu_time::JobCost;
-use super::ids::{Epoch, JobId, ProcessId};
+use super::ids::{Incarnation, JobId, ProcessId};
 
 /// How a job ended, as counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,7 +154,7 @@ pub enum Report {
         /// The process.
         process: ProcessId,
         /// 1 for the first start.
-        epoch: Epoch,
+        incarnation: Incarnation,
     },
     /// A part of the start of a handler process is over.
     StartPhase {

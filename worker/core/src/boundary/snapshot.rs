@@ -7,7 +7,7 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::event::Exit;
 use super::gpu_time::{GpuTime, Price};
-use super::ids::{Epoch, JobId, ProcessId, Time};
+use super::ids::{Incarnation, JobId, ProcessId, Time};
 use super::poll_blocker::PollBlocker;
 
 /// The state of the whole worker. Where RunPod has a word for a state, it is that word.
@@ -104,7 +104,7 @@ pub struct ProcessView {
     /// Its index.
     pub id: ProcessId,
     /// Its incarnation; 0 before the first start.
-    pub epoch: Epoch,
+    pub incarnation: Incarnation,
     /// `backoff`, `spawning`, `handshaking`, `loading`, `serving`, `retiring`, `killing`, `stopped` or `gave_up`.
     pub phase: &'static str,
     /// Process id of the operating system, while it runs.
@@ -166,7 +166,7 @@ pub struct Snapshot {
     pub manifest: Option<Arc<Manifest>>,
     /// Versions of what the handler runs on.
     pub versions: Arc<Versions>,
-    /// GPU time by category.
+    /// GPU time by use.
     pub gpu_time: GpuTime,
     /// The price of the worker, if known.
     pub price: Option<Price>,

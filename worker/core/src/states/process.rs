@@ -13,7 +13,7 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::slot::Slot;
 use super::wear::Wear;
-use crate::boundary::{Epoch, Exit, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use crate::boundary::{Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub(crate) struct Process {
     /// Its index.
     pub id: ProcessId,
     /// Its incarnation.
-    pub epoch: Epoch,
+    pub incarnation: Incarnation,
     /// Its phase.
     pub phase: Phase,
     /// Its slots.
@@ -187,7 +187,7 @@ impl Process {
     pub(crate) fn new(id: ProcessId, slots: u32) -> Self {
         Self {
             id,
-            epoch: Epoch::default(),
+            incarnation: Incarnation::default(),
             phase: Phase::Backoff { until: Time::default() },
             slots: vec![Slot::Absent; slots as usize],
             pid: None,
@@ -212,7 +212,7 @@ impl Process {
 
     /// Begins a new incarnation.
     pub(crate) fn start(&mut self, now: Time, policy: &Policy) {
-        self.epoch = Epoch(self.epoch.0 + 1);
+        self.incarnation = Incarnation(self.incarnation.0 + 1);
         self.phase = Phase::Spawning { until: now + policy.handshake_timeout };
         self.device = None;
         self.load_error = None;
@@ -375,7 +375,7 @@ impl Process {
     pub(crate) fn view(&self) -> ProcessView {
         ProcessView {
             id: self.id,
-            epoch: self.epoch,
+            incarnation: self.incarnation,
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),

@@ -228,7 +228,7 @@ impl Ledger {
     }
 }
 
-/// Every moment of every process is in one category, or belongs to a job that still runs.
+/// Every moment of every process has one use, or belongs to a job that still runs.
 fn all_time_is_accounted_for(worker: &Worker) {
     let running: Duration =
         worker.jobs.values().filter(|job| job.state != JobState::Delivering).map(|job| job.gpu_time).sum();

@@ -49,7 +49,7 @@ enum Action {
     DoneWithRefresh(usize),
     Delivered(usize, bool),
     ChunkDelivered(u8),
-    Pressure(bool),
+    OutboxFull(bool),
     GpuSlowdown(bool),
     Wait(u32),
     Drain,
@@ -107,8 +107,8 @@ fn rare() -> impl Strategy<Value = Action> {
         (0usize..4).prop_map(Oversize),
         (process, prop::bool::weighted(0.9)).prop_map(|(index, ok)| Checked(index, ok)),
         (0usize..4).prop_map(DoneWithRefresh),
-        any::<bool>().prop_map(Pressure),
-        Just(Pressure(false)),
+        any::<bool>().prop_map(OutboxFull),
+        Just(OutboxFull(false)),
         (600_000u32..700_000).prop_map(Wait),
         Just(Drain),
         Just(Unhealthy),
@@ -249,7 +249,7 @@ fn act(world: &mut World, action: Action) {
             let job = JobId::from(name(job));
             world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
         }
-        Action::Pressure(full) => world.feed(Event::Delivery(DeliveryEvent::Pressure(full))),
+        Action::OutboxFull(full) => world.feed(Event::Delivery(DeliveryEvent::Full(full))),
         Action::GpuSlowdown(hot) => {
             let gpu = GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] };
             world.feed(Event::GpuSlowdowns(hot.then_some(gpu).into_iter().collect()));
@@ -354,10 +354,10 @@ proptest! {
 fn events_of_a_process_that_has_exited_are_ignored() {
     let mut world = World::serving();
     world.arrive(&["a"]);
-    let epoch = world.alive[0].unwrap();
+    let incarnation = world.alive[0].unwrap();
     world.die(0, ExitReason::Signal(11));
     let before = world.snapshot().jobs;
     let exit = Exit { status: ExitReason::Signal(11), host_oom: false, last_lines: vec![] };
-    world.feed(Event::Process { id: crate::ProcessId(0), epoch, event: ProcessEvent::Exited(exit) });
+    world.feed(Event::Process { id: crate::ProcessId(0), incarnation, event: ProcessEvent::Exited(exit) });
     assert_eq!(world.snapshot().jobs, before);
 }

@@ -289,10 +289,10 @@ fn loading_is_judged_by_progress() {
 #[test]
 fn a_full_outbox_stops_the_polling() {
     let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
-    world.feed(Event::Delivery(DeliveryEvent::Pressure(true)));
+    world.feed(Event::Delivery(DeliveryEvent::Full(true)));
     world.feed(Event::Poll(PollAnswer::Aborted));
     assert_eq!(world.poll, None);
-    world.feed(Event::Delivery(DeliveryEvent::Pressure(false)));
+    world.feed(Event::Delivery(DeliveryEvent::Full(false)));
     assert_eq!(world.poll, Some(2));
 }
 

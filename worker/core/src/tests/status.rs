@@ -6,8 +6,8 @@ use runpod_handler_protocol::{CheckReport, ErrorKind, PROTOCOL_VERSION, ToSuperv
 
 use super::world::World;
 use crate::{
-    Event, ExitReason, JobStatus, Policy, PollAnswer, PollBlocker, ProcessEvent, Report, Snapshot, StartPhase,
-    TimeCategory, WorkerState,
+    Event, ExitReason, GpuUse, JobStatus, Policy, PollAnswer, PollBlocker, ProcessEvent, Report, Snapshot, StartPhase,
+    WorkerState,
 };
 
 fn seconds(seconds: u64) -> Duration {
@@ -26,12 +26,8 @@ fn start_phases(world: &World) -> Vec<(StartPhase, Duration)> {
     phases.collect()
 }
 
-fn spent(snapshot: &Snapshot) -> Vec<(TimeCategory, u64)> {
-    TimeCategory::ALL
-        .into_iter()
-        .map(|what| (what, snapshot.gpu_time.of(what).as_secs()))
-        .filter(|used| used.1 > 0)
-        .collect()
+fn spent(snapshot: &Snapshot) -> Vec<(GpuUse, u64)> {
+    GpuUse::ALL.into_iter().map(|what| (what, snapshot.gpu_time.of(what).as_secs())).filter(|used| used.1 > 0).collect()
 }
 
 #[test]
@@ -140,14 +136,14 @@ fn each_part_of_a_start_has_its_time() {
     ];
     assert_eq!(start_phases(&world), expected);
     let snapshot = world.snapshot();
-    assert_eq!(spent(&snapshot), [(TimeCategory::WarmUp, 15)]);
+    assert_eq!(spent(&snapshot), [(GpuUse::WarmUp, 15)]);
     assert_eq!(snapshot.versions.sdk.as_deref(), Some("0.1.0"));
     assert_eq!(snapshot.versions.libtorch.as_deref(), Some("2.11.0"));
     assert_eq!(snapshot.versions.cuda.as_deref(), Some("driver 12.8, libtorch 12.6"));
 }
 
 #[test]
-fn gpu_time_is_added_to_the_category_of_the_outcome() {
+fn gpu_time_is_added_to_the_use_of_the_outcome() {
     let mut world = World::serving_with(Policy { price_per_hour: Some(3.6), ..Policy::default() });
     world.arrive(&["good"]);
     world.wait(seconds(10));
@@ -163,12 +159,7 @@ fn gpu_time_is_added_to_the_category_of_the_outcome() {
     world.failed("unwanted", ErrorKind::Cancelled, false);
     world.feed(Event::Timer);
     let snapshot = world.snapshot();
-    let expected = [
-        (TimeCategory::Useful, 10),
-        (TimeCategory::Failed, 20),
-        (TimeCategory::Cancelled, 32),
-        (TimeCategory::Idle, 5),
-    ];
+    let expected = [(GpuUse::Useful, 10), (GpuUse::Failed, 20), (GpuUse::Cancelled, 32), (GpuUse::Idle, 5)];
     assert_eq!(spent(&snapshot), expected);
     let price = snapshot.price.unwrap();
     assert!((price.of(snapshot.gpu_time.total()) - 0.067).abs() < 1e-9);
@@ -197,7 +188,7 @@ fn jobs_that_share_a_process_share_its_time_and_a_lost_run_is_a_failure() {
     world.done("a");
     world.wait(seconds(4));
     world.die(0, ExitReason::Signal(11));
-    assert_eq!(spent(&world.snapshot()), [(TimeCategory::Useful, 5), (TimeCategory::Failed, 9)]);
+    assert_eq!(spent(&world.snapshot()), [(GpuUse::Useful, 5), (GpuUse::Failed, 9)]);
 }
 
 #[test]
@@ -227,7 +218,7 @@ fn the_snapshot_shows_how_and_when_the_last_poll_ended() {
     world.feed(Event::Poll(PollAnswer::RateLimited { retry_after: seconds(60) }));
     world.wait(seconds(3));
     let poll = world.snapshot().poll;
-    assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "throttled"))));
+    assert_eq!((poll.in_flight, poll.last), (false, Some((ended, "rate_limited"))));
 }
 
 fn blocked_by(world: &World) -> Option<PollBlocker> {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::invariants::Ledger;
 use crate::{
-    DeliveryEvent, DrainCause, Effect, Epoch, Event, Exit, ExitReason, FinalResult, JobId, OutboxItem, Policy,
+    DeliveryEvent, DrainCause, Effect, Event, Exit, ExitReason, FinalResult, Incarnation, JobId, OutboxItem, Policy,
     PollAnswer, ProcessEvent, ProcessId, Report, Snapshot, TakenJob, Time, Worker,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct World {
     pub(super) worker: Worker,
     pub(super) now: Time,
     /// Live incarnation of each process; `None` when the operating system has none.
-    pub(super) alive: Vec<Option<Epoch>>,
+    pub(super) alive: Vec<Option<Incarnation>>,
     /// Processes that were killed and have not exited yet.
     pub(super) killed: Vec<bool>,
     pub(super) runs: Vec<Run>,
@@ -124,9 +124,9 @@ impl World {
                 self.poll = Some(*want);
             }
             Effect::AbortPoll => assert!(self.poll.is_some(), "nothing to abort"),
-            Effect::Spawn { process, epoch } => {
+            Effect::Spawn { process, incarnation } => {
                 assert!(self.alive[process.0].is_none(), "{process} started while its predecessor lives");
-                self.alive[process.0] = Some(*epoch);
+                self.alive[process.0] = Some(*incarnation);
                 self.killed[process.0] = false;
             }
             Effect::Send { process, message, .. } => {
@@ -155,13 +155,13 @@ impl World {
     // Events.
 
     pub(super) fn process(&mut self, index: usize, event: ProcessEvent) {
-        let Some(epoch) = self.alive[index] else { return };
+        let Some(incarnation) = self.alive[index] else { return };
         if matches!(event, ProcessEvent::Exited(_) | ProcessEvent::SpawnFailed { .. }) {
             self.alive[index] = None;
             self.killed[index] = false;
             self.runs.retain(|run| run.process.0 != index);
         }
-        self.feed(Event::Process { id: ProcessId(index), epoch, event });
+        self.feed(Event::Process { id: ProcessId(index), incarnation, event });
     }
 
     pub(super) fn say(&mut self, index: usize, message: ToSupervisor, payload: Bytes) {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::heartbeat::HeartbeatStats;
 use crate::http::{HttpState, probes};
 use crate::outbox::{OutboxStats, SpoolStats};
-use runpod_worker_core::{Exit, JobCounts, PollBlocker, ProcessView, SlotCounts, Snapshot, TimeCategory};
+use runpod_worker_core::{Exit, GpuUse, JobCounts, PollBlocker, ProcessView, SlotCounts, Snapshot};
 #[cfg(test)]
 use runpod_worker_core::{PollAnswer, WorkerState};
 
@@ -296,7 +296,7 @@ fn process(view: &ProcessView) -> Process {
         pid: view.pid,
         device: view.device.clone(),
         busy: view.busy,
-        restarts: view.epoch.0.saturating_sub(1),
+        restarts: view.incarnation.0.saturating_sub(1),
         last_exit: view.last_exit.as_ref().map(last_exit),
     }
 }
@@ -306,13 +306,13 @@ fn last_exit(exit: &Exit) -> LastExit {
     LastExit { reason: exit.status.to_string(), out_of_host_memory: exit.host_oom }
 }
 
-fn by_use(of: impl Fn(TimeCategory) -> f64) -> ByUse {
+fn by_use(of: impl Fn(GpuUse) -> f64) -> ByUse {
     ByUse {
-        useful: of(TimeCategory::Useful),
-        failed: of(TimeCategory::Failed),
-        cancelled: of(TimeCategory::Cancelled),
-        warm_up: of(TimeCategory::WarmUp),
-        idle: of(TimeCategory::Idle),
+        useful: of(GpuUse::Useful),
+        failed: of(GpuUse::Failed),
+        cancelled: of(GpuUse::Cancelled),
+        warm_up: of(GpuUse::WarmUp),
+        idle: of(GpuUse::Idle),
     }
 }
 

@@ -51,10 +51,10 @@ impl Spooled {
         }
     }
 
-    async fn pressure(&mut self) -> bool {
+    async fn full(&mut self) -> bool {
         loop {
-            if let DeliveryEvent::Pressure(pressed) = self.rig.event().await {
-                return pressed;
+            if let DeliveryEvent::Full(full) = self.rig.event().await {
+                return full;
             }
         }
     }
@@ -128,11 +128,11 @@ async fn a_broken_disk_stops_new_jobs_and_not_the_deliveries() {
     let mut it = Spooled::new(failures(8), false);
     it.files.set_broken(true);
     it.rig.send("j", done("1"));
-    assert!(it.pressure().await);
+    assert!(it.full().await);
     let trouble = it.stats().trouble.unwrap();
     assert!(trouble.contains("the disk is gone") && trouble.contains("--spool-dir"), "{trouble}");
     it.files.set_broken(false);
-    assert!(!it.pressure().await);
+    assert!(!it.full().await);
     assert_eq!(it.stats().trouble, None);
     it.until(|it| it.results() == 1).await;
     assert!(it.rig.until_final().await.0);
@@ -140,7 +140,7 @@ async fn a_broken_disk_stops_new_jobs_and_not_the_deliveries() {
     it.files.set_broken(true);
     it.rig.sink.script.lock().push_back((Duration::ZERO, code(500)));
     it.rig.send("k", done("1"));
-    assert!(it.pressure().await);
+    assert!(it.full().await);
     assert!(it.rig.until_final().await.0, "delivered from memory");
 }
 

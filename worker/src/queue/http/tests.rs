@@ -132,7 +132,7 @@ fn summary(reply: &TakeReply) -> String {
             jobs.iter().map(name).collect::<Vec<_>>().join(" ")
         }
         TakeReply::Nothing => "nothing".into(),
-        TakeReply::RateLimited { retry_after } => format!("throttled {retry_after:?}"),
+        TakeReply::RateLimited { retry_after } => format!("rate limited {retry_after:?}"),
         TakeReply::Failed { error, retry_after } => format!("failed {:?} {retry_after:?}", error.kind()),
     }
 }
@@ -166,8 +166,8 @@ async fn every_answer_to_a_take_is_understood() {
         (json("7"), "nothing"),
         (status(204), "nothing"),
         (status(400), "nothing"),
-        (status(429), "throttled None"),
-        (retry_later(429), "throttled Some(9s)"),
+        (status(429), "rate limited None"),
+        (retry_later(429), "rate limited Some(9s)"),
         (status(401), r#"failed ("status", 401) None"#),
         (status(404), r#"failed ("status", 404) None"#),
         (status(500), r#"failed ("status", 500) None"#),

@@ -28,9 +28,9 @@ use runpod_worker_core::{Exit, ExitReason, ProcessEvent};
 
 const SIGKILL: i32 = 9;
 
-/// What an incarnation is started with.
+/// What one incarnation of a process is started with.
 #[derive(Debug)]
-pub(super) struct Incarnation {
+pub(super) struct Supervision {
     pub(super) command: Arc<HandlerCommand>,
     pub(super) events: Events,
     pub(super) frames: mpsc::Receiver<Frame>,
@@ -43,7 +43,7 @@ pub(super) struct Incarnation {
     pub(super) log_rate: u32,
 }
 
-impl Incarnation {
+impl Supervision {
     /// Starts the process and supervises it until it is reaped. The last event is `SpawnFailed` or `Gone`.
     pub(super) async fn run(self) {
         match self.start().await {
@@ -55,10 +55,10 @@ impl Incarnation {
     async fn start(&self) -> Result<Started, (String, bool)> {
         let (command, group, run_folder) =
             (Arc::clone(&self.command), Arc::clone(&self.group), Arc::clone(&self.run_folder));
-        let Events { id, epoch, .. } = self.events;
+        let Events { id, incarnation, .. } = self.events;
         let start = move || {
             let run_folder = run_folder.get_or_init(|| in_temporary_folder(RunFolder::create(&std::env::temp_dir())));
-            let folder = run_folder.as_ref().and_then(|run| in_temporary_folder(run.for_process(id, epoch)));
+            let folder = run_folder.as_ref().and_then(|run| in_temporary_folder(run.for_process(id, incarnation)));
             let cgroup = Cgroup::own();
             let kills_before = cgroup.oom_kills();
             let spawned = spawn(&command, folder.as_deref(), &group);
