@@ -23,9 +23,11 @@ async fn begin_together(stack: &Stack, jobs: &[Value]) -> Vec<String> {
     for job in jobs {
         ids.push(stack.client.submit(job.clone()).await);
     }
-    for id in &ids {
-        stack.client.reaches(id, "IN_PROGRESS").await;
-    }
+    eventually("all jobs are in the process", async || {
+        let busy = stack.worker.health().await["worker"]["slots"]["busy"].as_u64();
+        (busy == Some(jobs.len() as u64 + 1)).then_some(())
+    })
+    .await;
     std::fs::write(&gate, "").unwrap();
     assert_eq!(stack.client.finished(&first).await["status"], "COMPLETED");
     ids
