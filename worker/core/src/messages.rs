@@ -84,7 +84,7 @@ impl Worker {
     }
 
     fn started(&mut self, job: &JobId) {
-        if let Some(held) = self.jobs.get_mut(job)
+        if let Some(mut held) = self.jobs.get_mut(job)
             && let JobState::Assigned(slot) = held.state
         {
             held.state = JobState::Running(slot);
@@ -96,7 +96,7 @@ impl Worker {
             self.acknowledge_chunk(id, &job, attempt, seq);
             return;
         }
-        if let Some(held) = self.jobs.get_mut(&job) {
+        if let Some(mut held) = self.jobs.get_mut(&job) {
             held.streamed = true;
         }
         self.emit(Effect::Deliver { job, item: OutboxItem::Chunk { attempt, seq, payload } });
@@ -132,7 +132,7 @@ impl Worker {
         }
         if reloading && let Some(slot) = slot {
             let stalls_at = now + self.policy.load_stall_timeout;
-            self.process(id).slots[slot.slot as usize] = Slot::Loading { stalls_at };
+            self.process(id).slots.set(slot.slot, Slot::Loading { stalls_at });
         }
         let process = self.process(id);
         process.ooms_in_a_row = if kind == ErrorKind::Oom { process.ooms_in_a_row + 1 } else { 0 };

@@ -111,16 +111,11 @@ impl Worker {
     ) {
         let models = self.policy.slots;
         let process = self.process(id);
-        let mut was_loading = false;
-        for state in process.loading_slots(slot, models) {
-            *state = Slot::Ready;
-            was_loading = true;
-        }
-        if !was_loading {
+        if !process.slots.set_loading(slot, models, &Slot::Ready) {
             return;
         }
         process.device = Some(device.clone());
-        if process.phase == Phase::Loading && process.is_loaded() {
+        if process.phase == Phase::Loading && process.slots.all_loaded() {
             self.models_loaded(now, id, warm_up);
         }
         self.report(Report::SlotReady { process: id, slot, device, load_time });
