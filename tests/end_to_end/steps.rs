@@ -1,7 +1,7 @@
 //! A handler that advances jobs step by step, behind a real worker and endpoint.
 
 use end_to_end_tests::{Stack, WorkerOptions, eventually};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::batches::{one_bad_job_fails_alone, run_together};
 
