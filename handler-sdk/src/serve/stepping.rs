@@ -1,6 +1,7 @@
 //! Runs jobs step by step, many at the same time.
 
 mod failures;
+mod meter;
 mod model;
 
 use std::marker::PhantomData;
