@@ -109,6 +109,11 @@ impl Answer {
         Self { form, id: format!("{prefix}-{job}"), created, model: model.to_owned(), has_begun: false }
     }
 
+    /// Whether it goes to an OpenAI client.
+    pub(crate) fn is_openai(&self) -> bool {
+        self.form != Form::Plain
+    }
+
     /// A piece of the text, or its end with the reason.
     pub(crate) fn piece(&mut self, text: &str, finish_reason: Option<&str>) -> Value {
         let choice = match self.form {
