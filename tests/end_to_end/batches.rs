@@ -97,7 +97,7 @@ async fn batches_are_visible_in_health_and_metrics() {
     assert_eq!(batching().await, json!({"maxJobs": BATCH, "running": 0, "waiting": 0, "batches": 0}));
     let mut jobs = vec![json!({"do": "ok"}); BATCH];
     jobs[BATCH - 1] = json!({"do": "sleep_ms", "ms": 300});
-    run_as_one_batch(&stack, &jobs).await;
+    run_together(&stack, &jobs).await;
     let seen = batching().await;
     assert_eq!(
         (&seen["maxCost"], &seen["budget"], &seen["running"]),
