@@ -97,11 +97,11 @@ impl Gguf {
         let Some(Value::List(list)) = self.metadata.get(key) else {
             return Err(self.wrong(key, "a list", self.metadata.get(key)));
         };
-        let text = |value| match value {
-            &Value::Text(ref text) => Ok(text.as_str()),
+        let texts = list.iter().map(|value| match value {
+            Value::Text(text) => Ok(text.as_str()),
             other => Err(self.wrong(key, "a list of texts", Some(other))),
-        };
-        list.iter().map(text).collect()
+        });
+        texts.collect()
     }
 
     /// A list of whole numbers of the metadata.
@@ -109,11 +109,11 @@ impl Gguf {
         let Some(Value::List(list)) = self.metadata.get(key) else {
             return Err(self.wrong(key, "a list", self.metadata.get(key)));
         };
-        let integer = |value| match value {
-            &Value::Integer(number) => Ok(number),
+        let integers = list.iter().map(|value| match value {
+            Value::Integer(number) => Ok(*number),
             other => Err(self.wrong(key, "a list of whole numbers", Some(other))),
-        };
-        list.iter().map(integer).collect()
+        });
+        integers.collect()
     }
 
     /// A tensor, with its numbers converted to 32-bit floats, on the device.

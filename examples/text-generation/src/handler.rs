@@ -136,6 +136,10 @@ impl Sequence {
         writing.stream(job, &piece)?;
         let Some(finish_reason) = writing.ended else { return Ok(None) };
         job.record("tokens", f64::from(writing.tokens));
+        if writing.streams && writing.answer.is_openai() {
+            // The pieces are the answer. RunPod's own workers end a stream with an empty list too.
+            return Ok(Some(json!([])));
+        }
         Ok(Some(writing.answer.whole(writing.written.text(), finish_reason, writing.usage())))
     }
 }

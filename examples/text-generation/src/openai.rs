@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use crate::request::{Input, Request};
 
-/// Fields of a request that would change the answer, and that this handler does not know. `true` marks the harmless values.
-const UNSUPPORTED: [(&str, fn(&Value) -> bool); 5] = [
+/// Whether a value changes nothing.
+type IsHarmless = fn(&Value) -> bool;
+
+/// Fields of a request that would change the answer, and that this handler does not know.
+const UNSUPPORTED: [(&str, IsHarmless); 5] = [
     ("n", |value| value == 1),
     ("logprobs", |value| value == false),
     ("tools", |value| value.as_array().is_some_and(Vec::is_empty)),
@@ -106,6 +109,11 @@ impl Answer {
         Self { form, id: format!("{prefix}-{job}"), created, model: model.to_owned(), has_begun: false }
     }
 
+    /// Whether it goes to an OpenAI client.
+    pub(crate) fn is_openai(&self) -> bool {
+        self.form != Form::Plain
+    }
+
     /// A piece of the text, or its end with the reason.
     pub(crate) fn piece(&mut self, text: &str, finish_reason: Option<&str>) -> Value {
         let choice = match self.form {
@@ -121,12 +129,12 @@ impl Answer {
             }
         };
         self.has_begun = true;
-        self.object(true, json!([choice]))
+        self.object(true, &json!([choice]))
     }
 
     /// The last item of a stream, if the caller wants it.
     pub(crate) fn usage(&self, usage: &Value) -> Value {
-        let mut object = self.object(true, json!([]));
+        let mut object = self.object(true, &json!([]));
         object["usage"] = usage.clone();
         object
     }
@@ -145,12 +153,12 @@ impl Answer {
                 "finish_reason": finish_reason,
             }),
         };
-        let mut object = self.object(false, json!([choice]));
+        let mut object = self.object(false, &json!([choice]));
         object["usage"] = usage;
         object
     }
 
-    fn object(&self, is_piece: bool, choices: Value) -> Value {
+    fn object(&self, is_piece: bool, choices: &Value) -> Value {
         let name = match (self.form, is_piece) {
             (Form::Chat, true) => "chat.completion.chunk",
             (Form::Chat, false) => "chat.completion",

@@ -71,6 +71,7 @@ fn jobs_of_all_forms_complete_or_fail_with_a_reason() {
     assert_eq!((pieces.as_str(), &streamed.output["text"]), (text.as_str(), &json!(text)));
 
     let streamed = next().unwrap();
+    assert_eq!(streamed.output, json!([]));
     let (usage, pieces) = streamed.chunks.split_last().unwrap();
     let content = pieces.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
     assert_eq!(content.collect::<String>(), text);

@@ -22,12 +22,8 @@ impl Worker {
             Phase::Loading => Slot::Loading { stalls_at },
             _ => return,
         };
-        let (before, after) = (process.concurrency, jobs.clamp(1, MAX_CONCURRENCY) as usize);
-        process.concurrency = after;
-        // Slots are never removed, because those at the end may run jobs. The room of the process says how many may be used.
-        if after > process.slots.len() {
-            process.slots.resize(after, new_slot);
-        }
+        let (before, after) = (process.slots.usable(), jobs.clamp(1, MAX_CONCURRENCY) as usize);
+        process.slots.set_usable(after, &new_slot);
         if before == after {
             return;
         }

@@ -97,15 +97,14 @@ impl Worker {
     }
 
     fn slot_counts(&self) -> SlotCounts {
-        let mut sum = SlotCounts::default();
-        for process in &self.processes {
-            let counts = process.slots.counts();
-            sum.ready += counts.ready.min(process.room());
-            sum.busy += counts.busy;
-            sum.lingering += counts.lingering;
-            sum.loading += counts.loading;
-            sum.absent += counts.absent;
-        }
-        sum
+        self.processes.iter().map(|process| process.slots.counts()).fold(SlotCounts::default(), |sum, counts| {
+            SlotCounts {
+                ready: sum.ready + counts.ready,
+                busy: sum.busy + counts.busy,
+                lingering: sum.lingering + counts.lingering,
+                loading: sum.loading + counts.loading,
+                absent: sum.absent + counts.absent,
+            }
+        })
     }
 }

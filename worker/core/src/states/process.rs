@@ -151,8 +151,6 @@ pub(crate) struct Process {
     pub phase: Phase,
     /// Its slots.
     pub slots: Slots,
-    /// How many of its slots may have a job at the same time: all, unless an async handler has asked for fewer since.
-    pub concurrency: usize,
     /// Process id of the operating system.
     pub pid: Option<u32>,
     /// The device that holds its models.
@@ -200,7 +198,6 @@ impl Process {
             incarnation: Incarnation::default(),
             phase: Phase::Backoff { until: Time::default() },
             slots: Slots::new(slots, &Slot::Absent),
-            concurrency: slots as usize,
             pid: None,
             device: None,
             manifest: None,
@@ -241,9 +238,24 @@ impl Process {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots = Slots::new(slots, &Slot::Loading { stalls_at: now + policy.load_stall_timeout });
-        self.concurrency = slots as usize;
         self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
+    }
+
+    /// A model says that it loads. One that runs jobs together says so also when it loads again, after a panic: its free slots
+    /// get no job meanwhile. Returns whether any slot loads.
+    pub(crate) fn load_goes_on(&mut self, model: u32, models: u32, stalls_at: Time) -> bool {
+        let (again, loading) = (self.phase == Phase::Serving && self.runs_jobs_together(), Slot::Loading { stalls_at });
+        if again {
+            self.slots.load_again(model, models, &loading)
+        } else {
+            self.slots.set_loading(model, models, &loading)
+        }
+    }
+
+    /// Whether a model of it runs several jobs at once, in one call of user code.
+    pub(crate) fn runs_jobs_together(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
     }
 
     /// Every slot has its model.
@@ -310,7 +322,7 @@ impl Process {
 
     /// The slot to which the next job can be sent.
     pub(crate) fn ready_slot(&self) -> Option<u32> {
-        self.slots.first_ready().filter(|_| self.phase == Phase::Serving && self.room() > 0)
+        self.slots.first_ready().filter(|_| self.phase == Phase::Serving)
     }
 
     /// Whether one model of it runs several jobs at once, in batches or step by step.
@@ -320,12 +332,7 @@ impl Process {
 
     /// How many jobs can be sent to it.
     pub(crate) fn ready_slots(&self) -> usize {
-        if self.phase == Phase::Serving { self.slots.ready().min(self.room()) } else { 0 }
-    }
-
-    /// How many more jobs it may have.
-    pub(crate) fn room(&self) -> usize {
-        self.concurrency.saturating_sub(self.slots.busy())
+        if self.phase == Phase::Serving { self.slots.ready() } else { 0 }
     }
 
     /// Whether none of its slots runs a job.
@@ -358,7 +365,7 @@ impl Process {
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
-            slots: self.concurrency,
+            slots: self.slots.usable(),
             busy: self.slots.busy(),
             device_memory: self.wear.device,
             batching,

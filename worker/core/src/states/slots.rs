@@ -9,6 +9,8 @@ use crate::boundary::{JobId, SlotCounts, Time};
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
+    /// How many of them may have a job at the same time: all, unless an async handler has asked for fewer since.
+    usable: usize,
     /// The slots that wait for a job.
     ready: BTreeSet<u32>,
     /// How many are probing.
@@ -22,6 +24,7 @@ impl Slots {
     pub(crate) fn new(count: u32, state: &Slot) -> Self {
         let mut slots = Self {
             slots: vec![Slot::Absent; count as usize],
+            usable: count as usize,
             ready: BTreeSet::new(),
             probing: 0,
             others: SlotCounts { absent: count as usize, ..SlotCounts::default() },
@@ -37,6 +40,22 @@ impl Slots {
         }
     }
 
+    /// At most `usable` jobs at the same time from now on. Slots are added in this state when there are too few, and never removed,
+    /// because those at the end may run jobs.
+    pub(crate) fn set_usable(&mut self, usable: usize, added: &Slot) {
+        self.usable = usable;
+        for index in self.slots.len()..usable {
+            self.slots.push(Slot::Absent);
+            self.others.absent += 1;
+            self.set(index as u32, added.clone());
+        }
+    }
+
+    /// How many may have a job at the same time.
+    pub(crate) fn usable(&self) -> usize {
+        self.usable
+    }
+
     /// Changes a slot. One that does not exist is left alone.
     pub(crate) fn set(&mut self, index: u32, state: Slot) {
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
@@ -49,13 +68,21 @@ impl Slots {
     /// Changes the loading slots of a model. A handler without batches has one slot for each of its `models`. Returns whether
     /// there was one.
     pub(crate) fn set_loading(&mut self, model: u32, models: u32, state: &Slot) -> bool {
+        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. }))
+    }
+
+    /// As [`set_loading`](Self::set_loading), but changes also the slots of the model that wait for a job.
+    pub(crate) fn load_again(&mut self, model: u32, models: u32, state: &Slot) -> bool {
+        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. } | Slot::Ready))
+    }
+
+    fn set_some(&mut self, model: u32, models: u32, state: &Slot, is_wanted: impl Fn(&Slot) -> bool) -> bool {
         let of_model = (0..).zip(&self.slots).skip(model as usize).step_by(models.max(1) as usize);
-        let loading = of_model.filter(|(_, slot)| matches!(slot, Slot::Loading { .. })).map(|(index, _)| index);
-        let loading: Vec<u32> = loading.collect();
-        for index in &loading {
+        let wanted: Vec<u32> = of_model.filter(|(_, slot)| is_wanted(slot)).map(|(index, _)| index).collect();
+        for index in &wanted {
             self.set(*index, state.clone());
         }
-        !loading.is_empty()
+        !wanted.is_empty()
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&Slot> {
@@ -67,14 +94,19 @@ impl Slots {
         self.slots.iter()
     }
 
-    /// The first slot that waits for a job.
+    /// The first slot that waits for a job and may have one.
     pub(crate) fn first_ready(&self) -> Option<u32> {
-        self.ready.first().copied()
+        self.ready.first().copied().filter(|_| self.room() > 0)
     }
 
-    /// How many wait for a job.
+    /// How many wait for a job and may have one.
     pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
+        self.ready.len().min(self.room())
+    }
+
+    /// How many more may have a job.
+    fn room(&self) -> usize {
+        self.usable.saturating_sub(self.busy())
     }
 
     /// How many run a job.
@@ -115,7 +147,7 @@ impl Slots {
 
     /// How many are in each state. A slot that probes its device has no job.
     pub(crate) fn counts(&self) -> SlotCounts {
-        SlotCounts { ready: self.ready.len() + self.probing, ..self.others }
+        SlotCounts { ready: (self.ready.len() + self.probing).min(self.room()), ..self.others }
     }
 
     fn earliest(&self, count: usize, time: impl Fn(&Slot) -> Option<Time>) -> Option<Time> {
@@ -167,7 +199,19 @@ mod tests {
         slots.set(9, Slot::Ready);
         assert_eq!((slots.busy(), slots.ready(), slots.counts().ready), (1, 0, 1));
         assert_eq!((slots.job(1), slots.is_probing()), (Some(&job), true));
+        slots.set(1, Slot::Ready);
+        slots.set_usable(2, &Slot::Ready);
+        slots.set(0, Slot::Busy(job.clone()));
+        slots.set(2, Slot::Busy(job));
+        assert_eq!(
+            (slots.usable(), slots.first_ready(), slots.counts().ready),
+            (2, None, 0),
+            "the other two may not be used"
+        );
+        slots.set_usable(5, &Slot::Ready);
+        assert_eq!((slots.first_ready(), slots.ready(), slots.counts().ready), (Some(1), 2, 3));
+        slots.set_usable(4, &Slot::Ready);
         slots.fill(&Slot::Absent);
-        assert_eq!((slots.counts(), slots.probe_until()), (SlotCounts { absent: 4, ..SlotCounts::default() }, None));
+        assert_eq!((slots.counts(), slots.probe_until()), (SlotCounts { absent: 5, ..SlotCounts::default() }, None));
     }
 }

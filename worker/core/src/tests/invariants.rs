@@ -117,7 +117,7 @@ impl Ledger {
         self.a_worker_that_does_not_poll_shows_why(worker);
         self.stopped.retain(|job| worker.jobs.contains(job));
         self.table(worker);
-        let dropped = self.owed.iter().find(|job| !worker.jobs.contains(*job));
+        let dropped = self.owed.iter().find(|job| !worker.jobs.contains(job));
         assert_eq!(dropped, None, "it was taken, and neither answered, handed back nor stopped");
         self.slots_and_jobs_agree(worker);
         all_time_is_accounted_for(worker);
@@ -143,7 +143,7 @@ impl Ledger {
                 let serving = worker.processes[process.0].phase == Phase::Serving || self.serving_before[process.0];
                 assert!(serving, "{job} was sent to a process that does not serve");
                 let process = &worker.processes[process.0];
-                assert!(process.slots.busy() <= process.concurrency, "{job} was sent to a process without room");
+                assert!(process.slots.busy() <= process.slots.usable(), "{job} was sent to a process without room");
                 let (runs, begun) = self.runs.entry(JobId::from(job.as_str())).or_default();
                 (*runs, *begun) = (*runs + 1, false);
             }
