@@ -15,7 +15,7 @@ use crate::outbox::Outbox;
 use crate::process::Processes;
 use crate::queue::hand_back::HandBackHandle;
 use crate::queue::poller::PollHandle;
-use runpod_worker_core::{Effect, Event, Policy, PollAnswer, Snapshot, Time, Worker};
+use runpod_worker_core::{Effect, Event, JobId, Policy, PollAnswer, Snapshot, Time, Worker};
 
 limits! {
     "dispatcher";
@@ -23,6 +23,8 @@ limits! {
     const BATCH: usize = 64;
     /// Longest time between two beats of the pulse.
     const PULSE: Duration = Duration::from_secs(2);
+    /// Greatest age of the list of held jobs that heartbeats go by. With many jobs the list costs more than an event.
+    const HELD_AGE: Duration = Duration::from_millis(50);
 }
 
 /// The parts of the worker that perform effects.
@@ -53,6 +55,17 @@ pub struct Dispatcher {
     snapshots: watch::Sender<Snapshot>,
     pulse: Pulse,
     started: Instant,
+    held: HeldJobs,
+}
+
+/// The list of jobs that the worker holds, as last published.
+#[derive(Debug, Default)]
+struct HeldJobs {
+    ids: Arc<[JobId]>,
+    /// When the list was made; `None` before the first one.
+    listed_at: Option<Instant>,
+    /// Events have been handled since.
+    is_behind: bool,
 }
 
 impl Dispatcher {
@@ -65,7 +78,15 @@ impl Dispatcher {
         pulse: Pulse,
         started: std::time::Instant,
     ) -> Self {
-        Self { worker: Worker::new(policy), handlers, events, snapshots, pulse, started: started.into() }
+        Self {
+            worker: Worker::new(policy),
+            handlers,
+            events,
+            snapshots,
+            pulse,
+            started: started.into(),
+            held: HeldJobs::default(),
+        }
     }
 
     /// Runs until the worker is over and returns its exit code.
@@ -89,7 +110,9 @@ impl Dispatcher {
 
     async fn next_event(&mut self) -> Event {
         let idle = Instant::now() + PULSE;
-        let due = self.worker.next_deadline().map_or(idle, |deadline| (self.started + deadline.0).min(idle));
+        let next_list = self.held.listed_at.filter(|_| self.held.is_behind).map(|listed_at| listed_at + HELD_AGE);
+        let deadline = self.worker.next_deadline().map(|deadline| self.started + deadline.0);
+        let due = deadline.into_iter().chain(next_list).fold(idle, Instant::min);
         tokio::select! {
             event = self.events.recv() => event.unwrap_or(Event::Timer),
             () = tokio::time::sleep_until(due) => Event::Timer,
@@ -136,8 +159,13 @@ impl Dispatcher {
         None
     }
 
-    fn publish(&self) {
-        let snapshot = self.worker.snapshot();
+    fn publish(&mut self) {
+        let now = Instant::now();
+        self.held.is_behind = self.held.listed_at.is_some_and(|listed_at| now < listed_at + HELD_AGE);
+        if !self.held.is_behind {
+            self.held = HeldJobs { ids: self.worker.held(), listed_at: Some(now), is_behind: false };
+        }
+        let snapshot = self.worker.snapshot(Arc::clone(&self.held.ids));
         if let Some(metrics) = &self.handlers.metrics {
             metrics.introduce(snapshot.manifest.as_deref());
         }

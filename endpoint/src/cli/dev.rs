@@ -7,10 +7,10 @@ use super::args::DevArgs;
 use super::effective::Effective;
 use super::example::example;
 use super::exit::Exit;
-use super::open::Extra;
+use super::open::{Extra, Rebuild};
 use super::output::Output;
-use super::start::start;
-use super::workers::{self, Rebuild};
+use super::start::{Started, start};
+use super::workers;
 use crate::fleet::WorkerPlan;
 use crate::local::Manifest;
 
@@ -28,21 +28,11 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
         fault_header: true,
         workers: &args.workers,
         handler: &args.handler,
+        rebuild: Rebuild::Restart,
     };
-    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
+    let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
-    };
-    let pools = match workers::pools(
-        &opened,
-        &args.endpoint_id,
-        &args.handler,
-        &args.workers,
-        &args.listen,
-        Rebuild::Restart,
-    ) {
-        Ok(pools) => pools,
-        Err(error) => return output.fail(&error, Exit::Usage),
     };
     let (base_url, endpoint) = (opened.server.base_url(), &args.endpoint_id);
     output.line(&format!("RunPod-compatible endpoint: {base_url}/v2/{endpoint}"));

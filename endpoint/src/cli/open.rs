@@ -98,6 +98,15 @@ impl Deliveries {
     }
 }
 
+/// What follows when a handler program is built anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rebuild {
+    /// Its workers start anew.
+    Restart,
+    /// Nothing, until a worker is started for another reason.
+    Ignore,
+}
+
 /// What differs between `serve` and `dev`.
 pub(crate) struct Extra<'a> {
     /// The endpoint that the console shows first.
@@ -110,6 +119,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) workers: &'a WorkerArgs,
     /// The handler on the command line.
     pub(crate) handler: &'a [OsString],
+    /// When a handler program is built anew.
+    pub(crate) rebuild: Rebuild,
 }
 
 /// Settings that can work together: everything that can be checked before anything is opened.

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::effective::Effective;
 use super::exit::Exit;
-use super::open::{Extra, Opened};
+use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
-use super::start::start;
-use super::workers::{self, Rebuild};
+use super::start::{Started, start};
+use super::workers;
 use crate::server::Server;
 use crate::worker_env::worker_env;
 
@@ -23,16 +23,12 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         fault_header: args.listen.faults.allow_fault_header,
         workers: &args.workers,
         handler: &args.handler,
+        rebuild: Rebuild::Ignore,
     };
-    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
+    let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
     };
-    let pools =
-        match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen, Rebuild::Ignore) {
-            Ok(pools) => pools,
-            Err(error) => return output.fail(&error, Exit::Usage),
-        };
     let lease = opened.config.lease(&args.endpoint_id).unwrap_or(args.listen.jobs.lease);
     print_banner(&opened.server, args, lease, output);
     if !pools.is_empty() {

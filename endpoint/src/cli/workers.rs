@@ -5,31 +5,16 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{ListenArgs, WorkerArgs};
+use super::args::ListenArgs;
 use super::exit::Exit;
-use super::open::Opened;
+use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
 use super::signals::StopRequests;
 use crate::fleet::{FleetError, Gpus, Pool, Rebuilds, ScaleSettings, StopSignals, WorkerPlan, keep_schema, run_pools};
 
-/// What follows when a handler program is built anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rebuild {
-    /// Its workers start anew.
-    Restart,
-    /// Nothing, until a worker is started for another reason.
-    Ignore,
-}
-
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
-pub(crate) fn pools(
-    opened: &Opened,
-    endpoint: &str,
-    handler: &[OsString],
-    args: &WorkerArgs,
-    listen: &ListenArgs,
-    rebuilds: Rebuild,
-) -> Result<Vec<Pool>, FleetError> {
+pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> Result<Vec<Pool>, FleetError> {
+    let Extra { shown: endpoint, handler, workers: args, rebuild, .. } = *extra;
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();
@@ -61,7 +46,7 @@ pub(crate) fn pools(
             worker_key: opened.worker_key.clone(),
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
-            rebuilds: handler.first().filter(|_| rebuilds == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
+            rebuilds: handler.first().filter(|_| rebuild == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
             http_port: if args.worker_http_port == 0 { 0 } else { args.worker_http_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
             gpus: gpus.after(earlier),

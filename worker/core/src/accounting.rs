@@ -2,12 +2,12 @@
 //!
 //! Every moment of every process is accounted for once. Idle and start-up time is added at once; the time of a job is added
 //! when the job ends, because its use is not known before. Jobs that run in one process at the same time share its time
-//! equally.
+//! equally. A process adds up the share of one job; what a job has received is the difference between its end and its start.
 
 use std::time::Duration;
 
 use crate::boundary::{GpuUse, Price, Time};
-use crate::states::{Phase, Process};
+use crate::states::{Job, Phase, Process};
 use crate::worker::Worker;
 
 impl Worker {
@@ -18,18 +18,21 @@ impl Worker {
         if time.is_zero() {
             return;
         }
-        for process in &self.processes {
-            let busy = process.busy_slots();
+        for process in &mut self.processes {
+            let busy = process.slots.busy();
             if busy == 0 {
                 self.gpu_time.add(idle_use(process), time);
                 continue;
             }
-            let share = time / u32::try_from(busy).unwrap_or(u32::MAX);
-            for id in process.slots.iter().filter_map(|slot| slot.job()) {
-                if let Some(job) = self.jobs.get_mut(id) {
-                    job.gpu_time += share;
-                }
-            }
+            process.share += time / u32::try_from(busy).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// The share of its process's time that a job has received in its last run.
+    pub(crate) fn gpu_time_of(&self, job: &Job) -> Duration {
+        match job.slot() {
+            Some(slot) => self.processes[slot.process.0].share.saturating_sub(job.share_at_start),
+            None => job.gpu_time,
         }
     }
 
@@ -48,7 +51,7 @@ impl Worker {
 /// What the time of a process is used for that runs no job.
 fn idle_use(process: &Process) -> GpuUse {
     match process.phase {
-        Phase::Serving | Phase::Retiring { .. } if process.has_model() => GpuUse::Idle,
+        Phase::Serving | Phase::Retiring { .. } if process.slots.any_loaded() => GpuUse::Idle,
         Phase::Stopped | Phase::GaveUp => GpuUse::Idle,
         _ => GpuUse::WarmUp,
     }

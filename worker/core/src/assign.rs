@@ -10,7 +10,11 @@ impl Worker {
     /// Sends waiting jobs to ready slots.
     pub(crate) fn assign(&mut self, now: Time) {
         while let Some((job, slot)) = self.next_assignment() {
-            self.queue.retain(|id| *id != job);
+            if self.queue.front() == Some(&job) {
+                self.queue.pop_front();
+            } else {
+                self.queue.retain(|id| *id != job);
+            }
             self.run(now, &job, slot);
         }
     }
@@ -22,31 +26,30 @@ impl Worker {
     }
 
     fn next_suspect(&self) -> Option<(JobId, SlotRef)> {
-        if self.jobs.values().any(|job| job.runs_alone && job.slot().is_some()) {
+        if self.jobs.totals().suspects_in_slots > 0 {
             return None;
         }
-        let job = self.queue.iter().find(|id| self.jobs.get(*id).is_some_and(|job| job.runs_alone))?;
+        let job = self.queue.iter().find(|id| self.jobs.get(id).is_some_and(|job| job.runs_alone))?;
         let mut idle = self.processes.iter().filter(|process| process.is_idle());
-        let slot =
-            idle.find_map(|process| process.ready_slots().next().map(|slot| SlotRef { process: process.id, slot }))?;
+        let slot = idle.find_map(|process| Some(SlotRef { process: process.id, slot: process.ready_slot()? }))?;
         Some((job.clone(), slot))
     }
 
     fn next_in_line(&self) -> Option<(JobId, SlotRef)> {
         let job = self.queue.front()?;
         // The process with the fewest jobs, so that all GPUs share the work.
-        let ready =
-            self.processes.iter().filter_map(|process| process.ready_slots().next().map(|slot| (process, slot)));
-        let (process, slot) = ready.min_by_key(|(process, _)| process.busy_slots())?;
+        let ready = self.processes.iter().filter_map(|process| Some((process, process.ready_slot()?)));
+        let (process, slot) = ready.min_by_key(|(process, _)| process.slots.busy())?;
         Some((job.clone(), SlotRef { process: process.id, slot }))
     }
 
     fn run(&mut self, now: Time, id: &JobId, slot: SlotRef) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        let share = self.process(slot.process).share;
+        let Some(mut job) = self.jobs.get_mut(id) else { return };
         job.attempt += 1;
         job.state = JobState::Assigned(slot);
         job.started_at = Some(now);
-        job.gpu_time = std::time::Duration::ZERO;
+        job.share_at_start = share;
         let message = ToHandler::Run {
             job: id.as_str().to_owned(),
             attempt: job.attempt,
@@ -56,7 +59,8 @@ impl Worker {
         };
         let payload = job.body.clone();
         let report = Report::JobStarted { job: id.clone(), attempt: job.attempt, waited: now.since(job.taken_at) };
-        self.process(slot.process).slots[slot.slot as usize] = Slot::Busy(id.clone());
+        drop(job);
+        self.process(slot.process).slots.set(slot.slot, Slot::Busy(id.clone()));
         self.report(report);
         self.emit(Effect::Send { process: slot.process, message, payload });
     }

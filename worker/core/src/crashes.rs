@@ -91,16 +91,18 @@ impl Worker {
 
     /// Fails a job whose process exited by itself, now that no shutdown has explained it.
     pub(crate) fn fail_undecided(&mut self, now: Time, id: &JobId) {
-        if let Some(error) = self.jobs.get_mut(id).and_then(|job| job.exit_error.take()) {
+        let error = self.jobs.get_mut(id).and_then(|mut job| job.exit_error.take());
+        if let Some(error) = error {
             self.fail(now, id, error);
         }
     }
 
     /// The worker was asked to stop. Jobs whose process has exited by itself a moment before are not blamed.
     pub(crate) fn absolve_undecided(&mut self, now: Time) {
-        let undecided = self.jobs.values().filter(|job| matches!(job.state, JobState::Undecided { .. }));
+        let undecided = self.jobs.iter().filter(|job| matches!(job.state, JobState::Undecided { .. }));
         for id in undecided.map(|job| job.id.clone()).collect::<Vec<_>>() {
-            let Some(error) = self.jobs.get_mut(&id).and_then(|job| job.exit_error.take()) else { continue };
+            let error = self.jobs.get_mut(&id).and_then(|mut job| job.exit_error.take());
+            let Some(error) = error else { continue };
             self.run_again_or_hand_back(now, &id, &error);
         }
     }
@@ -116,13 +118,15 @@ impl Worker {
     fn settle_interrupted(&mut self, now: Time, id: ProcessId, exit: &Exit) {
         let error = ended_from_outside(exit);
         for id in self.lost_jobs(id) {
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
-            if let JobState::Stopping { why, .. } = job.state {
+            let Some(mut job) = self.jobs.get_mut(&id) else { continue };
+            let (state, lost_runs) = (job.state, job.lost_runs);
+            job.lost_runs += 1;
+            drop(job);
+            if let JobState::Stopping { why, .. } = state {
                 self.finish_stopped(now, &id, why);
-            } else if job.lost_runs >= self.policy.lost_run_limit {
+            } else if lost_runs >= self.policy.lost_run_limit {
                 self.fail(now, &id, error.clone());
             } else {
-                job.lost_runs += 1;
                 self.run_again_or_hand_back(now, &id, &error);
             }
         }
@@ -138,8 +142,10 @@ impl Worker {
         let by_itself = cause.is_none() && !exit.host_oom && matches!(exit.status, ExitReason::Code(_));
         let error = exit_error(cause, exit);
         for id in lost {
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let Some(gpu_time) = self.jobs.get(&id).map(|job| self.gpu_time_of(job)) else { continue };
+            let Some(mut job) = self.jobs.get_mut(&id) else { continue };
             if let JobState::Stopping { why, .. } = job.state {
+                drop(job);
                 self.finish_stopped(now, &id, why);
                 continue;
             }
@@ -154,12 +160,15 @@ impl Worker {
             };
             if again && !job.streamed {
                 job.runs_alone |= job.crashes > 0;
+                drop(job);
                 self.run_again(&id, &error);
             } else if by_itself {
                 let until = now + self.policy.shutdown_notice;
                 job.state = JobState::Undecided { until };
+                job.gpu_time = gpu_time;
                 job.exit_error = Some(error.clone());
             } else {
+                drop(job);
                 self.fail(now, &id, error.clone());
             }
         }
@@ -167,7 +176,7 @@ impl Worker {
 
     /// The jobs in the slots of a process, newest first, because each may go to the head of the queue.
     fn lost_jobs(&self, id: ProcessId) -> Vec<JobId> {
-        let mut lost: Vec<&Job> = self.jobs.values().filter(|job| job.runs_in(id)).collect();
+        let mut lost: Vec<&Job> = self.jobs.iter().filter(|job| job.runs_in(id)).collect();
         lost.sort_by_key(|job| job.taken_at);
         lost.into_iter().rev().map(|job| job.id.clone()).collect()
     }
@@ -183,9 +192,11 @@ impl Worker {
 
     /// Puts a job whose process has exited at the head of the queue.
     fn run_again(&mut self, id: &JobId, error: &ErrorReport) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(wasted) = self.jobs.get(id).map(|job| self.gpu_time_of(job)) else { return };
+        let Some(mut job) = self.jobs.get_mut(id) else { return };
         job.state = JobState::Queued;
-        let wasted = std::mem::take(&mut job.gpu_time);
+        job.gpu_time = std::time::Duration::ZERO;
+        drop(job);
         self.account_run(GpuUse::Failed, wasted);
         self.queue.push_front(id.clone());
         self.counts.retried += 1;

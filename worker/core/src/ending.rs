@@ -42,15 +42,18 @@ impl Worker {
         }
         let run_time = job.started_at.map(|started| now.since(started)).unwrap_or_default();
         let stop_time = job.stopping_since.map(|since| now.since(since));
-        let (gpu_time, tenant, timeout) = (job.gpu_time, job.tenant.clone(), job.timeout);
+        let (gpu_time, tenant, timeout) = (self.gpu_time_of(job), job.tenant.clone(), job.timeout);
         let process = job.slot().map(|slot| slot.process);
         let device = process.and_then(|process| self.processes[process.0].device.clone());
+        let was_queued = job.state == JobState::Queued;
         self.free_slot(id);
         if let Some(process) = process.map(|id| self.process(id)) {
             process.wear.job_ended(&extras.records);
             process.idle_since = now;
         }
-        self.queue.retain(|queued| queued != id);
+        if was_queued {
+            self.queue.retain(|queued| queued != id);
+        }
 
         let (status, result) = match outcome {
             Outcome::Completed(output) => (JobStatus::Completed, Some(Ok(output))),
@@ -120,36 +123,42 @@ impl Worker {
     /// The queue wants a job stopped. A job whose result is decided is left alone. One that is not held may still arrive,
     /// unless it has ended here: then the stop is late, and must not hit a retry that is on its way under the same id.
     pub(crate) fn stop_requested(&mut self, now: Time, id: &JobId) {
-        let Some(job) = self.jobs.get_mut(id) else {
+        let Some(mut job) = self.jobs.get_mut(id) else {
             if !self.ended.contains(id) {
                 self.poll.note_early_stop(id, self.policy.early_stop_limit);
             }
             return;
         };
         if job.taken_again.take().is_some() {
+            drop(job);
             self.emit(Effect::HandBack { job: id.clone() });
             return;
         }
-        match &mut job.state {
+        // Whatever else was going to end it, the queue does not want its result any more.
+        if let JobState::Stopping { why, .. } = &mut job.state {
+            *why = StopReason::Cancelled;
+        }
+        let state = job.state;
+        drop(job);
+        match state {
             JobState::Queued | JobState::Undecided { .. } => {
                 self.finish(now, id, Outcome::Cancelled, Extras::default());
             }
             JobState::Assigned(_) | JobState::Running(_) => self.ask_to_stop(now, id, StopReason::Cancelled),
-            // Whatever else was going to end it, the queue does not want its result any more.
-            JobState::Stopping { why, .. } => *why = StopReason::Cancelled,
-            JobState::Delivering => {}
+            JobState::Stopping { .. } | JobState::Delivering => {}
         }
     }
 
     /// Asks a running job to stop. Its process is killed if the job does not stop within the cancel grace.
     pub(crate) fn ask_to_stop(&mut self, now: Time, id: &JobId, why: StopReason) {
         let kill_at = now + self.policy.cancel_grace;
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(mut job) = self.jobs.get_mut(id) else { return };
         let Some(slot) = job.slot() else { return };
         job.state = JobState::Stopping { slot, why, kill_at };
         job.stopping_since = Some(now);
         let message = ToHandler::Stop { job: id.as_str().to_owned(), attempt: job.attempt, reason: why };
-        self.process(slot.process).slots[slot.slot as usize] = Slot::Lingering(id.clone());
+        drop(job);
+        self.process(slot.process).slots.set(slot.slot, Slot::Lingering(id.clone()));
         self.report(Report::JobStopping { job: id.clone(), reason: why.to_string() });
         self.emit(Effect::Send { process: slot.process, message, payload: Bytes::new() });
     }
@@ -157,9 +166,9 @@ impl Worker {
     /// Deadlines of jobs: waiting ones time out, running ones are asked to stop, and one that does not stop costs its
     /// process.
     pub(crate) fn expire_jobs(&mut self, now: Time) {
-        let is_due =
-            |job: &&Job| self.job_deadline_applies(job) && job.next_deadline().is_some_and(|deadline| deadline <= now);
-        let due: Vec<JobId> = self.jobs.values().filter(is_due).map(|job| job.id.clone()).collect();
+        let due = self.jobs.by_deadline().take_while(|(deadline, _)| *deadline <= now);
+        let due = due.filter(|(_, job)| self.job_deadline_applies(job)).map(|(_, job)| job.id.clone());
+        let due: Vec<JobId> = due.collect();
         for id in due {
             match self.jobs.get(&id).map(|job| job.state) {
                 Some(JobState::Queued) => self.finish(now, &id, Outcome::TimedOut, Extras::default()),
@@ -186,7 +195,7 @@ impl Worker {
         let result = FinalResult { result, streamed, stop_pod, cost };
         // A result that is delivered again, later, does not ask for another fresh worker.
         self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
-        if let Some(job) = self.jobs.get_mut(id) {
+        if let Some(mut job) = self.jobs.get_mut(id) {
             job.state = JobState::Delivering;
             job.stop_pod = stop_pod;
             job.failed = result.result.is_err();
@@ -210,9 +219,9 @@ impl Worker {
 
     fn free_slot(&mut self, id: &JobId) {
         let Some(slot) = self.jobs.get(id).and_then(Job::slot) else { return };
-        let state = &mut self.process(slot.process).slots[slot.slot as usize];
-        if state.job() == Some(id) {
-            *state = Slot::Ready;
+        let slots = &mut self.process(slot.process).slots;
+        if slots.job(slot.slot) == Some(id) {
+            slots.set(slot.slot, Slot::Ready);
         }
     }
 }

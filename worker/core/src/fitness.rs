@@ -27,11 +27,7 @@ impl Worker {
         let stalls_at = now + self.policy.load_stall_timeout;
         let process = self.process(id);
         process.fit = true;
-        for slot in &mut process.slots {
-            if matches!(slot, Slot::Loading { .. }) {
-                *slot = Slot::Loading { stalls_at };
-            }
-        }
+        process.slots.set_loading(0, 1, &Slot::Loading { stalls_at });
         self.start_phase_over(now, id, StartPhase::Checks);
         for check in checks {
             self.note_checked_version(&check);
@@ -52,9 +48,9 @@ impl Worker {
             if !self.may_probe(process) || now < process.idle_since + self.policy.probe_interval {
                 continue;
             }
-            let Some(slot) = process.ready_slots().next() else { continue };
+            let Some(slot) = process.ready_slot() else { continue };
             let until = now + self.policy.probe_timeout;
-            self.process(id).slots[slot as usize] = Slot::Probing { until };
+            self.process(id).slots.set(slot, Slot::Probing { until });
             self.emit(Effect::Send { process: id, message: ToHandler::Probe { slot }, payload: Bytes::new() });
         }
     }
@@ -62,8 +58,8 @@ impl Worker {
     /// The answer to a probe. A device that does not work costs the process, as it does when a job finds out.
     pub(crate) fn probed(&mut self, now: Time, id: ProcessId, slot: u32, ok: bool) {
         let process = self.process(id);
-        let Some(state @ Slot::Probing { .. }) = process.slots.get_mut(slot as usize) else { return };
-        *state = Slot::Ready;
+        let Some(Slot::Probing { .. }) = process.slots.get(slot) else { return };
+        process.slots.set(slot, Slot::Ready);
         process.idle_since = now;
         if !ok {
             self.kill(now, id, &KillCause::DeviceLost);
@@ -78,13 +74,12 @@ impl Worker {
 
     fn may_probe(&self, process: &Process) -> bool {
         let on_gpu = process.device.as_deref().is_some_and(|device| device.starts_with("cuda"));
-        let probing = process.slots.iter().any(|slot| matches!(slot, Slot::Probing { .. }));
         self.lifecycle.is_working()
             && !self.policy.probe_interval.is_zero()
             && process.phase == Phase::Serving
             && on_gpu
-            && !probing
+            && !process.slots.is_probing()
             && process.is_idle()
-            && process.ready_slots().next().is_some()
+            && process.ready_slot().is_some()
     }
 }

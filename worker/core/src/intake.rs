@@ -12,8 +12,8 @@ impl Worker {
     /// Takes in a job.
     pub(crate) fn take(&mut self, now: Time, taken: &TakenJob) {
         let id = taken.id.clone();
-        if let Some(held) = self.jobs.get_mut(&id) {
-            if held.must_run_again() {
+        if self.jobs.contains(&id) {
+            if let Some(mut held) = self.jobs.get_mut(&id).filter(|held| held.must_run_again()) {
                 held.taken_again = Some(Box::new(taken.clone()));
             }
             self.report(Report::DuplicateJob { job: id });
@@ -26,13 +26,13 @@ impl Worker {
             return;
         }
         if let Some(result) = self.recent.get(&id).cloned() {
-            self.jobs.insert(id.clone(), Job::delivering(taken, now, self.policy.job_timeout));
+            self.jobs.insert(Job::delivering(taken, now, self.policy.job_timeout));
             self.report(Report::DuplicateJob { job: id.clone() });
             self.emit(Effect::Deliver { job: id, item: OutboxItem::Final(result) });
             return;
         }
         self.report(Report::JobTaken { job: id.clone(), tenant: taken.tenant.clone() });
-        self.jobs.insert(id.clone(), Job::new(taken, now, self.policy.job_timeout));
+        self.jobs.insert(Job::new(taken, now, self.policy.job_timeout));
         if self.poll.take_early_stop(&id) {
             self.finish(now, &id, Outcome::Cancelled, Extras::default());
         } else if let Err(reason) = &taken.body {

@@ -28,9 +28,11 @@ impl Worker {
             ToSupervisor::Pong { .. } => self.process(id).ponged(now),
             ToSupervisor::Started { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt) {
-                    self.started(&job);
+                    self.started(now, id, &job);
                 }
             }
+            ToSupervisor::Batch(batch) => self.batch_begun(id, batch),
+            ToSupervisor::Steps(steps) => self.steps_taken(id, steps),
             ToSupervisor::Chunk { job, attempt, seq } => {
                 if let Some(job) = self.current(id, &job, attempt) {
                     self.chunk(id, job, attempt, seq, payload);
@@ -83,11 +85,18 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, job: &JobId) {
-        if let Some(held) = self.jobs.get_mut(job)
+    fn started(&mut self, now: Time, id: ProcessId, job: &JobId) {
+        let mut waited = None;
+        if let Some(mut held) = self.jobs.get_mut(job)
             && let JobState::Assigned(slot) = held.state
         {
             held.state = JobState::Running(slot);
+            waited = held.started_at.map(|sent| now.since(sent));
+        }
+        if let Some(waited) = waited
+            && self.process(id).runs_several_jobs()
+        {
+            self.report(Report::JobBegun { job: job.clone(), waited });
         }
     }
 
@@ -96,7 +105,7 @@ impl Worker {
             self.acknowledge_chunk(id, &job, attempt, seq);
             return;
         }
-        if let Some(held) = self.jobs.get_mut(&job) {
+        if let Some(mut held) = self.jobs.get_mut(&job) {
             held.streamed = true;
         }
         self.emit(Effect::Deliver { job, item: OutboxItem::Chunk { attempt, seq, payload } });
@@ -132,7 +141,7 @@ impl Worker {
         }
         if reloading && let Some(slot) = slot {
             let stalls_at = now + self.policy.load_stall_timeout;
-            self.process(id).slots[slot.slot as usize] = Slot::Loading { stalls_at };
+            self.process(id).slots.set(slot.slot, Slot::Loading { stalls_at });
         }
         let process = self.process(id);
         process.ooms_in_a_row = if kind == ErrorKind::Oom { process.ooms_in_a_row + 1 } else { 0 };

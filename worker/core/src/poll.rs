@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::boundary::{Effect, PollAnswer, PollBlocker, Report, Time};
-use crate::states::{Absence, JobState};
+use crate::states::{Absence, Process};
 use crate::worker::Worker;
 
 impl Worker {
@@ -77,12 +77,12 @@ impl Worker {
 
     /// Whether a job that may have crashed its process waits for its next run, or is in it.
     pub(crate) fn has_suspects(&self) -> bool {
-        self.jobs.values().any(|job| job.runs_alone && job.state != JobState::Delivering)
+        self.jobs.totals().suspects > 0
     }
 
     /// How many more jobs can be held: in ready slots, and beyond them up to the prefetch.
     fn free_places(&self) -> usize {
-        let ready: usize = self.processes.iter().map(|process| process.ready_slots().count()).sum();
+        let ready: usize = self.processes.iter().map(Process::ready_slots).sum();
         (ready + self.policy.prefetch).saturating_sub(self.queue.len())
     }
 }

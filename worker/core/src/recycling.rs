@@ -41,7 +41,7 @@ impl Worker {
     /// is killed if the job does not.
     fn last_end(&self, now: Time, id: ProcessId) -> Time {
         let Policy { cancel_grace, retire_grace, .. } = self.policy;
-        let deadlines = self.jobs.values().filter(|job| job.runs_in(id)).map(|job| job.deadline);
+        let deadlines = self.jobs.iter().filter(|job| job.runs_in(id)).map(|job| job.deadline);
         deadlines.max().unwrap_or(now).max(now) + cancel_grace + retire_grace
     }
 

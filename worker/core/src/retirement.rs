@@ -22,7 +22,7 @@ impl Worker {
             let Phase::Retiring { cause, until } = self.processes[index].phase.clone() else { continue };
             let finished = match cause {
                 KillCause::Shutdown => false,
-                _ => self.jobs.values().filter(|job| job.runs_in(id)).all(|job| job.is_overdue(now)),
+                _ => self.jobs.iter().filter(|job| job.runs_in(id)).all(|job| job.is_overdue(now)),
             };
             if finished || until <= now {
                 self.kill(now, id, &cause);

@@ -90,7 +90,7 @@ impl Worker {
                 self.report(Report::ShutdownOverrun { part: "poll" });
                 self.poll.in_flight = false;
             }
-            if !self.poll.in_flight && self.jobs.values().all(|job| job.state == JobState::Delivering) {
+            if !self.poll.in_flight && self.jobs.all_decided() {
                 self.close(now);
             }
         }
@@ -148,7 +148,7 @@ impl Worker {
     fn may_serve_again(&self, phase: &Phase) -> bool {
         match phase {
             Phase::Spawning { .. } | Phase::Handshaking { .. } | Phase::Loading | Phase::Serving => true,
-            Phase::Retiring { .. } | Phase::Killing { .. } => self.jobs.values().any(|job| job.slot().is_some()),
+            Phase::Retiring { .. } | Phase::Killing { .. } => self.jobs.totals().in_slots > 0,
             Phase::Backoff { .. } => self.may_start(),
             Phase::Stopped | Phase::GaveUp => false,
         }
@@ -175,7 +175,7 @@ impl Worker {
             self.finish(now, &id, Outcome::HandedBack, Extras::default());
         }
         let is_running = |job: &&Job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_));
-        let running: Vec<JobId> = self.jobs.values().filter(is_running).map(|job| job.id.clone()).collect();
+        let running: Vec<JobId> = self.jobs.iter().filter(is_running).map(|job| job.id.clone()).collect();
         for id in running {
             self.ask_to_stop(now, &id, StopReason::Drain);
         }

@@ -42,6 +42,7 @@ impl Worker {
             protocol: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
             processes: u32::try_from(self.policy.processes).unwrap_or(u32::MAX),
+            batch_reports: true,
         };
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
     }
@@ -94,12 +95,7 @@ impl Worker {
     /// A slot makes progress with its model.
     pub(crate) fn loading(&mut self, now: Time, id: ProcessId, slot: u32, stage: String, done: u64, total: u64) {
         let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.policy.slots);
-        let mut is_loading = false;
-        for state in self.process(id).loading_slots(slot, models) {
-            *state = Slot::Loading { stalls_at };
-            is_loading = true;
-        }
-        if is_loading {
+        if self.process(id).slots.set_loading(slot, models, &Slot::Loading { stalls_at }) {
             self.report(Report::Loading { process: id, stage, done, total });
         }
     }
@@ -116,16 +112,11 @@ impl Worker {
     ) {
         let models = self.policy.slots;
         let process = self.process(id);
-        let mut was_loading = false;
-        for state in process.loading_slots(slot, models) {
-            *state = Slot::Ready;
-            was_loading = true;
-        }
-        if !was_loading {
+        if !process.slots.set_loading(slot, models, &Slot::Ready) {
             return;
         }
         process.device = Some(device.clone());
-        if process.phase == Phase::Loading && process.is_loaded() {
+        if process.phase == Phase::Loading && process.slots.all_loaded() {
             self.models_loaded(now, id, warm_up);
         }
         self.report(Report::SlotReady { process: id, slot, device, load_time });
@@ -136,11 +127,11 @@ impl Worker {
         let error = read_error(payload);
         let stalls_at = now + self.policy.exit_timeout;
         let process = self.process(id);
-        let Some(state @ Slot::Loading { .. }) = process.slots.get_mut(slot as usize) else {
+        let Some(Slot::Loading { .. }) = process.slots.get(slot) else {
             self.violated_protocol(now, id, "a load failure of a slot that is not loading".to_owned());
             return;
         };
-        *state = Slot::Loading { stalls_at };
+        process.slots.set(slot, Slot::Loading { stalls_at });
         process.load_error = Some(format!("the model could not be loaded: {}", error.message));
     }
 

@@ -3,17 +3,20 @@
 mod absence;
 mod ended_jobs;
 mod job;
+mod jobs;
 mod lifecycle;
 mod poll;
 mod process;
 mod recent_results;
 mod slot;
+mod slots;
 mod undelivered;
 mod wear;
 
 pub(crate) use absence::Absence;
 pub(crate) use ended_jobs::EndedJobs;
 pub(crate) use job::{Job, JobState};
+pub(crate) use jobs::Jobs;
 pub(crate) use lifecycle::Lifecycle;
 pub(crate) use poll::Poll;
 pub(crate) use process::{KillCause, Phase, Process};

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::boundary::{GpuSlowdown, JobCounts, PollBlocker, PollView, SlotCounts, Snapshot, WorkerState};
-use crate::states::{JobState, Phase, Process, Slot};
+use crate::boundary::{GpuSlowdown, JobCounts, JobId, PollBlocker, PollView, SlotCounts, Snapshot, WorkerState};
+use crate::states::Phase;
 use crate::worker::Worker;
 
 impl Worker {
-    /// The state of the worker as it is now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// The ids of all jobs that are not closed: what the heartbeat lists. The cost grows with their number.
+    pub fn held(&self) -> Arc<[JobId]> {
+        self.jobs.ids().cloned().collect()
+    }
+
+    /// The state of the worker as it is now, with the ids that [`held`](Self::held) returned last.
+    pub fn snapshot(&self, held: Arc<[JobId]>) -> Snapshot {
         let state = self.state();
         // A request in flight is only held against what will end it.
         let blocker = self.poll_blocker(self.accounted_until);
@@ -21,8 +26,8 @@ impl Worker {
             failures: self.failures.clone(),
             slots: self.slot_counts(),
             poll: PollView { in_flight: self.poll.in_flight, blocked_by, last: self.poll.last },
-            processes: self.processes.iter().map(Process::view).collect(),
-            held: self.jobs.keys().cloned().collect(),
+            processes: self.processes.iter().map(|process| process.view(self.batching_view(process))).collect(),
+            held,
             manifest: self.manifest.clone(),
             versions: Arc::clone(&self.versions),
             gpu_time: self.gpu_time,
@@ -40,7 +45,7 @@ impl Worker {
             WorkerState::Unhealthy
         } else if !self.lifecycle.is_working() {
             WorkerState::Draining
-        } else if self.jobs.values().any(|job| job.state != JobState::Delivering) {
+        } else if !self.jobs.all_decided() {
             WorkerState::Running
         } else if !self.is_serving() {
             WorkerState::Initializing
@@ -82,31 +87,24 @@ impl Worker {
     }
 
     fn job_counts(&self) -> JobCounts {
-        let mut counts = self.counts;
-        for job in self.jobs.values() {
-            *match job.state {
-                JobState::Queued => &mut counts.in_queue,
-                JobState::Assigned(_)
-                | JobState::Running(_)
-                | JobState::Stopping { .. }
-                | JobState::Undecided { .. } => &mut counts.in_progress,
-                JobState::Delivering => &mut counts.delivering,
-            } += 1;
+        let totals = self.jobs.totals();
+        JobCounts {
+            in_queue: totals.queued,
+            in_progress: totals.in_slots + totals.undecided,
+            delivering: totals.delivering,
+            ..self.counts
         }
-        counts
     }
 
     fn slot_counts(&self) -> SlotCounts {
-        let mut counts = SlotCounts::default();
-        for slot in self.processes.iter().flat_map(|process| &process.slots) {
-            *match slot {
-                Slot::Absent => &mut counts.absent,
-                Slot::Loading { .. } => &mut counts.loading,
-                Slot::Ready | Slot::Probing { .. } => &mut counts.ready,
-                Slot::Busy(_) => &mut counts.busy,
-                Slot::Lingering(_) => &mut counts.lingering,
-            } += 1;
-        }
-        counts
+        self.processes.iter().map(|process| process.slots.counts()).fold(SlotCounts::default(), |sum, counts| {
+            SlotCounts {
+                ready: sum.ready + counts.ready,
+                busy: sum.busy + counts.busy,
+                lingering: sum.lingering + counts.lingering,
+                loading: sum.loading + counts.loading,
+                absent: sum.absent + counts.absent,
+            }
+        })
     }
 }

@@ -9,11 +9,11 @@ use crate::worker::Worker;
 impl Worker {
     /// The outbox holds the results of these jobs. Heartbeats list the jobs until their results are delivered.
     pub(crate) fn undelivered_found(&mut self, now: Time, jobs: Vec<JobId>) {
-        let jobs = jobs.into_iter().filter(|id| !self.jobs.contains_key(id)).collect();
+        let jobs = jobs.into_iter().filter(|id| !self.jobs.contains(id)).collect();
         self.undelivered = UndeliveredResults::new(jobs, now + self.policy.undelivered_grace);
         for id in self.undelivered.jobs().cloned().collect::<Vec<_>>() {
-            let taken = TakenJob::new(id.clone(), Ok(Bytes::new()));
-            self.jobs.insert(id, Job::delivering(&taken, now, self.policy.job_timeout));
+            let taken = TakenJob::new(id, Ok(Bytes::new()));
+            self.jobs.insert(Job::delivering(&taken, now, self.policy.job_timeout));
         }
         if self.undelivered.delays_polling() {
             self.report(Report::UndeliveredFound { jobs: self.undelivered.len() });

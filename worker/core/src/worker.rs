@@ -9,14 +9,14 @@ use crate::boundary::{
     DeliveryEvent, Effect, Event, GpuSlowdown, GpuTime, JobCounts, JobId, Policy, ProcessEvent, ProcessId, Report,
     Time, Versions,
 };
-use crate::states::{EndedJobs, Job, JobState, Lifecycle, Poll, Process, RecentResults, UndeliveredResults};
+use crate::states::{EndedJobs, JobState, Jobs, Lifecycle, Poll, Process, RecentResults, UndeliveredResults};
 
 /// The state machine: takes events, returns effects.
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) policy: Policy,
     /// Every job that is not closed.
-    pub(crate) jobs: BTreeMap<JobId, Job>,
+    pub(crate) jobs: Jobs,
     /// Ids of the jobs that wait for a slot, next first.
     pub(crate) queue: VecDeque<JobId>,
     pub(crate) processes: Vec<Process>,
@@ -51,7 +51,7 @@ impl Worker {
         let ended = EndedJobs::new(policy.ended_jobs);
         Self {
             policy,
-            jobs: BTreeMap::new(),
+            jobs: Jobs::default(),
             queue: VecDeque::new(),
             processes,
             poll: Poll::default(),
@@ -106,9 +106,11 @@ impl Worker {
 
     /// When to call [`handle`](Self::handle) with [`Event::Timer`], if no other event comes before.
     pub fn next_deadline(&self) -> Option<Time> {
-        let jobs = self.jobs.values().filter(|job| self.job_deadline_applies(job)).filter_map(Job::next_deadline);
+        let jobs =
+            self.jobs.by_deadline().find(|(_, job)| self.job_deadline_applies(job)).map(|(deadline, _)| deadline);
         let processes = self.processes.iter().filter_map(|process| process.next_deadline(&self.policy));
-        jobs.chain(processes)
+        jobs.into_iter()
+            .chain(processes)
             .chain(self.undelivered.next_deadline())
             .chain(self.poll_deadline())
             .chain(self.absence_deadline())

@@ -71,8 +71,10 @@ pub(crate) struct Job {
     pub started_at: Option<Time>,
     /// When it was first asked to stop.
     pub stopping_since: Option<Time>,
-    /// Its share of its process's time in its last run.
+    /// Its share of its process's time in its last run, once it has left its slot.
     pub gpu_time: Duration,
+    /// The share that every job in its process had received when its last run began.
+    pub share_at_start: Duration,
     /// Its execution timeout, counted from `taken_at`.
     pub timeout: Duration,
     /// When that timeout is over.
@@ -111,6 +113,7 @@ impl Job {
             started_at: None,
             stopping_since: None,
             gpu_time: Duration::ZERO,
+            share_at_start: Duration::ZERO,
             timeout,
             deadline: now + timeout,
             crashes: 0,

@@ -12,8 +12,9 @@ use std::time::Duration;
 use runpod_handler_protocol::{ErrorKind, Manifest};
 
 use super::slot::Slot;
+use super::slots::Slots;
 use super::wear::Wear;
-use crate::boundary::{Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use crate::boundary::{BatchingView, Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +147,7 @@ pub(crate) struct Process {
     /// Its phase.
     pub phase: Phase,
     /// Its slots.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
     /// Process id of the operating system.
     pub pid: Option<u32>,
     /// The device that holds its models.
@@ -167,8 +168,12 @@ pub(crate) struct Process {
     pub served: bool,
     /// It has passed its fitness checks and has not crashed since.
     pub fit: bool,
+    /// The share of its time that a job has received which was always in one of its slots.
+    pub share: Duration,
     /// What this incarnation has used, for recycling.
     pub wear: Wear,
+    /// What this incarnation has reported about batches and steps.
+    pub batching: BatchingView,
     /// When its last job ended, or its device last worked.
     pub idle_since: Time,
     /// Number of its last jobs that ran out of memory, without another outcome between them.
@@ -189,7 +194,7 @@ impl Process {
             id,
             incarnation: Incarnation::default(),
             phase: Phase::Backoff { until: Time::default() },
-            slots: vec![Slot::Absent; slots as usize],
+            slots: Slots::new(slots, &Slot::Absent),
             pid: None,
             device: None,
             manifest: None,
@@ -200,7 +205,9 @@ impl Process {
             start_cannot_succeed: false,
             served: false,
             fit: false,
+            share: Duration::ZERO,
             wear: Wear::default(),
+            batching: BatchingView::default(),
             idle_since: Time::default(),
             ooms_in_a_row: 0,
             start_phase_since: Time::default(),
@@ -217,24 +224,19 @@ impl Process {
         self.device = None;
         self.load_error = None;
         self.served = false;
+        self.batching = BatchingView::default();
         self.ooms_in_a_row = 0;
         self.start_phase_since = now;
     }
 
     /// The handshake is complete; its slots load their models.
     pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
-        let slots = manifest.slots(policy.slots) as usize;
+        let slots = manifest.slots(policy.slots);
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
-        self.slots = vec![Slot::Loading { stalls_at: now + policy.load_stall_timeout }; slots];
+        self.slots = Slots::new(slots, &Slot::Loading { stalls_at: now + policy.load_stall_timeout });
         self.pong_at = now;
         self.ping_at = now + policy.ping_interval;
-    }
-
-    /// The slots of a model that are loading. A handler without batches has one slot for each model.
-    pub(crate) fn loading_slots(&mut self, model: u32, models: u32) -> impl Iterator<Item = &mut Slot> {
-        let slots = self.slots.iter_mut().skip(model as usize).step_by(models.max(1) as usize);
-        slots.filter(|slot| matches!(slot, Slot::Loading { .. }))
     }
 
     /// Every slot has its model.
@@ -250,7 +252,7 @@ impl Process {
     pub(crate) fn clear(&mut self) {
         self.pid = None;
         self.wear.device = None;
-        self.slots.fill(Slot::Absent);
+        self.slots.fill(&Slot::Absent);
     }
 
     /// Pause before the next start: none after a first crash, then doubled with every failure in a row.
@@ -286,14 +288,12 @@ impl Process {
 
     /// Whether a slot has been loading without progress for too long.
     pub(crate) fn is_stalled(&self, now: Time) -> bool {
-        self.phase.is_connected()
-            && self.slots.iter().any(|slot| matches!(slot, Slot::Loading { stalls_at } if *stalls_at <= now))
+        self.phase.is_connected() && self.slots.stalls_at().is_some_and(|stalls_at| stalls_at <= now)
     }
 
     /// Whether a probe of its device was not answered in time.
     pub(crate) fn probe_timed_out(&self, now: Time) -> bool {
-        self.phase.is_connected()
-            && self.slots.iter().any(|slot| matches!(slot, Slot::Probing { until } if *until <= now))
+        self.phase.is_connected() && self.slots.probe_until().is_some_and(|until| until <= now)
     }
 
     /// Whether the deadlines of its jobs decide when they end. In all other phases the limit of the phase does.
@@ -301,30 +301,24 @@ impl Process {
         matches!(self.phase, Phase::Serving | Phase::Retiring { cause: KillCause::Recycled(_), .. })
     }
 
-    /// Whether all slots have a model.
-    pub(crate) fn is_loaded(&self) -> bool {
-        self.slots.iter().all(Slot::has_model)
+    /// The slot to which the next job can be sent.
+    pub(crate) fn ready_slot(&self) -> Option<u32> {
+        self.slots.first_ready().filter(|_| self.phase == Phase::Serving)
     }
 
-    /// Whether at least one slot has a model.
-    pub(crate) fn has_model(&self) -> bool {
-        self.slots.iter().any(Slot::has_model)
+    /// Whether one model of it runs several jobs at once, in batches or step by step.
+    pub(crate) fn runs_several_jobs(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
     }
 
-    /// Slots to which a job can be sent.
-    pub(crate) fn ready_slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let serving = self.phase == Phase::Serving;
-        self.slots.iter().zip(0..).filter(move |(slot, _)| serving && **slot == Slot::Ready).map(|(_, index)| index)
-    }
-
-    /// How many of its slots run a job.
-    pub(crate) fn busy_slots(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.job().is_some()).count()
+    /// How many jobs can be sent to it.
+    pub(crate) fn ready_slots(&self) -> usize {
+        if self.phase == Phase::Serving { self.slots.ready() } else { 0 }
     }
 
     /// Whether none of its slots runs a job.
     pub(crate) fn is_idle(&self) -> bool {
-        self.busy_slots() == 0
+        self.slots.busy() == 0
     }
 
     /// When this process needs attention, if nothing else happens.
@@ -338,26 +332,23 @@ impl Process {
             Phase::Loading | Phase::Serving | Phase::Stopped | Phase::GaveUp => None,
         };
         let slots_and_pings = self.phase.is_connected().then(|| {
-            let slots = self.slots.iter().filter_map(|slot| match slot {
-                Slot::Loading { stalls_at } => Some(*stalls_at),
-                Slot::Probing { until } => Some(*until),
-                _ => None,
-            });
+            let slots = self.slots.stalls_at().into_iter().chain(self.slots.probe_until());
             slots.chain([self.ping_at, self.pong_at + policy.pong_timeout]).min()
         });
         phase.into_iter().chain(slots_and_pings.flatten()).min()
     }
 
     /// Its view for the snapshot.
-    pub(crate) fn view(&self) -> ProcessView {
+    pub(crate) fn view(&self, batching: Option<BatchingView>) -> ProcessView {
         ProcessView {
             id: self.id,
             incarnation: self.incarnation,
             phase: self.phase.as_str(),
             pid: self.pid,
             device: self.device.clone(),
-            busy: self.busy_slots(),
+            busy: self.slots.busy(),
             device_memory: self.wear.device,
+            batching,
             last_exit: self.last_exit.clone(),
         }
     }

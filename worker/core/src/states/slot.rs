@@ -34,9 +34,4 @@ impl Slot {
             Self::Absent | Self::Loading { .. } | Self::Ready | Self::Probing { .. } => None,
         }
     }
-
-    /// Whether it has a model.
-    pub(crate) fn has_model(&self) -> bool {
-        !matches!(self, Self::Absent | Self::Loading { .. })
-    }
 }

@@ -8,6 +8,7 @@ use runpod_handler_protocol::{ErrorKind, ToHandler, ToSupervisor};
 use crate::states::JobState;
 use crate::states::Lifecycle;
 use crate::states::Phase;
+use crate::states::Process;
 use crate::{
     DeliveryEvent, Effect, Event, JobId, JobStatus, OutboxItem, Policy, PollAnswer, PollBlocker, ProcessEvent, Report,
     Time, Worker,
@@ -92,7 +93,7 @@ impl Ledger {
             Event::Stop(jobs) => {
                 for job in jobs {
                     self.owed.remove(job);
-                    if worker.jobs.contains_key(job) {
+                    if worker.jobs.contains(job) {
                         self.stopped.insert(job.clone());
                     } else if worker.poll.in_flight && !self.ended.contains(job) {
                         self.early_stops.insert(job.clone());
@@ -114,9 +115,9 @@ impl Ledger {
             self.gone_since.get_or_insert(now);
         }
         self.a_worker_that_does_not_poll_shows_why(worker);
-        self.stopped.retain(|job| worker.jobs.contains_key(job));
+        self.stopped.retain(|job| worker.jobs.contains(job));
         self.table(worker);
-        let dropped = self.owed.iter().find(|job| !worker.jobs.contains_key(*job));
+        let dropped = self.owed.iter().find(|job| !worker.jobs.contains(job));
         assert_eq!(dropped, None, "it was taken, and neither answered, handed back nor stopped");
         self.slots_and_jobs_agree(worker);
         all_time_is_accounted_for(worker);
@@ -134,7 +135,7 @@ impl Ledger {
                     !worker.undelivered.delays_polling(),
                     "polls before the results of an earlier run are delivered"
                 );
-                let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
+                let ready: usize = worker.processes.iter().map(Process::ready_slots).sum();
                 assert!(*want > 0 && *want <= ready + self.prefetch, "asks for {want} jobs with {ready} slots ready");
                 assert!(worker.processes.iter().any(|process| process.phase == Phase::Serving), "nothing serves");
             }
@@ -181,7 +182,7 @@ impl Ledger {
 
     /// Every job is in the table or closed exactly once; the heartbeat lists exactly those that are not closed.
     fn table(&self, worker: &Worker) {
-        let held: BTreeSet<JobId> = worker.snapshot().held.iter().cloned().collect();
+        let held: BTreeSet<JobId> = worker.held().iter().cloned().collect();
         let expected: BTreeSet<JobId> = self.open.union(&self.decided).cloned().collect();
         assert_eq!(held, expected, "the heartbeat must list the jobs that are not closed");
         for (job, (taken, decided)) in &self.tally {
@@ -192,12 +193,12 @@ impl Ledger {
 
     /// Without a request for jobs there is a reason, and `/health` shows it.
     fn a_worker_that_does_not_poll_shows_why(&self, worker: &Worker) {
-        let snapshot = worker.snapshot();
+        let snapshot = worker.snapshot(worker.held());
         match snapshot.poll.blocked_by {
             None => assert!(snapshot.poll.in_flight, "no job is asked for, without a reason"),
             // The slots in the snapshot show it.
             Some(PollBlocker::NoFreeSlot) => {
-                let ready: usize = worker.processes.iter().map(|process| process.ready_slots().count()).sum();
+                let ready: usize = worker.processes.iter().map(Process::ready_slots).sum();
                 assert!(ready + self.prefetch <= worker.queue.len(), "no job is asked for although a slot is free");
             }
             Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
@@ -218,20 +219,21 @@ impl Ledger {
                 );
             }
         }
-        for job in worker.jobs.values() {
+        worker.jobs.check();
+        for job in worker.jobs.iter() {
             assert_eq!(job.slot().is_some(), in_slots.contains(&job.id), "{} thinks that it is in a slot", job.id);
             let queued = worker.queue.iter().filter(|id| **id == job.id).count();
             assert_eq!(queued, usize::from(job.state == JobState::Queued), "{} is in the queue {queued} times", job.id);
             assert!(job.attempt <= 5, "{} was run {} times", job.id, job.attempt);
         }
-        assert!(worker.queue.iter().all(|id| worker.jobs.contains_key(id)), "the queue holds a closed job");
+        assert!(worker.queue.iter().all(|id| worker.jobs.contains(id)), "the queue holds a closed job");
     }
 }
 
 /// Every moment of every process has one use, or belongs to a job that still runs.
 fn all_time_is_accounted_for(worker: &Worker) {
     let running: Duration =
-        worker.jobs.values().filter(|job| job.state != JobState::Delivering).map(|job| job.gpu_time).sum();
+        worker.jobs.iter().filter(|job| job.state != JobState::Delivering).map(|job| worker.gpu_time_of(job)).sum();
     let accounted = worker.gpu_time.total() + running;
     let passed = worker.accounted_until.0 * u32::try_from(worker.processes.len()).unwrap();
     // Shares are rounded down to nanoseconds.

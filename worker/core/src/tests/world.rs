@@ -275,7 +275,7 @@ impl World {
     // Questions.
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.worker.snapshot()
+        self.worker.snapshot(self.worker.held())
     }
 
     pub(super) fn run_of(&self, job: &str) -> Run {

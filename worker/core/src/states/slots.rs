@@ -1,0 +1,173 @@
+//! The slots of one handler process. The number of slots in each state is kept, so that no rule has to look at all of them.
+
+use std::collections::BTreeSet;
+
+use super::slot::Slot;
+use crate::boundary::{JobId, SlotCounts, Time};
+
+/// The slots of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    /// The slots that wait for a job.
+    ready: BTreeSet<u32>,
+    /// How many are probing.
+    probing: usize,
+    /// Slots by state; those that wait for a job are in `ready`.
+    others: SlotCounts,
+}
+
+impl Slots {
+    /// `count` slots in this state.
+    pub(crate) fn new(count: u32, state: &Slot) -> Self {
+        let mut slots = Self {
+            slots: vec![Slot::Absent; count as usize],
+            ready: BTreeSet::new(),
+            probing: 0,
+            others: SlotCounts { absent: count as usize, ..SlotCounts::default() },
+        };
+        slots.fill(state);
+        slots
+    }
+
+    /// Changes all slots.
+    pub(crate) fn fill(&mut self, state: &Slot) {
+        for (index, _) in (0..).zip(0..self.slots.len()) {
+            self.set(index, state.clone());
+        }
+    }
+
+    /// Changes a slot. One that does not exist is left alone.
+    pub(crate) fn set(&mut self, index: u32, state: Slot) {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let old = std::mem::replace(slot, state);
+        self.count(index, &old, false);
+        let new = self.slots[index as usize].clone();
+        self.count(index, &new, true);
+    }
+
+    /// Changes the loading slots of a model. A handler without batches has one slot for each of its `models`. Returns whether
+    /// there was one.
+    pub(crate) fn set_loading(&mut self, model: u32, models: u32, state: &Slot) -> bool {
+        let of_model = (0..).zip(&self.slots).skip(model as usize).step_by(models.max(1) as usize);
+        let loading = of_model.filter(|(_, slot)| matches!(slot, Slot::Loading { .. })).map(|(index, _)| index);
+        let loading: Vec<u32> = loading.collect();
+        for index in &loading {
+            self.set(*index, state.clone());
+        }
+        !loading.is_empty()
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&Slot> {
+        self.slots.get(index as usize)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
+    /// The first slot that waits for a job.
+    pub(crate) fn first_ready(&self) -> Option<u32> {
+        self.ready.first().copied()
+    }
+
+    /// How many wait for a job.
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// How many run a job.
+    pub(crate) fn busy(&self) -> usize {
+        self.others.busy + self.others.lingering
+    }
+
+    /// Whether one of them probes its device.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.probing > 0
+    }
+
+    /// Whether all have a model.
+    pub(crate) fn all_loaded(&self) -> bool {
+        self.others.absent + self.others.loading == 0
+    }
+
+    /// Whether at least one has a model.
+    pub(crate) fn any_loaded(&self) -> bool {
+        self.others.absent + self.others.loading < self.slots.len()
+    }
+
+    /// When a model that makes no progress counts as stalled.
+    pub(crate) fn stalls_at(&self) -> Option<Time> {
+        self.earliest(self.others.loading, |slot| match slot {
+            Slot::Loading { stalls_at } => Some(*stalls_at),
+            _ => None,
+        })
+    }
+
+    /// When a device that does not answer its probe counts as lost.
+    pub(crate) fn probe_until(&self) -> Option<Time> {
+        self.earliest(self.probing, |slot| match slot {
+            Slot::Probing { until } => Some(*until),
+            _ => None,
+        })
+    }
+
+    /// How many are in each state. A slot that probes its device has no job.
+    pub(crate) fn counts(&self) -> SlotCounts {
+        SlotCounts { ready: self.ready.len() + self.probing, ..self.others }
+    }
+
+    fn earliest(&self, count: usize, time: impl Fn(&Slot) -> Option<Time>) -> Option<Time> {
+        if count == 0 { None } else { self.slots.iter().filter_map(time).min() }
+    }
+
+    fn count(&mut self, index: u32, slot: &Slot, is_added: bool) {
+        let total = match slot {
+            Slot::Ready if is_added => {
+                self.ready.insert(index);
+                return;
+            }
+            Slot::Ready => {
+                self.ready.remove(&index);
+                return;
+            }
+            Slot::Absent => &mut self.others.absent,
+            Slot::Loading { .. } => &mut self.others.loading,
+            Slot::Probing { .. } => &mut self.probing,
+            Slot::Busy(_) => &mut self.others.busy,
+            Slot::Lingering(_) => &mut self.others.lingering,
+        };
+        if is_added {
+            *total += 1;
+        } else {
+            *total -= 1;
+        }
+    }
+
+    /// The job in a slot.
+    pub(crate) fn job(&self, index: u32) -> Option<&JobId> {
+        self.get(index).and_then(Slot::job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counts_follow_every_change() {
+        let (loading, job) = (Slot::Loading { stalls_at: Time::default() }, JobId::from("a"));
+        let mut slots = Slots::new(4, &loading);
+        assert_eq!((slots.counts().loading, slots.any_loaded(), slots.stalls_at()), (4, false, Some(Time::default())));
+        assert!(slots.set_loading(1, 2, &Slot::Ready));
+        assert_eq!((slots.first_ready(), slots.ready(), slots.all_loaded()), (Some(1), 2, false));
+        slots.set(1, Slot::Busy(job.clone()));
+        slots.set(3, Slot::Probing { until: Time::default() });
+        slots.set(9, Slot::Ready);
+        assert_eq!((slots.busy(), slots.ready(), slots.counts().ready), (1, 0, 1));
+        assert_eq!((slots.job(1), slots.is_probing()), (Some(&job), true));
+        slots.fill(&Slot::Absent);
+        assert_eq!((slots.counts(), slots.probe_until()), (SlotCounts { absent: 4, ..SlotCounts::default() }, None));
+    }
+}
