@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use end_to_end_tests::{Client, Daemon, binary, eventually, free_port};
+use end_to_end_tests::{Client, Daemon, binary, eventually, free_port, repository};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -90,7 +90,10 @@ fn install(program: &str, handler: &std::path::Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_is_built_anew_is_started_anew_and_no_job_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let handler = folder.path().join("handler");
+    // Programs of this workspace look for libtorch two folders above.
+    std::os::unix::fs::symlink(repository().join(".libtorch"), folder.path().join(".libtorch")).unwrap();
+    let handler = folder.path().join("target/debug/handler");
+    std::fs::create_dir_all(handler.parent().unwrap()).unwrap();
     install("puppet-handler", &handler);
     let address = format!("127.0.0.1:{}", free_port());
     let args = ["dev", "--bind", &address, "--worker-http-port", "0", "--", &handler.to_string_lossy()];
@@ -101,11 +104,11 @@ async fn a_handler_that_is_built_anew_is_started_anew_and_no_job_is_lost() {
     let client = Client::new(&base);
     let first = client.run(json!({"do": "ok"})).await;
 
-    let running = client.submit(json!({"do": "sleep_ms", "ms": 3000})).await;
+    let running = client.submit(json!({"do": "sleep_ms", "ms": 4000})).await;
     client.reaches(&running, "IN_PROGRESS").await;
-    let waiting = client.submit(json!({"do": "ok"})).await;
     install("puppet-handler", &handler);
     dev.logs("The handler program has changed").await;
+    let waiting = client.submit(json!({"do": "ok"})).await;
     let (running, waiting) = (client.finished(&running).await, client.finished(&waiting).await);
     assert_eq!((&running["status"], &running["output"]["pid"]), (&json!("COMPLETED"), &first["output"]["pid"]));
     assert_eq!(waiting["status"], "COMPLETED", "{waiting}");

@@ -29,7 +29,7 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
         warn_of_large_results: true,
         workers: &args.workers,
         handler: &args.handler,
-        rebuilds: Rebuild::Restart,
+        rebuild: Rebuild::Restart,
     };
     let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,

@@ -121,8 +121,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) workers: &'a WorkerArgs,
     /// The handler on the command line.
     pub(crate) handler: &'a [OsString],
-    /// What follows when a handler program is built anew.
-    pub(crate) rebuilds: Rebuild,
+    /// When a handler program is built anew.
+    pub(crate) rebuild: Rebuild,
 }
 
 /// Settings that can work together: everything that can be checked before anything is opened.

@@ -24,7 +24,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         warn_of_large_results: false,
         workers: &args.workers,
         handler: &args.handler,
-        rebuilds: Rebuild::Ignore,
+        rebuild: Rebuild::Ignore,
     };
     let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,

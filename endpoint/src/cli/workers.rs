@@ -14,7 +14,7 @@ use crate::fleet::{FleetError, Gpus, Pool, Rebuilds, ScaleSettings, StopSignals,
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
 pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> Result<Vec<Pool>, FleetError> {
-    let Extra { shown: endpoint, handler, workers: args, rebuilds, .. } = *extra;
+    let Extra { shown: endpoint, handler, workers: args, rebuild, .. } = *extra;
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
             worker_key: opened.worker_key.clone(),
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
-            rebuilds: handler.first().filter(|_| rebuilds == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
+            rebuilds: handler.first().filter(|_| rebuild == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
             http_port: if args.worker_http_port == 0 { 0 } else { args.worker_http_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
             gpus: gpus.after(earlier),

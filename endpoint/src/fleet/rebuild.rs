@@ -25,12 +25,14 @@ pub(crate) struct Rebuilds {
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl Rebuilds {
-    /// Watches the program as it is named on a command line, until the last clone is dropped. `None` when it is not found.
+    /// Watches the program as it is named on a command line, until the last clone is dropped. `None` when there is none: a name
+    /// that is wrong from the start is a mistake, which the worker reports.
     pub(crate) fn watch(program: &OsStr) -> Option<Self> {
         let path = match Path::new(program).components().count() {
             1 if !program.to_string_lossy().contains('/') => on_path(program, std::env::var_os("PATH").as_deref())?,
             _ => PathBuf::from(program),
         };
+        stamp(&path)?;
         let (sender, builds) = watch::channel(0);
         tokio::spawn(look(path.clone(), sender));
         Some(Self { path, builds })

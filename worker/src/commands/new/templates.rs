@@ -127,12 +127,7 @@ impl NewCrate<'_> {
                     "# The release that matches libtorch {LIBTORCH}.\ntch = {{ version = \"={TCH}\", default-features = false }}\n"
                 )),
             ),
-            (
-                "{{libtorch}}",
-                with_torch(
-                    "runpod-worker libtorch     # once; --variant cuda on a machine with a GPU\n",
-                ),
-            ),
+            ("{{libtorch}}", with_torch("runpod-worker libtorch     # once; --variant cuda on a machine with a GPU\n")),
             ("{{base}}", base.to_owned()),
             ("{{base_image}}", base_image.to_owned()),
             ("{{cargo_env}}", include_str!("../../../templates/torch/cargo-env.toml").to_owned()),
