@@ -78,7 +78,15 @@ impl Dispatcher {
         pulse: Pulse,
         started: std::time::Instant,
     ) -> Self {
-        Self { worker: Worker::new(policy), handlers, events, snapshots, pulse, started: started.into(), held: HeldJobs::default() }
+        Self {
+            worker: Worker::new(policy),
+            handlers,
+            events,
+            snapshots,
+            pulse,
+            started: started.into(),
+            held: HeldJobs::default(),
+        }
     }
 
     /// Runs until the worker is over and returns its exit code.

@@ -49,6 +49,7 @@ impl Process {
             protocol: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").into(),
             processes: 1,
+            batch_reports: false,
         };
         this.send(&hello, b"")?;
         Ok(this)
