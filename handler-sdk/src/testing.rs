@@ -161,6 +161,7 @@ impl Harness {
             protocol: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").into(),
             processes: 1,
+            batch_reports: false,
         };
         this.send(&hello, b"")?;
         let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: device.into(), chunk_window: 1 };

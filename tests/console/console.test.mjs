@@ -197,6 +197,14 @@ describe("access", LIMIT, () => {
     await page.close();
   });
 
+  test("a local worker shows its batches", async () => {
+    const page = await open();
+    const line = page.locator(".workers .batching").first();
+    await line.waitFor();
+    assert.equal(await line.textContent(), "24 of 32 running, 7 waiting, batches of 21.4, last 24 (cost), budget 4096 of 8192");
+    await page.close();
+  });
+
   test("nothing overflows at phone width", async () => {
     const id = await submit(endpoint.url, { prompt: "x".repeat(300), max_tokens: 12 });
     for (const path of ["/", `/#/local/jobs/${id}`]) {

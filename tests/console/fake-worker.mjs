@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 // A worker that speaks the platform's protocol and does what the job's input says. Stands in for `runpod-worker`.
 
+import { createServer } from "node:http";
+
 const MANIFEST = {
   name: "storyteller",
   version: "1.0.0",
@@ -23,6 +25,9 @@ const MANIFEST = {
   output_schema: true,
   chunk_schema: { type: "string" },
 };
+
+/** What `/health` of a worker says about batches. */
+const BATCHING = { maxJobs: 32, maxCost: 8192, budget: 4096, running: 24, waiting: 7, batches: 90, meanBatch: 21.4, lastBatch: { jobs: 24, cost: 4010, closedBy: "cost" } };
 
 const WORDS = `Once upon a time there was a small machine that waited for work. It slept most of the day, and woke whenever
 somebody asked it a question. One evening a letter came from the harbour: the lamps had gone out, and forty ships were on
@@ -75,7 +80,15 @@ async function listenForStops() {
   }
 }
 
+function serveHealth() {
+  const port = Number(env.RUNPOD_WORKER_HTTP_BIND?.split(":").pop() ?? 0);
+  if (port === 0) return;
+  const health = JSON.stringify({ worker: { processes: [{ id: 0, batching: BATCHING }] }, runtime: { gpus: [] } });
+  createServer((_, response) => response.setHeader("Content-Type", "application/json").end(health)).listen(port, "127.0.0.1");
+}
+
 async function run() {
+  serveHealth();
   listenForStops();
   let held = [];
   setInterval(() => fetch(`${url("PING")}&job_id=${held.join(",")}`, { headers }).catch(() => {}), 2000).unref();

@@ -2,6 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -34,10 +35,18 @@ async function start(args) {
 /** The endpoint alone; port 0 lets the system choose. */
 export const serve = (port = 0, ...args) => start(["serve", "--bind", `127.0.0.1:${port}`, ...args]);
 
-/** The endpoint with fake workers. */
-export const dev = (workers, ...args) =>
-  start(["dev", "--bind", "127.0.0.1:0", "--workers", String(workers), "--worker-http-port", "0", "--stop-grace", "2s",
-    "--worker-bin", join(here, "fake-worker.mjs"), ...args, "--", "./storyteller"]);
+/** A port that is free now. */
+const freePort = () => new Promise((resolve) => {
+  const server = createServer().listen(0, "127.0.0.1", () => {
+    const { port } = server.address();
+    server.close(() => resolve(port));
+  });
+});
+
+/** The endpoint with fake workers, which serve `/health` at ports in a row. */
+export const dev = async (workers, ...args) =>
+  start(["dev", "--bind", "127.0.0.1:0", "--workers", String(workers), "--worker-http-port", String(await freePort()),
+    "--stop-grace", "2s", "--worker-bin", join(here, "fake-worker.mjs"), ...args, "--", "./storyteller"]);
 
 export async function submit(url, input, more = {}) {
   const response = await fetch(`${url}/v2/local/run`, { method: "POST", body: JSON.stringify({ input, ...more }) });

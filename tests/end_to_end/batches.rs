@@ -51,3 +51,34 @@ async fn a_worker_takes_a_batch_without_a_flag_and_one_bad_job_fails_alone() {
         assert_eq!(slots["ready"], 2 * BATCH, "{slots}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_visible_in_health_and_metrics() {
+    let stack = stack().await;
+    let batching = async || stack.worker.health().await["worker"]["processes"][0]["batching"].clone();
+    assert_eq!(batching().await, json!({"maxJobs": BATCH, "running": 0, "waiting": 0, "batches": 0}));
+    let mut jobs = vec![json!({"do": "ok"}); BATCH];
+    jobs[BATCH - 1] = json!({"do": "sleep_ms", "ms": 300});
+    run_as_one_batch(&stack, &jobs).await;
+    let seen = batching().await;
+    assert_eq!(
+        (&seen["maxCost"], &seen["budget"], &seen["running"]),
+        (&json!(1024), &json!(1024), &json!(0)),
+        "{seen}"
+    );
+    assert_eq!((&seen["batches"], &seen["meanBatch"]), (&json!(2), &json!(8.5)), "{seen}");
+    assert_eq!(seen["lastBatch"], json!({"jobs": BATCH, "cost": BATCH, "closedBy": "full"}));
+    let metrics = stack.worker.metrics().await;
+    for line in [
+        "runpod_batch_size_count 2",
+        "runpod_batch_size_sum 17.0",
+        "runpod_batch_wait_seconds_count 17",
+        "runpod_batches_total{reason=\"full\"} 1",
+        "runpod_batches_total{reason=\"idle\"} 1",
+        "runpod_batch_cost_budget{process=\"0\"} 1024",
+        "runpod_batch_cost_limit{process=\"0\"} 1024",
+        "runpod_batch_jobs{process=\"0\",state=\"waiting\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}

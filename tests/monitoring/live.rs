@@ -40,6 +40,16 @@ async fn gpu_worker(endpoint: &Endpoint, nvml: &FakeNvml) -> Worker {
     worker
 }
 
+/// A worker of another endpoint that runs batches, and has run one.
+async fn batch_worker(endpoint: &Endpoint) -> Worker {
+    let base = format!("{}/batch", endpoint.base);
+    let options = WorkerOptions::default().env("PUPPET_BATCH", "1");
+    let worker = Worker::start_with(worker_env(&base, "batch-1"), &binary("puppet-handler"), options);
+    worker.ready().await;
+    Client::new(&base).run(json!({"do": "ok"})).await;
+    worker
+}
+
 /// Good, bad, overdue, out of memory, unknown, cancelled, crashing.
 async fn mixed_load(client: &Client) {
     for _ in 0..2 {
@@ -136,7 +146,10 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     let client = endpoint.client();
     let nvml = FakeNvml::reporting(GPU);
     let with_gpu = gpu_worker(&endpoint, &nvml).await;
-    let prometheus = Prometheus::start(&[&first.http, &with_gpu.http], &endpoint.base, &alertmanager.address).await;
+    let in_batches = batch_worker(&endpoint).await;
+    let prometheus =
+        Prometheus::start(&[&first.http, &with_gpu.http, &in_batches.http], &endpoint.base, &alertmanager.address)
+            .await;
 
     mixed_load(&client).await;
     {

@@ -5,7 +5,7 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::open::Extra;
 use super::output::Output;
-use super::start::start;
+use super::start::{Started, start};
 use super::workers;
 use crate::fleet::WorkerPlan;
 
@@ -22,13 +22,9 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
         workers: &args.workers,
         handler: &args.handler,
     };
-    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
+    let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
-    };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen) {
-        Ok(pools) => pools,
-        Err(error) => return output.fail(&error, Exit::Usage),
     };
     let (base_url, endpoint) = (opened.server.base_url(), &args.endpoint_id);
     output.line(&format!("RunPod-compatible endpoint: {base_url}/v2/{endpoint}"));

@@ -10,7 +10,7 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::open::{Extra, Opened};
 use super::output::Output;
-use super::start::start;
+use super::start::{Started, start};
 use super::workers;
 use crate::server::Server;
 use crate::worker_env::worker_env;
@@ -25,13 +25,9 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         workers: &args.workers,
         handler: &args.handler,
     };
-    let (opened, stops, _log) = match start(&args.listen, &extra, effective, output).await {
+    let Started { opened, pools, stops, log: _log } = match start(&args.listen, &extra, effective, output).await {
         Ok(started) => started,
         Err(exit) => return exit,
-    };
-    let pools = match workers::pools(&opened, &args.endpoint_id, &args.handler, &args.workers, &args.listen) {
-        Ok(pools) => pools,
-        Err(error) => return output.fail(&error, Exit::Usage),
     };
     let lease = opened.config.lease(&args.endpoint_id).unwrap_or(args.listen.jobs.lease);
     print_banner(&opened.server, args, lease, output);

@@ -1,4 +1,4 @@
-//! What `serve` and `dev` do first: check the settings, start the log, open the server.
+//! What `serve` and `dev` do first: check the settings, start the log, open the server, plan the workers.
 
 use runpod_log_line::LogGuard;
 
@@ -9,15 +9,28 @@ use super::log;
 use super::open::{Extra, Opened, check, open};
 use super::output::Output;
 use super::signals::{self, StopRequests};
+use super::workers;
+use crate::fleet::Pool;
 
-/// A server that is ready to run, the requests to stop it, and the log. The error is the exit status, once its reason is printed; with
-/// `--check-config` it is the end.
+/// A server that is ready to run.
+pub(crate) struct Started {
+    pub(crate) opened: Opened,
+    /// The local workers to start.
+    pub(crate) pools: Vec<Pool>,
+    /// The requests to stop.
+    pub(crate) stops: StopRequests,
+    /// Writes the log as long as it is kept.
+    pub(crate) log: LogGuard,
+}
+
+/// Starts everything but the server and its workers. The error is the exit status, once its reason is printed; with `--check-config`
+/// it is the end.
 pub(crate) async fn start(
     listen: &ListenArgs,
     extra: &Extra<'_>,
     mut effective: Effective,
     output: &mut Output,
-) -> Result<(Opened, StopRequests, LogGuard), Exit> {
+) -> Result<Started, Exit> {
     let checked = check(listen, extra, &effective).map_err(|error| output.fail(&error, error.exit()))?;
     effective.complete(&checked.config);
     if listen.check_config {
@@ -33,5 +46,6 @@ pub(crate) async fn start(
     // Before anything is started that a stop has to end in order.
     let stops = StopRequests::watch().map_err(|error| output.fail(&signals::unwatched(&error), Exit::Failure))?;
     let opened = open(checked, listen, extra).await.map_err(|error| output.fail(&error, error.exit()))?;
-    Ok((opened, stops, log))
+    let pools = workers::pools(&opened, extra, listen).map_err(|error| output.fail(&error, Exit::Usage))?;
+    Ok(Started { opened, pools, stops, log })
 }

@@ -5,21 +5,16 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{ListenArgs, WorkerArgs};
+use super::args::ListenArgs;
 use super::exit::Exit;
-use super::open::Opened;
+use super::open::{Extra, Opened};
 use super::output::Output;
 use super::signals::StopRequests;
 use crate::fleet::{FleetError, Gpus, Pool, ScaleSettings, StopSignals, WorkerPlan, fetch_schema, run_pools};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
-pub(crate) fn pools(
-    opened: &Opened,
-    endpoint: &str,
-    handler: &[OsString],
-    args: &WorkerArgs,
-    listen: &ListenArgs,
-) -> Result<Vec<Pool>, FleetError> {
+pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> Result<Vec<Pool>, FleetError> {
+    let Extra { shown: endpoint, handler, workers: args, .. } = *extra;
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();

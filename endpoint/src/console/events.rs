@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::state::Console;
 use super::wire::{Job, Line, OverviewQuery, Point, Row, Worker};
 use crate::api::ApiError;
+use crate::local::Batching;
 use crate::store::{JobFilter, Seen};
 
 /// Time between two reads of the store.
@@ -42,6 +43,15 @@ pub(super) async fn overview(
     let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
     let stream_state = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };
     respond(&console, stream::unfold(stream_state, |state| async move { Some(state.next().await) }))
+}
+
+/// A worker, and what the handler processes of a local one run at once: one line each.
+#[derive(Serialize)]
+struct WorkerCard<'a> {
+    #[serde(flatten)]
+    worker: Worker<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    batching: Vec<String>,
 }
 
 struct Overview {
@@ -93,7 +103,13 @@ impl Overview {
             batch.push(Ok(event("jobs", &rows)));
             self.sent.jobs = rows;
         }
-        let workers = encode(&workers.iter().map(Worker::from).collect::<Vec<_>>());
+        let figures = self.console.figures.latest().await;
+        let cards = workers.iter().map(Worker::from).map(|worker| {
+            let batching =
+                figures.get(worker.id).iter().flat_map(|known| &known.batching).map(Batching::summary).collect();
+            WorkerCard { worker, batching }
+        });
+        let workers = encode(&cards.collect::<Vec<_>>());
         if workers != self.sent.workers {
             batch.push(Ok(event("workers", &workers)));
             self.sent.workers = workers;

@@ -11,7 +11,7 @@ use super::events::{MAX_ROWS, MAX_WORKERS};
 use super::state::Console;
 use super::wire::{Job, OverviewQuery, Point, Row, Worker, millis};
 use crate::api::ApiError;
-use crate::local::{Gpu, Usage};
+use crate::local::{Batching, Gpu, Usage};
 use crate::store::{JobFilter, Seen};
 
 #[derive(Debug, Serialize)]
@@ -36,6 +36,8 @@ struct WorkerLine<'a> {
     memory_percent: Option<f64>,
     #[serde(skip_serializing_if = "<[Gpu]>::is_empty")]
     gpus: &'a [Gpu],
+    #[serde(skip_serializing_if = "<[Batching]>::is_empty")]
+    batching: &'a [Batching],
 }
 
 /// Counters, newest jobs and workers.
@@ -49,14 +51,15 @@ pub(super) async fn overview(
     let observation = store.observe(&endpoint).await?;
     let rows = store.list(&endpoint, &filter).await?;
     let workers = store.workers(&endpoint, MAX_WORKERS).await?;
-    let (usage, gpus) = tokio::join!(usage(&console), console.gpus.latest());
+    let (usage, figures) = tokio::join!(usage(&console), console.figures.latest());
     let line = |worker| {
         let Worker { id, .. } = &worker;
-        let usage = usage.get(*id);
+        let (usage, figures) = (usage.get(*id), figures.get(*id));
         WorkerLine {
             cpu_percent: usage.map(|usage| usage.cpu_percent),
             memory_percent: usage.map(|usage| usage.memory_percent),
-            gpus: gpus.get(*id).map(Vec::as_slice).unwrap_or_default(),
+            gpus: figures.map(|figures| &*figures.gpus).unwrap_or_default(),
+            batching: figures.map(|figures| &*figures.batching).unwrap_or_default(),
             worker,
         }
     };

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::samples::Samples;
-use crate::local::{GpuFigures, Local};
+use crate::local::{Local, WorkerFigures};
 use crate::store::Store;
 
 /// Event streams that may be open at once; each open page holds one.
@@ -21,8 +21,8 @@ pub struct Console {
     pub samples: Samples,
     /// The handler and the workers that this program starts.
     pub local: Local,
-    /// The GPU figures of those workers.
-    pub gpus: GpuFigures,
+    /// The GPUs and batches of those workers.
+    pub figures: WorkerFigures,
     /// Once cancelled, all event streams end.
     pub shutdown: CancellationToken,
     /// One permit for each open event stream.
@@ -34,7 +34,7 @@ impl Console {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
         let viewers = Arc::new(Semaphore::new(MAX_EVENT_STREAMS));
-        let gpus = GpuFigures::new(local.clone());
-        Self { store, samples: Samples::default(), local, gpus, shutdown, viewers }
+        let figures = WorkerFigures::new(local.clone());
+        Self { store, samples: Samples::default(), local, figures, shutdown, viewers }
     }
 }

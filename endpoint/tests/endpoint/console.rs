@@ -233,11 +233,14 @@ async fn the_schema_belongs_to_the_endpoint_of_the_handler() {
 }
 
 #[tokio::test]
-async fn the_overview_is_there_as_one_document_with_the_gpus_of_local_workers() {
+async fn the_overview_is_there_as_one_document_with_gpus_and_batches_of_local_workers() {
     let api = Api::new();
-    // A worker's own `/health`, as far as it concerns GPUs.
-    let health =
-        json!({"runtime": {"uptimeInSeconds": 5, "gpus": [{"id": "GPU-1", "index": 0, "gpuUtilPercent": 97.5}]}});
+    // A worker's own `/health`, as far as it concerns GPUs and batches.
+    let batching = json!({"maxJobs": 8, "running": 5, "waiting": 2, "meanBatch": 4.5});
+    let health = json!({
+        "runtime": {"uptimeInSeconds": 5, "gpus": [{"id": "GPU-1", "index": 0, "gpuUtilPercent": 97.5}]},
+        "worker": {"processes": [{"id": 0, "batching": batching}, {"id": 1}]},
+    });
     let worker = Router::new().route("/health", axum::routing::get(|| async { axum::Json(health) }));
     let url = crate::commands::serve(worker).await;
     let port = url.split([':', '/']).find_map(|part| part.parse().ok());
@@ -262,6 +265,7 @@ async fn the_overview_is_there_as_one_document_with_the_gpus_of_local_workers() 
     assert!(overview["oldestWait"].is_u64());
     let worker = &overview["workers"][0];
     assert_eq!((&worker["id"], &worker["gpus"]), (&json!("w1"), &json!([{"id": "GPU-1", "gpuUtilPercent": 97.5}])));
+    assert_eq!(worker["batching"], json!([batching]));
     assert!(worker["memoryPercent"].as_f64().unwrap() > 0.0);
 
     assert_eq!(document("overview?status=FAILED").await["jobs"].as_array().unwrap().len(), 1);

@@ -35,7 +35,15 @@ impl Worker {
             .unwrap();
         let mut this = Self { stream: ours, decoder: Decoder::new(), child };
         assert!(matches!(this.receive().0, ToSupervisor::Hello { .. }));
-        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "test".into(), processes: 1 }, &[]);
+        this.send(
+            &ToHandler::Hello {
+                protocol: PROTOCOL_VERSION,
+                worker_version: "test".into(),
+                processes: 1,
+                batch_reports: true,
+            },
+            &[],
+        );
         let load = ToHandler::Load { worker_id: "test".into(), slots: 1, device: "cpu".into(), chunk_window: 1 };
         this.send(&load, &[]);
         this

@@ -16,6 +16,7 @@
 //!    │ ── Loaded{slot} ────────────────▶ │   once per slot
 //!    │ ◀── Run{job, slot} + job ──────── │
 //!    │ ── Started{job} ────────────────▶ │
+//!    │ ── Batch, Steps ────────────────▶ │   only if the worker's Hello asks for them
 //!    │ ── Chunk{seq} + item ───────────▶ │   at most `chunk_window` unacknowledged
 //!    │ ◀── ChunkAck{seq} ─────────────── │
 //!    │ ── Done{job} + output ──────────▶ │   or Failed{job} + error report
@@ -27,12 +28,14 @@
 //! supervisor.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod check;
 pub mod frame;
 pub mod log_line;
 pub mod message;
 pub mod records;
 
+pub use batch::{BatchReport, ClosedBy, LimitsNow, StepReport};
 pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
 pub use log_line::{LOG_MARK, LogLine, MAX_LOG_LINE};

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::batch::{BatchReport, StepReport};
 use crate::check::CheckOrder;
 
 /// Number of processes and of slots where an older worker does not send one.
@@ -29,6 +30,9 @@ pub enum ToHandler {
         /// Number of handler processes that share the CPUs of the machine with this one, itself included.
         #[serde(default = "one")]
         processes: u32,
+        /// The supervisor wants [`ToSupervisor::Batch`] and [`ToSupervisor::Steps`]. An older one does not know them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        batch_reports: bool,
     },
     /// Run the fitness checks of the handler and the device, before `Load` or without one. Answered with
     /// [`ToSupervisor::Checked`].
@@ -141,6 +145,10 @@ pub enum ToSupervisor {
         /// Attempt.
         attempt: u32,
     },
+    /// A batch begins; its jobs have been reported as started.
+    Batch(BatchReport),
+    /// A model that advances its jobs step by step has taken steps.
+    Steps(StepReport),
     /// One streamed chunk. Payload: the chunk as JSON.
     Chunk {
         /// Job id.

@@ -6,6 +6,8 @@ pub const UNITS: [&str; 4] = ["items", "tokens", "images", "audio_seconds"];
 
 /// Number of jobs in the batch that the job was part of.
 pub const BATCH_ITEMS: &str = "batch_items";
+/// How long the job waited in the handler process for its batch, in seconds.
+pub const BATCH_WAIT_SECONDS: &str = "batch_wait_seconds";
 /// Peak host memory of the handler process during the job, in bytes.
 pub const PEAK_HOST_BYTES: &str = "peak_host_bytes";
 /// Peak device memory of tensors during the job, in bytes.

@@ -29,6 +29,8 @@ pub(crate) struct Control {
     exit: SyncSender<Exit>,
     /// Number of handler processes of the worker, from its first message.
     processes: Option<u32>,
+    /// The worker wants reports about batches and steps.
+    batch_reports: bool,
     /// `None` before the load and after the shutdown.
     models: Option<Box<dyn Models>>,
     threads: Vec<JoinHandle<()>>,
@@ -43,6 +45,7 @@ impl Control {
             jobs: Arc::default(),
             exit,
             processes: None,
+            batch_reports: false,
             models: None,
             threads: Vec::new(),
             chunk_window: 1,
@@ -73,7 +76,7 @@ impl Control {
 
     fn receive<P: Program>(&mut self, received: Received<ToHandler>) -> Result<(), Exit> {
         match received {
-            Received::Message(ToHandler::Hello { protocol, worker_version, processes }, _) => {
+            Received::Message(ToHandler::Hello { protocol, worker_version, processes, batch_reports }, _) => {
                 if protocol != PROTOCOL_VERSION {
                     return Err(Exit::Protocol(format!(
                         "the worker {worker_version} speaks protocol {protocol}, but this handler (runpod-handler-sdk {}) \
@@ -82,6 +85,7 @@ impl Control {
                     )));
                 }
                 self.processes = Some(processes);
+                self.batch_reports = batch_reports;
                 Ok(())
             }
             _ if self.processes.is_none() => {
@@ -114,6 +118,7 @@ impl Control {
                 self.chunk_window = chunk_window;
                 let setup = SlotSetup {
                     processes: self.processes.unwrap_or(1),
+                    batch_reports: self.batch_reports,
                     models: slots,
                     worker_id,
                     device,

@@ -21,6 +21,8 @@ pub(crate) struct SlotSetup {
     /// Handler processes of the worker.
     #[cfg_attr(not(feature = "torch"), expect(dead_code, reason = "only the threads of libtorch depend on it"))]
     pub(crate) processes: u32,
+    /// The worker wants reports about batches and steps.
+    pub(crate) batch_reports: bool,
     /// Models in this process, each on a thread of its own.
     pub(crate) models: u32,
     pub(crate) worker_id: String,

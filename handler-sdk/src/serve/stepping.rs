@@ -1,5 +1,6 @@
 //! Runs jobs step by step, many at the same time.
 
+mod meter;
 mod model;
 
 use std::marker::PhantomData;

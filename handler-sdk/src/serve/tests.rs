@@ -64,12 +64,27 @@ impl Worker {
     }
 
     fn hello(&mut self, protocol: u32) {
-        self.send(&ToHandler::Hello { protocol, worker_version: "0.1.0".into(), processes: 1 }, b"");
+        self.send(
+            &ToHandler::Hello { protocol, worker_version: "0.1.0".into(), processes: 1, batch_reports: false },
+            b"",
+        );
     }
 
     fn order_load(&mut self, slots: u32, device: &str, chunk_window: u32) {
         self.hello(PROTOCOL_VERSION);
         self.send(&ToHandler::Load { worker_id: "w1".into(), slots, device: device.into(), chunk_window }, b"");
+    }
+
+    /// A loaded program that was asked to report batches and steps.
+    fn reporting<P: Program>() -> Self {
+        let mut this = Self::start_program::<P>();
+        let worker_version = "0.1.0".into();
+        let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version, processes: 1, batch_reports: true };
+        this.send(&hello, b"");
+        let load = ToHandler::Load { worker_id: "w1".into(), slots: 1, device: "auto".into(), chunk_window: 4 };
+        this.send(&load, b"");
+        this.receive_until(|message| matches!(message, ToSupervisor::Loaded { .. }));
+        this
     }
 
     /// A handler with loaded slots.

@@ -18,7 +18,7 @@ impl BatchHandler for Batch {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     fn limits() -> BatchLimits {
-        BatchLimits::items(MAX_ITEMS)
+        BatchLimits::items(MAX_ITEMS).cost(1024)
     }
 
     fn checks(_: &LoadEnv) -> Vec<Check> {

@@ -50,7 +50,15 @@ impl Puppet {
         let mut this = Self::start(plan);
         let (hello, _) = this.message();
         assert!(matches!(hello, ToSupervisor::Hello { .. }), "{hello:?}");
-        this.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "0.1.0".into(), processes: 1 }, b"");
+        this.send(
+            &ToHandler::Hello {
+                protocol: PROTOCOL_VERSION,
+                worker_version: "0.1.0".into(),
+                processes: 1,
+                batch_reports: true,
+            },
+            b"",
+        );
         let load = ToHandler::Load { worker_id: "w1".into(), slots: 1, device: "auto".into(), chunk_window: 8 };
         this.send(&load, b"");
         while !matches!(this.message().0, ToSupervisor::Loaded { .. }) {}
@@ -133,7 +141,15 @@ fn a_spinning_handler_is_killed_when_its_worker_exits() {
 fn a_loading_handler_is_killed_when_its_worker_exits() {
     let mut puppet = Puppet::start("load_hang");
     puppet.message();
-    puppet.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "0.1.0".into(), processes: 1 }, b"");
+    puppet.send(
+        &ToHandler::Hello {
+            protocol: PROTOCOL_VERSION,
+            worker_version: "0.1.0".into(),
+            processes: 1,
+            batch_reports: true,
+        },
+        b"",
+    );
     let load = ToHandler::Load { worker_id: "w1".into(), slots: 1, device: "auto".into(), chunk_window: 8 };
     puppet.send(&load, b"");
     assert_eq!(puppet.abandon().signal(), Some(SIGKILL));
@@ -215,7 +231,10 @@ fn the_manifest_is_printed_on_request() {
 fn the_error_about_another_protocol_version_names_it() {
     let mut puppet = Puppet::start("");
     puppet.message();
-    puppet.send(&ToHandler::Hello { protocol: 999, worker_version: "9.9.9".into(), processes: 1 }, b"");
+    puppet.send(
+        &ToHandler::Hello { protocol: 999, worker_version: "9.9.9".into(), processes: 1, batch_reports: false },
+        b"",
+    );
     let output = puppet.end();
     assert_eq!(output.status.code(), Some(65));
     assert!(stderr(&output).contains("the worker 9.9.9 speaks protocol 999"), "{}", stderr(&output));
@@ -225,7 +244,15 @@ fn the_error_about_another_protocol_version_names_it() {
 fn a_failed_load_reports_the_reason_and_ends_the_process() {
     let mut puppet = Puppet::start("load_fail");
     puppet.message();
-    puppet.send(&ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version: "0.1.0".into(), processes: 1 }, b"");
+    puppet.send(
+        &ToHandler::Hello {
+            protocol: PROTOCOL_VERSION,
+            worker_version: "0.1.0".into(),
+            processes: 1,
+            batch_reports: true,
+        },
+        b"",
+    );
     let load = ToHandler::Load { worker_id: "w1".into(), slots: 1, device: "auto".into(), chunk_window: 8 };
     puppet.send(&load, b"");
     let (message, report) = puppet.message();

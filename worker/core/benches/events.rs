@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use runpod_handler_protocol::{Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};
 use runpod_worker_core::{
-    DeliveryEvent, Effect, Epoch, Event, JobId, Policy, PollAnswer, ProcessEvent, ProcessId, TakenJob, Time, Worker,
+    DeliveryEvent, Effect, Event, Incarnation, JobId, Policy, PollAnswer, ProcessEvent, ProcessId, TakenJob, Time,
+    Worker,
 };
 use serde_json::Value;
 
@@ -119,7 +120,7 @@ impl Busy {
     }
 
     fn from_process(&mut self, event: ProcessEvent) {
-        self.handle(Event::Process { id: ProcessId(0), epoch: Epoch(1), event });
+        self.handle(Event::Process { id: ProcessId(0), incarnation: Incarnation(1), event });
     }
 
     fn handle(&mut self, event: Event) -> Vec<Effect> {

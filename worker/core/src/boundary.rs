@@ -1,6 +1,7 @@
 //! The border of the core. Events come in; effects and reports go out. The policy holds the limits, and the snapshot shows
 //! the state.
 
+mod batching;
 mod effect;
 mod event;
 mod gpu_slowdown;
@@ -11,6 +12,7 @@ mod poll_blocker;
 mod report;
 mod snapshot;
 
+pub use batching::{BatchTotals, BatchingView, StepTotals};
 pub use effect::{Effect, FinalResult, OutboxItem};
 pub use event::{DeliveryEvent, DrainCause, Event, Exit, ExitReason, PollAnswer, ProcessEvent, TakenJob};
 pub use gpu_slowdown::{GpuSlowdown, SlowdownReason};

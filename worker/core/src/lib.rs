@@ -14,6 +14,7 @@ mod worker;
 
 mod accounting;
 mod assign;
+mod batches;
 mod crashes;
 mod ending;
 mod fitness;
@@ -35,9 +36,10 @@ pub mod linker;
 mod tests;
 
 pub use boundary::{
-    DeliveryEvent, DeviceMemory, DrainCause, Effect, Event, Exit, ExitReason, FinalResult, GpuSlowdown, GpuTime,
-    GpuUse, Incarnation, JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy, PollAnswer, PollBlocker,
-    PollView, Price, ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason, Report, SlotCounts, SlotRef,
-    SlowdownReason, Snapshot, StartPhase, TakenJob, Time, Versions, WorkerState,
+    BatchTotals, BatchingView, DeliveryEvent, DeviceMemory, DrainCause, Effect, Event, Exit, ExitReason, FinalResult,
+    GpuSlowdown, GpuTime, GpuUse, Incarnation, JobCost, JobCounts, JobId, JobStatus, OnRefresh, OutboxItem, Policy,
+    PollAnswer, PollBlocker, PollView, Price, ProcessEvent, ProcessId, ProcessView, RecycleLimits, RecycleReason,
+    Report, SlotCounts, SlotRef, SlowdownReason, Snapshot, StartPhase, StepTotals, TakenJob, Time, Versions,
+    WorkerState,
 };
 pub use worker::Worker;

@@ -28,9 +28,11 @@ impl Worker {
             ToSupervisor::Pong { .. } => self.process(id).ponged(now),
             ToSupervisor::Started { job, attempt } => {
                 if let Some(job) = self.current(id, &job, attempt) {
-                    self.started(&job);
+                    self.started(now, id, &job);
                 }
             }
+            ToSupervisor::Batch(batch) => self.batch_begun(id, batch),
+            ToSupervisor::Steps(steps) => self.steps_taken(id, steps),
             ToSupervisor::Chunk { job, attempt, seq } => {
                 if let Some(job) = self.current(id, &job, attempt) {
                     self.chunk(id, job, attempt, seq, payload);
@@ -83,11 +85,18 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, job: &JobId) {
+    fn started(&mut self, now: Time, id: ProcessId, job: &JobId) {
+        let mut waited = None;
         if let Some(mut held) = self.jobs.get_mut(job)
             && let JobState::Assigned(slot) = held.state
         {
             held.state = JobState::Running(slot);
+            waited = held.started_at.map(|sent| now.since(sent));
+        }
+        if let Some(waited) = waited
+            && self.process(id).runs_several_jobs()
+        {
+            self.report(Report::JobBegun { job: job.clone(), waited });
         }
     }
 

@@ -42,6 +42,7 @@ impl Worker {
             protocol: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
             processes: u32::try_from(self.policy.processes).unwrap_or(u32::MAX),
+            batch_reports: true,
         };
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
     }

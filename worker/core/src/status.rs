@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::boundary::{GpuSlowdown, JobCounts, JobId, PollBlocker, PollView, SlotCounts, Snapshot, WorkerState};
-use crate::states::{Phase, Process};
+use crate::states::Phase;
 use crate::worker::Worker;
 
 impl Worker {
@@ -26,7 +26,7 @@ impl Worker {
             failures: self.failures.clone(),
             slots: self.slot_counts(),
             poll: PollView { in_flight: self.poll.in_flight, blocked_by, last: self.poll.last },
-            processes: self.processes.iter().map(Process::view).collect(),
+            processes: self.processes.iter().map(|process| process.view(self.batching_view(process))).collect(),
             held,
             manifest: self.manifest.clone(),
             versions: Arc::clone(&self.versions),

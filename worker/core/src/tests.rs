@@ -1,5 +1,6 @@
 //! Tests of the core: a table of named situations, and random sequences with invariants.
 
+mod batch_reports;
 mod batches;
 mod crashes;
 mod gpu_slowdown;

@@ -102,7 +102,12 @@ async fn request_checks(
                     return Err(CheckReport::failed(HANDLER, reason, REBUILD));
                 }
                 let worker_version = env!("CARGO_PKG_VERSION").to_owned();
-                let hello = ToHandler::Hello { protocol: PROTOCOL_VERSION, worker_version, processes: process_count };
+                let hello = ToHandler::Hello {
+                    protocol: PROTOCOL_VERSION,
+                    worker_version,
+                    processes: process_count,
+                    batch_reports: false,
+                };
                 processes.send(PROCESS, &hello, Bytes::new());
                 processes.send(PROCESS, &ToHandler::Check(order.clone()), Bytes::new());
             }

@@ -1,6 +1,7 @@
 //! `/health`: RunPod's eleven counters for this one worker, and details for operators. `docs/health.schema.json` is generated
 //! from these types.
 
+mod batching;
 mod worker;
 
 use axum::Json;

@@ -190,6 +190,7 @@ mod tests {
             device: Some(device.to_owned()),
             busy: 0,
             device_memory: Some(DeviceMemory { allocated: GIB, reserved: Some(3 * GIB), peak: Some(2 * GIB) }),
+            batching: None,
             last_exit: None,
         };
         Snapshot { processes: vec![process], ..Snapshot::default() }

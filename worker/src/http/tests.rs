@@ -1,6 +1,6 @@
 //! Every document in every state.
 
-use runpod_handler_protocol::ErrorKind;
+use runpod_handler_protocol::{BatchReport, ClosedBy, ErrorKind, LimitsNow, StepReport};
 use serde_json::{Value, json};
 
 use tokio::net::TcpListener;
@@ -13,8 +13,8 @@ use crate::queue::{PostReply, ResultSink};
 use crate::sensors::gpu::Gpus;
 use crate::sensors::host::Host;
 use runpod_worker_core::{
-    DeliveryEvent, Event, Exit, ExitReason, Incarnation, JobCounts, PollView, Price, ProcessId, ProcessView,
-    SlotCounts, Time, Versions, WorkerState,
+    BatchTotals, BatchingView, DeliveryEvent, Event, Exit, ExitReason, Incarnation, JobCounts, PollView, Price,
+    ProcessId, ProcessView, SlotCounts, StepTotals, Time, Versions, WorkerState,
 };
 
 struct NoQueue;
@@ -30,6 +30,21 @@ impl ResultSink for NoQueue {
 
     async fn post_progress(&self, _: &runpod_worker_core::JobId, _: bytes::Bytes) -> PostReply {
         PostReply::NoRoute
+    }
+}
+
+/// A process that has run out of memory in a batch, and reports steps too.
+fn batching() -> BatchingView {
+    let limits = LimitsNow { budget: Some(512), max_cost: Some(2048), max_wait_ms: Some(5) };
+    let batch = BatchReport { model: 0, jobs: 3, cost: 300, closed_by: ClosedBy::WaitOver, limits };
+    let steps = StepReport { model: 0, steps: 40, advanced: 120, millis: 500, cost: 300, limits };
+    BatchingView {
+        max_jobs: 8,
+        limits: Some(limits),
+        running: 3,
+        waiting: 2,
+        batches: BatchTotals { count: 2, jobs: 7, last: Some(batch) },
+        steps: StepTotals { count: 40, advanced: 120, last: Some(steps) },
     }
 }
 
@@ -53,6 +68,7 @@ fn snapshot(state: WorkerState) -> Snapshot {
             device: Some("cuda:0".into()),
             busy: 1,
             device_memory: None,
+            batching: (state == WorkerState::Running).then(batching),
             last_exit: Some(exit),
         }],
         ..Snapshot::default()

@@ -22,6 +22,25 @@ pub(crate) fn log(report: &Report) {
         Report::JobStarted { job, attempt, waited } => {
             info!(%job, attempt, waited_ms = millis(*waited), "Started.");
         }
+        Report::JobBegun { job, waited } => {
+            debug!(%job, waited_ms = millis(*waited), "The handler has begun with the job.");
+        }
+        Report::BatchBegun { process, batch } => debug!(
+            process = process.0,
+            jobs = batch.jobs,
+            cost = batch.cost,
+            closed_by = batch.closed_by.as_str(),
+            "A batch has begun."
+        ),
+        Report::StepsTaken { process, steps } => {
+            debug!(
+                process = process.0,
+                steps = steps.steps,
+                advanced = steps.advanced,
+                ms = steps.millis,
+                "Steps were taken."
+            );
+        }
         Report::JobRetried { job, reason } => warn!(%job, reason, "The job will be run again."),
         Report::JobStopping { job, reason } => info!(%job, reason, "The job is asked to stop."),
         Report::JobFinished { job, status, error, run_time, records, .. } => {

@@ -45,6 +45,7 @@ closed_label! {
     State { state }
     Outcome { outcome }
     Cause { cause }
+    Reason { reason }
     Phase { phase }
     ItemUnit { unit }
     UseOf { r#use }

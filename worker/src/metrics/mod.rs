@@ -4,6 +4,7 @@
 //! They follow from the core's reports and snapshots, as the log and `/health` do, so they cannot disagree with those. No job id
 //! and no free text is a label. `docs/metrics.md` is generated from the descriptions here.
 
+mod batches;
 mod cost;
 mod inference;
 mod jobs;
@@ -23,6 +24,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use runpod_handler_protocol::Manifest;
 
+use self::batches::BatchMetrics;
 use self::cost::CostMetrics;
 use self::inference::InferenceMetrics;
 use self::jobs::JobMetrics;
@@ -68,6 +70,7 @@ pub struct Metrics {
     jobs: JobMetrics,
     worker: WorkerMetrics,
     processes: ProcessMetrics,
+    batches: BatchMetrics,
     outbox: OutboxMetrics,
     cost: CostMetrics,
     inference: InferenceMetrics,
@@ -88,6 +91,7 @@ impl Metrics {
             jobs: JobMetrics::new(r),
             worker: WorkerMetrics::new(r),
             processes: ProcessMetrics::new(r),
+            batches: BatchMetrics::new(r),
             outbox: OutboxMetrics::new(r),
             cost: CostMetrics::new(r),
             inference: InferenceMetrics::new(r, tenant_limit),
@@ -124,6 +128,7 @@ impl Metrics {
     pub fn observe(&self, report: &Report) {
         self.jobs.observe(report);
         self.processes.observe(report);
+        self.batches.observe(report);
         self.inference.observe(report);
     }
 
@@ -137,6 +142,7 @@ impl Metrics {
         self.introduce(snapshot.manifest.as_deref());
         self.jobs.publish(snapshot);
         self.worker.publish(snapshot);
+        self.batches.publish(snapshot);
         self.outbox.publish(snapshot);
         self.cost.publish(snapshot);
         self.inference.publish(snapshot);

@@ -175,6 +175,7 @@ pub(super) mod tests {
             device: Some("cuda:1".to_owned()),
             busy: 0,
             device_memory: Some(DeviceMemory { allocated: 10, reserved: Some(30), peak: Some(20) }),
+            batching: None,
             last_exit: None,
         };
         let snapshot = Snapshot { processes: vec![process], ..Snapshot::default() };

@@ -1,14 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use runpod_handler_protocol::{ErrorKind, ErrorReport, Manifest};
+use runpod_handler_protocol::{BatchReport, ClosedBy, ErrorKind, ErrorReport, LimitsNow, Manifest, StepReport};
 use serde_json::json;
 
 use super::labels::{CATEGORIES, category, error_type};
 use super::*;
 use crate::outbox::SpoolStats;
 use runpod_worker_core::{
-    Exit, ExitReason, Incarnation, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob, WorkerState,
+    BatchingView, Exit, ExitReason, Incarnation, JobCost, JobId, JobStatus, Price, ProcessId, StartPhase, TakenJob,
+    WorkerState,
 };
 use runpod_worker_core::{JobCounts, ProcessView, SlotCounts};
 
@@ -23,6 +24,7 @@ fn process(device: &str) -> ProcessView {
         device: Some(device.to_owned()),
         busy: 2,
         device_memory: None,
+        batching: None,
         last_exit: None,
     }
 }
@@ -98,6 +100,22 @@ fn jobs(count: usize) -> PollAnswer {
     PollAnswer::Jobs((0..count).map(job).collect())
 }
 
+/// A batch of three jobs after running out of memory, and forty steps.
+fn run_batches(metrics: &Metrics) {
+    let limits = LimitsNow { budget: Some(512), max_cost: Some(2048), max_wait_ms: None };
+    let batch = BatchReport { model: 0, jobs: 3, cost: 300, closed_by: ClosedBy::Cost, limits };
+    let steps = StepReport { model: 0, steps: 40, advanced: 120, millis: 1000, cost: 300, limits };
+    let process = ProcessId(0);
+    metrics.observe(&Report::JobBegun { job: "job-1".into(), waited: Duration::from_millis(40) });
+    metrics.observe(&Report::BatchBegun { process, batch });
+    metrics.observe(&Report::StepsTaken { process, steps });
+    let batching =
+        BatchingView { max_jobs: 8, limits: Some(limits), running: 3, waiting: 2, ..BatchingView::default() };
+    let mut seen = snapshot("cuda:0");
+    seen.processes[0].batching = Some(batching);
+    metrics.publish(&seen);
+}
+
 /// Metrics in which every family has a series.
 fn eventful() -> Metrics {
     let metrics = Metrics::default();
@@ -110,6 +128,7 @@ fn eventful() -> Metrics {
     run_job(&metrics, 4, JobStatus::Cancelled, None);
     run_job(&metrics, 5, JobStatus::Failed, Some(ErrorKind::InferenceError));
     run_job(&metrics, 6, JobStatus::Failed, Some(ErrorKind::ModelNotFound));
+    run_batches(&metrics);
     process_life(&metrics, 1, ExitReason::Signal(11), false);
     process_life(&metrics, 2, ExitReason::Signal(9), true);
     process_life(&metrics, 3, ExitReason::Code(1), false);

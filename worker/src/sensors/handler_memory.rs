@@ -37,6 +37,7 @@ mod tests {
             device: Some(device.to_owned()),
             busy: 0,
             device_memory: Some(DeviceMemory { allocated, reserved: None, peak: None }),
+            batching: None,
             last_exit: None,
         }
     }

@@ -23,7 +23,7 @@ use super::body;
 use super::error::ApiError;
 use super::limits;
 use super::{Keys, client_only};
-use crate::local::{GpuFigures, Local, LocalWorker};
+use crate::local::{Local, LocalWorker, WorkerFigures};
 use pod::Pod;
 
 /// Queries that are executed at once; more of them wait.
@@ -47,7 +47,7 @@ pub(crate) fn router(local: Local, keys: &Keys, request_memory: Budget) -> Route
 
 fn schema(local: Local) -> Pods {
     let schema = Schema::build(Query, EmptyMutation, EmptySubscription);
-    schema.data(GpuFigures::new(local.clone())).data(local).finish()
+    schema.data(WorkerFigures::new(local.clone())).data(local).finish()
 }
 
 /// Errors of a query are part of a 200 reply, as in GraphQL over HTTP.
@@ -108,13 +108,13 @@ impl Query {
     }
 }
 
-async fn measure(local: &Local, figures: &GpuFigures, ids: Vec<String>) -> Vec<Pod> {
+async fn measure(local: &Local, figures: &WorkerFigures, ids: Vec<String>) -> Vec<Pod> {
     let local = local.clone();
     // It reads files: not on the async runtime's threads.
     let measured = spawn_blocking(move || ids.iter().filter_map(|id| local.measure(id)).collect::<Vec<_>>());
-    let (measured, mut gpus) = tokio::join!(measured, figures.latest());
+    let (measured, mut figures) = tokio::join!(measured, figures.latest());
     let pod = |worker: LocalWorker| {
-        let gpus = gpus.remove(&worker.id).unwrap_or_default();
+        let gpus = figures.remove(&worker.id).unwrap_or_default().gpus;
         Pod::new(worker, gpus)
     };
     measured.unwrap_or_default().into_iter().map(pod).collect()

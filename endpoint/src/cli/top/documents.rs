@@ -4,7 +4,7 @@ use runpod_log_line::printable;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::local::Gpu;
+use crate::local::{Batching, Gpu};
 use crate::store::Status;
 
 /// The endpoint at one moment.
@@ -68,6 +68,7 @@ pub(super) struct Worker {
     pub(super) cpu_percent: Option<f64>,
     pub(super) memory_percent: Option<f64>,
     pub(super) gpus: Vec<Gpu>,
+    pub(super) batching: Vec<Batching>,
 }
 
 /// Everything about one job.

@@ -30,7 +30,9 @@ fn overview() -> Overview {
                 {"id": "GPU-5f1c", "name": "NVIDIA L4", "gpuUtilPercent": 97.0, "memoryUtilPercent": 61.4, "powerWatts": 71.6, "temperatureCelsius": 66.0},
                 {"id": "GPU-7a2b0c9d-aaaa", "gpuUtilPercent": 3.0, "throttleReasons": ["sw_power_cap"]},
             ]},
-            {"id": "local-1", "state": "idle", "jobs": 0, "silentSeconds": 0},
+            {"id": "local-1", "state": "idle", "jobs": 0, "silentSeconds": 0, "batching": [
+                {"maxJobs": 32, "maxCost": 4096, "budget": 2048, "running": 16, "waiting": 8, "meanBatch": 12.4, "lastBatch": {"jobs": 16, "closedBy": "full"}},
+            ]},
             {"id": "remote", "state": "unhealthy", "jobs": 0, "silentSeconds": 50},
         ],
     }))

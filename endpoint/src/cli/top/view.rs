@@ -156,8 +156,9 @@ fn counter_lines<'a>(model: &Model, theme: Theme) -> Text<'a> {
 
 fn worker_table<'a>(workers: &[&'a Worker], theme: Theme) -> Table<'a> {
     let rows = workers.iter().map(|worker| {
-        let gpus: Vec<_> = worker.gpus.iter().map(gpu_text).collect();
-        let height = u16::try_from(gpus.len().max(1)).unwrap_or(1);
+        let batches = worker.batching.iter().map(|batching| printable(&batching.summary()).into_owned());
+        let lines: Vec<_> = worker.gpus.iter().map(gpu_text).chain(batches).collect();
+        let height = u16::try_from(lines.len().max(1)).unwrap_or(1);
         let percent = |percent: Option<f64>| percent.map(|percent| format!("{percent:.0} %")).unwrap_or_default();
         Row::new(vec![
             Cell::from(worker.id.as_str()),
@@ -166,7 +167,7 @@ fn worker_table<'a>(workers: &[&'a Worker], theme: Theme) -> Table<'a> {
             Cell::from(percent(worker.cpu_percent)),
             Cell::from(percent(worker.memory_percent)),
             Cell::from(if worker.silent_seconds == 0 { String::new() } else { format!("{} s", worker.silent_seconds) }),
-            Cell::from(gpus.join("\n")),
+            Cell::from(lines.join("\n")),
         ])
         .height(height)
     });
@@ -180,7 +181,7 @@ fn worker_table<'a>(workers: &[&'a Worker], theme: Theme) -> Table<'a> {
         Constraint::Min(10),
     ];
     Table::new(rows, widths)
-        .header(Row::new(["WORKER", "STATE", "JOBS", "CPU", "MEMORY", "SILENT", "GPU"]).style(DIM))
+        .header(Row::new(["WORKER", "STATE", "JOBS", "CPU", "MEMORY", "SILENT", "GPUS, BATCHES"]).style(DIM))
         .block(Block::new().borders(Borders::TOP).border_style(DIM))
 }
 

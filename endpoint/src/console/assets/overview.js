@@ -153,7 +153,8 @@ export function overview(main, endpoint, onState) {
       const silent = worker.silentSeconds >= 20 ? `silent ${duration(worker.silentSeconds * 1000)}` : "";
       const held = worker.jobs > 0 ? `${worker.jobs} ${worker.jobs === 1 ? "job" : "jobs"}` : silent;
       const note = worker.duplicate ? "a second process uses this id" : held;
-      return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, note), badge(worker.state));
+      const batching = (worker.batching ?? []).map((line) => h("p", { class: "soft batching" }, line));
+      return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, note), badge(worker.state), batching);
     }));
     workerList.hidden = list.length === 0;
     noWorkers.hidden = list.length > 0;

@@ -1,12 +1,13 @@
 use serde_json::json;
 
 use super::*;
+use crate::batch::{ClosedBy, LimitsNow};
 use crate::check::CheckReport;
 
 fn to_handler() -> Vec<ToHandler> {
     let job = || "job-1".to_owned();
     vec![
-        ToHandler::Hello { protocol: 1, worker_version: "0.1.0".into(), processes: 2 },
+        ToHandler::Hello { protocol: 1, worker_version: "0.1.0".into(), processes: 2, batch_reports: true },
         ToHandler::Load { worker_id: "w1".into(), slots: 2, device: "auto".into(), chunk_window: 32 },
         ToHandler::Run { job: job(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None },
         ToHandler::Run { job: job(), attempt: 2, slot: 1, deadline_ms: 0, traceparent: Some("00-ab-cd-01".into()) },
@@ -47,6 +48,21 @@ fn to_supervisor() -> Vec<ToSupervisor> {
         ToSupervisor::Failed { job: job(), attempt: 1, refresh: true, reloading: true },
         ToSupervisor::Pong { seq: 3 },
         ToSupervisor::Checked,
+        ToSupervisor::Batch(BatchReport {
+            model: 0,
+            jobs: 8,
+            cost: 900,
+            closed_by: ClosedBy::Cost,
+            limits: LimitsNow { budget: Some(1000), max_cost: Some(4000), max_wait_ms: None },
+        }),
+        ToSupervisor::Steps(StepReport {
+            model: 1,
+            steps: 40,
+            advanced: 600,
+            millis: 1000,
+            cost: 0,
+            limits: LimitsNow { budget: None, max_cost: None, max_wait_ms: Some(5) },
+        }),
         ToSupervisor::Probed { slot: 1, ok: false },
     ]
 }

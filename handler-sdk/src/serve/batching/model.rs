@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use runpod_handler_protocol::records::BATCH_ITEMS;
-use runpod_handler_protocol::{ErrorKind, ToSupervisor};
+use runpod_handler_protocol::records::{BATCH_ITEMS, BATCH_WAIT_SECONDS};
+use runpod_handler_protocol::{BatchReport, ClosedBy, ErrorKind, ToSupervisor};
 
 use crate::batch::{BatchHandler, BatchItem};
 use crate::error::HandlerError;
@@ -50,7 +50,7 @@ pub(crate) fn run_model<B: BatchHandler>(
     let mut model = Model { slot, setup, pool, loaded };
     loop {
         match pool.take(slot, Load::default()) {
-            Task::Run(jobs) => model = model.run(jobs)?,
+            Task::Run(jobs, closed_by) => model = model.run(jobs, closed_by)?,
             Task::Probe(slot) => loading::probe(slot, setup, &model.loaded.memory),
             Task::End => break,
         }
@@ -61,13 +61,13 @@ pub(crate) fn run_model<B: BatchHandler>(
 
 impl<B: BatchHandler> Model<'_, B> {
     /// Runs a batch. A batch that fails as a whole runs again in halves, until the failing item is alone.
-    fn run(mut self, jobs: Vec<WaitingJob<B::Input>>) -> Result<Self, Exit> {
-        let mut batches = vec![self.begin(jobs)];
+    fn run(mut self, jobs: Vec<WaitingJob<B::Input>>, closed_by: ClosedBy) -> Result<Self, Exit> {
+        let mut batches = vec![self.begin(jobs, closed_by)];
         while let Some(items) = batches.pop() {
             if items.is_empty() {
                 continue;
             }
-            let cost = items.iter().fold(0, |cost: u64, item| cost.saturating_add(item.cost));
+            let cost = cost_of(&items);
             match self.attempt(&items) {
                 Attempt::Results(results) => {
                     self.pool.completed(cost);
@@ -102,17 +102,25 @@ impl<B: BatchHandler> Model<'_, B> {
     }
 
     /// Reports the jobs as started. The worker must know that before user code can crash the process.
-    fn begin(&self, jobs: Vec<WaitingJob<B::Input>>) -> Items<B> {
+    fn begin(&self, jobs: Vec<WaitingJob<B::Input>>, closed_by: ClosedBy) -> Items<B> {
         self.loaded.memory.begin(self.setup.models == 1);
         let mut items = Vec::with_capacity(jobs.len());
-        for WaitingJob { running, fields, input, cost, .. } in jobs {
+        for WaitingJob { running, fields, input, cost, since, .. } in jobs {
             if let Some(stopped) = running.stopped() {
                 Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
                 continue;
             }
             let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
             self.setup.queue.push(&started, Bytes::new());
-            items.push(BatchItem::new(input, cost, Job::new(running, Arc::clone(&self.setup.queue), fields)));
+            let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
+            job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());
+            items.push(BatchItem::new(input, cost, job));
+        }
+        if self.setup.batch_reports && !items.is_empty() {
+            let jobs = u32::try_from(items.len()).unwrap_or(u32::MAX);
+            let (cost, limits) = (cost_of(&items), self.pool.limits_now());
+            let batch = BatchReport { model: self.slot, jobs, cost, closed_by, limits };
+            self.setup.queue.push(&ToSupervisor::Batch(batch), Bytes::new());
         }
         if let Some(time) = items.iter().map(|item| item.job.remaining()).min() {
             self.setup.queue.flush(time);
@@ -174,4 +182,8 @@ impl<B: BatchHandler> Model<'_, B> {
         let loaded = loading::reload(slot, setup, B::load, B::warm_up)?;
         Ok(Self { slot, setup, pool, loaded })
     }
+}
+
+fn cost_of<I, C>(items: &[BatchItem<I, C>]) -> u64 {
+    items.iter().fold(0, |cost, item| cost.saturating_add(item.cost))
 }

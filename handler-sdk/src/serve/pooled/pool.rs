@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use runpod_handler_protocol::{ClosedBy, LimitsNow};
 use serde_json::value::RawValue;
 
 use super::budget::CostBudget;
@@ -29,8 +30,9 @@ pub(crate) struct WaitingJob<I> {
 /// What a model does next.
 #[derive(Debug)]
 pub(crate) enum Task<I> {
-    /// Run these jobs: as one batch, or beside those that run already. None at all when there is no room for the oldest.
-    Run(Vec<WaitingJob<I>>),
+    /// Run these jobs: as one batch, or beside those that run already. None at all when there is no room for the oldest. No more
+    /// run, for this reason.
+    Run(Vec<WaitingJob<I>>, ClosedBy),
     /// Test the device, and report it for this slot.
     Probe(u32),
     /// The pool is closed and empty, and no job runs.
@@ -116,14 +118,25 @@ impl<I> Pool<I> {
             let bounds = if state.closed { Bounds { wait: Duration::ZERO, ..self.bounds } } else { self.bounds };
             let budget = state.budget.now();
             match state.waiting.next(Instant::now(), &bounds, budget, load) {
-                Next::Run(items) => return Task::Run(items),
-                _ if load.items > 0 => return Task::Run(Vec::new()),
+                Next::Run(items, closed_by) => return Task::Run(items, closed_by),
+                _ if load.items > 0 => return Task::Run(Vec::new(), ClosedBy::Full),
                 Next::Wait(time) => {
                     self.changed.wait_for(&mut state, time);
                 }
                 Next::Idle if state.closed => return Task::End,
                 Next::Idle => self.changed.wait(&mut state),
             }
+        }
+    }
+
+    /// The limits in force, as they are reported.
+    pub(crate) fn limits_now(&self) -> LimitsNow {
+        let limited = |cost: u64| (cost < u64::MAX).then_some(cost);
+        let Bounds { cost, wait, .. } = self.bounds;
+        LimitsNow {
+            budget: limited(self.state.lock().budget.now()),
+            max_cost: limited(cost),
+            max_wait_ms: (!wait.is_zero()).then(|| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use runpod_handler_protocol::ClosedBy;
+
 /// How many jobs may run together, and how long the oldest one may wait for others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -35,8 +37,8 @@ struct Entry<K, T> {
 /// What the model does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<T> {
-    /// Run these items.
-    Run(Vec<T>),
+    /// Run these items. No more of them run together, for this reason.
+    Run(Vec<T>, ClosedBy),
     /// Wait for more items, but not longer than this.
     Wait(Duration),
     /// Nothing waits, or the oldest item waits until one of those that run has ended.
@@ -71,12 +73,16 @@ impl<K: PartialEq, T> Waiting<K, T> {
     pub(crate) fn next(&mut self, now: Instant, bounds: &Bounds, budget: u64, load: Load) -> Next<T> {
         let Some(oldest) = self.entries.front() else { return Next::Idle };
         let room = (bounds.items as usize).saturating_sub(load.items);
-        let (mut members, mut cost, mut full) = (Vec::new(), load.cost, false);
+        let (mut members, mut cost, mut full) = (Vec::new(), load.cost, None);
         for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.key == oldest.key) {
             let with = cost.saturating_add(entry.cost);
             let is_alone = load.items == 0 && members.is_empty();
-            full = !is_alone && with > budget || members.len() >= room;
-            if full {
+            if members.len() >= room {
+                full = Some(ClosedBy::Full);
+                break;
+            }
+            if !is_alone && with > budget {
+                full = Some(ClosedBy::Cost);
                 break;
             }
             members.push(index);
@@ -85,18 +91,28 @@ impl<K: PartialEq, T> Waiting<K, T> {
         if members.is_empty() {
             return Next::Idle;
         }
-        full |= members.len() >= room || cost >= budget;
+        if members.len() >= room {
+            full = Some(ClosedBy::Full);
+        } else if cost >= budget {
+            full = Some(ClosedBy::Cost);
+        }
         let waited = now.saturating_duration_since(oldest.since);
-        if !full && waited < bounds.wait {
+        if full.is_none() && waited < bounds.wait {
             return Next::Wait(bounds.wait - waited);
         }
+        let closed_by = match full {
+            Some(limit) => limit,
+            None if !bounds.wait.is_zero() => ClosedBy::WaitOver,
+            None if members.len() < self.entries.len() => ClosedBy::Key,
+            None => ClosedBy::Idle,
+        };
         let mut items = Vec::with_capacity(members.len());
         // From the back, so that the other positions stay valid.
         for index in members.into_iter().rev() {
             items.extend(self.entries.remove(index).map(|entry| entry.item));
         }
         items.reverse();
-        Next::Run(items)
+        Next::Run(items, closed_by)
     }
 }
 

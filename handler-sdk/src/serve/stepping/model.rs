@@ -1,11 +1,13 @@
 //! The thread of one model: lets jobs join, advances all of them by a step, and lets those that have ended leave.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use runpod_handler_protocol::records::BATCH_ITEMS;
+use runpod_handler_protocol::records::{BATCH_ITEMS, BATCH_WAIT_SECONDS};
 use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 
+use super::meter::StepMeter;
 use crate::error::HandlerError;
 use crate::job::Job;
 use crate::output::encode_output;
@@ -38,6 +40,7 @@ struct Model<'a, H: StepHandler> {
     suspects: Vec<Waiting<H>>,
     /// User code panicked: the model is built again once no job runs.
     is_spoiled: bool,
+    meter: StepMeter,
 }
 
 /// Runs jobs until the pool is closed and empty; returns why the process must exit otherwise.
@@ -50,7 +53,18 @@ pub(crate) fn run_model<H: StepHandler>(
     let _guard = loading::prepare_thread(setup)?;
     let loaded = loading::load(slot, setup, H::load, H::warm_up)?;
     let (running, suspects) = (Vec::new(), Vec::new());
-    let mut model = Model { slot, setup, reader, pool, loaded, running, joined: 0, suspects, is_spoiled: false };
+    let mut model = Model {
+        slot,
+        setup,
+        reader,
+        pool,
+        loaded,
+        running,
+        joined: 0,
+        suspects,
+        is_spoiled: false,
+        meter: StepMeter::new(Instant::now()),
+    };
     loop {
         if model.is_spoiled && model.running.is_empty() {
             model = model.reload()?;
@@ -63,6 +77,7 @@ pub(crate) fn run_model<H: StepHandler>(
         model.settle();
         model.step_or_wait(changes)?;
         model.settle();
+        model.report_steps();
     }
     loading::discard(model.loaded.handler);
     Ok(())
@@ -79,7 +94,7 @@ impl<H: StepHandler> Model<'_, H> {
             return true;
         }
         match self.pool.take(self.slot, load_of(&self.running)) {
-            Task::Run(jobs) => self.admit(jobs, false),
+            Task::Run(jobs, _) => self.admit(jobs, false),
             Task::Probe(slot) => loading::probe(slot, self.setup, &self.loaded.memory),
             Task::End => return false,
         }
@@ -99,7 +114,7 @@ impl<H: StepHandler> Model<'_, H> {
 
     /// Admits a job, or ends it. Returns it when it must wait for more memory.
     fn admit_one(&mut self, job: WaitingJob<H::Input>, is_suspect: bool) -> Option<WaitingJob<H::Input>> {
-        let WaitingJob { running, fields, input, cost, payload, .. } = job;
+        let WaitingJob { running, fields, input, cost, payload, since, .. } = job;
         if let Some(stopped) = running.stopped() {
             Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
             return None;
@@ -111,6 +126,7 @@ impl<H: StepHandler> Model<'_, H> {
         let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
         self.setup.queue.push(&started, Bytes::new());
         let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
+        job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());
         self.setup.queue.flush(job.remaining());
         #[cfg(feature = "tracing")]
         let _span = crate::events::job_span(job.id()).entered();
@@ -185,8 +201,10 @@ impl<H: StepHandler> Model<'_, H> {
             [one] => Some(crate::events::job_span(one.job.id()).entered()),
             _ => None,
         };
+        let began = Instant::now();
         match panics::catch("the handler", || handler.step(steppers)) {
             Ok(Ok(())) => {
+                self.meter.stepped(began, ready);
                 for one in &mut self.running[..ready] {
                     one.steps += 1;
                     one.company += ready as u64;
@@ -195,6 +213,16 @@ impl<H: StepHandler> Model<'_, H> {
             }
             Ok(Err(error)) => self.step_failed(ready, &error, false),
             Err(error) => self.step_failed(ready, &error, true),
+        }
+    }
+
+    fn report_steps(&mut self) {
+        if self.setup.batch_reports {
+            let (cost, is_idle) = (load_of(&self.running).cost, self.running.is_empty());
+            let report = self.meter.take(Instant::now(), self.slot, cost, is_idle, || self.pool.limits_now());
+            if let Some(report) = report {
+                self.setup.queue.push(&ToSupervisor::Steps(report), Bytes::new());
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use runpod_handler_protocol::{BatchReport, ClosedBy, LimitsNow};
 
 use super::*;
 use crate::serve::Batched;
@@ -377,4 +378,24 @@ proptest! {
         }
         prop_assert_eq!(worker.shut_down(), 0);
     }
+}
+
+#[test]
+fn a_batch_is_reported_with_its_reason_and_the_budget() {
+    let mut worker = Worker::reporting::<Batched<Doubling>>();
+    let report = |worker: &mut Worker| {
+        let (message, _) = worker.receive_until(|message| matches!(message, ToSupervisor::Batch(_)));
+        let ToSupervisor::Batch(batch) = message else { panic!("{message:?}") };
+        batch
+    };
+    let limits = LimitsNow { budget: Some(100), max_cost: Some(100), max_wait_ms: None };
+    worker.number(0, "a", &json!({"value": 1, "fault": "oom", "cost": 80}));
+    let batch = BatchReport { model: 0, jobs: 1, cost: 80, closed_by: ClosedBy::Idle, limits };
+    assert_eq!(report(&mut worker), batch);
+    worker.number(0, "b", &json!({"value": 1, "cost": 60}));
+    let limits = LimitsNow { budget: Some(40), ..limits };
+    assert_eq!(report(&mut worker), BatchReport { cost: 60, closed_by: ClosedBy::Cost, limits, ..batch });
+    let (message, _) = worker.receive_until(is_final);
+    let ToSupervisor::Done { records, .. } = message else { panic!("{message:?}") };
+    assert!(records["batch_wait_seconds"] >= 0.0, "{records:?}");
 }

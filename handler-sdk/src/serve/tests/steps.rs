@@ -461,3 +461,13 @@ proptest! {
         prop_assert_eq!(worker.shut_down(), 0);
     }
 }
+
+#[test]
+fn steps_are_reported_when_the_last_job_has_left() {
+    let mut worker = Worker::reporting::<Stepped<Counting>>();
+    worker.plan(0, "a", &json!({"steps": 5}));
+    let (message, _) = worker.receive_until(|message| matches!(message, ToSupervisor::Steps(_)));
+    let ToSupervisor::Steps(steps) = message else { panic!("{message:?}") };
+    assert_eq!((steps.steps, steps.advanced, steps.cost), (5, 5, 0));
+    assert_eq!((steps.limits.budget, steps.limits.max_cost), (Some(MAX_COST), Some(MAX_COST)));
+}

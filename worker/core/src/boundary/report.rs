@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runpod_handler_protocol::{CheckReport, ErrorReport};
+use runpod_handler_protocol::{BatchReport, CheckReport, ErrorReport, StepReport};
 
 use super::event::Exit;
 use super::gpu_slowdown::GpuSlowdown;
@@ -101,6 +101,27 @@ pub enum Report {
         attempt: u32,
         /// Time since it was taken.
         waited: Duration,
+    },
+    /// A handler that runs several jobs at once has begun with a job that it held.
+    JobBegun {
+        /// The job.
+        job: JobId,
+        /// Time since it was sent to the process.
+        waited: Duration,
+    },
+    /// A model has begun a batch.
+    BatchBegun {
+        /// The process.
+        process: ProcessId,
+        /// The batch.
+        batch: BatchReport,
+    },
+    /// A model has taken steps.
+    StepsTaken {
+        /// The process.
+        process: ProcessId,
+        /// The steps.
+        steps: StepReport,
     },
     /// A job will be run again, because its process exited.
     JobRetried {

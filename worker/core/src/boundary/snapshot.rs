@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use runpod_handler_protocol::{ErrorKind, Manifest};
 
+use super::batching::BatchingView;
 use super::event::Exit;
 use super::gpu_time::{GpuTime, Price};
 use super::ids::{Incarnation, JobId, ProcessId, Time};
@@ -115,6 +116,8 @@ pub struct ProcessView {
     pub busy: usize,
     /// Its device memory, once a job has reported it.
     pub device_memory: Option<DeviceMemory>,
+    /// Its batches or steps, if it runs several jobs at once.
+    pub batching: Option<BatchingView>,
     /// The exit of its previous incarnation.
     pub last_exit: Option<Exit>,
 }

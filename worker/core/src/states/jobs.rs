@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use super::job::{Job, JobState};
-use crate::boundary::{JobId, Time};
+use crate::boundary::{JobId, ProcessId, Time};
 
 /// Every job that is not closed, by its id.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ struct Index {
     totals: JobTotals,
     /// When each job that has a deadline needs attention.
     deadlines: BTreeSet<(Time, JobId)>,
+    /// How many jobs each process has and has not begun; no process without one.
+    not_begun: BTreeMap<ProcessId, usize>,
 }
 
 /// The number of jobs that have something in common.
@@ -106,6 +108,11 @@ impl Jobs {
         self.index.totals.delivering == self.by_id.len()
     }
 
+    /// How many jobs this process has and has not begun.
+    pub(crate) fn not_begun(&self, process: ProcessId) -> usize {
+        self.index.not_begun.get(&process).copied().unwrap_or(0)
+    }
+
     /// The jobs with a deadline, the next one first.
     pub(crate) fn by_deadline(&self) -> impl Iterator<Item = (Time, &Job)> {
         self.index.deadlines.iter().filter_map(|(deadline, id)| Some((*deadline, self.by_id.get(id)?)))
@@ -114,16 +121,36 @@ impl Jobs {
 
 impl Index {
     fn add(&mut self, id: &JobId, job: Indexed) {
-        job.visit(&mut self.totals, |total| *total += 1);
+        self.count(job);
         if let Some(deadline) = job.deadline {
             self.deadlines.insert((deadline, id.clone()));
         }
     }
 
     fn remove(&mut self, id: &JobId, job: Indexed) {
-        job.visit(&mut self.totals, |total| *total -= 1);
+        self.discount(job);
         if let Some(deadline) = job.deadline {
             self.deadlines.remove(&(deadline, id.clone()));
+        }
+    }
+
+    /// Counts a job, apart from its deadline.
+    fn count(&mut self, job: Indexed) {
+        job.visit(&mut self.totals, |total| *total += 1);
+        if let JobState::Assigned(slot) = job.state {
+            *self.not_begun.entry(slot.process).or_default() += 1;
+        }
+    }
+
+    fn discount(&mut self, job: Indexed) {
+        job.visit(&mut self.totals, |total| *total -= 1);
+        if let JobState::Assigned(slot) = job.state
+            && let Some(jobs) = self.not_begun.get_mut(&slot.process)
+        {
+            *jobs -= 1;
+            if *jobs == 0 {
+                self.not_begun.remove(&slot.process);
+            }
         }
     }
 }
@@ -183,8 +210,8 @@ impl Drop for JobMut<'_> {
             return;
         }
         if after.deadline == self.before.deadline {
-            self.before.visit(&mut self.index.totals, |total| *total -= 1);
-            after.visit(&mut self.index.totals, |total| *total += 1);
+            self.index.discount(self.before);
+            self.index.count(after);
         } else {
             self.index.remove(&self.job.id, self.before);
             self.index.add(&self.job.id, after);

@@ -14,7 +14,7 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 use super::slot::Slot;
 use super::slots::Slots;
 use super::wear::Wear;
-use crate::boundary::{Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
+use crate::boundary::{BatchingView, Exit, Incarnation, Policy, ProcessId, ProcessView, RecycleReason, Time};
 
 /// Why a process is being killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +172,8 @@ pub(crate) struct Process {
     pub share: Duration,
     /// What this incarnation has used, for recycling.
     pub wear: Wear,
+    /// What this incarnation has reported about batches and steps.
+    pub batching: BatchingView,
     /// When its last job ended, or its device last worked.
     pub idle_since: Time,
     /// Number of its last jobs that ran out of memory, without another outcome between them.
@@ -205,6 +207,7 @@ impl Process {
             fit: false,
             share: Duration::ZERO,
             wear: Wear::default(),
+            batching: BatchingView::default(),
             idle_since: Time::default(),
             ooms_in_a_row: 0,
             start_phase_since: Time::default(),
@@ -221,6 +224,7 @@ impl Process {
         self.device = None;
         self.load_error = None;
         self.served = false;
+        self.batching = BatchingView::default();
         self.ooms_in_a_row = 0;
         self.start_phase_since = now;
     }
@@ -302,6 +306,11 @@ impl Process {
         self.slots.first_ready().filter(|_| self.phase == Phase::Serving)
     }
 
+    /// Whether one model of it runs several jobs at once, in batches or step by step.
+    pub(crate) fn runs_several_jobs(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
+    }
+
     /// How many jobs can be sent to it.
     pub(crate) fn ready_slots(&self) -> usize {
         if self.phase == Phase::Serving { self.slots.ready() } else { 0 }
@@ -330,7 +339,7 @@ impl Process {
     }
 
     /// Its view for the snapshot.
-    pub(crate) fn view(&self) -> ProcessView {
+    pub(crate) fn view(&self, batching: Option<BatchingView>) -> ProcessView {
         ProcessView {
             id: self.id,
             incarnation: self.incarnation,
@@ -339,6 +348,7 @@ impl Process {
             device: self.device.clone(),
             busy: self.slots.busy(),
             device_memory: self.wear.device,
+            batching,
             last_exit: self.last_exit.clone(),
         }
     }

@@ -8,6 +8,7 @@ use runpod_handler_protocol::PROTOCOL_VERSION;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::batching::Batching;
 use crate::heartbeat::HeartbeatStats;
 use crate::http::{HttpState, probes};
 use crate::outbox::{OutboxStats, SpoolStats};
@@ -117,6 +118,9 @@ struct Process {
     /// Slots that run a job.
     busy: usize,
     restarts: u32,
+    /// Absent unless the handler runs several jobs at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batching: Option<Batching>,
     /// How its last incarnation ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_exit: Option<LastExit>,
@@ -297,6 +301,7 @@ fn process(view: &ProcessView) -> Process {
         device: view.device.clone(),
         busy: view.busy,
         restarts: view.incarnation.0.saturating_sub(1),
+        batching: view.batching.as_ref().map(Batching::from),
         last_exit: view.last_exit.as_ref().map(last_exit),
     }
 }

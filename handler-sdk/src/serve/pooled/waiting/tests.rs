@@ -74,7 +74,7 @@ proptest! {
                         let since = pending[0].3;
                         prop_assert_eq!(now + time, since + limits.wait, "nobody waits longer than the limit");
                     }
-                    Next::Run(items) => verify(&items, &mut pending, &limits, budget)?,
+                    Next::Run(items, _) => verify(&items, &mut pending, &limits, budget)?,
                 },
             }
         }
@@ -82,7 +82,7 @@ proptest! {
         now += limits.wait;
         while !pending.is_empty() {
             match waiting.next(now, &limits, budget, Load::default()) {
-                Next::Run(items) => verify(&items, &mut pending, &limits, budget)?,
+                Next::Run(items, _) => verify(&items, &mut pending, &limits, budget)?,
                 other => prop_assert!(false, "{:?} with {} pending", other, pending.len()),
             }
         }
@@ -95,7 +95,7 @@ fn an_idle_model_runs_a_single_item_at_once() {
     let (limits, now) = (bounds(8, Duration::ZERO), Instant::now());
     let mut waiting = Waiting::default();
     waiting.push((), 1, now, 'a');
-    assert_eq!(waiting.next(now, &limits, u64::MAX, Load::default()), Next::Run(vec!['a']));
+    assert_eq!(waiting.next(now, &limits, u64::MAX, Load::default()), Next::Run(vec!['a'], ClosedBy::Idle));
     assert_eq!(waiting.next(now, &limits, u64::MAX, Load::default()), Next::Idle);
 }
 
@@ -106,8 +106,21 @@ fn a_full_batch_does_not_wait() {
     waiting.push((), 1, now, 'a');
     assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Wait(Duration::from_secs(1)));
     waiting.push((), 1, now, 'b');
-    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['a', 'b']));
+    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['a', 'b'], ClosedBy::Full));
     waiting.push((), 9, now, 'c');
     waiting.push((), 2, now, 'd');
-    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['c']));
+    assert_eq!(waiting.next(now, &limits, 10, Load::default()), Next::Run(vec!['c'], ClosedBy::Cost));
+}
+
+#[test]
+fn a_batch_without_all_that_wait_says_why() {
+    let now = Instant::now();
+    let mut waiting = Waiting::default();
+    waiting.push("x", 1, now, 'a');
+    waiting.push("y", 1, now, 'b');
+    let at_once = bounds(8, Duration::ZERO);
+    assert_eq!(waiting.next(now, &at_once, 10, Load::default()), Next::Run(vec!['a'], ClosedBy::Key));
+    let patient = bounds(8, Duration::from_secs(1));
+    let later = now + Duration::from_secs(1);
+    assert_eq!(waiting.next(later, &patient, 10, Load::default()), Next::Run(vec!['b'], ClosedBy::WaitOver));
 }

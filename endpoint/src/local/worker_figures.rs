@@ -1,4 +1,4 @@
-//! The GPU figures in the `/health` documents of local workers. A figure that is not known is left out.
+//! Figures from the `/health` documents of local workers: their GPUs and their batches. A figure that is not known is left out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::batching::Batching;
 use super::registry::Local;
 
 /// Limit of one request. A worker on the same machine answers at once or not at all.
@@ -46,6 +47,7 @@ pub struct Gpu {
 #[serde(default)]
 struct Document {
     runtime: Runtime,
+    worker: Worker,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,9 +56,30 @@ struct Runtime {
     gpus: Vec<Gpu>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Worker {
+    processes: Vec<Process>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Process {
+    batching: Option<Batching>,
+}
+
+/// The figures of one worker.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figures {
+    /// Its GPUs.
+    pub gpus: Vec<Gpu>,
+    /// The batches of its handler processes; empty if they run jobs one by one.
+    pub batching: Vec<Batching>,
+}
+
 /// The latest figures, by worker id.
 #[derive(Debug, Clone)]
-pub struct GpuFigures {
+pub struct WorkerFigures {
     local: Local,
     /// `None` where no HTTP client starts; then there are no figures.
     client: Option<reqwest::Client>,
@@ -66,10 +89,10 @@ pub struct GpuFigures {
 #[derive(Debug, Default)]
 struct Latest {
     at: Option<Instant>,
-    gpus: BTreeMap<String, Vec<Gpu>>,
+    figures: BTreeMap<String, Figures>,
 }
 
-impl GpuFigures {
+impl WorkerFigures {
     /// Figures of these workers.
     #[must_use]
     pub fn new(local: Local) -> Self {
@@ -79,20 +102,20 @@ impl GpuFigures {
     }
 
     /// The figures, asked of the workers if the last ones are older than a second.
-    pub async fn latest(&self) -> BTreeMap<String, Vec<Gpu>> {
+    pub async fn latest(&self) -> BTreeMap<String, Figures> {
         let mut latest = self.latest.lock().await;
         if latest.at.is_none_or(|at| at.elapsed() >= KEPT) {
             let asked = self.local.http_ports().into_iter().map(|(id, port)| async move {
-                let gpus = self.ask(port).await?;
-                Some((id, gpus))
+                let figures = self.ask(port).await?;
+                Some((id, figures))
             });
-            latest.gpus = join_all(asked).await.into_iter().flatten().collect();
+            latest.figures = join_all(asked).await.into_iter().flatten().collect();
             latest.at = Some(Instant::now());
         }
-        latest.gpus.clone()
+        latest.figures.clone()
     }
 
-    async fn ask(&self, port: u16) -> Option<Vec<Gpu>> {
+    async fn ask(&self, port: u16) -> Option<Figures> {
         let mut reply = self.client.as_ref()?.get(format!("http://127.0.0.1:{port}/health")).send().await.ok()?;
         let mut body = Vec::new();
         while let Some(part) = reply.chunk().await.ok()? {
@@ -101,7 +124,8 @@ impl GpuFigures {
             }
             body.extend_from_slice(&part);
         }
-        let document: Document = serde_json::from_slice(&body).ok()?;
-        Some(document.runtime.gpus)
+        let Document { runtime, worker } = serde_json::from_slice(&body).ok()?;
+        let batching = worker.processes.into_iter().filter_map(|process| process.batching).collect();
+        Some(Figures { gpus: runtime.gpus, batching })
     }
 }
