@@ -34,8 +34,12 @@ libtorch: ## Install libtorch into .libtorch (once, about 550 MB to download)
 	@docker/install-libtorch.sh
 
 .PHONY: model
-model: ## Install the example's model into .models (once, about 85 MB to download)
+model: ## Install the model of text-embeddings into .models (once, about 85 MB to download)
 	@docker/install-model.sh
+
+.PHONY: models
+models: model ## Install the models of all examples (once, about 95 MB more)
+	@docker/install-model.sh SmolLM2-135M-Instruct
 
 .PHONY: build
 build: tools libtorch ## Build every program, for debugging: target/debug
@@ -55,7 +59,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 # The programs are built before the tests, because the end-to-end tests start them. With TEST_SKIPS=fail a test that cannot run
 # here is a failure, unless it needs a GPU.
 .PHONY: test
-test: tools libtorch model python-client js-client test-packages lint ## Everything that CI runs: lint, all tests
+test: tools libtorch models python-client js-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
@@ -97,8 +101,10 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch model ## Measure batching, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
+bench: tools libtorch models ## Measure batching, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
+	cargo bench --locked --package text-embeddings --bench callers
+	cargo bench --locked --package text-generation --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics

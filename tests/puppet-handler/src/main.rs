@@ -1,11 +1,14 @@
 //! A test handler that misbehaves on request.
 //!
 //! The field `do` of a job's input chooses what the job does (see [`Do`]). The environment variable `PUPPET_START` chooses how
-//! the process starts (see [`start`]). With `PUPPET_BATCH=1` it runs jobs in batches (see [`batch`]). Faults that a handler cannot have with the SDK are made with raw frames (see [`raw`]).
+//! the process starts (see [`start`]). With `PUPPET_BATCH=1` it runs jobs in batches (see
+//! [`batch`]), with `PUPPET_STEP=1` step by step (see [`step`]). Faults that a handler cannot have with the SDK are made with raw
+//! frames (see [`raw`]).
 
 mod batch;
 mod raw;
 mod start;
+mod step;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -13,7 +16,9 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use runpod_handler_sdk::{Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_batch};
+use runpod_handler_sdk::{
+    Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_batch, serve_step,
+};
 use rustix::process::{Signal, getpid, kill_process};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -251,5 +256,12 @@ fn main() -> ExitCode {
             return status;
         }
     }
-    if std::env::var_os("PUPPET_BATCH").is_some() { serve_batch::<batch::Batch>() } else { serve::<Puppet>() }
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    if is_set("PUPPET_BATCH") {
+        serve_batch::<batch::Batch>()
+    } else if is_set("PUPPET_STEP") {
+        serve_step::<step::Step>()
+    } else {
+        serve::<Puppet>()
+    }
 }

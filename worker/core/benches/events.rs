@@ -2,7 +2,7 @@
 //!
 //! One job after the other is taken, started, done and delivered, beside all the others, which run on. A snapshot is made for each
 //! event, as the worker does.
-
+#![expect(clippy::disallowed_types, reason = "a bench measures with the clock that the core does not have")]
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 #![expect(clippy::expect_used, reason = "a worker that does not behave as expected has no figure")]
 
@@ -57,7 +57,7 @@ impl Busy {
         let policy = Policy { job_timeout: Duration::from_secs(1_000_000), ..Policy::default() };
         let mut busy = Self { worker: Worker::new(policy), now: Time::default(), next: 0, held: Arc::default() };
         busy.handle(Event::Timer);
-        busy.from_process(ProcessEvent::Spawned { pid: 1 });
+        busy.process_event(ProcessEvent::Spawned { pid: 1 });
         // One model with slots for two batches: room for one more job.
         let manifest = Manifest {
             name: "bench".into(),
@@ -116,10 +116,10 @@ impl Busy {
     }
 
     fn message(&mut self, message: ToSupervisor, payload: Bytes) {
-        self.from_process(ProcessEvent::Message { message, payload });
+        self.process_event(ProcessEvent::Message { message, payload });
     }
 
-    fn from_process(&mut self, event: ProcessEvent) {
+    fn process_event(&mut self, event: ProcessEvent) {
         self.handle(Event::Process { id: ProcessId(0), incarnation: Incarnation(1), event });
     }
 

@@ -1,13 +1,19 @@
 //! Rule: how a handler process is taken out of service and killed.
 
+use std::time::Duration;
+
 use crate::boundary::{DrainCause, Effect, Exit, ExitReason, ProcessId, Report, Time};
 use crate::states::{KillCause, Phase};
 use crate::worker::Worker;
 
 impl Worker {
-    /// Takes a process that must be killed out of service. The other jobs that it runs get the retire grace to finish.
+    /// Takes a process that must be killed out of service. The other jobs that it runs get the retire grace to finish, unless
+    /// they are in the hands of the same user code as the job that did not stop: then they cannot finish.
     pub(crate) fn retire_process(&mut self, now: Time, id: ProcessId, cause: KillCause) {
-        let until = now + self.policy.retire_grace;
+        let runs_together = self.policy.slots == 1 && self.process(id).runs_jobs_together();
+        let grace =
+            if cause == KillCause::Overdue && runs_together { Duration::ZERO } else { self.policy.retire_grace };
+        let until = now + grace;
         let process = self.process(id);
         if process.job_deadlines_apply() {
             process.phase = Phase::Retiring { cause, until };

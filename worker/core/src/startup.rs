@@ -95,7 +95,7 @@ impl Worker {
     /// A slot makes progress with its model.
     pub(crate) fn loading(&mut self, now: Time, id: ProcessId, slot: u32, stage: String, done: u64, total: u64) {
         let (stalls_at, models) = (now + self.policy.load_stall_timeout, self.policy.slots);
-        if self.process(id).slots.set_loading(slot, models, &Slot::Loading { stalls_at }) {
+        if self.process(id).load_goes_on(slot, models, stalls_at) {
             self.report(Report::Loading { process: id, stage, done, total });
         }
     }
@@ -125,13 +125,13 @@ impl Worker {
     /// A model could not be loaded. The process exits by itself; its reason is kept until then.
     pub(crate) fn load_failed(&mut self, now: Time, id: ProcessId, slot: u32, payload: &[u8]) {
         let error = read_error(payload);
-        let stalls_at = now + self.policy.exit_timeout;
+        let (stalls_at, models) = (now + self.policy.exit_timeout, self.policy.slots);
         let process = self.process(id);
-        let Some(Slot::Loading { .. }) = process.slots.get(slot) else {
+        // While a model loads again, jobs that wait for it may hold all of its slots.
+        if !process.load_goes_on(slot, models, stalls_at) && !process.runs_jobs_together() {
             self.violated_protocol(now, id, "a load failure of a slot that is not loading".to_owned());
             return;
-        };
-        process.slots.set(slot, Slot::Loading { stalls_at });
+        }
         process.load_error = Some(format!("the model could not be loaded: {}", error.message));
     }
 

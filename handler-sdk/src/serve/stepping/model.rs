@@ -18,28 +18,26 @@ use crate::serve::pooled;
 use crate::serve::pooled::intake::Reader;
 use crate::serve::pooled::pool::{Pool, Task, WaitingJob};
 use crate::serve::pooled::waiting::Load;
-use crate::serve::program::ReceivedJob;
 use crate::serve::reply::{Reply, not_run};
 use crate::step::{Running, StepHandler};
-use crate::text::log;
 
-type Waiting<H> = Vec<WaitingJob<<H as StepHandler>::Input>>;
+pub(super) type Waiting<H> = Vec<WaitingJob<<H as StepHandler>::Input>>;
 
 /// A loaded model, the jobs that it runs, and what it works with.
-struct Model<'a, H: StepHandler> {
+pub(super) struct Model<'a, H: StepHandler> {
     slot: u32,
-    setup: &'a SlotSetup,
-    reader: &'a Reader<H::Input>,
-    pool: &'a Pool<H::Input>,
-    loaded: Loaded<H>,
+    pub(super) setup: &'a SlotSetup,
+    pub(super) reader: &'a Reader<H::Input>,
+    pub(super) pool: &'a Pool<H::Input>,
+    pub(super) loaded: Loaded<H>,
     /// In the order in which they joined, but those that sit out the step are last.
-    running: Vec<Running<H>>,
+    pub(super) running: Vec<Running<H>>,
     /// How many have joined so far.
     joined: u64,
     /// Jobs of a step that failed. Each group runs without any other job; the last one first.
-    suspects: Vec<Waiting<H>>,
+    pub(super) suspects: Vec<Waiting<H>>,
     /// User code panicked: the model is built again once no job runs.
-    is_spoiled: bool,
+    pub(super) is_spoiled: bool,
     meter: StepMeter,
 }
 
@@ -157,7 +155,7 @@ impl<H: StepHandler> Model<'_, H> {
     }
 
     /// Ends the jobs that have a result, and those that must stop.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let cost = load_of(&self.running).cost;
         for one in &mut self.running {
             if let (None, Err(stopped)) = (&one.end, one.job.stop_point()) {
@@ -208,6 +206,10 @@ impl<H: StepHandler> Model<'_, H> {
                 for one in &mut self.running[..ready] {
                     one.steps += 1;
                     one.company += ready as u64;
+                    if one.job.has_streamed() {
+                        // It will not run again.
+                        one.payload = Bytes::new();
+                    }
                 }
                 Ok(())
             }
@@ -237,81 +239,7 @@ impl<H: StepHandler> Model<'_, H> {
         self.running.partition_point(|one| !one.sits_out)
     }
 
-    /// A step has failed as a whole: drops its sequences, and decides which of their jobs run again. After a panic all sequences
-    /// are dropped, because they belong to the model.
-    fn step_failed(&mut self, steppers: usize, error: &HandlerError, panicked: bool) -> Result<(), Exit> {
-        self.settle();
-        let kind = error.apparent_kind();
-        // This process can no longer find out which job is the cause: the worker runs each of them alone.
-        if kind == Some(ErrorKind::DeviceLost) && steppers > 1 && !self.loaded.memory.works() {
-            log(format_args!("the device was lost in a step of {steppers} jobs: {}", error.message()));
-            return Err(Exit::DeviceLost);
-        }
-        let failed: Vec<Running<H>> = self.running.extract_if(.., |one| panicked || !one.sits_out).collect();
-        let cost = load_of(&failed).cost;
-        let mut again = Vec::with_capacity(failed.len());
-        for Running { sequence, job, payload, .. } in failed {
-            loading::discard(sequence);
-            if steppers > 1 {
-                again.extend(self.again_or_fail(job, payload, error, panicked));
-            } else {
-                self.reply(job, Err(error.clone()), panicked);
-            }
-        }
-        self.is_spoiled |= panicked;
-        if kind == Some(ErrorKind::Oom) {
-            self.pool.out_of_memory(cost);
-            self.loaded.memory.empty_cache();
-            self.wait_again(again);
-        } else {
-            let second = again.split_off(again.len().div_ceil(2));
-            self.suspects.extend([second, again]);
-        }
-        Ok(())
-    }
-
-    /// Reads a job again, so that it can run again from its input. One that has streamed, or must stop, fails with this error.
-    fn again_or_fail(
-        &self,
-        job: Job<H::Chunk>,
-        payload: Bytes,
-        error: &HandlerError,
-        panicked: bool,
-    ) -> Option<WaitingJob<H::Input>> {
-        if job.has_streamed() || job.is_stopped() {
-            self.reply(job, Err(error.clone()), panicked);
-            return None;
-        }
-        let running = job.running();
-        // With its temporary directory and its records.
-        drop(job);
-        match self.reader.read(ReceivedJob { running: Arc::clone(&running), payload }) {
-            Ok(job) => Some(job),
-            Err(error) => {
-                Reply::failure(&running, error).send(&self.setup.jobs, &self.setup.queue, None);
-                None
-            }
-        }
-    }
-
-    /// Returns jobs to the pool. A stop that came before found them nowhere.
-    fn wait_again(&self, jobs: Waiting<H>) {
-        let running: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.running)).collect();
-        self.pool.put_back(jobs);
-        for job in running.iter().filter(|job| job.stopped().is_some()) {
-            if let Some(job) = self.pool.remove(job) {
-                self.drop_stopped(&job);
-            }
-        }
-    }
-
-    fn drop_stopped(&self, job: &WaitingJob<H::Input>) {
-        if let Some(stopped) = job.running.stopped() {
-            Reply::failure(&job.running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
-        }
-    }
-
-    fn reply(&self, job: Job<H::Chunk>, result: Result<Bytes, HandlerError>, panicked: bool) {
+    pub(super) fn reply(&self, job: Job<H::Chunk>, result: Result<Bytes, HandlerError>, panicked: bool) {
         pooled::reply(self.setup, &self.loaded.memory, job, result, panicked);
     }
 
@@ -323,7 +251,7 @@ impl<H: StepHandler> Model<'_, H> {
     }
 }
 
-fn load_of<H: StepHandler>(running: &[Running<H>]) -> Load {
+pub(super) fn load_of<H: StepHandler>(running: &[Running<H>]) -> Load {
     let cost = running.iter().fold(0, |cost: u64, one| cost.saturating_add(one.cost));
     Load { items: running.len(), cost }
 }

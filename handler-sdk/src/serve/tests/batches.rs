@@ -217,6 +217,15 @@ fn one_bad_item_of_sixteen_fails_alone() {
 }
 
 #[test]
+fn a_model_that_is_loaded_again_after_a_panic_reports_both() {
+    let mut worker = Worker::doubling();
+    worker.number(0, "a", &json!({"value": 1, "fault": "panic"}));
+    assert!(worker.ends(1)["a"].is_err());
+    assert!(matches!(worker.receive().0, ToSupervisor::Loading { slot: 0, .. }));
+    assert!(matches!(worker.receive().0, ToSupervisor::Loaded { slot: 0, .. }));
+}
+
+#[test]
 fn after_running_out_of_memory_batches_are_smaller() {
     let mut worker = Worker::doubling();
     let inputs: Vec<Value> =

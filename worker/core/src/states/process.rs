@@ -239,6 +239,22 @@ impl Process {
         self.ping_at = now + policy.ping_interval;
     }
 
+    /// A model says that it loads. One that runs jobs together says so also when it loads again, after a panic: its free slots
+    /// get no job meanwhile. Returns whether any slot loads.
+    pub(crate) fn load_goes_on(&mut self, model: u32, models: u32, stalls_at: Time) -> bool {
+        let (again, loading) = (self.phase == Phase::Serving && self.runs_jobs_together(), Slot::Loading { stalls_at });
+        if again {
+            self.slots.load_again(model, models, &loading)
+        } else {
+            self.slots.set_loading(model, models, &loading)
+        }
+    }
+
+    /// Whether a model of it runs several jobs at once, in one call of user code.
+    pub(crate) fn runs_jobs_together(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
+    }
+
     /// Every slot has its model.
     pub(crate) fn begin_serving(&mut self, now: Time) {
         self.phase = Phase::Serving;

@@ -49,13 +49,21 @@ impl Slots {
     /// Changes the loading slots of a model. A handler without batches has one slot for each of its `models`. Returns whether
     /// there was one.
     pub(crate) fn set_loading(&mut self, model: u32, models: u32, state: &Slot) -> bool {
+        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. }))
+    }
+
+    /// As [`set_loading`](Self::set_loading), but changes also the slots of the model that wait for a job.
+    pub(crate) fn load_again(&mut self, model: u32, models: u32, state: &Slot) -> bool {
+        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. } | Slot::Ready))
+    }
+
+    fn set_some(&mut self, model: u32, models: u32, state: &Slot, is_wanted: impl Fn(&Slot) -> bool) -> bool {
         let of_model = (0..).zip(&self.slots).skip(model as usize).step_by(models.max(1) as usize);
-        let loading = of_model.filter(|(_, slot)| matches!(slot, Slot::Loading { .. })).map(|(index, _)| index);
-        let loading: Vec<u32> = loading.collect();
-        for index in &loading {
+        let wanted: Vec<u32> = of_model.filter(|(_, slot)| is_wanted(slot)).map(|(index, _)| index).collect();
+        for index in &wanted {
             self.set(*index, state.clone());
         }
-        !loading.is_empty()
+        !wanted.is_empty()
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&Slot> {

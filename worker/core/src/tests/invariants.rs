@@ -117,7 +117,7 @@ impl Ledger {
         self.a_worker_that_does_not_poll_shows_why(worker);
         self.stopped.retain(|job| worker.jobs.contains(job));
         self.table(worker);
-        let dropped = self.owed.iter().find(|job| !worker.jobs.contains(*job));
+        let dropped = self.owed.iter().find(|job| !worker.jobs.contains(job));
         assert_eq!(dropped, None, "it was taken, and neither answered, handed back nor stopped");
         self.slots_and_jobs_agree(worker);
         all_time_is_accounted_for(worker);

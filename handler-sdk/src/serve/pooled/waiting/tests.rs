@@ -124,3 +124,104 @@ fn a_batch_without_all_that_wait_says_why() {
     let later = now + Duration::from_secs(1);
     assert_eq!(waiting.next(later, &patient, 10, Load::default()), Next::Run(vec!['b'], ClosedBy::WaitOver));
 }
+
+/// One event of a random schedule in which items join others that run.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive { cost: u64 },
+    Cancel { index: usize },
+    End { index: usize },
+    SetBudget { budget: u64 },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0u64..40).prop_map(|cost| Event::Arrive { cost }),
+        1 => (0usize..20).prop_map(|index| Event::Cancel { index }),
+        3 => (0usize..6).prop_map(|index| Event::End { index }),
+        1 => (1u64..100).prop_map(|budget| Event::SetBudget { budget }),
+    ]
+}
+
+/// Number and cost.
+type Item = (usize, u64);
+
+fn cost_of(items: &[Item]) -> u64 {
+    items.iter().map(|(_, cost)| cost).sum()
+}
+
+/// Lets items join, and verifies that it is those that must.
+fn join(
+    waiting: &mut Waiting<(), usize>,
+    pending: &mut Vec<Item>,
+    running: &mut Vec<Item>,
+    bounds: &Bounds,
+    budget: u64,
+) -> Result<(), TestCaseError> {
+    let load = Load { items: running.len(), cost: cost_of(running) };
+    let joined = match waiting.next(Instant::now(), bounds, budget, load) {
+        Next::Run(items, _) => items,
+        Next::Idle => Vec::new(),
+        Next::Wait(time) => return Err(TestCaseError::fail(format!("waits for {time:?}"))),
+    };
+    let oldest: Vec<usize> = pending.iter().take(joined.len()).map(|(number, _)| *number).collect();
+    prop_assert_eq!(&joined, &oldest, "the oldest join first, and none overtakes another");
+    running.extend(pending.drain(..joined.len()));
+    prop_assert!(running.len() <= bounds.items as usize);
+    prop_assert!(joined.is_empty() || running.len() == 1 || cost_of(running) <= budget, "over the budget");
+    if let Some((_, next)) = pending.first() {
+        let is_full = running.len() == bounds.items as usize || cost_of(running) + next > budget;
+        prop_assert!(is_full && !running.is_empty(), "nobody waits while there is room");
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn items_join_in_order_as_soon_as_there_is_room(
+        events in prop::collection::vec(event(), 1..120),
+        max_items in 1u32..6,
+    ) {
+        let bounds = bounds(max_items, Duration::ZERO);
+        let (mut waiting, mut pending, mut running) = (Waiting::default(), Vec::new(), Vec::<Item>::new());
+        let (mut budget, mut arrived) = (50u64, 0usize);
+        for event in events {
+            match event {
+                Event::Arrive { cost } => {
+                    waiting.push((), cost, Instant::now(), arrived);
+                    pending.push((arrived, cost));
+                    arrived += 1;
+                }
+                Event::Cancel { index } => {
+                    let wanted = pending.get(index).map(|(number, _)| *number);
+                    prop_assert_eq!(waiting.remove(|number| Some(*number) == wanted), wanted);
+                    pending.retain(|(number, _)| Some(*number) != wanted);
+                }
+                Event::End { index } if index < running.len() => {
+                    running.remove(index);
+                }
+                Event::End { .. } => {}
+                Event::SetBudget { budget: new } => budget = new,
+            }
+            join(&mut waiting, &mut pending, &mut running, &bounds, budget)?;
+        }
+        // When running items end, all that wait have their turn, however dear they are.
+        while !pending.is_empty() {
+            prop_assert!(!running.is_empty());
+            running.remove(0);
+            join(&mut waiting, &mut pending, &mut running, &bounds, budget)?;
+        }
+    }
+}
+
+#[test]
+fn an_item_that_is_put_back_is_the_next_one() {
+    let (bounds, now) = (bounds(1, Duration::ZERO), Instant::now());
+    let mut waiting = Waiting::default();
+    waiting.push((), 1, now, 'a');
+    waiting.push((), 1, now, 'b');
+    assert!(matches!(waiting.next(now, &bounds, 10, Load::default()), Next::Run(items, _) if items == ['a']));
+    waiting.put_back((), 1, now, 'a');
+    assert_eq!(waiting.next(now, &bounds, 10, Load { items: 1, cost: 1 }), Next::Idle);
+    assert!(matches!(waiting.next(now, &bounds, 10, Load::default()), Next::Run(items, _) if items == ['a']));
+}
