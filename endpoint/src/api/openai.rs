@@ -203,7 +203,15 @@ impl Drop for CancelOnDrop {
 
 /// Server-sent events from the job's stream items.
 fn event_stream(app: App, endpoint: String, id: Arc<str>, cancel_on_drop: CancelOnDrop) -> Response {
-    let reader = EventReader { app, endpoint, id, _cancel_on_drop: cancel_on_drop, done_sent: false, ended: false };
+    let reader = EventReader {
+        app,
+        endpoint,
+        id,
+        _cancel_on_drop: cancel_on_drop,
+        has_streamed: false,
+        done_sent: false,
+        ended: false,
+    };
     let body = Body::from_stream(reader.into_stream());
     ([("content-type", "text/event-stream"), ("cache-control", "no-cache")], body).into_response()
 }
@@ -213,6 +221,7 @@ struct EventReader {
     endpoint: String,
     id: Arc<str>,
     _cancel_on_drop: CancelOnDrop,
+    has_streamed: bool,
     done_sent: bool,
     ended: bool,
 }
@@ -236,12 +245,13 @@ impl EventReader {
         };
         let Ok((status, items)) = drained else { return None };
         let mut text = String::new();
+        self.has_streamed |= !items.is_empty();
         for item in &items {
             self.push(&mut text, item);
         }
         if status.is_terminal() {
             self.ended = true;
-            self.end(&mut text, items.is_empty()).await;
+            self.end(&mut text).await;
         } else if items.is_empty() {
             text.push_str(": waiting\n\n");
         }
@@ -264,12 +274,12 @@ impl EventReader {
         text.push_str("\n\n");
     }
 
-    async fn end(&mut self, text: &mut String, nothing_streamed: bool) {
+    async fn end(&mut self, text: &mut String) {
         let Ok(job) = self.app.store.view(&self.endpoint, &self.id, None).await else { return };
         if job.status != Status::Completed {
             let (status, message) = failure(&job);
             text.push_str(&format!("data: {}\n\n", error_object(status, &message)));
-        } else if nothing_streamed
+        } else if !self.has_streamed
             && let Some(output) = job.ending.output.as_deref().filter(|output| output.get().starts_with('{'))
         {
             // The handler does not stream: its result is the only event.

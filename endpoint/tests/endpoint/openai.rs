@@ -1,5 +1,7 @@
 //! The OpenAI passthrough.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use runpod_endpoint::api::{KeySet, Keys, Secret};
@@ -96,6 +98,20 @@ async fn a_streaming_request_gets_events_as_items_arrive() {
         let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         assert_eq!(text, "data: {\"d\": 1}\n\ndata: {\"d\": 2}\n\ndata: [DONE]\n\n");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_job_that_has_streamed_is_no_event() {
+    let api = Api::new();
+    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from(r#"{"stream": true}"#)).unwrap();
+    let response = api.router.clone().oneshot(request).await.unwrap();
+    let reader = tokio::spawn(to_bytes(response.into_body(), usize::MAX));
+    let id = api.take("w1").await;
+    api.post(&format!("job-stream/w1/{id}"), r#"{"output": {"d": 1}}"#).await;
+    // The reader gets the item before the job ends.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    api.done("w1", &id, r#"{"output": {"whole": 1}}"#).await;
+    assert_eq!(reader.await.unwrap().unwrap(), "data: {\"d\": 1}\n\ndata: [DONE]\n\n");
 }
 
 #[tokio::test(start_paused = true)]
