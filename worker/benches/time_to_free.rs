@@ -190,7 +190,7 @@ fn config() -> Config {
     let words = ["runpod-worker", "run", "--http-bind", "none", "--cancel-grace", &grace, "--"].map(str::to_owned);
     let words = words.into_iter().chain([puppet().to_string_lossy().into_owned()]);
     let Verb::Run(args) = Cli::parse_from(words).command else { unreachable!("it says run") };
-    let mut config = Config::load(&args, &ProcessEnvironment).unwrap();
+    let mut config = Config::load(&args.run, &ProcessEnvironment).unwrap();
     // Crashing is what is measured.
     config.policy.crash_limit = usize::MAX;
     config

@@ -28,7 +28,8 @@ async fn worker(endpoint: &Endpoint, name: &str, handler: &str, env: &[(&str, &s
 }
 
 fn error(job: &Value) -> Value {
-    serde_json::from_str(job["error"].as_str().unwrap_or_else(|| panic!("no error in {job}"))).unwrap()
+    let error = job["error"].as_str().unwrap_or_else(|| panic!("no error in {job}"));
+    serde_json::from_str(error).unwrap_or_else(|problem| panic!("{problem}: {error}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
