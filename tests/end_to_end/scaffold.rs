@@ -18,7 +18,7 @@ use crate::readme::shell;
 const LONG: Duration = Duration::from_secs(1200);
 
 /// The crates that a handler needs, dependencies first.
-const PACKAGES: [&str; 2] = ["runpod-handler-protocol", "runpod-handler-sdk"];
+const PACKAGES: [&str; 3] = ["runpod-handler-protocol", "runpod-address-guard", "runpod-handler-sdk"];
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -168,7 +168,7 @@ impl fmt::Debug for FakeQueue {
 impl FakeQueue {
     /// A queue that is up.
     pub fn start() -> Self {
-        let mut queue = Self::down();
+        let mut queue = Self { port: 0, shared: Arc::default(), runtime: None };
         queue.bring_up();
         queue
     }
@@ -178,24 +178,26 @@ impl FakeQueue {
         Self { port: free_port(), shared: Arc::default(), runtime: None }
     }
 
-    /// Accepts connections from now on.
+    /// Accepts connections from now on. Without a port the system chooses one.
     ///
     /// # Panics
     /// When its port was taken meanwhile.
     pub fn bring_up(&mut self) {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self.shared));
-        let serve = || -> io::Result<Runtime> {
+        let serve = || -> io::Result<(Runtime, u16)> {
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
             let listener = std::net::TcpListener::bind(("127.0.0.1", self.port))?;
+            let port = listener.local_addr()?.port();
             listener.set_nonblocking(true)?;
             runtime.spawn(async move {
                 if let Ok(listener) = TcpListener::from_std(listener) {
                     let _ = axum::serve(listener, router).await;
                 }
             });
-            Ok(runtime)
+            Ok((runtime, port))
         };
-        self.runtime = Some(serve().unwrap_or_else(|error| panic!("cannot serve a queue: {error}")));
+        let (runtime, port) = serve().unwrap_or_else(|error| panic!("cannot serve a queue: {error}"));
+        (self.runtime, self.port) = (Some(runtime), port);
     }
 
     /// Breaks every connection and refuses new ones.
