@@ -155,6 +155,7 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     {
         let _good = Traffic::of(&client, json!({"do": "ok"}));
         let _bad = Traffic::of(&client, json!({"do": "error"}));
+        let _batches = Traffic::of(&Client::new(&format!("{}/batch", endpoint.base)), json!({"do": "ok"}));
         every_dashboard_query_has_data(&prometheus).await;
         every_rule_finds_its_metrics(&prometheus).await;
         prometheus.fires("RunpodFailureRate").await;
