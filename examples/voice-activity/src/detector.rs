@@ -56,6 +56,8 @@ impl Detector {
         };
         let mut model = CModule::load_on_device(path, device).map_err(invalid)?;
         model.f_set_eval().map_err(invalid)?;
+        // A window is too little work to be shared among threads; the Python package sets the same.
+        tch::set_num_threads(1);
         model.method_is::<IValue>("reset_states", &[]).map_err(invalid)?;
         Ok(Self { model, device })
     }
