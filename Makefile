@@ -41,8 +41,9 @@ model: ## Install the model of text-embeddings into .models (once, about 85 MB t
 	@docker/install-model.sh
 
 .PHONY: models
-models: model ## Install the models of all examples (once, about 95 MB more)
+models: model ## Install the models of all examples (once, about 105 MB more)
 	@docker/install-model.sh SmolLM2-135M-Instruct
+	@docker/install-model.sh silero-vad
 
 .PHONY: build
 build: tools libtorch ## Build every program, for debugging: target/debug

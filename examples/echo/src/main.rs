@@ -1,7 +1,5 @@
 //! The smallest handler: returns its input.
 
-use std::process::ExitCode;
-
 use runpod_handler_sdk::{HandlerError, serve_fn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +9,6 @@ struct Message {
     text: String,
 }
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     serve_fn(|input: Message, _job| Ok::<_, HandlerError>(input))
 }

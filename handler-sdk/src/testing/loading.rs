@@ -1,15 +1,27 @@
 //! Loads handlers of every kind for a test, and runs their fitness checks.
 
+#[cfg(feature = "async")]
+use std::future::Future;
+
 use runpod_handler_protocol::{CheckOrder, CheckReport, ToHandler, ToSupervisor};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::TestError;
 use super::harness::{Harness, patience, read};
 use super::process::{Process, serve};
 use super::setup::{Setup, WORKER};
 #[cfg(feature = "async")]
+use crate::async_function::AsyncFunction;
+#[cfg(feature = "async")]
 use crate::async_handler::AsyncHandler;
+#[cfg(feature = "async")]
+use crate::async_job::AsyncJob;
 use crate::batch::BatchHandler;
-use crate::handler::Handler;
+use crate::error::HandlerError;
+use crate::function::{Function, register};
+use crate::handler::{Handler, NoChunks};
+use crate::job::Job;
 #[cfg(feature = "async")]
 use crate::serve::Concurrent;
 use crate::serve::{Batched, OneByOne, Program, Stepped};
@@ -47,6 +59,38 @@ impl Setup {
     #[cfg(feature = "async")]
     pub fn load_async<H: AsyncHandler>(&self) -> Result<Harness, TestError> {
         self.start::<Concurrent<H>>()
+    }
+
+    /// Loads a function, as [`serve_fn`](crate::serve_fn) does.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_fn<I, O, E, F>(&self, function: F) -> Result<Harness, TestError>
+    where
+        I: DeserializeOwned + JsonSchema + 'static,
+        O: Serialize + JsonSchema + 'static,
+        E: Into<HandlerError> + 'static,
+        F: Fn(I, &Job<NoChunks>) -> Result<O, E> + Send + Sync + 'static,
+    {
+        register(function);
+        self.load::<Function<I, O, E, F>>()
+    }
+
+    /// Loads an async function, as [`serve_async_fn`](crate::serve_async_fn) does.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "async")]
+    pub fn load_async_fn<I, O, E, F, R>(&self, function: F) -> Result<Harness, TestError>
+    where
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+        E: Into<HandlerError> + 'static,
+        F: Fn(I, AsyncJob<NoChunks>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        register(function);
+        self.load_async::<AsyncFunction<I, O, E, F, R>>()
     }
 
     /// Runs the fitness checks of a handler and those of its device, as a worker does before its first job.
@@ -159,5 +203,36 @@ impl Harness {
     #[cfg(feature = "async")]
     pub fn load_async<H: AsyncHandler>() -> Result<Self, TestError> {
         Setup::new().load_async::<H>()
+    }
+
+    /// Loads a function, as [`serve_fn`](crate::serve_fn) does. A function of the same type that is loaded later takes its place when
+    /// the model is loaded again; every closure has a type of its own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_fn<I, O, E, F>(function: F) -> Result<Self, TestError>
+    where
+        I: DeserializeOwned + JsonSchema + 'static,
+        O: Serialize + JsonSchema + 'static,
+        E: Into<HandlerError> + 'static,
+        F: Fn(I, &Job<NoChunks>) -> Result<O, E> + Send + Sync + 'static,
+    {
+        Setup::new().load_fn(function)
+    }
+
+    /// Loads an async function, as [`serve_async_fn`](crate::serve_async_fn) does; otherwise as [`load_fn`](Self::load_fn).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "async")]
+    pub fn load_async_fn<I, O, E, F, R>(function: F) -> Result<Self, TestError>
+    where
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+        E: Into<HandlerError> + 'static,
+        F: Fn(I, AsyncJob<NoChunks>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        Setup::new().load_async_fn(function)
     }
 }

@@ -120,3 +120,19 @@ fn a_batch_forms_from_jobs_of_the_test() {
     let sizes: Vec<_> = results.into_iter().map(|result| result.unwrap().output).collect();
     assert_eq!(sizes, vec![json!(8); 8], "the batch is full before its time is over");
 }
+
+#[test]
+fn functions_are_loaded_as_handlers() {
+    let mut echo = Harness::load_fn(|input: String, _: &Job<NoChunks>| Ok::<_, HandlerError>(input)).unwrap();
+    let mut louder = Harness::load_fn(|input: String, _: &Job<NoChunks>| Ok::<_, HandlerError>(input + "!")).unwrap();
+    assert_eq!(echo.run(&json!("hello")).unwrap().output, json!("hello"));
+    assert_eq!(louder.run(&json!("hello")).unwrap().output, json!("hello!"));
+    assert_eq!(echo.run(&json!(3)).unwrap_err().kind(), Some(ErrorKind::Validation));
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn async_functions_are_loaded_as_handlers() {
+    let mut echo = Harness::load_async_fn(|input: String, _| async { Ok::<_, HandlerError>(input) }).unwrap();
+    assert_eq!(echo.run(&json!("hello")).unwrap().output, json!("hello"));
+}
