@@ -11,8 +11,8 @@ import openai
 
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = [{"role": "user", "content": "What is the capital of Italy?"}]
-CHAT = {"model": MODEL, "messages": QUESTION, "max_tokens": 4, "temperature": 0}
-TEXT = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+CHAT = {"model": MODEL, "messages": QUESTION, "max_tokens": 3, "temperature": 0}
+TEXT = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
 
 requests = 0
 
