@@ -16,6 +16,9 @@ python_client_2 := .venv/runpod-2/.installed-$(python_client_2_version)
 # The official JavaScript SDK, a client of the endpoint in one more conformance test.
 js_client_version := 1.1.2
 js_client := .venv/js/.installed-$(js_client_version)
+# The official OpenAI package, which asks the OpenAI routes in another one.
+openai_client_version := 3.57.0
+openai_client := .venv/openai/.installed-$(openai_client_version)
 # The browser and schema tests take what is built already. Built alone, it would be built again with other features.
 built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 # End-to-end tests mostly wait, so more of them than there are cores run at the same time.
@@ -63,7 +66,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 # The programs are built before the tests, because the end-to-end tests start them. With TEST_SKIPS=fail a test that cannot run
 # here is a failure, unless it needs a GPU.
 .PHONY: test
-test: tools libtorch models python-client js-client test-packages lint ## Everything that CI runs: lint, all tests
+test: tools libtorch models python-client js-client openai-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
@@ -150,12 +153,18 @@ clean: ## Remove what was built; libtorch, the model and the Python package stay
 .PHONY: python-client
 python-client: $(python_client) $(python_client_2)
 
+.PHONY: openai-client
+openai-client: $(openai_client)
+
+$(python_client) $(python_client_2): package := runpod
+$(openai_client): package := openai
+
 # Into folders of their own: Debian's Python refuses packages beside its own, and virtual environments need one more package.
-$(python_client) $(python_client_2): .venv/%:
+$(python_client) $(python_client_2) $(openai_client): .venv/%:
 	@python3 -m pip --version >/dev/null 2>&1 || { echo 'python3 with pip is needed: apt-get install -y python3-pip' >&2; exit 1; }
 	rm -rf $(@D)
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target $(@D) \
-		runpod==$(patsubst .installed-%,%,$(@F))
+		$(package)==$(patsubst .installed-%,%,$(@F))
 	touch $@
 
 .PHONY: js-client

@@ -1,5 +1,5 @@
-//! The official Python package and JavaScript SDK, unmodified, as clients and as worker. `make python-client js-client` installs
-//! them. [`checklist`] lists the tests of each statement about workers, [`endpoint::checklist`] of each about endpoints.
+//! The official Python package and JavaScript SDK, unmodified, as clients and as worker, and the official OpenAI client. `make
+//! python-client js-client openai-client` installs them. [`checklist`] lists the tests of each statement about workers, [`endpoint::checklist`] of each about endpoints.
 
 #![expect(clippy::panic, reason = "what cannot be done here fails the test")]
 
@@ -7,6 +7,7 @@ mod bad_days;
 mod checklist;
 mod endpoint;
 mod official;
+mod openai;
 
 use end_to_end_tests::{Client, Daemon, Endpoint, Stack, WorkerOptions, eventually, repository};
 use serde_json::{Value, json};

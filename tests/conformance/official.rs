@@ -1,4 +1,4 @@
-//! The official programs: the Python package as client and as worker, the JavaScript SDK as client.
+//! The official programs: the Python package as client and as worker, the JavaScript SDK and the OpenAI package as clients.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(crate) async fn each<F: Future<Output = ()> + Send + 'static>(test: impl Fn(
     }
 }
 
-/// What `make python-client` and `make js-client` install.
+/// What `make python-client`, `make js-client` and `make openai-client` install.
 fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
     let folder = repository().join(".venv").join(name);
     assert!(folder.join(inside).is_dir(), "the official package is not installed: run `make {target}`");
@@ -45,7 +45,10 @@ fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
 
 /// The environment in which `import runpod` finds this version of the package.
 fn python_env(version: Python) -> Vec<(String, String)> {
-    let packages = installed(version.folder(), "runpod", "python-client");
+    packages_env(&installed(version.folder(), "runpod", "python-client"))
+}
+
+fn packages_env(packages: &Path) -> Vec<(String, String)> {
     vec![
         ("PYTHONPATH".to_owned(), packages.to_string_lossy().into_owned()),
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
@@ -85,6 +88,17 @@ pub(crate) fn javascript_client(base: &str) -> Value {
     let packages = installed("js", "node_modules/runpod-sdk", "js-client").to_string_lossy().into_owned();
     let args = [script("endpoint/client.mjs"), packages, base.to_owned()];
     printed(Daemon::start("client.mjs", Path::new("node"), &args, &[]))
+}
+
+/// What the official OpenAI client printed; `base` is the URL up to and including `/v1`.
+pub(crate) fn openai_client(base: &str) -> Value {
+    let env = packages_env(&installed("openai", "openai", "openai-client"));
+    printed(Daemon::start(
+        "openai_client.py",
+        Path::new("python3"),
+        &[script("openai_client.py"), base.to_owned()],
+        &env,
+    ))
 }
 
 /// The JSON document in the last line that a program prints.

@@ -15,6 +15,8 @@ use crate::store::StoreError;
 
 /// When to try again while the store cannot be used. Its writer tries once a second.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+/// When to try again while the queue is full. Each job that a worker takes makes room.
+const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,11 @@ pub enum ApiError {
         /// Bytes.
         limit: usize,
     },
+    /// An OpenAI client uploads a file as a form.
+    #[error(
+        "forms are not passed on to handlers; send JSON, and a file as base64 text in a field that the handler reads"
+    )]
+    FormBody,
     /// The body did not arrive in time, or the connection broke.
     #[error("the request body could not be read; send it again")]
     BodyUnreadable,
@@ -103,7 +110,7 @@ fn of_size(bytes: Option<u64>) -> String {
 }
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
@@ -114,6 +121,7 @@ impl ApiError {
             Self::RateLimited { .. } | Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::FormBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin | Self::ForeignHost => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
@@ -182,6 +190,7 @@ impl IntoResponse for ApiError {
             Self::Store(StoreError::Unavailable(_) | StoreError::ReadMemoryFull) | Self::TooManyBodies => {
                 Some(UNAVAILABLE_RETRY)
             }
+            Self::Store(StoreError::QueueFull) => Some(FULL_RETRY),
             _ => None,
         };
         if let Some(after) = retry_after {

@@ -79,18 +79,25 @@ pub(crate) fn parse_stream_item(body: &[u8]) -> Result<Payload, serde_json::Erro
 
 /// What an error says in fields, where it is a JSON object in a text.
 #[derive(Deserialize, Default)]
-struct KnownError<'a> {
+pub(crate) struct KnownError<'a> {
     /// Python's `<class 'TimeoutError'>` is not [`TIMEOUT`]. A handler can use that type itself; the store compares the run time with
     /// the timeout for that case.
     #[serde(borrow, default)]
-    error_type: Cow<'a, str>,
+    pub(crate) error_type: Cow<'a, str>,
+    #[serde(default)]
+    error_message: Value,
     #[serde(borrow, default)]
     event: Cow<'a, str>,
 }
 
 impl<'a> KnownError<'a> {
-    fn of(error: &'a str) -> Self {
+    pub(crate) fn of(error: &'a str) -> Self {
         error.starts_with('{').then(|| serde_json::from_str(error).ok()).flatten().unwrap_or_default()
+    }
+
+    /// What a person needs of this error: no traceback, no names of hosts.
+    pub(crate) fn message<'b>(&'b self, error: &'b str) -> &'b str {
+        self.error_message.as_str().unwrap_or(error)
     }
 
     fn not_begun(&self) -> Option<NotBegun> {

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use runpod_endpoint::api::{KeySet, Keys, Secret};
-use serde_json::json;
+use runpod_endpoint::api::{Catalog, KeySet, Keys, Options, Secret};
+use runpod_endpoint::store::{Limits, MemoryStore, Policy};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use crate::support::{Api, Reply};
@@ -13,11 +15,11 @@ use crate::support::{Api, Reply};
 const CHAT: &str = r#"{"model": "m", "messages": [], "temperature": 0.10}"#;
 
 /// A worker that ends its next job with `body`.
-fn work(api: &Api, body: &'static str) -> tokio::task::JoinHandle<String> {
-    let api = api.clone();
+fn work(api: &Api, body: &str) -> JoinHandle<String> {
+    let (api, body) = (api.clone(), body.to_owned());
     tokio::spawn(async move {
         let job = api.get("job-take/w1").await;
-        api.done("w1", &job.field("id"), body).await;
+        api.done("w1", &job.field("id"), &body).await;
         job.text
     })
 }
@@ -57,6 +59,93 @@ async fn a_route_without_a_body_has_no_openai_input() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_status_of_a_failure_tells_whether_to_try_again() {
+    let known =
+        |kind: &str| json!({"error": json!({"error_type": kind, "error_message": "why", "hostname": "h"}).to_string()});
+    let text = |text: &str| json!({ "error": text });
+    for (end, status, kind, message) in [
+        (known("validation"), 400, "invalid_request_error", "why"),
+        (known("model_not_found"), 404, "not_found_error", "why"),
+        (known("timeout"), 504, "server_error", "why"),
+        (known("oom"), 500, "server_error", "why"),
+        (known("<class 'ValueError'>"), 500, "server_error", "why"),
+        (text("executionTimeout exceeded"), 504, "server_error", "executionTimeout exceeded"),
+        (text("vLLM returned HTTP 404: {}"), 404, "not_found_error", "vLLM returned HTTP 404: {}"),
+        (text("vLLM returned HTTP é"), 500, "server_error", "vLLM returned HTTP é"),
+        (json!({"output": {"object": "error", "message": "m", "code": 404}}), 404, "not_found_error", "m"),
+        (json!({"output": {"error": {"message": "m", "type": "mine", "code": 422}}}), 422, "mine", "m"),
+        (
+            json!({"output": {"error": {"message": "vLLM returned HTTP 429: slow", "type": "worker_error", "code": null}}}),
+            429,
+            "worker_error",
+            "vLLM returned HTTP 429: slow",
+        ),
+    ] {
+        let api = Api::new();
+        let end = end.to_string();
+        work(&api, &end);
+        let answer = chat(&api).await;
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status.as_u16(), &error["type"], &error["message"]),
+            (status, &json!(kind), &json!(message)),
+            "{end}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_says_when_to_try_again() {
+    let limits = Limits { max_jobs: 1, ..Limits::default() };
+    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
+    api.run(r#"{"input": {}}"#).await;
+    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from("{}")).unwrap();
+    let response = api.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"5".parse().unwrap())
+    );
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["type"], "rate_limit_error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_expires_in_the_queue_is_a_timeout() {
+    let policy = Policy { ttl: Duration::from_secs(60), ..Policy::default() };
+    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: true };
+    let api = Api::with_options(Options { catalog, ..Options::default() });
+    let reader = stream(&api);
+    let answer = chat(&api).await;
+    assert_eq!((answer.status, &answer.json()["error"]["type"]), (StatusCode::GATEWAY_TIMEOUT, &json!("server_error")));
+    assert!(reader.await.unwrap().1.contains("has expired"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_job_is_not_to_be_tried_again() {
+    let api = Api::new();
+    let caller = api.clone();
+    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from("{}")).unwrap();
+    let answer = tokio::spawn(async move { caller.router.oneshot(request).await.unwrap() });
+    let id = api.take("w1").await;
+    api.post(&format!("cancel/{id}"), "").await;
+    let answer = answer.await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["x-should-retry"]),
+        (StatusCode::CONFLICT, &"false".parse().unwrap())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_uploaded_form_is_refused_with_a_way_out() {
+    let api = Api::new();
+    let request = Request::post("/v2/ep/openai/v1/audio/transcriptions");
+    let request = request.header("content-type", "multipart/form-data; boundary=b").body(Body::from("--b--")).unwrap();
+    let refused = api.send(request).await;
+    assert_eq!(refused.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(refused.json()["error"]["message"].as_str().unwrap().contains("base64"), "{}", refused.text);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_openai_error_objects() {
     let api = Api::new();
     work(&api, r#"{"error": "out of memory"}"#);
@@ -82,49 +171,87 @@ async fn failures_are_openai_error_objects() {
     );
 }
 
+/// What a caller reads who wants a stream: the status, and everything that is sent.
+fn stream(api: &Api) -> JoinHandle<(StatusCode, String)> {
+    let api = api.clone();
+    tokio::spawn(async move {
+        let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from(r#"{"stream": true}"#)).unwrap();
+        let response = api.router.oneshot(request).await.unwrap();
+        let (status, kind) = (response.status(), response.headers()["content-type"].clone());
+        assert_eq!(kind, if status.is_success() { "text/event-stream" } else { "application/json" });
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    })
+}
+
+/// What the caller of a stream reads whose job has these items and this end.
+async fn streamed(items: &[&str], end: &str) -> (StatusCode, String) {
+    let api = Api::new();
+    let reader = stream(&api);
+    let id = api.take("w1").await;
+    for item in items {
+        api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {item}}}"#)).await;
+    }
+    api.done("w1", &id, end).await;
+    reader.await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_streaming_request_gets_events_as_items_arrive() {
-    for items in [[r#"{"d": 1}"#, r#"{"d": 2}"#], [r#""data: {\"d\": 1}\n\n""#, r#""data: {\"d\": 2}\n\n""#]] {
-        let api = Api::new();
-        let body = Body::from(r#"{"stream": true}"#);
-        let request = Request::post("/v2/ep/openai/v1/completions").body(body).unwrap();
-        let response = api.router.clone().oneshot(request).await.unwrap();
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let id = api.take("w1").await;
-        for item in items {
-            api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {item}}}"#)).await;
-        }
-        api.done("w1", &id, r#"{"output": []}"#).await;
-        let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        assert_eq!(text, "data: {\"d\": 1}\n\ndata: {\"d\": 2}\n\ndata: [DONE]\n\n");
+    let expected = (StatusCode::OK, "data: {\"d\": 1}\n\ndata: {\"d\": 2}\n\ndata: [DONE]\n\n".to_owned());
+    for items in [
+        &[r#"{"d": 1}"#, "{\n\"d\": 2}"][..],
+        &[r#""data: {\"d\": 1}\n\n""#, r#""data: {\"d\": 2}\n\n""#],
+        &[r#""data: {\"d\": 1}""#, r#""\n\nda""#, r#""ta: {\"d\": 2}\n\ndata: [DO""#, r#""NE]\n\n""#],
+        &[r#""data: {\"d\": 1}\n\ndata: {\"d\": 2}""#],
+    ] {
+        let (status, text) = streamed(items, r#"{"output": []}"#).await;
+        assert_eq!((status, text.replace("{ \"d\"", "{\"d\"")), expected, "{items:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_output_of_a_job_that_has_streamed_is_no_event() {
     let api = Api::new();
-    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from(r#"{"stream": true}"#)).unwrap();
-    let response = api.router.clone().oneshot(request).await.unwrap();
-    let reader = tokio::spawn(to_bytes(response.into_body(), usize::MAX));
+    let reader = stream(&api);
     let id = api.take("w1").await;
     api.post(&format!("job-stream/w1/{id}"), r#"{"output": {"d": 1}}"#).await;
     // The reader gets the item before the job ends.
     tokio::time::sleep(Duration::from_secs(1)).await;
     api.done("w1", &id, r#"{"output": {"whole": 1}}"#).await;
-    assert_eq!(reader.await.unwrap().unwrap(), "data: {\"d\": 1}\n\ndata: [DONE]\n\n");
+    assert_eq!(reader.await.unwrap().1, "data: {\"d\": 1}\n\ndata: [DONE]\n\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_ends_with_an_error_event() {
+async fn a_stream_that_fails_before_its_first_item_has_the_status_of_the_failure() {
+    let failed = r#"{"error": "{\"error_type\": \"validation\", \"error_message\": \"no\"}"}"#;
+    let returned = r#"{"output": {"error": {"message": "no", "code": 400}}}"#;
+    let item = r#"{"error": {"message": "no", "code": 400}}"#;
+    for (items, end) in [(&[][..], failed), (&[], returned), (&[item], r#"{"output": []}"#)] {
+        let (status, text) = streamed(items, end).await;
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &error["error"]["message"]), (StatusCode::BAD_REQUEST, &json!("no")), "{end}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_later_ends_with_an_error_event() {
+    let (status, text) = streamed(&[r#"{"d": 1}"#], r#"{"error": "no"}"#).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.starts_with("data: {\"d\": 1}\n\ndata: {\"error\":{\"code\":500,\"message\":\"no\""), "{text}");
+    assert!(!text.contains("[DONE]"), "a client that ignores the error must not take this for the end: {text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_waits_begins_and_is_kept_alive() {
     let api = Api::new();
-    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from(r#"{"stream": true}"#)).unwrap();
-    let response = api.router.clone().oneshot(request).await.unwrap();
+    let reader = stream(&api);
+    tokio::time::sleep(Duration::from_secs(70)).await;
     let id = api.take("w1").await;
     api.done("w1", &id, r#"{"error": "no"}"#).await;
-    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
-    assert!(text.starts_with(r#"data: {"error":{"code":500,"message":"no""#), "{text}");
-    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let (status, text) = reader.await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.starts_with(": waiting\n\n: waiting\n\ndata: {\"error\":"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -229,7 +229,7 @@ impl StepHandler for TextGeneration {
         let is_openai = input.openai_route.is_some();
         match self.begin(input, job) {
             // OpenAI clients want the reason in an answer of their own form.
-            Err(error) if is_openai && error.kind().is_some() => Ok(Sequence::Known(error_object(&error))),
+            Err(error) if is_openai => error_object(&error).map(Sequence::Known).ok_or(error),
             other => other,
         }
     }

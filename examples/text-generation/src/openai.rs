@@ -76,14 +76,15 @@ impl Asked {
     }
 }
 
-/// An error as OpenAI clients expect it. The endpoint takes the HTTP status from `code`.
-pub(crate) fn error_object(error: &HandlerError) -> Value {
-    let (code, kind) = match error.kind() {
-        Some(ErrorKind::Validation) => (400, "invalid_request_error"),
-        Some(ErrorKind::ModelNotFound) => (404, "not_found_error"),
-        _ => (500, "server_error"),
+/// A mistake of the caller as OpenAI clients expect it; `None` for an error that fails the job. The endpoint takes the HTTP status from
+/// `code`.
+pub(crate) fn error_object(error: &HandlerError) -> Option<Value> {
+    let (code, kind) = match error.kind()? {
+        ErrorKind::Validation => (400, "invalid_request_error"),
+        ErrorKind::ModelNotFound => (404, "not_found_error"),
+        _ => return None,
     };
-    json!({ "error": { "message": error.message(), "type": kind, "param": null, "code": code } })
+    Some(json!({ "error": { "message": error.message(), "type": kind, "param": null, "code": code } }))
 }
 
 /// The list of models.

@@ -377,6 +377,13 @@ const CHECKLIST: &[(&str, &[&str])] = &[
             "hooks::an_error_with_the_logs_of_the_worker_is_returned_whole",
         ],
     ),
+    (
+        "OpenAI: text of an event stream arrives joined wherever it was cut, and an error output has its status",
+        &[
+            "openai::a_streaming_request_gets_events_as_items_arrive",
+            "openai::the_status_of_a_failure_tells_whether_to_try_again",
+        ],
+    ),
 ];
 
 // Statements without a test of their own. "status is never RUNNING": there is no such value in the type. "job-done
