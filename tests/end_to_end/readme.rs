@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use end_to_end_tests::{
-    Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository, run_tool_in,
-};
+use end_to_end_tests::{Client, Daemon, Endpoint, Worker, WorkerOptions, binary, eventually, free_port, repository};
 use rustix::process::Signal;
 use serde_json::json;
 
