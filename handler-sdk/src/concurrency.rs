@@ -44,8 +44,8 @@ impl Concurrency {
         *self.0.jobs.lock()
     }
 
-    /// Runs at most this many jobs at the same time from now on, and returns the number in force: at least 1, and at most 8,192 or the value
-    /// of the environment variable `RUNPOD_MAX_CONCURRENCY`. Cheap.
+    /// Runs at most this many jobs at the same time from now on, and returns the number in force: at least 1, and at most 8,192 or
+    /// the value of the environment variable `RUNPOD_MAX_CONCURRENCY`. Cheap.
     ///
     /// With a larger number the worker immediately asks for more jobs. With a smaller one the running jobs finish, and the next job comes
     /// when fewer than `jobs` are left.

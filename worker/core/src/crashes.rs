@@ -6,7 +6,8 @@
 //! - A job that was sent to the process and was not begun is not a suspect, and runs again.
 //! - Jobs in a process that the worker killed because of another job are not suspects, and run again.
 //! - A process that the worker killed as unresponsive or for a protocol error counts as crashed.
-//! - A job whose process exits again and again without blame on the job fails too, after `lost_run_limit` runs.
+//! - A job may lose its process `lost_run_limit` times without being a suspect. After that it is suspected although it was not
+//!   begun, and fails if its process is ended from outside once more.
 //! - A job that has streamed is never run again by this worker after a crash, because its reader would see the same items twice.
 //!   At a shutdown it is handed back, and only the queue can drop the items that were not read yet.
 //! - A process that was asked to end from outside does not make its jobs suspects: they run again or are handed back. A signal
