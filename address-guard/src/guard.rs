@@ -13,12 +13,12 @@ pub struct Guard {
     allowed: Arc<[IpNet]>,
 }
 
-/// The address, or every address of the host name, is neither public nor allowed.
+/// The address, or every address of the host name, is neither public nor allowed, or the name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the address is not public")]
-pub struct NotPublic;
+pub struct PrivateAddress;
 
-impl NotPublic {
+impl PrivateAddress {
     /// Whether this is why a request failed: the resolver's answer is one of the causes of reqwest's error.
     #[must_use]
     pub fn caused(error: &reqwest::Error) -> bool {
@@ -44,11 +44,11 @@ impl Guard {
     /// is resolved.
     ///
     /// # Errors
-    /// [`NotPublic`] for an address that may not be reached.
-    pub fn check(&self, url: &Url) -> Result<(), NotPublic> {
+    /// [`PrivateAddress`] for an address that may not be reached.
+    pub fn check(&self, url: &Url) -> Result<(), PrivateAddress> {
         let host = url.host_str().unwrap_or_default();
         match host.trim_start_matches('[').trim_end_matches(']').parse() {
-            Ok(ip) if !self.permits(ip) => Err(NotPublic),
+            Ok(ip) if !self.permits(ip) => Err(PrivateAddress),
             _ => Ok(()),
         }
     }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn only_public_addresses_pass() {
         let guard = Guard::default();
-        for inside in [
+        for private in [
             "0.0.0.0",
             "10.1.2.3",
             "100.64.0.1",
@@ -138,10 +138,10 @@ mod tests {
             "fec0::1",
             "ff02::1",
         ] {
-            assert!(!guard.permits(inside.parse().unwrap()), "{inside}");
+            assert!(!guard.permits(private.parse().unwrap()), "{private}");
         }
-        for outside in ["1.1.1.1", "172.15.0.1", "172.32.0.1", "::ffff:8.8.8.8", "2606:4700::1", "64:ff9b::808:808"] {
-            assert!(guard.permits(outside.parse().unwrap()), "{outside}");
+        for public in ["1.1.1.1", "172.15.0.1", "172.32.0.1", "::ffff:8.8.8.8", "2606:4700::1", "64:ff9b::808:808"] {
+            assert!(guard.permits(public.parse().unwrap()), "{public}");
         }
     }
 
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_address_in_a_url_is_checked_in_every_spelling() {
         let check = |url: &str| Guard::default().check(&Url::parse(url).unwrap());
-        for inside in [
+        for private in [
             "http://127.0.0.1/",
             "http://127.1/",
             "http://2130706433/",
@@ -167,7 +167,7 @@ mod tests {
             "http://user:word@10.0.0.1:8080/a",
             "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
         ] {
-            assert_eq!(check(inside), Err(NotPublic), "{inside}");
+            assert_eq!(check(private), Err(PrivateAddress), "{private}");
         }
         assert_eq!(check("http://1.1.1.1/"), Ok(()));
         assert_eq!(check("http://localhost/"), Ok(()), "a name is checked when it is resolved");

@@ -6,5 +6,5 @@
 mod guard;
 mod resolver;
 
-pub use guard::{Guard, NotPublic};
+pub use guard::{Guard, PrivateAddress};
 pub use resolver::{GuardedResolver, Lookup, system_lookup};

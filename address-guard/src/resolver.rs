@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::guard::{Guard, NotPublic};
+use crate::guard::{Guard, PrivateAddress};
 
 /// The answers for a host name. The port does not matter.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
@@ -40,7 +40,7 @@ impl Resolve for GuardedResolver {
             let mut permitted = answers.await?;
             permitted.retain(|address| guard.permits(address.ip()));
             if permitted.is_empty() {
-                return Err(NotPublic.into());
+                return Err(PrivateAddress.into());
             }
             Ok(Box::new(permitted.into_iter()) as Addrs)
         })

@@ -36,7 +36,7 @@ enum Phase {
 }
 
 #[derive(Clone, Debug)]
-struct Watched {
+struct RuleState {
     rule: Rule,
     phase: Phase,
     /// When the last firing message was sent.
@@ -46,7 +46,7 @@ struct Watched {
 /// The states of all rules over one source of readings.
 #[derive(Clone, Debug)]
 pub struct Evaluator {
-    rules: Vec<Watched>,
+    rules: Vec<RuleState>,
     /// Counters at earlier times, oldest first; as far back as the longest window needs.
     history: VecDeque<(Duration, Counters)>,
     longest_window: Duration,
@@ -59,7 +59,7 @@ impl Evaluator {
         Self {
             longest_window: windows.max().unwrap_or_default(),
             history: VecDeque::new(),
-            rules: rules.into_iter().map(|rule| Watched { rule, phase: Phase::Quiet, fired_at: None }).collect(),
+            rules: rules.into_iter().map(|rule| RuleState { rule, phase: Phase::Quiet, fired_at: None }).collect(),
         }
     }
 
@@ -69,11 +69,12 @@ impl Evaluator {
     /// still holds then.
     pub fn observe(&mut self, now: Duration, readings: &Readings) -> Vec<Alert> {
         let mut alerts = Vec::new();
-        for watched in &mut self.rules {
-            let before = counters_at(&self.history, now.saturating_sub(watched.rule.window));
-            let value = watched.rule.signal.value(readings, before.unwrap_or(readings.counters), watched.rule.min_jobs);
-            if let Some(state) = watched.step(now, value) {
-                alerts.push(Alert { rule: watched.rule.clone(), state, value });
+        for rule_state in &mut self.rules {
+            let before = counters_at(&self.history, now.saturating_sub(rule_state.rule.window));
+            let value =
+                rule_state.rule.signal.value(readings, before.unwrap_or(readings.counters), rule_state.rule.min_jobs);
+            if let Some(state) = rule_state.step(now, value) {
+                alerts.push(Alert { rule: rule_state.rule.clone(), state, value });
             }
         }
         self.remember(now, readings.counters);
@@ -98,7 +99,7 @@ fn counters_at(history: &VecDeque<(Duration, Counters)>, time: Duration) -> Opti
     history.get(later.saturating_sub(1)).map(|(_, counters)| *counters)
 }
 
-impl Watched {
+impl RuleState {
     fn step(&mut self, now: Duration, value: Option<f64>) -> Option<AlertState> {
         if !value.is_some_and(|value| self.rule.condition.holds(value)) {
             let was = std::mem::replace(&mut self.phase, Phase::Quiet);

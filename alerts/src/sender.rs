@@ -15,10 +15,10 @@ use crate::webhook::Webhook;
 /// Messages that may wait.
 const MAX_WAITING: usize = 64;
 
-/// The first pause between attempts, approximately.
+/// The first pause between tries, approximately.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause between attempts; also the longest `Retry-After` that is followed.
+/// The longest pause between tries; also the longest `Retry-After` that is followed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// After this time a message is dropped, because it is out of date.

@@ -10,7 +10,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use crate::message::{Format, Message};
 use crate::request_error::request_error_text;
 
-/// Limit of one attempt.
+/// Limit of one try.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where alerts are sent. The URL gives access, so it is a secret: it is printed as `set`.
@@ -72,7 +72,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Whether another attempt may end differently.
+    /// Whether another try may end differently.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Client(_) => false,

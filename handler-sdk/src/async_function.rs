@@ -18,7 +18,7 @@ use crate::load_env::LoadEnv;
 use crate::serve::serve_async;
 
 /// Runs an async function as a handler under a worker: the whole `main` of a program without anything to load. As many calls run at
-/// once as [`AsyncHandler::max_concurrency`] says by default; the environment variable `RUNPOD_MAX_CONCURRENCY` changes it.
+/// the same time as [`AsyncHandler::max_concurrency`] says by default; the environment variable `RUNPOD_MAX_CONCURRENCY` changes it.
 ///
 /// ```no_run,standalone_crate
 /// use std::process::ExitCode;

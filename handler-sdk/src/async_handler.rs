@@ -1,4 +1,4 @@
-//! The trait for handlers that run many jobs at once as futures.
+//! The trait for handlers that run many jobs at the same time, as futures.
 
 use std::future::Future;
 
@@ -10,8 +10,8 @@ use crate::check::Check;
 use crate::error::HandlerError;
 use crate::load_env::LoadEnv;
 
-/// Jobs that run at once unless the handler says otherwise.
-const MAX_CONCURRENCY: u32 = 100;
+/// Jobs that run at the same time at the start unless the handler says otherwise.
+const DEFAULT_CONCURRENCY: u32 = 100;
 
 /// A handler whose jobs mostly wait: for other services, for disks, for databases. Serve it with
 /// [`serve_async`](crate::serve_async).
@@ -70,10 +70,10 @@ const MAX_CONCURRENCY: u32 = 100;
 /// | --- | --- |
 /// | `run` returns an error, or panics | only its job fails; the handler is not loaded again |
 /// | a job blocks its thread for a second | the log says which job it is; the other jobs go on in the other threads |
-/// | a job blocks its thread for ten seconds, or for two after it was stopped | the job fails at once; its thread is free when it returns |
+/// | a job blocks its thread for ten seconds, or for two after it was asked to stop | the job fails immediately; its thread is free when it returns |
 /// | all threads are blocked for ten seconds | the jobs that block them fail, the process is replaced, and the other jobs run again |
 ///
-/// Whatever computes for long or calls blocking code belongs into `tokio::task::spawn_blocking`, libtorch too; a handler that does
+/// Whatever computes for long or calls blocking code belongs in `tokio::task::spawn_blocking`, libtorch too; a handler that does
 /// little else is a [`Handler`](crate::Handler) or a [`BatchHandler`](crate::BatchHandler). The runtime has a thread for each CPU that
 /// the process may use, between 4 and 32.
 pub trait AsyncHandler: Send + Sync + Sized + 'static {
@@ -91,10 +91,11 @@ pub trait AsyncHandler: Send + Sync + Sized + 'static {
     /// Whether a job can run twice without harm; see [`Handler::IDEMPOTENT`](crate::Handler::IDEMPOTENT).
     const IDEMPOTENT: bool = false;
 
-    /// How many jobs run at once when the handler starts, at most 8,192; 100 by default. The environment variable
-    /// `RUNPOD_MAX_CONCURRENCY` replaces the number.
+    /// How many jobs run at the same time when the handler starts, at most 8,192; 100 by default. It is no maximum:
+    /// [`Concurrency::set`](crate::Concurrency::set) may exceed it. The environment variable `RUNPOD_MAX_CONCURRENCY` is both: it
+    /// replaces this number, and the handler cannot exceed it.
     fn max_concurrency() -> u32 {
-        MAX_CONCURRENCY
+        DEFAULT_CONCURRENCY
     }
 
     /// Fitness checks of this handler; see [`Handler::checks`](crate::Handler::checks).
@@ -106,7 +107,7 @@ pub trait AsyncHandler: Send + Sync + Sized + 'static {
     /// Builds the handler, once for the process.
     ///
     /// # Errors
-    /// Any reason why it cannot be built. The process exits, and the worker starts another one within its limits.
+    /// Any reason why it cannot be built. The process exits, and the worker starts another one, as long as its own limit of starts allows.
     fn load(env: &LoadEnv) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 
     /// Prepares the handler for its first job, for example by opening connections.

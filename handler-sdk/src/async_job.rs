@@ -54,7 +54,7 @@ impl<C> AsyncJob<C> {
         running.until_stopped().await
     }
 
-    /// How many jobs the handler runs at once, which it can change.
+    /// How many jobs the handler runs at the same time, which it can change.
     pub fn concurrency(&self) -> &Concurrency {
         &self.concurrency
     }

@@ -1,4 +1,4 @@
-//! How many jobs an async handler runs at once.
+//! How many jobs an async handler runs at the same time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::send_queue::SendQueue;
 /// Environment variable that replaces the number of the program, and limits what it may ask for.
 const VARIABLE: &str = "RUNPOD_MAX_CONCURRENCY";
 
-/// How many jobs an [`AsyncHandler`](crate::AsyncHandler) runs at once. The handler can change the number while it runs, from any
+/// How many jobs an [`AsyncHandler`](crate::AsyncHandler) runs at the same time. The handler can change the number while it runs, from any
 /// thread, for example to follow the rate limit of a service: the counterpart of `concurrency_modifier` in RunPod's Python SDK.
 ///
 /// Get it from [`AsyncJob::concurrency`](crate::AsyncJob::concurrency), or from [`LoadEnv::concurrency`] for a task of your own.
@@ -44,10 +44,10 @@ impl Concurrency {
         *self.0.jobs.lock()
     }
 
-    /// Runs at most this many jobs at once from now on, and returns the number in force: at least 1, and at most 8,192 or the value
-    /// of the environment variable `RUNPOD_MAX_CONCURRENCY`. Cheap.
+    /// Runs at most this many jobs at the same time from now on, and returns the number in force: at least 1, and at most 8,192 or
+    /// the value of the environment variable `RUNPOD_MAX_CONCURRENCY`. Cheap.
     ///
-    /// With a larger number the worker asks for more jobs at once. With a smaller one the running jobs finish, and the next job comes
+    /// With a larger number the worker immediately asks for more jobs. With a smaller one the running jobs finish, and the next job comes
     /// when fewer than `jobs` are left.
     pub fn set(&self, jobs: u32) -> u32 {
         let jobs = jobs.clamp(1, self.0.most);
@@ -62,7 +62,7 @@ impl Concurrency {
 }
 
 impl LoadEnv {
-    /// The number of jobs that the handler runs at once, to be kept and changed later.
+    /// The number of jobs that the handler runs at the same time, to be kept and changed later.
     ///
     /// # Errors
     /// In a handler that is not an [`AsyncHandler`](crate::AsyncHandler), and in its checks.
@@ -72,7 +72,7 @@ impl LoadEnv {
     }
 }
 
-/// How many jobs run at once at the start, and how many at most later.
+/// How many jobs run at the same time at the start, and how many at most later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) at_start: u32,

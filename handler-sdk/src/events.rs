@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Environment variable with the log level of the worker, below which it drops events.
+/// Environment variable with the log level of the worker; the SDK drops events below it.
 const LEVEL: &str = "RUNPOD_WORKER_LOG_LEVEL";
 /// Name of the span around each job, and of its field.
 const JOB: &str = "job";

@@ -26,7 +26,7 @@ pub enum FileError {
         "{host} has no public address, and files are fetched from public addresses only; the operator of the worker can allow \
          private ones with RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS"
     )]
-    NotPublic {
+    PrivateAddress {
         /// Host of the URL.
         host: String,
     },
@@ -103,7 +103,7 @@ impl FileError {
         match self {
             Self::Stopped(stopped) => stopped.kind(),
             Self::Form(_)
-            | Self::NotPublic { .. }
+            | Self::PrivateAddress { .. }
             | Self::TooLarge { .. }
             | Self::TooSlow { .. }
             | Self::Status { .. }

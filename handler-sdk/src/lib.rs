@@ -70,9 +70,9 @@
 //! }
 //! ```
 //!
-//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at once, so that they fill the GPU;
+//! [`serve_fn`] serves a single function. [`BatchHandler`] runs several jobs at the same time, so that they fill the GPU;
 //! [`StepHandler`] lets jobs join and leave between the steps of a model that computes step by step. With the feature `async`,
-//! `AsyncHandler` runs very many jobs at once that mostly wait for other services.
+//! `AsyncHandler` runs very many jobs at the same time that mostly wait for other services.
 //!
 //! # Failures
 //!

@@ -24,12 +24,12 @@ mod weights;
 pub use device::DeviceError;
 pub(crate) use fake_device::use_fake_devices;
 pub(crate) use fitness::device_checks;
-pub(crate) use threads::{Models, limit_threads};
+pub(crate) use threads::{CpuShares, limit_threads};
 pub use weights::{WeightsError, load_safetensors};
 
 /// Limits the CPU threads of libtorch on this thread, and switches gradients off while the guard is alive.
-pub(crate) fn prepare_model_thread(models: Models) -> tch::NoGradGuard {
-    limit_threads(models);
+pub(crate) fn prepare_model_thread(shares: CpuShares) -> tch::NoGradGuard {
+    limit_threads(shares);
     tch::no_grad_guard()
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn gradients_are_off_on_a_slot_thread() {
-        let _guard = prepare_model_thread(Models { processes: 1, models: 1 });
+        let _guard = prepare_model_thread(CpuShares { processes: 1, models_in_each: 1 });
         let weight = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         assert!(!(&weight * 2).requires_grad());
     }

@@ -25,7 +25,7 @@ use crate::limits::ServerLimits;
 use crate::phase::Phase;
 use crate::stream::GuardedStream;
 use crate::table::{Place, Table};
-use crate::tracked::{RequestBody, ResponseBody};
+use crate::tracked::{Part, TrackedBody};
 
 /// How long open requests may take to end once the server stops.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a header beyond the limit that are still read, so that the router can answer with a document of its own.
 const HEADER_SLACK: usize = 8 << 10;
 
-/// Refused connections that are kept open at once until their client has read why.
+/// Refused connections that are kept open at the same time until their client has read why.
 const MAX_REFUSALS: usize = 64;
 /// How long each of them is kept open.
 const REFUSAL_TIME: Duration = Duration::from_millis(300);
@@ -68,7 +68,7 @@ impl HttpServer {
         Arc::clone(&self.counts)
     }
 
-    /// Serves until `shutdown` is cancelled, then closes within a few seconds.
+    /// Serves until `shutdown` is cancelled, then waits at most 5 s for open requests.
     pub async fn serve(self, listener: TcpListener, router: Router, shutdown: &CancellationToken) {
         let table = Table::new(self.limits, Arc::clone(&self.counts));
         let sweeping = CancellationToken::new();
@@ -83,7 +83,7 @@ impl HttpServer {
             match accepted {
                 Ok((stream, _)) => match table.admit() {
                     Some(place) => {
-                        tokio::spawn(connection(stream, place, router.clone(), self.limits, open.watcher()));
+                        tokio::spawn(serve_connection(stream, place, router.clone(), self.limits, open.watcher()));
                     }
                     None => refuse(stream, &refusals),
                 },
@@ -117,8 +117,8 @@ async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop
 }
 
 /// Serves one connection until it ends or must be closed.
-async fn connection(stream: TcpStream, place: Place, router: Router, limits: ServerLimits, watcher: Watcher) {
-    // Without this the second half of a small reply waits for the acknowledgement of the first: 40 ms.
+async fn serve_connection(stream: TcpStream, place: Place, router: Router, limits: ServerLimits, watcher: Watcher) {
+    // Without this the second half of a small answer waits for the acknowledgement of the first: 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection delays small packets.");
     }
@@ -130,9 +130,9 @@ async fn connection(stream: TcpStream, place: Place, router: Router, limits: Ser
         let activity = Arc::clone(&activity);
         activity.enter(Phase::Answer);
         request.extensions_mut().insert(ConnectInfo(handle.clone()));
-        let request = request.map(|inner| RequestBody { inner, activity: Arc::clone(&activity) });
+        let request = request.map(|inner| TrackedBody { inner, activity: Arc::clone(&activity), part: Part::Request });
         let answer = router.clone().oneshot(request);
-        async move { answer.await.map(|response| response.map(|inner| ResponseBody { inner, activity })) }
+        async move { answer.await.map(|answer| answer.map(|inner| TrackedBody { inner, activity, part: Part::Answer })) }
     });
     let mut http = http1::Builder::new();
     // The table keeps the time of headers: hyper's timeout would include the wait for the next request.

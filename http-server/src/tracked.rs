@@ -8,13 +8,23 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::phase::{Activity, Phase};
 
-/// A request body: while its reader waits for bytes, the connection is in the phase `Body`.
-pub(crate) struct RequestBody<B> {
+/// A body that tells the phase of its connection.
+pub(crate) struct TrackedBody<B> {
     pub(crate) inner: B,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) part: Part,
 }
 
-impl<B: Body + Unpin> Body for RequestBody<B> {
+/// What the body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// While the reader waits for bytes, the connection is in the phase `Body`.
+    Request,
+    /// When the body is sent or dropped, the connection is idle.
+    Answer,
+}
+
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -23,10 +33,10 @@ impl<B: Body + Unpin> Body for RequestBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(context);
-        if frame.is_pending() {
-            self.activity.enter(Phase::Body);
-        } else {
-            self.activity.leave_body();
+        match self.part {
+            Part::Request if frame.is_pending() => self.activity.enter(Phase::Body),
+            Part::Request => self.activity.leave_body(),
+            Part::Answer => {}
         }
         frame
     }
@@ -40,40 +50,11 @@ impl<B: Body + Unpin> Body for RequestBody<B> {
     }
 }
 
-impl<B> Drop for RequestBody<B> {
+impl<B> Drop for TrackedBody<B> {
     fn drop(&mut self) {
-        self.activity.leave_body();
-    }
-}
-
-/// A response body: when it is sent or dropped, the connection is idle.
-pub(crate) struct ResponseBody<B> {
-    pub(crate) inner: B,
-    pub(crate) activity: Arc<Activity>,
-}
-
-impl<B: Body + Unpin> Body for ResponseBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl<B> Drop for ResponseBody<B> {
-    fn drop(&mut self) {
-        self.activity.enter(Phase::Idle);
+        match self.part {
+            Part::Request => self.activity.leave_body(),
+            Part::Answer => self.activity.enter(Phase::Idle),
+        }
     }
 }

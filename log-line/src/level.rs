@@ -2,7 +2,7 @@
 
 use tracing::level_filters::LevelFilter;
 
-/// Reads a log level: the usual names, the names of RunPod's SDK in any case, and Python's numbers.
+/// Reads a log level: the usual names, the names of RunPod's SDK, in upper or lower case, and Python's numbers.
 ///
 /// # Errors
 /// When the text is none of them; the error says what to use.

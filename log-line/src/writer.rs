@@ -182,8 +182,8 @@ mod tests {
         drop(open);
         drop(guard);
         let text = text.lock().unwrap();
-        let (written, note) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
-        assert_eq!(note, Some(format!("dropped {} lines", WRITER_QUEUE + excess + 1 - written).as_str()));
+        let (written, dropped) = (text.matches("x\n").count(), text.lines().find(|line| line.starts_with("dropped")));
+        assert_eq!(dropped, Some(format!("dropped {} lines", WRITER_QUEUE + excess + 1 - written).as_str()));
         assert!(written <= WRITER_QUEUE + 1, "{written}");
     }
 }

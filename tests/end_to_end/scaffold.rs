@@ -106,7 +106,7 @@ async fn follow_readme(root: &Path) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_for_a_new_handler_works() {
     let elsewhere = Elsewhere::new();
-    for kind in ["function", "handler", "batch", "step"] {
+    for kind in ["function", "handler", "batch", "step", "async"] {
         let root = elsewhere.create(&format!("my-{kind}"), &["--kind", kind]);
         let output = follow_readme(&root).await;
         assert_eq!(output["greetings"], json!(["Hello, Ada!", "Hello, Grace!"]), "{kind}: {output}");

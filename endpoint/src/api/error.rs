@@ -76,7 +76,7 @@ pub enum ApiError {
     /// Too many requests.
     #[error("too many requests; try again in {} s", seconds(*.after))]
     RateLimited {
-        /// How long to wait before the next attempt.
+        /// How long to wait before the next try.
         after: Duration,
     },
     /// The headers are too large in all.

@@ -25,7 +25,7 @@ pub(crate) struct Pool {
 }
 
 /// A supervised worker.
-struct Slot {
+struct Place {
     worker: Arc<str>,
     retire: CancellationToken,
 }
@@ -36,7 +36,7 @@ struct Running {
     plan: Arc<WorkerPlan>,
     store: Arc<dyn Store>,
     stop: StopSignals,
-    slots: BTreeMap<u16, Slot>,
+    places: BTreeMap<u16, Place>,
     tasks: JoinSet<Ended>,
 }
 
@@ -45,7 +45,7 @@ impl Pool {
     pub(crate) async fn run(self, store: Arc<dyn Store>, stop: StopSignals) -> Result<(), FleetError> {
         let mut scaler = Scaler::new(self.scale);
         let mut running =
-            Running { plan: Arc::new(self.plan), store, stop, slots: BTreeMap::new(), tasks: JoinSet::new() };
+            Running { plan: Arc::new(self.plan), store, stop, places: BTreeMap::new(), tasks: JoinSet::new() };
         let origin = Instant::now();
         let mut ticks = interval(READ_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,18 +100,18 @@ impl Running {
     async fn read(&self) -> Result<Reading, StoreError> {
         let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await?;
         let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
-        let activity = |slot: &Slot| {
-            if slot.retire.is_cancelled() {
+        let activity = |place: &Place| {
+            if place.retire.is_cancelled() {
                 return Activity::Leaving;
             }
-            match known.get(&slot.worker).map(|worker| (worker.state, worker.taken)) {
+            match known.get(&place.worker).map(|worker| (worker.state, worker.taken)) {
                 Some((WorkerState::Running, _)) => Activity::Busy,
                 Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
                 _ => Activity::Starting,
             }
         };
-        let slots = self.slots.iter().map(|(number, slot)| (*number, activity(slot))).collect();
-        Ok(Reading { waiting, oldest, in_progress, slots })
+        let places = self.places.iter().map(|(number, place)| (*number, activity(place))).collect();
+        Ok(Reading { waiting, oldest, in_progress, places })
     }
 
     fn act(&mut self, action: Action) {
@@ -123,13 +123,13 @@ impl Running {
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
                 let (plan, store) = (Arc::clone(&self.plan), Arc::clone(&self.store));
                 let supervisor = Supervisor { plan, store, number, worker: Arc::clone(&worker), stop };
-                self.slots.insert(number, Slot { worker, retire });
+                self.places.insert(number, Place { worker, retire });
                 self.tasks.spawn(async move { (number, supervisor.run().await) });
             }
             Action::Retire(number) => {
-                if let Some(slot) = self.slots.get(&number) {
-                    tracing::info!(worker = %slot.worker, "The worker is idle and stops.");
-                    slot.retire.cancel();
+                if let Some(place) = self.places.get(&number) {
+                    tracing::info!(worker = %place.worker, "The worker is idle and stops.");
+                    place.retire.cancel();
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Running {
 
     fn note_end(&mut self, ended: Option<Ended>) -> Result<(), FleetError> {
         let Some((number, result)) = ended else { return Ok(()) };
-        self.slots.remove(&number);
+        self.places.remove(&number);
         result
     }
 }

@@ -8,14 +8,15 @@ use backoff::backoff::Backoff;
 /// After a run of this length the pauses start over with the shortest one.
 const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
-/// After this many early exits in a row a worker counts as unhealthy.
+/// After this many exits without such a run in between a worker counts as unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
 
-/// Pauses that grow with each early exit, with jitter so that workers do not start in step.
+/// Pauses that grow with each exit, with jitter so that workers do not start in step.
 #[derive(Debug)]
 pub(crate) struct RestartPauses {
     pauses: ExponentialBackoff,
-    early_exits: u32,
+    /// Exits since the last run of that length, the one that ended it included.
+    exits: u32,
 }
 
 impl RestartPauses {
@@ -31,22 +32,22 @@ impl RestartPauses {
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        Self { pauses, early_exits: 0 }
+        Self { pauses, exits: 0 }
     }
 
     /// The pause after a run of length `run`.
     pub(crate) fn next(&mut self, run: Duration) -> Duration {
         if run >= HEALTHY_RUN {
             self.pauses.reset();
-            self.early_exits = 0;
+            self.exits = 0;
         }
-        self.early_exits += 1;
+        self.exits += 1;
         self.pauses.next_backoff().unwrap_or(Self::LONGEST).min(Self::LONGEST)
     }
 
-    /// Whether the worker exits early again and again.
+    /// Whether the worker exits again and again.
     pub(crate) fn is_unhealthy(&self) -> bool {
-        self.early_exits >= UNHEALTHY_AFTER
+        self.exits >= UNHEALTHY_AFTER
     }
 }
 

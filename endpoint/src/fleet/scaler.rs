@@ -64,7 +64,7 @@ pub(crate) struct ScaleSettings {
     pub(crate) idle_timeout: Duration,
 }
 
-/// What a slot's worker does.
+/// What the worker in a place does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activity {
     /// Not ready for jobs yet, or waiting for its restart after a crash.
@@ -89,8 +89,8 @@ pub(crate) struct Reading {
     pub(crate) oldest: Option<Duration>,
     /// Jobs held by workers.
     pub(crate) in_progress: usize,
-    /// Slots in use.
-    pub(crate) slots: BTreeMap<u16, Activity>,
+    /// Places in use.
+    pub(crate) places: BTreeMap<u16, Activity>,
 }
 
 /// What to do.
@@ -104,7 +104,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Scaler {
     settings: ScaleSettings,
-    /// Since when a slot is idle, and its job count then.
+    /// Since when the worker in a place is idle, and its job count then.
     idle: BTreeMap<u16, (Duration, u64)>,
     last_start: Option<Duration>,
 }
@@ -118,11 +118,11 @@ impl Scaler {
     pub(crate) fn decide(&mut self, now: Duration, reading: &Reading) -> Vec<Action> {
         self.note_idle(now, reading);
         let ScaleSettings { min, max, .. } = self.settings;
-        let present = reading.slots.values().filter(|activity| **activity != Activity::Leaving).count();
+        let present = reading.places.values().filter(|activity| **activity != Activity::Leaving).count();
         let present = u16::try_from(present).unwrap_or(u16::MAX);
         let wanted = self.wanted(now, reading, present).clamp(min, max);
         if wanted > present {
-            let free = (0..max).filter(|slot| !reading.slots.contains_key(slot));
+            let free = (0..max).filter(|place| !reading.places.contains_key(place));
             let starts: Vec<_> = free.take(usize::from(wanted - present)).map(Action::Start).collect();
             if !starts.is_empty() {
                 self.last_start = Some(now);
@@ -132,14 +132,14 @@ impl Scaler {
         let surplus = present.saturating_sub(wanted);
         let idle_timeout = self.settings.idle_timeout;
         let expired = self.idle.iter().rev().filter(|(_, (since, _))| now.saturating_sub(*since) >= idle_timeout);
-        expired.take(usize::from(surplus)).map(|(slot, _)| Action::Retire(*slot)).collect()
+        expired.take(usize::from(surplus)).map(|(place, _)| Action::Retire(*place)).collect()
     }
 
     fn note_idle(&mut self, now: Duration, reading: &Reading) {
-        self.idle.retain(|slot, _| matches!(reading.slots.get(slot), Some(Activity::Idle { .. })));
-        for (slot, activity) in &reading.slots {
+        self.idle.retain(|place, _| matches!(reading.places.get(place), Some(Activity::Idle { .. })));
+        for (place, activity) in &reading.places {
             if let Activity::Idle { taken } = activity {
-                let entry = self.idle.entry(*slot).or_insert((now, *taken));
+                let entry = self.idle.entry(*place).or_insert((now, *taken));
                 if entry.1 != *taken {
                     *entry = (now, *taken);
                 }
@@ -155,7 +155,7 @@ impl Scaler {
                 u16::try_from(jobs.div_ceil(per_worker as usize)).unwrap_or(u16::MAX)
             }
             ScalerRule::QueueDelay(delay) => {
-                let starting = reading.slots.values().filter(|activity| **activity == Activity::Starting).count();
+                let starting = reading.places.values().filter(|activity| **activity == Activity::Starting).count();
                 let uncovered = reading.waiting > starting;
                 let late = reading.oldest.is_some_and(|waited| waited >= delay);
                 let rested = self.last_start.is_none_or(|last| now.saturating_sub(last) >= STEP);

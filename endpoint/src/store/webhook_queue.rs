@@ -33,12 +33,12 @@ impl WebhookOutcomes {
         self.0.delivered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Every attempt failed.
+    /// Every try failed.
     pub(crate) fn count_failed(&self) {
         self.0.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Given up before the last attempt: too many wait, or the job has no end to report any more.
+    /// Given up before the last try: too many wait, or the job has no end to report any more.
     pub(crate) fn count_dropped(&self) {
         self.0.dropped.fetch_add(1, Ordering::Relaxed);
     }

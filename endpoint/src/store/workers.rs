@@ -37,7 +37,7 @@ pub enum WorkerEvent {
     Starting,
     /// It is about to be stopped and must get no more jobs.
     Leaving,
-    /// Its process exited early several times in a row; it counts as unhealthy until it is [`Gone`](Self::Gone).
+    /// Its process exited several times without a longer run in between; it counts as unhealthy until it is [`Gone`](Self::Gone).
     Failing,
     /// This machine has no room for its process at the moment; starting it is tried again.
     Throttled,

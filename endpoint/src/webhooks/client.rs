@@ -7,16 +7,16 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
-use runpod_address_guard::{Guard, GuardedResolver, Lookup, NotPublic, system_lookup};
+use runpod_address_guard::{Guard, GuardedResolver, Lookup, PrivateAddress, system_lookup};
 use runpod_alerts::request_error_text;
 use tokio::time::timeout;
 
 use crate::store::StoreError;
 
-/// One attempt, redirects included. The platform's value is not known.
+/// One try, redirects included. The platform's value is not known.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Redirects followed in one attempt.
+/// Redirects followed in one try.
 const MAX_HOPS: usize = 5;
 
 /// Why a webhook was not accepted. The texts name no URL: it may carry secrets.
@@ -27,7 +27,7 @@ pub(crate) enum SendError {
     #[error("webhooks go to http:// and https:// only")]
     Scheme,
     #[error("{0}; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
-    NotPublic(#[from] NotPublic),
+    PrivateAddress(#[from] PrivateAddress),
     #[error("the receiver answered {0}; it must answer with a 2xx status")]
     Status(u16),
     #[error("the receiver redirects too often")]
@@ -41,7 +41,7 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
-    /// Whether another attempt would fail in the same way.
+    /// Whether another try would fail in the same way.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Url | Self::Scheme)
     }
@@ -108,8 +108,8 @@ impl WebhookClient {
 }
 
 fn unreachable(error: reqwest::Error) -> SendError {
-    if NotPublic::caused(&error) {
-        return NotPublic.into();
+    if PrivateAddress::caused(&error) {
+        return PrivateAddress.into();
     }
     SendError::Unreachable(request_error_text(error))
 }

@@ -1,4 +1,4 @@
-//! Attempts, pauses and bounds.
+//! Tries, pauses and bounds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -18,15 +18,15 @@ use super::client::{SendError, WebhookClient};
 use super::signature::Signer;
 use crate::store::{Store, Webhook, WebhookDue, WebhookOutcomes};
 
-/// Pauses before the second and the third attempt, as captured from the platform.
+/// Pauses before the second and the third try, as captured from the platform.
 const GAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
 
-/// Attempts in flight at once, all receivers together and one receiver alone.
+/// Tries in flight at once, all receivers together and one receiver alone.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_IN_FLIGHT_PER_HOST: usize = 8;
 
 /// Deliveries begun and not ended, all receivers together and one receiver alone. Each is a few hundred bytes: the
-/// body is fetched for each attempt.
+/// body is fetched for each try.
 const MAX_PENDING: usize = 100_000;
 const MAX_PENDING_PER_HOST: usize = 20_000;
 
@@ -77,7 +77,7 @@ impl Webhooks {
         Self { outcomes, ..self }
     }
 
-    /// Other pauses before the second and the third attempt.
+    /// Other pauses before the second and the third try.
     #[must_use]
     pub fn with_gaps(self, gaps: [Duration; 2]) -> Self {
         Self { gaps, ..self }
@@ -167,7 +167,7 @@ impl Webhooks {
         }
     }
 
-    /// One attempt. `None` when there is no end to report any more: the record has expired or the job was queued again.
+    /// One try. `None` when there is no end to report any more: the record has expired or the job was queued again.
     async fn attempt(&self, due: &WebhookDue, host: &Host) -> Option<Result<(), SendError>> {
         // A full receiver must not occupy the places of the others, so its own limit comes first.
         let _of_host = host.in_flight.acquire().await.ok()?;
@@ -180,7 +180,7 @@ impl Webhooks {
         Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
     }
 
-    /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id: all attempts to report one
+    /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id: all tries to report one
     /// end share it, and the end after a `/retry` has another.
     fn headers(&self, webhook: &Webhook, body: &[u8]) -> HeaderMap {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -207,7 +207,7 @@ pub enum ToSupervisor {
         /// Whether the device works.
         ok: bool,
     },
-    /// An async handler runs this many jobs at once from now on. When it runs more already, those may finish.
+    /// An async handler runs this many jobs at the same time from now on. When it runs more already, those may finish.
     Concurrency {
         /// Number of jobs, between 1 and [`MAX_CONCURRENCY`].
         jobs: u32,
@@ -363,9 +363,9 @@ impl Manifest {
         if self.max_concurrency.is_some() { 1 } else { models }
     }
 
-    /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs several jobs at once
+    /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs several jobs at the same time
     /// has a slot for each of them, and the process has slots for the jobs that wait meanwhile. Slot `n` belongs to model
-    /// `n % models`. An async handler has as many slots as it runs jobs at once.
+    /// `n % models`. An async handler has as many slots as it runs jobs at the same time.
     pub fn slots(&self, models: u32) -> u32 {
         if let Some(jobs) = self.max_concurrency {
             return jobs.clamp(1, MAX_CONCURRENCY);

@@ -13,7 +13,7 @@ use crate::stopped::Stopped;
 
 /// How often a transfer asks whether its job must end.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
-/// Pauses before the second and the third attempt at a request that failed for a reason that may pass.
+/// Pauses before the second and the third try at a request that failed for a reason that may pass.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 
 /// What all transfers of the process share.
@@ -69,8 +69,8 @@ impl Context {
     }
 }
 
-/// Makes up to three attempts, as long as the error is one that may pass.
-pub(crate) async fn attempts<T, E, F: Future<Output = Result<T, E>>>(
+/// Makes up to three tries, as long as the error is one that may pass.
+pub(crate) async fn tries<T, E, F: Future<Output = Result<T, E>>>(
     attempt: impl Fn() -> F,
     may_pass: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
@@ -83,7 +83,7 @@ pub(crate) async fn attempts<T, E, F: Future<Output = Result<T, E>>>(
     attempt().await
 }
 
-/// Whether a status says that another attempt may succeed.
+/// Whether a status says that another try may succeed.
 pub(crate) fn may_pass(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502..=504)
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
-use super::context::{Context, attempts, may_pass};
+use super::context::{Context, may_pass, tries};
 use super::http::{check, download_error, host_of};
 use super::input::{FileInput, Source};
 use super::name::{UNNAMED, content_type, name_in_disposition, name_of_type, safe_name, type_of_name};
@@ -82,7 +82,7 @@ pub(crate) async fn fetch(
         Source::Data { content_type, data } => store(folder, limits, content_type, &data).await,
         Source::Url(url) => {
             let host = host_of(&url);
-            let download = attempts(
+            let download = tries(
                 || download(context, folder, limits, url.clone()),
                 |error| match error {
                     FileError::Unreachable { .. } => true,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
-use runpod_address_guard::{Guard, GuardedResolver, Lookup, NotPublic};
+use runpod_address_guard::{Guard, GuardedResolver, Lookup, PrivateAddress};
 
 use crate::file_error::FileError;
 
@@ -60,7 +60,9 @@ pub(crate) fn check(reach: &Reach, url: &Url) -> Result<(), FileError> {
         return Err(FileError::Redirects { host: host_of(url) });
     }
     match reach {
-        Reach::Guarded(guard) => guard.check(url).map_err(|NotPublic| FileError::NotPublic { host: host_of(url) }),
+        Reach::Guarded(guard) => {
+            guard.check(url).map_err(|PrivateAddress| FileError::PrivateAddress { host: host_of(url) })
+        }
         Reach::Everywhere => Ok(()),
     }
 }
@@ -68,8 +70,8 @@ pub(crate) fn check(reach: &Reach, url: &Url) -> Result<(), FileError> {
 /// The error of a request, as one about a download from `host`.
 pub(crate) fn download_error(host: &str, error: reqwest::Error) -> FileError {
     let host = host.to_owned();
-    if NotPublic::caused(&error) {
-        FileError::NotPublic { host }
+    if PrivateAddress::caused(&error) {
+        FileError::PrivateAddress { host }
     } else {
         FileError::Unreachable { host, cause: text_of(error) }
     }

@@ -62,7 +62,7 @@ impl<C> JobFiles<'_, C> {
         Self { limits: Limits { max_bytes, ..self.limits }, ..self }
     }
 
-    /// Longest time for one download, redirects and further attempts included; ten minutes by default. A download also ends when its
+    /// Longest time for one download, redirects and further tries included; ten minutes by default. A download also ends when its
     /// host sends nothing for 30 seconds.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {

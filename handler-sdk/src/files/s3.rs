@@ -13,7 +13,7 @@ use rusty_s3::actions::{CompleteMultipartUploadResponse, CreateMultipartUpload};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::bucket::Bucket;
-use super::context::{Shared, attempts, may_pass};
+use super::context::{Shared, may_pass, tries};
 use super::http::{check, text_of};
 use crate::file_error::FileError;
 
@@ -167,7 +167,7 @@ impl Session<'_> {
         &self,
         request: impl Fn() -> F,
     ) -> Result<Response, FileError> {
-        attempts(request, |refused| refused.may_pass).await.map_err(|refused| self.failed(refused.cause))
+        tries(request, |refused| refused.may_pass).await.map_err(|refused| self.failed(refused.cause))
     }
 
     fn failed(&self, cause: String) -> FileError {
@@ -196,7 +196,7 @@ impl Drop for Unfinished {
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<Response, Refused> {
     let response = request.timeout(REQUEST).send().await.map_err(|error| Refused {
-        may_pass: !runpod_address_guard::NotPublic::caused(&error),
+        may_pass: !runpod_address_guard::PrivateAddress::caused(&error),
         cause: text_of(error),
     })?;
     let status = response.status().as_u16();

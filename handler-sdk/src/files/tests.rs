@@ -32,12 +32,12 @@ fn running(id: &str, time_left: Duration) -> Arc<RunningJob> {
     Arc::new(RunningJob::new(id.to_owned(), 1, None, time_left, 1))
 }
 
-/// A job that has a minute.
+/// What the SDK's file functions get of a job that has a minute left.
 fn context(shared: &Arc<Shared>) -> Context {
     Context { running: running("job-1", Duration::from_secs(60)), shared: Arc::clone(shared) }
 }
 
-/// A job with these other fields.
+/// A job that has a minute left, with these fields beside its input.
 fn job(id: &str, fields: &serde_json::Value) -> Job<()> {
     let fields: HashMap<String, Box<RawValue>> = serde_json::from_value(fields.clone()).unwrap();
     Job::new(running(id, Duration::from_secs(60)), Arc::default(), fields)

@@ -18,10 +18,10 @@ pub(crate) fn run_checks<P: Program>(order: &CheckOrder, processes: u32, queue: 
     #[cfg(not(feature = "torch"))]
     let _ = processes;
     #[cfg(feature = "torch")]
-    let models = crate::torch::Models { processes, models: order.slots };
+    let shares = crate::torch::CpuShares { processes, models_in_each: order.slots };
     // Before the first operation, which may be one of the handler's own checks.
     #[cfg(feature = "torch")]
-    crate::torch::limit_threads(models);
+    crate::torch::limit_threads(shares);
     let env = LoadEnv {
         slot: 0,
         slots: 1,
@@ -37,7 +37,7 @@ pub(crate) fn run_checks<P: Program>(order: &CheckOrder, processes: u32, queue: 
         Err(error) => vec![CheckReport::failed("handler", cut(error.message(), MAX_DETAIL), "")],
     };
     #[cfg(feature = "torch")]
-    reports.extend(crate::torch::device_checks(order, models));
+    reports.extend(crate::torch::device_checks(order, shares));
     #[cfg(not(feature = "torch"))]
     reports.push(CheckReport::skipped("device", "the handler was built without the feature `torch`"));
 

@@ -1,4 +1,4 @@
-//! Runs many jobs at once as futures. One thread owns the runtime: it loads the handler, reports jobs as started and spawns their
+//! Runs many jobs at the same time as futures. One thread owns the runtime: it loads the handler, reports jobs as started and spawns their
 //! futures. Another one watches for jobs that block the threads of the runtime.
 
 mod polls;

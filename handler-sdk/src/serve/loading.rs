@@ -62,9 +62,9 @@ pub(crate) fn prepare_thread(setup: &SlotSetup) -> Result<ThreadGuard, LoadFaile
     FakeDevice::enter(setup.fake_device.as_ref());
     Ok(ThreadGuard {
         #[cfg(feature = "torch")]
-        _no_grad: crate::torch::prepare_model_thread(crate::torch::Models {
+        _no_grad: crate::torch::prepare_model_thread(crate::torch::CpuShares {
             processes: setup.processes,
-            models: setup.models,
+            models_in_each: setup.models,
         }),
     })
 }

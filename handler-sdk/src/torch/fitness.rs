@@ -6,7 +6,7 @@ use runpod_handler_protocol::{CheckOrder, CheckReport};
 use tch::{Device, Kind, Tensor};
 
 use super::cuda::{Cuda, gpu_expected, probe};
-use super::threads::{self, Models};
+use super::threads::{self, CpuShares};
 use super::{architecture, libraries, memory};
 use crate::text::split_stack;
 
@@ -16,8 +16,8 @@ const BENCHMARK_SIDE: i64 = 1024;
 const MEMORY_TEST: i64 = 64 * 1024 * 1024;
 
 /// Runs every check of the device, in order. A check that does not apply is reported as skipped.
-pub(crate) fn device_checks(order: &CheckOrder, models: Models) -> Vec<CheckReport> {
-    let mut reports = vec![torch_version(), threads::report(models)];
+pub(crate) fn device_checks(order: &CheckOrder, shares: CpuShares) -> Vec<CheckReport> {
+    let mut reports = vec![torch_version(), threads::report(shares)];
     if order.device == "cpu" {
         reports.push(libraries::check(&libraries::mapped()));
         reports.push(CheckReport::skipped("cuda", "--device cpu was requested"));

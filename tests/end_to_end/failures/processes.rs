@@ -148,7 +148,7 @@ async fn five_crashes_in_a_short_time_make_the_worker_unhealthy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_process_is_replaced() {
+async fn an_unresponsive_process_is_replaced() {
     let stack = Stack::start("puppet-handler", WorkerOptions::default()).await;
     let before = stack.worker.handler_pid().await;
     let frozen = error(&stack.client.run(json!({"do": "freeze"})).await);

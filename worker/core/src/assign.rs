@@ -10,10 +10,10 @@ impl Worker {
     /// Sends waiting jobs to ready slots.
     pub(crate) fn assign(&mut self, now: Time) {
         while let Some((job, slot)) = self.next_assignment() {
-            if self.queue.front() == Some(&job) {
-                self.queue.pop_front();
+            if self.waiting.front() == Some(&job) {
+                self.waiting.pop_front();
             } else {
-                self.queue.retain(|id| *id != job);
+                self.waiting.retain(|id| *id != job);
             }
             self.run(now, &job, slot);
         }
@@ -29,14 +29,14 @@ impl Worker {
         if self.jobs.totals().suspects_in_slots > 0 {
             return None;
         }
-        let job = self.queue.iter().find(|id| self.jobs.get(id).is_some_and(|job| job.runs_alone))?;
+        let job = self.waiting.iter().find(|id| self.jobs.get(id).is_some_and(|job| job.runs_alone))?;
         let mut idle = self.processes.iter().filter(|process| process.is_idle());
         let slot = idle.find_map(|process| Some(SlotRef { process: process.id, slot: process.ready_slot()? }))?;
         Some((job.clone(), slot))
     }
 
     fn next_in_line(&self) -> Option<(JobId, SlotRef)> {
-        let job = self.queue.front()?;
+        let job = self.waiting.front()?;
         // The process with the fewest jobs, so that all GPUs share the work.
         let ready = self.processes.iter().filter_map(|process| Some((process, process.ready_slot()?)));
         let (process, slot) = ready.min_by_key(|(process, _)| process.slots.busy())?;

@@ -8,7 +8,7 @@ use crate::states::{Phase, Slot};
 use crate::worker::Worker;
 
 impl Worker {
-    /// A process runs this many jobs at once from now on.
+    /// A process runs this many jobs at the same time from now on.
     pub(crate) fn concurrency_changed(&mut self, now: Time, id: ProcessId, jobs: u32) {
         let is_async = self.process(id).manifest.as_ref().is_some_and(|manifest| manifest.max_concurrency.is_some());
         if !is_async {

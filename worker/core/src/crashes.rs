@@ -5,6 +5,9 @@
 //! - Several jobs were running: each is a suspect and is run once more, alone. The one that crashes its process again fails.
 //! - A job that was sent to the process and was not begun is not a suspect, and runs again.
 //! - Jobs in a process that the worker killed because of another job are not suspects, and run again.
+//! - A process that the worker killed as unresponsive or for a protocol error counts as crashed.
+//! - A job may lose its process `lost_run_limit` times without being a suspect. After that it is suspected although it was not
+//!   begun, and fails if its process is ended from outside once more.
 //! - A job that has streamed is never run again by this worker after a crash, because its reader would see the same items twice.
 //!   At a shutdown it is handed back, and only the queue can drop the items that were not read yet.
 //! - A process that was asked to end from outside does not make its jobs suspects: they run again or are handed back. A signal
@@ -174,7 +177,7 @@ impl Worker {
         }
     }
 
-    /// The jobs in the slots of a process, newest first, because each may go to the head of the queue.
+    /// The jobs in the slots of a process, newest first, because each may go to the head of the waiting jobs.
     fn lost_jobs(&self, id: ProcessId) -> Vec<JobId> {
         let mut lost: Vec<&Job> = self.jobs.iter().filter(|job| job.runs_in(id)).collect();
         lost.sort_by_key(|job| job.taken_at);
@@ -190,7 +193,7 @@ impl Worker {
         }
     }
 
-    /// Puts a job whose process has exited at the head of the queue.
+    /// Puts a job whose process has exited at the head of the waiting jobs.
     fn run_again(&mut self, id: &JobId, error: &ErrorReport) {
         let Some(wasted) = self.jobs.get(id).map(|job| self.gpu_time_of(job)) else { return };
         let Some(mut job) = self.jobs.get_mut(id) else { return };
@@ -198,7 +201,7 @@ impl Worker {
         job.gpu_time = std::time::Duration::ZERO;
         drop(job);
         self.account_run(GpuUse::Failed, wasted);
-        self.queue.push_front(id.clone());
+        self.waiting.push_front(id.clone());
         self.counts.retried += 1;
         self.report(Report::JobRetried { job: id.clone(), reason: error.message.clone() });
     }

@@ -52,7 +52,7 @@ impl Worker {
             process.idle_since = now;
         }
         if was_queued {
-            self.queue.retain(|queued| queued != id);
+            self.waiting.retain(|queued| queued != id);
         }
 
         let (status, result) = match outcome {

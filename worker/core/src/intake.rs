@@ -39,7 +39,7 @@ impl Worker {
             let error = ErrorReport { kind: ErrorKind::Protocol, message: reason.clone(), traceback: String::new() };
             self.fail(now, &id, error);
         } else {
-            self.queue.push_back(id);
+            self.waiting.push_back(id);
         }
     }
 }

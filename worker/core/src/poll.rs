@@ -83,6 +83,6 @@ impl Worker {
     /// How many more jobs can be held: in ready slots, and beyond them up to the prefetch.
     fn free_places(&self) -> usize {
         let ready: usize = self.processes.iter().map(Process::ready_slots).sum();
-        (ready + self.policy.prefetch).saturating_sub(self.queue.len())
+        (ready + self.policy.prefetch).saturating_sub(self.waiting.len())
     }
 }

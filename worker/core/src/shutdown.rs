@@ -133,7 +133,7 @@ impl Worker {
         match &self.lifecycle {
             Lifecycle::Working => true,
             Lifecycle::Draining { unhealthy, cancelled, .. } => {
-                unhealthy.is_none() && !cancelled && !self.queue.is_empty()
+                unhealthy.is_none() && !cancelled && !self.waiting.is_empty()
             }
             Lifecycle::Closing { .. } | Lifecycle::Over { .. } => false,
         }
@@ -171,7 +171,7 @@ impl Worker {
         if let Lifecycle::Draining { cancelled, .. } = &mut self.lifecycle {
             *cancelled = true;
         }
-        for id in self.queue.clone() {
+        for id in self.waiting.clone() {
             self.finish(now, &id, Outcome::HandedBack, Extras::default());
         }
         let is_running = |job: &&Job| matches!(job.state, JobState::Assigned(_) | JobState::Running(_));

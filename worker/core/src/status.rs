@@ -15,7 +15,7 @@ impl Worker {
     /// The state of the worker as it is now, with the ids that [`held`](Self::held) returned last.
     pub fn snapshot(&self, held: Arc<[JobId]>) -> Snapshot {
         let state = self.state();
-        // A request in flight is only held against what will end it.
+        // While a poll is in flight, a blocker that only delays the *next* poll is not shown. The time is that of the last event.
         let blocker = self.poll_blocker(self.accounted_until);
         let blocked_by = blocker.filter(|blocker| !self.poll.in_flight || !blocker.only_delays());
         Snapshot {

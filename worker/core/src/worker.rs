@@ -18,7 +18,7 @@ pub struct Worker {
     /// Every job that is not closed.
     pub(crate) jobs: Jobs,
     /// Ids of the jobs that wait for a slot, next first.
-    pub(crate) queue: VecDeque<JobId>,
+    pub(crate) waiting: VecDeque<JobId>,
     pub(crate) processes: Vec<Process>,
     pub(crate) poll: Poll,
     pub(crate) lifecycle: Lifecycle,
@@ -52,7 +52,7 @@ impl Worker {
         Self {
             policy,
             jobs: Jobs::default(),
-            queue: VecDeque::new(),
+            waiting: VecDeque::new(),
             processes,
             poll: Poll::default(),
             lifecycle: Lifecycle::Working,

@@ -11,19 +11,19 @@ impl<K> Default for FailureState<K> {
 }
 
 impl<K: PartialEq> FailureState<K> {
-    /// Records a failure. Returns whether to log it: the last attempt succeeded, or failed in another way.
+    /// Records a failure. Returns whether to log it: the last try succeeded, or failed in another way.
     pub fn fail(&mut self, kind: K) -> bool {
         let news = self.0.as_ref() != Some(&kind);
         self.0 = Some(kind);
         news
     }
 
-    /// Records a success. Returns whether to log it: the last attempt failed.
+    /// Records a success. Returns whether to log it: the last try failed.
     pub fn succeed(&mut self) -> bool {
         self.0.take().is_some()
     }
 
-    /// Whether the last attempt failed.
+    /// Whether the last try failed.
     pub fn is_failing(&self) -> bool {
         self.0.is_some()
     }

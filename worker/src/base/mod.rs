@@ -30,7 +30,7 @@ limits! {
     /// Longest id of a job or worker in bytes. RunPod's have about 40.
     pub const MAX_ID_LEN: usize = 256;
     /// A host that does not accept a connection within this time counts as unreachable. It is short because the kernel repeats
-    /// an unanswered SYN after 1, 3 and 7 seconds: a host that is back is noticed sooner by a new attempt.
+    /// an unanswered SYN after 1, 3 and 7 seconds: a host that is back is noticed sooner by a new try.
     pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
     /// Connections that were idle for longer are not used again: the platform's proxies close theirs without notice.
     pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ limits! {
     pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
     /// Probes without an answer after which a connection is dead.
     pub(crate) const KEEPALIVE_RETRIES: u32 = 5;
-    /// Pause between two attempts to lock a folder.
+    /// Pause between two tries to lock a folder.
     pub(crate) const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(50);
     /// A longer `Retry-After` is cut to this: a server with a wrong clock must not stop the worker for a day.
     pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! Pauses between attempts. Only this file of the package uses the `backoff` crate.
+//! Pauses between tries. Only this file of the package uses the `backoff` crate.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use super::RETRY_AFTER_MAX;
 /// Each pause is drawn from ±50 % around its nominal length, so that many workers do not come back at the same moment.
 const JITTER: f64 = 0.5;
 
-/// The pauses of one series of attempts: exponential with jitter, never over a maximum.
+/// The pauses of one series of tries: exponential with jitter, never over a maximum.
 #[derive(Debug)]
 pub struct Retry {
     backoff: ExponentialBackoff<SystemClock>,

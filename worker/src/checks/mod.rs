@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use runpod_handler_protocol::CheckReport;
 
-/// The fitness checks that the worker makes itself, before its first poll. What concerns the device is checked in the handler process and
-/// stands in [`Policy::checks`](runpod_worker_core::Policy::checks).
+/// What these checks look at and demand. The checks in the handler process stand in
+/// [`Policy::checks`](runpod_worker_core::Policy::checks).
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
     /// The variable that switches these checks off, if one does.

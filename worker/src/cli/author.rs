@@ -34,6 +34,8 @@ pub enum HandlerKind {
     Batch,
     /// A model that computes in steps, such as a decoder
     Step,
+    /// Code that mostly waits: for services, databases, disks
+    Async,
 }
 
 /// Where a new crate takes the SDK from.

@@ -42,8 +42,10 @@ pub enum NewError {
     /// The folder exists and is not empty.
     #[error("{} exists and is not empty: name a folder that does not exist yet", .0.display())]
     Exists(PathBuf),
-    /// A function has nowhere to keep a model.
-    #[error("--kind function has no model, so it needs no --torch: use --kind handler, batch or step")]
+    /// A function has nowhere to keep a model, and a model on libtorch would block the threads of an async handler.
+    #[error(
+        "--kind function and --kind async have no model on libtorch, so they take no --torch: use --kind handler, batch or step"
+    )]
     NoModel,
     /// There is no SDK to depend on.
     #[error(transparent)]
@@ -86,7 +88,7 @@ pub(super) fn new_command(args: &NewArgs) -> ExitCode {
 fn create(args: &NewArgs, origin: &Origin) -> Result<(String, Sdk), NewError> {
     let folder = &args.path;
     let name = crate_name(folder)?;
-    if args.torch && args.kind == HandlerKind::Function {
+    if args.torch && matches!(args.kind, HandlerKind::Function | HandlerKind::Async) {
         return Err(NewError::NoModel);
     }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -147,6 +149,7 @@ mod tests {
             (HandlerKind::Batch, true),
             (HandlerKind::Step, false),
             (HandlerKind::Step, true),
+            (HandlerKind::Async, false),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("my-handler");
@@ -181,9 +184,11 @@ mod tests {
             assert!(matches!(handler(&path), Err(NewError::Name(bad)) if bad == name), "{name}");
             assert!(!path.exists(), "{name}");
         }
-        let path = folder.path().join("function");
-        let function = create(&args(&path, HandlerKind::Function, true), &nowhere());
-        assert!(matches!(function, Err(NewError::NoModel)) && !path.exists());
+        let path = folder.path().join("without-a-model");
+        for kind in [HandlerKind::Function, HandlerKind::Async] {
+            let created = create(&args(&path, kind, true), &nowhere());
+            assert!(matches!(created, Err(NewError::NoModel)) && !path.exists());
+        }
         let without_sdk = NewArgs { sdk: None, ..args(&path, HandlerKind::Handler, false) };
         let without_sdk = create(&without_sdk, &nowhere());
         assert!(matches!(without_sdk, Err(NewError::Sdk(SdkError::NotFound))) && !path.exists());

@@ -27,8 +27,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", help_heading = "Job handling")]
     pub prefetch: Option<String>,
 
-    /// Longest run of a job that has no limit of its own, such as 90s or 10m [env: RUNPOD_WORKER_JOB_TIMEOUT]
-    /// [default: 10m]
+    /// Longest time from taking a job to its end, waiting and re-runs included, for a job that has no limit of its own: 90s or
+    /// 10m, for example [env: RUNPOD_WORKER_JOB_TIMEOUT] [default: 10m]
     #[arg(long, value_name = "TIME", help_heading = "Job handling")]
     pub job_timeout: Option<String>,
 
@@ -37,7 +37,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", help_heading = "Job handling")]
     pub cancel_grace: Option<String>,
 
-    /// On shutdown, how long running jobs may go on before they are cancelled [env: RUNPOD_WORKER_DRAIN_GRACE]
+    /// On shutdown, how long running jobs may go on before they are handed back [env: RUNPOD_WORKER_DRAIN_GRACE]
     /// [default: 30s]
     #[arg(long, value_name = "TIME", help_heading = "Shutdown")]
     pub drain_grace: Option<String>,

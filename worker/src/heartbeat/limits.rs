@@ -12,7 +12,7 @@ limits! {
     pub(super) const MAX_URL_LEN: usize = 65_000;
     /// Shortest interval between two heartbeats that a queue may ask for.
     pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(1);
-    /// Further attempts after 429 and 5xx, as in RunPod's SDK.
+    /// Further tries after 429 and 5xx, as in RunPod's SDK.
     pub(super) const RETRIES: usize = 3;
     /// First pause between them.
     pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);

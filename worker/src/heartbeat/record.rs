@@ -17,7 +17,7 @@ pub struct HeartbeatStats {
     pub age: Option<Duration>,
     /// Pings answered with a success.
     pub sent: u64,
-    /// Pings that failed after all their attempts.
+    /// Pings that failed after all their tries.
     pub failures: u64,
     /// Pings that failed since the last success.
     pub failures_in_a_row: u64,

@@ -38,7 +38,7 @@ impl OutboxMetrics {
             retries: register(
                 r,
                 "runpod_worker_delivery_retries",
-                "Attempts to deliver after which another one was needed",
+                "Tries to deliver after which another one was needed",
                 Counter::default(),
             ),
             lost_chunks: register(r, "runpod_worker_lost_chunks", "Chunks given up", Counter::default()),

@@ -26,7 +26,7 @@ pub struct RuntimeMetrics {
 }
 
 impl RuntimeMetrics {
-    /// Shows what these tell.
+    /// Metrics of these sensors and of the allocators in these snapshots.
     pub fn new(sensors: Sensors, snapshots: watch::Receiver<Snapshot>) -> Self {
         Self { sensors, snapshots }
     }

@@ -31,7 +31,7 @@ enum Message {
     Chunk(Bytes),
 }
 
-/// How a series of attempts ended.
+/// How a series of tries ended.
 enum Outcome {
     Accepted,
     Refused { code: u16 },
@@ -46,7 +46,7 @@ pub(super) struct Deliverer<S> {
     shared: Arc<Shared>,
     posts: Semaphore,
     outage: Outage,
-    /// The time in which the queue answers other requests and accepts no result. What waits shares one series of attempts.
+    /// The time in which the queue answers other requests and accepts no result. What waits shares one series of tries.
     refusals: Outage,
     /// How many messages the queue has accepted.
     accepted: AtomicU64,
@@ -108,7 +108,7 @@ impl<S: ResultSink> Deliverer<S> {
         }
     }
 
-    /// One attempt: a newer value is worth more than a second attempt with this one.
+    /// One try: a newer value is worth more than a second try with this one.
     async fn post_progress(&self, job: &JobId, value: &[u8]) {
         let body = progress_body(value);
         let permit = self.posts.acquire().await;
@@ -151,7 +151,7 @@ impl<S: ResultSink> Deliverer<S> {
         PendingResult { record, entry: spool.map(SpoolHandle::new_entry) }
     }
 
-    /// Returns whether the queue has the result itself. The last attempt begins before `limit` is over.
+    /// Returns whether the queue has the result itself. The last try begins before `limit` is over.
     async fn deliver_final(&self, lane: &Lane, pending: PendingResult, stop_pod: bool, limit: Duration) -> bool {
         let job = &lane.job;
         let until = Instant::now() + limit;
@@ -204,7 +204,7 @@ impl<S: ResultSink> Deliverer<S> {
         false
     }
 
-    /// The attempt that nearly always succeeds. A result whose first attempt takes long or fails is overdue.
+    /// The try that nearly always succeeds. A result whose first try takes long or fails is overdue.
     async fn first_attempt(&self, job: &JobId, message: &Message) -> PostReply {
         if self.shared.spool.as_ref().is_some_and(SpoolHandle::always) {
             self.write_to_disk(message).await;
@@ -257,7 +257,7 @@ impl<S: ResultSink> Deliverer<S> {
     }
 
     async fn attempt(&self, job: &JobId, message: &Message) -> PostReply {
-        // Held for one attempt only: a lane that waits for its next attempt must not keep the others from posting.
+        // Held for one try only: a lane that waits for its next try must not keep the others from posting.
         let _permit = self.posts.acquire().await;
         match message {
             Message::Final(PendingResult { record, .. }) => record.post(&*self.sink).await,
@@ -265,7 +265,7 @@ impl<S: ResultSink> Deliverer<S> {
         }
     }
 
-    /// Turns the first reply into an outcome, with as many further attempts as fit before `until`.
+    /// Turns the first reply into an outcome, with as many further tries as fit before `until`.
     async fn settle(&self, job: &JobId, message: &Message, first: PostReply, until: Instant) -> Outcome {
         let mut retry = Retry::new(RETRY_PAUSE, RETRY_PAUSE_MAX);
         let mut slow_retry = Retry::new(UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX);
@@ -299,7 +299,7 @@ impl<S: ResultSink> Deliverer<S> {
             };
             self.failed(&error);
             if Instant::now() + pause > until {
-                let why = format!("the time for its delivery is over, and the last attempt failed: {error}");
+                let why = format!("the time for its delivery is over, and the last try failed: {error}");
                 return Outcome::GivenUp { code: None, why };
             }
             count(&self.shared.counters.retries);
@@ -320,7 +320,7 @@ impl<S: ResultSink> Deliverer<S> {
         }
     }
 
-    /// Waits before the next attempt: until the caller's turn, or until the queue accepts again. Returns whether the queue was away.
+    /// Waits before the next try: until the caller's turn, or until the queue accepts again. Returns whether the queue was away.
     async fn wait(&self, pause: Duration) -> bool {
         if !self.outage.is_on() {
             self.refusals.pause(pause).await;

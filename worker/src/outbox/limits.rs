@@ -32,9 +32,9 @@ limits! {
     "outbox";
     /// A final result that is not accepted within this time is overdue, and is written to disk.
     pub(super) const OVERDUE_AFTER: Duration = Duration::from_millis(250);
-    /// First pause between two attempts to post.
+    /// First pause between two tries to post.
     pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
-    /// Longest pause between two attempts to post.
+    /// Longest pause between two tries to post.
     pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
     /// First pause while the queue refuses the key.
     pub(super) const UNAUTHORIZED_PAUSE: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ limits! {
     pub(super) const SPOOL_FILE_MAX: u64 = 256 * 1024 * 1024;
     /// How often a spool folder that is removed while it is being locked is made again.
     pub(super) const SPOOL_LOCK_ATTEMPTS: usize = 10;
-    /// Pause between two attempts to lock a spool folder.
+    /// Pause between two tries to lock a spool folder.
     pub(super) const SPOOL_LOCK_PAUSE: Duration = Duration::from_millis(50);
     /// How long a start waits for a lock: a worker that was killed may need this long to exit.
     pub(super) const SPOOL_LOCK_TIMEOUT: Duration = Duration::from_secs(3);

@@ -13,7 +13,7 @@ pub struct OutboxStats {
     pub dead_letters: u64,
     /// Chunks given up.
     pub lost_chunks: u64,
-    /// Attempts after which another one was needed.
+    /// Tries after which another one was needed.
     pub retries: u64,
     /// Final results that were not accepted at once.
     pub overdue: u64,

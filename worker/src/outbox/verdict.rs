@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::queue::{PostReply, RequestError};
 
-/// What to do after an attempt.
+/// What to do after a try.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The queue has it.

@@ -21,7 +21,7 @@ pub(super) struct Source {
     pub(super) jobs: RunningJobs,
     /// Lines per second; 0 for no limit.
     pub(super) rate: u32,
-    /// Where the newest lines are kept.
+    /// Where the last lines are kept.
     pub(super) last_lines: Option<LastLines>,
     pub(super) stop: CancellationToken,
 }
@@ -71,14 +71,14 @@ fn log_event(event: &LogLine, process: usize, jobs: &RunningJobs) {
     }
 }
 
-/// The newest lines of a stream.
+/// The last lines of a stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastLines(Arc<Mutex<Lines>>);
 
 #[derive(Debug, Default)]
 struct Lines {
     lines: VecDeque<String>,
-    /// The newest one is the state of a line that the next state overwrites.
+    /// The last one is the state of a line that the next state overwrites.
     ends_with_state: bool,
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_bar_over_the_rate_limit_only_the_latest_state_is_kept_for_reports() {
+    async fn only_the_latest_state_of_a_progress_bar_that_prints_too_fast_is_kept_for_reports() {
         let (mut writer, stream) = tokio::io::duplex(1024);
         let last_lines = LastLines::default();
         let source = Source {

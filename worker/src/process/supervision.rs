@@ -16,9 +16,9 @@ use super::events::Events;
 use super::exit;
 use super::group::Group;
 use super::handler_log::{LastLines, Source, log_output};
+use super::host_memory;
 use super::limits::{END_OF_FILE_TIMEOUT, KILL_TIMEOUT, REMOVE_TIMEOUT};
 use super::link::{self, Frame};
-use super::resident_memory;
 use super::run_folder::{self, RunFolder};
 use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
@@ -80,7 +80,7 @@ impl Supervision {
         events.send(ProcessEvent::Spawned { pid: pid.as_raw_nonzero().get().cast_unsigned() }).await;
 
         let memory = memory_interval
-            .map(|interval| tokio::spawn(resident_memory::watch(pid.as_raw_nonzero().get(), interval, events.clone())));
+            .map(|interval| tokio::spawn(host_memory::watch(pid.as_raw_nonzero().get(), interval, events.clone())));
         let stop = CancellationToken::new();
         let last_lines = LastLines::default();
         let mut readers = JoinSet::new();

@@ -24,7 +24,7 @@ use runpod_worker_core::JobId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// RunPod's queue over HTTP. Each call makes one attempt; the callers decide when to make another.
+/// RunPod's queue over HTTP. Each call makes one try; the callers decide when to make another.
 pub struct HttpQueue {
     polls: Client,
     posts: Client,

@@ -30,11 +30,11 @@ limits! {
     pub(super) const MAX_BATCH_ID_LEN: usize = 256;
     /// Longest `traceparent` in bytes that is passed on. Version 00 of W3C Trace Context has 55; later ones may be longer.
     pub(super) const MAX_TRACEPARENT_LEN: usize = 128;
-    /// Time for one attempt to hand jobs back or to say goodbye.
+    /// Time for one try to hand jobs back or to say goodbye.
     pub(super) const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(2);
-    /// Time for all attempts to hand the same jobs back.
+    /// Time for all tries to hand the same jobs back.
     pub(super) const HAND_BACK_EFFORT: Duration = Duration::from_secs(3);
-    /// Pause between two attempts to hand jobs back.
+    /// Pause between two tries to hand jobs back.
     pub(super) const HAND_BACK_PAUSE: Duration = Duration::from_millis(250);
     /// Jobs in one request that hands them back.
     pub(super) const MAX_HAND_BACK: usize = 1000;
@@ -48,11 +48,11 @@ limits! {
     pub(super) const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(5);
     /// Shortest pause before a request that has failed is repeated.
     pub(super) const MIN_PAUSE: Duration = Duration::from_secs(1);
-    /// While the queue is away, time between two attempts of all parts of the worker together, beside the random part.
+    /// While the queue is away, time between two tries of all parts of the worker together, beside the random part.
     pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
     /// Longest random part of that time.
     pub(super) const PROBE_JITTER: Duration = Duration::from_millis(400);
-    /// A poll that has not failed after this time may be held by the queue: then another part makes its attempt.
+    /// A poll that has not failed after this time may be held by the queue: then another part makes its try.
     pub(super) const HELD_POLL: Duration = Duration::from_millis(300);
     /// First pause after a poll that failed.
     pub(super) const ERROR_PAUSE: Duration = Duration::from_secs(1);

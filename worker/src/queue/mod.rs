@@ -39,7 +39,7 @@ pub trait JobSource: Send + Sync + 'static {
     }
 }
 
-/// Where results go. Each call is one attempt.
+/// Where results go. Each call is one try.
 pub trait ResultSink: Send + Sync + 'static {
     /// Posts a final result. `streamed` says that the handler streams.
     fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> impl Future<Output = PostReply> + Send;
@@ -123,7 +123,7 @@ pub enum StopReply {
     },
 }
 
-/// How one attempt to deliver something ended. The outbox decides what follows.
+/// How one try to deliver something ended. The outbox decides what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PostReply {
     /// The queue answered.

@@ -1,6 +1,6 @@
 //! Whether the queue is away, and how the parts of the worker wait for it.
 //!
-//! Every request records its outcome here. While the queue is away, the parts that wait share one series of attempts: one of them
+//! Every request records its outcome here. While the queue is away, the parts that wait share one series of tries: one of them
 //! tries about once a second. The first answer to any request ends the outage and wakes them all.
 
 use std::sync::Arc;
@@ -25,9 +25,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// While the queue is away: when the next attempt may be made.
+    /// While the queue is away: when the next try may be made.
     next_attempt: Option<Instant>,
-    /// The time of the last attempt, if it was a long poll and no request has failed since. The queue may be holding it.
+    /// The time of the last try, if it was a long poll and no request has failed since. The queue may be holding it.
     poll_attempt: Option<Instant>,
     last_answer: Option<Instant>,
 }
@@ -70,7 +70,7 @@ impl Outage {
 
     /// Waits before a request is repeated that has failed just now. Returns
     ///
-    /// - while the queue is away: when it is the caller's turn to make the next attempt of the worker;
+    /// - while the queue is away: when it is the caller's turn to make the next try of the worker;
     /// - at the end of an outage: at once, but not sooner than a second after the call;
     /// - without an outage: after `pause`.
     ///
@@ -80,7 +80,7 @@ impl Outage {
     }
 
     /// As [`Outage::pause`], before a long poll. The queue may hold a poll instead of answering it, which does not show whether
-    /// it is back, so another part makes its attempt soon after one that does not fail.
+    /// it is back, so another part makes its try soon after one that does not fail.
     pub async fn pause_before_poll(&self, pause: Duration) -> bool {
         self.wait(pause, true).await
     }
@@ -112,7 +112,7 @@ impl Outage {
         }
     }
 
-    /// Claims the next attempt. Returns whether the caller may make it.
+    /// Claims the next try. Returns whether the caller may make it.
     fn take_turn(&self, is_poll: bool) -> bool {
         let now = Instant::now();
         let mut state = self.0.state.lock();
@@ -127,7 +127,7 @@ impl Outage {
     }
 }
 
-/// The time of the attempt after one at `now`. It is random, so that many workers do not try at the same moments.
+/// The time of the try after one at `now`. It is random, so that many workers do not try at the same moments.
 fn next_attempt(now: Instant) -> Instant {
     // The hasher of the standard library is seeded at random; a random number generator is not needed for this.
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now);

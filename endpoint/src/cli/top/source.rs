@@ -8,7 +8,7 @@ use super::super::http::{ClientError, Endpoint};
 use super::documents::{Details, Health, Overview, Requests};
 use super::model::status_named;
 
-/// One endpoint.
+/// Where `top` reads from.
 #[derive(Debug)]
 pub(super) struct Source {
     endpoint: Endpoint,
@@ -37,9 +37,12 @@ impl Source {
         let health: Health = parse(&self.endpoint.get("health").await?)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let counters = health.counters(u64::try_from(now.as_millis()).unwrap_or_default());
-        // Not every endpoint lists its unfinished jobs.
-        let jobs = self.endpoint.get("requests").await.and_then(|reply| parse::<Requests>(&reply));
-        let jobs = jobs.map(|requests| requests.requests).unwrap_or_default();
+        let jobs = match self.endpoint.get("requests").await {
+            Ok(reply) => parse::<Requests>(&reply)?.requests,
+            // Not every endpoint lists its unfinished jobs.
+            Err(ClientError::Refused { status: 404 | 405, .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
         Ok(Overview { counters, jobs, ..Overview::default() })
     }
 
@@ -56,7 +59,8 @@ impl Source {
     }
 }
 
-/// Whether a server without a console answers like this: not found, not allowed, or another document.
+/// Whether a server without a console answers like this: a path that it does not know (400, 404), a method that it does not allow
+/// there (405), a key that it does not accept there (401, 403), or another document.
 fn has_no_console(error: &ClientError) -> bool {
     match error {
         ClientError::Refused { status, .. } => matches!(status, 400 | 404 | 405),

@@ -82,7 +82,7 @@ fn ids(model: &Model) -> Vec<&str> {
 }
 
 #[test]
-fn the_overview() {
+fn the_overview_shows_counters_jobs_and_workers() {
     insta::assert_snapshot!(draw(&model(), 120, 28, true).backend());
 }
 
@@ -95,7 +95,7 @@ fn a_small_terminal_shows_what_fits() {
 }
 
 #[test]
-fn one_job() {
+fn the_page_of_one_job_shows_its_error_and_q_leaves_it() {
     let mut model = model();
     type_text(&mut model, "jjj");
     assert_eq!(press(&mut model, KeyCode::Enter), Action::Refresh);

@@ -6,9 +6,9 @@ fn settings(min: u16, max: u16, rule: &str) -> ScaleSettings {
     ScaleSettings { min, max, rule: rule.parse().unwrap(), idle_timeout: Duration::from_secs(5) }
 }
 
-fn reading(waiting: usize, oldest: u64, in_progress: usize, slots: &[Activity]) -> Reading {
-    let slots = slots.iter().copied().enumerate().map(|(slot, activity)| (slot as u16, activity)).collect();
-    Reading { waiting, oldest: (waiting > 0).then(|| Duration::from_secs(oldest)), in_progress, slots }
+fn reading(waiting: usize, oldest: u64, in_progress: usize, places: &[Activity]) -> Reading {
+    let places = places.iter().copied().enumerate().map(|(place, activity)| (place as u16, activity)).collect();
+    Reading { waiting, oldest: (waiting > 0).then(|| Duration::from_secs(oldest)), in_progress, places }
 }
 
 /// Feeds looks, one for each given second, and checks what is decided.

@@ -62,7 +62,7 @@ async fn private_addresses_and_names_are_refused_before_a_request() {
     {
         let input = FileInput::parse(&format!("http://{host}:{}/secret-path", server.port())).unwrap();
         let error = fetch(&context(&shared), folder.path(), LIMITS, input).await.unwrap_err();
-        assert!(matches!(error, FileError::NotPublic { .. }), "{host}: {error}");
+        assert!(matches!(error, FileError::PrivateAddress { .. }), "{host}: {error}");
         assert_eq!(error.kind(), ErrorKind::Validation);
         assert!(!error.to_string().contains("secret-path"), "{error}");
     }
@@ -86,7 +86,7 @@ async fn every_hop_of_a_redirect_is_checked() {
     let folder = TempDir::new().unwrap();
     for path in ["inward", "metadata"] {
         let error = get(&format!("http://{server}/{path}"), folder.path()).await.unwrap_err();
-        assert!(matches!(error, FileError::NotPublic { .. }), "{path}: {error}");
+        assert!(matches!(error, FileError::PrivateAddress { .. }), "{path}: {error}");
     }
     for path in ["file", "loop"] {
         let error = get(&format!("http://{server}/{path}"), folder.path()).await.unwrap_err();
@@ -117,7 +117,7 @@ async fn a_name_that_changes_its_answer_gains_nothing() {
     assert!(first.is_err());
     assert!(*asked.lock() >= 1, "the name was asked for");
     let second = fetch(&context(&shared), folder.path(), limits, FileInput::parse(&url).unwrap()).await;
-    assert!(matches!(second, Err(FileError::NotPublic { .. })), "{second:?}");
+    assert!(matches!(second, Err(FileError::PrivateAddress { .. })), "{second:?}");
     assert_eq!(requests.load(Ordering::Relaxed), 0);
 }
 

@@ -31,7 +31,7 @@ struct Model<'a, B: BatchHandler> {
 }
 
 /// The outcome of one run of a batch.
-enum Attempt {
+enum BatchRun {
     /// One result for each item, in order.
     Results(Vec<Result<Bytes, HandlerError>>),
     /// The batch failed as a whole.
@@ -68,13 +68,13 @@ impl<B: BatchHandler> Model<'_, B> {
                 continue;
             }
             let cost = cost_of(&items);
-            match self.attempt(&items) {
-                Attempt::Results(results) => {
+            match self.run_once(&items) {
+                BatchRun::Results(results) => {
                     self.pool.completed(cost);
                     let size = items.len();
                     items.into_iter().zip(results).for_each(|(item, result)| self.reply(item, result, false, size));
                 }
-                Attempt::Failed { error, panicked } => {
+                BatchRun::Failed { error, panicked } => {
                     let kind = error.apparent_kind();
                     if kind == Some(ErrorKind::Oom) {
                         self.pool.out_of_memory(cost);
@@ -128,7 +128,7 @@ impl<B: BatchHandler> Model<'_, B> {
         items
     }
 
-    fn attempt(&mut self, items: &Items<B>) -> Attempt {
+    fn run_once(&mut self, items: &Items<B>) -> BatchRun {
         #[cfg(feature = "tracing")]
         let _span = match &items[..] {
             [item] => Some(crate::events::job_span(item.job.id()).entered()),
@@ -146,9 +146,9 @@ impl<B: BatchHandler> Model<'_, B> {
             Ok(encoded.collect())
         });
         match outcome {
-            Ok(Ok(results)) => Attempt::Results(results),
-            Ok(Err(error)) => Attempt::Failed { error, panicked: false },
-            Err(error) => Attempt::Failed { error, panicked: true },
+            Ok(Ok(results)) => BatchRun::Results(results),
+            Ok(Err(error)) => BatchRun::Failed { error, panicked: false },
+            Err(error) => BatchRun::Failed { error, panicked: true },
         }
     }
 

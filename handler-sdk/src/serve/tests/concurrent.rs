@@ -1,4 +1,4 @@
-//! Handlers that run many jobs at once as futures.
+//! Handlers that run many jobs at the same time, as futures.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

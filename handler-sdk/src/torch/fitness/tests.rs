@@ -3,7 +3,7 @@ use runpod_handler_protocol::CheckStatus;
 use super::*;
 use crate::text::log;
 
-const ONE: Models = Models { processes: 1, models: 1 };
+const ONE: CpuShares = CpuShares { processes: 1, models_in_each: 1 };
 
 fn order(device: &str) -> CheckOrder {
     CheckOrder {

@@ -102,7 +102,7 @@ pub enum Report {
         /// Time since it was taken.
         waited: Duration,
     },
-    /// A handler that runs several jobs at once has begun with a job that it held.
+    /// A handler that runs several jobs at the same time has begun with a job that it held.
     JobBegun {
         /// The job.
         job: JobId,
@@ -222,7 +222,7 @@ pub enum Report {
         /// Why.
         reason: RecycleReason,
     },
-    /// An async handler runs more jobs at once from now on, or fewer.
+    /// An async handler runs more jobs at the same time from now on, or fewer.
     ConcurrencyChanged {
         /// The process.
         process: ProcessId,

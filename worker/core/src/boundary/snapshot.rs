@@ -118,7 +118,7 @@ pub struct ProcessView {
     pub busy: usize,
     /// Its device memory, once a job has reported it.
     pub device_memory: Option<DeviceMemory>,
-    /// Its batches or steps, if it runs several jobs at once.
+    /// Its batches or steps, if it runs several jobs at the same time.
     pub batching: Option<BatchingView>,
     /// The exit of its previous incarnation.
     pub last_exit: Option<Exit>,

@@ -1,4 +1,4 @@
-//! Async handlers, which run many jobs at once and change how many.
+//! Async handlers, which run many jobs at the same time and change how many.
 
 use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ErrorReport, ToSupervisor};
@@ -7,7 +7,7 @@ use super::situations::SEGV;
 use super::world::World;
 use crate::{Event, Policy, PollAnswer, Report};
 
-/// A serving async handler that runs four jobs at once, whatever the number of slots that was asked for.
+/// A serving async handler that runs four jobs at the same time, whatever the number of slots that was asked for.
 fn serving() -> World {
     let mut world = World::new(Policy { slots: 2, ..Policy::default() });
     world.bring_up_async(0, 4);

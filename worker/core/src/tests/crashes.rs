@@ -115,7 +115,7 @@ fn a_crash_loop_makes_the_worker_unhealthy_and_it_exits_with_1() {
 }
 
 #[test]
-fn a_frozen_process_is_replaced() {
+fn an_unresponsive_process_is_replaced() {
     let mut world = busy(1);
     world.answers_pings = false;
     world.wait(seconds(5));
@@ -127,7 +127,7 @@ fn a_frozen_process_is_replaced() {
 }
 
 #[test]
-fn a_panic_costs_the_slot_its_model_not_its_process() {
+fn after_a_panic_the_model_is_loaded_again_in_the_same_process() {
     let mut world = busy(1);
     world.failed("a", ErrorKind::InferenceError, true);
     assert_eq!((world.snapshot().slots.loading, world.poll), (1, None));

@@ -201,7 +201,7 @@ impl Ledger {
             // The slots in the snapshot show it.
             Some(PollBlocker::NoFreeSlot) => {
                 let ready: usize = worker.processes.iter().map(Process::ready_slots).sum();
-                assert!(ready + self.prefetch <= worker.queue.len(), "no job is asked for although a slot is free");
+                assert!(ready + self.prefetch <= worker.waiting.len(), "no job is asked for although a slot is free");
             }
             Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
         }
@@ -224,11 +224,11 @@ impl Ledger {
         worker.jobs.check();
         for job in worker.jobs.iter() {
             assert_eq!(job.slot().is_some(), in_slots.contains(&job.id), "{} thinks that it is in a slot", job.id);
-            let queued = worker.queue.iter().filter(|id| **id == job.id).count();
+            let queued = worker.waiting.iter().filter(|id| **id == job.id).count();
             assert_eq!(queued, usize::from(job.state == JobState::Queued), "{} is in the queue {queued} times", job.id);
             assert!(job.attempt <= 5, "{} was run {} times", job.id, job.attempt);
         }
-        assert!(worker.queue.iter().all(|id| worker.jobs.contains(id)), "the queue holds a closed job");
+        assert!(worker.waiting.iter().all(|id| worker.jobs.contains(id)), "a closed job waits");
     }
 }
 

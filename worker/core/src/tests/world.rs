@@ -178,13 +178,13 @@ impl World {
         self.greet(index, protocol, &manifest);
     }
 
-    /// Comes to serve as an async handler that runs this many jobs at once.
+    /// Comes to serve as an async handler that runs this many jobs at the same time.
     pub(super) fn bring_up_async(&mut self, index: usize, jobs: u32) {
         self.begin_async(index, jobs);
         self.loaded(index, 0);
     }
 
-    /// Introduces itself as an async handler that runs this many jobs at once, and loads.
+    /// Introduces itself as an async handler that runs this many jobs at the same time, and loads.
     pub(super) fn begin_async(&mut self, index: usize, jobs: u32) {
         self.process(index, ProcessEvent::Spawned { pid: 100 });
         self.greet(index, PROTOCOL_VERSION, &Manifest { max_concurrency: Some(jobs), ..manifest() });
@@ -200,7 +200,7 @@ impl World {
         self.say(index, ToSupervisor::Loaded { slot, device, millis: 5, warm_up_millis: 2 }, Bytes::new());
     }
 
-    /// An async handler runs this many jobs at once from now on.
+    /// An async handler runs this many jobs at the same time from now on.
     pub(super) fn concurrency(&mut self, index: usize, jobs: u32) {
         self.say(index, ToSupervisor::Concurrency { jobs }, Bytes::new());
     }

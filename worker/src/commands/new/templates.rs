@@ -51,6 +51,12 @@ const BATCH: &[Template] = templates! {
     "test_input.json" = "common/names.json",
 };
 
+const ASYNC: &[Template] = templates! {
+    "src/handler.rs" = "plain/async.rs",
+    "src/main.rs" = "common/main.rs",
+    "test_input.json" = "common/names.json",
+};
+
 const STEP: &[Template] = templates! {
     "src/handler.rs" = "plain/step.rs",
     "src/main.rs" = "common/main.rs",
@@ -93,8 +99,9 @@ impl NewCrate<'_> {
             (false, HandlerKind::Handler) => [HANDLER, &[]],
             (false, HandlerKind::Batch) => [BATCH, &[]],
             (false, HandlerKind::Step) => [STEP, &[]],
-            // A function has no model; `new` refuses it.
-            (true, HandlerKind::Function | HandlerKind::Handler) => [TORCH, TORCH_HANDLER],
+            (false, HandlerKind::Async) => [ASYNC, &[]],
+            // Neither a function nor an async handler has a model on libtorch; `new` refuses them.
+            (true, HandlerKind::Function | HandlerKind::Handler | HandlerKind::Async) => [TORCH, TORCH_HANDLER],
             (true, HandlerKind::Batch) => [TORCH, TORCH_BATCH],
             (true, HandlerKind::Step) => [TORCH, TORCH_STEP],
         };
@@ -113,7 +120,19 @@ impl NewCrate<'_> {
         };
         let with_torch = |text: &str| if self.torch { text.to_owned() } else { String::new() };
         let mut dependency = self.sdk.dependency();
-        dependency.push_str(&with_torch(", features = [\"torch\"]"));
+        let more = match (self.torch, self.kind) {
+            (true, _) => {
+                dependency.push_str(", features = [\"torch\"]");
+                format!(
+                    "# The release that matches libtorch {LIBTORCH}.\ntch = {{ version = \"={TCH}\", default-features = false }}\n"
+                )
+            }
+            (false, HandlerKind::Async) => {
+                dependency.push_str(", features = [\"async\"]");
+                "tokio = { version = \"1\", features = [\"time\"] }\n".to_owned()
+            }
+            (false, _) => String::new(),
+        };
         [
             ("{{name}}", self.name.to_owned()),
             ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
@@ -121,12 +140,7 @@ impl NewCrate<'_> {
             ("{{where}}", self.whereabouts().to_owned()),
             ("{{sdk}}", dependency),
             ("{{workspace}}", self.workspace().to_owned()),
-            (
-                "{{tch}}",
-                with_torch(&format!(
-                    "# The release that matches libtorch {LIBTORCH}.\ntch = {{ version = \"={TCH}\", default-features = false }}\n"
-                )),
-            ),
+            ("{{more}}", more),
             ("{{libtorch}}", with_torch("runpod-worker libtorch     # once; --variant cuda on a machine with a GPU\n")),
             ("{{base}}", base.to_owned()),
             ("{{base_image}}", base_image.to_owned()),
@@ -148,12 +162,14 @@ impl NewCrate<'_> {
             HandlerKind::Function | HandlerKind::Handler => "serve",
             HandlerKind::Batch => "serve_batch",
             HandlerKind::Step => "serve_step",
+            HandlerKind::Async => "serve_async",
         }
     }
 
     fn whereabouts(&self) -> &'static str {
         match (self.torch, self.kind) {
             (false, HandlerKind::Function) => "What a job does stands in `src/main.rs`.",
+            (false, HandlerKind::Async) => "What a job does goes into `src/handler.rs`.",
             (false, _) => "The model goes into `src/handler.rs`.",
             (true, _) => "The model, on libtorch, goes into `src/handler.rs`, its weights into `weights/`.",
         }

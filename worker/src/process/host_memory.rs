@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_living_process_has_a_resident_set_and_a_zombie_has_none() {
+    fn the_resident_set_is_read_from_the_kernels_text() {
         let own = fs::read_to_string("/proc/self/status").unwrap();
         assert!(memory_field(&own, "VmRSS").unwrap() > 100 * 1024);
         assert_eq!(memory_field("Name:\tsh\nVmRSS:\t      12 kB\n", "VmRSS"), Some(12 * 1024));
