@@ -92,8 +92,11 @@ async fn a_flood_is_limited_and_counted_at_the_rate_that_was_set() {
         options.flags = vec!["--log-rate".to_owned(), rate.to_owned()];
         let worker = start(&queue, options);
         queue.result("j-1").await;
-        let wanted = if whole { "stderr 2000 " } else { "lines: the handler logs too fast" };
-        let log = eventually(wanted, || async { Some(worker.daemon.log()).filter(|log| log.contains(wanted)) }).await;
+        // Standard output and standard error are read side by side: either may end last.
+        let wanted: &[&str] =
+            if whole { &["stdout 2000 ", "stderr 2000 "] } else { &["lines: the handler logs too fast"] };
+        let has_all = |log: &String| wanted.iter().all(|wanted| log.contains(wanted));
+        let log = eventually("the lines", || async { Some(worker.daemon.log()).filter(has_all) }).await;
         let count = log.matches("stdout ").count();
         assert!(if whole { count >= 2000 } else { count < 1000 }, "{count} lines at rate {rate}");
         assert!(find(&lines(&log), "Started.").is_some());
