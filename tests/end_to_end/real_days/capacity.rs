@@ -49,6 +49,23 @@ async fn a_thousand_slots_in_two_processes_run_three_thousand_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn none_of_two_thousand_jobs_that_are_held_is_taken_away() {
+    const HELD: u64 = 2000;
+    let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+    let client = endpoint.client();
+    let gate = endpoint.folder().join("gate");
+    let submissions = iter(0..HELD).map(|_| client.submit(json!({"do": "wait_for", "path": gate})));
+    submissions.buffer_unordered(32).for_each(|_| std::future::ready(())).await;
+    let _worker = super::worker(&endpoint, "worker-1", &["--slots", "1000", "--processes", "2"]).await;
+    client.get_when("/health", |health| health["jobs"]["inProgress"] == HELD).await;
+    // Longer than the lease.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    std::fs::write(&gate, "open").unwrap();
+    let health = client.get_when("/health", |health| health["jobs"]["completed"] == HELD).await;
+    assert_eq!((&health["jobs"]["failed"], &health["jobs"]["retried"]), (&json!(0), &json!(0)), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_with_far_too_many_jobs_is_refused_with_the_reason() {
     const SENT: usize = 100_000;
     let queue = FakeQueue::start();

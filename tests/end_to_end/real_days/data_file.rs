@@ -125,7 +125,6 @@ async fn a_full_disk_stops_no_reads_and_writes_go_on_when_there_is_room_again() 
 async fn a_data_file_shrinks_when_its_jobs_have_expired() {
     let endpoint = Endpoint::start_durable(&[]).await;
     let client = endpoint.client();
-    // The log of SQLite beside it is used again and stays as it is.
     let size = || endpoint.folder().join("jobs.db").metadata().unwrap().len();
     for _ in 0..150 {
         let input = json!({"text": "x".repeat(200_000)});
@@ -140,4 +139,38 @@ async fn a_data_file_shrinks_when_its_jobs_have_expired() {
         (size() < full / 2).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_many_large_results_that_do_not_read_do_not_fill_the_memory() {
+    const COUNT: usize = 12;
+    let endpoint = Endpoint::start_durable(&["--max-result-mib", "16", "--max-reply-memory-mib", "64"]).await;
+    let client = endpoint.client();
+    let output = "x".repeat(15 << 20);
+    let mut jobs = Vec::new();
+    for _ in 0..COUNT {
+        let id = client.submit(json!({})).await;
+        assert_eq!(client.get("/job-take/w1?gpu=LOCAL&job_in_progress=0").await["id"], id.as_str());
+        let url = client.url(&format!("/job-done/w1/{id}?gpu=LOCAL"));
+        let posted = reqwest::Client::new().post(url).body(format!(r#"{{"output":"{output}"}}"#)).send().await.unwrap();
+        assert!(posted.status().is_success());
+        jobs.push(id);
+    }
+    // A client that has seen the beginning of an answer and reads no further holds all of it.
+    let mut readers = Vec::new();
+    for id in &jobs {
+        readers.push(reqwest::get(client.url(&format!("/status/{id}"))).await.unwrap());
+    }
+    let served = readers.iter().filter(|reader| reader.status().is_success()).count();
+    assert!((1..=4).contains(&served), "{served} answers of 15 MiB are held");
+    let refused = readers.iter().find(|reader| reader.status() == 503).unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    drop(readers);
+    for id in &jobs {
+        eventually("the result to be readable", || async {
+            let reply = reqwest::get(client.url(&format!("/status/{id}"))).await.unwrap();
+            reply.status().is_success().then_some(())
+        })
+        .await;
+    }
 }

@@ -7,6 +7,15 @@ use rustix::process::Signal;
 
 use super::{END, workers};
 
+/// The workers in a state, as the endpoint's metrics count them.
+async fn counted(endpoint: &Endpoint, state: &str) -> String {
+    let server = endpoint.base.trim_end_matches("/v2");
+    let metrics = reqwest::get(format!("{server}/metrics")).await.unwrap().text().await.unwrap();
+    let is_wanted =
+        |line: &&str| line.starts_with("runpod_endpoint_workers{") && line.contains(&format!("state=\"{state}\""));
+    metrics.lines().find(is_wanted).unwrap_or_else(|| panic!("{metrics}")).rsplit(' ').next().unwrap().to_owned()
+}
+
 /// Longest time for a worker that said goodbye to be gone from the counters, with slack for a loaded machine.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
@@ -21,6 +30,9 @@ async fn a_worker_that_leaves_properly_is_gone_from_the_counters_at_once() {
     let left = Instant::now();
     client.get_when("/health", |health| workers(health).is_empty()).await;
     assert!(left.elapsed() < AT_ONCE, "{:?} after it had left", left.elapsed());
+    for state in ["lost", "unhealthy"] {
+        assert_eq!(counted(&endpoint, state).await, "0", "{state}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,4 +62,6 @@ async fn a_worker_that_vanishes_is_lost_and_never_unhealthy() {
         })
         .await;
     assert_eq!(workers(&health), [""; 0], "{health}");
+    assert_eq!(counted(&endpoint, "lost").await, "1");
+    assert_eq!(counted(&endpoint, "unhealthy").await, "0");
 }

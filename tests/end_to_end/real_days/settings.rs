@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use end_to_end_tests::{Daemon, Endpoint, binary, free_port, run_tool};
+use end_to_end_tests::{Daemon, Endpoint, Worker, WorkerOptions, binary, free_port, run_tool};
+use serde_json::json;
 
 /// The exit status for a wrong configuration.
 const WRONG: Option<i32> = Some(64);
@@ -30,6 +31,22 @@ async fn an_endpoint_with_a_short_lease_asks_its_workers_for_frequent_heartbeats
     let interval = env.iter().find(|(name, _)| name == "RUNPOD_PING_INTERVAL").map(|(_, value)| value.as_str());
     let interval: u64 = interval.expect("the interval is printed").parse().unwrap();
     assert!(interval * 2 <= 5000, "{interval} ms between heartbeats and a lease of 5 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_an_interval_of_its_own_keeps_its_jobs_under_a_short_lease() {
+    let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+    let client = endpoint.client();
+    let mut env = endpoint.worker_env("remote");
+    env.retain(|(name, _)| name != "RUNPOD_PING_INTERVAL");
+    env.push(("RUNPOD_PING_INTERVAL".to_owned(), "60000".to_owned()));
+    let worker = Worker::start_with(env, &binary("puppet-handler"), WorkerOptions::default());
+    worker.ready().await;
+    let job = client.run(json!({"do": "sleep_ms", "ms": 9000})).await;
+    assert_eq!(job["status"], "COMPLETED", "{job}");
+    assert_eq!(client.health().await["jobs"]["retried"], 0);
+    let log = worker.daemon.log();
+    assert_eq!(log.matches("The lease of the queue is short").count(), 1, "{log}");
 }
 
 #[test]

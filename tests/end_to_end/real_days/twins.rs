@@ -51,4 +51,5 @@ async fn a_worker_that_is_started_again_with_its_id_is_no_second_worker() {
     }
     // One that was killed said no goodbye: the next one waits until it has been silent for a while.
     assert_eq!(client.run(json!({"do": "ok"})).await["status"], "COMPLETED");
+    assert!(!is_noticed(&endpoint), "{}", endpoint.daemon.log());
 }
