@@ -13,6 +13,7 @@ mod documents;
 mod drain;
 mod endpoint_guide;
 mod failures;
+mod files;
 mod gpu;
 mod gpu_figures;
 mod lifecycle;

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
+use runpod_handler_sdk::files::{FileInput, Upload};
 use runpod_handler_sdk::{
     Check, ErrorKind, Handler, HandlerError, Job, LoadEnv, Secret, serve, serve_async, serve_batch, serve_step,
 };
@@ -99,6 +100,10 @@ enum Do {
     Print { texts: Vec<String>, pause_ms: u64, until: Option<PathBuf> },
     /// Creates its temporary folder, writes the path to `path_file`, and waits for ever.
     TempDir { path_file: PathBuf },
+    /// Fetches a file and returns its name, type and text.
+    Fetch { file: FileInput },
+    /// Uploads a text and returns its link.
+    Upload { name: String, text: String },
     /// Allocates `bytes` of host memory and never frees it.
     Leak { bytes: usize },
 }
@@ -232,6 +237,14 @@ impl Handler for Puppet {
                     job.stop_point()?;
                     sleep(Duration::from_millis(10));
                 }
+            }
+            Do::Fetch { file } => {
+                let file = job.files().fetch(&file)?;
+                let text = String::from_utf8_lossy(&std::fs::read(&file)?).into_owned();
+                return Ok(json!({"name": file.name(), "content_type": file.content_type(), "text": text}));
+            }
+            Do::Upload { name, text } => {
+                return Ok(serde_json::to_value(job.files().upload(Upload::bytes(&name, text))?)?);
             }
             Do::Leak { bytes } => self.leaked.push(vec![1; bytes]),
         }
