@@ -14,7 +14,7 @@ use super::undelivered::Undelivered;
 use crate::outbox::limits::SPOOL_FILE_MAX;
 
 impl Spool {
-    /// Reads every file in `results/`. What cannot be delivered is set aside.
+    /// Reads every file in `results/`. What cannot be delivered is set aside; a write that was cut off is removed.
     pub(super) fn recover(&self) -> io::Result<Undelivered> {
         let mut found = self.files.list(&self.results)?;
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -32,6 +32,13 @@ impl Spool {
             };
             let record = match decoded {
                 Ok(record) => record,
+                // Its write was cut off by the end of the worker, so nobody was told that it is on disk. The queue gives the job
+                // out again.
+                Err(RecordError::Torn) if file.name.ends_with(TEMPORARY) => {
+                    tracing::info!(file = file.name, "A result whose write was cut off is removed.");
+                    self.files.remove(&path)?;
+                    continue;
+                }
                 Err(error) => {
                     undelivered.set_aside += 1;
                     tracing::warn!(file = file.name, %error, "A file in the spool cannot be delivered and is set aside.");

@@ -289,6 +289,10 @@ fn torn_and_foreign_files_are_set_aside_and_the_rest_is_delivered() {
     put("notes.txt", &[b"hello"]);
     // Whole, but the crash came before it had its name.
     put("000000000005.tmp", &[&foreign.header(OWNER, &Origin::default()), &foreign.body]);
+    // Cut off at any byte, the first included: an end of the worker that harmed nobody.
+    for len in 0..whole.len() {
+        put(&format!("{:012}.tmp", 100 + len), &[&whole[..len]]);
+    }
     let (spool, undelivered) = start(&files);
     assert_eq!((jobs(&undelivered), undelivered.set_aside), (vec!["a", "b"], 3));
     assert_eq!(files.list(Path::new("/spool/w1/set-aside")).unwrap().len(), 3);
