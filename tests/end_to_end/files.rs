@@ -72,11 +72,7 @@ async fn a_bad_file_or_bucket_fails_its_job_and_nothing_else() {
             "validation",
             "127.0.0.1 has no public address",
         ),
-        (
-            json!({"do": "fetch", "file": "file:///etc/passwd"}),
-            "validation",
-            "input.file: expected an http:// or https:// URL",
-        ),
+        (json!({"do": "fetch", "file": "file:///etc/passwd"}), "validation", "expected an http:// or https:// URL"),
         (
             json!({"do": "upload", "name": "a", "text": "b"}),
             "inference_error",

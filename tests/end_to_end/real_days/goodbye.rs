@@ -8,12 +8,12 @@ use rustix::process::Signal;
 use super::{END, workers};
 
 /// The workers in a state, as the endpoint's metrics count them.
-async fn counted(endpoint: &Endpoint, state: &str) -> String {
+async fn counted(endpoint: &Endpoint, state: &str) -> f64 {
     let server = endpoint.base.trim_end_matches("/v2");
     let metrics = reqwest::get(format!("{server}/metrics")).await.unwrap().text().await.unwrap();
-    let is_wanted =
-        |line: &&str| line.starts_with("runpod_endpoint_workers{") && line.contains(&format!("state=\"{state}\""));
-    metrics.lines().find(is_wanted).unwrap_or_else(|| panic!("{metrics}")).rsplit(' ').next().unwrap().to_owned()
+    let series = format!("runpod_endpoint_workers{{endpoint=\"test\",state=\"{state}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    value.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
 }
 
 /// Longest time for a worker that said goodbye to be gone from the counters, with slack for a loaded machine.
@@ -31,7 +31,7 @@ async fn a_worker_that_leaves_properly_is_gone_from_the_counters_at_once() {
     client.get_when("/health", |health| workers(health).is_empty()).await;
     assert!(left.elapsed() < AT_ONCE, "{:?} after it had left", left.elapsed());
     for state in ["lost", "unhealthy"] {
-        assert_eq!(counted(&endpoint, state).await, "0", "{state}");
+        assert_eq!(counted(&endpoint, state).await, 0.0, "{state}");
     }
 }
 
@@ -62,6 +62,6 @@ async fn a_worker_that_vanishes_is_lost_and_never_unhealthy() {
         })
         .await;
     assert_eq!(workers(&health), [""; 0], "{health}");
-    assert_eq!(counted(&endpoint, "lost").await, "1");
-    assert_eq!(counted(&endpoint, "unhealthy").await, "0");
+    assert_eq!(counted(&endpoint, "lost").await, 1.0);
+    assert_eq!(counted(&endpoint, "unhealthy").await, 0.0);
 }
