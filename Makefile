@@ -25,6 +25,9 @@ built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 test_threads := 8
 # How long `make soak` makes the chaos test.
 SOAK_SECONDS ?= 600
+# The official worker with PyTorch, which `make bench` sets beside ours; the versions that made the golden vectors.
+pytorch_packages := runpod==$(python_client_version) torch==2.11.0 sentence-transformers==6.2.0 transformers==5.23.0
+pytorch_worker := .venv/pytorch/.installed-2.11.0
 # What is published, dependencies first.
 published := --package runpod-address-guard --package runpod-handler-protocol --package runpod-handler-sdk --package runpod-alerts --package runpod-log-line \
 	--package runpod-http-server --package runpod-worker-core --package runpod-worker --package runpod-endpoint
@@ -108,13 +111,14 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch models ## Measure batching, async handlers, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
+bench: tools libtorch models pytorch-worker ## Measure batching, async handlers, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package text-embeddings --bench callers
 	cargo bench --locked --package text-generation --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
-	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler
+	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler --package text-embeddings
 	cargo bench --locked --package end-to-end-tests --bench async_handler
+	cargo bench --locked --package end-to-end-tests --bench embeddings
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-worker --bench redaction
@@ -155,6 +159,15 @@ python-client: $(python_client) $(python_client_2)
 
 .PHONY: openai-client
 openai-client: $(openai_client)
+
+.PHONY: pytorch-worker
+pytorch-worker: $(pytorch_worker) ## Install the official worker with PyTorch for `make bench` (once, about 3 GB to download)
+
+$(pytorch_worker):
+	@python3 -m pip --version >/dev/null 2>&1 || { echo 'python3 with pip is needed: apt-get install -y python3-pip' >&2; exit 1; }
+	rm -rf $(@D)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target $(@D) $(pytorch_packages)
+	touch $@
 
 $(python_client) $(python_client_2): package := runpod
 $(openai_client): package := openai

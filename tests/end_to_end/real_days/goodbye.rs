@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::Endpoint;
+use end_to_end_tests::{Endpoint, Receiver};
 use rustix::process::Signal;
 
 use super::{END, workers};
@@ -64,4 +64,24 @@ async fn a_worker_that_vanishes_is_lost_and_never_unhealthy() {
     assert_eq!(workers(&health), [""; 0], "{health}");
     assert_eq!(counted(&endpoint, "lost").await, 1.0);
     assert_eq!(counted(&endpoint, "unhealthy").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_in_fires_no_alert_and_a_worker_that_vanishes_fires_one() {
+    let receiver = Receiver::start().await;
+    let endpoint = Endpoint::start(&["--lease", "5s", "--alert-webhook", &receiver.url]).await;
+    let client = endpoint.client();
+    let mut leaving = super::worker(&endpoint, "worker-1", &["--drain-grace", "300ms"]).await;
+    let mut vanishing = super::worker(&endpoint, "worker-2", &[]).await;
+    client.get_when("/health", |health| health["workers"]["idle"] == 2).await;
+    leaving.daemon.signal(Signal::TERM);
+    leaving.daemon.wait(END);
+    vanishing.daemon.signal(Signal::KILL);
+    vanishing.daemon.wait(END);
+    // Both have been silent for the same time when the second is noticed.
+    let alert = receiver.gets("", "an alert", |_| true).await;
+    let text = alert.to_string();
+    assert!(text.contains("worker_lost"), "{text}");
+    assert_eq!(counted(&endpoint, "lost").await, 1.0);
+    assert_eq!(receiver.posted().len(), 1, "{:?}", receiver.posted());
 }
