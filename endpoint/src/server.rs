@@ -9,7 +9,7 @@ use runpod_http_server::{Budget, HttpServer, ServerLimits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, App, Keys, Options};
+use crate::api::{self, App, AppState, Keys, Options};
 use crate::console::{self, Console};
 use crate::local::Local;
 use crate::monitoring::Monitoring;
@@ -139,7 +139,7 @@ impl Server {
             Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone())
                 .with_connections(http.counts());
         let request_memory = Budget::new(self.config.request_memory);
-        let app = App {
+        let app = App::from(AppState {
             store,
             hold: self.config.hold,
             max_result_bytes: self.config.max_result_bytes,
@@ -147,7 +147,7 @@ impl Server {
             drain,
             shutdown: shutdown.clone(),
             options: self.config.options,
-        };
+        });
         let keys = Keys { local: self.address.ip().is_loopback() && !self.config.insecure, ..self.config.keys };
         let router = api::router(app, keys.clone()).merge(console::router(console, &keys)).merge(api::graphql::router(
             self.local,

@@ -1,5 +1,6 @@
 //! What every route shares.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,26 @@ use tokio_util::sync::CancellationToken;
 use super::options::Options;
 use crate::store::Store;
 
-/// What every route needs.
+/// What every route needs. Every layer of the router copies it for each request, so a copy is one pointer.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<AppState>);
+
+impl Deref for App {
+    type Target = AppState;
+
+    fn deref(&self) -> &AppState {
+        &self.0
+    }
+}
+
+impl From<AppState> for App {
+    fn from(state: AppState) -> Self {
+        Self(Arc::new(state))
+    }
+}
+
+/// What [`App`] points to.
+pub struct AppState {
     /// Jobs and workers.
     pub store: Arc<dyn Store>,
     /// How long job-take and job-stop requests are held open when there is no job and no stop signal.

@@ -301,12 +301,12 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::api::{Keys, Options, router};
+    use crate::api::{AppState, Keys, Options, router};
     use crate::store::Away;
 
     #[tokio::test]
     async fn counters_that_are_not_known_are_refused_and_never_zero() {
-        let app = App {
+        let app = App::from(AppState {
             store: Arc::new(Away),
             hold: Duration::ZERO,
             max_result_bytes: 1 << 20,
@@ -314,7 +314,7 @@ mod tests {
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(Options::default()),
-        };
+        });
         let api = router(app, Keys::default());
         for path in ["health", "metrics", "requests", "status/job", "job-take/w"] {
             let request = axum::http::Request::get(format!("/v2/ep/{path}")).body(Body::empty()).unwrap();

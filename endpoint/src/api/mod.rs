@@ -32,7 +32,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 
-pub use app::App;
+pub use app::{App, AppState};
 use auth::Gate;
 pub use error::ApiError;
 pub(crate) use ids::is_id;

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use end_to_end_tests::eventually;
-use runpod_endpoint::api::{App, Keys, Options, Secret, router};
+use runpod_endpoint::api::{Keys, Options, Secret};
 use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::store::{
     Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
@@ -269,8 +269,7 @@ async fn counters_start_at_zero_with_the_program_and_those_of_health_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let open = || {
         let store = SqliteStore::open(&folder.path().join("jobs.db"), Limits::default()).unwrap();
-        let app = App { store: Arc::new(store), ..Api::new().app };
-        Api { router: router(app.clone(), Keys::default()), app }
+        Api::build(Keys::default(), Options::default(), store)
     };
     let api = open();
     let id = api.run(r#"{"input": 1}"#).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use runpod_endpoint::api::{App, Keys, Options, router};
+use runpod_endpoint::api::{App, AppState, Keys, Options, router};
 use runpod_endpoint::store::{Limits, MemoryStore, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ impl Api {
     }
 
     pub(crate) fn build(keys: Keys, options: Options, store: impl Store) -> Self {
-        let app = App {
+        let app = App::from(AppState {
             store: Arc::new(store),
             hold: HOLD,
             max_result_bytes: 1 << 20,
@@ -61,7 +61,7 @@ impl Api {
             drain: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             options: Arc::new(options),
-        };
+        });
         Self { router: router(app.clone(), keys), app }
     }
 

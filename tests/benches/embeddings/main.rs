@@ -67,7 +67,9 @@ async fn main() -> Result<()> {
             rates.push(rate(&client, time).await?);
         }
     }
-    println!("{CALLERS} callers with a short text each, {threads} threads in all, medians of {ROUNDS} rounds of {time:?}:");
+    println!(
+        "{CALLERS} callers with a short text each, {threads} threads in all, medians of {ROUNDS} rounds of {time:?}:"
+    );
     let mut medians = Vec::new();
     for (service, rates) in services.iter().zip(&mut rates) {
         rates.sort_unstable_by(f64::total_cmp);
