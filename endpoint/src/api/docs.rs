@@ -83,10 +83,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::client;
+    use crate::api::documented_routes;
 
     fn document() -> Value {
-        serde_json::to_value(complete(client::routes().split_for_parts().1)).unwrap()
+        serde_json::to_value(complete(documented_routes().split_for_parts().1)).unwrap()
     }
 
     #[test]
@@ -104,19 +104,26 @@ mod tests {
             .collect();
         operations.sort();
         insta::assert_snapshot!(operations.join("\n"), @r"
+        get /v2/{endpoint}/failed failed
         get /v2/{endpoint}/health health
         get /v2/{endpoint}/requests requests
         get /v2/{endpoint}/status-sync/{id} status_sync
         get /v2/{endpoint}/status/{id} status
         get /v2/{endpoint}/stream/{id} stream
+        get /v2/{endpoint}/webhooks webhooks
         post /v2/{endpoint}/cancel/{id} cancel
+        post /v2/{endpoint}/pause pause
         post /v2/{endpoint}/purge-queue purge_queue
+        post /v2/{endpoint}/resume resume
+        post /v2/{endpoint}/retry-failed retry_failed
         post /v2/{endpoint}/retry/{id} retry
         post /v2/{endpoint}/run run
         post /v2/{endpoint}/runsync runsync
         post /v2/{endpoint}/status-sync/{id} status_sync_post
         post /v2/{endpoint}/status/{id} status_post
         post /v2/{endpoint}/stream/{id} stream_post
+        post /v2/{endpoint}/webhooks/resend resend_webhooks
+        post /v2/{endpoint}/webhooks/resend/{id} resend_webhook
         ");
     }
 

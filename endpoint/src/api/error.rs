@@ -132,7 +132,9 @@ impl ApiError {
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::WorkerIdInUse(_) => StatusCode::CONFLICT,
-                StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
+                StoreError::DuplicateJob | StoreError::NotRetryable(_) | StoreError::NothingToResend => {
+                    StatusCode::BAD_REQUEST
+                }
             },
         }
     }

@@ -208,6 +208,10 @@ pub(crate) struct StreamItem<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthReply {
     jobs: JobCounts,
+    /// `true` while the endpoint gives out no jobs; otherwise absent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    paused: bool,
     workers: WorkerCounts,
 }
 
@@ -246,6 +250,7 @@ impl From<Health> for HealthReply {
                 in_queue: health.in_queue,
                 retried: health.retried,
             },
+            paused: health.paused,
             workers: WorkerCounts {
                 idle: workers.idle,
                 initializing: workers.initializing,

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// `/retry` of a job that did not fail.
     #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
     NotRetryable(Status),
+    /// There is no webhook of this job to send again.
+    #[error("no webhook of this job was given up; only those in the list of /webhooks can be sent again")]
+    NothingToResend,
     /// Another process serves under this worker id.
     #[error("another process uses the worker id {0:?}; give every worker an id of its own (RUNPOD_POD_ID)")]
     WorkerIdInUse(Arc<str>),

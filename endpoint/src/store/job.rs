@@ -40,11 +40,33 @@ pub(crate) struct Run {
     pub(crate) lease: Option<Timestamp>,
 }
 
+/// How far the report of a job's end to its webhook is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// There is nothing to deliver: no webhook, no end yet, or it was delivered.
+    #[default]
+    None,
+    /// It is being delivered. The record is kept for it, at most until then.
+    Due { until: Timestamp },
+    /// It was given up. The record is kept until then, so that it can be sent again.
+    GivenUp { at: Timestamp, until: Timestamp, reason: Arc<str> },
+}
+
+impl Report {
+    /// How long the record is kept for it.
+    fn kept_until(&self) -> Timestamp {
+        match self {
+            Self::None => Timestamp::ZERO,
+            Self::Due { until } | Self::GivenUp { until, .. } => *until,
+        }
+    }
+}
+
 /// What was passed on to the outside world, or still has to be.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Notices {
-    /// The job has ended and its webhook delivery has not.
-    pub(crate) webhook_due: bool,
+    /// The webhook.
+    pub(crate) report: Report,
     /// A stream reader has been sent the state CANCELLED.
     pub(crate) cancel_reported: bool,
 }
@@ -143,7 +165,7 @@ impl<P: Content> Job<P> {
                 let run_end = run.lease.map_or(run.execution_deadline, |lease| lease.min(run.execution_deadline));
                 run_end.min(expires)
             }
-            State::Finished { forget_at, .. } => (*forget_at).min(expires),
+            State::Finished { forget_at, .. } => (*forget_at).min(expires).max(self.record.notices.report.kept_until()),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use runpod_endpoint::store::{Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookQueue};
+use runpod_endpoint::store::{
+    Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookEnd, WebhookQueue,
+};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
@@ -97,7 +99,7 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
         let store = engine.open_with(&Setup { webhooks, ..Setup::default() });
         // Any look at the queue lets out what the start has found.
         store.health(EP).await.unwrap();
-        let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job).collect();
+        let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job.to_string()).collect();
         (store, ids)
     };
     let (store, _) = due_at_start(&engine).await;
@@ -112,14 +114,40 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
     }
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
-    store.webhook_settled(EP, "told").await.unwrap();
+    let end = |id| store.webhook(EP, id);
+    let number = end("told").await.unwrap().unwrap().end_number;
+    store.webhook_ended(EP, "told", number + 1, WebhookEnd::Delivered).await.unwrap();
+    assert!(end("told").await.unwrap().is_some(), "another end of the job was reported");
+    store.webhook_ended(EP, "told", number, WebhookEnd::Delivered).await.unwrap();
     drop(store);
 
     let (store, due) = due_at_start(&engine).await;
     assert_eq!(due, ["untold"]);
-    store.webhook_settled(EP, "untold").await.unwrap();
+    let number = store.webhook(EP, "untold").await.unwrap().unwrap().end_number;
+    store.webhook_ended(EP, "untold", number, WebhookEnd::GivenUp("no answer".into())).await.unwrap();
     drop(store);
-    assert_eq!(due_at_start(&engine).await.1, [""; 0]);
+    let (store, due) = due_at_start(&engine).await;
+    assert_eq!(due, [""; 0]);
+    let given_up = store.given_up(EP, 0, 9).await.unwrap();
+    assert_eq!((&*given_up.entries[0].job, &*given_up.entries[0].reason), ("untold", "no answer"));
+    store.resend_webhook(EP, "untold").await.unwrap();
+    drop(store);
+    assert_eq!(due_at_start(&engine).await.1, ["untold"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_stays_paused() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    store.set_paused(EP, true).await.unwrap();
+    submit(&*store, "a").await;
+    drop(store);
+    let store = engine.open(Limits::default());
+    assert!(store.health(EP).await.unwrap().paused);
+    assert_eq!(take(&*store, "w", 1).await.len(), 0);
+    store.set_paused(EP, false).await.unwrap();
+    drop(store);
+    assert_eq!(take(&*engine.open(Limits::default()), "w", 1).await.len(), 1);
 }
 
 #[tokio::test]

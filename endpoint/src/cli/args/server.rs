@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::parse::{endpoint_id, hold, lease, level, secret};
+use super::parse::{WebhookSchedule, endpoint_id, hold, lease, level, secret, webhook_schedule};
 use super::workers::WorkerArgs;
 use crate::secret::Secret;
 use runpod_log_line::LogFormat;
@@ -178,6 +178,12 @@ pub struct WebhookArgs {
     /// Network that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
     #[arg(long, value_name = "CIDR")]
     pub webhook_allow: Vec<IpNet>,
+    /// How long a webhook that is not accepted is sent again, with growing pauses; `platform`: twice, as RunPod does
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = webhook_schedule)]
+    pub webhook_retry_for: WebhookSchedule,
+    /// Report cancelled jobs to their webhooks too; RunPod does not
+    #[arg(long)]
+    pub webhook_cancelled: bool,
 }
 
 /// Where alerts are sent.

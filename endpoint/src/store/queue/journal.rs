@@ -13,6 +13,8 @@ use crate::store::request::JobId;
 pub(super) struct Journal {
     enabled: bool,
     notes: Vec<Note>,
+    /// Something of the endpoint itself has changed.
+    endpoint_touched: bool,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,10 @@ impl Journal {
         if !is_last {
             self.note(|| Note::Touched(Arc::clone(id)));
         }
+    }
+
+    pub(super) fn endpoint_touched(&mut self) {
+        self.endpoint_touched = self.enabled;
     }
 
     /// To be called before the item is added.
@@ -88,7 +94,7 @@ pub(crate) enum Change {
     Gone { job: u64 },
 }
 
-/// The numbers of an endpoint that outlive its jobs.
+/// What an endpoint has that outlives its jobs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     /// The last number given to a job or to a position.
@@ -96,18 +102,20 @@ pub(crate) struct Counters {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) retried: u64,
+    pub(crate) paused: bool,
 }
 
 impl<P: Content> Queue<P> {
     /// An empty queue that notes its changes for [`take_changes`](Self::take_changes).
     #[must_use]
     pub(crate) fn journaled(limits: Limits) -> Self {
-        Self { journal: Journal { enabled: true, notes: Vec::new() }, ..Self::new(limits) }
+        Self { journal: Journal { enabled: true, ..Journal::default() }, ..Self::new(limits) }
     }
 
     /// What changed since the last call, in order.
     pub(crate) fn take_changes(&mut self) -> Option<Changes> {
-        if self.journal.notes.is_empty() {
+        let endpoint_touched = std::mem::take(&mut self.journal.endpoint_touched);
+        if self.journal.notes.is_empty() && !endpoint_touched {
             return None;
         }
         let notes = std::mem::take(&mut self.journal.notes);
@@ -144,6 +152,7 @@ impl<P: Content> Queue<P> {
             completed: self.completed,
             failed: self.failed,
             retried: self.retried,
+            paused: self.paused,
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Counters, Effect, Queue};
+use super::{Counters, Queue};
 use crate::store::clock::Timestamp;
-use crate::store::job::{Job, Record, Run, State};
+use crate::store::job::{Job, Record, Report, Run, State};
 use crate::store::payload::{Filed, Payload};
 use crate::store::request::JobId;
 use crate::store::stream::Stream;
@@ -16,6 +16,7 @@ impl Queue<Filed> {
         self.completed = counters.completed;
         self.failed = counters.failed;
         self.retried = counters.retried;
+        self.paused = counters.paused;
     }
 
     /// Puts a job back to where it was. Bounds are not applied: the job was accepted.
@@ -29,13 +30,17 @@ impl Queue<Filed> {
             State::Running(run) => self.restore_run(now, run, &id),
             State::Finished { .. } => {}
         }
-        if record.notices.webhook_due {
-            self.effects.push(Effect::WebhookDue(Arc::clone(&id)));
+        let is_due = matches!(record.notices.report, Report::Due { .. });
+        if let Report::GivenUp { at, until, .. } = &mut record.notices.report {
+            *until = *at + self.limits.given_up_retention;
         }
         let mut job = Job::new(record, Stream::restored(items));
         job.recall();
         self.by_age.insert(number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
+        if is_due {
+            self.report(now, &id);
+        }
         self.settle(&id);
     }
 

@@ -41,7 +41,7 @@ pub(super) fn restore(
 ) -> rusqlite::Result<Vec<Restored<Filed>>> {
     let mut endpoints = HashMap::new();
     let mut statement =
-        connection.prepare("SELECT key, name, last_number, completed, failed, retried FROM endpoints")?;
+        connection.prepare("SELECT key, name, last_number, completed, failed, retried, paused FROM endpoints")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let number = |column| row.get::<_, i64>(column).map(natural);
@@ -52,6 +52,7 @@ pub(super) fn restore(
             completed: number(3)?,
             failed: number(4)?,
             retried: number(5)?,
+            paused: row.get(6)?,
         });
         endpoints.insert(endpoint, Restored { endpoint, name, queue });
     }

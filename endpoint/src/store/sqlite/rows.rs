@@ -8,7 +8,7 @@ use rusqlite::{Connection, named_params};
 use serde_json::value::RawValue;
 
 use crate::store::ending::Ending;
-use crate::store::job::{Notices, Position, Record, Run, State};
+use crate::store::job::{Notices, Position, Record, Report, Run, State};
 use crate::store::payload::{Part, Payload};
 use crate::store::request::{Policy, Request};
 use crate::store::status::Status;
@@ -68,7 +68,7 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at, :cost)";
+    :forget_at, :cost, :webhook_given_up, :webhook_error)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
     let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
@@ -76,6 +76,10 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         State::Queued => (Status::InQueue, None, None),
         State::Running(run) => (Status::InProgress, Some(run), None),
         State::Finished { status, forget_at } => (*status, None, Some(*forget_at)),
+    };
+    let given_up = match &notices.report {
+        Report::GivenUp { at, reason, .. } => Some((millis(*at), &**reason)),
+        Report::None | Report::Due { .. } => None,
     };
     connection.prepare_cached(PUT)?.execute(named_params! {
         ":key": key(endpoint, *number),
@@ -88,7 +92,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":retention": millis(request.retention),
         ":execution_timeout": millis(request.policy.execution_timeout.unwrap_or_default()),
         ":webhook": request.webhook.as_deref(),
-        ":webhook_due": notices.webhook_due,
+        ":webhook_due": matches!(notices.report, Report::Due { .. }),
         ":traceparent": request.traceparent.as_deref(),
         ":attempt": attempt.number,
         ":retries": attempt.retries,
@@ -107,6 +111,8 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
         ":cost": ending.cost.as_ref().map(|cost| cost.get()),
+        ":webhook_given_up": given_up.map(|(at, _)| at),
+        ":webhook_error": given_up.map(|(_, reason)| reason),
     })?;
     Ok(())
 }
@@ -143,7 +149,13 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
         error: row.get("error")?,
         cost: row.get::<_, Option<String>>("cost")?.map(payload).transpose()?,
     };
-    let notices = Notices { webhook_due: row.get("webhook_due")?, cancel_reported: row.get("cancel_told")? };
+    // Until when the record is kept for it is decided anew: time in which nobody could deliver does not count.
+    let report = match number_of("webhook_given_up")?.map(duration) {
+        _ if row.get("webhook_due")? => Report::Due { until: Duration::ZERO },
+        Some(at) => Report::GivenUp { at, until: at, reason: text("webhook_error")?.unwrap_or_default() },
+        None => Report::None,
+    };
+    let notices = Notices { report, cancel_reported: row.get("cancel_told")? };
     let state = match status(&row.get::<_, String>("state")?)? {
         Status::InQueue => State::Queued,
         Status::InProgress => State::Running(Run {

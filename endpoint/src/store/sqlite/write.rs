@@ -226,13 +226,15 @@ fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite:
         }
     }
     let counters = changes.counters;
-    let sql = "UPDATE endpoints SET last_number = ?2, completed = ?3, failed = ?4, retried = ?5 WHERE key = ?1";
+    let sql =
+        "UPDATE endpoints SET last_number = ?2, completed = ?3, failed = ?4, retried = ?5, paused = ?6 WHERE key = ?1";
     connection.prepare_cached(sql)?.execute(params![
         endpoint,
         integer(counters.last_number),
         integer(counters.completed),
         integer(counters.failed),
         integer(counters.retried),
+        counters.paused,
     ])?;
     Ok(())
 }
