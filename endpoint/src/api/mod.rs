@@ -3,6 +3,7 @@
 mod admission;
 mod app;
 mod auth;
+mod batch;
 mod body;
 mod client;
 mod delivery;
@@ -59,7 +60,7 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// The routes of the client API that stand in the OpenAPI document.
 fn documented_routes() -> OpenApiRouter<App> {
-    client::routes().merge(operations::routes())
+    client::routes().merge(operations::routes()).merge(batch::routes())
 }
 
 /// Both APIs as one router.

@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod batch;
 mod config;
 mod dev;
 mod effective;
@@ -79,6 +80,7 @@ async fn run(command: Command, effective: Effective, output: &mut Output) -> Exi
         Command::Failed(args) => operations::failed(args, output).await,
         Command::Pause(args) => operations::pause(args, output).await,
         Command::Resume(args) => operations::resume(args, output).await,
+        Command::Batch(args) => batch::batch(args, output).await,
         Command::Webhooks(args) => operations::webhooks(args, output).await,
         Command::Requests(args) => jobs::requests(args, output).await,
         Command::Purge(args) => jobs::purge(args, output).await,

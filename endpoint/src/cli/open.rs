@@ -217,6 +217,9 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     };
     let limits = Limits {
         report_hold: schedule.span() + REPORT_SLACK,
+        max_batches: usize::try_from(listen.jobs.max_batches).unwrap_or(usize::MAX),
+        max_batch_requests: usize::try_from(listen.jobs.max_batch_requests).unwrap_or(usize::MAX),
+        batch_retention: listen.jobs.batch_retention,
         report_cancelled: listen.webhooks.webhook_cancelled,
         lease: listen.jobs.lease,
         max_retries: listen.jobs.retries,

@@ -1,12 +1,14 @@
 //! A store for tests whose engine is away: every method fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{
-    GivenUp, Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Operations,
-    Outcome, Page, Payload, Seen, Status, Store, StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent, WorkerView,
+    BatchId, BatchRequest, BatchView, Batches, GivenUp, Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow,
+    JobView, Load, NewJob, Observation, Operations, Outcome, Page, Payload, Seen, Status, Store, StoreError, TakenJob,
+    Webhook, WebhookEnd, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -36,6 +38,20 @@ away! {
         given_up(&str, usize, usize) -> Page<GivenUp>;
         resend_webhook(&str, &str) -> ();
         resend_webhooks(&str) -> Vec<JobId>;
+    }
+}
+
+away! {
+    Batches {
+        create_batch(&str, BatchId, Vec<NewJob>) -> BatchView;
+        add_to_batch(&str, &str, Vec<NewJob>) -> BatchView;
+        remove_from_batch(&str, &str, &str) -> BatchView;
+        rename_batch(&str, &str, Option<Arc<str>>) -> BatchView;
+        finalize_batch(&str, &str) -> BatchView;
+        cancel_batch(&str, &str) -> BatchView;
+        batch(&str, &str) -> BatchView;
+        batches(&str, usize, usize) -> Page<BatchView>;
+        batch_requests(&str, &str, usize, usize) -> Page<BatchRequest>;
     }
 }
 

@@ -44,6 +44,12 @@ pub struct Limits {
     pub max_given_up: usize,
     /// Cancelled jobs are reported to their webhooks too. The platform: not.
     pub report_cancelled: bool,
+    /// Batches of an endpoint that are drafts or have not ended. The platform: 10.
+    pub max_batches: usize,
+    /// Requests in one batch. The platform: 5000.
+    pub max_batch_requests: usize,
+    /// How long a batch and its results are kept after its last request has ended, and a draft after its last change.
+    pub batch_retention: Duration,
     /// A recycled worker that held no poll for this long is taken for a new process.
     pub recycle_gap: Duration,
     /// A recycled worker that has polled without getting a job for this long is taken for a new process too: whoever was to
@@ -72,6 +78,9 @@ impl Default for Limits {
             given_up_retention: Duration::from_secs(24 * 3600),
             max_given_up: 10_000,
             report_cancelled: false,
+            max_batches: 10,
+            max_batch_requests: 5000,
+            batch_retention: Duration::from_secs(7 * 24 * 3600),
             recycle_gap: Duration::from_secs(3),
             recycle_patience: Duration::from_secs(10),
         }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod away;
 mod backing;
+mod batch;
+mod batches;
 mod clock;
 mod counts;
 mod ending;
@@ -33,6 +35,8 @@ use async_trait::async_trait;
 
 #[cfg(test)]
 pub(crate) use away::Away;
+pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
+pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
 pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCounts};
 pub use ending::{Ending, NotBegun, Outcome};
@@ -62,7 +66,7 @@ pub use workers::{ANONYMOUS, Heartbeat, WorkerEvent};
 /// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
 /// Every method fails with [`StoreError::Unavailable`] while the engine is away, so that "unknown" is never read as "none".
 #[async_trait]
-pub trait Store: Operations + 'static {
+pub trait Store: Operations + Batches + 'static {
     /// Queues a job.
     async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError>;
     /// The job; `ttl` shortens the remaining life of a finished one's record.

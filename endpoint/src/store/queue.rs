@@ -2,6 +2,7 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for the owner of the machine to perform.
 
+mod batches;
 mod clients;
 mod dispatch;
 mod inspect;
@@ -28,9 +29,11 @@ use super::request::JobId;
 use super::size::Size;
 use super::status::Status;
 use super::workers::Workers;
+use batches::BatchTable;
 use journal::Journal;
 use transitions::End;
 
+pub(crate) use batches::BatchRecord;
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use snapshot::Snapshot;
 
@@ -84,6 +87,7 @@ pub struct Queue<P = Payload> {
     failed_jobs: BTreeSet<u64>,
     /// The numbers of the jobs whose webhook was given up.
     given_up: BTreeSet<u64>,
+    batches: BatchTable,
     /// No job is given out.
     paused: bool,
     workers: Workers,
@@ -112,6 +116,7 @@ impl<P: Content> Queue<P> {
             deadlines: BTreeSet::new(),
             failed_jobs: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            batches: BatchTable::default(),
             paused: false,
             workers: Workers::default(),
             effects: Vec::new(),
@@ -135,7 +140,7 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let job = self.deadlines.first().map(|(at, _)| *at);
-        [job, self.workers.next_deadline()].into_iter().flatten().min()
+        [job, self.workers.next_deadline(), self.batches.next_deadline()].into_iter().flatten().min()
     }
 
     /// Does what is due, up to a bound: [`next_deadline`](Self::next_deadline) stays in the past while more is left. Call it
@@ -160,6 +165,7 @@ impl<P: Content> Queue<P> {
                 State::Queued => self.expire(now, &id),
             }
         }
+        self.expire_batches(now);
         self.workers.expire(now, &self.limits);
     }
 }

@@ -1,5 +1,6 @@
 //! The store around the state machine: time, waiting, and handing changes to a [`Backing`].
 
+mod batches;
 mod endpoint;
 mod endpoints;
 mod operations;

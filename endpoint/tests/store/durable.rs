@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use end_to_end_tests::eventually;
 use runpod_endpoint::store::{
-    Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookEnd, WebhookQueue,
+    BatchState, Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookEnd, WebhookQueue,
 };
 use rusqlite::Connection;
 use tokio::time::timeout;
@@ -148,6 +149,54 @@ async fn an_endpoint_stays_paused() {
     store.set_paused(EP, false).await.unwrap();
     drop(store);
     assert_eq!(take(&*engine.open(Limits::default()), "w", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn batches_are_kept_with_their_states_and_results() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["draft", "runs"] {
+        let jobs = Vec::from(["1", "2"].map(|number| new_job(&format!("{id}-{number}"))));
+        store.create_batch(EP, id.into(), jobs).await.unwrap();
+    }
+    store.rename_batch(EP, "runs", Some("nightly".into())).await.unwrap();
+    store.finalize_batch(EP, "runs").await.unwrap();
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "runs-1", done("1.50")).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let runs = store.batch(EP, "runs").await.unwrap();
+    assert_eq!((runs.state, runs.name.as_deref()), (BatchState::Finalized, Some("nightly")));
+    assert_eq!((runs.counts.completed, runs.counts.waiting, runs.counts.total()), (1, 1, 2));
+    let taken = take(&*store, "w", 9).await;
+    assert_eq!(taken.iter().map(|job| &*job.id).collect::<Vec<_>>(), ["runs-2"], "nothing of a draft");
+    assert_eq!(taken[0].request.batch.as_deref(), Some("runs"));
+    store.finish(EP, "w", "runs-2", failed("bad")).await.unwrap();
+    store.finalize_batch(EP, "draft").await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let requests = store.batch_requests(EP, "runs", 0, 9).await.unwrap().entries;
+    assert_eq!(requests.iter().map(|request| output_of(&request.view)).collect::<Vec<_>>(), [Some("1.50"), None]);
+    assert!(requests.iter().all(|request| request.started <= request.completed && request.started.is_some()));
+    assert_eq!(take(&*store, "w", 9).await.len(), 2, "the draft was finalized");
+}
+
+#[tokio::test]
+async fn a_batch_leaves_the_file_with_its_requests() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits { batch_retention: Duration::from_millis(200), ..Limits::default() });
+    store.create_batch(EP, "b".into(), vec![new_job("1"), new_job("2")]).await.unwrap();
+    store.cancel_batch(EP, "b").await.unwrap();
+    eventually("the batch to expire", || async { store.batch(EP, "b").await.is_err().then_some(()) }).await;
+    drop(store);
+    drop(engine.open(Limits::default()));
+    let file = Connection::open(engine.path()).unwrap();
+    for table in ["batches", "jobs", "inputs"] {
+        let left: i64 = file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod batch;
 mod client;
 mod parse;
 mod server;
@@ -7,6 +8,7 @@ mod workers;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use batch::{BatchArgs, BatchCommand, BatchIdArgs, BatchSubmitArgs};
 pub(crate) use client::{
     EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, RetryArgs, ServerArgs, SubmitArgs, TargetArgs, TopArgs,
     WatchArgs, WebhooksArgs,
@@ -61,6 +63,8 @@ pub enum Command {
     Requests(EndpointArgs),
     /// Cancel every job that no worker has taken
     Purge(EndpointArgs),
+    /// Run thousands of inputs as one batch, when no other job waits
+    Batch(BatchArgs),
     /// Accept jobs, but give none to workers
     Pause(EndpointArgs),
     /// Give jobs to workers again

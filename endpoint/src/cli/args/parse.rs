@@ -26,6 +26,10 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
     if fits { Ok(time) } else { Err("give 100ms to 1h".to_owned()) }
 }
 
+pub(super) fn batch_retention(text: &str) -> Result<Duration, String> {
+    seconds(text, 60..=90 * 24 * 3600, "give 1m to 90d")
+}
+
 /// How long webhooks are sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookSchedule {

@@ -7,7 +7,7 @@ use super::transitions::End;
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
 use crate::store::error::StoreError;
-use crate::store::job::{Job, Notices, Record, Report, State};
+use crate::store::job::{Job, Notices, Position, Record, Report, State};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Payload};
 use crate::store::request::{JobId, NewJob};
@@ -26,10 +26,17 @@ impl<P: Content> Queue<P> {
                 return Err(StoreError::QueueFull);
             }
         }
-        let NewJob { id, request } = new;
-        if self.jobs.contains_key(&id) {
+        if self.jobs.contains_key(&new.id) {
             return Err(StoreError::DuplicateJob);
         }
+        let (id, position) = self.insert(now, new);
+        self.enqueue(position, &id);
+        self.view(&id).ok_or(StoreError::JobNotFound)
+    }
+
+    /// Adds a job that is not in the queue yet.
+    pub(super) fn insert(&mut self, now: Timestamp, new: NewJob<P>) -> (JobId, Position) {
+        let NewJob { id, request } = new;
         let position = self.new_position(request.policy.low_priority);
         let record = Record {
             id: Arc::clone(&id),
@@ -44,17 +51,15 @@ impl<P: Content> Queue<P> {
             notices: Notices::default(),
         };
         let job = Job::new(record, Stream::default());
-        let view = job.view();
         self.by_age.insert(position.number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
         self.settle(&id);
         self.journal.touched(&id);
-        self.enqueue(position, &id);
         self.totals.in_queue += 1;
-        Ok(view)
+        (id, position)
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
         self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes
     }
@@ -67,7 +72,8 @@ impl<P: Content> Queue<P> {
 
     /// Shortens the remaining life of a finished job's record.
     pub fn shorten(&mut self, now: Timestamp, id: &str, ttl: Timestamp) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        // The results of a batch are kept as long as the batch.
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.record.request.batch.is_none()) else { return };
         if let State::Finished { forget_at, .. } = &mut job.record.state {
             *forget_at = (*forget_at).min(now + ttl);
             let id = Arc::clone(&job.record.id);

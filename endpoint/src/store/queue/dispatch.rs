@@ -23,6 +23,10 @@ impl<P: Content> Queue<P> {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);
+            if record.request.batch.is_some() {
+                // A batch may wait for longer than a job may live.
+                record.expires = now + record.request.policy.ttl;
+            }
             record.attempt.number += 1;
             record.attempt.delay = Some(delay);
             record.attempt.worker = Some(Arc::clone(&worker));

@@ -35,7 +35,7 @@ impl<P: Content> Queue<P> {
         Observation { health: self.health(now), totals: self.totals, oldest_wait: self.waited(now, first) }
     }
 
-    /// The load. Low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,
+    /// The load. Batches need a worker, but not more of them while they wait: they count as one job. Other low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,
     /// because the endpoint is paused.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
@@ -43,8 +43,9 @@ impl<P: Content> Queue<P> {
         let waiting = if self.paused { &BTreeMap::new() } else { &self.waiting };
         let mut urgent = waiting.range(..first_low);
         let first = urgent.next().map(|(_, id)| id);
+        let batches = usize::from(first.is_none() && !self.paused && self.batches.has_waiting());
         Load {
-            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count(),
+            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count() + batches,
             oldest: self.waited(now, first),
             in_progress: self.in_progress,
             workers: self.workers(now, usize::MAX),
@@ -88,7 +89,7 @@ impl<P: Content> Queue<P> {
     /// Whether there is nothing in it: neither jobs nor workers, nor that it was paused.
     #[must_use]
     pub fn is_unused(&self) -> bool {
-        self.jobs.is_empty() && self.workers.is_empty() && !self.paused
+        self.jobs.is_empty() && self.workers.is_empty() && self.batches.is_empty() && !self.paused
     }
 
     /// Workers in the order of their ids, at most `max`.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Queue;
+use super::{BatchRecord, Queue};
+use crate::store::batch::BatchId;
 use crate::store::job::{Job, Record};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Part, Payload};
@@ -23,6 +24,8 @@ enum Note {
     StreamItem { job: u64, number: u64, item: Payload },
     StreamItemsGone { job: u64 },
     Gone { job: u64 },
+    Batch(BatchId),
+    BatchGone { batch: u64 },
 }
 
 impl Journal {
@@ -55,6 +58,17 @@ impl Journal {
         }
     }
 
+    pub(super) fn batch_touched(&mut self, id: &BatchId) {
+        let is_last = matches!(self.notes.last(), Some(Note::Batch(last)) if Arc::ptr_eq(last, id));
+        if !is_last {
+            self.note(|| Note::Batch(Arc::clone(id)));
+        }
+    }
+
+    pub(super) fn batch_gone(&mut self, batch: u64) {
+        self.note(|| Note::BatchGone { batch });
+    }
+
     pub(super) fn gone<P>(&mut self, job: &Job<P>) {
         self.note(|| Note::Gone { job: job.record.number });
     }
@@ -74,10 +88,11 @@ impl Changes {
     /// The numbers of the jobs that are changed.
     pub(crate) fn jobs(&self) -> Vec<u64> {
         let number = |change: &Change| match change {
-            Change::Job { record, .. } => record.number,
-            Change::StreamItem { job, .. } | Change::StreamItemsGone { job } | Change::Gone { job } => *job,
+            Change::Job { record, .. } => Some(record.number),
+            Change::StreamItem { job, .. } | Change::StreamItemsGone { job } | Change::Gone { job } => Some(*job),
+            Change::Batch(_) | Change::BatchGone { .. } => None,
         };
-        self.list.iter().map(number).collect()
+        self.list.iter().filter_map(number).collect()
     }
 }
 
@@ -92,6 +107,10 @@ pub(crate) enum Change {
     StreamItemsGone { job: u64 },
     /// The record was deleted.
     Gone { job: u64 },
+    /// The batch is now like this.
+    Batch(BatchRecord),
+    /// The batch was deleted.
+    BatchGone { batch: u64 },
 }
 
 /// What an endpoint has that outlives its jobs.
@@ -132,6 +151,11 @@ impl<P: Content> Queue<P> {
                 Note::StreamItem { job, number, item } => Change::StreamItem { job, number, item },
                 Note::StreamItemsGone { job } => Change::StreamItemsGone { job },
                 Note::Gone { job } => Change::Gone { job },
+                Note::Batch(id) => match self.batches.record(&id) {
+                    Some(record) => Change::Batch(record.clone()),
+                    None => continue,
+                },
+                Note::BatchGone { batch } => Change::BatchGone { batch },
             });
         }
         Some(Changes { counters: self.counters(), list })

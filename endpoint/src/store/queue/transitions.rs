@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Effect, Queue};
+use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
 use crate::store::job::{Position, Report, State};
@@ -69,9 +70,14 @@ impl<P: Content> Queue<P> {
             (record.attempt.delay, record.attempt.worker) = (None, None);
         }
         self.in_progress -= 1;
+        let batch = record.request.batch.clone();
         self.workers.release(&run.worker, id);
         self.enqueue(position, id);
         self.changed(id);
+        let is_cancelled = |batch: BatchId| self.batches.state_of(&batch) == Some(BatchState::Cancelling);
+        if batch.is_some_and(is_cancelled) {
+            self.close(self.now, id, End::of(Status::Cancelled));
+        }
     }
 
     /// Drops what the attempt that is over has sent: the next one sends it all again.
@@ -158,9 +164,12 @@ impl<P: Content> Queue<P> {
         self.changed(id);
     }
 
-    /// The life of an unfinished job is over. Its record goes at once, as on the platform, unless its end is to be reported.
+    /// The life of an unfinished job is over. Its record goes at once, as on the platform, unless its end is to be reported or is part
+    /// of a batch.
     pub(super) fn expire(&mut self, now: Timestamp, id: &JobId) {
-        if !self.jobs.get(id).is_some_and(|job| self.is_reported(job, Status::TimedOut)) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.record.request.batch.is_none() && !self.is_reported(job, Status::TimedOut) {
+            self.totals.expired += 1;
             return self.forget(id);
         }
         let ending = Ending::failed("the job has expired: its ttl was over before it ended");
@@ -182,8 +191,8 @@ impl<P: Content> Queue<P> {
         self.given_up.remove(&job.record.number);
         self.size -= job.counted;
         self.journal.gone(&job);
-        if !job.status().is_terminal() {
-            self.totals.expired += 1;
+        if let Some(batch) = &job.record.request.batch {
+            self.batches.tally(batch, job.record.number, job.tallied, None);
         }
         match job.record.state {
             State::Queued => {
@@ -219,6 +228,7 @@ impl<P: Content> Queue<P> {
         let is_failed = matches!(job.status(), Status::Failed | Status::TimedOut);
         list(&mut self.failed_jobs, number, is_failed);
         list(&mut self.given_up, number, matches!(job.record.notices.report, Report::GivenUp { .. }));
+        self.tally(id);
     }
 }
 

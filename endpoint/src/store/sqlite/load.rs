@@ -56,6 +56,14 @@ pub(super) fn restore(
         });
         endpoints.insert(endpoint, Restored { endpoint, name, queue });
     }
+    let mut statement = connection.prepare("SELECT * FROM batches ORDER BY key")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (endpoint, batch) = rows::get_batch(row)?;
+        if let Some(endpoint) = endpoints.get_mut(&endpoint) {
+            endpoint.queue.restore_batch(batch);
+        }
+    }
     let mut streams = restore_stream_items(connection)?;
     let mut statement = connection.prepare("SELECT * FROM jobs ORDER BY key")?;
     let mut found = statement.query([])?;

@@ -1,4 +1,4 @@
--- Format 3. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 4. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -47,7 +47,21 @@ CREATE TABLE jobs (
     cost TEXT,
     -- Only if its webhook was given up.
     webhook_given_up INTEGER,
-    webhook_error TEXT
+    webhook_error TEXT,
+    -- The batch's id.
+    batch TEXT,
+    -- How long the job may live; in files of earlier versions `expires` less `submitted`.
+    ttl INTEGER
+) STRICT;
+
+CREATE TABLE batches (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    name TEXT,
+    state TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    -- Only of a draft, and after the end of the last request.
+    expires INTEGER
 ) STRICT;
 
 -- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.

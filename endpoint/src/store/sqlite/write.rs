@@ -141,7 +141,7 @@ impl Writer {
                         self.free_pages.expected = true;
                     }
                     Change::StreamItemsGone { .. } => self.free_pages.expected = true,
-                    Change::StreamItem { .. } => {}
+                    Change::StreamItem { .. } | Change::Batch(_) | Change::BatchGone { .. } => {}
                 }
             }
         }
@@ -223,6 +223,8 @@ fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite:
                 delete(connection, "chunks", endpoint, *job)?;
                 delete(connection, "jobs", endpoint, *job)?;
             }
+            Change::Batch(batch) => rows::put_batch(connection, endpoint, batch)?,
+            Change::BatchGone { batch } => delete(connection, "batches", endpoint, *batch)?,
         }
     }
     let counters = changes.counters;
