@@ -1,6 +1,7 @@
 // What a person does with the console, in a real browser.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { browser, dev, eventually, jobStatus, serve, submit } from "./support.mjs";
 
@@ -139,6 +140,76 @@ describe("overview", LIMIT, () => {
     await page.getByRole("button", { name: "Purge queue" }).click();
     await eventually("an empty queue", async () => (await figure("In queue").textContent()) === "0");
     for (const id of running) await fetch(`${endpoint.url}/v2/local/cancel/${id}`, { method: "POST" });
+    await page.close();
+  });
+});
+
+describe("operations", LIMIT, () => {
+  test("the endpoint is paused and resumed", async () => {
+    const page = await open();
+    await page.getByRole("button", { name: "Pause" }).click();
+    await page.getByText("This endpoint is paused").waitFor();
+    const id = await submit(endpoint.url, { prompt: "patience", max_tokens: 1 });
+    await page.locator(`tr[data-id="${id}"] .badge`, { hasText: "In queue" }).waitFor();
+    await page.waitForTimeout(500);
+    assert.equal(await jobStatus(endpoint.url, id), "IN_QUEUE");
+    // Another page shows it too.
+    const other = await open();
+    await other.getByRole("button", { name: "Resume" }).click();
+    await page.getByRole("button", { name: "Pause" }).waitFor();
+    await page.getByText("This endpoint is paused").waitFor({ state: "hidden" });
+    await eventually("its end", async () => (await jobStatus(endpoint.url, id)) === "COMPLETED");
+    await other.close();
+    await page.close();
+  });
+
+  test("all failed jobs are retried at once", async () => {
+    const failed = [];
+    for (let index = 0; index < 2; index += 1) failed.push(await submit(endpoint.url, { prompt: "lost", max_tokens: 2, fail: true }));
+    for (const id of failed) await eventually("failure", async () => (await jobStatus(endpoint.url, id)) === "FAILED");
+    const page = await open();
+    page.once("dialog", (dialog) => dialog.accept());
+    await page.getByRole("button", { name: "Retry failed" }).click();
+    await page.locator(".toast", { hasText: /failed jobs? queued again/ }).waitFor();
+    await page.goto(jobUrl(failed[0]));
+    await page.locator(".timeline").getByText("Back in queue").waitFor();
+    await page.close();
+  });
+
+  test("a file becomes a batch whose results are saved as they were written", async () => {
+    const page = await open();
+    const lines = ["a", "b", "c"].map((prompt) => JSON.stringify({ prompt, max_tokens: 2, pause_ms: 10 }));
+    lines.push(JSON.stringify({ input: { prompt: "lost", max_tokens: 2, fail: true } }));
+    const buffer = Buffer.from(`${lines.join("\n")}\n\n`);
+    await page.getByLabel("File of inputs").setInputFiles({ name: "stories.jsonl", mimeType: "text/plain", buffer });
+    const batch = page.locator(".batches li", { hasText: "stories.jsonl" });
+    await batch.getByText("Ended · 4 of 4 · 1 failed").waitFor();
+    assert.equal(await batch.getByRole("progressbar").getAttribute("value"), "1");
+    assert.equal(await batch.getByRole("button", { name: "Cancel" }).isVisible(), false);
+    const saved = page.waitForEvent("download");
+    await batch.getByRole("button", { name: "Results" }).click();
+    const results = JSON.parse(readFileSync(await (await saved).path(), "utf8"));
+    assert.deepEqual(results.map(({ status, output }) => [status, output?.prompt]),
+      [["COMPLETED", "a"], ["COMPLETED", "b"], ["COMPLETED", "c"], ["FAILED", undefined]]);
+    await page.close();
+  });
+
+  test("a running batch can be cancelled, and a file that is no batch is refused", async () => {
+    const page = await open();
+    const lines = Array.from({ length: 6 }, (_, index) => JSON.stringify({ prompt: `${index}`, max_tokens: 60, pause_ms: 30 }));
+    const choose = (text) => page.getByLabel("File of inputs").setInputFiles({ name: "long.jsonl", mimeType: "text/plain", buffer: Buffer.from(text) });
+    await choose(lines.join("\n"));
+    const batch = page.locator(".batches li", { hasText: "long.jsonl" });
+    await batch.getByText(/Running .* 2 in progress/).waitFor();
+    page.once("dialog", (dialog) => dialog.accept());
+    await batch.getByRole("button", { name: "Cancel" }).click();
+    await batch.getByText("Cancelled · 6 of 6").waitFor();
+    await choose("{}\nno json");
+    await page.locator(".toast", { hasText: "line 2 is not JSON" }).waitFor();
+    assert.equal(await page.locator(".batches li").count(), 2, "nothing was created");
+    assert.equal(await overflow(page), 0);
+    await page.setViewportSize({ width: 375, height: 812 });
+    assert.equal(await overflow(page), 0, "at phone width");
     await page.close();
   });
 });

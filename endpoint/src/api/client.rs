@@ -1,6 +1,5 @@
 //! The client API: what RunPod's SDKs call.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,34 +8,19 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use super::app::App;
-use super::body;
 use super::error::{ApiError, Problem};
-use super::json;
 use super::limits;
 use super::query::Params;
 use super::shared_json::SharedJson;
-use super::trace;
+use super::submission::{RUN, RUNSYNC, submit};
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamReply, SubmitRequest};
-use crate::faults;
-use crate::store::{JobView, NewJob, Payload, Request, Status, StoreError};
+use crate::store::{JobView, Status, StoreError};
 
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
 /// Half of the official Python client's timeout.
 const STREAM_WAIT: Duration = Duration::from_secs(5);
-
-/// What differs between `/run` and `/runsync`.
-pub(crate) struct Submission {
-    pub(crate) max_body: usize,
-    id_prefix: &'static str,
-    retention: Duration,
-}
-
-const RUN: Submission = Submission { max_body: limits::RUN_BODY, id_prefix: "", retention: limits::RUN_RETENTION };
-pub(crate) const RUNSYNC: Submission =
-    Submission { max_body: limits::RUNSYNC_BODY, id_prefix: "sync-", retention: limits::RUNSYNC_RETENTION };
 
 /// The routes and their OpenAPI document.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -92,49 +76,6 @@ async fn runsync(
     let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
-}
-
-async fn submit(
-    app: &App,
-    endpoint: &str,
-    headers: &HeaderMap,
-    body: Body,
-    kind: &Submission,
-) -> Result<JobView, ApiError> {
-    let body = body::read(body, kind.max_body, &app.request_memory).await;
-    let body = body.map_err(|error| error.of_client(kind.max_body))?;
-    let request: SubmitRequest = json::object(&body).map_err(|error| {
-        ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
-    })?;
-    let Some(input) = request.input else {
-        return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
-    };
-    let webhook = request.webhook.filter(|url| !url.is_empty());
-    if webhook.as_ref().is_some_and(|url| url.len() > limits::WEBHOOK_URL) {
-        return Err(ApiError::BadRequest(format!(
-            "`webhook` is longer than {} KiB; give a shorter URL",
-            limits::WEBHOOK_URL >> 10
-        )));
-    }
-    let mut job = new_job(app, endpoint, Arc::from(input), kind);
-    job.request.s3_config = request.s3_config.map(Arc::from);
-    job.request.webhook = webhook.map(Arc::from);
-    job.request.traceparent = trace::traceparent(headers);
-    if let Some(policy) = request.policy {
-        job.request.policy = policy.validate(job.request.policy)?;
-    }
-    if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
-        faults.attach(&job.id, header.to_str().unwrap_or_default())?;
-    }
-    Ok(app.store.submit(endpoint, job).await?)
-}
-
-/// A job with a new id and the endpoint's limits.
-pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
-    NewJob {
-        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        request: Request::new(input, app.options.catalog.policy(endpoint), kind.retention),
-    }
 }
 
 /// Read a job.
@@ -294,6 +235,8 @@ fn push_document(json: &mut SharedJson, job: &JobView) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::body::Body;
     use axum::http::StatusCode;
     use axum::http::header::RETRY_AFTER;

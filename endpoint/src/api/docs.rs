@@ -51,10 +51,12 @@ fn complete(mut document: OpenApi) -> OpenApi {
 
 fn complete_item(item: &mut PathItem) {
     if let (Some(get), Some(post)) = (&item.get, &mut item.post) {
-        // One route serves both methods, but operation ids must be unique.
-        post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_post"));
+        // One function may serve both methods, but operation ids must be unique.
+        if post.operation_id == get.operation_id {
+            post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_post"));
+        }
     }
-    for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+    for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
         complete_operation(operation);
     }
 }
@@ -68,6 +70,7 @@ fn complete_operation(operation: &mut Operation) {
         ("401", "The key is missing or wrong"),
         ("403", "The request comes from a page of another web site, and the endpoint has no keys"),
         ("404", "The endpoint does not exist"),
+        ("409", "The state of what is to be changed forbids it"),
         ("429", "Too many requests; try again after the time in Retry-After"),
         ("431", "The headers are too large"),
         ("503", "The data file cannot be used at the moment"),
@@ -83,10 +86,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::client;
+    use crate::api::documented_routes;
 
     fn document() -> Value {
-        serde_json::to_value(complete(client::routes().split_for_parts().1)).unwrap()
+        serde_json::to_value(complete(documented_routes().split_for_parts().1)).unwrap()
     }
 
     #[test]
@@ -104,19 +107,35 @@ mod tests {
             .collect();
         operations.sort();
         insta::assert_snapshot!(operations.join("\n"), @r"
+        delete /v2/{endpoint}/batch/{id}/requests/{request} remove_request
+        get /v2/{endpoint}/batch batches
+        get /v2/{endpoint}/batch/{id} batch
+        get /v2/{endpoint}/batch/{id}/requests batch_requests
+        get /v2/{endpoint}/failed failed
         get /v2/{endpoint}/health health
         get /v2/{endpoint}/requests requests
         get /v2/{endpoint}/status-sync/{id} status_sync
         get /v2/{endpoint}/status/{id} status
         get /v2/{endpoint}/stream/{id} stream
+        get /v2/{endpoint}/webhooks webhooks
+        post /v2/{endpoint}/batch create
+        post /v2/{endpoint}/batch/{id}/cancel cancel_batch
+        post /v2/{endpoint}/batch/{id}/finalize finalize
+        post /v2/{endpoint}/batch/{id}/requests add_requests
         post /v2/{endpoint}/cancel/{id} cancel
+        post /v2/{endpoint}/pause pause
         post /v2/{endpoint}/purge-queue purge_queue
+        post /v2/{endpoint}/resume resume
+        post /v2/{endpoint}/retry-failed retry_failed
         post /v2/{endpoint}/retry/{id} retry
         post /v2/{endpoint}/run run
         post /v2/{endpoint}/runsync runsync
         post /v2/{endpoint}/status-sync/{id} status_sync_post
         post /v2/{endpoint}/status/{id} status_post
         post /v2/{endpoint}/stream/{id} stream_post
+        post /v2/{endpoint}/webhooks/resend resend_webhooks
+        post /v2/{endpoint}/webhooks/resend/{id} resend_webhook
+        put /v2/{endpoint}/batch/{id} rename
         ");
     }
 

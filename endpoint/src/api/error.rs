@@ -127,12 +127,18 @@ impl ApiError {
             Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
-                StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
-                StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
+                StoreError::JobNotFound | StoreError::BatchNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
+                StoreError::QueueFull | StoreError::TooManyEndpoints | StoreError::TooManyBatches(_) => {
+                    StatusCode::TOO_MANY_REQUESTS
+                }
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
-                StoreError::WorkerIdInUse(_) => StatusCode::CONFLICT,
-                StoreError::DuplicateJob | StoreError::NotRetryable(_) => StatusCode::BAD_REQUEST,
+                StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) => StatusCode::CONFLICT,
+                StoreError::DuplicateJob
+                | StoreError::NotRetryable(_)
+                | StoreError::NothingToResend
+                | StoreError::EmptyBatch
+                | StoreError::BatchTooLarge(_) => StatusCode::BAD_REQUEST,
             },
         }
     }
@@ -190,7 +196,7 @@ impl IntoResponse for ApiError {
             Self::Store(StoreError::Unavailable(_) | StoreError::ReadMemoryFull) | Self::TooManyBodies => {
                 Some(UNAVAILABLE_RETRY)
             }
-            Self::Store(StoreError::QueueFull) => Some(FULL_RETRY),
+            Self::Store(StoreError::QueueFull | StoreError::TooManyBatches(_)) => Some(FULL_RETRY),
             _ => None,
         };
         if let Some(after) = retry_after {

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::limits;
 
 /// The path parameters that are ids.
-const IDS: [&str; 4] = ["endpoint", "id", "job", "worker"];
+const IDS: [&str; 5] = ["endpoint", "id", "job", "request", "worker"];
 
 /// Refuses a request with an id in its path that no client, worker or operator can have chosen in good faith: ids are logged, shown in
 /// terminals and used as parts of URLs.

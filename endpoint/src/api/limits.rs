@@ -26,6 +26,13 @@ pub(crate) const RUNSYNC_RETENTION: Duration = Duration::from_secs(5 * 60);
 pub(crate) const WAIT: Duration = Duration::from_secs(300);
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;
+/// Entries in one page of a list, if the client names no number, and at most.
+pub(crate) const PAGE: usize = 50;
+pub(crate) const MAX_PAGE: usize = 1000;
+/// Bytes of a request that creates or extends a batch. The platform's limit.
+pub(crate) const BATCH_BODY: usize = 10 * MIB;
+/// Characters of a batch's name.
+pub(crate) const BATCH_NAME: usize = 256;
 /// Bytes of a job's `webhook`.
 pub(crate) const WEBHOOK_URL: usize = 8 * KIB;
 
@@ -57,6 +64,9 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("runsync-retention", time(RUNSYNC_RETENTION)),
         ("wait", time(WAIT)),
         ("listed-jobs", LISTED_JOBS.to_string()),
+        ("batch-body", bytes(BATCH_BODY)),
+        ("batch-name", BATCH_NAME.to_string()),
+        ("page", MAX_PAGE.to_string()),
         ("webhook-url", bytes(WEBHOOK_URL)),
         ("batch-size", BATCH.to_string()),
         ("error", bytes(ERROR)),

@@ -3,6 +3,7 @@
 mod admission;
 mod app;
 mod auth;
+mod batch;
 mod body;
 mod client;
 mod delivery;
@@ -18,12 +19,15 @@ mod large_result;
 pub(crate) mod limits;
 mod metrics;
 mod openai;
+mod operations;
 mod options;
 mod query;
 mod rate_limit;
 mod report;
 mod route;
 mod shared_json;
+mod submission;
+mod time;
 mod trace;
 mod wire;
 mod worker;
@@ -31,6 +35,7 @@ mod worker;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use utoipa_axum::router::OpenApiRouter;
 
 pub use app::{App, AppState};
 use auth::Gate;
@@ -53,6 +58,11 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
     routes.layer(from_fn_with_state(gate, auth::check))
 }
 
+/// The routes of the client API that stand in the OpenAPI document.
+fn documented_routes() -> OpenApiRouter<App> {
+    client::routes().merge(operations::routes()).merge(batch::routes())
+}
+
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
     let admitted = |routes: Router<App>| {
@@ -64,7 +74,7 @@ pub fn router(app: App, keys: Keys) -> Router {
         let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));
         client_only(admitted(limited), &keys)
     };
-    let (documented, document) = client::routes().split_for_parts();
+    let (documented, document) = documented_routes().split_for_parts();
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
     let worker_gate = Gate { keys: keys.worker, local: keys.local };

@@ -23,9 +23,10 @@ use self::caller::CancelOnDrop;
 use self::failure::Failure;
 use super::app::App;
 use super::body;
-use super::client::{self, RUNSYNC};
+use super::client;
 use super::error::{ApiError, ErrorText};
 use super::json as wire_json;
+use super::submission::{RUNSYNC, new_job};
 use crate::store::{JobView, Payload, StoreError};
 
 /// Length of one wait for the job; repeated until the job ends.
@@ -81,7 +82,7 @@ async fn pass(
     let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
     let input =
         to_raw_value(&input).map_err(|error| ApiError::BadRequest(format!("the request cannot be queued: {error}")))?;
-    let job = client::new_job(&app, &endpoint, Arc::from(input), &RUNSYNC);
+    let job = new_job(&app, &endpoint, Arc::from(input), &RUNSYNC);
     let id = Arc::clone(&job.id);
     let cancel_on_drop = CancelOnDrop { app: app.clone(), endpoint: endpoint.clone(), job: Some(Arc::clone(&id)) };
     app.store.submit(&endpoint, job).await?;

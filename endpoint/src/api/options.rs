@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::rate_limit::RateLimits;
 use crate::faults::Faults;
 use crate::store::Policy;
+use crate::webhooks::TargetCheck;
 
 /// Everything beyond the plain protocol. By default every endpoint id is accepted, and there are no rate limits and no faults.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Scripted faults.
     pub faults: Option<Arc<Faults>>,
+    /// Which webhooks are accepted: those that can be delivered.
+    pub webhooks: TargetCheck,
     /// Log a warning for each result that the platform would refuse.
     pub warn_of_large_results: bool,
 }

@@ -3,10 +3,33 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use utoipa::IntoParams;
+
+use super::error::ApiError;
+use super::limits;
 use crate::store::ANONYMOUS;
 
 /// The placeholder that RunPod's app runtime leaves in the URL of job-take.
 const ID: &str = "$ID";
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// Entries to leave out.
+    #[param(required = false, minimum = 0)]
+    pub(crate) offset: usize,
+    /// Longest list; 50 if it is not given, and at most 1000.
+    #[param(required = false, minimum = 1)]
+    pub(crate) limit: usize,
+}
+
+impl PageQuery {
+    /// Whether the list goes on after a page with so many entries.
+    pub(crate) fn has_more(&self, entries: usize, total: usize) -> bool {
+        self.offset.saturating_add(entries) < total && entries > 0
+    }
+}
 
 /// Query parameters; of repeated names the last one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -40,6 +63,20 @@ impl Params {
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()
+    }
+
+    /// Part of a list.
+    pub(crate) fn page(&self) -> Result<PageQuery, ApiError> {
+        let number = |name: &str, default: usize| match self.get(name).map(str::parse::<usize>) {
+            None => Ok(default),
+            Some(Ok(number)) => Ok(number),
+            Some(Err(_)) => Err(ApiError::BadRequest(format!("`{name}` must be a whole number from 0"))),
+        };
+        let limit = number("limit", limits::PAGE)?;
+        if limit == 0 {
+            return Err(ApiError::BadRequest(format!("`limit` must be 1 to {}", limits::MAX_PAGE)));
+        }
+        Ok(PageQuery { offset: number("offset", 0)?, limit: limit.min(limits::MAX_PAGE) })
     }
 
     /// `wait` in milliseconds, moved into the range that RunPod documents.

@@ -208,6 +208,10 @@ pub(crate) struct StreamItem<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthReply {
     jobs: JobCounts,
+    /// `true` while the endpoint gives out no jobs; otherwise absent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    paused: bool,
     workers: WorkerCounts,
 }
 
@@ -246,6 +250,7 @@ impl From<Health> for HealthReply {
                 in_queue: health.in_queue,
                 retried: health.retried,
             },
+            paused: health.paused,
             workers: WorkerCounts {
                 idle: workers.idle,
                 initializing: workers.initializing,
@@ -259,9 +264,11 @@ impl From<Health> for HealthReply {
 }
 
 /// A job as a worker gets it. `id` and `input` are always present; `delayTime`, the time in the queue in milliseconds, only if the
-/// job belongs to a trace; `policy` only if the client or the operator has set an execution timeout.
+/// job belongs to a trace; `batchId` only if it belongs to a batch; `policy` only if the client or the operator has set an execution timeout.
 #[derive(Debug, Serialize)]
 pub(crate) struct JobMessage<'a> {
+    #[serde(rename = "batchId", skip_serializing_if = "Option::is_none")]
+    batch_id: Option<&'a str>,
     #[serde(rename = "delayTime", skip_serializing_if = "Option::is_none")]
     delay_time: Option<u128>,
     id: &'a str,
@@ -286,6 +293,7 @@ impl<'a> From<&'a TakenJob> for JobMessage<'a> {
         let request = &job.request;
         let timeout = request.policy.execution_timeout;
         Self {
+            batch_id: request.batch.as_deref(),
             policy: timeout.map(|time| PolicyMessage { execution_timeout: time.as_millis() }),
             delay_time: request.traceparent.as_ref().map(|_| job.delay.as_millis()),
             id: &job.id,

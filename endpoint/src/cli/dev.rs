@@ -26,6 +26,7 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
         shown: &args.endpoint_id,
         endpoint: Some(&args.endpoint_id),
         fault_header: true,
+        loopback_webhooks: true,
         warn_of_large_results: true,
         workers: &args.workers,
         handler: &args.handler,

@@ -61,7 +61,7 @@ impl Effective {
 }
 
 /// The limits of one endpoint's queue that no flag changes.
-fn store_limits(limits: &Limits) -> [(&'static str, String); 11] {
+fn store_limits(limits: &Limits) -> [(&'static str, String); 13] {
     let time = |time| humantime::format_duration(time).to_string();
     [
         ("timeout-grace", time(limits.timeout_grace)),
@@ -73,6 +73,8 @@ fn store_limits(limits: &Limits) -> [(&'static str, String); 11] {
         ("worker-retention", time(limits.worker_retention)),
         ("takes-not-begun", limits.max_takes_not_begun.to_string()),
         ("first-failures", limits.max_first_failures.to_string()),
+        ("given-up-webhooks", limits.max_given_up.to_string()),
+        ("given-up-webhook-retention", time(limits.given_up_retention)),
         ("recycle-gap", time(limits.recycle_gap)),
         ("recycle-patience", time(limits.recycle_patience)),
     ]

@@ -69,7 +69,7 @@ fn line(health: &Map<String, Value>, as_json: bool) -> String {
 }
 
 fn counters_text(counters: &Value) -> String {
-    let counters = counters.as_object().into_iter().flatten();
-    let text: Vec<_> = counters.map(|(name, count)| format!("{name} {count}")).collect();
+    let Some(counters) = counters.as_object() else { return counters.to_string() };
+    let text: Vec<_> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
     text.join("  ")
 }

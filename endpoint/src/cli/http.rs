@@ -146,6 +146,10 @@ impl Endpoint {
         self.send(Method::POST, &format!("{}/{path}", self.url), body).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: String) -> Result<String, ClientError> {
+        self.send(Method::PUT, &format!("{}/{path}", self.url), body).await
+    }
+
     async fn send(&self, method: Method, url: &str, body: String) -> Result<String, ClientError> {
         let request = self.http.request(method, url);
         let request = request.header(CONTENT_TYPE, "application/json").body(body);

@@ -1,4 +1,4 @@
-//! `submit`, `status`, `watch`, `stream`, `cancel`, `retry`, `requests` and `purge`.
+//! `submit`, `status`, `watch`, `stream`, `cancel`, `requests` and `purge`.
 
 use runpod_log_line::printable;
 use tokio::time::sleep;
@@ -87,14 +87,6 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
 pub(crate) async fn cancel(args: &JobArgs, output: &mut Output) -> Outcome {
     let reply =
         Endpoint::new(&args.target.server)?.post(&Endpoint::job_path("cancel", &args.job)?, String::new()).await?;
-    let job: Job = serde_json::from_str(&reply)?;
-    output.line(if args.target.json { reply.trim_end() } else { job.status.name() });
-    Ok(Exit::Success)
-}
-
-pub(crate) async fn retry(args: &JobArgs, output: &mut Output) -> Outcome {
-    let reply =
-        Endpoint::new(&args.target.server)?.post(&Endpoint::job_path("retry", &args.job)?, String::new()).await?;
     let job: Job = serde_json::from_str(&reply)?;
     output.line(if args.target.json { reply.trim_end() } else { job.status.name() });
     Ok(Exit::Success)

@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod batch;
 mod config;
 mod dev;
 mod effective;
@@ -13,6 +14,7 @@ mod http;
 mod jobs;
 mod log;
 mod open;
+mod operations;
 mod outcome;
 mod output;
 mod pairs;
@@ -74,7 +76,12 @@ async fn run(command: Command, effective: Effective, output: &mut Output) -> Exi
         Command::Watch(args) => jobs::watch(args, output).await,
         Command::Stream(args) => jobs::stream(args, output).await,
         Command::Cancel(args) => jobs::cancel(args, output).await,
-        Command::Retry(args) => jobs::retry(args, output).await,
+        Command::Retry(args) => operations::retry(args, output).await,
+        Command::Failed(args) => operations::failed(args, output).await,
+        Command::Pause(args) => operations::pause(args, output).await,
+        Command::Resume(args) => operations::resume(args, output).await,
+        Command::Batch(args) => batch::batch(args, output).await,
+        Command::Webhooks(args) => operations::webhooks(args, output).await,
         Command::Requests(args) => jobs::requests(args, output).await,
         Command::Purge(args) => jobs::purge(args, output).await,
         Command::Health(args) => health::health(args, output).await,

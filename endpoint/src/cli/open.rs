@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use runpod_alerts::{Format, Webhook, WebhookUrl, load_rules};
 use runpod_http_server::{ServerLimits, connections_within, raise_descriptor_limit};
 use tokio::sync::mpsc;
@@ -11,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::args::{
-    AlertArgs, AlertFormat, ConnectionArgs, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice, WorkerArgs,
+    AlertArgs, AlertFormat, ConnectionArgs, FaultArgs, KeyArgs, ListenArgs, RateLimitChoice, WebhookArgs,
+    WebhookSchedule, WorkerArgs,
 };
 use super::config::{Config, ConfigError, EndpointConfig};
 use super::effective::Effective;
@@ -26,10 +30,16 @@ use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{
     self, Limits, MemoryStore, Overrides, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue,
 };
-use crate::webhooks::{BadSecret, Guard, Signer, Webhooks, WebhooksError};
+use crate::webhooks::{BadSecret, Guard, Schedule, Signer, TargetCheck, Webhooks, WebhooksError};
 
 /// Bytes of payloads that a data file may hold.
 const MAX_FILE_BYTES: usize = 64 << 30;
+
+/// How much longer the record of a job is kept for its webhook than the deliveries last.
+const REPORT_SLACK: Duration = Duration::from_secs(600);
+
+/// The addresses of this machine. IPv6 has one.
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +98,7 @@ pub(crate) struct Opened {
 /// Webhook deliveries that have not been started.
 pub(crate) struct Deliveries {
     webhooks: Webhooks,
-    due: mpsc::Receiver<WebhookDue>,
+    due: mpsc::UnboundedReceiver<WebhookDue>,
 }
 
 impl Deliveries {
@@ -115,6 +125,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) endpoint: Option<&'a str>,
     /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
+    /// Webhooks may reach this machine: whoever develops a handler here has the receiver here too.
+    pub(crate) loopback_webhooks: bool,
     /// Results that the platform would refuse are logged: whoever develops a handler here will run it there.
     pub(crate) warn_of_large_results: bool,
     /// The flags of local workers.
@@ -130,6 +142,7 @@ pub(crate) struct Checked {
     server: ServerConfig,
     faults: Option<Arc<Faults>>,
     alerts: Alerts,
+    guard: Guard,
     signer: Option<Signer>,
     pub(crate) config: Config,
 }
@@ -142,10 +155,12 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     settings.check()?;
     let keys = keys(&listen.keys)?;
     let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
+    let guard = guard(&listen.webhooks, extra.loopback_webhooks);
     let options = Options {
         catalog: catalog(&config, extra.endpoint),
         rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
+        webhooks: TargetCheck::new(guard.clone()),
         warn_of_large_results: extra.warn_of_large_results,
     };
     let secret = listen.webhooks.webhook_secret.as_ref();
@@ -164,12 +179,12 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     };
     server.check()?;
     let signer = secret.map(Signer::new).transpose()?;
-    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, signer, config })
+    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, guard, signer, config })
 }
 
 /// Opens the socket and the store.
 pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
-    let Checked { server, faults, alerts, signer, config } = checked;
+    let Checked { server, faults, alerts, guard, signer, config } = checked;
     if faults.is_some() && listen.faults.faults.is_some() {
         tracing::warn!("Scripted faults are on: this server misbehaves on purpose.");
     }
@@ -196,7 +211,16 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let outcomes = queue.outcomes();
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
+    let schedule = match listen.webhooks.webhook_retry_for {
+        WebhookSchedule::Platform => Schedule::platform(),
+        WebhookSchedule::For(time) => Schedule::lasting(time),
+    };
     let limits = Limits {
+        report_hold: schedule.span() + REPORT_SLACK,
+        max_batches: usize::try_from(listen.jobs.max_batches).unwrap_or(usize::MAX),
+        max_batch_requests: usize::try_from(listen.jobs.max_batch_requests).unwrap_or(usize::MAX),
+        batch_retention: listen.jobs.batch_retention,
+        report_cancelled: listen.webhooks.webhook_cancelled,
         lease: listen.jobs.lease,
         max_retries: listen.jobs.retries,
         timeout_status,
@@ -210,9 +234,15 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         Some(path) => Arc::new(SqliteStore::open(path, setup)?),
         None => Arc::new(MemoryStore::new(setup)),
     };
-    let guard = Guard::new(&listen.webhooks.webhook_allow);
-    let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes);
+    let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
     Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, alerts, local })
+}
+
+/// Which addresses webhooks may reach.
+fn guard(args: &WebhookArgs, loopback: bool) -> Guard {
+    let own = [IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)), LOOPBACK.into()];
+    let allowed: Vec<_> = args.webhook_allow.iter().copied().chain(own.into_iter().filter(|_| loopback)).collect();
+    Guard::new(&allowed)
 }
 
 /// The limits of the server's connections. The soft limit of open files is raised for them first.

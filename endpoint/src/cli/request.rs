@@ -25,6 +25,12 @@ pub(crate) enum RequestError {
     /// The job would be removed before its time is over.
     #[error("--policy-execution-timeout must be less than --policy-ttl, after which the job is removed")]
     Policy,
+    /// A file without inputs.
+    #[error("{0} has no inputs: give one JSON value a line")]
+    NoLines(String),
+    /// A line that is not JSON.
+    #[error("line {0} is not JSON: {1}; each line is the input of one job")]
+    Line(usize, #[source] serde_json::Error),
     /// Not JSON.
     #[error(
         "the input is not JSON: {0}; put text in double quotes and the whole in single quotes: '{{\"prompt\": \"hi\"}}'"
@@ -44,11 +50,7 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
         }
         (None, None) => return Err(RequestError::Missing),
     };
-    let input: Box<RawValue> = serde_json::from_str(&text)?;
-    let mut request = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text) {
-        Ok(request) if request.contains_key("input") => request,
-        _ => BTreeMap::from([("input".to_owned(), input)]),
-    };
+    let mut request = as_request(&text)?;
     let chosen = chosen_policy(args);
     if !chosen.is_empty() {
         let given = request.get("policy").and_then(|policy| serde_json::from_str(policy.get()).ok());
@@ -57,6 +59,15 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
         request.insert("policy".to_owned(), to_raw_value(&policy)?);
     }
     Ok(serde_json::to_string(&request)?)
+}
+
+/// A JSON object with a top-level `input` as it is, any other JSON as the input of a request.
+pub(super) fn as_request(text: &str) -> Result<BTreeMap<String, Box<RawValue>>, serde_json::Error> {
+    let input: Box<RawValue> = serde_json::from_str(text)?;
+    Ok(match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(text) {
+        Ok(request) if request.contains_key("input") => request,
+        _ => BTreeMap::from([("input".to_owned(), input)]),
+    })
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

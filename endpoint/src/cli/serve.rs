@@ -21,6 +21,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         shown: &args.endpoint_id,
         endpoint,
         fault_header: args.listen.faults.allow_fault_header,
+        loopback_webhooks: false,
         warn_of_large_results: false,
         workers: &args.workers,
         handler: &args.handler,

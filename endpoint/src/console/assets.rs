@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/console/icon.svg", page(SVG, include_str!("assets/icon.svg")))
         .route("/console/main.js", page(JS, include_str!("assets/main.js")))
         .route("/console/api.js", page(JS, include_str!("assets/api.js")))
+        .route("/console/batches.js", page(JS, include_str!("assets/batches.js")))
         .route("/console/chart.js", page(JS, include_str!("assets/chart.js")))
         .route("/console/dom.js", page(JS, include_str!("assets/dom.js")))
         .route("/console/form.js", page(JS, include_str!("assets/form.js")))

@@ -21,6 +21,8 @@ pub(super) struct Series {
     totals: Totals,
     in_queue: usize,
     in_progress: usize,
+    /// One of them at least.
+    paused: bool,
     oldest_wait: Duration,
     workers: [(&'static str, usize); 6],
 }
@@ -32,16 +34,18 @@ impl Series {
             totals: Totals::default(),
             in_queue: 0,
             in_progress: 0,
+            paused: false,
             oldest_wait: Duration::ZERO,
             workers: by_state(WorkerCounts::default()),
         }
     }
 
     pub(super) fn add(&mut self, observation: &Observation) {
-        let Health { in_queue, in_progress, workers, .. } = observation.health;
+        let Health { in_queue, in_progress, paused, workers, .. } = observation.health;
         self.totals += observation.totals;
         self.in_queue += in_queue;
         self.in_progress += in_progress;
+        self.paused |= paused;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
         self.workers.iter_mut().zip(by_state(workers)).for_each(|((_, sum), (_, count))| *sum += count);
     }
@@ -133,6 +137,13 @@ impl Collector for Collected {
         self.gauges(encoder, "runpod_endpoint_jobs_in_progress", "Jobs held by workers.", "", |series| {
             [("", count(series.in_progress))]
         })?;
+        self.gauges(
+            encoder,
+            "runpod_endpoint_paused",
+            "1 while the endpoint gives out no jobs, else 0.",
+            "",
+            |series| [("", f64::from(series.paused))],
+        )?;
         self.gauges(encoder, "runpod_endpoint_workers", "Workers by state.", "state", |series| {
             series.workers.map(|(state, workers)| (state, count(workers)))
         })?;

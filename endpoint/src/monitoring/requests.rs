@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::metrics::Metrics;
 
 /// The operations of `/v2/{endpoint}/…`.
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 26] = [
     "run",
     "runsync",
     "status",
@@ -23,6 +23,12 @@ const OPERATIONS: [&str; 20] = [
     "health",
     "metrics",
     "openai",
+    "batch",
+    "failed",
+    "retry-failed",
+    "pause",
+    "resume",
+    "webhooks",
     "job-take",
     "job-take-batch",
     "job-stop",

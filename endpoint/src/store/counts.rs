@@ -36,6 +36,8 @@ pub struct Health {
     pub in_queue: usize,
     /// Retries of lost jobs since the endpoint was created.
     pub retried: u64,
+    /// Whether the endpoint gives out no jobs until it is resumed. Not part of RunPod's document.
+    pub paused: bool,
     /// Workers by what they do.
     pub workers: WorkerCounts,
 }
@@ -116,8 +118,10 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn ended(&mut self, status: Status, execution: Option<Duration>) {
+    /// Counts the end of a job: in its state, or as expired.
+    pub(crate) fn ended(&mut self, status: Status, execution: Option<Duration>, expired: bool) {
         match status {
+            _ if expired => self.expired += 1,
             Status::Completed => self.completed += 1,
             Status::Failed => self.failed += 1,
             Status::TimedOut => self.timed_out += 1,

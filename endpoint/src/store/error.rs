@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::BatchState;
 use super::status::Status;
 
 /// Why the store refused a request.
@@ -32,6 +33,28 @@ pub enum StoreError {
     /// `/retry` of a job that did not fail.
     #[error("only FAILED and TIMED_OUT jobs can be retried; this job is {}", .0.name())]
     NotRetryable(Status),
+    /// There is no webhook of this job to send again.
+    #[error("no webhook of this job was given up; only those in the list of /webhooks can be sent again")]
+    NothingToResend,
+    /// No such batch, or its life is over.
+    #[error("batch not found: the id is wrong or the batch has expired")]
+    BatchNotFound,
+    /// The state of the batch forbids the operation.
+    #[error("the batch is {}: requests can be added and removed, and the batch finalized, only while it is DRAFT", .0.name())]
+    BatchState(BatchState),
+    /// A batch without requests cannot be finalized.
+    #[error("the batch is empty: add requests before it is finalized")]
+    EmptyBatch,
+    /// Too many batches have not ended.
+    #[error(
+        "{0} batches of this endpoint have not ended; wait until one ends, or cancel one (the operator sets --max-batches)"
+    )]
+    TooManyBatches(usize),
+    /// A batch would have too many requests.
+    #[error(
+        "a batch has at most {0} requests; submit the rest as another batch (the operator sets --max-batch-requests)"
+    )]
+    BatchTooLarge(usize),
     /// Another process serves under this worker id.
     #[error("another process uses the worker id {0:?}; give every worker an id of its own (RUNPOD_POD_ID)")]
     WorkerIdInUse(Arc<str>),

@@ -1,6 +1,7 @@
 //! One job: its record and its states.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::Timestamp;
 use super::ending::Ending;
@@ -11,6 +12,9 @@ use super::size::Size;
 use super::status::Status;
 use super::stream::Stream;
 use super::views::{Attempt, JobView};
+
+/// A deadline far beyond every other one.
+const NEVER: Timestamp = Duration::from_secs(1 << 36);
 
 /// Where a job stands. Exactly one at any time.
 #[derive(Debug, Clone)]
@@ -40,11 +44,33 @@ pub(crate) struct Run {
     pub(crate) lease: Option<Timestamp>,
 }
 
+/// How far the report of a job's end to its webhook is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// There is nothing to deliver: no webhook, no end yet, or it was delivered.
+    #[default]
+    None,
+    /// It is being delivered. The record is kept for it, at most until then.
+    Due { until: Timestamp },
+    /// It was given up. The record is kept until then, so that it can be sent again.
+    GivenUp { at: Timestamp, until: Timestamp, reason: Arc<str> },
+}
+
+impl Report {
+    /// How long the record is kept for it.
+    fn kept_until(&self) -> Timestamp {
+        match self {
+            Self::None => Timestamp::ZERO,
+            Self::Due { until } | Self::GivenUp { until, .. } => *until,
+        }
+    }
+}
+
 /// What was passed on to the outside world, or still has to be.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Notices {
-    /// The job has ended and its webhook delivery has not.
-    pub(crate) webhook_due: bool,
+    /// The webhook.
+    pub(crate) report: Report,
     /// A stream reader has been sent the state CANCELLED.
     pub(crate) cancel_reported: bool,
 }
@@ -119,6 +145,8 @@ pub(crate) struct Job<P> {
     pub(crate) armed: Timestamp,
     /// This job in the queue's account.
     pub(crate) counted: Size,
+    /// This job in the counts of its batch.
+    pub(crate) tallied: Option<Status>,
     /// The position of its latest change in the sequence of all changes; 0 when it is on disk or nowhere.
     pub(crate) mark: u64,
 }
@@ -127,7 +155,7 @@ impl<P: Content> Job<P> {
     /// A job that is not in the deadlines and the account yet.
     pub(crate) fn new(record: Record<P>, stream: Stream) -> Self {
         let armed = record.submitted;
-        Self { record, stream, history: History::default(), armed, counted: Size::default(), mark: 0 }
+        Self { record, stream, history: History::default(), armed, counted: Size::default(), tallied: None, mark: 0 }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -137,13 +165,28 @@ impl<P: Content> Job<P> {
     /// The next moment at which something must happen to this job without any request.
     pub(crate) fn deadline(&self) -> Timestamp {
         let expires = self.record.expires;
+        let is_of_batch = self.record.request.batch.is_some();
         match &self.record.state {
+            // The life of a batch's request begins when a worker takes it. Before and after that it is the life of the batch.
+            State::Queued | State::Finished { .. } if is_of_batch => NEVER,
             State::Queued => expires,
             State::Running(run) => {
                 let run_end = run.lease.map_or(run.execution_deadline, |lease| lease.min(run.execution_deadline));
                 run_end.min(expires)
             }
-            State::Finished { forget_at, .. } => (*forget_at).min(expires),
+            State::Finished { forget_at, .. } => (*forget_at).min(expires).max(self.record.notices.report.kept_until()),
+        }
+    }
+
+    /// When its latest attempt began, and when the job ended.
+    pub(crate) fn times(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        match &self.record.state {
+            State::Queued => (None, None),
+            State::Running(run) => (Some(run.since), None),
+            State::Finished { forget_at, .. } => {
+                let ended = forget_at.saturating_sub(self.record.request.retention);
+                (self.record.attempt.execution.map(|execution| ended.saturating_sub(execution)), Some(ended))
+            }
         }
     }
 

@@ -36,6 +36,20 @@ pub struct Limits {
     pub max_takes_not_begun: u32,
     /// A worker that sends no heartbeats and has failed this many jobs without completing one gets no more.
     pub max_first_failures: u32,
+    /// The record of a job whose webhook is being delivered is kept at least this long after its end, whatever its retention is.
+    pub report_hold: Duration,
+    /// How long a job whose webhook was given up is kept, so that it can be sent again.
+    pub given_up_retention: Duration,
+    /// Jobs that are kept for that reason; the oldest makes room.
+    pub max_given_up: usize,
+    /// Cancelled jobs are reported to their webhooks too. The platform: not.
+    pub report_cancelled: bool,
+    /// Batches of an endpoint that are drafts or have not ended. The platform: 10.
+    pub max_batches: usize,
+    /// Requests in one batch. The platform: 5000.
+    pub max_batch_requests: usize,
+    /// How long a batch and its results are kept after its last request has ended, and a draft after its last change.
+    pub batch_retention: Duration,
     /// A recycled worker that held no poll for this long is taken for a new process.
     pub recycle_gap: Duration,
     /// A recycled worker that has polled without getting a job for this long is taken for a new process too: whoever was to
@@ -60,6 +74,13 @@ impl Default for Limits {
             worker_retention: Duration::from_secs(300),
             max_takes_not_begun: 10,
             max_first_failures: 3,
+            report_hold: Duration::from_secs(70 * 60),
+            given_up_retention: Duration::from_secs(24 * 3600),
+            max_given_up: 10_000,
+            report_cancelled: false,
+            max_batches: 10,
+            max_batch_requests: 5000,
+            batch_retention: Duration::from_secs(7 * 24 * 3600),
             recycle_gap: Duration::from_secs(3),
             recycle_patience: Duration::from_secs(10),
         }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod away;
 mod backing;
+mod batch;
+mod batches;
 mod clock;
 mod counts;
 mod ending;
@@ -10,6 +12,7 @@ mod error;
 mod history;
 mod job;
 mod limits;
+mod operations;
 mod payload;
 mod presence;
 mod queue;
@@ -32,12 +35,15 @@ use async_trait::async_trait;
 
 #[cfg(test)]
 pub(crate) use away::Away;
+pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
+pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
 pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCounts};
 pub use ending::{Ending, NotBegun, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
 pub use limits::{Limits, ping_interval};
+pub use operations::Operations;
 pub use payload::{Content, Part, Payload};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
@@ -47,10 +53,10 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
-    Attempt, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Seen, TakenJob, Webhook, WorkerState,
-    WorkerView,
+    Attempt, GivenUp, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page, Seen, TakenJob, Webhook,
+    WorkerState, WorkerView,
 };
-pub use webhook_queue::{WebhookDue, WebhookOutcomes, WebhookQueue};
+pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
 pub use workers::{ANONYMOUS, Heartbeat, WorkerEvent};
 
 /// The queue and its records, for any number of endpoints.
@@ -60,7 +66,7 @@ pub use workers::{ANONYMOUS, Heartbeat, WorkerEvent};
 /// only what survives a crash: a change is acknowledged once it is on disk, and a read shows nothing that is not.
 /// Every method fails with [`StoreError::Unavailable`] while the engine is away, so that "unknown" is never read as "none".
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Operations + Batches + 'static {
     /// Queues a job.
     async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError>;
     /// The job; `ttl` shortens the remaining life of a finished one's record.
@@ -82,11 +88,8 @@ pub trait Store: Send + Sync + 'static {
     async fn health(&self, endpoint: &str) -> Result<Health, StoreError>;
     /// What a scaler decides on.
     async fn load(&self, endpoint: &str) -> Result<Load, StoreError>;
-    /// What to deliver for a finished job that asked for a webhook. `None` once its record has expired.
+    /// What to deliver for a finished job whose webhook is due. `None` when there is nothing to deliver any more.
     async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError>;
-    /// Notes that such a delivery has ended, with or without success. Deliveries that have not ended are due again when a
-    /// durable store is opened.
-    async fn webhook_settled(&self, endpoint: &str, id: &str) -> Result<(), StoreError>;
 
     /// Admits a request of the process `instance` of a worker. A worker without such an id is admitted as ever, unless a
     /// process with one serves under its name.

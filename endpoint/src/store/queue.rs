@@ -2,12 +2,15 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for the owner of the machine to perform.
 
+mod batches;
 mod clients;
 mod dispatch;
 mod inspect;
 mod journal;
 mod liveness;
 mod not_begun;
+mod operations;
+mod reporting;
 mod reports;
 mod restore;
 mod snapshot;
@@ -26,9 +29,11 @@ use super::request::JobId;
 use super::size::Size;
 use super::status::Status;
 use super::workers::Workers;
+use batches::BatchTable;
 use journal::Journal;
 use transitions::End;
 
+pub(crate) use batches::BatchRecord;
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use snapshot::Snapshot;
 
@@ -49,7 +54,16 @@ pub enum Effect {
     /// The job reached its end.
     JobFinished(JobId, Status),
     /// The job reached an end that is to be reported to its webhook.
-    WebhookDue(JobId),
+    WebhookDue {
+        /// The job.
+        job: JobId,
+        /// The URL that the client gave.
+        url: Arc<str>,
+        /// Which of its ends.
+        end_number: u64,
+    },
+    /// Jobs that wait may be given out again.
+    DispatchResumed,
     /// A second process uses the id of this worker.
     DuplicateWorker(Arc<str>),
     /// This worker gets no more jobs: it cannot start, or has only failed.
@@ -69,6 +83,13 @@ pub struct Queue<P = Payload> {
     waiting: BTreeMap<Position, JobId>,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
+    /// The numbers of the jobs that have failed.
+    failed_jobs: BTreeSet<u64>,
+    /// The numbers of the jobs whose webhook was given up.
+    given_up: BTreeSet<u64>,
+    batches: BatchTable,
+    /// No job is given out.
+    paused: bool,
     workers: Workers,
     effects: Vec<Effect>,
     journal: Journal,
@@ -93,6 +114,10 @@ impl<P: Content> Queue<P> {
             by_age: BTreeMap::new(),
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            failed_jobs: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            batches: BatchTable::default(),
+            paused: false,
             workers: Workers::default(),
             effects: Vec::new(),
             journal: Journal::default(),
@@ -115,7 +140,7 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let job = self.deadlines.first().map(|(at, _)| *at);
-        [job, self.workers.next_deadline()].into_iter().flatten().min()
+        [job, self.workers.next_deadline(), self.batches.next_deadline()].into_iter().flatten().min()
     }
 
     /// Does what is due, up to a bound: [`next_deadline`](Self::next_deadline) stays in the past while more is left. Call it
@@ -130,15 +155,17 @@ impl<P: Content> Queue<P> {
                 continue;
             };
             match &job.record.state {
-                _ if job.record.expires <= now => self.forget(&id),
+                State::Finished { .. } => self.forget(&id),
+                _ if job.record.expires <= now => self.expire(now, &id),
                 State::Running(run) if run.execution_deadline <= now => {
                     let ending = Ending::failed("executionTimeout exceeded");
                     self.close(now, &id, End { ending, timed_out: true, ..End::of(self.limits.timeout_status) });
                 }
                 State::Running(_) => self.lease_lost(now, &id),
-                State::Queued | State::Finished { .. } => self.forget(&id),
+                State::Queued => self.expire(now, &id),
             }
         }
+        self.expire_batches(now);
         self.workers.expire(now, &self.limits);
     }
 }

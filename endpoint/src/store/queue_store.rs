@@ -1,7 +1,9 @@
 //! The store around the state machine: time, waiting, and handing changes to a [`Backing`].
 
+mod batches;
 mod endpoint;
 mod endpoints;
+mod operations;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +125,21 @@ impl<B: Backing> QueueStore<B> {
             Some(output) => self.loaded(endpoint, output).await?,
         };
         Ok(view.and_then(|_| loaded))
+    }
+
+    /// Lines of a list of jobs, without outputs.
+    async fn durable_rows(
+        &self,
+        endpoint: &Endpoint<B>,
+        found: Vec<(Snapshot<B::Content>, Timestamp)>,
+    ) -> Result<Vec<JobRow>, StoreError> {
+        let mut rows = Vec::with_capacity(found.len());
+        for (snapshot, submitted) in found {
+            if let Some(view) = self.durable(endpoint, snapshot).await? {
+                rows.push(JobRow { view: view.and_then(|_| None), submitted });
+            }
+        }
+        Ok(rows)
     }
 
     /// The text of one payload; `None` when its record has expired meanwhile.
@@ -277,11 +294,6 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(request.map(|request| Webhook { url, job, request, end_number }))
     }
 
-    async fn webhook_settled(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
-        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
-        self.commit(&endpoint, |queue, _| queue.webhook_settled(id)).await
-    }
-
     async fn take(
         &self,
         endpoint: &str,
@@ -389,13 +401,7 @@ impl<B: Backing> Store for QueueStore<B> {
             let with_mark = |row: JobRow<_>| Some((queue.snapshot(&row.view.id)?, row.submitted));
             queue.list(filter).into_iter().filter_map(with_mark).collect::<Vec<_>>()
         });
-        let mut rows = Vec::with_capacity(found.len());
-        for (snapshot, submitted) in found {
-            if let Some(view) = self.durable(&endpoint, snapshot).await? {
-                rows.push(JobRow { view: view.and_then(|_| None), submitted });
-            }
-        }
-        Ok(rows)
+        self.durable_rows(&endpoint, found).await
     }
 
     async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError> {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batch::BatchId;
 use super::payload::{Content, Part, Payload};
 
 /// Job ids, unique within one endpoint.
@@ -52,6 +53,8 @@ pub struct Request<P = Payload> {
     pub webhook: Option<Arc<str>>,
     /// The trace that the job belongs to, passed through.
     pub traceparent: Option<Arc<str>>,
+    /// The batch that the job belongs to.
+    pub batch: Option<BatchId>,
     /// Limits.
     pub policy: Policy,
     /// How long the result stays readable.
@@ -62,7 +65,7 @@ impl<P> Request<P> {
     /// A request with an input alone.
     #[must_use]
     pub fn new(input: P, policy: Policy, retention: Duration) -> Self {
-        Self { input, s3_config: None, webhook: None, traceparent: None, policy, retention }
+        Self { input, s3_config: None, webhook: None, traceparent: None, batch: None, policy, retention }
     }
 
     /// The same with its payloads in another form.
@@ -78,6 +81,7 @@ impl<P> Request<P> {
             s3_config: self.s3_config.map(|config| form(Part::S3Config, config)).transpose()?,
             webhook: self.webhook,
             traceparent: self.traceparent,
+            batch: self.batch,
             policy: self.policy,
             retention: self.retention,
         })

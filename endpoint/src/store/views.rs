@@ -76,6 +76,36 @@ pub struct Webhook<P = Payload> {
     pub end_number: u64,
 }
 
+/// A webhook whose delivery was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The job.
+    pub job: JobId,
+    /// How it ended.
+    pub status: Status,
+    /// The URL as the client gave it; it may carry secrets.
+    pub url: Arc<str>,
+    /// Why no try succeeded.
+    pub reason: Arc<str>,
+    /// When it was given up.
+    pub at: Timestamp,
+}
+
+/// Part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The entries from the offset that was asked for.
+    pub entries: Vec<T>,
+    /// Length of the whole list.
+    pub total: usize,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), total: 0 }
+    }
+}
+
 /// Which jobs to list.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::queue::Effect;
 use super::watchers::Watchers;
-use super::webhook_queue::WebhookQueue;
+use super::webhook_queue::{WebhookDue, WebhookQueue};
 
 /// The requests that wait for something to happen at one endpoint.
 #[derive(Debug, Default)]
@@ -32,7 +32,13 @@ impl Wakers {
             Effect::JobChanged(id) => self.job_readers.wake(id),
             Effect::StopWaiting(worker) => self.stop_polls.wake(worker),
             Effect::WorkerRecycled(worker) => self.supervisors.wake(worker),
-            Effect::WebhookDue(id) => self.webhooks.push(&self.endpoint, id),
+            Effect::WebhookDue { job, url, end_number } => self.webhooks.push(WebhookDue {
+                endpoint: self.endpoint.clone(),
+                job: Arc::clone(job),
+                url: Arc::clone(url),
+                end_number: *end_number,
+            }),
+            Effect::DispatchResumed => self.jobs_waiting.notify_waiters(),
             Effect::DuplicateWorker(worker) => tracing::warn!(
                 %worker,
                 "A second process uses the id of this worker. Give every worker an id of its own (RUNPOD_POD_ID)."

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-/// Deliveries that may wait to be picked up. Each is two short strings.
-const CAPACITY: usize = 100_000;
+use super::request::JobId;
 
 /// A finished job that is to be reported to its webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +13,20 @@ pub struct WebhookDue {
     /// The endpoint.
     pub endpoint: String,
     /// The job.
-    pub job: String,
+    pub job: JobId,
+    /// Where to, as the client gave it.
+    pub url: Arc<str>,
+    /// Which end of the job; see [`Webhook::end_number`](super::Webhook::end_number).
+    pub end_number: u64,
+}
+
+/// How a delivery ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookEnd {
+    /// The receiver has accepted it.
+    Delivered,
+    /// No try succeeded, for this reason. It can be sent again.
+    GivenUp(Arc<str>),
 }
 
 /// How deliveries have ended since the program started.
@@ -38,7 +50,7 @@ impl WebhookOutcomes {
         self.0.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Given up before the last try: too many wait, or the job has no end to report any more.
+    /// Ended before the last try: the job has no end to report any more.
     pub(crate) fn count_dropped(&self) {
         self.0.dropped.fetch_add(1, Ordering::Relaxed);
     }
@@ -55,15 +67,17 @@ impl WebhookOutcomes {
 /// The store's end of the channel; by default it leads nowhere.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookQueue {
-    sender: Option<mpsc::Sender<WebhookDue>>,
+    /// Without a bound: each entry is a job that is kept in the store anyway.
+    sender: Option<mpsc::UnboundedSender<WebhookDue>>,
     outcomes: WebhookOutcomes,
 }
 
 impl WebhookQueue {
     /// A queue and the end that deliveries are read from.
     #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<WebhookDue>) {
-        let (sender, receiver) = mpsc::channel(CAPACITY);
+    #[expect(clippy::disallowed_methods, reason = "each entry is a job of the store, and these have a bound")]
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<WebhookDue>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
         (Self { sender: Some(sender), outcomes: WebhookOutcomes::default() }, receiver)
     }
 
@@ -74,11 +88,10 @@ impl WebhookQueue {
     }
 
     /// Notes a finished job, without waiting.
-    pub fn push(&self, endpoint: &str, job: &str) {
-        let Some(sender) = &self.sender else { return };
-        if sender.try_send(WebhookDue { endpoint: endpoint.to_owned(), job: job.to_owned() }).is_err() {
-            self.outcomes.count_dropped();
-            tracing::warn!(endpoint, job, "Too many webhooks wait: this one is dropped. Speed up the receivers.");
+    pub fn push(&self, due: WebhookDue) {
+        if let Some(sender) = &self.sender {
+            // Fails only when nobody delivers any more, during a stop.
+            let _ = sender.send(due);
         }
     }
 }

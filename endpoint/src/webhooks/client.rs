@@ -6,15 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, StatusCode};
 use runpod_address_guard::{Guard, GuardedResolver, Lookup, PrivateAddress, system_lookup};
 use runpod_alerts::request_error_text;
 use tokio::time::timeout;
 
+use super::target::{self, BadTarget};
 use crate::store::StoreError;
 
 /// One try, redirects included. The platform's value is not known.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Until a connection is open. A host that is gone is found out sooner than one that is slow.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Redirects followed in one try.
 const MAX_HOPS: usize = 5;
@@ -22,12 +26,8 @@ const MAX_HOPS: usize = 5;
 /// Why a webhook was not accepted. The texts name no URL: it may carry secrets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    #[error("the webhook is not a URL; give http:// or https:// and a host")]
-    Url,
-    #[error("webhooks go to http:// and https:// only")]
-    Scheme,
-    #[error("{0}; allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
-    PrivateAddress(#[from] PrivateAddress),
+    #[error(transparent)]
+    Target(#[from] BadTarget),
     #[error("the receiver answered {0}; it must answer with a 2xx status")]
     Status(u16),
     #[error("the receiver redirects too often")]
@@ -36,6 +36,8 @@ pub(crate) enum SendError {
     Timeout,
     #[error("the receiver cannot be reached: {0}")]
     Unreachable(String),
+    #[error("the receiver was busy with other webhooks for all of the time")]
+    NoPlace,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -43,7 +45,7 @@ pub(crate) enum SendError {
 impl SendError {
     /// Whether another try would fail in the same way.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self, Self::Url | Self::Scheme)
+        matches!(self, Self::Target(_))
     }
 }
 
@@ -63,6 +65,7 @@ impl WebhookClient {
         let http = Client::builder()
             .dns_resolver(Arc::new(GuardedResolver::new(guard.clone(), lookup)))
             .redirect(Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
             // A proxy would resolve names on its own and reach what the guard refuses.
             .no_proxy()
             .user_agent(concat!("runpod-endpoint/", env!("CARGO_PKG_VERSION")))
@@ -77,9 +80,10 @@ impl WebhookClient {
 
     async fn follow(&self, url: &str, mut headers: HeaderMap, body: Bytes) -> Result<(), SendError> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut url = Url::parse(url).map_err(|_| SendError::Url)?;
+        let mut url = target::parse(url)?;
         for _ in 0..=MAX_HOPS {
-            self.check(&url)?;
+            // Host names are checked when they are resolved.
+            target::check(&url, &self.guard)?;
             let request = self.http.post(url.clone()).headers(headers.clone()).body(body.clone());
             let reply = request.send().await.map_err(unreachable)?;
             match reply.status() {
@@ -87,29 +91,18 @@ impl WebhookClient {
                 // Other redirects would turn the request into a GET without the body.
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
                     let target = reply.headers().get(LOCATION).and_then(|target| target.to_str().ok());
-                    url = target.and_then(|target| url.join(target).ok()).ok_or(SendError::Url)?;
+                    url = target.and_then(|target| url.join(target).ok()).ok_or(BadTarget::Url)?;
                 }
                 status => return Err(SendError::Status(status.as_u16())),
             }
         }
         Err(SendError::TooManyHops)
     }
-
-    /// Host names are checked when they are resolved; addresses in the URL itself are never resolved.
-    fn check(&self, url: &Url) -> Result<(), SendError> {
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SendError::Scheme);
-        }
-        if !url.has_host() {
-            return Err(SendError::Url);
-        }
-        Ok(self.guard.check(url)?)
-    }
 }
 
 fn unreachable(error: reqwest::Error) -> SendError {
     if PrivateAddress::caused(&error) {
-        return PrivateAddress.into();
+        return BadTarget::from(PrivateAddress).into();
     }
     SendError::Unreachable(request_error_text(error))
 }

@@ -1,41 +1,37 @@
-//! Tries, pauses and bounds.
+//! Deliveries: tries, their ends, and bounds.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use runpod_address_guard::Guard;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::body::WebhookBody;
 use super::client::{SendError, WebhookClient};
+use super::origin::{Origin, Origins, Places};
+use super::schedule::Schedule;
 use super::signature::Signer;
-use crate::store::{Store, Webhook, WebhookDue, WebhookOutcomes};
+use crate::store::{Store, Webhook, WebhookDue, WebhookEnd, WebhookOutcomes};
 
-/// Pauses before the second and the third try, as captured from the platform.
-const GAPS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+/// Deliveries begun and not ended to one receiver: as long as few are begun in all, and always. Each is a few hundred bytes, because
+/// the body is fetched for each try. What is more is given up at once, and can be sent again.
+const MAX_PENDING_OF_ORIGIN: usize = 20_000;
+const MIN_PENDING_OF_ORIGIN: usize = 100;
 
-/// Tries in flight at once, all receivers together and one receiver alone.
-const MAX_IN_FLIGHT: usize = 64;
-const MAX_IN_FLIGHT_PER_HOST: usize = 8;
-
-/// Deliveries begun and not ended, all receivers together and one receiver alone. Each is a few hundred bytes: the
-/// body is fetched for each try.
+/// Deliveries begun and not ended to all receivers, before each has only its [`MIN_PENDING_OF_ORIGIN`].
 const MAX_PENDING: usize = 100_000;
-const MAX_PENDING_PER_HOST: usize = 20_000;
 
-/// Before a job is read again that could not be read, and how often it is read.
+/// How much longer than its schedule a delivery waits for a place, when its receiver is busy with the failure of others.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Before the end of a delivery is noted again that could not be noted, and how often it is.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 const STORE_ATTEMPTS: u32 = 60;
-
-/// Receivers remembered before those without deliveries are forgotten.
-const MAX_HOSTS: usize = 1000;
 
 /// Why no webhooks can be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +45,8 @@ pub struct Webhooks {
     client: WebhookClient,
     signer: Option<Signer>,
     outcomes: WebhookOutcomes,
-    in_flight: Arc<Semaphore>,
-    gaps: [Duration; 2],
-}
-
-/// One receiver: a slow one holds up its own deliveries only.
-#[derive(Debug)]
-struct Host {
-    name: String,
-    in_flight: Semaphore,
+    places: Arc<Places>,
+    schedule: Schedule,
 }
 
 impl Webhooks {
@@ -67,8 +56,8 @@ impl Webhooks {
     /// When the TLS settings of this machine are unusable.
     pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
         let client = WebhookClient::new(guard)?;
-        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        Ok(Self { store, client, signer, outcomes: WebhookOutcomes::default(), in_flight, gaps: GAPS })
+        let (outcomes, places) = (WebhookOutcomes::default(), Arc::default());
+        Ok(Self { store, client, signer, outcomes, places, schedule: Schedule::default() })
     }
 
     /// Counts how deliveries end.
@@ -77,48 +66,35 @@ impl Webhooks {
         Self { outcomes, ..self }
     }
 
-    /// Other pauses before the second and the third try.
+    /// Sends what was not accepted again at other times.
     #[must_use]
-    pub fn with_gaps(self, gaps: [Duration; 2]) -> Self {
-        Self { gaps, ..self }
+    pub fn with_schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
     }
 
     /// Delivers until the store is dropped or `shutdown`. What is not delivered by then is due again when a durable store is
     /// opened the next time.
-    pub async fn run(self, mut due: mpsc::Receiver<WebhookDue>, shutdown: CancellationToken) {
-        let mut hosts: HashMap<String, Weak<Host>> = HashMap::new();
+    pub async fn run(self, mut due: mpsc::UnboundedReceiver<WebhookDue>, shutdown: CancellationToken) {
+        let mut origins = Origins::default();
         let mut pending = JoinSet::new();
         loop {
             let next = tokio::select! {
-                next = due.recv(), if pending.len() < MAX_PENDING => next,
+                next = due.recv() => next,
                 Some(_) = pending.join_next() => continue,
                 () = shutdown.cancelled() => return,
             };
             let Some(next) = next else { break };
-            let found = tokio::select! {
-                found = self.find(&next) => found,
-                () = shutdown.cancelled() => return,
-            };
-            let Some(webhook) = found else {
-                self.outcomes.count_dropped();
-                continue;
-            };
-            let host = host_of(&mut hosts, &webhook.url);
-            if Arc::strong_count(&host) > MAX_PENDING_PER_HOST {
-                self.outcomes.count_dropped();
-                tracing::warn!(
-                    job = next.job,
-                    host = host.name,
-                    "Too many webhooks wait for this receiver: this one is dropped."
-                );
-                continue;
-            }
+            let origin = origins.of(&next.url);
+            let bound = if pending.len() < MAX_PENDING { MAX_PENDING_OF_ORIGIN } else { MIN_PENDING_OF_ORIGIN };
+            let has_room = Arc::strong_count(&origin) <= bound;
             let deliverer = self.clone();
             pending.spawn(async move {
-                deliverer.deliver(&next, &host).await;
-                if let Err(error) = deliverer.store.webhook_settled(&next.endpoint, &next.job).await {
-                    tracing::warn!(job = next.job, %error, "This webhook may be delivered again after a restart.");
-                }
+                let end = if has_room {
+                    deliverer.deliver(&next, &origin).await
+                } else {
+                    Some(WebhookEnd::GivenUp("too many webhooks wait for this receiver".into()))
+                };
+                deliverer.note(&next, &origin, end).await;
             });
         }
         tokio::select! {
@@ -127,57 +103,61 @@ impl Webhooks {
         }
     }
 
-    /// The end of the job that is to be reported. `None` when there is none any more, or when the store cannot be read for so
-    /// long that the others must not wait for this one.
-    async fn find(&self, due: &WebhookDue) -> Option<Webhook> {
-        for _ in 0..STORE_ATTEMPTS {
-            match self.store.webhook(&due.endpoint, &due.job).await {
-                Ok(webhook) => return webhook,
-                Err(error) => tracing::warn!(job = due.job, %error, "Webhooks wait: a finished job cannot be read."),
-            }
-            sleep(STORE_PAUSE).await;
-        }
-        tracing::error!(
-            job = due.job,
-            "A webhook is skipped, because its job cannot be read. It is due again after a restart."
-        );
-        None
-    }
-
-    async fn deliver(&self, due: &WebhookDue, host: &Host) {
-        let gaps = self.gaps.into_iter().map(Some).chain([None]);
-        for (attempt, gap) in gaps.enumerate() {
-            let error = match self.attempt(due, host).await {
-                None => return self.outcomes.count_dropped(),
-                Some(Ok(())) => return self.outcomes.count_delivered(),
-                Some(Err(error)) => error,
+    /// Tries until the receiver accepts or the time is over. `None` when there is no end to report any more: the job was queued again.
+    async fn deliver(&self, due: &WebhookDue, origin: &Origin) -> Option<WebhookEnd> {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let error = match self.attempt(due, origin, begun).await? {
+                Ok(()) => return Some(WebhookEnd::Delivered),
+                Err(error) => error,
             };
-            let attempt = attempt + 1;
-            match gap.filter(|_| !error.is_final()) {
-                Some(gap) => {
-                    tracing::info!(job = due.job, host = host.name, attempt, %error, ?gap, "The webhook was not accepted. It is tried again.");
-                    sleep(gap).await;
-                }
-                None => {
-                    self.outcomes.count_failed();
-                    tracing::warn!(job = due.job, host = host.name, attempt, %error, "The webhook was not accepted and is given up.");
-                    return;
-                }
-            }
+            tries += 1;
+            let pause = self.schedule.pause(tries, begun.elapsed()).filter(|_| !error.is_final());
+            let Some(pause) = pause else {
+                return Some(WebhookEnd::GivenUp(format!("{error} (tries: {tries})").into()));
+            };
+            tracing::info!(job = %due.job, receiver = origin.name, tries, %error, ?pause, "The webhook was not accepted. It is sent again.");
+            sleep(pause).await;
         }
     }
 
-    /// One try. `None` when there is no end to report any more: the record has expired or the job was queued again.
-    async fn attempt(&self, due: &WebhookDue, host: &Host) -> Option<Result<(), SendError>> {
-        // A full receiver must not occupy the places of the others, so its own limit comes first.
-        let _of_host = host.in_flight.acquire().await.ok()?;
-        let _of_all = self.in_flight.acquire().await.ok()?;
+    /// One try. `None` when there is no end to report any more.
+    async fn attempt(&self, due: &WebhookDue, origin: &Origin, begun: Instant) -> Option<Result<(), SendError>> {
+        let Ok(place) = timeout_at(begun + self.schedule.span() + PATIENCE, self.places.enter(origin)).await else {
+            return Some(Err(SendError::NoPlace));
+        };
+        let place = place?;
         let webhook = match self.store.webhook(&due.endpoint, &due.job).await {
-            Ok(webhook) => webhook?,
+            Ok(webhook) => webhook.filter(|webhook| webhook.end_number == due.end_number)?,
             Err(error) => return Some(Err(error.into())),
         };
         let body = Bytes::from(serde_json::to_vec(&WebhookBody::from(&webhook)).ok()?);
-        Some(self.client.post(&webhook.url, self.headers(&webhook, &body), body).await)
+        let sent = self.client.post(&webhook.url, self.headers(&webhook, &body), body).await;
+        place.leave(sent.is_ok());
+        Some(sent)
+    }
+
+    /// Notes how a delivery has ended, so that it is not due again after a restart, and can be sent again if it was given up.
+    async fn note(&self, due: &WebhookDue, origin: &Origin, end: Option<WebhookEnd>) {
+        let Some(end) = end else { return self.outcomes.count_dropped() };
+        match &end {
+            WebhookEnd::Delivered => self.outcomes.count_delivered(),
+            WebhookEnd::GivenUp(reason) => {
+                self.outcomes.count_failed();
+                tracing::warn!(job = %due.job, receiver = origin.name, %reason, "The webhook is given up. `runpod-endpoint webhooks` lists it, and sends it again.");
+            }
+        }
+        for _ in 0..STORE_ATTEMPTS {
+            match self.store.webhook_ended(&due.endpoint, &due.job, due.end_number, end.clone()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(job = %due.job, %error, "The end of a webhook's delivery cannot be noted.");
+                }
+            }
+            sleep(STORE_PAUSE).await;
+        }
+        tracing::error!(job = %due.job, "This webhook may be delivered again after a restart.");
     }
 
     /// The headers of the Standard Webhooks specification. Receivers drop repetitions by the id: all tries to report one
@@ -201,17 +181,4 @@ impl Webhooks {
         }
         headers
     }
-}
-
-fn host_of(hosts: &mut HashMap<String, Weak<Host>>, url: &str) -> Arc<Host> {
-    let name = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    if let Some(host) = hosts.get(&name).and_then(Weak::upgrade) {
-        return host;
-    }
-    if hosts.len() >= MAX_HOSTS {
-        hosts.retain(|_, host| host.strong_count() > 0);
-    }
-    let host = Arc::new(Host { name: name.clone(), in_flight: Semaphore::new(MAX_IN_FLIGHT_PER_HOST) });
-    hosts.insert(name, Arc::downgrade(&host));
-    host
 }

@@ -264,3 +264,51 @@ async fn ids_that_runpod_reserves_are_refused() {
         assert!(text(&refused.stderr).contains("RunPod uses this name"), "{refused:?}");
     }
 }
+
+#[tokio::test]
+async fn an_endpoint_is_paused_and_resumed() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let paused = run(&url, &["pause"]).await;
+    assert!(text(&paused.stdout).starts_with("PAUSED"), "{}", text(&paused.stdout));
+    let id = api.run(r#"{"input": 1}"#).await;
+    let load = api.app.store.load("ep").await.unwrap();
+    assert_eq!((load.waiting, api.get("health").await.json()["paused"].as_bool()), (0, Some(true)));
+    let poll = tokio::spawn({
+        let api = api.clone();
+        async move { api.take("w1").await }
+    });
+    assert_eq!(text(&run(&url, &["resume", "--json"]).await.stdout), "{\"paused\":false}\n");
+    assert_eq!(timeout(SOON, poll).await.unwrap().unwrap(), id);
+    assert!(api.get("health").await.json().get("paused").is_none(), "RunPod's document");
+}
+
+#[tokio::test]
+async fn failed_jobs_are_listed_and_all_of_them_retried() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let mut failed = Vec::new();
+    for (number, body) in
+        [r#"{"error": "one\nand more"}"#, r#"{"output": 1}"#, r#"{"error": "three"}"#].iter().enumerate()
+    {
+        let (id, worker) = (api.run(r#"{"input": 1}"#).await, format!("w{number}"));
+        assert_eq!(api.take(&worker).await, id);
+        api.done(&worker, &id, body).await;
+        if body.contains("error") {
+            failed.insert(0, id);
+        }
+    }
+    let listed = text(&run(&url, &["failed"]).await.stdout);
+    assert_eq!(listed, format!("{}  FAILED  three\n{}  FAILED  one\n", failed[0], failed[1]));
+    let page = api.get("failed?limit=1").await.json();
+    assert_eq!(
+        (&page["total"], &page["hasMore"], &page["jobs"][0]["id"]),
+        (&2.into(), &true.into(), &failed[0].clone().into())
+    );
+    for bad in ["limit=0", "limit=x", "offset=-1"] {
+        assert_eq!(api.get(&format!("failed?{bad}")).await.status.as_u16(), 400, "{bad}");
+    }
+    assert_eq!(text(&run(&url, &["retry", "--all-failed"]).await.stdout), "IN_QUEUE: 2\n");
+    assert_eq!(text(&run(&url, &["failed"]).await.stdout), "");
+    assert_eq!(run(&url, &["retry"]).await.status.code(), Some(64), "a job, or all that failed");
+}

@@ -198,3 +198,26 @@ async fn a_recycled_worker_is_replaced() {
     done.header("Authorization", "worker-secret").send().await.unwrap().error_for_status().unwrap();
     assert_ne!(dev.line("life ").await, first);
 }
+
+#[tokio::test]
+async fn a_receiver_on_this_machine_is_accepted_by_dev_and_refused_by_serve() {
+    let submit = async |base: String, host: &str| {
+        let body = format!(r#"{{"input": 1, "webhook": "http://{host}:9/hook"}}"#);
+        let request = reqwest::Client::new().post(format!("{base}/run")).body(body);
+        let reply = timeout(SOON, request.send()).await.unwrap().unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    };
+    let mut dev = start("IDLE", &[]);
+    let base = dev.line("RunPod-compatible endpoint: ").await;
+    for (host, status) in [("127.0.0.1", 200), ("localhost", 200), ("[::1]", 200), ("10.0.0.1", 400)] {
+        assert_eq!(submit(base.clone(), host).await.0, status, "{host}");
+    }
+    let mut serve = program();
+    let mut serve = serve.args(["serve", "--bind", "127.0.0.1:0"]).spawn().unwrap();
+    let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines();
+    let first = timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let base = first.strip_prefix("RunPod-compatible endpoint: ").unwrap().to_owned();
+    let (status, text) = submit(base, "localhost").await;
+    assert!(status == 400 && text.contains("--webhook-allow 127.0.0.0/8"), "{text}");
+    serve.kill().await.unwrap();
+}

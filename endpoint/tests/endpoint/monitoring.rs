@@ -13,7 +13,7 @@ use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::store::{
     Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
 };
-use runpod_endpoint::webhooks::{Guard, Webhooks};
+use runpod_endpoint::webhooks::{Guard, TargetCheck, Webhooks};
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -211,7 +211,10 @@ async fn webhooks_are_counted_by_how_they_end() {
     let (queue, due) = WebhookQueue::channel();
     let outcomes = queue.outcomes();
     let setup = runpod_endpoint::store::Setup { webhooks: queue, ..Default::default() };
-    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(setup));
+    // What is accepted here is refused by the deliverer.
+    let options =
+        Options { webhooks: TargetCheck::new(Guard::new(&["127.0.0.0/8".parse().unwrap()])), ..Options::default() };
+    let api = Api::build(Keys::default(), options, MemoryStore::new(setup));
     let api = watched(&api, &[], outcomes.clone());
     let webhooks = Webhooks::new(Arc::clone(&api.app.store), Guard::new(&[]), None).unwrap();
     let delivering = tokio::spawn(webhooks.counting(outcomes).run(due, CancellationToken::new()));

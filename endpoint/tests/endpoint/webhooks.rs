@@ -11,9 +11,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::post;
+use end_to_end_tests::eventually;
+use runpod_endpoint::api::Catalog;
 use runpod_endpoint::api::{Keys, Options, Secret};
-use runpod_endpoint::store::{MemoryStore, OpenError, Setup, SqliteStore, WebhookQueue};
-use runpod_endpoint::webhooks::{Guard, Signer, Webhooks};
+use runpod_endpoint::store::{Limits, MemoryStore, OpenError, Policy, Setup, SqliteStore, WebhookQueue};
+use runpod_endpoint::webhooks::{Guard, Schedule, Signer, TargetCheck, Webhooks};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -68,15 +70,25 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// An endpoint whose webhooks may reach this machine and whose pauses are short.
 fn endpoint(allowed: &[&str], signed: bool) -> Api {
-    let (queue, due) = WebhookQueue::channel();
-    let store = MemoryStore::new(Setup { webhooks: queue, ..Setup::default() });
-    let api = Api::build(Keys::default(), Options::default(), store);
     let allowed: Vec<_> = allowed.iter().map(|network| network.parse().unwrap()).collect();
     let signer = signed.then(|| Signer::new(&Secret::from(SECRET)).unwrap());
-    let webhooks = Webhooks::new(Arc::clone(&api.app.store), Guard::new(&allowed), signer).unwrap();
-    let webhooks = webhooks.with_gaps([Duration::from_millis(1); 2]);
+    endpoint_with(Guard::new(&allowed), signer, Limits::default(), Policy::default())
+}
+
+fn endpoint_with(guard: Guard, signer: Option<Signer>, limits: Limits, policy: Policy) -> Api {
+    let (queue, due) = WebhookQueue::channel();
+    let store = MemoryStore::new(Setup { webhooks: queue, limits, ..Setup::default() });
+    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: false };
+    let options = Options { webhooks: TargetCheck::new(guard.clone()), catalog, ..Options::default() };
+    let api = Api::build(Keys::default(), options, store);
+    let webhooks = Webhooks::new(Arc::clone(&api.app.store), guard, signer).unwrap();
+    let webhooks = webhooks.with_schedule(Schedule::of(vec![Duration::from_millis(1); 2]));
     tokio::spawn(webhooks.run(due, CancellationToken::new()));
     api
+}
+
+fn loopback() -> Guard {
+    Guard::new(&["127.0.0.0/8".parse().unwrap()])
 }
 
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
@@ -195,14 +207,130 @@ async fn a_receiver_that_never_answers_delays_neither_jobs_nor_other_receivers()
 async fn this_machine_is_not_reached_unless_allowed() {
     let mut receiver = Receiver::start(&[]).await;
     let closed = endpoint(&["10.0.0.0/8"], false);
-    for url in [receiver.url.clone(), receiver.url.replace("127.0.0.1", "localhost")] {
-        let id = submit(&closed, &url).await;
-        closed.done("w1", &id, "{}").await;
-        assert_eq!(closed.state(&id).await, "COMPLETED");
+    for url in [&*receiver.url, &receiver.url.replace("127.0.0.1", "localhost"), "no url", "ftp://example.org/hook"] {
+        for route in ["run", "runsync"] {
+            let reply = closed.post(route, json!({"input": 1, "webhook": url}).to_string()).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{url}");
+            let error = reply.field("error");
+            let is_address = url.contains("/hook") && url.starts_with("http:");
+            assert_eq!(error.contains("--webhook-allow"), is_address, "{error}");
+            assert!(error.starts_with("`webhook` can never be delivered: "), "{error}");
+        }
     }
+    assert_eq!(closed.get("health").await.json()["jobs"]["inQueue"], 0, "nothing was queued");
     let open = endpoint(LOOPBACK, false);
     let id = submit(&open, &receiver.url).await;
     open.done("w1", &id, "{}").await;
+    assert_eq!(receiver.next().await.json()["id"], id);
+}
+
+#[tokio::test]
+async fn a_job_that_expires_is_reported_like_one_that_ends_otherwise() {
+    let mut receiver = Receiver::start(&[]).await;
+    let policy = Policy { ttl: Duration::from_millis(200), ..Policy::default() };
+    let api = endpoint_with(loopback(), None, Limits::default(), policy);
+    let waits = api.run(&json!({"input": {"n": 1}, "webhook": receiver.url}).to_string()).await;
+    let report = receiver.next().await.json();
+    assert_eq!((&report["id"], &report["status"]), (&json!(waits), &json!("TIMED_OUT")));
+    assert!(report["error"].as_str().unwrap().contains("ttl"), "{report}");
+    assert_eq!(report["input"], json!({"n": 1}));
+    let runs = submit(&api, &receiver.url).await;
+    assert_eq!(receiver.next().await.json()["id"], runs);
+    eventually("the record to go once it is reported", || async {
+        (api.get(&format!("status/{runs}")).await.status == StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_reported_where_that_is_wanted() {
+    let mut receiver = Receiver::start(&[]).await;
+    let limits = Limits { report_cancelled: true, ..Limits::default() };
+    let api = endpoint_with(loopback(), None, limits, Policy::default());
+    let running = submit(&api, &receiver.url).await;
+    api.post(&format!("cancel/{running}"), "").await;
+    let report = receiver.next().await.json();
+    assert_eq!((&report["id"], &report["status"]), (&json!(running), &json!("CANCELLED")));
+    let waiting = api.run(&json!({"input": 1, "webhook": receiver.url}).to_string()).await;
+    api.post("purge-queue", "").await;
+    assert_eq!(receiver.next().await.json()["id"], waiting);
+}
+
+/// Ends a job whose webhook is given up; its id.
+async fn given_up(api: &Api, url: &str) -> String {
+    let id = submit(api, url).await;
+    api.done("w1", &id, r#"{"output": 1}"#).await;
+    let listed = format!("\"id\":\"{id}\"");
+    eventually("the webhook to be given up", || async {
+        api.get("webhooks").await.text.contains(&listed).then_some(())
+    })
+    .await;
+    id
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_listed_and_can_be_sent_again() {
+    let mut receiver = Receiver::start(&[500; 6]).await;
+    let api = endpoint(LOOPBACK, false);
+    let url = format!("{}?token=s3cret", receiver.url);
+    let (first, second) = (given_up(&api, &url).await, given_up(&api, &url).await);
+    let list = api.get("webhooks?limit=1").await;
+    assert!(!list.text.contains("s3cret"), "{}", list.text);
+    let list = list.json();
+    assert_eq!(
+        (&list["total"], &list["hasMore"], &list["webhooks"][0]["id"]),
+        (&json!(2), &json!(true), &json!(second))
+    );
+    let entry = &api.get("webhooks?offset=1").await.json()["webhooks"][0];
+    assert_eq!((&entry["id"], &entry["status"]), (&json!(first), &json!("COMPLETED")));
+    assert_eq!(entry["receiver"], receiver.url.trim_end_matches("/hook"));
+    assert!(entry["reason"].as_str().unwrap().contains("500"), "{entry}");
+    assert!(entry["givenUpAt"].as_str().unwrap().ends_with('Z'), "{entry}");
+    let mut last = String::new();
+    for _ in 0..6 {
+        last = receiver.next().await.headers["webhook-id"].to_str().unwrap().to_owned();
+    }
+
+    assert_eq!(api.post(&format!("webhooks/resend/{second}"), "").await.json(), json!({"resent": 1}));
+    let again = receiver.next().await;
+    assert_eq!(
+        again.headers["webhook-id"].to_str().unwrap(),
+        last,
+        "the receiver can tell that it is the same message"
+    );
+    assert_eq!(api.post("webhooks/resend", "").await.json(), json!({"resent": 1}));
+    assert_eq!(receiver.next().await.json()["id"], first);
+    eventually("an empty list", || async { (api.get("webhooks").await.json()["total"] == 0).then_some(()) }).await;
+    let reply = api.post(&format!("webhooks/resend/{second}"), "").await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_retried_job_is_no_longer_listed_as_given_up() {
+    let receiver = Receiver::start(&[500; 3]).await;
+    let api = endpoint(LOOPBACK, false);
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, r#"{"error": "no"}"#).await;
+    eventually("the webhook to be given up", || async {
+        (api.get("webhooks").await.json()["total"] == 1).then_some(())
+    })
+    .await;
+    api.post(&format!("retry/{id}"), "").await;
+    assert_eq!(api.get("webhooks").await.json()["total"], 0);
+}
+
+#[tokio::test]
+async fn two_ports_of_one_host_are_two_receivers() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_url = format!("http://{}/hook", silent.local_addr().unwrap());
+    let mut receiver = Receiver::start(&[]).await;
+    let api = endpoint(LOOPBACK, false);
+    for _ in 0..200 {
+        let id = submit(&api, &silent_url).await;
+        api.done("w1", &id, "{}").await;
+    }
+    let id = submit(&api, &receiver.url).await;
+    api.done("w1", &id, "{}").await;
     assert_eq!(receiver.next().await.json()["id"], id);
 }
 
@@ -220,11 +348,11 @@ async fn one_life(file: &Path, work: impl AsyncFnOnce(&Api), heard: impl Future<
         }
     };
     let (store, due) = timeout(SOON, opening).await.unwrap();
-    let api = Api::build(Keys::default(), Options::default(), store);
-    let guard = Guard::new(&["127.0.0.0/8".parse().unwrap()]);
-    let webhooks = Webhooks::new(Arc::clone(&api.app.store), guard, None).unwrap();
+    let options = Options { webhooks: TargetCheck::new(loopback()), ..Options::default() };
+    let api = Api::build(Keys::default(), options, store);
+    let webhooks = Webhooks::new(Arc::clone(&api.app.store), loopback(), None).unwrap();
     let stop = CancellationToken::new();
-    let delivering = webhooks.with_gaps([Duration::from_secs(3600); 2]).run(due, stop.clone());
+    let delivering = webhooks.with_schedule(Schedule::of(vec![Duration::from_secs(3600); 2])).run(due, stop.clone());
     let end = async {
         work(&api).await;
         heard.await;

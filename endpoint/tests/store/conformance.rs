@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runpod_endpoint::store::{
-    ANONYMOUS, Heartbeat, Limits, Outcome, Overrides, Setup, Status, StoreError, WorkerEvent,
+    ANONYMOUS, Heartbeat, Limits, Outcome, Overrides, Setup, Status, StoreError, WebhookEnd, WorkerEvent,
 };
 use tokio::time::timeout;
 
@@ -52,6 +52,9 @@ every_store!(
     the_worker_of_a_process_that_ended_loses_its_jobs,
     a_job_that_is_handed_back_is_the_next_one_and_costs_no_retry,
     endpoints_have_their_own_number_of_retries,
+    a_paused_endpoint_gives_out_no_jobs_until_it_is_resumed,
+    all_failed_jobs_run_again_at_once,
+    a_job_is_kept_until_its_webhook_is_delivered,
 );
 
 async fn jobs_leave_in_order_of_submission_and_low_priority_last<E: Engine>() {
@@ -486,4 +489,79 @@ async fn endpoints_have_their_own_number_of_retries<E: Engine>() {
         let ended = store.view(endpoint, "a", None).await.unwrap();
         assert_eq!(ended.ending.error, Some(format!("job timed out after {retries} retries")));
     }
+}
+
+async fn a_paused_endpoint_gives_out_no_jobs_until_it_is_resumed<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "running").await;
+    take(&*store, "w0", 1).await;
+    store.set_paused(EP, true).await.unwrap();
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(take_ids(&*store, "w1", 9).await, [""; 0]);
+    let load = store.load(EP).await.unwrap();
+    assert_eq!((load.waiting, load.oldest, load.in_progress), (0, None, 1), "no worker is started for what waits");
+    store.finish(EP, "w0", "running", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "running").await, Status::Completed, "running jobs go on");
+
+    // Every worker that waits is woken, not only one.
+    let polls = ["w2", "w3"].map(|worker| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.take(EP, worker, 1, SOON).await.unwrap().len() })
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.set_paused(EP, false).await.unwrap();
+    for poll in polls {
+        assert_eq!(timeout(SOON, poll).await.unwrap().unwrap(), 1);
+    }
+}
+
+async fn all_failed_jobs_run_again_at_once<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let ids: Vec<_> = (0..2500).map(|number| format!("job-{number}")).collect();
+    for id in &ids {
+        submit(&*store, id).await;
+    }
+    for job in take(&*store, "w", usize::MAX).await {
+        let is_good = job.id.ends_with('7');
+        store.finish(EP, "w", &job.id, if is_good { done("1") } else { failed("bad") }).await.unwrap();
+    }
+    let first = store.failed(EP, 0, 2).await.unwrap();
+    let shown: Vec<_> = first.entries.iter().map(|row| (&*row.view.id, row.view.ending.error.as_deref())).collect();
+    assert_eq!((shown, first.total), (vec![("job-2499", Some("bad")), ("job-2498", Some("bad"))], 2250));
+    assert_eq!(store.failed(EP, 2249, 9).await.unwrap().entries.len(), 1);
+    assert_eq!(store.retry_failed(EP).await.unwrap(), 2250);
+    assert_eq!(store.failed(EP, 0, 9).await.unwrap().total, 0);
+    assert_eq!(store.retry_failed(EP).await.unwrap(), 0);
+    let again = take_ids(&*store, "another", usize::MAX).await;
+    let bad: Vec<_> = ids.iter().filter(|id| !id.ends_with('7')).cloned().collect();
+    assert_eq!(again, bad, "in their old order");
+}
+
+async fn a_job_is_kept_until_its_webhook_is_delivered<E: Engine>() {
+    let engine = E::new();
+    let limits = Limits { given_up_retention: Duration::from_millis(300), max_given_up: 1, ..Limits::default() };
+    let store = engine.open(limits);
+    for id in ["delivered", "older", "newer"] {
+        let job = job_with(id, |request| {
+            request.webhook = Some("https://example.com/hook".into());
+            request.retention = Duration::ZERO;
+        });
+        store.submit(EP, job).await.unwrap();
+        take(&*store, "w", 1).await;
+        store.finish(EP, "w", id, done("1")).await.unwrap();
+    }
+    let end_number = async |id| store.webhook(EP, id).await.unwrap().unwrap().end_number;
+    store.webhook_ended(EP, "delivered", end_number("delivered").await, WebhookEnd::Delivered).await.unwrap();
+    until(&*store, "delivered", |job| job.is_err()).await;
+    for id in ["older", "newer"] {
+        let end = WebhookEnd::GivenUp("no".into());
+        store.webhook_ended(EP, id, end_number(id).await, end).await.unwrap();
+    }
+    until(&*store, "older", |job| job.is_err()).await;
+    until(&*store, "newer", |job| job.is_err()).await;
+    assert_eq!(store.given_up(EP, 0, 9).await.unwrap().total, 0);
 }

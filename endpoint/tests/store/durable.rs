@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use runpod_endpoint::store::{Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookQueue};
+use end_to_end_tests::eventually;
+use runpod_endpoint::store::{
+    BatchState, Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookEnd, WebhookQueue,
+};
 use rusqlite::Connection;
 use tokio::time::timeout;
 
@@ -97,7 +100,7 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
         let store = engine.open_with(&Setup { webhooks, ..Setup::default() });
         // Any look at the queue lets out what the start has found.
         store.health(EP).await.unwrap();
-        let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job).collect();
+        let ids: Vec<_> = std::iter::from_fn(|| due.try_recv().ok()).map(|due| due.job.to_string()).collect();
         (store, ids)
     };
     let (store, _) = due_at_start(&engine).await;
@@ -112,14 +115,88 @@ async fn a_webhook_is_due_again_until_its_delivery_has_ended() {
     }
     store.finish(EP, "w", "retried", failed("bad")).await.unwrap();
     store.retry(EP, "retried").await.unwrap();
-    store.webhook_settled(EP, "told").await.unwrap();
+    let end = |id| store.webhook(EP, id);
+    let number = end("told").await.unwrap().unwrap().end_number;
+    store.webhook_ended(EP, "told", number + 1, WebhookEnd::Delivered).await.unwrap();
+    assert!(end("told").await.unwrap().is_some(), "another end of the job was reported");
+    store.webhook_ended(EP, "told", number, WebhookEnd::Delivered).await.unwrap();
     drop(store);
 
     let (store, due) = due_at_start(&engine).await;
     assert_eq!(due, ["untold"]);
-    store.webhook_settled(EP, "untold").await.unwrap();
+    let number = store.webhook(EP, "untold").await.unwrap().unwrap().end_number;
+    store.webhook_ended(EP, "untold", number, WebhookEnd::GivenUp("no answer".into())).await.unwrap();
     drop(store);
-    assert_eq!(due_at_start(&engine).await.1, [""; 0]);
+    let (store, due) = due_at_start(&engine).await;
+    assert_eq!(due, [""; 0]);
+    let given_up = store.given_up(EP, 0, 9).await.unwrap();
+    assert_eq!((&*given_up.entries[0].job, &*given_up.entries[0].reason), ("untold", "no answer"));
+    store.resend_webhook(EP, "untold").await.unwrap();
+    drop(store);
+    assert_eq!(due_at_start(&engine).await.1, ["untold"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_stays_paused() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    store.set_paused(EP, true).await.unwrap();
+    submit(&*store, "a").await;
+    drop(store);
+    let store = engine.open(Limits::default());
+    assert!(store.health(EP).await.unwrap().paused);
+    assert_eq!(take(&*store, "w", 1).await.len(), 0);
+    store.set_paused(EP, false).await.unwrap();
+    drop(store);
+    assert_eq!(take(&*engine.open(Limits::default()), "w", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn batches_are_kept_with_their_states_and_results() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["draft", "runs"] {
+        let jobs = Vec::from(["1", "2"].map(|number| new_job(&format!("{id}-{number}"))));
+        store.create_batch(EP, id.into(), jobs).await.unwrap();
+    }
+    store.rename_batch(EP, "runs", Some("nightly".into())).await.unwrap();
+    store.finalize_batch(EP, "runs").await.unwrap();
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "runs-1", done("1.50")).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let runs = store.batch(EP, "runs").await.unwrap();
+    assert_eq!((runs.state, runs.name.as_deref()), (BatchState::Finalized, Some("nightly")));
+    assert_eq!((runs.counts.completed, runs.counts.waiting, runs.counts.total()), (1, 1, 2));
+    let taken = take(&*store, "w", 9).await;
+    assert_eq!(taken.iter().map(|job| &*job.id).collect::<Vec<_>>(), ["runs-2"], "nothing of a draft");
+    assert_eq!(taken[0].request.batch.as_deref(), Some("runs"));
+    store.finish(EP, "w", "runs-2", failed("bad")).await.unwrap();
+    store.finalize_batch(EP, "draft").await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    let requests = store.batch_requests(EP, "runs", 0, 9).await.unwrap().entries;
+    assert_eq!(requests.iter().map(|request| output_of(&request.view)).collect::<Vec<_>>(), [Some("1.50"), None]);
+    assert!(requests.iter().all(|request| request.started <= request.completed && request.started.is_some()));
+    assert_eq!(take(&*store, "w", 9).await.len(), 2, "the draft was finalized");
+}
+
+#[tokio::test]
+async fn a_batch_leaves_the_file_with_its_requests() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits { batch_retention: Duration::from_millis(200), ..Limits::default() });
+    store.create_batch(EP, "b".into(), vec![new_job("1"), new_job("2")]).await.unwrap();
+    store.cancel_batch(EP, "b").await.unwrap();
+    eventually("the batch to expire", || async { store.batch(EP, "b").await.is_err().then_some(()) }).await;
+    drop(store);
+    drop(engine.open(Limits::default()));
+    let file = Connection::open(engine.path()).unwrap();
+    for table in ["batches", "jobs", "inputs"] {
+        let left: i64 = file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
 }
 
 #[tokio::test]

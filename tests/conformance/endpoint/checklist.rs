@@ -384,6 +384,40 @@ const CHECKLIST: &[(&str, &[&str])] = &[
             "openai::the_status_of_a_failure_tells_whether_to_try_again",
         ],
     ),
+    // The batch API.
+    (
+        "POST /batch takes an array, also an empty one, and answers id and DRAFT; adding takes an object, and a body that is too large adds nothing",
+        &["batch::a_batch_is_a_draft_until_it_is_finalized"],
+    ),
+    (
+        "no request of a DRAFT is handed to a worker; after /finalize adding and removing are refused and change nothing",
+        &["batch::a_batch_is_a_draft_until_it_is_finalized"],
+    ),
+    (
+        "a batch stays FINALIZED when all has ended; a failed request has an error and no output, and stops no other",
+        &["batch::results_and_errors_are_read_in_pages"],
+    ),
+    (
+        "createdAt is in milliseconds, startedAt and completedAt are RFC 3339 and absent before they happen",
+        &["batch::a_batch_is_a_draft_until_it_is_finalized", "batch::a_cancelled_batch_lets_running_requests_end"],
+    ),
+    (
+        "pages have each request once; batches are listed newest first",
+        &["batch::results_and_errors_are_read_in_pages", "batch::batches_are_listed_newest_first_and_have_limits"],
+    ),
+    (
+        "cancelling ends what waits, lets what runs end without a stop signal, and then shows CANCELLED",
+        &["batch::a_cancelled_batch_lets_running_requests_end"],
+    ),
+    (
+        "a job of a batch carries batchId, and a job of /run, which comes first, does not",
+        &["batch::results_and_errors_are_read_in_pages"],
+    ),
+    (
+        "too many batches or requests are refused with a clear 4xx; the limits are settings",
+        &["batch::batches_are_listed_newest_first_and_have_limits"],
+    ),
+    ("results of a batch outlive those of /run", &["batch::results_and_errors_are_read_in_pages"]),
 ];
 
 // Statements without a test of their own. "status is never RUNNING": there is no such value in the type. "job-done

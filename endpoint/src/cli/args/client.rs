@@ -69,7 +69,7 @@ pub struct SubmitArgs {
     pub policy_low_priority: bool,
 }
 
-/// `status`, `stream`, `cancel` and `retry`
+/// `status`, `stream` and `cancel`
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status of stream: 0 COMPLETED, 1 FAILED or TIMED_OUT, 3 CANCELLED.
@@ -83,6 +83,48 @@ pub struct JobArgs {
     /// The id that `submit` printed
     #[arg(value_name = "JOB", help_heading = "Job")]
     pub job: String,
+}
+
+/// `retry`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint retry 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1
+  runpod-endpoint failed && runpod-endpoint retry --all-failed")]
+pub struct RetryArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The id that `submit` printed
+    #[arg(
+        value_name = "JOB",
+        required_unless_present = "all_failed",
+        conflicts_with = "all_failed",
+        help_heading = "Job"
+    )]
+    pub job: Option<String>,
+    /// Queue every FAILED and TIMED_OUT job again whose record is still kept
+    #[arg(long, help_heading = "Job")]
+    pub all_failed: bool,
+}
+
+/// `webhooks`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  runpod-endpoint webhooks
+  runpod-endpoint webhooks --resend 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1
+  runpod-endpoint webhooks --resend-all")]
+pub struct WebhooksArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Send the webhook of this job again
+    #[arg(long, value_name = "JOB", conflicts_with = "resend_all", help_heading = "Webhooks")]
+    pub resend: Option<String>,
+    /// Send all of them again
+    #[arg(long, help_heading = "Webhooks")]
+    pub resend_all: bool,
 }
 
 /// `watch`
@@ -102,7 +144,7 @@ pub struct WatchArgs {
     pub stream: bool,
 }
 
-/// `requests` and `purge`
+/// `requests`, `failed`, `purge`, `pause` and `resume`
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

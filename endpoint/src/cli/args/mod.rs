@@ -1,5 +1,6 @@
 //! The command line.
 
+mod batch;
 mod client;
 mod parse;
 mod server;
@@ -7,13 +8,15 @@ mod workers;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use batch::{BatchArgs, BatchCommand, BatchIdArgs, BatchSubmitArgs};
 pub(crate) use client::{
-    EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, ServerArgs, SubmitArgs, TopArgs, WatchArgs,
+    EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, RetryArgs, ServerArgs, SubmitArgs, TargetArgs, TopArgs,
+    WatchArgs, WebhooksArgs,
 };
-pub(crate) use parse::{endpoint_id, is_reserved_id};
+pub(crate) use parse::{WebhookSchedule, endpoint_id, is_reserved_id};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
-    ServeArgs,
+    ServeArgs, WebhookArgs,
 };
 pub(crate) use workers::WorkerArgs;
 
@@ -52,12 +55,22 @@ pub enum Command {
     Stream(JobArgs),
     /// Stop a job
     Cancel(JobArgs),
-    /// Queue a FAILED or TIMED_OUT job again
-    Retry(JobArgs),
+    /// Queue a FAILED or TIMED_OUT job again, or all of them
+    Retry(RetryArgs),
+    /// List the FAILED and TIMED_OUT jobs, newest first
+    Failed(EndpointArgs),
     /// List the jobs that have not ended
     Requests(EndpointArgs),
     /// Cancel every job that no worker has taken
     Purge(EndpointArgs),
+    /// Run thousands of inputs as one batch, when no other job waits
+    Batch(BatchArgs),
+    /// Accept jobs, but give none to workers
+    Pause(EndpointArgs),
+    /// Give jobs to workers again
+    Resume(EndpointArgs),
+    /// List the webhooks whose delivery was given up, or send them again
+    Webhooks(WebhooksArgs),
     /// Print the counters of jobs and workers
     Health(HealthArgs),
     /// Show queue, workers, jobs and GPUs, live, in the terminal

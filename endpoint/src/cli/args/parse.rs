@@ -26,6 +26,27 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
     if fits { Ok(time) } else { Err("give 100ms to 1h".to_owned()) }
 }
 
+pub(super) fn batch_retention(text: &str) -> Result<Duration, String> {
+    seconds(text, 60..=90 * 24 * 3600, "give 1m to 90d")
+}
+
+/// How long webhooks are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookSchedule {
+    /// As RunPod does.
+    Platform,
+    /// For this long.
+    For(Duration),
+}
+
+pub(super) fn webhook_schedule(text: &str) -> Result<WebhookSchedule, String> {
+    const ADVICE: &str = "give 1s to 7d, or `platform`";
+    match text {
+        "platform" => Ok(WebhookSchedule::Platform),
+        _ => seconds(text, 1..=7 * 24 * 3600, ADVICE).map(WebhookSchedule::For),
+    }
+}
+
 fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let fits = time >= Duration::from_secs(*range.start()) && time <= Duration::from_secs(*range.end());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::parse::{endpoint_id, hold, lease, level, secret};
+use super::parse::{WebhookSchedule, batch_retention, endpoint_id, hold, lease, level, secret, webhook_schedule};
 use super::workers::WorkerArgs;
 use crate::secret::Secret;
 use runpod_log_line::LogFormat;
@@ -133,6 +133,15 @@ pub struct QueueArgs {
     /// How often a lost job is retried before it fails; RunPod retries once. A job that a worker hands back costs no retry
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+    /// Batches of an endpoint that may be drafts or unfinished at the same time, as RunPod's
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_batches: u32,
+    /// Requests in one batch, as RunPod's
+    #[arg(long, default_value_t = 5000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_batch_requests: u32,
+    /// How long a batch and its results are kept after its last request has ended, 1m to 90d
+    #[arg(long, default_value = "7d", value_name = "TIME", value_parser = batch_retention)]
+    pub batch_retention: Duration,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
     pub report_timed_out: bool,
@@ -178,6 +187,12 @@ pub struct WebhookArgs {
     /// Network that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
     #[arg(long, value_name = "CIDR")]
     pub webhook_allow: Vec<IpNet>,
+    /// How long a webhook that is not accepted is sent again, with growing pauses; `platform`: twice, as RunPod does
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = webhook_schedule)]
+    pub webhook_retry_for: WebhookSchedule,
+    /// Report cancelled jobs to their webhooks too; RunPod does not
+    #[arg(long)]
+    pub webhook_cancelled: bool,
 }
 
 /// Where alerts are sent.

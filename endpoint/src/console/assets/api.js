@@ -60,6 +60,13 @@ export async function request(path, options) {
   return body;
 }
 
+/** The text of a reply, for documents that must not be written anew. */
+export async function rawText(path) {
+  const response = await send(path);
+  if (!response.ok) throw new Error(`the endpoint answered ${response.status}`);
+  return response.text();
+}
+
 export const post = (path, body = {}) =>
   request(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 

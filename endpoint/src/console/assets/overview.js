@@ -1,8 +1,9 @@
 // The overview of one endpoint: figures, charts, jobs, workers and the submit form.
 
-import { listen, part, post } from "./api.js";
+import { listen, part, post, request } from "./api.js";
 import { chart } from "./chart.js";
 import { STATES, ago, badge, duration, h, setBadge, setText, stateName, toast } from "./dom.js";
+import { batchesPanel } from "./batches.js";
 import { submitPanel } from "./form.js";
 
 const KEPT = 600;
@@ -59,6 +60,34 @@ export function overview(main, endpoint, onState) {
       toast(error.message);
     }
   } }, "Purge queue");
+  let isPaused = false;
+  const pause = h("button", { type: "button", onclick: async () => {
+    try {
+      ({ paused: isPaused } = await post(`/v2/${part(endpoint)}/${isPaused ? "resume" : "pause"}`));
+      showPaused();
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, "Pause");
+  const paused = h("p", { class: "panel notice", role: "status", hidden: true },
+    "This endpoint is paused: jobs are accepted, and none is given to a worker until it is resumed.");
+  function showPaused() {
+    setText(pause, isPaused ? "Resume" : "Pause");
+    pause.classList.toggle("primary", isPaused);
+    paused.hidden = !isPaused;
+  }
+  const retryFailed = h("button", { type: "button", disabled: true, onclick: async () => {
+    try {
+      const { total } = await request(`/v2/${part(endpoint)}/failed?limit=1`);
+      if (total === 0) return void toast("No failed job is kept any more");
+      if (!confirm(`Queue ${total} failed ${total === 1 ? "job" : "jobs"} again?`)) return;
+      const { retried } = await post(`/v2/${part(endpoint)}/retry-failed`);
+      toast(`${retried} failed ${retried === 1 ? "job" : "jobs"} queued again`);
+    } catch (error) {
+      toast(error.message);
+    }
+  } }, "Retry failed");
+  const batches = batchesPanel(endpoint);
   const body = h("tbody");
   const heads = ["Job", "State", "Submitted", "Waited", "Ran", "Worker"];
   const table = h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads.map((name, index) =>
@@ -71,7 +100,7 @@ export function overview(main, endpoint, onState) {
   } }, "Show more");
   const noJobs = h("div", { class: "empty" });
   const jobs = h("section", { class: "panel", "aria-labelledby": "jobs-title" },
-    h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }), purge),
+    h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }), pause, retryFailed, purge),
     h("div", { class: "filters" }, chips, search), table, more, noJobs);
 
   const workerList = h("ul", { class: "workers" });
@@ -82,10 +111,10 @@ export function overview(main, endpoint, onState) {
   const submit = submitPanel(endpoint, (id) => {
     location.hash = `#/${part(endpoint)}/jobs/${part(id)}`;
   });
-  main.replaceChildren(
+  main.replaceChildren(paused,
     h("dl", { class: "panel tiles", "aria-label": "Counters" }, Object.values(tiles).map(({ element }) => element)),
     h("div", { class: "charts" }, jobsChart.panel, workersChart.panel),
-    h("div", { class: "split" }, jobs, h("div", { class: "stack" }, submit, workers)));
+    h("div", { class: "split" }, h("div", { class: "stack" }, jobs, batches.panel), h("div", { class: "stack" }, submit, workers)));
 
   function showPoint(point) {
     offset = point.at - Date.now();
@@ -94,7 +123,7 @@ export function overview(main, endpoint, onState) {
     const ended = point.completed + point.failed;
     const all = point.idle + point.initializing + point.running + point.throttled + point.unhealthy;
     setText(tiles.queue.value, String(point.inQueue));
-    setText(tiles.queue.detail, point.inQueue > 0 && all === 0 ? "no worker to run them" : "waiting for a worker");
+    setText(tiles.queue.detail, point.paused ? "paused" : point.inQueue > 0 && all === 0 ? "no worker to run them" : "waiting for a worker");
     setText(tiles.run.value, String(point.inProgress));
     setText(tiles.run.detail, `on ${point.running} ${point.running === 1 ? "worker" : "workers"}`);
     setText(tiles.done.value, String(point.completed));
@@ -105,6 +134,9 @@ export function overview(main, endpoint, onState) {
     const trouble = ["throttled", "unhealthy", "lost"].filter((state) => point[state] > 0).map((state) => ` · ${point[state]} ${state}`).join("");
     setText(tiles.workers.detail, `${point.idle} idle · ${point.running} running${trouble}`);
     purge.disabled = point.inQueue === 0;
+    retryFailed.disabled = point.failed === 0;
+    isPaused = point.paused;
+    showPaused();
     jobsChart.draw(points, point.at);
     workersChart.draw(points, point.at);
     for (const row of body.rows) row.refresh();
@@ -171,6 +203,14 @@ export function overview(main, endpoint, onState) {
   }
   showJobs([]);
   showWorkers([]);
-  open();
-  return { pause: () => stop(), resume: open, end: () => stop() };
+  const start = () => {
+    open();
+    batches.start();
+  };
+  const halt = () => {
+    stop();
+    batches.stop();
+  };
+  start();
+  return { pause: halt, resume: start, end: halt };
 }

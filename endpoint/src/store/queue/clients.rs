@@ -7,13 +7,13 @@ use super::transitions::End;
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
 use crate::store::error::StoreError;
-use crate::store::job::{Job, Notices, Record, State};
+use crate::store::job::{Job, Notices, Position, Record, Report, State};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Payload};
 use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
 use crate::store::stream::Stream;
-use crate::store::views::{Attempt, JobView, Webhook};
+use crate::store::views::{Attempt, JobView};
 
 impl<P: Content> Queue<P> {
     /// Adds a job to the end of the queue.
@@ -21,14 +21,22 @@ impl<P: Content> Queue<P> {
     /// # Errors
     /// When the queue is full.
     pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
-        let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
-        if self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes {
-            return Err(StoreError::QueueFull);
+        while self.is_full() {
+            if !self.let_go_given_up(now) {
+                return Err(StoreError::QueueFull);
+            }
         }
-        let NewJob { id, request } = new;
-        if self.jobs.contains_key(&id) {
+        if self.jobs.contains_key(&new.id) {
             return Err(StoreError::DuplicateJob);
         }
+        let (id, position) = self.insert(now, new);
+        self.enqueue(position, &id);
+        self.view(&id).ok_or(StoreError::JobNotFound)
+    }
+
+    /// Adds a job that is not in the queue yet.
+    pub(super) fn insert(&mut self, now: Timestamp, new: NewJob<P>) -> (JobId, Position) {
+        let NewJob { id, request } = new;
         let position = self.new_position(request.policy.low_priority);
         let record = Record {
             id: Arc::clone(&id),
@@ -43,14 +51,17 @@ impl<P: Content> Queue<P> {
             notices: Notices::default(),
         };
         let job = Job::new(record, Stream::default());
-        let view = job.view();
         self.by_age.insert(position.number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
         self.settle(&id);
         self.journal.touched(&id);
-        self.enqueue(position, &id);
         self.totals.in_queue += 1;
-        Ok(view)
+        (id, position)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
+        self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes
     }
 
     /// The job as readers see it.
@@ -61,7 +72,8 @@ impl<P: Content> Queue<P> {
 
     /// Shortens the remaining life of a finished job's record.
     pub fn shorten(&mut self, now: Timestamp, id: &str, ttl: Timestamp) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+        // The results of a batch are kept as long as the batch.
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.record.request.batch.is_none()) else { return };
         if let State::Finished { forget_at, .. } = &mut job.record.state {
             *forget_at = (*forget_at).min(now + ttl);
             let id = Arc::clone(&job.record.id);
@@ -127,7 +139,9 @@ impl<P: Content> Queue<P> {
         let job = self.jobs.get_mut(&id).ok_or(StoreError::JobNotFound)?;
         let record = &mut job.record;
         (record.position, record.state, record.submitted) = (position, State::Queued, now);
-        record.notices.webhook_due = false;
+        // The life of its record is counted from its submission.
+        record.expires = now + record.request.policy.ttl;
+        record.notices.report = Report::None;
         (record.attempt, record.ending) = (Attempt::default(), Ending::default());
         self.journal.stream_items_gone(job);
         job.stream.drain();
@@ -151,25 +165,5 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn pending(&self, max: usize) -> Vec<JobId> {
         self.waiting.values().chain(self.workers.held()).take(max).cloned().collect()
-    }
-
-    /// The delivery for a finished job that asked for one. `None` once the record has expired or the job runs again.
-    #[must_use]
-    pub fn webhook(&self, id: &str) -> Option<Webhook<P>> {
-        let job = self.jobs.get(id)?;
-        let Record { request, position, .. } = &job.record;
-        let url = request.webhook.clone()?;
-        // Each submission and each `/retry` has a position of its own.
-        let end_number = position.number;
-        job.status().is_terminal().then(|| Webhook { url, job: job.view(), request: request.clone(), end_number })
-    }
-
-    /// Notes that a delivery has ended, with or without success. Until then it is due again after a restart.
-    pub fn webhook_settled(&mut self, id: &str) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if std::mem::take(&mut job.record.notices.webhook_due) {
-            let id = Arc::clone(&job.record.id);
-            self.journal.touched(&id);
-        }
     }
 }

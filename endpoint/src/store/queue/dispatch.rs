@@ -13,7 +13,7 @@ impl<P: Content> Queue<P> {
     pub fn take(&mut self, now: Timestamp, worker: &str, max: usize) -> Vec<TakenJob<P>> {
         let limits = self.limits;
         let (worker, known) = self.workers.contact(now, worker, &limits);
-        if !known.is_eligible() {
+        if !known.is_eligible() || self.paused {
             return Vec::new();
         }
         let lease = known.heartbeat_seen.then_some(now + limits.lease);
@@ -23,6 +23,10 @@ impl<P: Content> Queue<P> {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);
+            if record.request.batch.is_some() {
+                // A batch may wait for longer than a job may live.
+                record.expires = now + record.request.policy.ttl;
+            }
             record.attempt.number += 1;
             record.attempt.delay = Some(delay);
             record.attempt.worker = Some(Arc::clone(&worker));
@@ -46,10 +50,10 @@ impl<P: Content> Queue<P> {
         taken
     }
 
-    /// Whether a job waits.
+    /// Whether a job waits to be given out.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() && !self.paused
     }
 
     /// Whether this worker may get jobs.

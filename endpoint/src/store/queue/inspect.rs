@@ -1,5 +1,7 @@
 //! Looking at the queue without changing it.
 
+use std::collections::BTreeMap;
+
 use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::counts::{Health, Observation};
@@ -21,6 +23,7 @@ impl<P: Content> Queue<P> {
             in_progress: self.in_progress,
             in_queue: self.waiting.len(),
             retried: self.retried,
+            paused: self.paused,
             workers: self.workers.counts(now, &self.limits),
         }
     }
@@ -32,14 +35,17 @@ impl<P: Content> Queue<P> {
         Observation { health: self.health(now), totals: self.totals, oldest_wait: self.waited(now, first) }
     }
 
-    /// The load. Low-priority jobs must not trigger scaling, so they are left out of what waits.
+    /// The load. Batches need a worker, but not more of them while they wait: they count as one job. Other low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,
+    /// because the endpoint is paused.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
         let first_low = Position { low_priority: true, number: 0 };
-        let mut urgent = self.waiting.range(..first_low);
+        let waiting = if self.paused { &BTreeMap::new() } else { &self.waiting };
+        let mut urgent = waiting.range(..first_low);
         let first = urgent.next().map(|(_, id)| id);
+        let batches = usize::from(first.is_none() && !self.paused && self.batches.has_waiting());
         Load {
-            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count(),
+            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count() + batches,
             oldest: self.waited(now, first),
             in_progress: self.in_progress,
             workers: self.workers(now, usize::MAX),
@@ -80,10 +86,10 @@ impl<P: Content> Queue<P> {
         })
     }
 
-    /// Whether there is nothing in it: neither jobs nor workers.
+    /// Whether there is nothing in it: neither jobs nor workers, nor that it was paused.
     #[must_use]
     pub fn is_unused(&self) -> bool {
-        self.jobs.is_empty() && self.workers.is_empty()
+        self.jobs.is_empty() && self.workers.is_empty() && self.batches.is_empty() && !self.paused
     }
 
     /// Workers in the order of their ids, at most `max`.

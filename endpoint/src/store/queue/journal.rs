@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Queue;
+use super::{BatchRecord, Queue};
+use crate::store::batch::BatchId;
 use crate::store::job::{Job, Record};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Part, Payload};
@@ -13,6 +14,8 @@ use crate::store::request::JobId;
 pub(super) struct Journal {
     enabled: bool,
     notes: Vec<Note>,
+    /// Something of the endpoint itself has changed.
+    endpoint_touched: bool,
 }
 
 #[derive(Debug)]
@@ -21,6 +24,8 @@ enum Note {
     StreamItem { job: u64, number: u64, item: Payload },
     StreamItemsGone { job: u64 },
     Gone { job: u64 },
+    Batch(BatchId),
+    BatchGone { batch: u64 },
 }
 
 impl Journal {
@@ -37,6 +42,10 @@ impl Journal {
         }
     }
 
+    pub(super) fn endpoint_touched(&mut self) {
+        self.endpoint_touched = self.enabled;
+    }
+
     /// To be called before the item is added.
     pub(super) fn stream_item<P>(&mut self, job: &Job<P>, item: &Payload) {
         self.note(|| Note::StreamItem { job: job.record.number, number: job.stream.next(), item: Arc::clone(item) });
@@ -47,6 +56,17 @@ impl Journal {
         if job.stream.next() > 0 {
             self.note(|| Note::StreamItemsGone { job: job.record.number });
         }
+    }
+
+    pub(super) fn batch_touched(&mut self, id: &BatchId) {
+        let is_last = matches!(self.notes.last(), Some(Note::Batch(last)) if Arc::ptr_eq(last, id));
+        if !is_last {
+            self.note(|| Note::Batch(Arc::clone(id)));
+        }
+    }
+
+    pub(super) fn batch_gone(&mut self, batch: u64) {
+        self.note(|| Note::BatchGone { batch });
     }
 
     pub(super) fn gone<P>(&mut self, job: &Job<P>) {
@@ -68,10 +88,11 @@ impl Changes {
     /// The numbers of the jobs that are changed.
     pub(crate) fn jobs(&self) -> Vec<u64> {
         let number = |change: &Change| match change {
-            Change::Job { record, .. } => record.number,
-            Change::StreamItem { job, .. } | Change::StreamItemsGone { job } | Change::Gone { job } => *job,
+            Change::Job { record, .. } => Some(record.number),
+            Change::StreamItem { job, .. } | Change::StreamItemsGone { job } | Change::Gone { job } => Some(*job),
+            Change::Batch(_) | Change::BatchGone { .. } => None,
         };
-        self.list.iter().map(number).collect()
+        self.list.iter().filter_map(number).collect()
     }
 }
 
@@ -86,9 +107,13 @@ pub(crate) enum Change {
     StreamItemsGone { job: u64 },
     /// The record was deleted.
     Gone { job: u64 },
+    /// The batch is now like this.
+    Batch(BatchRecord),
+    /// The batch was deleted.
+    BatchGone { batch: u64 },
 }
 
-/// The numbers of an endpoint that outlive its jobs.
+/// What an endpoint has that outlives its jobs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     /// The last number given to a job or to a position.
@@ -96,18 +121,20 @@ pub(crate) struct Counters {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) retried: u64,
+    pub(crate) paused: bool,
 }
 
 impl<P: Content> Queue<P> {
     /// An empty queue that notes its changes for [`take_changes`](Self::take_changes).
     #[must_use]
     pub(crate) fn journaled(limits: Limits) -> Self {
-        Self { journal: Journal { enabled: true, notes: Vec::new() }, ..Self::new(limits) }
+        Self { journal: Journal { enabled: true, ..Journal::default() }, ..Self::new(limits) }
     }
 
     /// What changed since the last call, in order.
     pub(crate) fn take_changes(&mut self) -> Option<Changes> {
-        if self.journal.notes.is_empty() {
+        let endpoint_touched = std::mem::take(&mut self.journal.endpoint_touched);
+        if self.journal.notes.is_empty() && !endpoint_touched {
             return None;
         }
         let notes = std::mem::take(&mut self.journal.notes);
@@ -124,6 +151,11 @@ impl<P: Content> Queue<P> {
                 Note::StreamItem { job, number, item } => Change::StreamItem { job, number, item },
                 Note::StreamItemsGone { job } => Change::StreamItemsGone { job },
                 Note::Gone { job } => Change::Gone { job },
+                Note::Batch(id) => match self.batches.record(&id) {
+                    Some(record) => Change::Batch(record.clone()),
+                    None => continue,
+                },
+                Note::BatchGone { batch } => Change::BatchGone { batch },
             });
         }
         Some(Changes { counters: self.counters(), list })
@@ -144,6 +176,7 @@ impl<P: Content> Queue<P> {
             completed: self.completed,
             failed: self.failed,
             retried: self.retried,
+            paused: self.paused,
         }
     }
 }

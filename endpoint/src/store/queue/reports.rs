@@ -90,7 +90,7 @@ impl<P: Content> Queue<P> {
             Some(_) if timed_out => self.limits.timeout_status,
             Some(_) => Status::Failed,
         };
-        self.end(now, &id, End { status, ending, timed_out });
+        self.end(now, &id, End { status, ending, timed_out, expired: false });
         if let Some((holder, poller)) = &holder {
             self.note_end(now, holder, poller, status);
         }

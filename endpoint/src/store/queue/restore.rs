@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Counters, Effect, Queue};
+use super::{BatchRecord, Counters, Queue};
+use crate::store::batch::BatchState;
 use crate::store::clock::Timestamp;
-use crate::store::job::{Job, Record, Run, State};
+use crate::store::job::{Job, Record, Report, Run, State};
 use crate::store::payload::{Filed, Payload};
 use crate::store::request::JobId;
 use crate::store::stream::Stream;
@@ -16,26 +17,43 @@ impl Queue<Filed> {
         self.completed = counters.completed;
         self.failed = counters.failed;
         self.retried = counters.retried;
+        self.paused = counters.paused;
+    }
+
+    /// Puts a batch back, before its jobs.
+    pub(crate) fn restore_batch(&mut self, batch: BatchRecord) {
+        self.batches.insert(batch);
     }
 
     /// Puts a job back to where it was. Bounds are not applied: the job was accepted.
     pub(crate) fn restore(&mut self, now: Timestamp, record: Record<usize>, items: Vec<(u64, Payload)>) {
         let (id, number) = (Arc::clone(&record.id), record.number);
         let mut record = record.map(|part, bytes| Filed::Stored { number, part, bytes });
+        let batch = record.request.batch.clone();
+        let is_draft = batch.as_ref().and_then(|batch| self.batches.state_of(batch)) == Some(BatchState::Draft);
         match &mut record.state {
+            State::Queued if is_draft => {}
             State::Queued => {
                 self.waiting.insert(record.position, Arc::clone(&id));
             }
             State::Running(run) => self.restore_run(now, run, &id),
             State::Finished { .. } => {}
         }
-        if record.notices.webhook_due {
-            self.effects.push(Effect::WebhookDue(Arc::clone(&id)));
+        let is_due = matches!(record.notices.report, Report::Due { .. });
+        if let Report::GivenUp { at, until, .. } = &mut record.notices.report {
+            *until = *at + self.limits.given_up_retention;
         }
         let mut job = Job::new(record, Stream::restored(items));
         job.recall();
+        if let Some(batch) = &batch {
+            job.tallied = Some(job.status());
+            self.batches.tally(batch, number, None, job.tallied);
+        }
         self.by_age.insert(number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
+        if is_due {
+            self.report(now, &id);
+        }
         self.settle(&id);
     }
 

@@ -1,11 +1,13 @@
 //! The moves that jobs make between states; each keeps all indexes in line.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Effect, Queue};
+use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
-use crate::store::job::{Position, State};
+use crate::store::job::{Position, Report, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::status::Status;
@@ -18,11 +20,13 @@ pub(super) struct End<P> {
     pub(super) ending: Ending<P>,
     /// Its run time was over, whatever the status is.
     pub(super) timed_out: bool,
+    /// Its `ttl` was over. Such a job is counted as expired only.
+    pub(super) expired: bool,
 }
 
 impl<P> End<P> {
     pub(super) fn of(status: Status) -> Self {
-        Self { status, ending: Ending::default(), timed_out: false }
+        Self { status, ending: Ending::default(), timed_out: false, expired: false }
     }
 }
 
@@ -66,9 +70,14 @@ impl<P: Content> Queue<P> {
             (record.attempt.delay, record.attempt.worker) = (None, None);
         }
         self.in_progress -= 1;
+        let batch = record.request.batch.clone();
         self.workers.release(&run.worker, id);
         self.enqueue(position, id);
         self.changed(id);
+        let is_cancelled = |batch: BatchId| self.batches.state_of(&batch) == Some(BatchState::Cancelling);
+        if batch.is_some_and(is_cancelled) {
+            self.close(self.now, id, End::of(Status::Cancelled));
+        }
     }
 
     /// Drops what the attempt that is over has sent: the next one sends it all again.
@@ -122,19 +131,19 @@ impl<P: Content> Queue<P> {
 
     /// The one place where a job becomes terminal.
     pub(super) fn end(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
-        let End { status, ending, timed_out } = end;
+        let End { status, ending, timed_out, expired } = end;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let record = &mut job.record;
         let finished = State::Finished { status, forget_at: now + record.request.retention };
         match std::mem::replace(&mut record.state, finished) {
             State::Queued => {
                 self.waiting.remove(&record.position);
-                self.totals.ended(status, None);
+                self.totals.ended(status, None, expired);
             }
             State::Running(run) => {
                 let execution = now.saturating_sub(run.since);
                 record.attempt.execution = Some(execution);
-                self.totals.ended(status, Some(execution));
+                self.totals.ended(status, Some(execution), expired);
                 self.in_progress -= 1;
                 self.workers.release(&run.worker, id);
             }
@@ -143,17 +152,28 @@ impl<P: Content> Queue<P> {
         record.ending = ending;
         self.totals.execution_timeouts += u64::from(timed_out);
         match status {
+            _ if expired => {}
             Status::Completed => self.completed += 1,
             Status::Failed | Status::TimedOut => self.failed += 1,
             Status::Cancelled | Status::InQueue | Status::InProgress => {}
         }
-        let webhook_due = record.request.wants_report() && status != Status::Cancelled;
-        record.notices.webhook_due = webhook_due;
-        self.changed(id);
         self.effects.push(Effect::JobFinished(Arc::clone(id), status));
-        if webhook_due {
-            self.effects.push(Effect::WebhookDue(Arc::clone(id)));
+        if self.jobs.get(id).is_some_and(|job| self.is_reported(job, status)) {
+            self.report(now, id);
         }
+        self.changed(id);
+    }
+
+    /// The life of an unfinished job is over. Its record goes at once, as on the platform, unless its end is to be reported or is part
+    /// of a batch.
+    pub(super) fn expire(&mut self, now: Timestamp, id: &JobId) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.record.request.batch.is_none() && !self.is_reported(job, Status::TimedOut) {
+            self.totals.expired += 1;
+            return self.forget(id);
+        }
+        let ending = Ending::failed("the job has expired: its ttl was over before it ended");
+        self.close(now, id, End { ending, expired: true, ..End::of(Status::TimedOut) });
     }
 
     pub(super) fn stop(&mut self, poller: &Arc<str>, id: &JobId) {
@@ -167,10 +187,12 @@ impl<P: Content> Queue<P> {
         let Some(job) = self.jobs.remove(id) else { return };
         self.deadlines.remove(&(job.armed, Arc::clone(id)));
         self.by_age.remove(&job.record.number);
+        self.failed_jobs.remove(&job.record.number);
+        self.given_up.remove(&job.record.number);
         self.size -= job.counted;
         self.journal.gone(&job);
-        if !job.status().is_terminal() {
-            self.totals.expired += 1;
+        if let Some(batch) = &job.record.request.batch {
+            self.batches.tally(batch, job.record.number, job.tallied, None);
         }
         match job.record.state {
             State::Queued => {
@@ -192,7 +214,7 @@ impl<P: Content> Queue<P> {
         self.effects.push(Effect::JobChanged(Arc::clone(id)));
     }
 
-    /// Brings the ordered deadlines and the byte account in line with the job.
+    /// Brings the indexes and the byte account in line with the job.
     pub(super) fn settle(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.note(self.now);
@@ -202,5 +224,18 @@ impl<P: Content> Queue<P> {
         self.size -= job.counted;
         job.counted = job.size();
         self.size += job.counted;
+        let number = job.record.number;
+        let is_failed = matches!(job.status(), Status::Failed | Status::TimedOut);
+        list(&mut self.failed_jobs, number, is_failed);
+        list(&mut self.given_up, number, matches!(job.record.notices.report, Report::GivenUp { .. }));
+        self.tally(id);
+    }
+}
+
+fn list(numbers: &mut BTreeSet<u64>, number: u64, is_listed: bool) {
+    if is_listed {
+        numbers.insert(number);
+    } else {
+        numbers.remove(&number);
     }
 }

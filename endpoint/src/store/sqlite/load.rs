@@ -41,7 +41,7 @@ pub(super) fn restore(
 ) -> rusqlite::Result<Vec<Restored<Filed>>> {
     let mut endpoints = HashMap::new();
     let mut statement =
-        connection.prepare("SELECT key, name, last_number, completed, failed, retried FROM endpoints")?;
+        connection.prepare("SELECT key, name, last_number, completed, failed, retried, paused FROM endpoints")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let number = |column| row.get::<_, i64>(column).map(natural);
@@ -52,8 +52,17 @@ pub(super) fn restore(
             completed: number(3)?,
             failed: number(4)?,
             retried: number(5)?,
+            paused: row.get(6)?,
         });
         endpoints.insert(endpoint, Restored { endpoint, name, queue });
+    }
+    let mut statement = connection.prepare("SELECT * FROM batches ORDER BY key")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (endpoint, batch) = rows::get_batch(row)?;
+        if let Some(endpoint) = endpoints.get_mut(&endpoint) {
+            endpoint.queue.restore_batch(batch);
+        }
     }
     let mut streams = restore_stream_items(connection)?;
     let mut statement = connection.prepare("SELECT * FROM jobs ORDER BY key")?;

@@ -12,12 +12,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x5250_4550;
 
 /// Raised by one with each change of the tables.
-const FORMAT: i32 = 2;
+const FORMAT: i32 = 4;
 
 /// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
 /// as if each job had set it.
-const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
-    UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
+const UPGRADES: [&str; 3] = [
+    "ALTER TABLE jobs ADD COLUMN cost TEXT; \
+    UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;",
+    "ALTER TABLE jobs ADD COLUMN webhook_given_up INTEGER; ALTER TABLE jobs ADD COLUMN webhook_error TEXT; \
+    ALTER TABLE endpoints ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;",
+    "ALTER TABLE jobs ADD COLUMN batch TEXT; ALTER TABLE jobs ADD COLUMN ttl INTEGER; \
+    CREATE TABLE batches (key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT, state TEXT NOT NULL, created INTEGER NOT NULL, \
+    expires INTEGER) STRICT;",
+];
 
 /// How long a statement waits for a lock of another program, such as a backup.
 pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(1);

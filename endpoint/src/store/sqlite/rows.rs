@@ -7,9 +7,11 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, named_params};
 use serde_json::value::RawValue;
 
+use crate::store::batch::BatchState;
 use crate::store::ending::Ending;
-use crate::store::job::{Notices, Position, Record, Run, State};
+use crate::store::job::{Notices, Position, Record, Report, Run, State};
 use crate::store::payload::{Part, Payload};
+use crate::store::queue::BatchRecord;
 use crate::store::request::{Policy, Request};
 use crate::store::status::Status;
 use crate::store::views::Attempt;
@@ -68,7 +70,7 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at, :cost)";
+    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
     let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
@@ -76,6 +78,10 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         State::Queued => (Status::InQueue, None, None),
         State::Running(run) => (Status::InProgress, Some(run), None),
         State::Finished { status, forget_at } => (*status, None, Some(*forget_at)),
+    };
+    let given_up = match &notices.report {
+        Report::GivenUp { at, reason, .. } => Some((millis(*at), &**reason)),
+        Report::None | Report::Due { .. } => None,
     };
     connection.prepare_cached(PUT)?.execute(named_params! {
         ":key": key(endpoint, *number),
@@ -88,7 +94,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":retention": millis(request.retention),
         ":execution_timeout": millis(request.policy.execution_timeout.unwrap_or_default()),
         ":webhook": request.webhook.as_deref(),
-        ":webhook_due": notices.webhook_due,
+        ":webhook_due": matches!(notices.report, Report::Due { .. }),
         ":traceparent": request.traceparent.as_deref(),
         ":attempt": attempt.number,
         ":retries": attempt.retries,
@@ -107,6 +113,10 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
         ":cost": ending.cost.as_ref().map(|cost| cost.get()),
+        ":webhook_given_up": given_up.map(|(at, _)| at),
+        ":webhook_error": given_up.map(|(_, reason)| reason),
+        ":batch": request.batch.as_deref(),
+        ":ttl": millis(request.policy.ttl),
     })?;
     Ok(())
 }
@@ -124,9 +134,10 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
         s3_config: number_of("s3_config_bytes")?.map(bytes),
         webhook: text("webhook")?,
         traceparent: text("traceparent")?,
+        batch: text("batch")?,
         policy: Policy {
             execution_timeout: Some(time("execution_timeout")?).filter(|timeout| !timeout.is_zero()),
-            ttl: expires.saturating_sub(submitted),
+            ttl: number_of("ttl")?.map_or_else(|| expires.saturating_sub(submitted), duration),
             low_priority: position.low_priority,
         },
         retention: time("retention")?,
@@ -143,7 +154,13 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
         error: row.get("error")?,
         cost: row.get::<_, Option<String>>("cost")?.map(payload).transpose()?,
     };
-    let notices = Notices { webhook_due: row.get("webhook_due")?, cancel_reported: row.get("cancel_told")? };
+    // Until when the record is kept for it is decided anew: time in which nobody could deliver does not count.
+    let report = match number_of("webhook_given_up")?.map(duration) {
+        _ if row.get("webhook_due")? => Report::Due { until: Duration::ZERO },
+        Some(at) => Report::GivenUp { at, until: at, reason: text("webhook_error")?.unwrap_or_default() },
+        None => Report::None,
+    };
+    let notices = Notices { report, cancel_reported: row.get("cancel_told")? };
     let state = match status(&row.get::<_, String>("state")?)? {
         Status::InQueue => State::Queued,
         Status::InProgress => State::Running(Run {
@@ -159,6 +176,31 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
     Ok((endpoint, Record { id, number, request, submitted, expires, position, state, attempt, ending, notices }))
 }
 
+pub(super) fn put_batch(connection: &Connection, endpoint: u32, batch: &BatchRecord) -> rusqlite::Result<()> {
+    let BatchRecord { id, number, name, state, created, expires } = batch;
+    let sql = "INSERT OR REPLACE INTO batches VALUES (:key, :id, :name, :state, :created, :expires)";
+    connection.prepare_cached(sql)?.execute(named_params! {
+        ":key": key(endpoint, *number),
+        ":id": &**id,
+        ":name": name.as_deref(),
+        ":state": state.stored_name(),
+        ":created": millis(*created),
+        ":expires": expires.map(millis),
+    })?;
+    Ok(())
+}
+
+/// Reads a row of `SELECT * FROM batches`.
+pub(super) fn get_batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, BatchRecord)> {
+    let (endpoint, number) = split_key(row.get("key")?);
+    let stored: String = row.get("state")?;
+    let state = BatchState::ALL.into_iter().find(|state| state.stored_name() == stored);
+    let state = state.ok_or_else(|| unknown(&format!("batch state {stored}")))?;
+    let created = duration(row.get("created")?);
+    let expires = row.get::<_, Option<i64>>("expires")?.map(duration);
+    Ok((endpoint, BatchRecord { id: row.get("id")?, number, name: row.get("name")?, state, created, expires }))
+}
+
 /// JSON text from a column.
 pub(super) fn payload(text: String) -> rusqlite::Result<Payload> {
     let value = RawValue::from_string(text)
@@ -167,7 +209,9 @@ pub(super) fn payload(text: String) -> rusqlite::Result<Payload> {
 }
 
 fn status(name: &str) -> rusqlite::Result<Status> {
-    Status::ALL.into_iter().find(|status| status.name() == name).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("there is no job state {name}").into())
-    })
+    Status::ALL.into_iter().find(|status| status.name() == name).ok_or_else(|| unknown(&format!("job state {name}")))
+}
+
+fn unknown(what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("there is no {what}").into())
 }

@@ -1,4 +1,4 @@
--- Format 2. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 4. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -6,7 +6,8 @@ CREATE TABLE endpoints (
     last_number INTEGER NOT NULL DEFAULT 0,
     completed INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
-    retried INTEGER NOT NULL DEFAULT 0
+    retried INTEGER NOT NULL DEFAULT 0,
+    paused INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- `key` is the endpoint's key and the job's number in one, so that new jobs are added at the end of every table.
@@ -43,7 +44,24 @@ CREATE TABLE jobs (
     -- Only after its end.
     forget_at INTEGER,
     -- JSON text in the worker's words.
-    cost TEXT
+    cost TEXT,
+    -- Only if its webhook was given up.
+    webhook_given_up INTEGER,
+    webhook_error TEXT,
+    -- The batch's id.
+    batch TEXT,
+    -- How long the job may live; in files of earlier versions `expires` less `submitted`.
+    ttl INTEGER
+) STRICT;
+
+CREATE TABLE batches (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    name TEXT,
+    state TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    -- Only of a draft, and after the end of the last request.
+    expires INTEGER
 ) STRICT;
 
 -- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.

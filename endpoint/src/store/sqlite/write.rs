@@ -141,7 +141,7 @@ impl Writer {
                         self.free_pages.expected = true;
                     }
                     Change::StreamItemsGone { .. } => self.free_pages.expected = true,
-                    Change::StreamItem { .. } => {}
+                    Change::StreamItem { .. } | Change::Batch(_) | Change::BatchGone { .. } => {}
                 }
             }
         }
@@ -223,16 +223,20 @@ fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite:
                 delete(connection, "chunks", endpoint, *job)?;
                 delete(connection, "jobs", endpoint, *job)?;
             }
+            Change::Batch(batch) => rows::put_batch(connection, endpoint, batch)?,
+            Change::BatchGone { batch } => delete(connection, "batches", endpoint, *batch)?,
         }
     }
     let counters = changes.counters;
-    let sql = "UPDATE endpoints SET last_number = ?2, completed = ?3, failed = ?4, retried = ?5 WHERE key = ?1";
+    let sql =
+        "UPDATE endpoints SET last_number = ?2, completed = ?3, failed = ?4, retried = ?5, paused = ?6 WHERE key = ?1";
     connection.prepare_cached(sql)?.execute(params![
         endpoint,
         integer(counters.last_number),
         integer(counters.completed),
         integer(counters.failed),
         integer(counters.retried),
+        counters.paused,
     ])?;
     Ok(())
 }

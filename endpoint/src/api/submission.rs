@@ -1,0 +1,94 @@
+//! From the body of a request to a job in the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use uuid::Uuid;
+
+use super::app::App;
+use super::body;
+use super::error::ApiError;
+use super::json;
+use super::limits;
+use super::trace;
+use super::wire::SubmitRequest;
+use crate::faults;
+use crate::store::{JobView, NewJob, Payload, Request};
+
+/// What differs between `/run` and `/runsync`.
+pub(crate) struct Submission {
+    pub(crate) max_body: usize,
+    id_prefix: &'static str,
+    retention: Duration,
+}
+
+pub(crate) const RUN: Submission =
+    Submission { max_body: limits::RUN_BODY, id_prefix: "", retention: limits::RUN_RETENTION };
+pub(crate) const RUNSYNC: Submission =
+    Submission { max_body: limits::RUNSYNC_BODY, id_prefix: "sync-", retention: limits::RUNSYNC_RETENTION };
+
+/// Queues the job that a body asks for.
+pub(crate) async fn submit(
+    app: &App,
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: Body,
+    kind: &Submission,
+) -> Result<JobView, ApiError> {
+    let body = body::read(body, kind.max_body, &app.request_memory).await;
+    let body = body.map_err(|error| error.of_client(kind.max_body))?;
+    let request: SubmitRequest = json::object(&body).map_err(|error| {
+        ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
+    })?;
+    let job = requested_job(app, endpoint, headers, request, kind).await?;
+    if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
+        faults.attach(&job.id, header.to_str().unwrap_or_default())?;
+    }
+    Ok(app.store.submit(endpoint, job).await?)
+}
+
+/// The job that a request asks for, if it can be run and reported as asked.
+pub(crate) async fn requested_job(
+    app: &App,
+    endpoint: &str,
+    headers: &HeaderMap,
+    request: SubmitRequest,
+    kind: &Submission,
+) -> Result<NewJob, ApiError> {
+    let Some(input) = request.input else {
+        return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
+    };
+    let webhook = request.webhook.filter(|url| !url.is_empty());
+    if let Some(url) = &webhook {
+        check_webhook(app, url).await?;
+    }
+    let mut job = new_job(app, endpoint, Arc::from(input), kind);
+    job.request.s3_config = request.s3_config.map(Arc::from);
+    job.request.webhook = webhook.map(Arc::from);
+    job.request.traceparent = trace::traceparent(headers);
+    if let Some(policy) = request.policy {
+        job.request.policy = policy.validate(job.request.policy)?;
+    }
+    Ok(job)
+}
+
+/// A job with a new id and the endpoint's limits.
+pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
+    NewJob {
+        id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
+        request: Request::new(input, app.options.catalog.policy(endpoint), kind.retention),
+    }
+}
+
+async fn check_webhook(app: &App, url: &str) -> Result<(), ApiError> {
+    if url.len() > limits::WEBHOOK_URL {
+        return Err(ApiError::BadRequest(format!(
+            "`webhook` is longer than {} KiB; give a shorter URL",
+            limits::WEBHOOK_URL >> 10
+        )));
+    }
+    let checked = app.options.webhooks.check(url).await;
+    checked.map_err(|error| ApiError::BadRequest(format!("`webhook` can never be delivered: {error}")))
+}

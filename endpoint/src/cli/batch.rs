@@ -1,0 +1,236 @@
+//! `batch`: many inputs at once.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::Duration;
+
+use runpod_log_line::printable;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+
+use super::args::{BatchArgs, BatchCommand, BatchIdArgs, BatchSubmitArgs, EndpointArgs};
+use super::ask::ask;
+use super::exit::Exit;
+use super::http::{ClientError, Endpoint};
+use super::operations::page;
+use super::outcome::{CommandError, Outcome};
+use super::output::Output;
+use super::request::{RequestError, as_request};
+
+/// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
+const CHUNK: usize = 8 << 20;
+
+/// Between two looks at a batch.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The summary of a batch.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Batch {
+    id: String,
+    status: String,
+    name: Option<String>,
+    request_total: u64,
+    request_in_progress: u64,
+    request_completed: u64,
+    request_failed: u64,
+    /// RunPod shows none.
+    #[serde(default)]
+    request_cancelled: u64,
+}
+
+impl Batch {
+    fn is_over(&self) -> bool {
+        let ended = self.request_completed + self.request_failed + self.request_cancelled;
+        self.status == "CANCELLED"
+            || self.status == "FAILED"
+            || (self.status == "FINALIZED" && ended >= self.request_total)
+    }
+
+    fn exit(&self) -> Exit {
+        match &*self.status {
+            "CANCELLED" => Exit::Cancelled,
+            "FINALIZED" if self.request_failed == 0 => Exit::Success,
+            _ => Exit::Failure,
+        }
+    }
+
+    fn line(&self) -> String {
+        let Self { id, status, request_total, request_in_progress, request_completed, request_failed, .. } = self;
+        let name = self.name.as_ref().map(|name| format!("  {name}")).unwrap_or_default();
+        let ended = request_completed + request_failed + self.request_cancelled;
+        let line = format!(
+            "{id}  {status}  {ended}/{request_total} ended, {request_in_progress} in progress, {request_failed} failed{name}"
+        );
+        printable(&line).into_owned()
+    }
+}
+
+pub(crate) async fn batch(args: &BatchArgs, output: &mut Output) -> Outcome {
+    match &args.command {
+        BatchCommand::Submit(args) => submit(args, output).await,
+        BatchCommand::List(args) => list(args, output).await,
+        BatchCommand::Status(args) => summary(args, false, output).await,
+        BatchCommand::Cancel(args) => summary(args, true, output).await,
+        BatchCommand::Results(args) => {
+            let endpoint = Endpoint::new(&args.target.server)?;
+            print_results(&endpoint, &batch_path(&args.batch, "/requests")?, output).await?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn batch_path(batch: &str, rest: &str) -> Result<String, ClientError> {
+    Ok(format!("{}{rest}", Endpoint::job_path("batch", batch)?))
+}
+
+async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> Outcome {
+    let requests = read(&args.file)?;
+    let endpoint = Endpoint::new(&args.target.server)?;
+    let created: NewBatch = serde_json::from_str(&endpoint.post("batch", "[]".to_owned()).await?)?;
+    let batch = match fill(&endpoint, &created.id, args.name.as_deref(), &requests, output).await {
+        Ok(batch) => batch,
+        Err(error) => {
+            // A draft that nobody finishes would stay for days.
+            let _ = endpoint.post(&batch_path(&created.id, "/cancel")?, String::new()).await;
+            return Err(error);
+        }
+    };
+    if args.detach {
+        output.line(&printable(&batch.id));
+        return Ok(Exit::Success);
+    }
+    output.note(&printable(&batch.id));
+    let batch = follow(&endpoint, batch, output).await?;
+    print_results(&endpoint, &batch_path(&batch.id, "/requests")?, output).await?;
+    Ok(batch.exit())
+}
+
+#[derive(Deserialize)]
+struct NewBatch {
+    id: String,
+}
+
+/// Adds the requests to the draft and finalizes it.
+async fn fill(
+    endpoint: &Endpoint,
+    id: &str,
+    name: Option<&str>,
+    requests: &[String],
+    output: &mut Output,
+) -> Result<Batch, CommandError> {
+    let path = batch_path(id, "/requests")?;
+    let mut rest = requests;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |request: &String| {
+            bytes += request.len() + 1;
+            bytes <= CHUNK
+        };
+        // A request that is too large for any chunk is refused by the endpoint, which says so.
+        let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let (chunk, later) = rest.split_at(count);
+        endpoint.post(&path, format!("{{\"requests\":[{}]}}", chunk.join(","))).await?;
+        rest = later;
+        output.note(&format!("{}/{} sent", requests.len() - rest.len(), requests.len()));
+    }
+    if let Some(name) = name {
+        endpoint.put(&batch_path(id, "")?, json!({ "name": name }).to_string()).await?;
+    }
+    endpoint.post(&batch_path(id, "/finalize")?, String::new()).await?;
+    Ok(serde_json::from_str(&endpoint.get(&batch_path(id, "")?).await?)?)
+}
+
+/// Prints each change to standard error until the batch is over.
+async fn follow(endpoint: &Endpoint, mut batch: Batch, output: &mut Output) -> Result<Batch, CommandError> {
+    let path = batch_path(&batch.id, "")?;
+    output.note(&batch.line());
+    while !batch.is_over() {
+        sleep(PERIOD).await;
+        let next = serde_json::from_str(&ask(endpoint, &path, output).await?)?;
+        if batch != next {
+            batch = next;
+            output.note(&batch.line());
+        }
+    }
+    Ok(batch)
+}
+
+async fn print_results(endpoint: &Endpoint, list: &str, output: &mut Output) -> Result<(), CommandError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Requests {
+        requests: Vec<Box<RawValue>>,
+        has_more: bool,
+    }
+    let mut offset = 0;
+    loop {
+        let found: Requests = page(endpoint, list, offset).await?;
+        found.requests.iter().for_each(|request| output.line(request.get()));
+        offset += found.requests.len();
+        if !found.has_more || found.requests.is_empty() || output.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+async fn list(args: &EndpointArgs, output: &mut Output) -> Outcome {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Batches {
+        batches: Vec<Box<RawValue>>,
+        #[serde(default)]
+        has_more: bool,
+    }
+    let endpoint = Endpoint::new(&args.target.server)?;
+    let mut offset = 0;
+    loop {
+        let found: Batches = page(&endpoint, "batch", offset).await?;
+        for text in &found.batches {
+            print_summary(text.get(), args.target.json, output)?;
+        }
+        offset += found.batches.len();
+        if !found.has_more || found.batches.is_empty() || output.is_closed() {
+            return Ok(Exit::Success);
+        }
+    }
+}
+
+async fn summary(args: &BatchIdArgs, cancel: bool, output: &mut Output) -> Outcome {
+    let endpoint = Endpoint::new(&args.target.server)?;
+    if cancel {
+        endpoint.post(&batch_path(&args.batch, "/cancel")?, String::new()).await?;
+    }
+    print_summary(&endpoint.get(&batch_path(&args.batch, "")?).await?, args.target.json, output)?;
+    Ok(Exit::Success)
+}
+
+fn print_summary(text: &str, as_json: bool, output: &mut Output) -> Result<(), CommandError> {
+    if as_json {
+        output.line(text.trim_end());
+    } else {
+        output.line(&serde_json::from_str::<Batch>(text)?.line());
+    }
+    Ok(())
+}
+
+/// The request of each line.
+fn read(file: &Path) -> Result<Vec<String>, RequestError> {
+    let unreadable = |error| RequestError::Unreadable(file.display().to_string(), error);
+    let lines: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(std::fs::File::open(file).map_err(unreadable)?))
+    };
+    let mut requests = Vec::new();
+    for (number, line) in lines.lines().enumerate() {
+        let line = line.map_err(unreadable)?;
+        if !line.trim().is_empty() {
+            let request = as_request(&line).map_err(|error| RequestError::Line(number + 1, error))?;
+            requests.push(serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?);
+        }
+    }
+    if requests.is_empty() { Err(RequestError::NoLines(file.display().to_string())) } else { Ok(requests) }
+}

@@ -1,0 +1,147 @@
+//! `pause`, `resume`, `failed`, `retry` and `webhooks`.
+
+use runpod_log_line::printable;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::args::{EndpointArgs, RetryArgs, TargetArgs, WebhooksArgs};
+use super::exit::Exit;
+use super::http::{Endpoint, Job};
+use super::outcome::Outcome;
+use super::output::Output;
+use super::print::plain;
+use crate::store::Status;
+
+/// Entries that are asked for at once: the most that the endpoint returns.
+pub(super) const PAGE: usize = 1000;
+
+pub(crate) async fn pause(args: &EndpointArgs, output: &mut Output) -> Outcome {
+    post(&args.target, "pause", "PAUSED: jobs are accepted and wait until `runpod-endpoint resume`", output).await
+}
+
+pub(crate) async fn resume(args: &EndpointArgs, output: &mut Output) -> Outcome {
+    post(&args.target, "resume", "RESUMED", output).await
+}
+
+/// Sends a request without a body, and prints its reply or what it means.
+async fn post(target: &TargetArgs, path: &str, meaning: &str, output: &mut Output) -> Outcome {
+    let reply = Endpoint::new(&target.server)?.post(path, String::new()).await?;
+    output.line(if target.json { reply.trim_end() } else { meaning });
+    Ok(Exit::Success)
+}
+
+pub(crate) async fn failed(args: &EndpointArgs, output: &mut Output) -> Outcome {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Failed {
+        jobs: Vec<Box<RawValue>>,
+        has_more: bool,
+    }
+    let endpoint = Endpoint::new(&args.target.server)?;
+    let mut offset = 0;
+    loop {
+        let page: Failed = page(&endpoint, "failed", offset).await?;
+        for text in &page.jobs {
+            if args.target.json {
+                output.line(text.get());
+                continue;
+            }
+            let job: Job = serde_json::from_str(text.get())?;
+            let error = job.error.as_deref().map(plain).unwrap_or_default();
+            let (id, status) = (printable(&job.id), job.status.name());
+            output.line(format!("{id}  {status}  {}", printable(error.lines().next().unwrap_or_default())).trim_end());
+        }
+        offset += page.jobs.len();
+        if !page.has_more || output.is_closed() {
+            return Ok(Exit::Success);
+        }
+    }
+}
+
+/// A page of one of the endpoint's lists.
+pub(super) async fn page<T: DeserializeOwned>(
+    endpoint: &Endpoint,
+    list: &str,
+    offset: usize,
+) -> Result<T, super::outcome::CommandError> {
+    let reply = endpoint.get(&format!("{list}?offset={offset}&limit={PAGE}")).await?;
+    Ok(serde_json::from_str(&reply)?)
+}
+
+pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> Outcome {
+    #[derive(Deserialize)]
+    struct Retried {
+        retried: u64,
+    }
+    let endpoint = Endpoint::new(&args.target.server)?;
+    let path = match &args.job {
+        Some(job) => Endpoint::job_path("retry", job)?,
+        None => "retry-failed".to_owned(),
+    };
+    let reply = endpoint.post(&path, String::new()).await?;
+    if args.target.json {
+        output.line(reply.trim_end());
+    } else if args.job.is_some() {
+        let job: Job = serde_json::from_str(&reply)?;
+        output.line(job.status.name());
+    } else {
+        let Retried { retried } = serde_json::from_str(&reply)?;
+        output.line(&format!("{}: {retried}", Status::InQueue.name()));
+    }
+    Ok(Exit::Success)
+}
+
+pub(crate) async fn webhooks(args: &WebhooksArgs, output: &mut Output) -> Outcome {
+    #[derive(Deserialize)]
+    struct Resent {
+        resent: u64,
+    }
+    let endpoint = Endpoint::new(&args.target.server)?;
+    let path = match (&args.resend, args.resend_all) {
+        (Some(job), _) => Endpoint::job_path("webhooks/resend", job)?,
+        (None, true) => "webhooks/resend".to_owned(),
+        (None, false) => return list_webhooks(&endpoint, args.target.json, output).await,
+    };
+    let reply = endpoint.post(&path, String::new()).await?;
+    if args.target.json {
+        output.line(reply.trim_end());
+    } else {
+        let Resent { resent } = serde_json::from_str(&reply)?;
+        output.line(&format!("sent again: {resent}"));
+    }
+    Ok(Exit::Success)
+}
+
+async fn list_webhooks(endpoint: &Endpoint, as_json: bool, output: &mut Output) -> Outcome {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Webhooks {
+        webhooks: Vec<Box<RawValue>>,
+        has_more: bool,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Webhook {
+        given_up_at: String,
+        id: String,
+        receiver: String,
+        reason: String,
+    }
+    let mut offset = 0;
+    loop {
+        let page: Webhooks = page(endpoint, "webhooks", offset).await?;
+        for text in &page.webhooks {
+            if as_json {
+                output.line(text.get());
+                continue;
+            }
+            let Webhook { given_up_at, id, receiver, reason } = serde_json::from_str(text.get())?;
+            output.line(&printable(&format!("{given_up_at}  {id}  {receiver}  {reason}")));
+        }
+        offset += page.webhooks.len();
+        if !page.has_more || output.is_closed() {
+            return Ok(Exit::Success);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What operators do: pause and resume, and repeat what failed.
+
+use std::ops::RangeInclusive;
+
+use super::{Effect, Queue};
+use crate::store::clock::Timestamp;
+use crate::store::payload::Content;
+use crate::store::views::{JobRow, Page};
+
+impl<P: Content> Queue<P> {
+    /// Stops or resumes giving out jobs. Everything else goes on: jobs are accepted, and running ones end.
+    pub fn set_paused(&mut self, paused: bool) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        self.journal.endpoint_touched();
+        if !paused {
+            self.effects.push(Effect::DispatchResumed);
+        }
+    }
+
+    /// The FAILED and TIMED_OUT jobs, newest first.
+    #[must_use]
+    pub fn failed(&self, offset: usize, limit: usize) -> Page<JobRow<P>> {
+        let row = |number: &u64| {
+            let job = self.jobs.get(self.by_age.get(number)?)?;
+            Some(JobRow { view: job.view(), submitted: job.record.submitted })
+        };
+        let entries = self.failed_jobs.iter().rev().skip(offset).take(limit).filter_map(row).collect();
+        Page { entries, total: self.failed_jobs.len() }
+    }
+
+    /// The number of the failed job that was submitted last.
+    #[must_use]
+    pub fn newest_failed(&self) -> Option<u64> {
+        self.failed_jobs.last().copied()
+    }
+
+    /// Queues failed jobs with these numbers again, oldest first, at most `max`. Returns how many, and where to go on.
+    pub fn retry_failed(&mut self, now: Timestamp, numbers: RangeInclusive<u64>, max: usize) -> (usize, Option<u64>) {
+        let some: Vec<_> = self.failed_jobs.range(numbers.clone()).take(max).copied().collect();
+        let rest = some.last().filter(|_| some.len() == max).map(|last| last + 1);
+        let ids = some.iter().filter_map(|number| self.by_age.get(number)).cloned().collect::<Vec<_>>();
+        let retried = ids.iter().filter(|id| self.retry(now, id).is_ok()).count();
+        (retried, rest.filter(|from| from <= numbers.end()))
+    }
+}

@@ -1,0 +1,172 @@
+//! Which URLs a webhook can be delivered to at all.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reqwest::Url;
+use runpod_address_guard::{Guard, Lookup, PrivateAddress, system_lookup};
+use tokio::time::{Instant, timeout};
+
+/// How long a submission waits for the addresses of a host name. Without an answer the URL is accepted: it may be delivered later.
+const LOOKUP_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long an answer is used again, so that a thousand submissions look a name up once.
+const KNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// Names whose answers are remembered before the old ones are forgotten.
+const MAX_KNOWN: usize = 1000;
+
+/// Why a webhook can never be delivered. The texts name no URL: it may carry secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTarget {
+    /// Not a URL, or one without a host.
+    #[error("it is not a URL; give http:// or https:// and a host")]
+    Url,
+    /// A URL of another kind.
+    #[error("webhooks go to http:// and https:// only")]
+    Scheme,
+    /// An address that no client may make this machine call.
+    #[error("{0}; the operator can allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
+    Private(#[from] PrivateAddress),
+}
+
+/// Tells a client at its submission that a webhook can never be delivered. What it lets through is checked again by each delivery.
+pub struct TargetCheck {
+    guard: Guard,
+    lookup: Lookup,
+    /// For each host name, whether one of its addresses is permitted, and until when that is believed.
+    known: Mutex<HashMap<String, (Instant, bool)>>,
+}
+
+impl Default for TargetCheck {
+    fn default() -> Self {
+        Self::new(Guard::default())
+    }
+}
+
+impl std::fmt::Debug for TargetCheck {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TargetCheck").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}
+
+impl TargetCheck {
+    /// A check by this guard.
+    #[must_use]
+    pub fn new(guard: Guard) -> Self {
+        Self { guard, lookup: system_lookup(), known: Mutex::default() }
+    }
+
+    /// Refuses a URL that can never be delivered to.
+    ///
+    /// # Errors
+    /// With the reason and the remedy.
+    pub async fn check(&self, url: &str) -> Result<(), BadTarget> {
+        let url = parse(url)?;
+        check(&url, &self.guard)?;
+        match url.domain() {
+            Some(name) if !self.may_reach(name).await => Err(PrivateAddress.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether one of the name's addresses is permitted, or none is known at the moment.
+    async fn may_reach(&self, name: &str) -> bool {
+        let now = Instant::now();
+        let known = self.known.lock().get(name).copied();
+        if let Some((_, reachable)) = known.filter(|(until, _)| now < *until) {
+            return reachable;
+        }
+        let reachable = match timeout(LOOKUP_LIMIT, (self.lookup)(name.to_owned())).await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => {
+                addresses.iter().any(|address| self.guard.permits(address.ip()))
+            }
+            _ => true,
+        };
+        let mut known = self.known.lock();
+        if known.len() >= MAX_KNOWN {
+            known.retain(|_, (until, _)| now < *until);
+        }
+        if known.len() < MAX_KNOWN {
+            known.insert(name.to_owned(), (now + KNOWN_FOR, reachable));
+        }
+        reachable
+    }
+}
+
+/// The URL that a client gave.
+pub(super) fn parse(url: &str) -> Result<Url, BadTarget> {
+    Url::parse(url).map_err(|_| BadTarget::Url)
+}
+
+/// Checks all that stands in the URL itself. Addresses in it are never resolved.
+pub(super) fn check(url: &Url, guard: &Guard) -> Result<(), BadTarget> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(BadTarget::Scheme);
+    }
+    if !url.has_host() {
+        return Err(BadTarget::Url);
+    }
+    Ok(guard.check(url)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn check_with(
+        guard: Guard,
+        answer: impl Fn() -> std::io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> TargetCheck {
+        let lookup: Lookup = Arc::new(move |_| {
+            let answer = answer().map(|ips| ips.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect());
+            Box::pin(async move { answer })
+        });
+        TargetCheck { lookup, ..TargetCheck::new(guard) }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_can_never_be_delivered_is_refused_with_the_reason() {
+        let check = check_with(Guard::default(), || Ok(vec![[10, 0, 0, 1].into(), [127, 0, 0, 1].into()]));
+        for (url, part) in [
+            ("no url", "http:// or https://"),
+            ("http://", "http:// or https://"),
+            ("ftp://example.org/hook", "only"),
+            ("http://10.0.0.1/hook", "--webhook-allow"),
+            ("http://[::1]:9000/hook", "--webhook-allow"),
+            ("http://receiver.internal/hook", "--webhook-allow"),
+        ] {
+            let error = check.check(url).await.unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_accepted_when_it_may_be_delivered_to() {
+        let mixed = check_with(Guard::default(), || Ok(vec![[10, 0, 0, 1].into(), [1, 1, 1, 1].into()]));
+        let allowed = check_with(Guard::new(&["10.0.0.0/8".parse().unwrap()]), || Ok(vec![[10, 0, 0, 1].into()]));
+        let unknown = check_with(Guard::default(), || Err(std::io::Error::other("no such host today")));
+        for check in [mixed, allowed, unknown] {
+            check.check("https://receiver.example/hook").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn many_submissions_look_a_name_up_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let check = check_with(Guard::default(), move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![[1, 1, 1, 1].into()])
+        });
+        for _ in 0..10 {
+            check.check("https://receiver.example/hook").await.unwrap();
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+}

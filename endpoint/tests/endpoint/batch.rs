@@ -1,0 +1,221 @@
+//! RunPod's batch API, as its clients see it.
+
+use std::collections::HashSet;
+
+use axum::http::StatusCode;
+use axum::http::{Method, Request};
+use runpod_endpoint::api::{Keys, Options};
+use runpod_endpoint::store::{Limits, MemoryStore};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::commands::{program, serve};
+use crate::support::{Api, Reply, SOON};
+
+fn inputs(numbers: std::ops::Range<usize>) -> Vec<Value> {
+    numbers.map(|number| json!({"input": {"n": number}})).collect()
+}
+
+async fn create(api: &Api, requests: Vec<Value>) -> String {
+    let reply = api.post("batch", Value::from(requests).to_string()).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    reply.field("id")
+}
+
+/// A finalized batch.
+async fn submit(api: &Api, requests: Vec<Value>) -> String {
+    let id = create(api, requests).await;
+    let reply = api.post(&format!("batch/{id}/finalize"), "").await;
+    assert_eq!((reply.status, reply.field("status")), (StatusCode::OK, "FINALIZED".to_owned()));
+    id
+}
+
+async fn request(api: &Api, method: Method, path: &str, body: Value) -> Reply {
+    let request = Request::builder().method(method).uri(format!("/v2/ep/{path}"));
+    api.send(request.body(body.to_string().into()).unwrap()).await
+}
+
+async fn summary(api: &Api, id: &str) -> Value {
+    api.get(&format!("batch/{id}")).await.json()
+}
+
+async fn requests(api: &Api, id: &str) -> Vec<Value> {
+    api.get(&format!("batch/{id}/requests?limit=1000")).await.json()["requests"].as_array().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_a_draft_until_it_is_finalized() {
+    let api = Api::new();
+    let reply = api.post("batch", "[]").await.json();
+    let id = reply["id"].as_str().unwrap().to_owned();
+    assert_eq!(reply, json!({"id": id, "status": "DRAFT"}));
+    for (body, part) in [("{}", "array"), ("[{}]", "request 0: `input` is missing"), ("", "array"), ("[1]", "array")] {
+        let refused = api.post("batch", body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(refused.field("error").contains(part), "{}", refused.text);
+    }
+    assert_eq!(api.post(&format!("batch/{id}/finalize"), "").await.status, StatusCode::BAD_REQUEST, "it is empty");
+    let add = format!("batch/{id}/requests");
+    let added = api.post(&add, json!({"requests": inputs(0..2)}).to_string()).await.json();
+    assert_eq!((&added["requestTotal"], added["requestIds"].as_array().unwrap().len()), (&json!(2), 2));
+    api.post(&add, json!({"requests": inputs(2..3)}).to_string()).await;
+    let large = json!({"requests": [{"input": "x".repeat(10 << 20)}]}).to_string();
+    assert_eq!(api.post(&add, large).await.field("detail"), "bad request: body: exceeded max body size of 10MiB");
+    assert_eq!(
+        api.post(&add, json!({"requests": [{"input": 1}, {}]}).to_string()).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    assert_eq!(summary(&api, &id).await["requestTotal"], 3);
+    assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0, "nothing of a draft waits for a worker");
+
+    let first = requests(&api, &id).await[0]["id"].as_str().unwrap().to_owned();
+    let removed = request(&api, Method::DELETE, &format!("{add}/{first}"), Value::Null).await;
+    assert_eq!(removed.json()["requestTotal"], 2);
+    let named = request(&api, Method::PUT, &format!("batch/{id}"), json!({"name": "nightly"})).await.json();
+    assert_eq!(named["name"], "nightly");
+
+    api.post(&format!("batch/{id}/finalize"), "").await;
+    for refused in [
+        api.post(&add, json!({"requests": inputs(0..1)}).to_string()).await,
+        request(
+            &api,
+            Method::DELETE,
+            &format!("{add}/{}", requests(&api, &id).await[0]["id"].as_str().unwrap()),
+            Value::Null,
+        )
+        .await,
+        api.post(&format!("batch/{id}/finalize"), "").await,
+    ] {
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text);
+    }
+    let end = summary(&api, &id).await;
+    assert_eq!(
+        (&end["status"], &end["requestTotal"], &end["endpointId"]),
+        (&json!("FINALIZED"), &json!(2), &json!("ep"))
+    );
+    assert!(end["createdAt"].as_u64().unwrap() > 1_600_000_000_000);
+    assert_eq!(api.get("batch/unknown").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_and_errors_are_read_in_pages() {
+    let api = Api::new();
+    let other = api.run(r#"{"input": 0}"#).await;
+    let id = submit(&api, inputs(0..5)).await;
+    let job = api.get("job-take/w").await.json();
+    assert_eq!((job["id"].as_str(), job.get("batchId")), (Some(&*other), None), "a job of /run comes first");
+    for number in 0..5 {
+        let job = api.get("job-take/w").await.json();
+        assert_eq!((job["batchId"].as_str(), &job["input"]["n"]), (Some(&*id), &json!(number)));
+        let body = if number == 3 { r#"{"error": "bad", "output": 1}"# } else { r#"{"output": {"y": 2.50}}"# };
+        api.done("w", job["id"].as_str().unwrap(), body).await;
+    }
+    let end = summary(&api, &id).await;
+    let counts = ["requestTotal", "requestInProgress", "requestCompleted", "requestFailed"]
+        .map(|name| end[name].as_u64().unwrap());
+    assert_eq!((end["status"].as_str(), counts), (Some("FINALIZED"), [5, 0, 4, 1]));
+    let mut seen = HashSet::new();
+    for (offset, expected, has_more) in [(0, 2, true), (2, 2, true), (4, 1, false)] {
+        let text = api.get(&format!("batch/{id}/requests?offset={offset}&limit=2")).await.text;
+        let page: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((page["total"].as_u64(), page["hasMore"].as_bool()), (Some(5), Some(has_more)), "{text}");
+        let found = page["requests"].as_array().unwrap();
+        assert_eq!(found.len(), expected);
+        for entry in found {
+            let is_bad = entry["status"] == "FAILED";
+            assert_eq!((entry.get("error").is_some(), entry.get("output").is_none()), (is_bad, is_bad), "{entry}");
+            for time in ["startedAt", "completedAt"] {
+                humantime::parse_rfc3339(entry[time].as_str().unwrap()).unwrap();
+            }
+            seen.insert(entry["id"].as_str().unwrap().to_owned());
+        }
+        assert!(text.contains("2.50"), "payloads are not re-encoded: {text}");
+    }
+    assert_eq!(seen.len(), 5);
+    tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+    assert_eq!(requests(&api, &id).await.len(), 5, "results outlive those of /run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_batch_lets_running_requests_end() {
+    let api = Api::new();
+    let id = submit(&api, inputs(0..3)).await;
+    let running = api.take("w").await;
+    let times = requests(&api, &id).await;
+    assert!(times[0].get("startedAt").is_some() && times[0].get("completedAt").is_none(), "{times:?}");
+    let reply = api.post(&format!("batch/{id}/cancel"), "").await.json();
+    assert_eq!(
+        (&reply["status"], &reply["requestInProgress"], &reply["requestCancelled"]),
+        (&json!("FINALIZED"), &json!(1), &json!(2))
+    );
+    assert_eq!(api.state(&running).await, "IN_PROGRESS");
+    api.done("w", &running, r#"{"output": 1}"#).await;
+    let end = summary(&api, &id).await;
+    assert_eq!((&end["status"], &end["requestCompleted"]), (&json!("CANCELLED"), &json!(1)));
+    assert_eq!(api.post(&format!("batch/{id}/cancel"), "").await.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_listed_newest_first_and_have_limits() {
+    let limits = Limits { max_batches: 2, max_batch_requests: 3, ..Limits::default() };
+    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
+    let (first, second) = (create(&api, Vec::new()).await, create(&api, inputs(0..3)).await);
+    let list = api.get("batch").await.json();
+    assert_eq!(
+        (&list["batches"][0]["id"], &list["batches"][1]["id"], &list["total"]),
+        (&json!(second), &json!(first), &json!(2))
+    );
+    let third = api.post("batch", "[]").await;
+    assert!(third.status.is_client_error() && third.field("error").contains("--max-batches"), "{}", third.text);
+    let fourth = api.post(&format!("batch/{second}/requests"), json!({"requests": inputs(0..1)}).to_string()).await;
+    assert!(fourth.status.is_client_error() && fourth.field("error").contains("at most 3"), "{}", fourth.text);
+    assert_eq!(summary(&api, &second).await["requestTotal"], 3);
+}
+
+#[tokio::test]
+async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("inputs.jsonl");
+    std::fs::write(&file, "{\"n\": 0}\n\n{\"input\": {\"n\": 1}, \"policy\": {\"ttl\": 20000}}\n2\n").unwrap();
+    let worker = tokio::spawn({
+        let api = api.clone();
+        async move {
+            for _ in 0..3 {
+                let job = api.get("job-take/w").await.json();
+                let body = match &job["input"] {
+                    Value::Number(_) => json!({"error": "a number"}),
+                    input => json!({"output": input["n"]}),
+                };
+                api.done("w", job["id"].as_str().unwrap(), &body.to_string()).await;
+            }
+        }
+    });
+    let mut submit = program();
+    submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit", "--name", "nightly"]).arg(&file);
+    let submitted = timeout(SOON, submit.output()).await.unwrap().unwrap();
+    worker.await.unwrap();
+    let (out, err) = (String::from_utf8(submitted.stdout).unwrap(), String::from_utf8(submitted.stderr).unwrap());
+    assert_eq!(submitted.status.code(), Some(1), "one has failed: {err}");
+    let results: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (&results[0]["output"], &results[1]["output"], &results[2]["error"]),
+        (&json!(0), &json!(1), &json!("a number"))
+    );
+    assert!(err.contains("3/3 sent") && err.contains("3/3 ended"), "{err}");
+    let mut list = program();
+    list.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "list"]);
+    let listed = String::from_utf8(timeout(SOON, list.output()).await.unwrap().unwrap().stdout).unwrap();
+    assert!(listed.contains("FINALIZED  3/3 ended, 0 in progress, 1 failed  nightly"), "{listed}");
+
+    for (text, part) in [("{\"n\": 0}\nno json\n", "line 2 is not JSON"), ("\n", "has no inputs")] {
+        std::fs::write(&file, text).unwrap();
+        let mut submit = program();
+        submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit"]).arg(&file);
+        let refused = timeout(SOON, submit.output()).await.unwrap().unwrap();
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(64) && error.contains(part), "{error}");
+    }
+    assert_eq!(api.get("batch").await.json()["total"], 1, "nothing was created for a bad file");
+}
