@@ -131,7 +131,7 @@ impl<P: Content> Queue<P> {
             };
             match &job.record.state {
                 _ if job.record.expires <= now => self.forget(&id),
-                State::Running(run) if run.execution_deadline <= now => {
+                State::Running(run) if run.execution_deadline.is_some_and(|deadline| deadline <= now) => {
                     let ending = Ending::failed("executionTimeout exceeded");
                     self.close(now, &id, End { ending, timed_out: true, ..End::of(self.limits.timeout_status) });
                 }

@@ -1,4 +1,4 @@
--- Format 2. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 3. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -43,7 +43,9 @@ CREATE TABLE jobs (
     -- Only after its end.
     forget_at INTEGER,
     -- JSON text in the worker's words.
-    cost TEXT
+    cost TEXT,
+    -- The id of the job at the endpoint that runs it, if that is another one. `execution_deadline` is missing until it has begun there.
+    far_id TEXT
 ) STRICT;
 
 -- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.
