@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome, Payload,
-    Seen, Status, Store, StoreError, TakenJob, Webhook, WorkerEvent, WorkerView,
+    Health, Heartbeat, JobDetails, JobElsewhere, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome,
+    Overdue, Payload, Seen, Status, Store, StoreError, TakenJob, Webhook, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -52,6 +52,10 @@ away! {
     finish(&str, &str, &str, Outcome) -> ();
     heartbeat(&str, &str, Heartbeat) -> Duration;
     stops(&str, &str, Duration) -> Vec<JobId>;
+    take_overdue(&str, &Overdue) -> Vec<TakenJob>;
+    accepted_elsewhere(&str, &str, &str) -> ();
+    begun_elsewhere(&str, &str, Duration) -> ();
+    elsewhere(&str) -> Vec<JobElsewhere>;
     worker_event(&str, &str, WorkerEvent) -> ();
     recycled(&str, &str, Duration) -> bool;
     observe(&str) -> Observation;

@@ -4,6 +4,7 @@
 
 mod clients;
 mod dispatch;
+mod elsewhere;
 mod inspect;
 mod journal;
 mod liveness;

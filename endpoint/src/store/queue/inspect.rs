@@ -7,6 +7,7 @@ use crate::store::job::Position;
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::views::{JobDetails, JobFilter, JobRow, Load, MAX_SEARCHED, Seen, WorkerView};
+use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
 const MAX_COUNTED: usize = 10_000;
@@ -38,10 +39,11 @@ impl<P: Content> Queue<P> {
         let first_low = Position { low_priority: true, number: 0 };
         let mut urgent = self.waiting.range(..first_low);
         let first = urgent.next().map(|(_, id)| id);
+        let elsewhere = self.workers.get(OVERFLOW).map_or(0, |worker| worker.held.len());
         Load {
             waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count(),
             oldest: self.waited(now, first),
-            in_progress: self.in_progress,
+            in_progress: self.in_progress.saturating_sub(elsewhere),
             workers: self.workers(now, usize::MAX),
         }
     }
