@@ -48,6 +48,8 @@ pub(super) struct Forwarder {
     shared: Arc<Shared>,
     /// How this process names itself, so that no other worker serves under the same id.
     instance: String,
+    /// Another worker serves under the id, which was said.
+    is_refused: bool,
     started: Instant,
     overdue: Overdue,
     held: HashMap<JobId, Held>,
@@ -74,6 +76,7 @@ impl Forwarder {
         Self {
             shared: Arc::new(Shared { store, endpoint, far, settings, counts, resumes, cancels }),
             instance: Uuid::new_v4().to_string(),
+            is_refused: false,
             started: now,
             overdue,
             held: HashMap::new(),
@@ -140,11 +143,13 @@ impl Forwarder {
         let shared = Arc::clone(&self.shared);
         let Shared { store, endpoint, settings, .. } = &*shared;
         if let Err(error) = store.admit(endpoint, OVERFLOW, Some(&self.instance)).await {
-            if matches!(error, StoreError::WorkerIdInUse(_)) {
+            let is_taken = matches!(error, StoreError::WorkerIdInUse(_));
+            if is_taken && !std::mem::replace(&mut self.is_refused, true) {
                 tracing::warn!(%endpoint, "A worker elsewhere uses the id of the overflow. Give it another RUNPOD_POD_ID.");
             }
             return;
         }
+        self.is_refused = false;
         while let Some(left) = self.tasks.try_join_next() {
             self.note(left.ok());
         }

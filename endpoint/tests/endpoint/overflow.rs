@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
 use end_to_end_tests::eventually;
 use reqwest::Client;
 use runpod_endpoint::api::{KeySet, Keys, Options, Secret};
 use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
-use runpod_endpoint::store::{Limits, MemoryStore, Setup, SqliteStore, Store, WorkerState};
+use runpod_endpoint::store::{Limits, MemoryStore, Overdue, Setup, SqliteStore, Store, WorkerState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -367,6 +367,47 @@ async fn with_a_data_file_a_job_is_found_again_after_a_restart() {
     assert_eq!((ended["output"].as_str(), ended["workerId"].as_str()), (Some("done"), Some("overflow")));
     assert_eq!(near.api.get(&format!("stream/{job}")).await.json()["stream"], json!([{"output": 1}, {"output": 2}]));
     assert_eq!(far.get("health").await.json()["jobs"]["completed"], 1, "it has run once");
+}
+
+#[tokio::test]
+async fn a_job_whose_submission_was_cut_off_by_a_restart_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || SqliteStore::open(&folder.path().join("jobs.db"), Setup::default());
+    let api = Api::build(Keys::default(), Options::default(), open().unwrap());
+    let job = api.run(r#"{"input": 1}"#).await;
+    let overdue = Overdue { max: 1, ..Overdue::default() };
+    assert_eq!(api.app.store.take_overdue("ep", &overdue).await.unwrap().len(), 1);
+    drop(api);
+    let store = eventually("the file is free", async || open().ok()).await;
+    let near = Near::with("http://127.0.0.1:9/v2/ep", "after = \"1h\"", store, true);
+    assert_eq!(near.api.take("w1").await, job);
+    assert_eq!(near.api.status(&job).await.get("retries"), None);
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_fails_the_job_and_says_so() {
+    let far = Router::new()
+        .route("/v2/ep/run", post(async || r#"{"id": "far-1", "status": "IN_QUEUE"}"#))
+        .route("/v2/ep/stream/{id}", get(async || r#"{"status": "COMPLETED", "stream": []}"#))
+        .route("/v2/ep/cancel/{id}", post(async || "{}"))
+        .route(
+            "/v2/ep/status/{id}",
+            get(async || format!(r#"{{"status": "COMPLETED", "output": "{}"}}"#, "x".repeat(6 << 20))),
+        );
+    let near = Near::start(&serve(far).await, AT_ONCE);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let failed = near.reaches(&job, "FAILED").await;
+    assert!(failed["error"].as_str().unwrap().contains("--max-result-mib"), "{failed}");
+}
+
+#[tokio::test]
+async fn no_other_worker_gets_jobs_under_the_name_of_the_overflow() {
+    let near = Near::start("http://127.0.0.1:9/v2/ep", "after = \"1h\"");
+    eventually("it is there", async || (!near.api.app.store.workers("ep", 1).await.unwrap().is_empty()).then_some(()))
+        .await;
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    assert_eq!(near.api.get("job-take/overflow?gpu=L&job_in_progress=0").await.status, StatusCode::CONFLICT);
+    assert_eq!(near.api.take("w1").await, job);
 }
 
 /// A server program.
