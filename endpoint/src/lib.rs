@@ -1,7 +1,8 @@
 //! A RunPod-compatible endpoint: the client API, the worker API and the queue between them.
 //!
 //! [`store`] holds the jobs and decides, [`api`] serves it over HTTP, [`console`] shows it, [`monitoring`] counts, [`alerts`] sends
-//! alerts, [`server`] listens, [`fleet`] runs local workers, [`local`] records their state, [`cli`] is the program.
+//! alerts, [`server`] listens, [`fleet`] runs local workers, [`local`] records their state, [`overflow`] has late jobs run by another
+//! endpoint, [`cli`] is the program.
 
 pub mod alerts;
 pub mod api;
@@ -11,6 +12,7 @@ pub mod faults;
 pub mod fleet;
 pub mod local;
 pub mod monitoring;
+pub mod overflow;
 mod secret;
 pub mod server;
 pub mod store;

@@ -13,6 +13,7 @@ use crate::api::{self, App, AppState, Keys, Options};
 use crate::console::{self, Console};
 use crate::local::Local;
 use crate::monitoring::Monitoring;
+use crate::overflow::OverflowCounts;
 use crate::store::{Store, WebhookOutcomes};
 
 /// How to serve.
@@ -81,6 +82,7 @@ pub struct Server {
     config: ServerConfig,
     local: Local,
     webhooks: WebhookOutcomes,
+    overflow: OverflowCounts,
 }
 
 impl Server {
@@ -95,7 +97,8 @@ impl Server {
             _ => ServerError::Bind(config.bind, error),
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
-        Ok(Self { listener, address, config, local: Local::default(), webhooks: WebhookOutcomes::default() })
+        let (local, webhooks, overflow) = (Local::default(), WebhookOutcomes::default(), OverflowCounts::default());
+        Ok(Self { listener, address, config, local, webhooks, overflow })
     }
 
     /// Sets the local workers that the console and `/graphql` show.
@@ -108,6 +111,12 @@ impl Server {
     #[must_use]
     pub fn with_webhooks(self, webhooks: WebhookOutcomes) -> Self {
         Self { webhooks, ..self }
+    }
+
+    /// Sets the counters of the overflow that `/metrics` shows.
+    #[must_use]
+    pub fn with_overflow(self, overflow: OverflowCounts) -> Self {
+        Self { overflow, ..self }
     }
 
     /// The endpoints that exist before their first job.
@@ -137,7 +146,8 @@ impl Server {
         let http = HttpServer::new("endpoint", self.config.limits);
         let monitoring =
             Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone())
-                .with_connections(http.counts());
+                .with_connections(http.counts())
+                .with_overflow(self.overflow.clone());
         let request_memory = Budget::new(self.config.request_memory);
         let app = App::from(AppState {
             store,

@@ -44,6 +44,7 @@ pub(crate) use ids::is_id;
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
 pub use rate_limit::RateLimits;
+pub(crate) use report::Report;
 
 pub use crate::secret::Secret;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::args::{endpoint_id, is_reserved_id};
 use crate::fleet::ScalerRule;
+use crate::overflow::OverflowConfig;
 use crate::store::Policy;
 
 /// Largest number of retries that can be set.
@@ -64,6 +65,8 @@ pub(crate) struct EndpointConfig {
     pub(crate) scaler: Option<ScalerRule>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) idle_timeout: Option<Duration>,
+    /// Where jobs go that wait for too long.
+    pub(crate) overflow: Option<OverflowConfig>,
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -130,6 +133,7 @@ impl EndpointConfig {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
+        .chain(self.overflow.iter().flat_map(OverflowConfig::settings))
         .collect()
     }
 
@@ -168,7 +172,10 @@ impl EndpointConfig {
             || self.workers_max.is_some()
             || self.scaler.is_some()
             || self.idle_timeout.is_some();
-        (scales && self.handler.is_empty()).then_some("workers are scaled only with a `handler` to start")
+        if scales && self.handler.is_empty() {
+            return Some("workers are scaled only with a `handler` to start");
+        }
+        self.overflow.as_ref().and_then(OverflowConfig::mistake)
     }
 }
 
@@ -206,6 +213,7 @@ mod tests {
             ("[[endpoint]]\nid = \"a\"\nworkers_min = 3\nworkers_max = 2\nhandler = [\"h\"]", "exceed"),
             ("[[endpoint]]\nid = \"a\"\nscaler = \"cpu\"", "queue-delay"),
             ("[[endpoint]]\nid = \"a\"\ntimeout = \"1s\"", "timeout"),
+            ("[[endpoint]]\nid = \"a\"\noverflow = { url = \"https://h/v2/e\", after = \"8d\" }", "7d"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");

@@ -1,6 +1,6 @@
 //! From the command line to a server that is ready to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::alerts::Alerts;
 use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
+use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, OverflowSettings};
 use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{
@@ -68,6 +69,10 @@ pub(crate) enum OpenError {
     AlertUrl(#[from] runpod_alerts::BadUrl),
     #[error(transparent)]
     AlertWebhook(#[from] runpod_alerts::SendError),
+    #[error("endpoint {endpoint:?}: {error}")]
+    Overflow { endpoint: String, error: OverflowError },
+    #[error(transparent)]
+    OverflowClient(#[from] OverflowError),
 }
 
 impl OpenError {
@@ -75,7 +80,9 @@ impl OpenError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
-            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) | Self::AlertWebhook(_) => Exit::Failure,
+            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) | Self::AlertWebhook(_) | Self::OverflowClient(_) => {
+                Exit::Failure
+            }
             _ => Exit::Usage,
         }
     }
@@ -91,6 +98,7 @@ pub(crate) struct Opened {
     pub(crate) faults: Option<Arc<Faults>>,
     pub(crate) webhooks: Deliveries,
     pub(crate) alerts: Alerts,
+    pub(crate) overflow: Overflow,
     /// The workers that this program starts.
     pub(crate) local: Local,
 }
@@ -144,6 +152,7 @@ pub(crate) struct Checked {
     alerts: Alerts,
     guard: Guard,
     signer: Option<Signer>,
+    overflow: BTreeMap<String, OverflowSettings>,
     pub(crate) config: Config,
 }
 
@@ -179,12 +188,13 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     };
     server.check()?;
     let signer = secret.map(Signer::new).transpose()?;
-    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, guard, signer, config })
+    let overflow = overflow(&config)?;
+    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, guard, signer, overflow, config })
 }
 
 /// Opens the socket and the store.
 pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
-    let Checked { server, faults, alerts, guard, signer, config } = checked;
+    let Checked { server, faults, alerts, guard, signer, overflow, config } = checked;
     if faults.is_some() && listen.faults.faults.is_some() {
         tracing::warn!("Scripted faults are on: this server misbehaves on purpose.");
     }
@@ -209,7 +219,9 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let local = Local::of(extra.shown);
     let (queue, due) = WebhookQueue::channel();
     let outcomes = queue.outcomes();
+    let (max_result_bytes, counts) = (server.max_result_bytes, OverflowCounts::default());
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
+    let server = server.with_overflow(counts.clone());
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
     let schedule = match listen.webhooks.webhook_retry_for {
         WebhookSchedule::Platform => Schedule::platform(),
@@ -235,7 +247,9 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         None => Arc::new(MemoryStore::new(setup)),
     };
     let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
-    Ok(Opened { server, store, config, worker_key, faults, webhooks: Deliveries { webhooks, due }, alerts, local })
+    let overflow = Overflow::new(&store, overflow, max_result_bytes, listen.data.is_some(), &counts)?;
+    let webhooks = Deliveries { webhooks, due };
+    Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, local })
 }
 
 /// Which addresses webhooks may reach.
@@ -282,6 +296,15 @@ fn alerts(args: &AlertArgs) -> Result<Alerts, OpenError> {
     let url = args.alert_webhook.as_ref().map(|url| WebhookUrl::parse(url.expose())).transpose()?;
     let webhook = url.map(|url| Webhook::new(url, format)).transpose()?;
     Ok(Alerts::new(rules, webhook))
+}
+
+fn overflow(config: &Config) -> Result<BTreeMap<String, OverflowSettings>, OpenError> {
+    let configured = config.endpoint.iter().filter_map(|endpoint| Some((&endpoint.id, endpoint.overflow.as_ref()?)));
+    let open = |(endpoint, config): (&String, &OverflowConfig)| {
+        let opened = config.open().map_err(|error| OpenError::Overflow { endpoint: endpoint.clone(), error })?;
+        Ok((endpoint.clone(), opened))
+    };
+    configured.map(open).collect()
 }
 
 fn catalog(config: &Config, own: Option<&str>) -> Catalog {

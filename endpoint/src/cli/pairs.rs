@@ -105,7 +105,13 @@ impl Settings<'_> {
                 endpoint.id
             )
         });
-        times.chain(twice).collect()
+        let circles = self.config.endpoint.iter().filter(|endpoint| {
+            endpoint.overflow.as_ref().is_some_and(|overflow| overflow.leads_to(self.listen.bind, &endpoint.id))
+        });
+        let circles = circles.map(|endpoint| {
+            format!("endpoint {:?}: `overflow.url` is this endpoint itself: give the URL of another one", endpoint.id)
+        });
+        times.chain(twice).chain(circles).collect()
     }
 
     /// Numbers of workers.

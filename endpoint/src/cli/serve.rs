@@ -37,7 +37,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
         return workers::run(opened, pools, stops, output).await;
     }
     let mut stops = stops;
-    let Opened { server, store, webhooks, alerts, .. } = opened;
+    let Opened { server, store, webhooks, alerts, overflow, .. } = opened;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -46,7 +46,9 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
     });
     webhooks.start(shutdown.clone());
     alerts.start(Arc::clone(&store), shutdown.clone());
+    let overflow = overflow.start(&shutdown, &shutdown);
     server.run(store, shutdown.clone(), shutdown).await;
+    let _ = overflow.await;
     Exit::Success
 }
 

@@ -65,13 +65,14 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
 
 /// Serves, and keeps the workers running, until a stop signal or the first failure.
 pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
-    let Opened { server, store, webhooks, alerts, .. } = opened;
+    let Opened { server, store, webhooks, alerts, overflow, .. } = opened;
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
     tokio::spawn(forward(stops, stop.clone()));
     // The server stops after the workers, so that they can deliver their last results.
     let close = CancellationToken::new();
     webhooks.start(close.clone());
     alerts.start(Arc::clone(&store), close.clone());
+    let overflow = overflow.start(&stop.soon, &close);
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
     let working = async {
         let outcome = run_pools(pools, store, stop.clone()).await;
@@ -79,6 +80,7 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
         outcome
     };
     let ((), worked) = tokio::join!(serving, working);
+    let _ = overflow.await;
     match worked {
         Ok(()) => Exit::Success,
         Err(error @ FleetError::Configuration) => output.fail(&error, Exit::Usage),

@@ -120,6 +120,7 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
         let state = match worker.state {
             WorkerState::Initializing => "initializing",
             WorkerState::Idle => "idle",
+            WorkerState::Standby => "standby",
             WorkerState::Running => "running",
             WorkerState::Throttled => "throttled",
             WorkerState::Unhealthy => "unhealthy",

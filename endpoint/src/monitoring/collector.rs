@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use crate::overflow::OverflowTotals;
 use crate::store::{Distribution, Health, Observation, Totals, WorkerCounts};
 
 /// Requests by operation and class of status; both come from closed sets.
@@ -25,6 +26,8 @@ pub(super) struct Series {
     paused: bool,
     oldest_wait: Duration,
     workers: [(&'static str, usize); 6],
+    /// Absent where no endpoint has an overflow.
+    overflow: Option<OverflowTotals>,
 }
 
 impl Series {
@@ -37,7 +40,17 @@ impl Series {
             paused: false,
             oldest_wait: Duration::ZERO,
             workers: by_state(WorkerCounts::default()),
+            overflow: None,
         }
+    }
+
+    pub(super) fn add_overflow(&mut self, more: &OverflowTotals) {
+        let sum = self.overflow.get_or_insert_default();
+        sum.completed += more.completed;
+        sum.failed += more.failed;
+        sum.returned += more.returned;
+        sum.stopped += more.stopped;
+        sum.dollars += more.dollars;
     }
 
     pub(super) fn add(&mut self, observation: &Observation) {
@@ -159,6 +172,7 @@ impl Collector for Collected {
             "Length of the last attempt of jobs that ended.",
             |series| &series.totals.execution,
         )?;
+        self.overflow(encoder)?;
         let mut webhooks = encoder.encode_descriptor(
             "runpod_endpoint_webhooks",
             "Webhooks by how their delivery ended.",
@@ -196,6 +210,30 @@ impl Collector for Collected {
 }
 
 impl Collected {
+    fn overflow(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let totals = || self.series.iter().filter_map(|series| Some((series, series.overflow?)));
+        let help = "Jobs that went to the overflow endpoint, by how they left it.";
+        let mut family = describe(encoder, "runpod_endpoint_overflow_jobs", help, MetricType::Counter)?;
+        for (series, totals) in totals() {
+            for (outcome, count) in [
+                ("completed", totals.completed),
+                ("failed", totals.failed),
+                ("returned", totals.returned),
+                ("stopped", totals.stopped),
+            ] {
+                let labels = labels(series, "outcome", outcome);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        let help = "Cost of the jobs at the overflow endpoint.";
+        let mut family = describe(encoder, "runpod_endpoint_overflow_dollars", help, MetricType::Counter)?;
+        for (series, totals) in totals() {
+            let labels = labels(series, "", "");
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&totals.dollars, None)?;
+        }
+        Ok(())
+    }
+
     fn counters<const N: usize>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,

@@ -14,6 +14,7 @@ use runpod_http_server::ServerCounts;
 
 use super::collector::{Collected, Requests, Series};
 use super::labels::EndpointLabels;
+use crate::overflow::OverflowCounts;
 use crate::store::{Observation, Store, WebhookOutcomes};
 
 /// The sources of all metrics.
@@ -25,16 +26,23 @@ pub(super) struct Metrics {
     labels: Mutex<EndpointLabels>,
     requests: Mutex<Requests>,
     connections: OnceLock<Arc<ServerCounts>>,
+    overflow: OnceLock<OverflowCounts>,
 }
 
 impl Metrics {
     pub(super) fn new(endpoints: Vec<String>, webhooks: WebhookOutcomes) -> Self {
-        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default(), connections: OnceLock::new() }
+        let (connections, overflow) = (OnceLock::new(), OnceLock::new());
+        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default(), connections, overflow }
     }
 
     /// Sets the server whose connections are shown. The first one stays.
     pub(super) fn set_connections(&self, connections: Arc<ServerCounts>) {
         let _ = self.connections.set(connections);
+    }
+
+    /// Sets the overflow whose jobs are shown. The first one stays.
+    pub(super) fn set_overflow(&self, overflow: OverflowCounts) {
+        let _ = self.overflow.set(overflow);
     }
 
     pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {
@@ -76,7 +84,12 @@ impl Metrics {
             let index = labels.index(&endpoint);
             let entry = series.entry(index).or_insert_with(|| Some(Series::new(labels.name(index))));
             match (&mut *entry, observation) {
-                (Some(series), Some(observation)) => series.add(&observation),
+                (Some(series), Some(observation)) => {
+                    series.add(&observation);
+                    if let Some(totals) = self.overflow.get().and_then(|overflow| overflow.totals(&endpoint)) {
+                        series.add_overflow(&totals);
+                    }
+                }
                 (_, None) => *entry = None,
                 (None, Some(_)) => {}
             }

@@ -6,6 +6,7 @@ use runpod_http_server::ServerCounts;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
+use crate::overflow::OverflowCounts;
 use crate::store::{Store, WebhookOutcomes};
 
 /// The sources of the monitoring routes.
@@ -33,6 +34,13 @@ impl Monitoring {
     #[must_use]
     pub fn with_connections(self, connections: Arc<ServerCounts>) -> Self {
         self.metrics.set_connections(connections);
+        self
+    }
+
+    /// Sets the counters of the overflow that `/metrics` shows.
+    #[must_use]
+    pub fn with_overflow(self, overflow: OverflowCounts) -> Self {
+        self.metrics.set_overflow(overflow);
         self
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    BatchId, BatchRequest, BatchView, Batches, GivenUp, Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow,
-    JobView, Load, NewJob, Observation, Operations, Outcome, Page, Payload, Seen, Status, Store, StoreError, TakenJob,
-    Webhook, WebhookEnd, WorkerEvent, WorkerView,
+    BatchId, BatchRequest, BatchView, Batches, GivenUp, Health, Heartbeat, JobDetails, JobElsewhere, JobFilter, JobId,
+    JobRow, JobView, Load, NewJob, Observation, Operations, Outcome, Overdue, Page, Payload, Seen, Status, Store,
+    StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -78,6 +78,10 @@ away! {
         finish(&str, &str, &str, Outcome) -> ();
         heartbeat(&str, &str, Heartbeat) -> Duration;
         stops(&str, &str, Duration) -> Vec<JobId>;
+        take_overdue(&str, &Overdue) -> Vec<TakenJob>;
+        accepted_elsewhere(&str, &str, &str) -> ();
+        begun_elsewhere(&str, &str, Duration) -> ();
+        elsewhere(&str) -> Vec<JobElsewhere>;
         worker_event(&str, &str, WorkerEvent) -> ();
         recycled(&str, &str, Duration) -> bool;
         observe(&str) -> Observation;

@@ -39,9 +39,19 @@ pub(crate) struct Run {
     /// The worker itself: differs from `poller` when that one polls under an unexpanded placeholder.
     pub(crate) worker: Arc<str>,
     pub(crate) since: Timestamp,
-    pub(crate) execution_deadline: Timestamp,
+    /// `None` while the job waits at another endpoint: its time to run has not begun.
+    pub(crate) execution_deadline: Option<Timestamp>,
     /// `None` while the worker has never sent a heartbeat.
     pub(crate) lease: Option<Timestamp>,
+    /// Its id at the endpoint that runs it, once that has accepted it.
+    pub(crate) far_id: Option<Arc<str>>,
+}
+
+impl Run {
+    /// Whether the job waits in the queue of another endpoint.
+    pub(crate) fn waits_elsewhere(&self) -> bool {
+        self.execution_deadline.is_none()
+    }
 }
 
 /// How far the report of a job's end to its webhook is.
@@ -115,6 +125,7 @@ impl<P: Content> Record<P> {
             // Clients keep seeing IN_PROGRESS while a job waits for its retry.
             State::Queued if self.attempt.retries > 0 => Status::InProgress,
             State::Queued => Status::InQueue,
+            State::Running(run) if run.waits_elsewhere() && self.attempt.retries == 0 => Status::InQueue,
             State::Running(_) => Status::InProgress,
             State::Finished { status, .. } => *status,
         }
@@ -171,8 +182,7 @@ impl<P: Content> Job<P> {
             State::Queued | State::Finished { .. } if is_of_batch => NEVER,
             State::Queued => expires,
             State::Running(run) => {
-                let run_end = run.lease.map_or(run.execution_deadline, |lease| lease.min(run.execution_deadline));
-                run_end.min(expires)
+                [run.lease, run.execution_deadline].into_iter().flatten().fold(expires, Timestamp::min)
             }
             State::Finished { forget_at, .. } => (*forget_at).min(expires).max(self.record.notices.report.kept_until()),
         }
@@ -205,6 +215,7 @@ impl<P: Content> Job<P> {
     pub(crate) fn note(&mut self, at: Timestamp) {
         let (status, worker) = match &self.record.state {
             State::Queued => (Status::InQueue, None),
+            State::Running(run) if run.waits_elsewhere() => (Status::InQueue, Some(Arc::clone(&run.worker))),
             State::Running(run) => (Status::InProgress, Some(Arc::clone(&run.worker))),
             State::Finished { status, .. } => (*status, None),
         };

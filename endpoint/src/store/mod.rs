@@ -53,11 +53,11 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
-    Attempt, GivenUp, JobDetails, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page, Seen, TakenJob, Webhook,
-    WorkerState, WorkerView,
+    Attempt, GivenUp, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Overdue, Page, Seen,
+    TakenJob, Webhook, WorkerState, WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
-pub use workers::{ANONYMOUS, Heartbeat, WorkerEvent};
+pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};
 
 /// The queue and its records, for any number of endpoints.
 ///
@@ -118,6 +118,15 @@ pub trait Store: Operations + Batches + 'static {
     async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError>;
     /// The jobs that a worker must stop; waits for the first one, at most `wait`.
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError>;
+
+    /// Gives jobs that have waited for too long to the worker [`OVERFLOW`], without a wait. It must send heartbeats for them.
+    async fn take_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<Vec<TakenJob>, StoreError>;
+    /// Notes the id under which another endpoint has accepted a job of the worker [`OVERFLOW`].
+    async fn accepted_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError>;
+    /// Notes that the other endpoint has begun such a job, and how long ago: its time runs.
+    async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError>;
+    /// The jobs that the worker [`OVERFLOW`] holds: after a restart, those of the last process.
+    async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError>;
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;

@@ -5,6 +5,7 @@
 mod batches;
 mod clients;
 mod dispatch;
+mod elsewhere;
 mod inspect;
 mod journal;
 mod liveness;
@@ -157,7 +158,7 @@ impl<P: Content> Queue<P> {
             match &job.record.state {
                 State::Finished { .. } => self.forget(&id),
                 _ if job.record.expires <= now => self.expire(now, &id),
-                State::Running(run) if run.execution_deadline <= now => {
+                State::Running(run) if run.execution_deadline.is_some_and(|deadline| deadline <= now) => {
                     let ending = Ending::failed("executionTimeout exceeded");
                     self.close(now, &id, End { ending, timed_out: true, ..End::of(self.limits.timeout_status) });
                 }

@@ -26,7 +26,9 @@ use super::queue::{Mark, Queue, Snapshot};
 use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
-use super::views::{JobDetails, JobFilter, JobRow, JobView, Load, Seen, TakenJob, Webhook, WorkerView};
+use super::views::{
+    JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob, Webhook, WorkerView,
+};
 use super::workers::{Heartbeat, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
@@ -369,6 +371,33 @@ impl<B: Backing> Store for QueueStore<B> {
             endpoint.with(|queue, _| queue.goodbye(worker));
         }
         Ok(())
+    }
+
+    async fn take_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<Vec<TakenJob>, StoreError> {
+        let endpoint = self.endpoint(endpoint)?;
+        self.backing.ready()?;
+        let mut taken = endpoint.take_overdue(overdue);
+        if taken.jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let jobs = self.settled_assignments(&endpoint, taken.jobs.clone(), taken.mark).await?;
+        taken.jobs.clear();
+        Ok(jobs)
+    }
+
+    async fn accepted_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, _| queue.accepted_elsewhere(id, far_id)).await
+    }
+
+    async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, now| queue.begun_elsewhere(now, id, ago)).await
+    }
+
+    async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
+        Ok(endpoint.with(|queue, _| queue.elsewhere()).0)
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {

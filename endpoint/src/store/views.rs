@@ -1,5 +1,6 @@
 //! What clients, workers and observers are shown. Nothing in here changes a job.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,28 @@ pub struct TakenJob<P = Payload> {
     pub delay: Duration,
     /// What is to be done.
     pub request: Request<P>,
+}
+
+/// Which jobs have waited for too long.
+#[derive(Debug, Clone, Default)]
+pub struct Overdue {
+    /// They have waited for this long or longer.
+    pub after: Duration,
+    /// How many to take.
+    pub max: usize,
+    /// Those that must go on waiting.
+    pub except: HashSet<JobId>,
+}
+
+/// A job that another endpoint runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobElsewhere {
+    /// Its id here.
+    pub id: JobId,
+    /// Its id there; `None` before it was accepted there.
+    pub far_id: Option<Arc<str>>,
+    /// A worker has begun it there.
+    pub has_begun: bool,
 }
 
 /// A finished job that is to be reported to its webhook.
@@ -159,6 +182,8 @@ pub enum WorkerState {
     Initializing,
     /// Available.
     Idle,
+    /// Waits for jobs that nobody else takes in time: it runs them at another endpoint.
+    Standby,
     /// Holds a job.
     Running,
     /// Cannot be started for lack of room on this machine.
@@ -195,7 +220,7 @@ pub struct Load {
     pub waiting: usize,
     /// How long the first of them has waited.
     pub oldest: Option<Timestamp>,
-    /// Jobs held by workers.
+    /// Jobs held by workers, without those that another endpoint runs.
     pub in_progress: usize,
     /// The workers, sorted by id.
     pub workers: Vec<WorkerView>,

@@ -14,6 +14,9 @@ use super::views::{WorkerState, WorkerView};
 /// job-take URL contains `$RUNPOD_POD_ID`.
 pub const ANONYMOUS: &str = "$RUNPOD_POD_ID";
 
+/// The name of the worker that has late jobs run by another endpoint.
+pub const OVERFLOW: &str = "overflow";
+
 /// Stop signals kept for a worker that does not fetch them; the oldest makes room.
 const MAX_STOPS: usize = 1000;
 
@@ -84,6 +87,11 @@ impl Worker {
     /// Whether jobs may be given to it.
     pub(crate) fn is_eligible(&self) -> bool {
         !self.unhealthy && !self.recycled
+    }
+
+    /// Notes that it asks for jobs, and that it sends heartbeats.
+    pub(crate) fn looks_for_jobs(&mut self) {
+        (self.polled, self.heartbeat_seen) = (true, true);
     }
 
     pub(crate) fn is_recycled(&self) -> bool {
@@ -384,6 +392,7 @@ impl Workers {
             _ if worker.recycled => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
             _ if worker.is_silent(now, limits) => WorkerState::Lost,
+            _ if *id == *OVERFLOW => WorkerState::Standby,
             _ if worker.polled => WorkerState::Idle,
             _ => WorkerState::Initializing,
         })
@@ -399,7 +408,7 @@ impl Workers {
                 Some(WorkerState::Running) => counts.running += 1,
                 Some(WorkerState::Idle) => counts.idle += 1,
                 Some(WorkerState::Initializing) => counts.initializing += 1,
-                Some(WorkerState::Leaving) | None => {}
+                Some(WorkerState::Standby | WorkerState::Leaving) | None => {}
             }
         }
         counts

@@ -17,6 +17,7 @@ mod lease;
 mod metrics_docs;
 mod monitoring;
 mod openai;
+mod overflow;
 mod policy;
 mod prestart;
 mod rate_limits;

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Options, Secret};
 use runpod_endpoint::monitoring::Monitoring;
+use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
 use runpod_endpoint::store::{
     Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
 };
@@ -87,7 +88,14 @@ pub(crate) async fn text_after_a_mixed_load() -> String {
         Options::default(),
         MemoryStore::new(Limits { timeout_status: Status::TimedOut, ..Limits::default() }),
     );
-    let api = watched(&api, &["ep", "unused"], WebhookOutcomes::default());
+    let config: OverflowConfig = toml::from_str("url = \"http://127.0.0.1:9/v2/far\"\nafter = \"1h\"").unwrap();
+    let (settings, counts) = (BTreeMap::from([("ep".to_owned(), config.open().unwrap())]), OverflowCounts::default());
+    Overflow::new(&api.app.store, settings, 1 << 20, false, &counts).unwrap();
+    let endpoints = vec!["ep".to_owned(), "unused".to_owned()];
+    let drain = api.app.drain.clone();
+    let monitoring = Monitoring::new(Arc::clone(&api.app.store), endpoints, WebhookOutcomes::default(), drain);
+    let router = monitoring.with_overflow(counts).watch(api.router.clone());
+    let api = Api { router, app: api.app.clone() };
     mixed_load(&api).await;
     scrape(&api.router).await
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use end_to_end_tests::eventually;
 use runpod_endpoint::store::{
-    BatchState, Heartbeat, JobDetails, JobFilter, Limits, Seen, Setup, Status, StoreError, WebhookEnd, WebhookQueue,
+    BatchState, Heartbeat, JobDetails, JobFilter, Limits, OVERFLOW, Overdue, Seen, Setup, Status, StoreError,
+    WebhookEnd, WebhookQueue,
 };
 use rusqlite::Connection;
 use tokio::time::timeout;
@@ -213,6 +214,34 @@ async fn the_lease_of_a_running_job_starts_afresh() {
     let again = timeout(SOON, store.take(EP, "other", 1, SOON)).await.unwrap().unwrap();
     assert_eq!((&*again[0].id, again[0].attempt), ("a", 2));
     assert_eq!(view(&*store, "a").await.attempt.retries, 1);
+}
+
+#[tokio::test]
+async fn a_job_that_runs_elsewhere_is_known_by_its_id_there() {
+    let engine = Sqlite::new();
+    let store = engine.open(Limits::default());
+    for id in ["begun", "accepted", "sent"] {
+        submit(&*store, id).await;
+    }
+    let overdue = Overdue { max: 3, ..Overdue::default() };
+    assert_eq!(store.take_overdue(EP, &overdue).await.unwrap().len(), 3);
+    store.accepted_elsewhere(EP, "begun", "far-1").await.unwrap();
+    store.begun_elsewhere(EP, "begun", Duration::ZERO).await.unwrap();
+    store.accepted_elsewhere(EP, "accepted", "far-2").await.unwrap();
+    let before = store.elsewhere(EP).await.unwrap();
+    drop(store);
+
+    let store = engine.open(Limits::default());
+    assert_eq!(store.elsewhere(EP).await.unwrap(), before);
+    let known: Vec<_> = before.iter().map(|job| (&*job.id, job.far_id.as_deref(), job.has_begun)).collect();
+    assert_eq!(known, [("accepted", Some("far-2"), false), ("begun", Some("far-1"), true), ("sent", None, false)]);
+    assert_eq!(
+        (status(&*store, "accepted").await, status(&*store, "begun").await),
+        (Status::InQueue, Status::InProgress)
+    );
+    store.finish(EP, OVERFLOW, "accepted", done("1")).await.unwrap();
+    assert_eq!(status(&*store, "accepted").await, Status::Completed);
+    assert_eq!(store.hand_back(EP, OVERFLOW, &["sent".into()]).await, Ok(1));
 }
 
 #[tokio::test]

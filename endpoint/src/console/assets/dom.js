@@ -30,6 +30,7 @@ const TONES = {
   IN_QUEUE: ["In queue", "queue"], IN_PROGRESS: ["In progress", "run"], COMPLETED: ["Completed", "good"],
   FAILED: ["Failed", "bad"], CANCELLED: ["Cancelled", "off"], TIMED_OUT: ["Timed out", "late"],
   initializing: ["Starting", "queue"], idle: ["Idle", "good"], running: ["Running", "run"],
+  standby: ["Standby", "off"],
   throttled: ["Throttled", "late"], unhealthy: ["Unhealthy", "bad"], lost: ["Lost", "late"], leaving: ["Leaving", "off"],
 };
 

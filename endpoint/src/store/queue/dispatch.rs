@@ -6,6 +6,7 @@ use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::job::{Run, State};
 use crate::store::payload::Content;
+use crate::store::request::JobId;
 use crate::store::views::TakenJob;
 
 impl<P: Content> Queue<P> {
@@ -23,31 +24,36 @@ impl<P: Content> Queue<P> {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);
-            if record.request.batch.is_some() {
-                // A batch may wait for longer than a job may live.
-                record.expires = now + record.request.policy.ttl;
-            }
-            record.attempt.number += 1;
             record.attempt.delay = Some(delay);
-            record.attempt.worker = Some(Arc::clone(&worker));
-            self.totals.in_progress += 1;
             if record.attempt.retries == 0 {
                 self.totals.delay.observe(delay);
             }
-            record.state = State::Running(Run {
-                poller: Arc::clone(&worker),
-                worker: Arc::clone(&worker),
-                since: now,
-                execution_deadline: now + record.request.policy.run_time() + limits.timeout_grace,
-                lease,
-            });
-            let request = record.request.clone();
-            taken.push(TakenJob { id: Arc::clone(&id), attempt: record.attempt.number, delay, request });
-            self.workers.hold(&worker, &id);
-            self.in_progress += 1;
-            self.changed(&id);
+            let execution_deadline = Some(now + record.request.policy.run_time() + limits.timeout_grace);
+            let (poller, worker) = (Arc::clone(&worker), Arc::clone(&worker));
+            let run = Run { poller, worker, since: now, execution_deadline, lease, far_id: None };
+            taken.extend(self.give(now, &id, run));
         }
         taken
+    }
+
+    /// Queued → running. The job is no longer among those that wait.
+    pub(super) fn give(&mut self, now: Timestamp, id: &JobId, run: Run) -> Option<TakenJob<P>> {
+        let record = &mut self.jobs.get_mut(id)?.record;
+        let worker = Arc::clone(&run.worker);
+        if record.request.batch.is_some() {
+            // A batch may wait for longer than a job may live.
+            record.expires = now + record.request.policy.ttl;
+        }
+        record.attempt.number += 1;
+        record.attempt.worker = Some(Arc::clone(&worker));
+        record.state = State::Running(run);
+        let (attempt, delay) = (record.attempt.number, now.saturating_sub(record.submitted));
+        let taken = TakenJob { id: Arc::clone(id), attempt, delay, request: record.request.clone() };
+        self.totals.in_progress += 1;
+        self.in_progress += 1;
+        self.workers.hold(&worker, id);
+        self.changed(id);
+        Some(taken)
     }
 
     /// Whether a job waits to be given out.

@@ -9,6 +9,7 @@ use crate::store::job::Position;
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::views::{JobDetails, JobFilter, JobRow, Load, MAX_SEARCHED, Seen, WorkerView};
+use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
 const MAX_COUNTED: usize = 10_000;
@@ -44,10 +45,11 @@ impl<P: Content> Queue<P> {
         let mut urgent = waiting.range(..first_low);
         let first = urgent.next().map(|(_, id)| id);
         let batches = usize::from(first.is_none() && !self.paused && self.batches.has_waiting());
+        let elsewhere = self.workers.get(OVERFLOW).map_or(0, |worker| worker.held.len());
         Load {
             waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count() + batches,
             oldest: self.waited(now, first),
-            in_progress: self.in_progress,
+            in_progress: self.in_progress.saturating_sub(elsewhere),
             workers: self.workers(now, usize::MAX),
         }
     }

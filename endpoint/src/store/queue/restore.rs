@@ -69,7 +69,7 @@ impl Queue<Filed> {
             self.workers.expect_heartbeats(&run.worker);
             run.lease = Some(fresh);
         }
-        run.execution_deadline = run.execution_deadline.max(fresh);
+        run.execution_deadline = run.execution_deadline.map(|deadline| deadline.max(fresh));
         self.workers.hold(&run.worker, id);
         self.in_progress += 1;
     }

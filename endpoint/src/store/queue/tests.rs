@@ -1,6 +1,7 @@
 //! Single situations of the queue; `any_order` has random sequences of them.
 
 mod any_order;
+mod elsewhere;
 
 use std::time::Duration;
 

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::store::backing::{Backing, Entry};
 use crate::store::clock::{Clock, Timestamp};
 use crate::store::queue::{Mark, Queue};
-use crate::store::views::TakenJob;
+use crate::store::views::{Overdue, TakenJob};
 use crate::store::wakers::Wakers;
+use crate::store::workers::OVERFLOW;
 
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
 const REFUSED_HOLD: Duration = Duration::from_secs(5);
@@ -94,6 +95,14 @@ impl<B: Backing> Endpoint<B> {
                 return taken;
             }
         }
+    }
+}
+
+impl<B: Backing> Endpoint<B> {
+    /// Takes jobs that have waited for too long.
+    pub(super) fn take_overdue(&self, overdue: &Overdue) -> Taken<'_, B> {
+        let (jobs, mark) = self.with(|queue, now| queue.take_overdue(now, overdue));
+        Taken::new(self, OVERFLOW, jobs, mark)
     }
 }
 

@@ -12,11 +12,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x5250_4550;
 
 /// Raised by one with each change of the tables.
-const FORMAT: i32 = 4;
+const FORMAT: i32 = 5;
 
 /// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
 /// as if each job had set it.
-const UPGRADES: [&str; 3] = [
+const UPGRADES: [&str; 4] = [
     "ALTER TABLE jobs ADD COLUMN cost TEXT; \
     UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;",
     "ALTER TABLE jobs ADD COLUMN webhook_given_up INTEGER; ALTER TABLE jobs ADD COLUMN webhook_error TEXT; \
@@ -24,6 +24,7 @@ const UPGRADES: [&str; 3] = [
     "ALTER TABLE jobs ADD COLUMN batch TEXT; ALTER TABLE jobs ADD COLUMN ttl INTEGER; \
     CREATE TABLE batches (key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT, state TEXT NOT NULL, created INTEGER NOT NULL, \
     expires INTEGER) STRICT;",
+    "ALTER TABLE jobs ADD COLUMN far_id TEXT;",
 ];
 
 /// How long a statement waits for a lock of another program, such as a backup.

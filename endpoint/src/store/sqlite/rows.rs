@@ -70,7 +70,7 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl)";
+    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl, :far_id)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
     let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
@@ -109,7 +109,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":poller": run.map(|run| &*run.poller),
         ":holder": run.map(|run| &*run.worker),
         ":since": run.map(|run| millis(run.since)),
-        ":execution_deadline": run.map(|run| millis(run.execution_deadline)),
+        ":execution_deadline": run.and_then(|run| run.execution_deadline).map(millis),
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
         ":cost": ending.cost.as_ref().map(|cost| cost.get()),
@@ -117,6 +117,7 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":webhook_error": given_up.map(|(_, reason)| reason),
         ":batch": request.batch.as_deref(),
         ":ttl": millis(request.policy.ttl),
+        ":far_id": run.and_then(|run| run.far_id.as_deref()),
     })?;
     Ok(())
 }
@@ -167,8 +168,9 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
             poller: row.get("poller")?,
             worker: row.get("holder")?,
             since: time("since")?,
-            execution_deadline: time("execution_deadline")?,
+            execution_deadline: number_of("execution_deadline")?.map(duration),
             lease: row.get::<_, bool>("leased")?.then_some(Duration::ZERO),
+            far_id: text("far_id")?,
         }),
         status => State::Finished { status, forget_at: time("forget_at")? },
     };

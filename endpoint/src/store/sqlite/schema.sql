@@ -1,4 +1,4 @@
--- Format 4. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 5. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -51,7 +51,9 @@ CREATE TABLE jobs (
     -- The batch's id.
     batch TEXT,
     -- How long the job may live; in files of earlier versions `expires` less `submitted`.
-    ttl INTEGER
+    ttl INTEGER,
+    -- The id of the job at the endpoint that runs it, if that is another one. `execution_deadline` is missing until it has begun there.
+    far_id TEXT
 ) STRICT;
 
 CREATE TABLE batches (

@@ -5,15 +5,19 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{ANONYMOUS, Heartbeat, WorkerEvent};
+use crate::store::views::JobView;
+use crate::store::{ANONYMOUS, Heartbeat, OVERFLOW, Overdue, WorkerEvent};
 
-const WORKERS: [&str; 3] = ["w0", "w1", ANONYMOUS];
+const WORKERS: [&str; 4] = ["w0", "w1", ANONYMOUS, OVERFLOW];
 
 /// One event. `job` numbers the submitted jobs, `worker` those of [`WORKERS`].
 #[derive(Debug, Clone)]
 enum Event {
     Submit { low_priority: bool },
     Take { worker: usize, max: usize },
+    TakeOverdue { max: usize },
+    AcceptedElsewhere { job: usize },
+    BegunElsewhere { job: usize },
     GiveBack { job: usize },
     Finish { worker: usize, job: usize, failed: bool, recycle: bool },
     Progress { worker: usize, job: usize },
@@ -36,6 +40,9 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<bool>().prop_map(|low_priority| Event::Submit { low_priority }),
         4 => (worker(), 1..4_usize).prop_map(|(worker, max)| Event::Take { worker, max }),
+        2 => (1..4_usize).prop_map(|max| Event::TakeOverdue { max }),
+        1 => job().prop_map(|job| Event::AcceptedElsewhere { job }),
+        1 => job().prop_map(|job| Event::BegunElsewhere { job }),
         1 => job().prop_map(|job| Event::GiveBack { job }),
         3 => (worker(), job(), any::<bool>(), prop::bool::weighted(0.1))
             .prop_map(|(worker, job, failed, recycle)| Event::Finish { worker, job, failed, recycle }),
@@ -96,12 +103,23 @@ impl Observer {
         match event {
             Event::Submit { low_priority } => self.submit(*low_priority),
             Event::Take { worker, max } => self.take(WORKERS[*worker], *max),
+            Event::TakeOverdue { max } => {
+                let before = self.views();
+                let eligible = self.queue.is_eligible(OVERFLOW);
+                let taken = self.queue.take_overdue(now, &Overdue { max: *max, ..Overdue::default() });
+                assert!(taken.iter().all(|job| !self.order[&job.id].0), "a job of low priority went elsewhere");
+                self.note_taken(OVERFLOW, taken, &before, eligible, *max);
+            }
+            Event::AcceptedElsewhere { job } => self.queue.accepted_elsewhere(&self.job(*job), "far"),
+            Event::BegunElsewhere { job } => {
+                self.queue.begun_elsewhere(now, &self.job(*job), Duration::from_secs(5));
+            }
             Event::GiveBack { job } => {
                 if let Some(job) = self.last.get(&self.job(*job)).cloned() {
                     let taker = self.takers[&job.id];
                     let was_running = self.queue.view(&job.id).map(|view| view.status);
                     self.queue.return_unsent(taker, &job.id, job.attempt);
-                    if was_running == Some(Status::InProgress) {
+                    if was_running.is_some_and(|status| !status.is_terminal()) {
                         self.dispatched.remove(&job.id);
                     }
                 }
@@ -191,10 +209,24 @@ impl Observer {
     }
 
     fn take(&mut self, worker: &'static str, max: usize) {
-        let before: HashMap<_, _> =
-            self.jobs.iter().filter_map(|id| Some((id.clone(), self.queue.view(id)?))).collect();
+        let before = self.views();
         let eligible = self.queue.is_eligible(worker);
         let taken = self.queue.take(self.now, worker, max);
+        self.note_taken(worker, taken, &before, eligible, max);
+    }
+
+    fn views(&self) -> HashMap<JobId, JobView> {
+        self.jobs.iter().filter_map(|id| Some((id.clone(), self.queue.view(id)?))).collect()
+    }
+
+    fn note_taken(
+        &mut self,
+        worker: &'static str,
+        taken: Vec<TakenJob>,
+        before: &HashMap<JobId, JobView>,
+        eligible: bool,
+        max: usize,
+    ) {
         assert!(taken.len() <= max);
         assert!(eligible || taken.is_empty(), "a job went to a worker that gets none");
         let mut orders = Vec::new();
@@ -236,7 +268,11 @@ impl Observer {
             size += job.size();
             assert_eq!(queue.by_age.get(&job.record.number), Some(id));
             let noted = job.history.transitions().last().map(|last| last.status);
-            let stands = if matches!(job.record.state, State::Queued) { Status::InQueue } else { job.status() };
+            let stands = match &job.record.state {
+                State::Queued => Status::InQueue,
+                State::Running(run) if run.waits_elsewhere() => Status::InQueue,
+                State::Running(_) | State::Finished { .. } => job.status(),
+            };
             assert_eq!(noted, Some(stands), "{id} has a stale history");
             assert_eq!(job.armed, job.deadline(), "{id} has a stale deadline");
             assert!(queue.deadlines.contains(&(job.armed, Arc::clone(id))), "{id} has no deadline");

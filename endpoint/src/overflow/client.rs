@@ -1,0 +1,130 @@
+//! Requests to the far endpoint.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use runpod_alerts::request_error_text;
+
+use super::limits::{CONNECT_TIME, REFUSAL, REPLY_HEAD, REQUEST_TIME, STREAM_HOLD, TRANSFER_TIME};
+use super::settings::{OverflowError, OverflowSettings};
+use super::wire::{Accepted, FarJob, FarStream, RunRequest, refusal};
+use crate::api::is_id;
+use crate::store::TakenJob;
+
+/// Why the far endpoint did not do what it was asked to. The texts name neither key nor URL.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FarError {
+    #[error("no answer: {0}")]
+    Unreachable(String),
+    #[error("it answered {status}: {text}")]
+    Refused { status: u16, text: String },
+    #[error("it does not know the job, or the endpoint id in the URL is wrong")]
+    NotFound,
+    #[error("its answer is larger than {0} bytes: raise --max-result-mib or return a link to the result")]
+    TooLarge(usize),
+    #[error("its answer is not the expected JSON: {0}; the URL must end in /v2/<endpoint id>")]
+    Reply(#[from] serde_json::Error),
+    #[error("it gave the job an id that cannot be part of a URL")]
+    Id,
+}
+
+impl FarError {
+    /// Whether it refuses this job, and not every job.
+    pub(super) fn is_of_job(&self) -> bool {
+        matches!(self, Self::Refused { status: 400 | 413 | 422, .. })
+    }
+}
+
+/// A client of the far endpoint.
+#[derive(Debug)]
+pub(super) struct FarEndpoint {
+    http: Client,
+    url: Url,
+    max_bytes: usize,
+}
+
+impl FarEndpoint {
+    /// Results may have `max_result_bytes`.
+    pub(super) fn new(settings: &OverflowSettings, max_result_bytes: usize) -> Result<Self, OverflowError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = &settings.key {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| OverflowError::Key)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http = Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIME)
+            .read_timeout(REQUEST_TIME)
+            .timeout(TRANSFER_TIME)
+            // A redirected POST would lose its body, and a redirect could take the key elsewhere.
+            .redirect(Policy::none())
+            .user_agent(concat!("runpod-endpoint/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(OverflowError::Client)?;
+        Ok(Self { http, url: settings.url.clone(), max_bytes: max_result_bytes.saturating_add(REPLY_HEAD) })
+    }
+
+    /// Submits a job; its id there.
+    pub(super) async fn submit(&self, job: &TakenJob) -> Result<String, FarError> {
+        let body = serde_json::to_vec(&RunRequest::from(job))?;
+        let mut request = self.http.post(self.path(&["run"])).body(body);
+        if let Some(traceparent) = &job.request.traceparent {
+            request = request.header("traceparent", &**traceparent);
+        }
+        let Accepted { id } = serde_json::from_slice(&self.send(request).await?)?;
+        if is_id(&id) { Ok(id) } else { Err(FarError::Id) }
+    }
+
+    /// The job as it is.
+    pub(super) async fn status(&self, id: &str) -> Result<FarJob, FarError> {
+        Ok(FarJob::parse(&self.send(self.http.get(self.path(&["status", id]))).await?)?)
+    }
+
+    /// The stream items since the last call. Waits a moment for the first one.
+    pub(super) async fn stream(&self, id: &str) -> Result<FarStream, FarError> {
+        let mut url = self.path(&["stream", id]);
+        url.query_pairs_mut().append_pair("wait", &STREAM_HOLD.as_millis().to_string());
+        Ok(serde_json::from_slice(&self.send(self.http.get(url)).await?)?)
+    }
+
+    /// Cancels the job. One that is not known is no longer there to be cancelled.
+    pub(super) async fn cancel(&self, id: &str, longest: Duration) -> Result<(), FarError> {
+        let request = self.http.post(self.path(&["cancel", id])).timeout(longest);
+        match self.send(request).await {
+            Ok(_) | Err(FarError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path(&self, segments: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Bytes, FarError> {
+        let unreachable = |error| FarError::Unreachable(request_error_text(error));
+        let mut reply = request.send().await.map_err(unreachable)?;
+        let status = reply.status();
+        let mut body = Vec::new();
+        while let Some(part) = reply.chunk().await.map_err(unreachable)? {
+            if body.len() + part.len() > self.max_bytes {
+                return Err(FarError::TooLarge(self.max_bytes));
+            }
+            body.extend_from_slice(&part);
+        }
+        match status {
+            _ if status.is_success() => Ok(body.into()),
+            StatusCode::NOT_FOUND => Err(FarError::NotFound),
+            _ => Err(FarError::Refused { status: status.as_u16(), text: refusal(&body, REFUSAL) }),
+        }
+    }
+}

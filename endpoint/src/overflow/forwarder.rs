@@ -1,0 +1,233 @@
+//! The overflow of one endpoint: which jobs it takes, and when.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::client::FarEndpoint;
+use super::counts::EndpointCounts;
+use super::follow::{Departure, Follower, How, Shared};
+use super::limits::{
+    CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME,
+};
+use super::settings::OverflowSettings;
+use super::spending::Spending;
+use crate::store::{Heartbeat, JobId, OVERFLOW, Overdue, Store, StoreError, TakenJob, ping_interval};
+
+/// One wait for stop signals.
+const STOPS_WAIT: Duration = Duration::from_secs(25);
+
+/// A job at the far endpoint.
+struct Held {
+    stop: CancellationToken,
+    begun: Arc<OnceLock<Instant>>,
+    task: AbortHandle,
+}
+
+/// What is to be done with a job.
+enum Task {
+    Submit(TakenJob),
+    /// It was submitted by the last process, under this id.
+    Follow(Arc<str>),
+}
+
+/// After failures no job is sent for a while.
+struct Pause {
+    until: Instant,
+    next: Duration,
+}
+
+/// The overflow of one endpoint.
+pub(super) struct Forwarder {
+    shared: Arc<Shared>,
+    /// How this process names itself, so that no other worker serves under the same id.
+    instance: String,
+    /// Another worker serves under the id, which was said.
+    is_refused: bool,
+    started: Instant,
+    overdue: Overdue,
+    held: HashMap<JobId, Held>,
+    tasks: JoinSet<(JobId, Departure)>,
+    /// How often jobs came back.
+    returns: HashMap<JobId, u32>,
+    pause: Pause,
+    spending: Spending,
+    leave: CancellationToken,
+}
+
+impl Forwarder {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        endpoint: Arc<str>,
+        far: FarEndpoint,
+        settings: OverflowSettings,
+        counts: EndpointCounts,
+        resumes: bool,
+    ) -> Self {
+        let now = Instant::now();
+        let overdue = Overdue { after: settings.after, ..Overdue::default() };
+        let cancels = Arc::new(Semaphore::new(CANCELS));
+        Self {
+            shared: Arc::new(Shared { store, endpoint, far, settings, counts, resumes, cancels }),
+            instance: Uuid::new_v4().to_string(),
+            is_refused: false,
+            started: now,
+            overdue,
+            held: HashMap::new(),
+            tasks: JoinSet::new(),
+            returns: HashMap::new(),
+            pause: Pause { until: now, next: FIRST_PAUSE },
+            spending: Spending::default(),
+            leave: CancellationToken::new(),
+        }
+    }
+
+    /// Runs until `shutdown`.
+    pub(super) async fn run(mut self, drain: CancellationToken, shutdown: CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        if shutdown.run_until_cancelled(self.resume()).await.is_none() {
+            return;
+        }
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_beat = Instant::now();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = looks.tick() => if !drain.is_cancelled() {
+                    self.look().await;
+                },
+                () = sleep_until(next_beat) => next_beat = Instant::now() + self.beat().await,
+                stops = shared.store.stops(&shared.endpoint, OVERFLOW, STOPS_WAIT) => match stops {
+                    Ok(stops) => stops.iter().filter_map(|id| self.held.get(id)).for_each(|held| held.stop.cancel()),
+                    Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+                },
+                Some(left) = self.tasks.join_next() => self.note(left.ok()),
+            }
+        }
+        self.leave.cancel();
+        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+
+    /// Takes up the jobs that the last process has left at the far endpoint.
+    async fn resume(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Shared { store, endpoint, .. } = &*shared;
+        let jobs = loop {
+            match store.elsewhere(endpoint).await {
+                Ok(jobs) => break jobs,
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        };
+        for job in jobs {
+            match job.far_id {
+                Some(far_id) => self.hold(job.id, Task::Follow(far_id)),
+                None => {
+                    tracing::warn!(%endpoint, job = %job.id, "It is not known whether the overflow endpoint has accepted this job before the restart. It goes back to the queue, and may run twice.");
+                    if let Err(error) = store.hand_back(endpoint, OVERFLOW, &[Arc::clone(&job.id)]).await {
+                        tracing::warn!(%endpoint, job = %job.id, %error, "The job waits until its lease ends.");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends jobs that have waited for too long, as many as are allowed.
+    async fn look(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Shared { store, endpoint, settings, .. } = &*shared;
+        if let Err(error) = store.admit(endpoint, OVERFLOW, Some(&self.instance)).await {
+            let is_taken = matches!(error, StoreError::WorkerIdInUse(_));
+            if is_taken && !std::mem::replace(&mut self.is_refused, true) {
+                tracing::warn!(%endpoint, "A worker elsewhere uses the id of the overflow. Give it another RUNPOD_POD_ID.");
+            }
+            return;
+        }
+        self.is_refused = false;
+        while let Some(left) = self.tasks.try_join_next() {
+            self.note(left.ok());
+        }
+        let may_send = Instant::now() >= self.pause.until && self.is_affordable();
+        self.overdue.max = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
+        match store.take_overdue(endpoint, &self.overdue).await {
+            Ok(jobs) => jobs.into_iter().for_each(|job| self.hold(Arc::clone(&job.id), Task::Submit(job))),
+            Err(error) => tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment."),
+        }
+    }
+
+    fn hold(&mut self, job: JobId, task: Task) {
+        let (stop, begun) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        let follower = Follower {
+            shared: Arc::clone(&self.shared),
+            job: Arc::clone(&job),
+            stop: stop.clone(),
+            leave: self.leave.clone(),
+            begun: Arc::clone(&begun),
+        };
+        let id = Arc::clone(&job);
+        let task = self.tasks.spawn(async move {
+            let departure = match task {
+                Task::Submit(job) => follower.submit(&job).await,
+                Task::Follow(far_id) => follower.follow(&far_id).await,
+            };
+            (id, departure)
+        });
+        self.held.insert(job, Held { stop, begun, task });
+    }
+
+    /// Whether the jobs of the last hour, with those that run now, leave something to spend.
+    fn is_affordable(&mut self) -> bool {
+        let OverflowSettings { price, max_dollars_per_hour, .. } = self.shared.settings;
+        let (Some(max), Some(price)) = (max_dollars_per_hour, price) else { return true };
+        let running = self.held.values().filter_map(|held| held.begun.get());
+        let running: f64 = running.map(|since| price.of(since.elapsed())).sum();
+        self.spending.last_hour(self.started.elapsed()) + running < max
+    }
+
+    /// Sends a heartbeat; how long until the next one.
+    async fn beat(&self) -> Duration {
+        let heartbeat = Heartbeat { jobs: self.held.keys().cloned().collect(), unhealthy: false };
+        let Shared { store, endpoint, .. } = &*self.shared;
+        store.heartbeat(endpoint, OVERFLOW, heartbeat).await.map_or(RETRY_PAUSE, ping_interval)
+    }
+
+    /// Notes that a task has ended. A job whose task has panicked is missing from the heartbeats from now on.
+    fn note(&mut self, left: Option<(JobId, Departure)>) {
+        self.held.retain(|_, held| !held.task.is_finished());
+        let Some((job, Departure { how, dollars })) = left else { return };
+        self.spending.note(self.started.elapsed(), dollars);
+        match how {
+            How::Ended => {
+                self.pause.next = FIRST_PAUSE;
+                self.returns.remove(&job);
+            }
+            How::Returned { of_job } => self.note_return(job, of_job),
+            How::Stopped | How::Left => {
+                self.returns.remove(&job);
+            }
+        }
+    }
+
+    fn note_return(&mut self, job: JobId, of_job: bool) {
+        if self.returns.len() + self.overdue.except.len() >= REMEMBERED_RETURNS {
+            self.returns.clear();
+            self.overdue.except.clear();
+        }
+        if !of_job {
+            self.pause.until = Instant::now() + self.pause.next;
+            self.pause.next = (self.pause.next * 2).min(LONGEST_PAUSE);
+        }
+        let times = self.returns.entry(Arc::clone(&job)).or_default();
+        *times += 1;
+        if of_job || *times >= MAX_RETURNS {
+            self.returns.remove(&job);
+            self.overdue.except.insert(job);
+        }
+    }
+}

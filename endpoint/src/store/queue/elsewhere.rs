@@ -1,0 +1,92 @@
+//! Jobs that another endpoint runs for this one: which they are, and what is known of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Queue;
+use crate::store::clock::Timestamp;
+use crate::store::job::{Position, Run, State};
+use crate::store::payload::Content;
+use crate::store::request::JobId;
+use crate::store::views::{JobElsewhere, Overdue, TakenJob};
+use crate::store::workers::OVERFLOW;
+
+/// The other endpoint ends a job at its timeout first; this one waits that many times as long as for a worker.
+const GRACES: u32 = 2;
+
+impl<P: Content> Queue<P> {
+    /// Gives jobs that have waited for too long to the worker [`OVERFLOW`]. Those of low priority stay: they must not cost more. A job's
+    /// time to run does not begin yet.
+    pub fn take_overdue(&mut self, now: Timestamp, overdue: &Overdue) -> Vec<TakenJob<P>> {
+        let limits = self.limits;
+        let (worker, known) = self.workers.contact(now, OVERFLOW, &limits);
+        known.looks_for_jobs();
+        if !known.is_eligible() || self.paused {
+            return Vec::new();
+        }
+        let first_low = Position { low_priority: true, number: 0 };
+        let is_late =
+            |id: &JobId| self.jobs.get(id).is_some_and(|job| now.saturating_sub(job.record.submitted) >= overdue.after);
+        let late = self.waiting.range(..first_low).take_while(|(_, id)| is_late(id));
+        let wanted = late.filter(|(_, id)| !overdue.except.contains(*id)).take(overdue.max);
+        let wanted: Vec<_> = wanted.map(|(position, id)| (*position, Arc::clone(id))).collect();
+        let give = |(position, id): (Position, JobId)| {
+            self.waiting.remove(&position);
+            let (poller, worker) = (Arc::clone(&worker), Arc::clone(&worker));
+            let lease = Some(now + limits.lease);
+            self.give(now, &id, Run { poller, worker, since: now, execution_deadline: None, lease, far_id: None })
+        };
+        wanted.into_iter().filter_map(give).collect()
+    }
+
+    /// Notes that the other endpoint has accepted a job under an id of its own.
+    pub fn accepted_elsewhere(&mut self, id: &str, far_id: &str) {
+        if let Some((id, run)) = self.run_elsewhere(id) {
+            run.far_id = Some(Arc::from(far_id));
+            self.changed(&id);
+        }
+    }
+
+    /// Notes that a worker of the other endpoint has begun a job, and how long ago: its time runs.
+    pub fn begun_elsewhere(&mut self, now: Timestamp, id: &str, ago: Duration) {
+        let limits = self.limits;
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let record = &mut job.record;
+        let State::Running(run) = &mut record.state else { return };
+        if *run.worker != *OVERFLOW || !run.waits_elsewhere() {
+            return;
+        }
+        run.since = now.saturating_sub(ago).max(run.since);
+        run.execution_deadline = Some(run.since + record.request.policy.run_time() + limits.timeout_grace * GRACES);
+        let delay = run.since.saturating_sub(record.submitted);
+        record.attempt.delay = Some(delay);
+        if record.attempt.retries == 0 {
+            self.totals.delay.observe(delay);
+        }
+        let id = Arc::clone(&record.id);
+        self.changed(&id);
+    }
+
+    /// The jobs that the worker [`OVERFLOW`] holds, in the order of their ids.
+    #[must_use]
+    pub fn elsewhere(&self) -> Vec<JobElsewhere> {
+        let held = self.workers.get(OVERFLOW).into_iter().flat_map(|worker| &worker.held);
+        let view = |id: &JobId| match &self.jobs.get(id)?.record.state {
+            State::Running(run) => {
+                Some(JobElsewhere { id: Arc::clone(id), far_id: run.far_id.clone(), has_begun: !run.waits_elsewhere() })
+            }
+            State::Queued | State::Finished { .. } => None,
+        };
+        let mut jobs: Vec<_> = held.filter_map(view).collect();
+        jobs.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        jobs
+    }
+
+    fn run_elsewhere(&mut self, id: &str) -> Option<(JobId, &mut Run)> {
+        let record = &mut self.jobs.get_mut(id)?.record;
+        match &mut record.state {
+            State::Running(run) if *run.worker == *OVERFLOW => Some((Arc::clone(&record.id), run)),
+            _ => None,
+        }
+    }
+}

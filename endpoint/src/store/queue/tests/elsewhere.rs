@@ -1,0 +1,101 @@
+//! Jobs that another endpoint runs.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::store::counts::WorkerCounts;
+use crate::store::views::{JobElsewhere, Overdue, WorkerState};
+use crate::store::workers::OVERFLOW;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn overdue(after: u64, max: usize) -> Overdue {
+    Overdue { after: seconds(after), max, except: HashSet::new() }
+}
+
+#[test]
+fn jobs_that_have_waited_for_long_enough_are_taken_in_order_and_those_of_low_priority_are_not() {
+    let mut queue = queue_with(&["a", "b", "c"]);
+    queue.submit(AT, new_job("low", Policy { low_priority: true, ..Policy::default() })).unwrap();
+    queue.submit(AT + seconds(5), new_job("young", Policy::default())).unwrap();
+    let now = AT + seconds(10);
+    queue.tick(now);
+    assert!(queue.take_overdue(now, &overdue(11, 9)).is_empty());
+    assert!(queue.take_overdue(now, &overdue(0, 0)).is_empty());
+    let except = Overdue { except: HashSet::from([Arc::from("a")]), ..overdue(10, 1) };
+    assert_eq!(ids(&queue.take_overdue(now, &except)), ["b"]);
+    assert_eq!(ids(&queue.take_overdue(now, &overdue(10, 9))), ["a", "c"]);
+    assert_eq!(ids(&queue.take(now, "w", 9)), ["young", "low"]);
+}
+
+#[test]
+fn the_time_of_a_job_begins_when_it_begins_there() {
+    let policy = Policy { execution_timeout: Some(seconds(30)), ttl: seconds(1000), ..Policy::default() };
+    let mut queue = Queue::new(Limits::default());
+    queue.submit(AT, new_job("a", policy)).unwrap();
+    queue.take_overdue(AT, &overdue(0, 1));
+    let beat = Heartbeat { jobs: vec![Arc::from("a")], unhealthy: false };
+    let mut now = AT;
+    for _ in 0..20 {
+        now += seconds(20);
+        queue.tick(now);
+        queue.heartbeat(now, OVERFLOW, &beat);
+        assert_eq!(queue.view("a").unwrap().status, Status::InQueue);
+    }
+    queue.begun_elsewhere(now, "a", seconds(2));
+    let view = queue.view("a").unwrap();
+    assert_eq!((view.status, view.attempt.delay), (Status::InProgress, Some(seconds(398))));
+    // Once only: what follows is no new beginning.
+    queue.begun_elsewhere(now + seconds(5), "a", Duration::ZERO);
+    assert_eq!(queue.view("a").unwrap().attempt.delay, Some(seconds(398)));
+    now += seconds(20);
+    queue.tick(now);
+    queue.heartbeat(now, OVERFLOW, &beat);
+    // 30 s, and twice the grace of 10 s, less the 2 s that it ran before.
+    now = AT + seconds(400) + seconds(47);
+    queue.tick(now);
+    assert_eq!(queue.view("a").unwrap().status, Status::InProgress);
+    queue.heartbeat(now, OVERFLOW, &beat);
+    queue.tick(now + seconds(1));
+    assert_eq!(queue.view("a").unwrap().status, Status::Failed);
+    assert_eq!(queue.take_stops(OVERFLOW), [Arc::from("a")], "it is cancelled there");
+}
+
+#[test]
+fn only_jobs_of_the_overflow_are_elsewhere() {
+    let mut queue = queue_with(&["a", "b"]);
+    queue.take(AT, "w", 1);
+    queue.take_overdue(AT, &overdue(0, 1));
+    for id in ["a", "b"] {
+        queue.accepted_elsewhere(id, "far");
+        queue.begun_elsewhere(AT, id, Duration::ZERO);
+    }
+    let b = JobElsewhere { id: Arc::from("b"), far_id: Some(Arc::from("far")), has_begun: true };
+    assert_eq!(queue.elsewhere(), [b]);
+    assert_eq!(queue.hand_back(AT, OVERFLOW, &["a", "b"]), 1);
+    assert!(queue.elsewhere().is_empty());
+    // A second time it starts from nothing.
+    assert_eq!(ids(&queue.take_overdue(AT, &overdue(0, 1))), ["b"]);
+    let b = JobElsewhere { id: Arc::from("b"), far_id: None, has_begun: false };
+    assert_eq!(queue.elsewhere(), [b]);
+    assert_eq!((queue.view("b").unwrap().attempt.retries, queue.view("b").unwrap().status), (0, Status::InQueue));
+}
+
+#[test]
+fn the_overflow_counts_as_a_worker_only_with_a_job() {
+    let mut queue = queue_with(&["a"]);
+    queue.take_overdue(AT, &overdue(9, 1));
+    assert_eq!(queue.workers(AT, 9)[0].state, WorkerState::Standby);
+    assert_eq!(queue.health(AT).workers, WorkerCounts::default());
+    queue.take_overdue(AT, &overdue(0, 1));
+    assert_eq!((queue.health(AT).workers.running, queue.health(AT).in_progress), (1, 1));
+    assert_eq!(queue.load(AT).in_progress, 0);
+    // One that has gone silent is lost, as every worker.
+    queue.tick(AT + seconds(41));
+    assert_eq!(queue.workers(AT + seconds(41), 9)[0].state, WorkerState::Lost);
+    assert_eq!(queue.view("a").unwrap().attempt.retries, 1);
+}
