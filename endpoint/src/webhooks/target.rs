@@ -1,15 +1,20 @@
 //! Which URLs a webhook can be delivered to at all.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::Url;
 use runpod_address_guard::{Guard, Lookup, PrivateAddress, system_lookup};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 /// How long a submission waits for the addresses of a host name. Without an answer the URL is accepted: it may be delivered later.
 const LOOKUP_LIMIT: Duration = Duration::from_millis(500);
+
+/// Look-ups at once. Each takes a thread, also after nobody waits for it any more. A name beyond that is accepted unseen.
+const MAX_LOOKUPS: usize = 16;
 
 /// How long an answer is used again, so that a thousand submissions look a name up once.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
@@ -35,6 +40,7 @@ pub enum BadTarget {
 pub struct TargetCheck {
     guard: Guard,
     lookup: Lookup,
+    lookups: Arc<Semaphore>,
     /// For each host name, whether one of its addresses is permitted, and until when that is believed.
     known: Mutex<HashMap<String, (Instant, bool)>>,
 }
@@ -55,7 +61,7 @@ impl TargetCheck {
     /// A check by this guard.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
-        Self { guard, lookup: system_lookup(), known: Mutex::default() }
+        Self { guard, lookup: system_lookup(), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)), known: Mutex::default() }
     }
 
     /// Refuses a URL that can never be delivered to.
@@ -78,8 +84,14 @@ impl TargetCheck {
         if let Some((_, reachable)) = known.filter(|(until, _)| now < *until) {
             return reachable;
         }
-        let reachable = match timeout(LOOKUP_LIMIT, (self.lookup)(name.to_owned())).await {
-            Ok(Ok(addresses)) if !addresses.is_empty() => {
+        let Ok(place) = Arc::clone(&self.lookups).try_acquire_owned() else { return true };
+        let asking = (self.lookup)(name.to_owned());
+        let answer = tokio::spawn(async move {
+            let _place = place;
+            asking.await
+        });
+        let reachable = match timeout(LOOKUP_LIMIT, answer).await {
+            Ok(Ok(Ok(addresses))) if !addresses.is_empty() => {
                 addresses.iter().any(|address| self.guard.permits(address.ip()))
             }
             _ => true,
@@ -114,7 +126,6 @@ pub(super) fn check(url: &Url, guard: &Guard) -> Result<(), BadTarget> {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, SocketAddr};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -154,6 +165,23 @@ mod tests {
         for check in [mixed, allowed, unknown] {
             check.check("https://receiver.example/hook").await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_nobody_answers_for_hold_up_no_submission() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let lookup: Lookup = Arc::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::pending())
+        });
+        let check = TargetCheck { lookup, ..TargetCheck::new(Guard::default()) };
+        let begun = Instant::now();
+        for number in 0..1000 {
+            check.check(&format!("https://{number}.example/hook")).await.unwrap();
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), MAX_LOOKUPS);
+        assert_eq!(begun.elapsed().as_secs(), (LOOKUP_LIMIT * 16).as_secs());
     }
 
     #[tokio::test]
