@@ -110,7 +110,8 @@ impl<B: BatchHandler> Model<'_, B> {
                 Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
                 continue;
             }
-            let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+            let (id, attempt) = (running.id.clone(), running.attempt);
+            let started = ToSupervisor::Started { job: id, attempt, model: Some(self.slot) };
             self.setup.queue.push(&started, Bytes::new());
             let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
             job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());

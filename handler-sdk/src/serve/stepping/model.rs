@@ -121,7 +121,8 @@ impl<H: StepHandler> Model<'_, H> {
             self.loaded.memory.begin(self.setup.models == 1);
         }
         // The worker must know who runs before user code can crash the process.
-        let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+        let (id, attempt) = (running.id.clone(), running.attempt);
+        let started = ToSupervisor::Started { job: id, attempt, model: Some(self.slot) };
         self.setup.queue.push(&started, Bytes::new());
         let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
         job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());
