@@ -63,7 +63,7 @@ pub use self::data_url::to_data_url;
 pub use self::download::LocalFile;
 pub use self::input::FileInput;
 pub use self::job_files::JobFiles;
-pub(crate) use self::large_output::encode_or_upload;
+pub(crate) use self::large_output::{Encoded, encode_or_upload};
 pub use self::settings::download_guard;
 pub use self::upload::{Upload, Uploaded};
 pub use crate::file_error::FileError;

@@ -145,7 +145,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
                 let parsed = parse_input(input.as_deref(), schema)?;
                 drop(input);
                 let output = model.handler.run(parsed, &job)?;
-                encode_output(&job, &output)
+                encode_output(&job, &output)?.wait()
             });
             // This drops the job's temporary directory, before the result is sent.
             (job.refresh_requested(), job.into_records(), result)

@@ -10,7 +10,7 @@ use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 use super::meter::StepMeter;
 use crate::error::HandlerError;
 use crate::job::Job;
-use crate::output::encode_output;
+use crate::output::{Encoded, encode_output};
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, Loaded, SlotSetup};
@@ -240,7 +240,7 @@ impl<H: StepHandler> Model<'_, H> {
         self.running.partition_point(|one| !one.sits_out)
     }
 
-    pub(super) fn reply(&self, job: Job<H::Chunk>, result: Result<Bytes, HandlerError>, panicked: bool) {
+    pub(super) fn reply(&self, job: Job<H::Chunk>, result: Result<Encoded, HandlerError>, panicked: bool) {
         pooled::reply(self.setup, &self.loaded.memory, job, result, panicked);
     }
 
