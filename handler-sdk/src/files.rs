@@ -25,6 +25,9 @@
 //! goes to the address that was checked, and each redirect is checked again. A download is bounded in size and time, and it ends when
 //! its job ends.
 //!
+//! A handler that makes requests of its own to URLs that clients choose takes the rule from [`download_guard`] and the resolver that
+//! enforces it from [`address_guard`]; the example `http-fan-out` shows how.
+//!
 //! # Uploads
 //!
 //! The bucket is the one that the job names in `s3Config`, else the one of the worker's environment. Without either, files go to the
@@ -53,12 +56,15 @@ mod settings;
 mod tests;
 mod upload;
 
+pub use runpod_address_guard as address_guard;
+
 pub use self::base64::{from_base64, to_base64};
 pub use self::data_url::to_data_url;
 pub use self::download::LocalFile;
 pub use self::input::FileInput;
 pub use self::job_files::JobFiles;
-pub(crate) use self::large_output::encode_or_upload;
+pub(crate) use self::large_output::{Encoded, encode_or_upload};
+pub use self::settings::download_guard;
 pub use self::upload::{Upload, Uploaded};
 pub use crate::file_error::FileError;
 #[cfg(doc)]

@@ -18,6 +18,7 @@ mod slot;
 mod stepping;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -91,6 +91,50 @@ async fn a_model_that_is_deaf_to_a_cancel_is_ended_and_its_other_jobs_run_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_several_models_only_jobs_of_the_others_may_finish_before_a_deaf_one_is_ended() {
+    let options = WorkerOptions::flags(&["--cancel-grace", "300ms", "--slots", "2"]).env("PUPPET_BATCH", "1");
+    let stack = Stack::start("puppet-handler", options).await;
+    let folder = tempfile::tempdir().unwrap();
+    let gates = ["first", "second"].map(|name| folder.path().join(name));
+    let mut gated = Vec::new();
+    for gate in &gates {
+        let id = stack.client.submit(json!({"do": "wait_for", "path": gate})).await;
+        eventually("a model to begin", async || {
+            let batching = stack.worker.health().await["worker"]["processes"][0]["batching"].clone();
+            (batching["running"] == gated.len() + 1).then_some(())
+        })
+        .await;
+        gated.push(id);
+    }
+    let mut ids = Vec::new();
+    for what in ["ok", "ignore_cancel", "ok"] {
+        ids.push(stack.client.submit(json!({ "do": what })).await);
+    }
+    eventually("all jobs are in the process", async || {
+        (stack.worker.health().await["worker"]["slots"]["busy"] == 5).then_some(())
+    })
+    .await;
+    // One model takes all three, while the other one waits.
+    std::fs::write(&gates[0], "").unwrap();
+    assert_eq!(stack.client.finished(&gated[0]).await["status"], "COMPLETED");
+    eventually("the batch to run", async || {
+        let batching = stack.worker.health().await["worker"]["processes"][0]["batching"].clone();
+        (batching["running"] == 4).then_some(())
+    })
+    .await;
+    stack.client.cancel(&ids[1]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stack.client.status(&ids[0]).await["status"], "IN_PROGRESS", "the other model may finish its job");
+    let begin = Instant::now();
+    std::fs::write(&gates[1], "").unwrap();
+    assert_eq!(stack.client.finished(&gated[1]).await["status"], "COMPLETED");
+    for (id, expected) in ids.iter().zip(["COMPLETED", "CANCELLED", "COMPLETED"]) {
+        assert_eq!(stack.client.finished(id).await["status"], expected);
+    }
+    assert!(begin.elapsed() < PATIENCE, "after {:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batches_are_visible_in_health_and_metrics() {
     let stack = stack().await;
     let batching = async || stack.worker.health().await["worker"]["processes"][0]["batching"].clone();

@@ -100,3 +100,31 @@ async fn a_cancel_ends_an_endless_download_and_the_process_goes_on() {
     let after = stack.client.run(json!({"do": "ok"})).await;
     assert_eq!((&after["status"], &after["output"]["pid"]), (&json!("COMPLETED"), &before["output"]["pid"]), "{after}");
 }
+
+/// Ways to run the test handler in which a process holds many jobs.
+const TOGETHER: [&str; 3] = ["PUPPET_BATCH", "PUPPET_STEP", "PUPPET_ASYNC"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_of_every_kind_upload_large_outputs() {
+    let server = S3Server::start().await;
+    for mode in TOGETHER {
+        let options = with_bucket(&server.base()).env(mode, "1").env("RUNPOD_UPLOAD_OUTPUT_ABOVE_BYTES", "2000");
+        let stack = Stack::start("puppet-handler", options).await;
+        let mut ids = Vec::new();
+        for bytes in [2001, 10, 2002, 11] {
+            ids.push((bytes, stack.client.submit(json!({"do": "big_output", "bytes": bytes})).await));
+        }
+        for (bytes, id) in ids {
+            let job = stack.client.finished(&id).await;
+            assert_eq!(job["status"], "COMPLETED", "{mode}: {job}");
+            let file = &job["output"]["output_file"];
+            let sent = if bytes > 2000 {
+                let link = file["url"].as_str().unwrap_or_else(|| panic!("{mode}: {job}"));
+                reqwest::get(link).await.unwrap().json().await.unwrap()
+            } else {
+                job["output"].clone()
+            };
+            assert_eq!(sent.as_str().map(str::len), Some(bytes), "{mode}: {job}");
+        }
+    }
+}

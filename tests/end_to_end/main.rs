@@ -32,3 +32,4 @@ mod steps;
 mod tools;
 mod traces;
 mod upkeep;
+mod voice_activity;

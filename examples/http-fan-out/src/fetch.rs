@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, Url};
+use reqwest::Url;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::addresses::Addresses;
+use crate::client::GuardedClient;
 use crate::input::Input;
 
 /// What became of one URL.
@@ -37,12 +37,12 @@ pub struct Fetched {
 }
 
 /// Fetches a URL. Whatever goes wrong is an error of this URL alone.
-pub(crate) async fn fetch(client: &Client, addresses: Addresses, url: &str, input: &Input) -> Fetched {
+pub(crate) async fn fetch(client: &GuardedClient, url: &str, input: &Input) -> Fetched {
     let begun = Instant::now();
     let mut fetched =
         Fetched { url: url.to_owned(), status: None, length: None, sha256: None, json: None, error: None, millis: 0 };
     let limit = Duration::from_millis(input.timeout_ms);
-    let answer = tokio::time::timeout(limit, answer(client, addresses, input, &mut fetched)).await;
+    let answer = tokio::time::timeout(limit, answer(client, input, &mut fetched)).await;
     fetched.error = match answer {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(with_causes(&*error)),
@@ -53,14 +53,12 @@ pub(crate) async fn fetch(client: &Client, addresses: Addresses, url: &str, inpu
 }
 
 async fn answer(
-    client: &Client,
-    addresses: Addresses,
+    client: &GuardedClient,
     input: &Input,
     fetched: &mut Fetched,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let url: Url = fetched.url.parse()?;
-    addresses.check(&url)?;
-    let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
+    let mut response = client.get(url).await?;
     fetched.status = Some(response.status().as_u16());
     let (mut length, mut hash, mut body) = (0, Sha256::new(), Vec::new());
     while let Some(bytes) = response.chunk().await.map_err(reqwest::Error::without_url)? {

@@ -2,20 +2,20 @@
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use reqwest::Client;
+use runpod_handler_sdk::files::address_guard::Guard;
+use runpod_handler_sdk::files::download_guard;
 use runpod_handler_sdk::{AsyncHandler, AsyncJob, HandlerError, LoadEnv, NoChunks};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::addresses::Addresses;
+use crate::client::GuardedClient;
 use crate::fetch::{Fetched, fetch};
 use crate::input::Input;
 
 /// Fetches lists of URLs.
 #[derive(Debug)]
 pub struct FanOut {
-    client: Client,
-    addresses: Addresses,
+    client: GuardedClient,
 }
 
 /// What became of all URLs.
@@ -28,12 +28,12 @@ pub struct Output {
 }
 
 impl FanOut {
-    /// A handler that fetches these addresses.
+    /// A handler that reaches the addresses that `guard` permits.
     ///
     /// # Errors
     /// When the HTTP client cannot be built.
-    pub fn new(addresses: Addresses) -> Result<Self, HandlerError> {
-        Ok(Self { client: addresses.client()?, addresses })
+    pub fn new(guard: Guard) -> Result<Self, HandlerError> {
+        Ok(Self { client: GuardedClient::new(guard)? })
     }
 }
 
@@ -47,11 +47,11 @@ impl AsyncHandler for FanOut {
     const IDEMPOTENT: bool = true;
 
     async fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
-        Self::new(Addresses::from_environment())
+        Self::new(download_guard())
     }
 
     async fn run(&self, input: Input, job: AsyncJob<NoChunks>) -> Result<Output, HandlerError> {
-        let requests: Vec<_> = input.urls.iter().map(|url| fetch(&self.client, self.addresses, url, &input)).collect();
+        let requests: Vec<_> = input.urls.iter().map(|url| fetch(&self.client, url, &input)).collect();
         // When the job is cancelled, its future is dropped, and with it all requests in flight.
         let mut answers = stream::iter(requests).buffered(input.concurrency);
         let mut results = Vec::with_capacity(input.urls.len());

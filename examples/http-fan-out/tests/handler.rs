@@ -11,7 +11,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Redirect;
 use axum::routing::get;
-use http_fan_out::{Addresses, FanOut, Input, Output};
+use http_fan_out::{FanOut, Input, Output};
+use runpod_handler_sdk::files::address_guard::Guard;
 use runpod_handler_sdk::testing::Harness;
 use runpod_handler_sdk::{AsyncHandler, AsyncJob, ErrorKind, HandlerError, LoadEnv, NoChunks};
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ impl AsyncHandler for Local {
     type Chunk = NoChunks;
 
     async fn load(_: &LoadEnv) -> Result<Self, HandlerError> {
-        FanOut::new(Addresses::Any).map(Self)
+        FanOut::new(Guard::new(&["127.0.0.0/8".parse()?])).map(Self)
     }
 
     async fn run(&self, input: Input, job: AsyncJob<NoChunks>) -> Result<Output, HandlerError> {
@@ -55,6 +56,7 @@ fn server() -> (String, Arc<AtomicUsize>) {
         .route("/silent", get(std::future::pending::<String>))
         .route("/long", get(|| async { "x".repeat(2000) }))
         .route("/moved", get(|| async { Redirect::to("/json") }))
+        .route("/inwards", get(|| async { Redirect::to("http://10.0.0.1/") }))
         .route("/circle", get(|| async { Redirect::to("/circle") }))
         .route("/file", get(|| async { (StatusCode::FOUND, [("location", "file:///etc/passwd")]) }));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -80,7 +82,7 @@ fn fetch(handler: &mut Harness, mut input: Value, base: &str) -> Value {
 fn each_url_has_its_own_result_in_the_order_of_the_input() {
     let (base, _) = server();
     let mut handler = Harness::load_async::<Local>().unwrap();
-    let paths = ["json", "slow", "nothing", "long", "silent", "moved", "circle", "file"];
+    let paths = ["json", "slow", "nothing", "long", "silent", "moved", "circle", "file", "inwards"];
     let urls: Vec<String> = paths.iter().map(|path| format!("BASE/{path}")).chain(["not a url".to_owned()]).collect();
     let output = fetch(&mut handler, json!({"urls": urls, "timeout_ms": 1000, "max_bytes": 1000, "json": true}), &base);
     let results = output["results"].as_array().unwrap();
@@ -95,14 +97,16 @@ fn each_url_has_its_own_result_in_the_order_of_the_input() {
         (Value::Null, true),
         (json!(302), false),
         (Value::Null, true),
+        (Value::Null, true),
     ];
     assert_eq!(ends, expected.iter().map(|(status, failed)| (status, *failed)).collect::<Vec<_>>(), "{output}");
-    assert_eq!(output["failed"], 4);
+    assert_eq!(output["failed"], 5);
     assert_eq!((&results[0]["length"], &results[0]["sha256"]), (&json!(7), &json!(SHA256)));
     assert_eq!((&results[0]["json"], &results[1]["json"]), (&json!({"a": 1}), &Value::Null));
     assert_eq!(results[3]["error"], "the body is longer than 1000 bytes");
     assert_eq!(results[4]["error"], "no complete answer within 1s");
     assert!(results[6]["error"].as_str().unwrap().contains("redirects"), "{}", results[6]);
+    assert!(results[8]["error"].as_str().unwrap().contains("has no public address"), "{}", results[8]);
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn private_addresses_are_refused_by_number_and_by_name() {
     let output = handler.run(&json!({ "urls": urls })).unwrap().output;
     assert_eq!(output["failed"], 4, "{output}");
     for result in output["results"].as_array().unwrap() {
-        assert!(result["error"].as_str().unwrap().contains("is a private address"), "{result}");
+        assert!(result["error"].as_str().unwrap().contains("has no public address"), "{result}");
     }
 }
 

@@ -42,5 +42,6 @@ pub use check::{CheckOrder, CheckReport, CheckStatus};
 pub use frame::{Decoder, FrameError, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Received, encode_header};
 pub use log_line::{LOG_MARK, LogLine, MAX_LOG_LINE};
 pub use message::{
-    ErrorKind, ErrorReport, MAX_CONCURRENCY, Manifest, PROTOCOL_VERSION, StopReason, ToHandler, ToSupervisor,
+    ErrorKind, ErrorReport, MAX_CONCURRENCY, MAX_SLOTS, Manifest, PROTOCOL_VERSION, StopReason, ToHandler,
+    ToSupervisor, TooManySlots,
 };

@@ -17,8 +17,11 @@ pub(crate) fn one() -> u32 {
 /// Version of this protocol. Each side sends its version first, and the connection ends when they differ.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Most jobs that an async handler runs at once, whatever it asks for: the worker keeps a slot for each.
-pub const MAX_CONCURRENCY: u32 = 8192;
+/// Most slots of a handler process: how many jobs it may hold at once. Worker and SDK keep a place for each.
+pub const MAX_SLOTS: u32 = 8192;
+
+/// Most jobs that an async handler runs at once, whatever it asks for.
+pub const MAX_CONCURRENCY: u32 = MAX_SLOTS;
 
 /// From the supervisor to the handler process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +150,10 @@ pub enum ToSupervisor {
         job: String,
         /// Attempt.
         attempt: u32,
+        /// The model that runs it together with other jobs; absent for a handler that runs each job alone, or as a future. An older
+        /// handler does not send it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<u32>,
     },
     /// A batch begins; its jobs have been reported as started.
     Batch(BatchReport),
@@ -366,13 +373,30 @@ impl Manifest {
     /// Number of slots of a process with this many models, which is how many jobs it takes. A model that runs several jobs at the same time
     /// has a slot for each of them, and the process has slots for the jobs that wait meanwhile. Slot `n` belongs to model
     /// `n % models`. An async handler has as many slots as it runs jobs at the same time.
-    pub fn slots(&self, models: u32) -> u32 {
+    ///
+    /// # Errors
+    /// When these are more than [`MAX_SLOTS`]. An async handler has as many as possible then.
+    pub fn slots(&self, models: u32) -> Result<u32, TooManySlots> {
         if let Some(jobs) = self.max_concurrency {
-            return jobs.clamp(1, MAX_CONCURRENCY);
+            return Ok(jobs.clamp(1, MAX_CONCURRENCY));
         }
-        let Some(items) = self.max_batch_items.map(|items| items.max(1)) else { return models };
-        items.saturating_mul(models).saturating_add(self.max_waiting_items.unwrap_or(items))
+        let Some(items) = self.max_batch_items.map(|items| items.max(1)) else { return Ok(models) };
+        let waiting = self.max_waiting_items.unwrap_or(items);
+        let slots = items.saturating_mul(models).saturating_add(waiting);
+        if slots > MAX_SLOTS { Err(TooManySlots { models, items, waiting }) } else { Ok(slots) }
     }
+}
+
+/// A handler process with so many models would hold more jobs than [`MAX_SLOTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the handler runs {items} jobs in each of {models} models at once, and {waiting} more wait in its process: together at most \
+     {MAX_SLOTS} are possible; lower the limit of the handler's batches or steps, or the number of slots"
+)]
+pub struct TooManySlots {
+    models: u32,
+    items: u32,
+    waiting: u32,
 }
 
 #[cfg(test)]

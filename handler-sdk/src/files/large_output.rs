@@ -1,5 +1,6 @@
 //! Outputs over the limit of the platform go to the bucket, and a link to them is returned.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -26,18 +27,57 @@ struct Replaced {
     output_file: Uploaded,
 }
 
-/// An output that is ready to be sent, or on its way to the bucket.
-enum Encoded {
+/// An output that is ready to be sent, or has to be uploaded first.
+pub(crate) enum Encoded {
+    /// What is sent.
     Json(Bytes),
+    /// It has `len` bytes; a link to the upload is sent instead. The job's temporary folder must exist until the upload has ended.
     TooLarge { len: usize, upload: BoxFuture<'static, Result<Uploaded, FileError>> },
 }
 
-/// Writes the output of `job` as JSON. One over the limit is uploaded if there is a bucket, and replaced by a link.
-pub(crate) fn encode_or_upload<C>(job: &Job<C>, output: &impl Serialize) -> Result<Bytes, HandlerError> {
+impl Encoded {
+    /// What is sent. Blocks while a large output is uploaded.
+    pub(crate) fn wait(self) -> Result<Bytes, HandlerError> {
+        match self {
+            Self::Json(json) => Ok(json),
+            Self::TooLarge { len, upload } => replace(len, runtime::wait(upload)),
+        }
+    }
+
+    /// As [`wait`](Self::wait), for an async handler.
+    #[cfg(feature = "async")]
+    pub(crate) async fn ready(self) -> Result<Bytes, HandlerError> {
+        match self {
+            Self::Json(json) => Ok(json),
+            Self::TooLarge { len, upload } => replace(len, runtime::join(upload).await),
+        }
+    }
+
+    /// Passes on what is sent: at once, or from the thread of the transfers when a large output is uploaded. Never blocks.
+    pub(crate) fn deliver(self, then: impl FnOnce(Result<Bytes, HandlerError>) + Send + 'static) {
+        match self {
+            Self::Json(json) => then(Ok(json)),
+            Self::TooLarge { len, upload } => runtime::then(upload, move |uploaded| then(replace(len, uploaded))),
+        }
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, len) = match self {
+            Self::Json(json) => ("Json", json.len()),
+            Self::TooLarge { len, .. } => ("TooLarge", *len),
+        };
+        f.debug_struct(name).field("len", &len).finish_non_exhaustive()
+    }
+}
+
+/// Writes the output of `job` as JSON. One over the limit has to be uploaded if there is a bucket, and is replaced by a link.
+pub(crate) fn encode_or_upload<C>(job: &Job<C>, output: &impl Serialize) -> Result<Encoded, HandlerError> {
     match Shared::of_process() {
         Ok(shared) => encode_or_upload_with(&shared, job, output),
         // Without certificates nothing can be uploaded.
-        Err(_) => Ok(encode("output", output)?),
+        Err(_) => Ok(Encoded::Json(encode("output", output)?)),
     }
 }
 
@@ -45,14 +85,7 @@ pub(crate) fn encode_or_upload_with<C>(
     shared: &Arc<Shared>,
     job: &Job<C>,
     output: &impl Serialize,
-) -> Result<Bytes, HandlerError> {
-    match begin(shared, job, output)? {
-        Encoded::Json(json) => Ok(json),
-        Encoded::TooLarge { len, upload } => replace(len, runtime::wait(upload)),
-    }
-}
-
-fn begin<C>(shared: &Arc<Shared>, job: &Job<C>, output: &impl Serialize) -> Result<Encoded, HandlerError> {
+) -> Result<Encoded, HandlerError> {
     let encoded = encode("output", output);
     let len = match &encoded {
         Ok(json) => json.len(),

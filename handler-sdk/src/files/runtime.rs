@@ -29,6 +29,18 @@ pub(crate) fn wait<T: Send + 'static>(
     outcome.recv().unwrap_or_else(|_| Err(panicked()))
 }
 
+/// Runs a transfer and passes its outcome on, from the thread of the transfers. Never blocks.
+pub(crate) fn then<T: Send + 'static>(
+    transfer: impl Future<Output = Result<T, FileError>> + Send + 'static,
+    pass_on: impl FnOnce(Result<T, FileError>) + Send + 'static,
+) {
+    match runtime() {
+        // The transfer is a task of its own, so that the outcome of one that panics is passed on, too.
+        Ok(runtime) => drop(runtime.spawn(async move { pass_on(join(transfer).await) })),
+        Err(error) => pass_on(Err(error)),
+    }
+}
+
 /// Runs a transfer on its own thread, whatever runtime the caller has. Dropping the future ends the transfer.
 pub(crate) async fn join<T: Send + 'static>(
     transfer: impl Future<Output = Result<T, FileError>> + Send + 'static,

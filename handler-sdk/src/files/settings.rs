@@ -1,6 +1,6 @@
 //! The settings of files, from the worker's environment.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use runpod_address_guard::Guard;
 
 use super::bucket::Bucket;
@@ -48,7 +48,7 @@ impl Settings {
             parsed.ok()
         };
         Self {
-            reach: variable(ALLOW_PRIVATE).map_or_else(|| Reach::Guarded(Guard::default()), |text| reach(&text)),
+            reach: reach(variable(ALLOW_PRIVATE).as_deref().unwrap_or_default()),
             max_download: number(MAX_DOWNLOAD).filter(|bytes| *bytes > 0).unwrap_or(DEFAULT_MAX_DOWNLOAD),
             bucket: Bucket::from_environment(variable),
             upload_above: number(UPLOAD_ABOVE),
@@ -74,11 +74,24 @@ impl Settings {
     }
 }
 
+/// Which addresses downloads may reach, by `RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS`: for a handler that makes requests of its own to URLs
+/// that clients choose.
+pub fn download_guard() -> Guard {
+    guard_of(reach(std::env::var(ALLOW_PRIVATE).unwrap_or_default().trim()))
+}
+
+fn guard_of(reach: Reach) -> Guard {
+    match reach {
+        Reach::Everywhere => Guard::new(&[Ipv4Net::default().into(), Ipv6Net::default().into()]),
+        Reach::Guarded(guard) => guard,
+    }
+}
+
 /// `1`, `true` or `yes` as in the official package, or a list of networks.
 fn reach(text: &str) -> Reach {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" => return Reach::Everywhere,
-        "0" | "false" | "no" => return Reach::Guarded(Guard::default()),
+        "" | "0" | "false" | "no" => return Reach::Guarded(Guard::default()),
         _ => {}
     }
     let networks: Result<Vec<IpNet>, _> = text.split(',').map(|network| network.trim().parse()).collect();
@@ -112,12 +125,10 @@ mod tests {
 
     #[test]
     fn private_addresses_are_allowed_as_a_whole_or_by_network() {
-        let permits = |text: &str, ip: &str| match settings(&[(ALLOW_PRIVATE, text)]).reach {
-            Reach::Everywhere => true,
-            Reach::Guarded(guard) => guard.permits(ip.parse().unwrap()),
-        };
+        let permits =
+            |text: &str, ip: &str| guard_of(settings(&[(ALLOW_PRIVATE, text)]).reach).permits(ip.parse().unwrap());
         for text in ["1", "true", "YES"] {
-            assert!(permits(text, "127.0.0.1"), "{text}");
+            assert!(permits(text, "127.0.0.1") && permits(text, "fd00::1"), "{text}");
         }
         for text in ["", "0", "false", "on", "10.0.0.0"] {
             assert!(!permits(text, "10.0.0.1"), "{text}");

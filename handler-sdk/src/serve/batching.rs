@@ -52,7 +52,7 @@ impl<B: BatchHandler> Program for Batched<B> {
             limited: "a batch",
             keeps_payload: false,
         };
-        pooled::start(setup, exit, Self::manifest().slots(setup.models), bounds, reader, run_model::<B>)
+        pooled::start(setup, exit, Self::manifest().slots(setup.models)?, bounds, reader, run_model::<B>)
     }
 }
 

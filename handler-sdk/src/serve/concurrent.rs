@@ -152,7 +152,7 @@ fn report_started(setup: &SlotSetup, jobs: &[ReceivedJob]) {
     let started = jobs.iter().map(|job| &job.running).filter(|running| running.stopped().is_none());
     let mut first_deadline = None;
     for running in started {
-        let message = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+        let message = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt, model: None };
         setup.queue.push(&message, Bytes::new());
         first_deadline = first_deadline.into_iter().chain([running.deadline]).min();
     }

@@ -127,6 +127,7 @@ impl Control {
                     device,
                     queue: Arc::clone(&self.queue),
                     jobs: Arc::clone(&self.jobs),
+                    uploads: Arc::default(),
                     shared: Arc::default(),
                     fitness: self.fitness.clone(),
                     fake_device: self.fake_device.clone(),

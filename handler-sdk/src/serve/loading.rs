@@ -14,6 +14,7 @@ use crate::running_job::RunningJobs;
 use crate::send_queue::SendQueue;
 use crate::serve::fitness::Fitness;
 use crate::serve::job_memory::JobMemory;
+use crate::serve::uploads::Uploads;
 use crate::text::log;
 
 /// What all slots of the process have in common.
@@ -30,6 +31,7 @@ pub(crate) struct SlotSetup {
     pub(crate) device: String,
     pub(crate) queue: Arc<SendQueue>,
     pub(crate) jobs: Arc<RunningJobs>,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) shared: Arc<Shared>,
     /// The outcome of the fitness checks; `None` when the worker did not ask for any.
     pub(crate) fitness: Option<Arc<Fitness>>,

@@ -6,10 +6,11 @@ pub(crate) mod intake;
 pub(crate) mod pool;
 pub(crate) mod waiting;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -18,6 +19,7 @@ use self::pool::Pool;
 use self::waiting::Bounds;
 use crate::error::HandlerError;
 use crate::job::Job;
+use crate::output::Encoded;
 use crate::running_job::RunningJob;
 use crate::serve::exit::Exit;
 use crate::serve::job_memory::JobMemory;
@@ -27,6 +29,9 @@ use crate::serve::reply::Reply;
 
 /// The code of a model's thread: runs jobs of the pool until it is closed and empty, or returns why the process must exit.
 pub(crate) type RunModel<I> = fn(u32, &SlotSetup, &Reader<I>, &Pool<I>) -> Result<(), Exit>;
+
+/// How long a process whose device is lost waits for outputs on their way to the bucket. Their jobs would run again.
+const UPLOAD_GRACE: Duration = Duration::from_secs(30);
 
 /// Starts the intake thread and a thread for each model. `slots` is how many jobs the process takes.
 pub(crate) fn start<I: DeserializeOwned + JsonSchema + Send + 'static>(
@@ -49,7 +54,12 @@ pub(crate) fn start<I: DeserializeOwned + JsonSchema + Send + 'static>(
     for slot in 0..setup.models {
         let (pool, reader, setup, exit) = (Arc::clone(&pool), Arc::clone(&reader), setup.clone(), exit.clone());
         threads.push(spawn(&format!("model-{slot}"), move || {
-            if let Err(end) = run_model(slot, &setup, &reader, &pool) {
+            let end = run_model(slot, &setup, &reader, &pool);
+            match &end {
+                Ok(()) => setup.uploads.wait(),
+                Err(_) => setup.uploads.wait_for(UPLOAD_GRACE),
+            }
+            if let Err(end) = end {
                 let _ = exit.try_send(end);
             }
         })?);
@@ -57,19 +67,33 @@ pub(crate) fn start<I: DeserializeOwned + JsonSchema + Send + 'static>(
     Ok(Started { models: Box::new(PooledModels { incoming, slots, pool }), threads })
 }
 
-/// Reports the outcome of a job that a model has run.
-pub(crate) fn reply<C>(
+/// Reports the outcome of a job that a model has run. A large output is uploaded first, while the model goes on.
+pub(crate) fn reply<C: 'static>(
     setup: &SlotSetup,
     memory: &JobMemory,
     job: Job<C>,
-    result: Result<Bytes, HandlerError>,
+    result: Result<Encoded, HandlerError>,
     panicked: bool,
 ) {
     let (running, refresh) = (job.running(), job.refresh_requested());
-    // This drops the job's temporary directory, before the result is sent.
-    let records = job.into_records();
-    let reply = Reply { running: &running, result, panicked, reloading: false, refresh, records };
-    reply.send(&setup.jobs, &setup.queue, Some(memory));
+    let output = match result {
+        Ok(output) => output,
+        Err(error) => {
+            // This drops the job's temporary directory, before the result is sent.
+            let records = job.into_records();
+            let reply = Reply { running: &running, result: Err(error), panicked, reloading: false, refresh, records };
+            return reply.send(&setup.jobs, &setup.queue, Some(memory));
+        }
+    };
+    let mut figures = BTreeMap::new();
+    memory.record(&mut figures);
+    let (jobs, queue, upload) = (Arc::clone(&setup.jobs), Arc::clone(&setup.queue), setup.uploads.begin());
+    output.deliver(move |result| {
+        let mut records = job.into_records();
+        records.append(&mut figures);
+        Reply { running: &running, result, panicked, reloading: false, refresh, records }.send(&jobs, &queue, None);
+        drop(upload);
+    });
 }
 
 /// The way to the intake thread and to the models.

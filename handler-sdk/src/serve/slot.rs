@@ -145,7 +145,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
                 let parsed = parse_input(input.as_deref(), schema)?;
                 drop(input);
                 let output = model.handler.run(parsed, &job)?;
-                encode_output(&job, &output)
+                encode_output(&job, &output)?.wait()
             });
             // This drops the job's temporary directory, before the result is sent.
             (job.refresh_requested(), job.into_records(), result)
@@ -164,7 +164,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
 /// The report must reach the worker before user code can crash the process: the worker runs a job that was not started again,
 /// without blaming it for the crash.
 fn begin(running: &RunningJob, queue: &SendQueue, payload: &[u8]) -> Result<Envelope, HandlerError> {
-    let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+    let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt, model: None };
     if running.stopped().is_none() {
         queue.push(&started, Bytes::new());
         queue.flush(running.deadline.saturating_duration_since(Instant::now()));

@@ -56,7 +56,7 @@ impl<H: StepHandler> Program for Stepped<H> {
             limited: "all running jobs together",
             keeps_payload: true,
         };
-        pooled::start(setup, exit, Self::manifest().slots(setup.models), bounds, reader, run_model::<H>)
+        pooled::start(setup, exit, Self::manifest().slots(setup.models)?, bounds, reader, run_model::<H>)
     }
 }
 

@@ -3,7 +3,7 @@
 #[cfg(feature = "async")]
 use std::future::Future;
 
-use runpod_handler_protocol::{CheckOrder, CheckReport, ToHandler, ToSupervisor};
+use runpod_handler_protocol::{CheckOrder, CheckReport, ErrorKind, ErrorReport, ToHandler, ToSupervisor};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -131,7 +131,11 @@ impl Setup {
         if self.fake_device.is_some() {
             crate::torch::use_fake_devices();
         }
-        Harness::start(self.clone(), serve::<P>(), P::manifest().slots(self.slots))
+        let slots = P::manifest().slots(self.slots).map_err(|error| {
+            let (kind, message) = (ErrorKind::Load, error.to_string());
+            TestError::Load(ErrorReport { kind, message, traceback: String::new() })
+        })?;
+        Harness::start(self.clone(), serve::<P>(), slots)
     }
 
     fn check<P: Program>(&self) -> Result<Vec<CheckReport>, TestError> {

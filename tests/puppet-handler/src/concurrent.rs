@@ -24,6 +24,8 @@ pub(crate) enum Do {
     Block,
     /// Panics.
     Panic,
+    /// Returns a text of `bytes` bytes.
+    BigOutput { bytes: usize },
     /// Streams the numbers from 1 to `n`.
     Stream { n: u64 },
     /// Runs this many jobs at once from the moment on when there is a file at this path.
@@ -81,6 +83,7 @@ impl AsyncHandler for Concurrent {
             Do::Block => loop {
                 std::thread::sleep(Duration::from_secs(1));
             },
+            Do::BigOutput { bytes } => return Ok(json!("x".repeat(bytes))),
             Do::Panic => panic!("the puppet panics as asked"),
             Do::Stream { n } => {
                 for item in 1..=n {

@@ -104,7 +104,7 @@ fn handle(fault: &str, message: ToHandler) -> io::Result<()> {
 }
 
 fn answer(fault: &str, job: &str, attempt: u32) -> io::Result<()> {
-    let started = ToSupervisor::Started { job: job.to_owned(), attempt };
+    let started = ToSupervisor::Started { job: job.to_owned(), attempt, model: None };
     let chunk = |seq| send(&ToSupervisor::Chunk { job: job.to_owned(), attempt, seq }, seq.to_string().as_bytes());
     let done = |job: &str, attempt| ToSupervisor::Done {
         job: job.to_owned(),

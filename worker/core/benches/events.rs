@@ -78,7 +78,7 @@ impl Busy {
         busy.message(loaded, Bytes::new());
         let taken = (0..jobs).map(|_| busy.new_job()).collect();
         for (job, attempt) in busy.take(taken) {
-            busy.message(ToSupervisor::Started { job, attempt }, Bytes::new());
+            busy.message(ToSupervisor::Started { job, attempt, model: None }, Bytes::new());
         }
         busy.held = busy.worker.held();
         assert_eq!(busy.held.len(), jobs as usize, "all jobs are held");
@@ -90,7 +90,7 @@ impl Busy {
         for _ in 0..JOBS {
             let job = self.new_job();
             let (job, attempt) = self.take(vec![job]).pop().expect("a slot is free");
-            self.message(ToSupervisor::Started { job: job.clone(), attempt }, Bytes::new());
+            self.message(ToSupervisor::Started { job: job.clone(), attempt, model: None }, Bytes::new());
             let id = JobId::from(job.as_str());
             let done = ToSupervisor::Done { job, attempt, refresh: false, records: BTreeMap::new() };
             self.message(done, Bytes::from_static(b"1"));

@@ -47,6 +47,7 @@ impl Worker {
         let share = self.process(slot.process).share;
         let Some(mut job) = self.jobs.get_mut(id) else { return };
         job.attempt += 1;
+        job.model = None;
         job.state = JobState::Assigned(slot);
         job.started_at = Some(now);
         job.share_at_start = share;

@@ -219,9 +219,11 @@ impl Worker {
 
     fn free_slot(&mut self, id: &JobId) {
         let Some(slot) = self.jobs.get(id).and_then(Job::slot) else { return };
-        let slots = &mut self.process(slot.process).slots;
-        if slots.job(slot.slot) == Some(id) {
-            slots.set(slot.slot, Slot::Ready);
+        let models = self.models(slot.process);
+        let process = self.process(slot.process);
+        if process.slots.job(slot.slot) == Some(id) {
+            let state = process.freed_slot(slot.slot, models);
+            process.slots.set(slot.slot, state);
         }
     }
 }

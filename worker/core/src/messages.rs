@@ -28,9 +28,9 @@ impl Worker {
             ToSupervisor::Pong { .. } => self.process(id).ponged(now),
             ToSupervisor::Blocked => self.kill(now, id, &KillCause::Blocked),
             ToSupervisor::Concurrency { jobs } => self.concurrency_changed(now, id, jobs),
-            ToSupervisor::Started { job, attempt } => {
+            ToSupervisor::Started { job, attempt, model } => {
                 if let Some(job) = self.current(id, &job, attempt) {
-                    self.started(now, id, &job);
+                    self.started(now, id, &job, model);
                 }
             }
             ToSupervisor::Batch(batch) => self.batch_begun(id, batch),
@@ -87,13 +87,14 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, now: Time, id: ProcessId, job: &JobId) {
+    fn started(&mut self, now: Time, id: ProcessId, job: &JobId, model: Option<u32>) {
         let mut waited = None;
-        if let Some(mut held) = self.jobs.get_mut(job)
-            && let JobState::Assigned(slot) = held.state
-        {
-            held.state = JobState::Running(slot);
-            waited = held.started_at.map(|sent| now.since(sent));
+        if let Some(mut held) = self.jobs.get_mut(job) {
+            held.model = model;
+            if let JobState::Assigned(slot) = held.state {
+                held.state = JobState::Running(slot);
+                waited = held.started_at.map(|sent| now.since(sent));
+            }
         }
         if let Some(waited) = waited
             && self.process(id).runs_several_jobs()

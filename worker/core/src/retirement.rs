@@ -1,39 +1,50 @@
 //! Rule: how a handler process is taken out of service and killed.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use crate::boundary::{DrainCause, Effect, Exit, ExitReason, ProcessId, Report, Time};
-use crate::states::{KillCause, Phase};
+use crate::states::{Job, JobState, KillCause, Phase};
 use crate::worker::Worker;
 
 impl Worker {
-    /// Takes a process that must be killed out of service. The other jobs that it runs get the retire grace to finish, unless
-    /// they are in the hands of the same user code as the job that did not stop: then they cannot finish.
+    /// Takes a process that must be killed out of service. The other jobs that it runs get the retire grace to finish.
     pub(crate) fn retire_process(&mut self, now: Time, id: ProcessId, cause: KillCause) {
-        let runs_together = self.policy.slots == 1 && self.process(id).runs_jobs_together();
-        let grace =
-            if cause == KillCause::Overdue && runs_together { Duration::ZERO } else { self.policy.retire_grace };
-        let until = now + grace;
+        let until = now + self.policy.retire_grace;
         let process = self.process(id);
         if process.job_deadlines_apply() {
             process.phase = Phase::Retiring { cause, until };
         }
     }
 
-    /// Kills the retiring processes whose limit has passed, and those that run no job but overdue ones. A process that was
-    /// asked to shut down exits by itself within its limit.
+    /// Kills the retiring processes whose limit has passed, and those whose jobs cannot finish. A process that was asked to shut
+    /// down exits by itself within its limit.
     pub(crate) fn retire(&mut self, now: Time) {
         for index in 0..self.processes.len() {
             let id = ProcessId(index);
             let Phase::Retiring { cause, until } = self.processes[index].phase.clone() else { continue };
             let finished = match cause {
                 KillCause::Shutdown => false,
-                _ => self.jobs.iter().filter(|job| job.runs_in(id)).all(|job| job.is_overdue(now)),
+                _ => !self.can_finish_a_job(now, id),
             };
             if finished || until <= now {
                 self.kill(now, id, &cause);
             }
         }
+    }
+
+    /// Whether a job in this process can still finish. One that was asked to stop and has not done so within its grace cannot, and
+    /// neither can those that the same model runs: they are in the hands of the same user code. Jobs that such a process has not
+    /// begun are not waited for, because they run again unharmed.
+    fn can_finish_a_job(&self, now: Time, id: ProcessId) -> bool {
+        let runs_together = self.processes[id.0].runs_jobs_together();
+        // An older SDK does not say which model runs a job. With a single one there is no doubt.
+        let only_model = (self.models(id) == 1).then_some(0);
+        let model_of = |job: &Job| if runs_together { job.model.or(only_model) } else { None };
+        let here = || self.jobs.iter().filter(|job| job.runs_in(id));
+        let deaf: BTreeSet<u32> = here().filter(|job| job.is_overdue(now)).filter_map(model_of).collect();
+        let is_deaf = |job: &Job| job.is_overdue(now) || model_of(job).is_some_and(|model| deaf.contains(&model));
+        let is_begun = |job: &Job| !(runs_together && matches!(job.state, JobState::Assigned(_)) && !deaf.is_empty());
+        here().any(|job| is_begun(job) && !is_deaf(job))
     }
 
     /// Kills a process and everything that it started, at once.

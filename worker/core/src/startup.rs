@@ -8,7 +8,7 @@ use runpod_handler_protocol::{CheckReport, CheckStatus, Manifest, PROTOCOL_VERSI
 
 use crate::boundary::{DrainCause, Effect, ProcessId, Report, StartPhase, Time, Versions};
 use crate::handler_text::{first_line, read_error};
-use crate::states::{KillCause, Phase, Slot};
+use crate::states::{KillCause, Phase};
 use crate::worker::Worker;
 
 impl Worker {
@@ -77,6 +77,13 @@ impl Worker {
                 return;
             }
         };
+        let slots = match manifest.slots(self.policy.slots) {
+            Ok(slots) => slots,
+            Err(error) => {
+                self.refuse_handler(now, id, error.to_string());
+                return;
+            }
+        };
         self.manifest = Some(Arc::clone(&manifest));
         self.note_sdk(sdk_version);
         self.start_phase_over(now, id, StartPhase::Handshake);
@@ -86,7 +93,7 @@ impl Worker {
             device: self.policy.device.clone(),
             chunk_window: self.policy.chunk_window,
         };
-        self.processes[id.0].begin_loading(manifest, now, &self.policy);
+        self.processes[id.0].begin_loading(manifest, slots, now, &self.policy);
         // The order to check goes ahead of the order to load, so that no model is loaded on an unfit device.
         self.order_checks(id);
         self.emit(Effect::Send { process: id, message, payload: Bytes::new() });
@@ -112,7 +119,7 @@ impl Worker {
     ) {
         let models = self.models(id);
         let process = self.process(id);
-        if !process.slots.set_loading(slot, models, &Slot::Ready) {
+        if !process.model_loaded(slot, models) {
             return;
         }
         process.device = Some(device.clone());
@@ -122,7 +129,8 @@ impl Worker {
         self.report(Report::SlotReady { process: id, slot, device, load_time });
     }
 
-    fn models(&self, id: ProcessId) -> u32 {
+    /// Number of models in a process.
+    pub(crate) fn models(&self, id: ProcessId) -> u32 {
         let manifest = self.processes[id.0].manifest.as_ref();
         manifest.map_or(self.policy.slots, |manifest| manifest.models(self.policy.slots))
     }
@@ -130,10 +138,9 @@ impl Worker {
     /// A model could not be loaded. The process exits by itself; its reason is kept until then.
     pub(crate) fn load_failed(&mut self, now: Time, id: ProcessId, slot: u32, payload: &[u8]) {
         let error = read_error(payload);
-        let (stalls_at, models) = (now + self.policy.exit_timeout, self.policy.slots);
+        let (stalls_at, models) = (now + self.policy.exit_timeout, self.models(id));
         let process = self.process(id);
-        // While a model loads again, jobs that wait for it may hold all of its slots.
-        if !process.load_goes_on(slot, models, stalls_at) && !process.runs_jobs_together() {
+        if !process.load_goes_on(slot, models, stalls_at) {
             self.violated_protocol(now, id, "a load failure of a slot that is not loading".to_owned());
             return;
         }

@@ -1,5 +1,6 @@
 //! The limits that cannot be set, as `--check-config` lists them after the settings.
 
+use runpod_handler_protocol::MAX_SLOTS;
 use runpod_worker_core::Policy;
 
 use crate::base::{FixedLimit, LimitValue};
@@ -33,7 +34,7 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let limits: [(&str, &dyn LimitValue); 25] = [
+    let limits: [(&str, &dyn LimitValue); 26] = [
         ("handshake-timeout", &policy.handshake_timeout),
         ("ping-interval", &policy.ping_interval),
         ("pong-timeout", &policy.pong_timeout),
@@ -59,6 +60,7 @@ fn of_core(policy: &Policy) -> Vec<(String, String)> {
         ("poll-grace", &policy.poll_grace),
         ("poll-abort-timeout", &policy.poll_abort_timeout),
         ("abort-flush-grace", &policy.abort_flush_grace),
+        ("slots-per-process", &MAX_SLOTS),
     ];
     limits.into_iter().map(|(name, value)| (format!("core.{name}"), value.as_text())).collect()
 }

@@ -79,7 +79,7 @@ fn say(message: &ToSupervisor, payload: &str) -> String {
 }
 
 fn started(job: &str) -> ToSupervisor {
-    ToSupervisor::Started { job: job.into(), attempt: 1 }
+    ToSupervisor::Started { job: job.into(), attempt: 1, model: None }
 }
 
 fn done(job: &str) -> ToSupervisor {

@@ -39,7 +39,8 @@ fn to_supervisor() -> Vec<ToSupervisor> {
         ToSupervisor::Loading { slot: 0, stage: "weights".into(), done: 3, total: 10 },
         ToSupervisor::Loaded { slot: 0, device: "cuda:0".into(), millis: 812, warm_up_millis: 300 },
         ToSupervisor::LoadFailed { slot: 0 },
-        ToSupervisor::Started { job: job(), attempt: 1 },
+        ToSupervisor::Started { job: job(), attempt: 1, model: None },
+        ToSupervisor::Started { job: job(), attempt: 1, model: Some(2) },
         ToSupervisor::Chunk { job: job(), attempt: 1, seq: 1 },
         ToSupervisor::Progress { job: job(), attempt: 1 },
         ToSupervisor::Done { job: job(), attempt: 1, refresh: false, records: BTreeMap::new() },
@@ -135,11 +136,19 @@ fn a_process_has_a_slot_for_every_job_that_its_models_run_and_for_those_that_wai
         max_waiting_items,
         max_concurrency: None,
     };
-    assert_eq!((manifest(None, None).slots(1), manifest(None, None).slots(3)), (1, 3));
-    assert_eq!((manifest(Some(8), None).slots(1), manifest(Some(8), None).slots(3)), (16, 32));
-    assert_eq!((manifest(Some(8), Some(2)).slots(1), manifest(Some(8), Some(2)).slots(3)), (10, 26));
-    assert_eq!(manifest(Some(u32::MAX), None).slots(2), u32::MAX);
+    let slots = |items, waiting, models| manifest(items, waiting).slots(models);
+    assert_eq!((slots(None, None, 1), slots(None, None, 3)), (Ok(1), Ok(3)));
+    assert_eq!((slots(Some(8), None, 1), slots(Some(8), None, 3)), (Ok(16), Ok(32)));
+    assert_eq!((slots(Some(8), Some(2), 1), slots(Some(8), Some(2), 3)), (Ok(10), Ok(26)));
+    assert_eq!(slots(Some(MAX_SLOTS), Some(0), 1), Ok(MAX_SLOTS));
+    for (items, waiting, models) in
+        [(MAX_SLOTS, 1, 1), (u32::MAX, 1, 2), (1, u32::MAX, 1), (1024, 1024, 8), (u32::MAX, u32::MAX, u32::MAX)]
+    {
+        let error = slots(Some(items), Some(waiting), models).unwrap_err().to_string();
+        assert!(error.contains(&format!("{items} jobs in each of {models} models")), "{error}");
+        assert!(error.contains("at most 8192"), "{error}");
+    }
     let concurrent = |jobs| Manifest { max_concurrency: Some(jobs), ..manifest(None, None) };
-    assert_eq!((concurrent(100).slots(3), concurrent(100).models(3)), (100, 1), "all jobs share one model");
-    assert_eq!((concurrent(0).slots(1), concurrent(u32::MAX).slots(1)), (1, MAX_CONCURRENCY));
+    assert_eq!((concurrent(100).slots(3), concurrent(100).models(3)), (Ok(100), 1), "all jobs share one model");
+    assert_eq!((concurrent(0).slots(1), concurrent(u32::MAX).slots(1)), (Ok(1), Ok(MAX_CONCURRENCY)));
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::servers::serve;
 use super::*;
+use crate::error::HandlerError;
 use crate::file_error::FileError;
 use crate::files::bucket::Bucket;
 use crate::files::job_files::bucket;
@@ -201,9 +202,11 @@ async fn an_output_over_the_limit_is_uploaded_if_there_is_a_bucket() {
     let limit = [("RUNPOD_UPLOAD_OUTPUT_ABOVE_BYTES", "100")];
     let shared_bucket = with_bucket(&server.base(), S3Server::BUCKET, &limit);
     let output = "x".repeat(99);
-    let encode = |shared: &Arc<Shared>, output: &str| {
+    let encode = |shared: &Arc<Shared>, output: &str| -> Result<Bytes, HandlerError> {
         let (shared, output) = (Arc::clone(shared), output.to_owned());
-        std::thread::spawn(move || encode_or_upload_with(&shared, &job("job-1", &json!({})), &output)).join().unwrap()
+        std::thread::spawn(move || encode_or_upload_with(&shared, &job("job-1", &json!({})), &output)?.wait())
+            .join()
+            .unwrap()
     };
     let encoded = encode(&shared_bucket, &output).unwrap();
     let replaced: Value = serde_json::from_slice(&encoded).unwrap();
@@ -226,7 +229,11 @@ async fn an_output_too_large_for_a_message_is_uploaded_from_disk() {
     let shared = with_bucket(&server.base(), S3Server::BUCKET, &[]);
     let output = "x".repeat(runpod_handler_protocol::MAX_PAYLOAD_LEN);
     let len = output.len() as u64 + 2;
-    let encode = move || encode_or_upload_with(&shared, &job("sync-1", &json!({})), &output);
+    let encode = move || {
+        // Its temporary folder holds the file.
+        let job = job("sync-1", &json!({}));
+        encode_or_upload_with(&shared, &job, &output)?.wait()
+    };
     let encoded = std::thread::spawn(encode).join().unwrap().unwrap();
     let replaced: Value = serde_json::from_slice(&encoded).unwrap();
     assert_eq!(replaced["output_file"]["bytes"], json!(len));

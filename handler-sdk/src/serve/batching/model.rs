@@ -9,7 +9,7 @@ use runpod_handler_protocol::{BatchReport, ClosedBy, ErrorKind, ToSupervisor};
 use crate::batch::{BatchHandler, BatchItem};
 use crate::error::HandlerError;
 use crate::job::Job;
-use crate::output::encode_output;
+use crate::output::{Encoded, encode_output};
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, Loaded, SlotSetup};
@@ -33,7 +33,7 @@ struct Model<'a, B: BatchHandler> {
 /// The outcome of one run of a batch.
 enum BatchRun {
     /// One result for each item, in order.
-    Results(Vec<Result<Bytes, HandlerError>>),
+    Results(Vec<Result<Encoded, HandlerError>>),
     /// The batch failed as a whole.
     Failed { error: HandlerError, panicked: bool },
 }
@@ -110,7 +110,8 @@ impl<B: BatchHandler> Model<'_, B> {
                 Reply::failure(&running, not_run(stopped)).send(&self.setup.jobs, &self.setup.queue, None);
                 continue;
             }
-            let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+            let (id, attempt) = (running.id.clone(), running.attempt);
+            let started = ToSupervisor::Started { job: id, attempt, model: Some(self.slot) };
             self.setup.queue.push(&started, Bytes::new());
             let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
             job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());
@@ -140,7 +141,8 @@ impl<B: BatchHandler> Model<'_, B> {
             let (found, expected) = (results.len(), items.len());
             if found != expected {
                 let message = format!("run_batch returned {found} results for {expected} jobs");
-                return Ok(vec![Err(HandlerError::new(ErrorKind::Protocol, message)); expected]);
+                let error = HandlerError::new(ErrorKind::Protocol, message);
+                return Ok(items.iter().map(|_| Err(error.clone())).collect());
             }
             let encoded = items.iter().zip(results).map(|(item, result)| encode_output(&item.job, &result?));
             Ok(encoded.collect())
@@ -165,7 +167,7 @@ impl<B: BatchHandler> Model<'_, B> {
     fn reply(
         &self,
         item: BatchItem<B::Input, B::Chunk>,
-        result: Result<Bytes, HandlerError>,
+        result: Result<Encoded, HandlerError>,
         panicked: bool,
         size: usize,
     ) {

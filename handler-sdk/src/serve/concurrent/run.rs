@@ -14,10 +14,10 @@ use super::polls::Polls;
 use crate::async_handler::AsyncHandler;
 use crate::async_job::{AsyncJob, AwaitedChunks};
 use crate::concurrency::Concurrency;
-use crate::encode::encode;
 use crate::error::HandlerError;
 use crate::input::{Envelope, parse_envelope, parse_input};
 use crate::job::Job;
+use crate::output::encode_output;
 use crate::panics;
 use crate::running_job::RunningJob;
 use crate::schema::InputSchema;
@@ -85,9 +85,9 @@ async fn execute<H: AsyncHandler>(
 ) -> Result<Bytes, HandlerError> {
     let parsed = parse_input(input.as_deref(), &shared.schema)?;
     drop(input);
-    let job = AsyncJob::new(Arc::clone(job), shared.concurrency.clone());
-    let output = shared.handler.run(parsed, job).await?;
-    Ok(encode("output", &output)?)
+    let of_handler = AsyncJob::new(Arc::clone(job), shared.concurrency.clone());
+    let output = encode_output(job, &shared.handler.run(parsed, of_handler).await?)?;
+    output.ready().await
 }
 
 /// A future of user code: it catches panics, is in the job's log span, and shows the watch when it blocks its thread.

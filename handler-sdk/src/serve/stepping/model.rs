@@ -10,7 +10,7 @@ use runpod_handler_protocol::{ErrorKind, ToSupervisor};
 use super::meter::StepMeter;
 use crate::error::HandlerError;
 use crate::job::Job;
-use crate::output::encode_output;
+use crate::output::{Encoded, encode_output};
 use crate::panics;
 use crate::serve::exit::Exit;
 use crate::serve::loading::{self, Loaded, SlotSetup};
@@ -121,7 +121,8 @@ impl<H: StepHandler> Model<'_, H> {
             self.loaded.memory.begin(self.setup.models == 1);
         }
         // The worker must know who runs before user code can crash the process.
-        let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt };
+        let (id, attempt) = (running.id.clone(), running.attempt);
+        let started = ToSupervisor::Started { job: id, attempt, model: Some(self.slot) };
         self.setup.queue.push(&started, Bytes::new());
         let job = Job::new(running, Arc::clone(&self.setup.queue), fields);
         job.record(BATCH_WAIT_SECONDS, since.elapsed().as_secs_f64());
@@ -239,7 +240,7 @@ impl<H: StepHandler> Model<'_, H> {
         self.running.partition_point(|one| !one.sits_out)
     }
 
-    pub(super) fn reply(&self, job: Job<H::Chunk>, result: Result<Bytes, HandlerError>, panicked: bool) {
+    pub(super) fn reply(&self, job: Job<H::Chunk>, result: Result<Encoded, HandlerError>, panicked: bool) {
         pooled::reply(self.setup, &self.loaded.memory, job, result, panicked);
     }
 

@@ -173,7 +173,7 @@ impl Worker {
 #[test]
 fn the_manifest_announces_the_batch_and_a_model_loads_once() {
     let mut worker = Worker::start_program::<Batched<Doubling>>();
-    assert_eq!((worker.manifest.max_batch_items, worker.manifest.slots(1)), (Some(16), 32));
+    assert_eq!((worker.manifest.max_batch_items, worker.manifest.slots(1)), (Some(16), Ok(32)));
     worker.order_load(1, "auto", 4);
     assert!(matches!(worker.receive().0, ToSupervisor::Loaded { slot: 0, .. }));
     worker.send(&ToHandler::Probe { slot: 17 }, b"");

@@ -225,7 +225,7 @@ impl Worker {
 #[test]
 fn the_manifest_announces_the_running_jobs_and_a_few_that_wait() {
     let mut worker = Worker::start_program::<Stepped<Counting>>();
-    assert_eq!((worker.manifest.max_batch_items, worker.manifest.slots(1)), (Some(16), 20));
+    assert_eq!((worker.manifest.max_batch_items, worker.manifest.slots(1)), (Some(16), Ok(20)));
     worker.order_load(1, "auto", 4);
     assert!(matches!(worker.receive().0, ToSupervisor::Loaded { slot: 0, .. }));
     worker.send(&ToHandler::Probe { slot: 17 }, b"");

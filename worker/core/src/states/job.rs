@@ -85,6 +85,8 @@ pub(crate) struct Job {
     pub lost_runs: u32,
     /// The error with which an undecided job fails.
     pub exit_error: Option<ErrorReport>,
+    /// The model that runs it together with other jobs, once its process has said so.
+    pub model: Option<u32>,
     /// It may have crashed its process, so it runs again without other jobs beside it.
     pub runs_alone: bool,
     /// At least one chunk was posted, so a second run would repeat output.
@@ -119,6 +121,7 @@ impl Job {
             crashes: 0,
             lost_runs: 0,
             exit_error: None,
+            model: None,
             runs_alone: false,
             streamed: false,
             stop_pod: false,

@@ -5,6 +5,7 @@
 //!                                                                                     ↘ Stopped, GaveUp
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +162,8 @@ pub(crate) struct Process {
     pub last_exit: Option<Exit>,
     /// Why a model could not be loaded, if it reported that.
     pub load_error: Option<String>,
+    /// The models that load again after a panic, and when each of them counts as stalled. All of their slots may have jobs.
+    reloads: BTreeMap<u32, Time>,
     /// Crashes since the last completed job.
     pub crashes_in_a_row: u32,
     /// Starts in a row after which it did not serve.
@@ -203,6 +206,7 @@ impl Process {
             manifest: None,
             last_exit: None,
             load_error: None,
+            reloads: BTreeMap::new(),
             crashes_in_a_row: 0,
             failed_starts: 0,
             start_cannot_succeed: false,
@@ -233,8 +237,7 @@ impl Process {
     }
 
     /// The handshake is complete; its slots load their models.
-    pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, now: Time, policy: &Policy) {
-        let slots = manifest.slots(policy.slots);
+    pub(crate) fn begin_loading(&mut self, manifest: Arc<Manifest>, slots: u32, now: Time, policy: &Policy) {
         self.manifest = Some(manifest);
         self.phase = Phase::Loading;
         self.slots = Slots::new(slots, &Slot::Loading { stalls_at: now + policy.load_stall_timeout });
@@ -243,13 +246,30 @@ impl Process {
     }
 
     /// A model says that it loads. One that runs jobs together says so also when it loads again, after a panic: its free slots
-    /// get no job meanwhile. Returns whether any slot loads.
+    /// get no job meanwhile, and the jobs in the others wait for it. Returns whether it is one that may load.
     pub(crate) fn load_goes_on(&mut self, model: u32, models: u32, stalls_at: Time) -> bool {
-        let (again, loading) = (self.phase == Phase::Serving && self.runs_jobs_together(), Slot::Loading { stalls_at });
-        if again {
-            self.slots.load_again(model, models, &loading)
+        let again = matches!(self.phase, Phase::Serving | Phase::Retiring { .. }) && self.runs_jobs_together();
+        let loading = Slot::Loading { stalls_at };
+        if again && model < models {
+            self.reloads.insert(model, stalls_at);
+            self.slots.load_again(model, models, &loading);
+            true
         } else {
             self.slots.set_loading(model, models, &loading)
+        }
+    }
+
+    /// A model is loaded. Returns whether it was loading.
+    pub(crate) fn model_loaded(&mut self, model: u32, models: u32) -> bool {
+        let again = self.reloads.remove(&model).is_some();
+        self.slots.set_loading(model, models, &Slot::Ready) || again
+    }
+
+    /// The state of a slot whose job has ended: it waits for the next one, unless its model loads again.
+    pub(crate) fn freed_slot(&self, slot: u32, models: u32) -> Slot {
+        match self.reloads.get(&(slot % models.max(1))) {
+            Some(&stalls_at) => Slot::Loading { stalls_at },
+            None => Slot::Ready,
         }
     }
 
@@ -270,6 +290,7 @@ impl Process {
     /// The incarnation has exited: its slots are absent.
     pub(crate) fn clear(&mut self) {
         self.pid = None;
+        self.reloads.clear();
         self.wear.device = None;
         self.slots.fill(&Slot::Absent);
     }
@@ -305,9 +326,14 @@ impl Process {
         self.phase.is_connected() && now >= self.pong_at + policy.pong_timeout
     }
 
-    /// Whether a slot has been loading without progress for too long.
+    /// Whether a model has been loading without progress for too long.
     pub(crate) fn is_stalled(&self, now: Time) -> bool {
-        self.phase.is_connected() && self.slots.stalls_at().is_some_and(|stalls_at| stalls_at <= now)
+        self.phase.is_connected() && self.stalls_at().is_some_and(|stalls_at| stalls_at <= now)
+    }
+
+    /// When a model that makes no progress counts as stalled.
+    fn stalls_at(&self) -> Option<Time> {
+        self.slots.stalls_at().into_iter().chain(self.reloads.values().copied()).min()
     }
 
     /// Whether a probe of its device was not answered in time.
@@ -351,7 +377,7 @@ impl Process {
             Phase::Loading | Phase::Serving | Phase::Stopped | Phase::GaveUp => None,
         };
         let slots_and_pings = self.phase.is_connected().then(|| {
-            let slots = self.slots.stalls_at().into_iter().chain(self.slots.probe_until());
+            let slots = self.stalls_at().into_iter().chain(self.slots.probe_until());
             slots.chain([self.ping_at, self.pong_at + policy.pong_timeout]).min()
         });
         phase.into_iter().chain(slots_and_pings.flatten()).min()

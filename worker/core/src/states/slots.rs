@@ -72,8 +72,8 @@ impl Slots {
     }
 
     /// As [`set_loading`](Self::set_loading), but changes also the slots of the model that wait for a job.
-    pub(crate) fn load_again(&mut self, model: u32, models: u32, state: &Slot) -> bool {
-        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. } | Slot::Ready))
+    pub(crate) fn load_again(&mut self, model: u32, models: u32, state: &Slot) {
+        self.set_some(model, models, state, |slot| matches!(slot, Slot::Loading { .. } | Slot::Ready));
     }
 
     fn set_some(&mut self, model: u32, models: u32, state: &Slot, is_wanted: impl Fn(&Slot) -> bool) -> bool {

@@ -75,7 +75,7 @@ impl Ledger {
             self.decided.extend(jobs.iter().cloned());
         }
         if let Event::Process { event: ProcessEvent::Message { message, .. }, .. } = event
-            && let ToSupervisor::Started { job, attempt } | ToSupervisor::Chunk { job, attempt, .. } = message
+            && let ToSupervisor::Started { job, attempt, .. } | ToSupervisor::Chunk { job, attempt, .. } = message
             && let Some((runs, begun)) = self.runs.get_mut(&JobId::from(job.as_str()))
         {
             *begun |= runs == attempt;

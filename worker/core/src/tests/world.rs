@@ -212,8 +212,14 @@ impl World {
     }
 
     pub(super) fn started(&mut self, job: &str) {
+        self.started_in(job, None);
+    }
+
+    /// A model begins with a job.
+    pub(super) fn started_in(&mut self, job: &str, model: Option<u32>) {
         let run = self.run_of(job);
-        self.say(run.process.0, ToSupervisor::Started { job: run.job, attempt: run.attempt }, Bytes::new());
+        let message = ToSupervisor::Started { job: run.job, attempt: run.attempt, model };
+        self.say(run.process.0, message, Bytes::new());
     }
 
     pub(super) fn chunk(&mut self, job: &str) {
