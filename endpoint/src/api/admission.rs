@@ -18,9 +18,8 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });
     }
     let catalog = &app.options.catalog;
-    let unknown = |(endpoint, _): (&str, &str)| !catalog.policies.contains_key(endpoint);
-    if catalog.closed && route_of(request.uri()).is_some_and(unknown) {
-        return Err(ApiError::NoEndpoint);
+    if let Some((id, _)) = route_of(request.uri()).filter(|(id, _)| !catalog.has(id)) {
+        return Err(ApiError::NoEndpoint { id: id.to_owned(), advice: catalog.advice() });
     }
     Ok(next.run(request).await)
 }

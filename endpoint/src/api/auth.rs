@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use runpod_http_server::names_this_machine;
 
+use super::cors::Origins;
 use super::error::ApiError;
 use super::keys::KeySet;
 
@@ -21,13 +22,15 @@ pub(crate) struct Gate {
     /// Without keys, only requests with a local host name are accepted. A request with another name reaches a loopback address
     /// through DNS rebinding, or through a proxy; the operator allows a proxy with `--insecure-no-auth`.
     pub(crate) local: bool,
+    /// Pages of other sites that are accepted without keys all the same.
+    pub(crate) origins: Origins,
 }
 
 /// Passes a request on when it carries one of the keys. With no keys set, cross-origin browser requests are refused.
 pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     if gate.keys.is_empty() {
         let (parts, body) = request.into_parts();
-        refuse_foreign(&parts, gate.local)?;
+        refuse_foreign(&parts, &gate)?;
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
     let number = gate.keys.position(given_key(request.headers())).ok_or(ApiError::Unauthorized)?;
@@ -51,14 +54,16 @@ fn given_key(headers: &HeaderMap) -> &str {
 /// Refuses cross-origin browser requests. Browsers send `Origin` or `Sec-Fetch-Site`, other programs send neither: `Origin` is
 /// missing when a page loads an image, `Sec-Fetch-Site` in old browsers. After DNS rebinding, when a foreign name resolves to
 /// this machine, both look like our own; only the host name differs.
-fn refuse_foreign(request: &Parts, local: bool) -> Result<(), ApiError> {
+fn refuse_foreign(request: &Parts, gate: &Gate) -> Result<(), ApiError> {
     let headers = &request.headers;
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let is_allowed = origins.next().is_some_and(|origin| gate.origins.allow(origin)) && origins.next().is_none();
     let is_other_page = headers.get_all(ORIGIN).iter().any(|origin| !is_own_page(origin, headers.get(HOST)));
     let is_other_site = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
-    if is_other_page || headers.get_all(SEC_FETCH_SITE).iter().any(is_other_site) {
+    if !is_allowed && (is_other_page || headers.get_all(SEC_FETCH_SITE).iter().any(is_other_site)) {
         return Err(ApiError::ForeignOrigin);
     }
-    if local && !names_this_machine(request) { Err(ApiError::ForeignHost) } else { Ok(()) }
+    if gate.local && !names_this_machine(request) { Err(ApiError::ForeignHost) } else { Ok(()) }
 }
 
 /// Whether an `Origin` names the host that the request goes to.

@@ -88,7 +88,7 @@ async fn runsync(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT)?;
     let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
@@ -149,7 +149,7 @@ async fn status(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let ttl = Params::parse(query.as_deref()).number("ttl").map(Duration::from_millis);
+    let ttl = Params::parse(query.as_deref()).ttl()?;
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
@@ -165,7 +165,7 @@ async fn status_sync(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT)?;
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
@@ -188,7 +188,7 @@ async fn stream(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, limits::WAIT);
+    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT)?;
     let (status, items) = tokio::select! {
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,

@@ -22,8 +22,12 @@ pub(crate) const HEADERS: usize = 64 * KIB;
 pub(crate) const RUN_RETENTION: Duration = Duration::from_secs(30 * 60);
 /// Life of the record of a finished `/runsync` job.
 pub(crate) const RUNSYNC_RETENTION: Duration = Duration::from_secs(5 * 60);
-/// Largest `wait` of a held request. The platform's value.
+/// Smallest and largest `wait` of a held request. The platform's values.
+pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
+/// See [`MIN_WAIT`].
 pub(crate) const WAIT: Duration = Duration::from_secs(300);
+/// Bytes from which on an answer is compressed for a client that asks for that. Smaller ones are not worth the time.
+pub(crate) const COMPRESSED_FROM: u16 = 16 << 10;
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;
 /// Bytes of a job's `webhook`.
@@ -55,7 +59,9 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("request-headers", bytes(HEADERS)),
         ("run-retention", time(RUN_RETENTION)),
         ("runsync-retention", time(RUNSYNC_RETENTION)),
+        ("min-wait", time(MIN_WAIT)),
         ("wait", time(WAIT)),
+        ("compressed-from", bytes(usize::from(COMPRESSED_FROM))),
         ("listed-jobs", LISTED_JOBS.to_string()),
         ("webhook-url", bytes(WEBHOOK_URL)),
         ("batch-size", BATCH.to_string()),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::cors::Origins;
 use super::rate_limit::RateLimits;
 use crate::faults::Faults;
 use crate::store::Policy;
@@ -16,6 +17,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Scripted faults.
     pub faults: Option<Arc<Faults>>,
+    /// Web pages of other sites that may use the client API.
+    pub origins: Origins,
     /// Log a warning for each result that the platform would refuse.
     pub warn_of_large_results: bool,
 }
@@ -30,9 +33,50 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Whether requests to this endpoint are answered.
+    pub(crate) fn has(&self, endpoint: &str) -> bool {
+        !self.closed || self.policies.contains_key(endpoint)
+    }
+
+    /// Which ids to use instead of one that does not exist.
+    pub(crate) fn advice(&self) -> String {
+        /// Ids that are named.
+        const NAMED: usize = 5;
+        let mut ids: Vec<_> = self.policies.keys().map(String::as_str).collect();
+        ids.sort_unstable();
+        let others = ids.len().saturating_sub(NAMED);
+        ids.truncate(NAMED);
+        match &*ids {
+            [] => "none is configured: add one to the file of --config".to_owned(),
+            [only] => format!("use \"{only}\""),
+            _ if others > 0 => format!("use one of \"{}\" or {others} more", ids.join("\", \"")),
+            _ => format!("use one of \"{}\"", ids.join("\", \"")),
+        }
+    }
+
     /// The limits of a job that sets none.
     #[must_use]
     pub fn policy(&self, endpoint: &str) -> Policy {
         self.policies.get(endpoint).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_names_some_ids() {
+        let advice = |ids: &[&str]| {
+            let policies = ids.iter().map(|id| ((*id).to_owned(), Policy::default())).collect();
+            Catalog { policies, closed: true }.advice()
+        };
+        assert_eq!(advice(&["local"]), "use \"local\"");
+        assert_eq!(advice(&["b", "a"]), "use one of \"a\", \"b\"");
+        assert_eq!(
+            advice(&["a", "b", "c", "d", "e", "f", "g"]),
+            "use one of \"a\", \"b\", \"c\", \"d\", \"e\" or 2 more"
+        );
+        assert!(advice(&[]).contains("--config"));
     }
 }

@@ -18,7 +18,7 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::pairs::{Contradictions, Settings};
 use crate::alerts::Alerts;
-use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
+use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, Origins, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::secret::Secret;
@@ -113,6 +113,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) shown: &'a str,
     /// The endpoint of the handler on the command line. It exists even if it is not configured.
     pub(crate) endpoint: Option<&'a str>,
+    /// Other endpoints are not created on first use: no worker would ever serve them.
+    pub(crate) only_known: bool,
     /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
     /// Results that the platform would refuse are logged: whoever develops a handler here will run it there.
@@ -143,9 +145,10 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     let keys = keys(&listen.keys)?;
     let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
     let options = Options {
-        catalog: catalog(&config, extra.endpoint),
+        catalog: catalog(&config, extra),
         rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
+        origins: Origins::new(listen.keys.cors_allow_origin.iter().cloned()),
         warn_of_large_results: extra.warn_of_large_results,
     };
     let secret = listen.webhooks.webhook_secret.as_ref();
@@ -254,11 +257,11 @@ fn alerts(args: &AlertArgs) -> Result<Alerts, OpenError> {
     Ok(Alerts::new(rules, webhook))
 }
 
-fn catalog(config: &Config, own: Option<&str>) -> Catalog {
-    let own = own.map(|id| (id.to_owned(), Policy::default()));
+fn catalog(config: &Config, extra: &Extra<'_>) -> Catalog {
+    let own = extra.endpoint.map(|id| (id.to_owned(), Policy::default()));
     let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));
     let policies = own.into_iter().chain(configured).collect();
-    Catalog { policies, closed: config.only_these }
+    Catalog { policies, closed: config.only_these || extra.only_known }
 }
 
 fn overrides(config: &Config) -> HashMap<String, Overrides> {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::parse::{endpoint_id, hold, lease, level, secret};
 use super::workers::WorkerArgs;
+use crate::api::Origin;
 use crate::secret::Secret;
 use runpod_log_line::LogFormat;
 use tracing::level_filters::LevelFilter;
@@ -115,6 +116,9 @@ pub struct KeyArgs {
     /// File with more worker keys, one a line
     #[arg(long, value_name = "FILE")]
     pub worker_key_file: Option<PathBuf>,
+    /// Origin of web pages that may use the client API, such as https://app.example.org; repeat for more, * for all
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_allow_origin: Vec<Origin>,
     /// Without keys, listen beyond this machine and accept every host name: everyone who reaches the port can run jobs
     #[arg(long)]
     pub insecure_no_auth: bool,
