@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::parse::{period, secret};
+use super::parse::{endpoint_url, period, secret};
 use crate::secret::Secret;
 
 /// Which endpoint the client commands talk to.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Endpoint")]
 pub struct ServerArgs {
-    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID
-    #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL")]
+    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID. HOST:PORT means http://HOST:PORT/v2/local
+    #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL", value_parser = endpoint_url)]
     pub url: String,
     /// API key of the endpoint
     #[arg(long, env = "RUNPOD_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
