@@ -16,6 +16,7 @@ mod open;
 mod outcome;
 mod output;
 mod pairs;
+mod ports;
 mod print;
 mod probe;
 mod request;
