@@ -81,6 +81,7 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
     // Once the file is free, as format 1 had it.
     drop(engine.open(Limits::default()));
     let first_format = "ALTER TABLE jobs DROP COLUMN cost; PRAGMA user_version = 1;
+        ALTER TABLE jobs DROP COLUMN idempotency_key; ALTER TABLE jobs DROP COLUMN body_digest; ALTER TABLE jobs DROP COLUMN share;
         UPDATE jobs SET execution_timeout = 600000 WHERE execution_timeout = 0;";
     Connection::open(engine.path()).unwrap().execute_batch(first_format).unwrap();
 
@@ -97,7 +98,7 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
     store.finish(EP, "w", "own", outcome).await.unwrap();
     assert_eq!(text(view(&*store, "own").await.ending.cost.as_ref()), Some("7"));
     let format = Connection::open(engine.path()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
-    assert_eq!(format, Ok(2));
+    assert_eq!(format, Ok(3));
 }
 
 #[tokio::test]

@@ -12,12 +12,17 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x5250_4550;
 
 /// Raised by one with each change of the tables.
-const FORMAT: i32 = 2;
+const FORMAT: i32 = 3;
 
 /// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
 /// as if each job had set it.
-const UPGRADES: [&str; 1] = ["ALTER TABLE jobs ADD COLUMN cost TEXT; \
-    UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;"];
+const UPGRADES: [&str; 2] = [
+    "ALTER TABLE jobs ADD COLUMN cost TEXT; \
+    UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;",
+    "ALTER TABLE jobs ADD COLUMN idempotency_key BLOB; \
+    ALTER TABLE jobs ADD COLUMN body_digest BLOB; \
+    ALTER TABLE jobs ADD COLUMN share TEXT;",
+];
 
 /// How long a statement waits for a lock of another program, such as a backup.
 pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
--- Format 2. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 3. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -43,7 +43,12 @@ CREATE TABLE jobs (
     -- Only after its end.
     forget_at INTEGER,
     -- JSON text in the worker's words.
-    cost TEXT
+    cost TEXT,
+    -- SHA-256, when the client may repeat the submission.
+    idempotency_key BLOB,
+    body_digest BLOB,
+    -- Whose turn the job uses in the queue.
+    share TEXT
 ) STRICT;
 
 -- JSON text as it was received. Apart from the jobs, so that a change of state does not write it again.
