@@ -59,7 +59,7 @@ pub enum ApiError {
     Unauthorized,
     /// A browser page of another site called an endpoint without keys.
     #[error(
-        "cross-origin browser requests are refused because no key is set; start the endpoint with --api-key and --worker-key, or name the page's origin with --cors-allow-origin"
+        "cross-origin browser requests are refused because no key is set; name the page's origin with --cors-allow-origin, or start the endpoint with --api-key and --worker-key"
     )]
     ForeignOrigin,
     /// The request to an endpoint without keys names a host that may be another site's.
@@ -136,7 +136,10 @@ impl ApiError {
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
-                StoreError::QueueFull | StoreError::TooManyEndpoints => StatusCode::TOO_MANY_REQUESTS,
+                StoreError::QueueFull | StoreError::TooManyQueued(_) | StoreError::TooManyEndpoints => {
+                    StatusCode::TOO_MANY_REQUESTS
+                }
+                StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::WorkerIdInUse(_) => StatusCode::CONFLICT,
@@ -223,6 +226,7 @@ mod tests {
             (ApiError::TooManyBodies, "1"),
             (StoreError::QueueFull.into(), "5"),
             (StoreError::TooManyEndpoints.into(), "5"),
+            (StoreError::TooManyQueued(3).into(), "5"),
             (StoreError::ReadMemoryFull.into(), "1"),
             (StoreError::Unavailable("full".into()).into(), "1"),
         ] {

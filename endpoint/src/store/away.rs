@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Health, Heartbeat, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Outcome, Payload,
-    Seen, Status, Store, StoreError, TakenJob, Webhook, WorkerEvent, WorkerView,
+    Health, Heartbeat, HistoryPage, HistoryQuery, JobDetails, JobFilter, JobId, JobRow, JobView, Load, NewJob,
+    Observation, Outcome, Payload, Seen, Status, Store, StoreError, TakenJob, Webhook, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -57,6 +57,7 @@ away! {
     observe(&str) -> Observation;
     endpoints() -> Vec<String>;
     list(&str, &JobFilter) -> Vec<JobRow>;
+    search(&str, &HistoryQuery) -> HistoryPage;
     inspect(&str, &str, Seen, Duration) -> JobDetails;
     workers(&str, usize) -> Vec<WorkerView>;
 }

@@ -4,14 +4,17 @@
 
 mod clients;
 mod dispatch;
+mod idempotency;
 mod inspect;
 mod journal;
 mod liveness;
 mod not_begun;
 mod reports;
 mod restore;
+mod search;
 mod snapshot;
 mod transitions;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,15 +22,17 @@ use std::sync::Arc;
 use super::clock::Timestamp;
 use super::counts::Totals;
 use super::ending::Ending;
-use super::job::{Job, Position, State};
+use super::job::{Job, State};
 use super::limits::Limits;
 use super::payload::{Content, Payload};
 use super::request::JobId;
 use super::size::Size;
 use super::status::Status;
 use super::workers::Workers;
+use idempotency::Keys;
 use journal::Journal;
 use transitions::End;
+use waiting::Waiting;
 
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use snapshot::Snapshot;
@@ -66,7 +71,8 @@ pub struct Queue<P = Payload> {
     jobs: HashMap<JobId, Box<Job<P>>>,
     /// All jobs in the order of their submission.
     by_age: BTreeMap<u64, JobId>,
-    waiting: BTreeMap<Position, JobId>,
+    waiting: Waiting,
+    keys: Keys,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     workers: Workers,
@@ -91,7 +97,8 @@ impl<P: Content> Queue<P> {
             now: Timestamp::ZERO,
             jobs: HashMap::new(),
             by_age: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
+            keys: Keys::default(),
             deadlines: BTreeSet::new(),
             workers: Workers::default(),
             effects: Vec::new(),

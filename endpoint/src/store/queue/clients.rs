@@ -15,21 +15,29 @@ use crate::store::status::Status;
 use crate::store::stream::Stream;
 use crate::store::views::{Attempt, JobView, Webhook};
 
+/// Records that are looked at to make room for one job.
+const MAX_LOOKED_AT: usize = 1000;
+
 impl<P: Content> Queue<P> {
-    /// Adds a job to the end of the queue.
+    /// Adds a job to the end of the queue. A submission that repeats an earlier one adds none, and returns the job of that one.
     ///
     /// # Errors
-    /// When the queue is full.
+    /// When the queue is full, or the key of the submission was used for another one.
     pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
-        let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
-        if self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes {
+        let NewJob { id, mut request } = new;
+        if let Some(job) = self.submitted_before(&request)? {
+            return Ok(job);
+        }
+        self.check_queued()?;
+        if self.is_full() && !self.make_room() {
             return Err(StoreError::QueueFull);
         }
-        let NewJob { id, request } = new;
         if self.jobs.contains_key(&id) {
             return Err(StoreError::DuplicateJob);
         }
-        let position = self.new_position(request.policy.low_priority);
+        request.retention = self.limits.retention.unwrap_or(request.retention);
+        self.keys.note(&request, &id);
+        let position = self.new_position(request.policy.low_priority, &request.share);
         let record = Record {
             id: Arc::clone(&id),
             number: position.number,
@@ -51,6 +59,37 @@ impl<P: Content> Queue<P> {
         self.enqueue(position, &id);
         self.totals.in_queue += 1;
         Ok(view)
+    }
+
+    fn is_full(&self) -> bool {
+        let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
+        self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes
+    }
+
+    /// Forgets the oldest results when they are kept only because the operator wants that; returns whether that was enough.
+    fn make_room(&mut self) -> bool {
+        if self.limits.retention.is_none() {
+            return false;
+        }
+        let is_kept = |id: &&JobId| {
+            let is_over = |job: &Job<P>| job.status().is_terminal() && !job.record.notices.webhook_due;
+            self.jobs.get(*id).is_some_and(|job| is_over(job))
+        };
+        let nearest = self.deadlines.iter().map(|(_, id)| id).take(MAX_LOOKED_AT);
+        for id in nearest.filter(is_kept).cloned().collect::<Vec<_>>() {
+            if !self.is_full() {
+                break;
+            }
+            self.forget(&id);
+        }
+        !self.is_full()
+    }
+
+    fn check_queued(&self) -> Result<(), StoreError> {
+        match self.limits.max_queued {
+            Some(max) if self.waiting.len() >= max => Err(StoreError::TooManyQueued(max)),
+            _ => Ok(()),
+        }
     }
 
     /// The job as readers see it.
@@ -115,15 +154,17 @@ impl<P: Content> Queue<P> {
     /// Queues a failed job again, with the same id and input.
     ///
     /// # Errors
-    /// When the job is unknown, or neither FAILED nor TIMED_OUT.
+    /// When the job is unknown, or neither FAILED nor TIMED_OUT, or as many jobs wait as may.
     pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let job = self.jobs.get(id).ok_or(StoreError::JobNotFound)?;
         let status = job.status();
         if !matches!(status, Status::Failed | Status::TimedOut) {
             return Err(StoreError::NotRetryable(status));
         }
-        let (id, low_priority) = (Arc::clone(&job.record.id), job.record.request.policy.low_priority);
-        let position = self.new_position(low_priority);
+        let (id, request) = (Arc::clone(&job.record.id), &job.record.request);
+        let (low_priority, share) = (request.policy.low_priority, request.share.clone());
+        self.check_queued()?;
+        let position = self.new_position(low_priority, &share);
         let job = self.jobs.get_mut(&id).ok_or(StoreError::JobNotFound)?;
         let record = &mut job.record;
         (record.position, record.state, record.submitted) = (position, State::Queued, now);

@@ -3,7 +3,6 @@
 use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::counts::{Health, Observation};
-use crate::store::job::Position;
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::views::{JobDetails, JobFilter, JobRow, Load, MAX_SEARCHED, Seen, WorkerView};
@@ -28,27 +27,25 @@ impl<P: Content> Queue<P> {
     /// Everything that is counted.
     #[must_use]
     pub fn observe(&self, now: Timestamp) -> Observation {
-        let first = self.waiting.values().next();
-        Observation { health: self.health(now), totals: self.totals, oldest_wait: self.waited(now, first) }
+        let oldest_wait = self.longest_wait(now, self.waiting.values());
+        Observation { health: self.health(now), totals: self.totals, oldest_wait }
     }
 
     /// The load. Low-priority jobs must not trigger scaling, so they are left out of what waits.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
-        let first_low = Position { low_priority: true, number: 0 };
-        let mut urgent = self.waiting.range(..first_low);
-        let first = urgent.next().map(|(_, id)| id);
         Load {
-            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count(),
-            oldest: self.waited(now, first),
+            waiting: self.waiting.urgent().take(MAX_COUNTED).count(),
+            oldest: self.longest_wait(now, self.waiting.urgent()),
             in_progress: self.in_progress,
             workers: self.workers(now, usize::MAX),
         }
     }
 
-    fn waited(&self, now: Timestamp, id: Option<&JobId>) -> Option<Timestamp> {
-        let job = self.jobs.get(id?)?;
-        Some(now.saturating_sub(job.record.submitted))
+    /// How long the oldest of these jobs has waited. They are in the order in which workers get them.
+    fn longest_wait<'a>(&self, now: Timestamp, waiting: impl Iterator<Item = &'a JobId>) -> Option<Timestamp> {
+        let jobs = waiting.take(self.waiting.front()).filter_map(|id| self.jobs.get(id));
+        jobs.map(|job| now.saturating_sub(job.record.submitted)).max()
     }
 
     /// The newest jobs that pass the filter. Looks at a bounded number of jobs.

@@ -24,7 +24,7 @@ impl Queue<Filed> {
         let mut record = record.map(|part, bytes| Filed::Stored { number, part, bytes });
         match &mut record.state {
             State::Queued => {
-                self.waiting.insert(record.position, Arc::clone(&id));
+                self.waiting.insert(record.position, Arc::clone(&id), record.request.share.clone());
             }
             State::Running(run) => self.restore_run(now, run, &id),
             State::Finished { .. } => {}
@@ -32,11 +32,21 @@ impl Queue<Filed> {
         if record.notices.webhook_due {
             self.effects.push(Effect::WebhookDue(Arc::clone(&id)));
         }
+        self.keys.note(&record.request, &id);
         let mut job = Job::new(record, Stream::restored(items));
         job.recall();
         self.by_age.insert(number, Arc::clone(&id));
         self.jobs.insert(Arc::clone(&id), Box::new(job));
         self.settle(&id);
+    }
+
+    /// Gives rounds to the jobs that wait, once all are there.
+    pub(crate) fn restored(&mut self) {
+        for (position, id, share) in self.waiting.take_all() {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.record.position = self.waiting.place(position.low_priority, position.number, &share);
+            self.waiting.insert(job.record.position, id, share);
+        }
     }
 
     /// No worker could report while the endpoint was away: the lease starts afresh, and a result that was finished in

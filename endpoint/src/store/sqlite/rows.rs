@@ -120,7 +120,7 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
     let text = |name| row.get::<_, Option<Arc<str>>>(name);
     let number_of = |name| row.get::<_, Option<i64>>(name);
     let time = |name| row.get(name).map(duration);
-    let position = Position { low_priority: row.get("low_priority")?, number: natural(row.get("place")?) };
+    let position = Position { low_priority: row.get("low_priority")?, round: 0, number: natural(row.get("place")?) };
     let digest = |name| row.get::<_, Option<Digest>>(name);
     let (submitted, expires) = (time("submitted")?, time("expires")?);
     let request = Request {
