@@ -1,16 +1,22 @@
 //! Checks of API keys, and of browser requests where no key is set.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use hmac::{Hmac, Mac};
 use runpod_http_server::names_this_machine;
+use sha2::Sha256;
 
 use super::cors::Origins;
 use super::error::ApiError;
 use super::keys::KeySet;
+use crate::secret::Secret;
+use crate::store::Digest;
 
 /// A browser's statement of how the requesting page relates to this site.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -33,14 +39,42 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
         refuse_foreign(&parts, &gate)?;
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
-    let number = gate.keys.position(given_key(request.headers())).ok_or(ApiError::Unauthorized)?;
-    request.extensions_mut().insert(KeyNumber(number));
+    let (number, key) = gate.keys.find(given_key(request.headers())).ok_or(ApiError::Unauthorized)?;
+    request.extensions_mut().insert(CallerKey(Some((number, key.clone()))));
     Ok(next.run(request).await)
 }
 
-/// The position of the request's key in the set.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct KeyNumber(pub(crate) usize);
+/// The key that a request came with; none at an API without keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CallerKey(Option<(usize, Secret)>);
+
+impl CallerKey {
+    /// The key of this request.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// Its position in the set.
+    pub(crate) fn number(&self) -> usize {
+        self.0.as_ref().map_or(0, |(number, _)| *number)
+    }
+
+    /// A digest of `text` that only this key produces: what is kept of it tells neither of them.
+    pub(crate) fn tag(&self, text: &[u8]) -> Digest {
+        let key = self.0.as_ref().map(|(_, key)| key.expose()).unwrap_or_default();
+        // HMAC takes keys of every length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return Digest::default() };
+        mac.update(text);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The share of the queue that belongs to this key: a name that stays the same when keys are added or removed.
+    pub(crate) fn share(&self) -> Option<Arc<str>> {
+        self.0.as_ref()?;
+        let [a, b, c, d, e, f, g, h, ..] = self.tag(b"share");
+        Some(format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h])).into())
+    }
+}
 
 /// Workers send the bare key, clients `Bearer <key>`; both forms are accepted everywhere.
 fn given_key(headers: &HeaderMap) -> &str {

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Json, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::app::App;
+use super::auth::CallerKey;
 use super::body;
 use super::error::{ApiError, Problem};
+use super::idempotency;
 use super::json;
 use super::limits;
 use super::query::Params;
@@ -21,7 +22,7 @@ use super::shared_json::SharedJson;
 use super::trace;
 use super::wire::{HealthReply, JobDocument, JobStatus, Purged, Requests, StreamReply, SubmitRequest};
 use crate::faults;
-use crate::store::{JobView, NewJob, Payload, Request, Status, StoreError};
+use crate::store::{self, JobView, NewJob, Payload, Status, StoreError};
 
 const RUNSYNC_WAIT: Duration = Duration::from_secs(90);
 /// Half of the official Python client's timeout.
@@ -59,17 +60,12 @@ type JobPath = Path<(String, String)>;
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/run",
-    params(("endpoint" = String, Path, description = "Endpoint id")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "A repeated request with the same key and body gets the same job")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 422, body = Problem, description = "The key was used for another request"), (status = 429, body = Problem, description = "The queue is full")),
 )]
-async fn run(
-    State(app): State<App>,
-    Path(endpoint): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let job = submit(&app, &endpoint, &headers, body, &RUN).await?;
+async fn run(State(app): State<App>, Path(endpoint): Path<String>, request: Request) -> Result<Response, ApiError> {
+    let job = submit(&app, &endpoint, request, &RUN).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
@@ -77,30 +73,25 @@ async fn run(
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/runsync",
-    params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "A repeated request with the same key and body gets the same job"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 422, body = Problem, description = "The key was used for another request"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn runsync(
     State(app): State<App>,
     Path(endpoint): Path<String>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT)?;
-    let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
+    let job = submit(&app, &endpoint, request, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
 }
 
-async fn submit(
-    app: &App,
-    endpoint: &str,
-    headers: &HeaderMap,
-    body: Body,
-    kind: &Submission,
-) -> Result<JobView, ApiError> {
+async fn submit(app: &App, endpoint: &str, request: Request, kind: &Submission) -> Result<JobView, ApiError> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let caller = CallerKey::of(&extensions);
     let body = body::read(body, kind.max_body, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(kind.max_body))?;
     let request: SubmitRequest = json::object(&body).map_err(|error| {
@@ -116,10 +107,11 @@ async fn submit(
             limits::WEBHOOK_URL >> 10
         )));
     }
-    let mut job = new_job(app, endpoint, Arc::from(input), kind);
+    let mut job = new_job(app, endpoint, &caller, Arc::from(input), kind);
+    job.request.idempotency = idempotency::of(&headers, &caller, &body)?;
     job.request.s3_config = request.s3_config.map(Arc::from);
     job.request.webhook = webhook.map(Arc::from);
-    job.request.traceparent = trace::traceparent(headers);
+    job.request.traceparent = trace::traceparent(&headers);
     if let Some(policy) = request.policy {
         job.request.policy = policy.validate(job.request.policy)?;
     }
@@ -130,10 +122,13 @@ async fn submit(
 }
 
 /// A job with a new id and the endpoint's limits.
-pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
+pub(crate) fn new_job(app: &App, endpoint: &str, caller: &CallerKey, input: Payload, kind: &Submission) -> NewJob {
+    let catalog = &app.options.catalog;
+    let share = catalog.fair_by(endpoint).and_then(|by| by.share(caller, &input));
+    let request = store::Request::new(input, catalog.policy(endpoint), kind.retention);
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        request: Request::new(input, app.options.catalog.policy(endpoint), kind.retention),
+        request: store::Request { share, ..request },
     }
 }
 

@@ -68,6 +68,7 @@ fn complete_operation(operation: &mut Operation) {
         ("401", "The key is missing or wrong"),
         ("403", "The request comes from a page of another web site, and the endpoint has no keys"),
         ("404", "The endpoint does not exist"),
+        ("415", "The Content-Encoding of the request is not understood"),
         ("429", "Too many requests; try again after the time in Retry-After"),
         ("431", "The headers are too large"),
         ("503", "The data file cannot be used at the moment"),

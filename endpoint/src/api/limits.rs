@@ -30,6 +30,8 @@ pub(crate) const WAIT: Duration = Duration::from_secs(300);
 pub(crate) const COMPRESSED_FROM: u16 = 16 << 10;
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;
+/// Characters of an `Idempotency-Key`.
+pub(crate) const IDEMPOTENCY_KEY: usize = 255;
 /// Bytes of a job's `webhook`.
 pub(crate) const WEBHOOK_URL: usize = 8 * KIB;
 
@@ -63,6 +65,7 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("wait", time(WAIT)),
         ("compressed-from", bytes(usize::from(COMPRESSED_FROM))),
         ("listed-jobs", LISTED_JOBS.to_string()),
+        ("idempotency-key", IDEMPOTENCY_KEY.to_string()),
         ("webhook-url", bytes(WEBHOOK_URL)),
         ("batch-size", BATCH.to_string()),
         ("error", bytes(ERROR)),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cors::Origins;
+use super::fair_by::FairBy;
 use super::rate_limit::RateLimits;
 use crate::faults::Faults;
 use crate::store::Policy;
@@ -28,11 +29,20 @@ pub struct Options {
 pub struct Catalog {
     /// The defaults of single endpoints, by id.
     pub policies: HashMap<String, Policy>,
+    /// Who takes turns at endpoints that say nothing else.
+    pub fair_by: Option<FairBy>,
+    /// Who takes turns at single endpoints, by id.
+    pub own_fair_by: HashMap<String, FairBy>,
     /// Only the endpoints in `policies` exist; otherwise others are created on first use.
     pub closed: bool,
 }
 
 impl Catalog {
+    /// Who takes turns at this endpoint.
+    pub(crate) fn fair_by(&self, endpoint: &str) -> Option<&FairBy> {
+        self.own_fair_by.get(endpoint).or(self.fair_by.as_ref())
+    }
+
     /// Whether requests to this endpoint are answered.
     pub(crate) fn has(&self, endpoint: &str) -> bool {
         !self.closed || self.policies.contains_key(endpoint)
@@ -69,7 +79,7 @@ mod tests {
     fn the_advice_names_some_ids() {
         let advice = |ids: &[&str]| {
             let policies = ids.iter().map(|id| ((*id).to_owned(), Policy::default())).collect();
-            Catalog { policies, closed: true }.advice()
+            Catalog { policies, closed: true, ..Catalog::default() }.advice()
         };
         assert_eq!(advice(&["local"]), "use \"local\"");
         assert_eq!(advice(&["b", "a"]), "use one of \"a\", \"b\"");

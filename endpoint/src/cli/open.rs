@@ -18,7 +18,7 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::pairs::{Contradictions, Settings};
 use crate::alerts::Alerts;
-use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, Origins, RateLimits};
+use crate::api::{Catalog, FairBy, KeyFileError, KeySet, Keys, Options, Origins, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::secret::Secret;
@@ -145,7 +145,7 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     let keys = keys(&listen.keys)?;
     let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
     let options = Options {
-        catalog: catalog(&config, extra),
+        catalog: catalog(&config, extra, listen.jobs.fair_by.clone()),
         rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
         origins: Origins::new(listen.keys.cors_allow_origin.iter().cloned()),
@@ -202,6 +202,8 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let limits = Limits {
         lease: listen.jobs.lease,
         max_retries: listen.jobs.retries,
+        max_queued: listen.jobs.max_queued.map(count),
+        retention: listen.jobs.retention,
         timeout_status,
         max_read_bytes: mebibytes(listen.connections.max_reply_memory_mib),
         ..Limits::default()
@@ -223,6 +225,10 @@ fn server_limits(args: &ConnectionArgs) -> ServerLimits {
     let wanted = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let max_connections = connections_within(wanted, raise_descriptor_limit());
     ServerLimits { max_connections, ..ServerLimits::default() }
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn mebibytes(mebibytes: u32) -> usize {
@@ -257,14 +263,21 @@ fn alerts(args: &AlertArgs) -> Result<Alerts, OpenError> {
     Ok(Alerts::new(rules, webhook))
 }
 
-fn catalog(config: &Config, extra: &Extra<'_>) -> Catalog {
+fn catalog(config: &Config, extra: &Extra<'_>, fair_by: Option<FairBy>) -> Catalog {
     let own = extra.endpoint.map(|id| (id.to_owned(), Policy::default()));
     let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));
     let policies = own.into_iter().chain(configured).collect();
-    Catalog { policies, closed: config.only_these || extra.only_known }
+    let own_fair_by =
+        config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.fair_by.clone()?)));
+    Catalog { policies, fair_by, own_fair_by: own_fair_by.collect(), closed: config.only_these || extra.only_known }
 }
 
 fn overrides(config: &Config) -> HashMap<String, Overrides> {
-    let own = |endpoint: &EndpointConfig| Overrides { lease: endpoint.lease, max_retries: endpoint.retries };
+    let own = |endpoint: &EndpointConfig| Overrides {
+        lease: endpoint.lease,
+        max_retries: endpoint.retries,
+        max_queued: endpoint.max_queued.map(count),
+        retention: endpoint.retention,
+    };
     config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), own(endpoint))).collect()
 }

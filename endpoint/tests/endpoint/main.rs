@@ -20,6 +20,7 @@ mod openai;
 mod policy;
 mod prestart;
 mod rate_limits;
+mod repeats;
 mod results;
 mod scaling;
 mod streaming;

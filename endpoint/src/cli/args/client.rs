@@ -52,6 +52,9 @@ pub struct SubmitArgs {
     /// Read the input from a file, or from standard input with `-`
     #[arg(long, value_name = "FILE", help_heading = "Input")]
     pub input: Option<PathBuf>,
+    /// Name of this submission: repeated with the same name and input, it is the same job
+    #[arg(long, value_name = "KEY", help_heading = "Input")]
+    pub idempotency_key: Option<String>,
     /// Wait for the result and print it
     #[arg(long, conflicts_with = "watch", help_heading = "Output")]
     pub sync: bool,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::parse::{endpoint_id, hold, lease, level, secret};
+use super::parse::{endpoint_id, hold, lease, level, retention, secret};
 use super::workers::WorkerArgs;
-use crate::api::Origin;
+use crate::api::{FairBy, Origin};
 use crate::secret::Secret;
 use runpod_log_line::LogFormat;
 use tracing::level_filters::LevelFilter;
@@ -137,6 +137,15 @@ pub struct QueueArgs {
     /// How often a lost job is retried before it fails; RunPod retries once. A job that a worker hands back costs no retry
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+    /// Jobs that may wait at each endpoint; more are refused with 429 and Retry-After
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_queued: Option<u32>,
+    /// How long results are kept, 10s to 365d; without it as RunPod does: 30m for /run, 5m for /runsync
+    #[arg(long, value_name = "TIME", value_parser = retention)]
+    pub retention: Option<Duration>,
+    /// Take jobs of different clients in turn: client-key, or a field of the input such as input.user
+    #[arg(long, value_name = "WHAT")]
+    pub fair_by: Option<FairBy>,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
     pub report_timed_out: bool,
