@@ -164,6 +164,7 @@ impl Server {
             &keys,
             request_memory,
         ));
-        http.serve(self.listener, monitoring.watch(router), &shutdown).await;
+        let router = api::with_encodings(monitoring.watch(router));
+        http.serve(self.listener, router, &shutdown).await;
     }
 }

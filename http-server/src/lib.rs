@@ -8,12 +8,15 @@
 //! - A request body and the reader of a response must make progress.
 //! - Request bodies share a [`Budget`] of bytes.
 //!
+//! [`exposition`] answers a scraper of metrics in the format that it asks for.
+//!
 //! What is refused is counted by reason ([`ServerCounts`]) and logged, at most one line every ten seconds.
 
 mod budget;
 mod connection;
 mod counts;
 mod descriptors;
+mod exposition;
 mod host;
 mod limits;
 mod phase;
@@ -26,6 +29,7 @@ pub use budget::{Budget, Share};
 pub use connection::Connection;
 pub use counts::{Refusal, ServerCounts};
 pub use descriptors::{connections_within, raise_descriptor_limit};
+pub use exposition::exposition;
 pub use host::names_this_machine;
 pub use limits::ServerLimits;
 pub use serve::HttpServer;

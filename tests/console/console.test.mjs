@@ -128,6 +128,49 @@ describe("overview", LIMIT, () => {
     await page.close();
   });
 
+  test("the history is searched by text, state and time", async () => {
+    const marker = `history-${Date.now()}`;
+    const failed = await submit(endpoint.url, { prompt: marker, max_tokens: 1, fail: true });
+    await eventually("failure", async () => (await jobStatus(endpoint.url, failed)) === "FAILED");
+    const page = await open();
+    await page.getByRole("link", { name: "History" }).click();
+    const found = (id) => page.locator(".jobs a", { hasText: id });
+    await found(failed).waitFor();
+    assert.ok((await page.locator(".why").count()) > 0, "why a job failed is in the list");
+    const text = page.getByRole("searchbox", { name: "Id, worker or error contains" });
+    await text.fill("no such job");
+    await page.keyboard.press("Enter");
+    await page.getByText("No job fits.").waitFor();
+    assert.equal(await page.locator(".jobs").isVisible(), false);
+    await text.fill(failed.slice(0, 12).toUpperCase());
+    await page.getByLabel("State").selectOption("FAILED");
+    await found(failed).waitFor();
+    assert.equal(await page.locator(".jobs .badge").count(), 1);
+    await page.getByLabel("until").fill("2020-01-01T00:00:01");
+    await page.getByRole("button", { name: "Search" }).click();
+    await page.getByText("No job fits.").waitFor();
+    await page.getByLabel("until").fill("");
+    await text.fill("");
+    await page.getByRole("button", { name: "Search" }).click();
+    await found(failed).click();
+    await page.getByRole("heading", { name: "Error" }).waitFor();
+    await page.close();
+  });
+
+  test("older jobs of the history are shown on request", async () => {
+    for (let index = 0; index < 55; index += 1) await submit(endpoint.url, { prompt: "old", max_tokens: 1 });
+    const page = await open("/#/local/history");
+    const more = page.getByRole("button", { name: "Show older jobs" });
+    await more.waitFor();
+    const rows = page.locator(".jobs .badge");
+    assert.equal(await rows.count(), 50);
+    await more.click();
+    await eventually("older jobs", async () => (await rows.count()) > 54);
+    assert.equal(await page.evaluate(() => document.activeElement.tagName), "A", "the first of them has the focus");
+    await fetch(`${endpoint.url}/v2/local/purge-queue`, { method: "POST" });
+    await page.close();
+  });
+
   test("the queue is seen to fill and can be purged", async () => {
     const running = [];
     for (let index = 0; index < 6; index += 1) running.push(await submit(endpoint.url, { prompt: "long", max_tokens: 400, pause_ms: 50 }));
@@ -278,7 +321,7 @@ describe("access", LIMIT, () => {
 
   test("nothing overflows at phone width", async () => {
     const id = await submit(endpoint.url, { prompt: "x".repeat(300), max_tokens: 12 });
-    for (const path of ["/", `/#/local/jobs/${id}`]) {
+    for (const path of ["/", `/#/local/jobs/${id}`, "/#/local/history"]) {
       const page = await open(path, { width: 375, height: 812 });
       await page.locator(".badge").first().waitFor();
       assert.equal(await overflow(page), 0, path);

@@ -40,7 +40,7 @@ limits! {
 pub enum StartError {
     /// The HTTP server's address cannot be used.
     #[error(
-        "cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind, or `none`"
+        "cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind (for workers that runpod-endpoint starts: another port with its --worker-http-port), or `none`"
     )]
     Bind {
         /// The address.

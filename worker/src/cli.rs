@@ -94,7 +94,7 @@ pub struct AlertsArgs {
     /// Send one test message
     #[arg(long)]
     pub test: bool,
-    /// With --dry-run: the worker or endpoint whose health is read, such as http://127.0.0.1:8001
+    /// With --dry-run: the worker or endpoint whose health is read, such as 127.0.0.1:8001
     #[arg(long, value_name = "URL", conflicts_with = "test")]
     pub url: Option<String>,
     /// Rules and webhook.

@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::app::App;
-use super::auth::KeyNumber;
+use super::auth::CallerKey;
 use super::error::ApiError;
 use super::limits;
 use super::rate_limit::Caller;
@@ -18,9 +18,8 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });
     }
     let catalog = &app.options.catalog;
-    let unknown = |(endpoint, _): (&str, &str)| !catalog.policies.contains_key(endpoint);
-    if catalog.closed && route_of(request.uri()).is_some_and(unknown) {
-        return Err(ApiError::NoEndpoint);
+    if let Some((id, _)) = route_of(request.uri()).filter(|(id, _)| !catalog.has(id)) {
+        return Err(ApiError::NoEndpoint { id: id.to_owned(), advice: catalog.advice() });
     }
     Ok(next.run(request).await)
 }
@@ -29,7 +28,7 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
 pub(crate) async fn limit_rate(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
     let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };
-    let key = request.extensions().get::<KeyNumber>().map_or(0, |key| key.0);
+    let key = CallerKey::of(request.extensions()).number();
     let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
     let _open = rates.enter(caller).map_err(|after| ApiError::RateLimited { after })?;
     Ok(next.run(request).await)

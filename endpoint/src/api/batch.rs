@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::app::App;
+use super::auth::CallerKey;
 use super::body::{self, Received};
 use super::error::{ApiError, Problem};
 use super::json;
@@ -168,14 +169,14 @@ struct Attributes {
 async fn create(
     State(app): State<App>,
     Path(endpoint): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
     let body = read(&app, body).await?;
     let requests: Vec<SubmitRequest> = serde_json::from_slice(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON array like [{{\"input\": {{...}}}}, ...]: {error}"))
     })?;
-    let jobs = jobs(&app, &endpoint, &headers, requests).await?;
+    let jobs = jobs(&app, &endpoint, &parts, requests).await?;
     let batch = app.store.create_batch(&endpoint, Arc::from(format!("batch-{}", Uuid::new_v4())), jobs).await?;
     Ok(Json(NewBatch { id: &batch.id, status: batch.state.name() }).into_response())
 }
@@ -191,16 +192,16 @@ async fn create(
 async fn add_requests(
     State(app): State<App>,
     Path((endpoint, id)): BatchPath,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
     let body = read(&app, body).await?;
     let AddRequests { requests } = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!(
             "the body must be a JSON object like {{\"requests\": [{{\"input\": {{...}}}}, ...]}}: {error}"
         ))
     })?;
-    let jobs = jobs(&app, &endpoint, &headers, requests).await?;
+    let jobs = jobs(&app, &endpoint, &parts, requests).await?;
     let ids = jobs.iter().map(|job| Arc::clone(&job.id)).collect();
     let batch = app.store.add_to_batch(&endpoint, &id, jobs).await?;
     Ok(Json(BatchDocument { request_ids: Some(ids), ..BatchDocument::new(&endpoint, &batch) }).into_response())
@@ -215,12 +216,13 @@ async fn read(app: &App, body: Body) -> Result<Received, ApiError> {
 async fn jobs(
     app: &App,
     endpoint: &str,
-    headers: &HeaderMap,
+    parts: &Parts,
     requests: Vec<SubmitRequest>,
 ) -> Result<Vec<NewJob>, ApiError> {
+    let caller = CallerKey::of(&parts.extensions);
     let mut jobs = Vec::with_capacity(requests.len());
     for (number, request) in requests.into_iter().enumerate() {
-        let job = requested_job(app, endpoint, headers, request, &RUN).await;
+        let job = requested_job(app, endpoint, &parts.headers, &caller, request, &RUN).await;
         jobs.push(job.map_err(|error| ApiError::BadRequest(format!("request {number}: {error}")))?);
     }
     Ok(jobs)

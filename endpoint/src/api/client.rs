@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -43,17 +41,12 @@ type JobPath = Path<(String, String)>;
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/run",
-    params(("endpoint" = String, Path, description = "Endpoint id")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "A repeated request with the same key and body gets the same job")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 422, body = Problem, description = "The key was used for another request"), (status = 429, body = Problem, description = "The queue is full")),
 )]
-async fn run(
-    State(app): State<App>,
-    Path(endpoint): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let job = submit(&app, &endpoint, &headers, body, &RUN).await?;
+async fn run(State(app): State<App>, Path(endpoint): Path<String>, request: Request) -> Result<Response, ApiError> {
+    let job = submit(&app, &endpoint, request, &RUN).await?;
     Ok(Json(JobStatus::from(&job)).into_response())
 }
 
@@ -61,19 +54,18 @@ async fn run(
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/runsync",
-    params(("endpoint" = String, Path, description = "Endpoint id"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "A repeated request with the same key and body gets the same job"), ("wait" = Option<u64>, Query, minimum = 1000, maximum = 300_000, description = "Longest wait in milliseconds")),
     request_body = SubmitRequest,
-    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 429, body = Problem, description = "The queue is full")),
+    responses((status = 200, body = JobDocument, description = "The job, or its id and state if the wait ended first"), (status = 422, body = Problem, description = "The key was used for another request"), (status = 429, body = Problem, description = "The queue is full")),
 )]
 async fn runsync(
     State(app): State<App>,
     Path(endpoint): Path<String>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
-    let job = submit(&app, &endpoint, &headers, body, &RUNSYNC).await?;
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT)?;
+    let job = submit(&app, &endpoint, request, &RUNSYNC).await?;
     let job = wait_finished(&app, &endpoint, &job.id, wait).await?;
     if job.status.is_terminal() { Ok(document(&job)) } else { Ok(Json(JobStatus::from(&job)).into_response()) }
 }
@@ -90,7 +82,7 @@ async fn status(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let ttl = Params::parse(query.as_deref()).number("ttl").map(Duration::from_millis);
+    let ttl = Params::parse(query.as_deref()).ttl()?;
     Ok(document(&app.store.view(&endpoint, &id, ttl).await?))
 }
 
@@ -106,7 +98,7 @@ async fn status_sync(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT, limits::WAIT);
+    let wait = Params::parse(query.as_deref()).wait(RUNSYNC_WAIT)?;
     Ok(document(&wait_finished(&app, &endpoint, &id, wait).await?))
 }
 
@@ -129,7 +121,7 @@ async fn stream(
     Path((endpoint, id)): JobPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT, limits::WAIT);
+    let wait = Params::parse(query.as_deref()).wait(STREAM_WAIT)?;
     let (status, items) = tokio::select! {
         drained = app.store.drain(&endpoint, &id, wait) => drained?,
         () = app.shutdown.cancelled() => app.store.drain(&endpoint, &id, Duration::ZERO).await?,

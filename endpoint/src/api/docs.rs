@@ -71,6 +71,7 @@ fn complete_operation(operation: &mut Operation) {
         ("403", "The request comes from a page of another web site, and the endpoint has no keys"),
         ("404", "The endpoint does not exist"),
         ("409", "The state of what is to be changed forbids it"),
+        ("415", "The Content-Encoding of the request is not understood"),
         ("429", "Too many requests; try again after the time in Retry-After"),
         ("431", "The headers are too large"),
         ("503", "The data file cannot be used at the moment"),

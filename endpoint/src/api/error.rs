@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 /// When to try again while the store cannot be used. Its writer tries once a second.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
-/// When to try again while the queue is full. Each job that a worker takes makes room.
+/// When to try again while something is full. Each job that a worker takes makes room in the queue.
 const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// Why a request was refused.
@@ -49,14 +49,17 @@ pub enum ApiError {
     )]
     FormBody,
     /// The body did not arrive in time, or the connection broke.
-    #[error("the request body could not be read; send it again")]
+    #[error("the request body could not be read; send it again, and packed as its Content-Encoding says")]
     BodyUnreadable,
+    /// The body is packed in a way that the server cannot undo.
+    #[error("the request body has a Content-Encoding that is not understood; send it with gzip, or without one")]
+    UnknownEncoding,
     /// No key, or a wrong one.
     #[error("unauthorized: send the key as `Authorization: Bearer <key>`")]
     Unauthorized,
     /// A browser page of another site called an endpoint without keys.
     #[error(
-        "cross-origin browser requests are refused because no key is set; start the endpoint with --api-key and --worker-key"
+        "cross-origin browser requests are refused because no key is set; name the page's origin with --cors-allow-origin, or start the endpoint with --api-key and --worker-key"
     )]
     ForeignOrigin,
     /// The request to an endpoint without keys names a host that may be another site's.
@@ -64,9 +67,14 @@ pub enum ApiError {
         "without keys this endpoint accepts only IP addresses and localhost as host names; use http://127.0.0.1, or start it with --api-key and --worker-key or with --insecure-no-auth"
     )]
     ForeignHost,
-    /// Only configured endpoints exist, and this one is not configured.
-    #[error("no such endpoint; use one of the configured endpoint ids")]
-    NoEndpoint,
+    /// Only certain endpoints exist, and this one is not among them.
+    #[error("there is no endpoint {id:?} here; {advice}")]
+    NoEndpoint {
+        /// The id in the path.
+        id: String,
+        /// Which ids to use instead.
+        advice: String,
+    },
     /// An id in the path is too long or has other characters.
     #[error("an id in the path is not valid: use 1 to 128 letters, digits, `-`, `_`, `.`, `:` and `$`")]
     InvalidId,
@@ -121,16 +129,18 @@ impl ApiError {
             Self::RateLimited { .. } | Self::TooManyViewers => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::FormBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::FormBody | Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin | Self::ForeignHost => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NoEndpoint | Self::NoManifest => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoEndpoint { .. } | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) => match error {
                 StoreError::JobNotFound | StoreError::BatchNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
-                StoreError::QueueFull | StoreError::TooManyEndpoints | StoreError::TooManyBatches(_) => {
-                    StatusCode::TOO_MANY_REQUESTS
-                }
+                StoreError::QueueFull
+                | StoreError::TooManyQueued(_)
+                | StoreError::TooManyEndpoints
+                | StoreError::TooManyBatches(_) => StatusCode::TOO_MANY_REQUESTS,
+                StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) => StatusCode::CONFLICT,
@@ -140,6 +150,16 @@ impl ApiError {
                 | StoreError::EmptyBatch
                 | StoreError::BatchTooLarge(_) => StatusCode::BAD_REQUEST,
             },
+        }
+    }
+
+    /// When to try again, for every error that passes by itself.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match (self.status(), self) {
+            (_, Self::RateLimited { after }) => Some(*after),
+            (StatusCode::TOO_MANY_REQUESTS, _) => Some(FULL_RETRY),
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Some(UNAVAILABLE_RETRY),
+            _ => None,
         }
     }
 }
@@ -191,18 +211,33 @@ impl IntoResponse for ApiError {
             title: status.canonical_reason().unwrap_or("Error"),
         };
         let mut response = (status, Json(problem)).into_response();
-        let retry_after = match self {
-            Self::RateLimited { after } => Some(after),
-            Self::Store(StoreError::Unavailable(_) | StoreError::ReadMemoryFull) | Self::TooManyBodies => {
-                Some(UNAVAILABLE_RETRY)
-            }
-            Self::Store(StoreError::QueueFull | StoreError::TooManyBatches(_)) => Some(FULL_RETRY),
-            _ => None,
-        };
-        if let Some(after) = retry_after {
+        if let Some(after) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
         }
         response.extensions_mut().insert(ErrorText(text));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_that_passes_says_when_to_try_again() {
+        for (error, seconds) in [
+            (ApiError::RateLimited { after: Duration::from_millis(2500) }, "3"),
+            (ApiError::TooManyViewers, "5"),
+            (ApiError::TooManyBodies, "1"),
+            (StoreError::QueueFull.into(), "5"),
+            (StoreError::TooManyEndpoints.into(), "5"),
+            (StoreError::TooManyQueued(3).into(), "5"),
+            (StoreError::ReadMemoryFull.into(), "1"),
+            (StoreError::Unavailable("full".into()).into(), "1"),
+        ] {
+            let text = error.to_string();
+            assert_eq!(error.into_response().headers()[RETRY_AFTER], seconds, "{text}");
+        }
+        assert!(!ApiError::NoRoute.into_response().headers().contains_key(RETRY_AFTER));
     }
 }

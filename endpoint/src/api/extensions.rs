@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
@@ -38,6 +38,11 @@ const MAX_INSTANCE: usize = 64;
 pub(crate) async fn announce(mut response: Response) -> Response {
     response.headers_mut().insert(EXTENSIONS, ANNOUNCED);
     response
+}
+
+/// Whether these are the headers of an answer of the worker API.
+pub(crate) fn is_for_a_worker(answer: &HeaderMap) -> bool {
+    answer.contains_key(EXTENSIONS)
 }
 
 /// Tells a worker how often its jobs must be named under this lease.

@@ -76,10 +76,10 @@ impl KeySet {
         self.0.first()
     }
 
-    /// The position of the given key. It is compared with every key, so that the duration does not depend on the match.
-    pub(crate) fn position(&self, given: &str) -> Option<usize> {
-        let matches = self.0.iter().enumerate();
-        matches.fold(None, |found, (index, key)| if key.matches(given) { Some(index) } else { found })
+    /// The given key and its position. It is compared with every key, so that the duration does not depend on the match.
+    pub(crate) fn find(&self, given: &str) -> Option<(usize, &Secret)> {
+        let all = self.0.iter().enumerate();
+        all.fold(None, |found, (index, key)| if key.matches(given) { Some((index, key)) } else { found })
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
         let keys = KeySet::load(Some(&Secret::from("flag")), Some(&path)).unwrap();
         assert_eq!(keys.first().map(Secret::expose), Some("flag"));
         assert_eq!(
-            ["flag", "first", "second", "# team a", ""].map(|key| keys.position(key)),
+            ["flag", "first", "second", "# team a", ""].map(|key| keys.find(key).map(|(position, _)| position)),
             [Some(0), Some(1), Some(2), None, None]
         );
     }

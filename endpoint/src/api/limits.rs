@@ -22,8 +22,12 @@ pub(crate) const HEADERS: usize = 64 * KIB;
 pub(crate) const RUN_RETENTION: Duration = Duration::from_secs(30 * 60);
 /// Life of the record of a finished `/runsync` job.
 pub(crate) const RUNSYNC_RETENTION: Duration = Duration::from_secs(5 * 60);
-/// Largest `wait` of a held request. The platform's value.
+/// Smallest and largest `wait` of a held request. The platform's values.
+pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
+/// See [`MIN_WAIT`].
 pub(crate) const WAIT: Duration = Duration::from_secs(300);
+/// Bytes from which on an answer is compressed for a client that asks for that. Smaller ones are not worth the time.
+pub(crate) const COMPRESSED_FROM: u16 = 16 << 10;
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;
 /// Entries in one page of a list, if the client names no number, and at most.
@@ -33,6 +37,8 @@ pub(crate) const MAX_PAGE: usize = 1000;
 pub(crate) const BATCH_BODY: usize = 10 * MIB;
 /// Characters of a batch's name.
 pub(crate) const BATCH_NAME: usize = 256;
+/// Characters of an `Idempotency-Key`.
+pub(crate) const IDEMPOTENCY_KEY: usize = 255;
 /// Bytes of a job's `webhook`.
 pub(crate) const WEBHOOK_URL: usize = 8 * KIB;
 
@@ -62,11 +68,14 @@ pub(crate) fn describe() -> Vec<(&'static str, String)> {
         ("request-headers", bytes(HEADERS)),
         ("run-retention", time(RUN_RETENTION)),
         ("runsync-retention", time(RUNSYNC_RETENTION)),
+        ("min-wait", time(MIN_WAIT)),
         ("wait", time(WAIT)),
+        ("compressed-from", bytes(usize::from(COMPRESSED_FROM))),
         ("listed-jobs", LISTED_JOBS.to_string()),
         ("batch-body", bytes(BATCH_BODY)),
         ("batch-name", BATCH_NAME.to_string()),
         ("page", MAX_PAGE.to_string()),
+        ("idempotency-key", IDEMPOTENCY_KEY.to_string()),
         ("webhook-url", bytes(WEBHOOK_URL)),
         ("batch-size", BATCH.to_string()),
         ("error", bytes(ERROR)),

@@ -6,12 +6,16 @@ mod auth;
 mod batch;
 mod body;
 mod client;
+mod cors;
 mod delivery;
 mod docs;
+mod encoding;
 mod error;
 mod extensions;
+mod fair_by;
 mod fault_injection;
 pub(crate) mod graphql;
+mod idempotency;
 mod ids;
 mod json;
 mod keys;
@@ -39,7 +43,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use app::{App, AppState};
 use auth::Gate;
+pub use cors::{Origin, Origins};
+pub use encoding::with_encodings;
 pub use error::ApiError;
+pub use fair_by::FairBy;
+pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
 pub(crate) use ids::is_id;
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
@@ -55,7 +63,10 @@ pub(crate) fn with_valid_ids<S: Clone + Send + Sync + 'static>(routes: Router<S>
 
 /// Requires the client key for these routes.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
-    let gate = Gate { keys: keys.client.clone(), local: keys.local };
+    guarded(routes, Gate { keys: keys.client.clone(), local: keys.local, origins: Origins::default() })
+}
+
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, gate: Gate) -> Router<S> {
     routes.layer(from_fn_with_state(gate, auth::check))
 }
 
@@ -71,23 +82,33 @@ pub fn router(app: App, keys: Keys) -> Router {
         with_valid_ids(admitted)
     };
     // Layers run from the last to the first.
+    let origins = &app.options.origins;
     let client = |routes: Router<App>| {
         let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));
-        client_only(admitted(limited), &keys)
+        let gate = Gate { keys: keys.client.clone(), local: keys.local, origins: origins.clone() };
+        guarded(admitted(limited), gate)
     };
     let (documented, document) = documented_routes().split_for_parts();
     let plain = client(documented.merge(metrics::routes()));
     let openai = openai::as_openai_errors(client(openai::routes()));
-    let worker_gate = Gate { keys: keys.worker, local: keys.local };
-    let worker = admitted(worker::routes(&app).layer(from_fn_with_state(app.clone(), fault_injection::inject)))
-        .layer(from_fn_with_state(worker_gate, auth::check))
-        .layer(map_response(extensions::announce));
-    plain
-        .merge(openai)
+    // A browser asks for permission without a key, and with a method that no route has.
+    let clients = plain.merge(openai).method_not_allowed_fallback(wrong_method);
+    let clients = match origins.layer() {
+        Some(cors) => clients.layer(cors),
+        None => clients,
+    };
+    let worker_gate = Gate { keys: keys.worker, local: keys.local, origins: Origins::default() };
+    let worker = admitted(worker::routes(&app).layer(from_fn_with_state(app.clone(), fault_injection::inject)));
+    let worker = guarded(worker, worker_gate).layer(map_response(extensions::announce));
+    clients
         .merge(worker)
         .merge(docs::routes(document))
         .fallback(|| async { ApiError::NoRoute })
-        .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
         .with_state(app)
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::WrongMethod
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +22,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use self::caller::CancelOnDrop;
 use self::failure::Failure;
 use super::app::App;
+use super::auth::CallerKey;
 use super::body;
 use super::client;
 use super::error::{ApiError, ErrorText};
@@ -70,9 +71,9 @@ async fn pass(
     State(app): State<App>,
     Path((endpoint, route)): Path<(String, String)>,
     method: Method,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
     if is_form(&headers) {
         return Err(ApiError::FormBody);
     }
@@ -82,7 +83,7 @@ async fn pass(
     let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
     let input =
         to_raw_value(&input).map_err(|error| ApiError::BadRequest(format!("the request cannot be queued: {error}")))?;
-    let job = new_job(&app, &endpoint, Arc::from(input), &RUNSYNC);
+    let job = new_job(&app, &endpoint, &CallerKey::of(&extensions), Arc::from(input), &RUNSYNC);
     let id = Arc::clone(&job.id);
     let cancel_on_drop = CancelOnDrop { app: app.clone(), endpoint: endpoint.clone(), job: Some(Arc::clone(&id)) };
     app.store.submit(&endpoint, job).await?;

@@ -79,9 +79,33 @@ impl Params {
         Ok(PageQuery { offset: number("offset", 0)?, limit: limit.min(limits::MAX_PAGE) })
     }
 
-    /// `wait` in milliseconds, moved into the range that RunPod documents.
-    pub(crate) fn wait(&self, default: Duration, max: Duration) -> Duration {
-        self.number("wait").map_or(default, |wait| Duration::from_millis(wait).clamp(Duration::from_secs(1), max))
+    /// `wait`, in the range that RunPod documents.
+    ///
+    /// # Errors
+    /// When it is no number of milliseconds, or outside of that range.
+    pub(crate) fn wait(&self, default: Duration) -> Result<Duration, ApiError> {
+        let (min, max) = (limits::MIN_WAIT, limits::WAIT);
+        let wait = self.millis("wait")?.unwrap_or(default);
+        if (min..=max).contains(&wait) {
+            return Ok(wait);
+        }
+        let [wait, min, max] = [wait, min, max].map(|time| time.as_millis());
+        Err(ApiError::BadRequest(format!("`wait` is {wait} ms: give {min} to {max}, or leave it out")))
+    }
+
+    /// `ttl`.
+    ///
+    /// # Errors
+    /// When it is no number of milliseconds.
+    pub(crate) fn ttl(&self) -> Result<Option<Duration>, ApiError> {
+        self.millis("ttl")
+    }
+
+    fn millis(&self, name: &str) -> Result<Option<Duration>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        text.parse().map(Duration::from_millis).map(Some).map_err(|_| {
+            ApiError::BadRequest(format!("`{name}` must be a whole number of milliseconds; correct it or leave it out"))
+        })
     }
 }
 

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::extract::Request;
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use uuid::Uuid;
 
 use super::app::App;
+use super::auth::CallerKey;
 use super::body;
 use super::error::ApiError;
+use super::idempotency;
 use super::json;
 use super::limits;
 use super::trace;
 use super::wire::SubmitRequest;
 use crate::faults;
-use crate::store::{JobView, NewJob, Payload, Request};
+use crate::store::{self, JobView, NewJob, Payload};
 
 /// What differs between `/run` and `/runsync`.
 pub(crate) struct Submission {
@@ -33,16 +36,18 @@ pub(crate) const RUNSYNC: Submission =
 pub(crate) async fn submit(
     app: &App,
     endpoint: &str,
-    headers: &HeaderMap,
-    body: Body,
+    request: Request,
     kind: &Submission,
 ) -> Result<JobView, ApiError> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let caller = CallerKey::of(&extensions);
     let body = body::read(body, kind.max_body, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(kind.max_body))?;
     let request: SubmitRequest = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
     })?;
-    let job = requested_job(app, endpoint, headers, request, kind).await?;
+    let mut job = requested_job(app, endpoint, &headers, &caller, request, kind).await?;
+    job.request.idempotency = idempotency::of(&headers, &caller, &body)?;
     if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
         faults.attach(&job.id, header.to_str().unwrap_or_default())?;
     }
@@ -54,6 +59,7 @@ pub(crate) async fn requested_job(
     app: &App,
     endpoint: &str,
     headers: &HeaderMap,
+    caller: &CallerKey,
     request: SubmitRequest,
     kind: &Submission,
 ) -> Result<NewJob, ApiError> {
@@ -64,7 +70,7 @@ pub(crate) async fn requested_job(
     if let Some(url) = &webhook {
         check_webhook(app, url).await?;
     }
-    let mut job = new_job(app, endpoint, Arc::from(input), kind);
+    let mut job = new_job(app, endpoint, caller, Arc::from(input), kind);
     job.request.s3_config = request.s3_config.map(Arc::from);
     job.request.webhook = webhook.map(Arc::from);
     job.request.traceparent = trace::traceparent(headers);
@@ -75,10 +81,13 @@ pub(crate) async fn requested_job(
 }
 
 /// A job with a new id and the endpoint's limits.
-pub(crate) fn new_job(app: &App, endpoint: &str, input: Payload, kind: &Submission) -> NewJob {
+pub(crate) fn new_job(app: &App, endpoint: &str, caller: &CallerKey, input: Payload, kind: &Submission) -> NewJob {
+    let catalog = &app.options.catalog;
+    let share = catalog.fair_by(endpoint).and_then(|by| by.share(caller, &input));
+    let request = store::Request::new(input, catalog.policy(endpoint), kind.retention);
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),
-        request: Request::new(input, app.options.catalog.policy(endpoint), kind.retention),
+        request: store::Request { share, ..request },
     }
 }
 

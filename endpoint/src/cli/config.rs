@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::args::{endpoint_id, is_reserved_id};
+use crate::api::FairBy;
 use crate::fleet::ScalerRule;
 use crate::overflow::OverflowConfig;
 use crate::store::Policy;
@@ -56,6 +57,11 @@ pub(crate) struct EndpointConfig {
     #[serde(default, deserialize_with = "time")]
     pub(crate) lease: Option<Duration>,
     pub(crate) retries: Option<u32>,
+    pub(crate) max_queued: Option<u32>,
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) retention: Option<Duration>,
+    #[serde(default, deserialize_with = "fair_by")]
+    pub(crate) fair_by: Option<FairBy>,
     /// Program and arguments of the handler. Without it, only remote workers serve the endpoint.
     #[serde(default)]
     pub(crate) handler: Vec<String>,
@@ -71,6 +77,10 @@ pub(crate) struct EndpointConfig {
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     humantime::parse_duration(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn fair_by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FairBy>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ScalerRule>, D::Error> {
@@ -126,6 +136,9 @@ impl EndpointConfig {
             ("ttl", time(self.ttl)),
             ("lease", time(self.lease)),
             ("retries", self.retries.map(|retries| retries.to_string())),
+            ("max-queued", self.max_queued.map(|jobs| jobs.to_string())),
+            ("retention", time(self.retention)),
+            ("fair-by", self.fair_by.as_ref().map(FairBy::to_string)),
             ("workers-min", number(self.workers_min)),
             ("workers-max", number(self.workers_max)),
             ("scaler", self.scaler.map(|rule| rule.to_string())),
@@ -138,6 +151,7 @@ impl EndpointConfig {
     }
 
     fn mistake(&self) -> Option<&'static str> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
         const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
         let outside =
             |time: Option<Duration>, min| time.is_some_and(|time| time < Duration::from_secs(min) || time > WEEK);
@@ -158,6 +172,12 @@ impl EndpointConfig {
         }
         if self.retries.is_some_and(|retries| retries > MAX_RETRIES) {
             return Some("`retries` must be 0 to 100");
+        }
+        if self.max_queued == Some(0) {
+            return Some("`max_queued` must be at least 1");
+        }
+        if self.retention.is_some_and(|time| time < Duration::from_secs(10) || time > 365 * DAY) {
+            return Some("`retention` must be 10s to 365d");
         }
         if self.workers_max.is_some_and(|max| !(1..=64).contains(&max)) {
             return Some("`workers_max` must be 1 to 64");
@@ -206,6 +226,9 @@ mod tests {
             ("[[endpoint]]\nid = \"pods\"", "RunPod uses"),
             ("[[endpoint]]\nid = \"a\"\nttl = \"1s\"", "10s to 7d"),
             ("[[endpoint]]\nid = \"a\"\n[[endpoint]]\nid = \"a\"", "twice"),
+            ("[[endpoint]]\nid = \"a\"\nmax_queued = 0", "at least 1"),
+            ("[[endpoint]]\nid = \"a\"\nretention = \"5s\"", "10s to 365d"),
+            ("[[endpoint]]\nid = \"a\"\nfair_by = \"user\"", "input.user"),
             ("[[endpoint]]\nid = \"a\"\nworkers_max = 2", "handler"),
             ("[[endpoint]]\nid = \"a\"\nidle_timeout = \"5s\"", "handler"),
             ("[[endpoint]]\nid = \"a\"\nworkers_max = 0\nhandler = [\"h\"]", "1 to 64"),

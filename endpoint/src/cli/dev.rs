@@ -25,6 +25,7 @@ pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Outpu
     let extra = Extra {
         shown: &args.endpoint_id,
         endpoint: Some(&args.endpoint_id),
+        only_known: true,
         fault_header: true,
         loopback_webhooks: true,
         warn_of_large_results: true,

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue};
-use reqwest::{Method, StatusCode};
+use reqwest::{RequestBuilder, StatusCode};
 use runpod_alerts::request_error_text;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::args::ServerArgs;
-use crate::api::is_id;
+use crate::api::{IDEMPOTENCY_KEY, is_id};
 use crate::store::Status;
 
 /// Longer than the endpoint holds any reply.
@@ -139,20 +139,25 @@ impl Endpoint {
 
     /// A URL outside of the endpoint's API, with the same key.
     pub(crate) async fn get_at(&self, url: &str) -> Result<String, ClientError> {
-        self.send(Method::GET, url, String::new()).await
+        self.send(self.http.get(url)).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: String) -> Result<String, ClientError> {
-        self.send(Method::POST, &format!("{}/{path}", self.url), body).await
+        self.submit(path, body, None).await
     }
 
     pub(crate) async fn put(&self, path: &str, body: String) -> Result<String, ClientError> {
-        self.send(Method::PUT, &format!("{}/{path}", self.url), body).await
+        self.send(self.http.put(format!("{}/{path}", self.url)).body(body)).await
     }
 
-    async fn send(&self, method: Method, url: &str, body: String) -> Result<String, ClientError> {
-        let request = self.http.request(method, url);
-        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+    /// Posts a job; with a key, the request may be repeated.
+    pub(crate) async fn submit(&self, path: &str, body: String, key: Option<&str>) -> Result<String, ClientError> {
+        let request = self.http.post(format!("{}/{path}", self.url)).body(body);
+        self.send(key.into_iter().fold(request, |request, key| request.header(IDEMPOTENCY_KEY, key))).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<String, ClientError> {
+        let request = request.header(CONTENT_TYPE, "application/json");
         let reply = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = reply.status();
         let text = reply.text().await.map_err(|error| self.unreachable(error))?;

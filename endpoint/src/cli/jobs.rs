@@ -22,7 +22,7 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
     let endpoint = Endpoint::new(&args.target.server)?;
     let as_json = args.target.json;
     if args.sync {
-        let reply = endpoint.post("runsync", body).await?;
+        let reply = endpoint.submit("runsync", body, args.idempotency_key.as_deref()).await?;
         let job: Job = serde_json::from_str(&reply)?;
         if job.status.is_terminal() {
             return Ok(print_end(&job, &reply, as_json, output));
@@ -30,7 +30,7 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
         let shown = Shown { changes: false, items: false, as_json };
         return follow(&endpoint, &job.id, None, shown, output).await;
     }
-    let reply = endpoint.post("run", body).await?;
+    let reply = endpoint.submit("run", body, args.idempotency_key.as_deref()).await?;
     let job: Job = serde_json::from_str(&reply)?;
     output.line(&if as_json { reply.trim_end().into() } else { printable(&job.id) });
     if !args.watch {

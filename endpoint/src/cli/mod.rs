@@ -18,6 +18,7 @@ mod operations;
 mod outcome;
 mod output;
 mod pairs;
+mod ports;
 mod print;
 mod probe;
 mod request;

@@ -22,7 +22,7 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::pairs::{Contradictions, Settings};
 use crate::alerts::Alerts;
-use crate::api::{Catalog, KeyFileError, KeySet, Keys, Options, RateLimits};
+use crate::api::{Catalog, FairBy, KeyFileError, KeySet, Keys, Options, Origins, RateLimits};
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, OverflowSettings};
@@ -131,6 +131,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) shown: &'a str,
     /// The endpoint of the handler on the command line. It exists even if it is not configured.
     pub(crate) endpoint: Option<&'a str>,
+    /// Other endpoints are not created on first use: no worker would ever serve them.
+    pub(crate) only_known: bool,
     /// Clients may send faults for their own jobs.
     pub(crate) fault_header: bool,
     /// Webhooks may reach this machine: whoever develops a handler here has the receiver here too.
@@ -166,10 +168,11 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     let faults = faults(&listen.faults, extra.fault_header)?.map(Arc::new);
     let guard = guard(&listen.webhooks, extra.loopback_webhooks);
     let options = Options {
-        catalog: catalog(&config, extra.endpoint),
+        catalog: catalog(&config, extra, listen.jobs.fair_by.clone()),
         rate_limits: (listen.jobs.rate_limits == RateLimitChoice::Platform).then(RateLimits::default),
         faults: faults.clone(),
         webhooks: TargetCheck::new(guard.clone()),
+        origins: Origins::new(listen.keys.cors_allow_origin.iter().cloned()),
         warn_of_large_results: extra.warn_of_large_results,
     };
     let secret = listen.webhooks.webhook_secret.as_ref();
@@ -235,6 +238,8 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         report_cancelled: listen.webhooks.webhook_cancelled,
         lease: listen.jobs.lease,
         max_retries: listen.jobs.retries,
+        max_queued: listen.jobs.max_queued.map(count),
+        retention: listen.jobs.retention,
         timeout_status,
         max_read_bytes: mebibytes(listen.connections.max_reply_memory_mib),
         ..Limits::default()
@@ -264,6 +269,10 @@ fn server_limits(args: &ConnectionArgs) -> ServerLimits {
     let wanted = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let max_connections = connections_within(wanted, raise_descriptor_limit());
     ServerLimits { max_connections, ..ServerLimits::default() }
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn mebibytes(mebibytes: u32) -> usize {
@@ -309,12 +318,21 @@ fn overflow(config: &Config) -> Result<BTreeMap<String, OverflowSettings>, OpenE
 
 fn catalog(config: &Config, own: Option<&str>) -> Catalog {
     let own = own.map(|id| (id.to_owned(), Policy::default()));
+fn catalog(config: &Config, extra: &Extra<'_>, fair_by: Option<FairBy>) -> Catalog {
+    let own = extra.endpoint.map(|id| (id.to_owned(), Policy::default()));
     let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));
     let policies = own.into_iter().chain(configured).collect();
-    Catalog { policies, closed: config.only_these }
+    let own_fair_by =
+        config.endpoint.iter().filter_map(|endpoint| Some((endpoint.id.clone(), endpoint.fair_by.clone()?)));
+    Catalog { policies, fair_by, own_fair_by: own_fair_by.collect(), closed: config.only_these || extra.only_known }
 }
 
 fn overrides(config: &Config) -> HashMap<String, Overrides> {
-    let own = |endpoint: &EndpointConfig| Overrides { lease: endpoint.lease, max_retries: endpoint.retries };
+    let own = |endpoint: &EndpointConfig| Overrides {
+        lease: endpoint.lease,
+        max_retries: endpoint.retries,
+        max_queued: endpoint.max_queued.map(count),
+        retention: endpoint.retention,
+    };
     config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), own(endpoint))).collect()
 }

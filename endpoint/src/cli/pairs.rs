@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use super::args::{ListenArgs, WorkerArgs};
 use super::config::Config;
 use super::effective::Effective;
-use crate::api::limits;
+use crate::api::{Origin, limits};
 use crate::fleet::GpuChoice;
 use crate::store::Policy;
 
@@ -29,7 +29,7 @@ impl Settings<'_> {
     /// Checks all pairs.
     pub(crate) fn check(&self) -> Result<(), Contradictions> {
         let problems: Vec<_> =
-            [self.keys(), self.memory(), self.endpoints(), self.workers(), self.ports(), self.gpus()]
+            [self.keys(), self.origins(), self.memory(), self.endpoints(), self.workers(), self.ports(), self.gpus()]
                 .into_iter()
                 .flatten()
                 .collect();
@@ -51,6 +51,19 @@ impl Settings<'_> {
         }
         vec![
             "--api-key without --worker-key leaves the worker API open to everyone who reaches it: set both, or pass --insecure-no-auth"
+                .to_owned(),
+        ]
+    }
+
+    /// Without a key, every web page in a browser that reaches this server could run jobs.
+    fn origins(&self) -> Vec<String> {
+        let keys = &self.listen.keys;
+        let is_open = keys.api_key.is_none() && keys.api_key_file.is_none() && !keys.insecure_no_auth;
+        if !is_open || !keys.cors_allow_origin.iter().any(Origin::is_any) {
+            return Vec::new();
+        }
+        vec![
+            "--cors-allow-origin * without --api-key lets every web page run jobs: name the origins, or set --api-key"
                 .to_owned(),
         ]
     }

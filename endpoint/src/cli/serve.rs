@@ -20,6 +20,7 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
     let extra = Extra {
         shown: &args.endpoint_id,
         endpoint,
+        only_known: false,
         fault_header: args.listen.faults.allow_fault_header,
         loopback_webhooks: false,
         warn_of_large_results: false,

@@ -46,6 +46,6 @@ pub(crate) async fn start(
     // Before anything is started that a stop has to end in order.
     let stops = StopRequests::watch().map_err(|error| output.fail(&signals::unwatched(&error), Exit::Failure))?;
     let opened = open(checked, listen, extra).await.map_err(|error| output.fail(&error, error.exit()))?;
-    let pools = workers::pools(&opened, extra, listen).map_err(|error| output.fail(&error, Exit::Usage))?;
+    let pools = workers::pools(&opened, extra, listen, &effective).map_err(|error| output.fail(&error, Exit::Usage))?;
     Ok(Started { opened, pools, stops, log })
 }

@@ -6,14 +6,21 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ListenArgs;
+use super::effective::Effective;
 use super::exit::Exit;
 use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
+use super::ports::first_port;
 use super::signals::StopRequests;
 use crate::fleet::{FleetError, Gpus, Pool, Rebuilds, ScaleSettings, StopSignals, WorkerPlan, keep_schema, run_pools};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
-pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> Result<Vec<Pool>, FleetError> {
+pub(crate) fn pools(
+    opened: &Opened,
+    extra: &Extra<'_>,
+    listen: &ListenArgs,
+    effective: &Effective,
+) -> Result<Vec<Pool>, FleetError> {
     let Extra { shown: endpoint, handler, workers: args, rebuild, .. } = *extra;
     let (min, max) = args.bounds();
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
@@ -36,6 +43,8 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
         return Ok(Vec::new());
     }
     let gpus = Gpus::new(&args.gpus, usize::from(args.gpus_per_worker))?;
+    let workers = wanted.iter().fold(0_u16, |sum, (_, _, scale, _)| sum.saturating_add(scale.max));
+    let first_port = first_port(args.worker_http_port, workers, !effective.is_default("worker-http-port"))?;
     // Ports and GPUs are dealt out to the workers of all pools, one after the other.
     let mut earlier: u16 = 0;
     let mut pools = Vec::new();
@@ -47,7 +56,7 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
             rebuilds: handler.first().filter(|_| rebuild == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
-            http_port: if args.worker_http_port == 0 { 0 } else { args.worker_http_port.saturating_add(earlier) },
+            http_port: if first_port == 0 { 0 } else { first_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
             gpus: gpus.after(earlier),
             log_format: listen.log.log_format.into(),

@@ -30,6 +30,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/console/chart.js", page(JS, include_str!("assets/chart.js")))
         .route("/console/dom.js", page(JS, include_str!("assets/dom.js")))
         .route("/console/form.js", page(JS, include_str!("assets/form.js")))
+        .route("/console/history.js", page(JS, include_str!("assets/history.js")))
         .route("/console/job.js", page(JS, include_str!("assets/job.js")))
         .route("/console/overview.js", page(JS, include_str!("assets/overview.js")))
 }

@@ -4,6 +4,7 @@
 
 mod assets;
 mod events;
+mod history;
 mod overview;
 mod samples;
 mod state;
@@ -29,6 +30,7 @@ pub fn router(console: Console, keys: &Keys) -> Router {
         .route("/console/{endpoint}/manifest", get(manifest))
         .route("/console/{endpoint}/events", get(events::overview))
         .route("/console/{endpoint}/overview", get(overview::overview))
+        .route("/console/{endpoint}/history", get(history::history))
         .route("/console/{endpoint}/jobs/{id}", get(overview::job))
         .route("/console/{endpoint}/jobs/{id}/events", get(events::job));
     assets::routes().merge(client_only(with_valid_ids(data), keys)).with_state(console)

@@ -40,6 +40,9 @@ pub enum FleetError {
         /// What one worker wants.
         per_worker: usize,
     },
+    /// Another program uses a port of the workers.
+    #[error("--worker-http-port: port {0} is in use; stop the program that uses it, choose another first port, or 0")]
+    PortTaken(u16),
     /// The store refused to note the worker.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -12,16 +12,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use runpod_http_server::exposition;
+
 pub use requests::STATUS_CLASSES;
 pub use state::Monitoring;
-
-/// Content type of `/metrics`.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Monitoring {
     /// Adds the routes of this module and counts the requests to all of them.
@@ -37,9 +36,9 @@ impl Monitoring {
     }
 }
 
-async fn scrape(State(monitoring): State<Monitoring>) -> Response {
+async fn scrape(State(monitoring): State<Monitoring>, headers: HeaderMap) -> Response {
     match monitoring.metrics.scrape(&*monitoring.store).await {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Ok(text) => exposition(&headers, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

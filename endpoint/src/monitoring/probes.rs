@@ -3,9 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::state::Monitoring;
+
+/// When to ask again an endpoint that is not ready.
+const RETRY_SECONDS: &str = "1";
 
 #[derive(Debug, Serialize)]
 pub(super) struct Probe {
@@ -32,9 +37,12 @@ impl Probe {
 
 /// 200 when jobs are accepted and kept, 503 with the reason otherwise. `/ping`, RunPod's health check of load-balancing endpoints,
 /// answers the same.
-pub(super) async fn ready(State(monitoring): State<Monitoring>) -> (StatusCode, Json<Probe>) {
+pub(super) async fn ready(State(monitoring): State<Monitoring>) -> Response {
     let probe = Probe::of(&monitoring);
-    (probe.status(), Json(probe))
+    match probe.status() {
+        StatusCode::OK => Json(probe).into_response(),
+        status => (status, [(RETRY_AFTER, RETRY_SECONDS)], Json(probe)).into_response(),
+    }
 }
 
 /// 200 while requests are answered. A full disk does not change it: restarting the program would not help.

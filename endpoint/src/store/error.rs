@@ -18,6 +18,12 @@ pub enum StoreError {
     /// Too many jobs or too many payload bytes.
     #[error("the queue is full; wait until jobs finish, start more workers or purge the queue")]
     QueueFull,
+    /// More jobs wait than the operator allows.
+    #[error("{0} jobs wait, and no more may (max_queued); try again when workers have taken some")]
+    TooManyQueued(usize),
+    /// The key of this submission belongs to another one.
+    #[error("this Idempotency-Key was used for another request; use a new key, or repeat that request byte for byte")]
+    KeyReused,
     /// Too many endpoint ids in use.
     #[error("too many endpoints are in use; use one of the existing endpoint ids")]
     TooManyEndpoints,

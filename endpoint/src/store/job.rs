@@ -24,10 +24,12 @@ pub(crate) enum State {
     Finished { status: Status, forget_at: Timestamp },
 }
 
-/// Order in the queue: low priority last, then first in, first out.
+/// Order in the queue: low priority last, then by rounds (`queue/waiting.rs`), then first in, first out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     pub(crate) low_priority: bool,
+    /// Not kept on disk: rounds are given anew to the jobs that wait when a file is opened.
+    pub(crate) round: u64,
     pub(crate) number: u64,
 }
 

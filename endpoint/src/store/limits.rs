@@ -18,6 +18,11 @@ pub struct Limits {
     pub timeout_status: Status,
     /// Jobs kept at once, finished ones included.
     pub max_jobs: usize,
+    /// Jobs that may wait at once, if there is a limit of its own for them.
+    pub max_queued: Option<usize>,
+    /// How long the records of ended jobs are kept, whatever their requests say. They make room for new jobs when
+    /// one of the other limits is reached.
+    pub retention: Option<Duration>,
     /// Bytes of payloads, errors and webhooks kept at once.
     pub max_bytes: usize,
     /// Bytes of the same that are in memory, where the rest is in a file.
@@ -65,6 +70,8 @@ impl Default for Limits {
             timeout_grace: Duration::from_secs(10),
             timeout_status: Status::Failed,
             max_jobs: 2_000_000,
+            max_queued: None,
+            retention: None,
             max_bytes: 2 << 30,
             max_memory_bytes: 2 << 30,
             max_read_bytes: 512 << 20,

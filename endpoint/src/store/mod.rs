@@ -47,14 +47,14 @@ pub use operations::Operations;
 pub use payload::{Content, Part, Payload};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
-pub use request::{JobId, NewJob, Policy, Request};
+pub use request::{Digest, Idempotency, JobId, NewJob, Policy, Request};
 pub use setup::{Overrides, Setup};
 pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
-    Attempt, GivenUp, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Overdue, Page, Seen,
-    TakenJob, Webhook, WorkerState, WorkerView,
+    Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, MAX_SEARCHED,
+    Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
 pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};
@@ -148,6 +148,8 @@ pub trait Store: Operations + Batches + 'static {
     async fn endpoints(&self) -> Result<Vec<String>, StoreError>;
     /// The newest jobs that pass a filter, without their outputs.
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
+    /// Searches all jobs of which a record is kept, a bounded number at a time.
+    async fn search(&self, endpoint: &str, query: &HistoryQuery) -> Result<HistoryPage, StoreError>;
     /// One job with its history. Waits until there is more than was `seen`, at most `wait`. Takes nothing from the
     /// readers of the stream.
     async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError>;

@@ -6,6 +6,7 @@ mod batches;
 mod clients;
 mod dispatch;
 mod elsewhere;
+mod idempotency;
 mod inspect;
 mod journal;
 mod liveness;
@@ -14,8 +15,10 @@ mod operations;
 mod reporting;
 mod reports;
 mod restore;
+mod search;
 mod snapshot;
 mod transitions;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use super::clock::Timestamp;
 use super::counts::Totals;
 use super::ending::Ending;
-use super::job::{Job, Position, State};
+use super::job::{Job, State};
 use super::limits::Limits;
 use super::payload::{Content, Payload};
 use super::request::JobId;
@@ -31,8 +34,10 @@ use super::size::Size;
 use super::status::Status;
 use super::workers::Workers;
 use batches::BatchTable;
+use idempotency::Keys;
 use journal::Journal;
 use transitions::End;
+use waiting::Waiting;
 
 pub(crate) use batches::BatchRecord;
 pub(crate) use journal::{Change, Changes, Counters, Mark};
@@ -81,7 +86,8 @@ pub struct Queue<P = Payload> {
     jobs: HashMap<JobId, Box<Job<P>>>,
     /// All jobs in the order of their submission.
     by_age: BTreeMap<u64, JobId>,
-    waiting: BTreeMap<Position, JobId>,
+    waiting: Waiting,
+    keys: Keys,
     /// One entry for each job: its next deadline.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     /// The numbers of the jobs that have failed.
@@ -113,7 +119,8 @@ impl<P: Content> Queue<P> {
             now: Timestamp::ZERO,
             jobs: HashMap::new(),
             by_age: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
+            keys: Keys::default(),
             deadlines: BTreeSet::new(),
             failed_jobs: BTreeSet::new(),
             given_up: BTreeSet::new(),

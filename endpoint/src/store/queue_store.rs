@@ -21,13 +21,14 @@ use super::clock::{Clock, Timestamp};
 use super::counts::{Health, Observation};
 use super::ending::Outcome;
 use super::error::StoreError;
-use super::payload::Payload;
+use super::payload::{Content, Payload};
 use super::queue::{Mark, Queue, Snapshot};
 use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
 use super::views::{
-    JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob, Webhook, WorkerView,
+    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob, Webhook,
+    WorkerView,
 };
 use super::workers::{Heartbeat, WorkerEvent};
 
@@ -121,6 +122,21 @@ impl<B: Backing> QueueStore<B> {
         self.with_output(endpoint, view).await
     }
 
+    /// Lines of a list as they are on disk, without outputs.
+    async fn durable_rows(
+        &self,
+        endpoint: &Endpoint<B>,
+        found: Vec<(Snapshot<B::Content>, Timestamp)>,
+    ) -> Result<Vec<JobRow>, StoreError> {
+        let mut rows = Vec::with_capacity(found.len());
+        for (snapshot, submitted) in found {
+            if let Some(view) = self.durable(endpoint, snapshot).await? {
+                rows.push(JobRow { view: view.and_then(|_| None), submitted });
+            }
+        }
+        Ok(rows)
+    }
+
     async fn with_output(&self, endpoint: &Endpoint<B>, view: JobView<B::Content>) -> Result<JobView, StoreError> {
         let loaded = match view.ending.output.clone() {
             None => None,
@@ -175,6 +191,11 @@ impl<B: Backing> QueueStore<B> {
         };
         Ok(taken.into_iter().zip(loaded).filter_map(with_text).collect())
     }
+}
+
+fn with_snapshots<P: Content>(queue: &Queue<P>, rows: Vec<JobRow<P>>) -> Vec<(Snapshot<P>, Timestamp)> {
+    let with_snapshot = |row: JobRow<P>| Some((queue.snapshot(&row.view.id)?, row.submitted));
+    rows.into_iter().filter_map(with_snapshot).collect()
 }
 
 #[async_trait]
@@ -426,11 +447,17 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
-        let (found, _) = endpoint.with(|queue, _| {
-            let with_mark = |row: JobRow<_>| Some((queue.snapshot(&row.view.id)?, row.submitted));
-            queue.list(filter).into_iter().filter_map(with_mark).collect::<Vec<_>>()
-        });
+        let (found, _) = endpoint.with(|queue, _| with_snapshots(queue, queue.list(filter)));
         self.durable_rows(&endpoint, found).await
+    }
+
+    async fn search(&self, endpoint: &str, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(HistoryPage { rows: Vec::new(), next: None }) };
+        let ((found, next), _) = endpoint.with(|queue, _| {
+            let HistoryPage { rows, next } = queue.search(query);
+            (with_snapshots(queue, rows), next)
+        });
+        Ok(HistoryPage { rows: self.durable_rows(&endpoint, found).await?, next })
     }
 
     async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError> {

@@ -40,6 +40,18 @@ impl Default for Policy {
     }
 }
 
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// Makes a submission that is repeated the same job. Digests, so that nothing of a caller's key is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The caller and the key that it has chosen.
+    pub key: Digest,
+    /// The body of the request.
+    pub body: Digest,
+}
+
 /// What a job has from its submission and keeps unchanged to its end.
 ///
 /// It moves whole: from the client to the queue, to the worker, to the webhook and to disk.
@@ -59,13 +71,27 @@ pub struct Request<P = Payload> {
     pub policy: Policy,
     /// How long the result stays readable.
     pub retention: Duration,
+    /// Set when the caller may repeat its request.
+    pub idempotency: Option<Idempotency>,
+    /// Whose turn it uses: jobs of different shares are taken in turn.
+    pub share: Option<Arc<str>>,
 }
 
 impl<P> Request<P> {
     /// A request with an input alone.
     #[must_use]
     pub fn new(input: P, policy: Policy, retention: Duration) -> Self {
-        Self { input, s3_config: None, webhook: None, traceparent: None, batch: None, policy, retention }
+        Self {
+            input,
+            s3_config: None,
+            webhook: None,
+            traceparent: None,
+            batch: None,
+            policy,
+            retention,
+            idempotency: None,
+            share: None,
+        }
     }
 
     /// The same with its payloads in another form.
@@ -84,6 +110,8 @@ impl<P> Request<P> {
             batch: self.batch,
             policy: self.policy,
             retention: self.retention,
+            idempotency: self.idempotency,
+            share: self.share,
         })
     }
 
@@ -113,7 +141,8 @@ impl<P> Request<P> {
 impl<P: Content> Request<P> {
     /// Bytes of what stays in memory, with a data file too.
     pub(crate) fn bytes_beside_payloads(&self) -> usize {
-        self.webhook.as_ref().map_or(0, |url| url.len())
+        let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+        text(&self.webhook) + text(&self.share) + self.idempotency.as_ref().map_or(0, size_of_val)
     }
 }
 

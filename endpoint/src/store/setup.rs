@@ -26,6 +26,10 @@ pub struct Overrides {
     pub lease: Option<Duration>,
     /// See [`Limits::max_retries`].
     pub max_retries: Option<u32>,
+    /// See [`Limits::max_queued`].
+    pub max_queued: Option<usize>,
+    /// See [`Limits::retention`].
+    pub retention: Option<Duration>,
 }
 
 impl Setup {
@@ -35,6 +39,8 @@ impl Setup {
         Limits {
             lease: own.lease.unwrap_or(self.limits.lease),
             max_retries: own.max_retries.unwrap_or(self.limits.max_retries),
+            max_queued: own.max_queued.or(self.limits.max_queued),
+            retention: own.retention.or(self.limits.retention),
             ..self.limits
         }
     }

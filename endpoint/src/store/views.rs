@@ -149,6 +149,32 @@ pub struct JobRow<P = Payload> {
     pub submitted: Timestamp,
 }
 
+/// What to search for among all jobs of which a record is kept.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryQuery {
+    /// Only jobs in this state.
+    pub status: Option<Status>,
+    /// Only jobs whose id, worker or error contains this text, in small or capital letters.
+    pub text: String,
+    /// Only jobs that were submitted at this time or later.
+    pub from: Option<Timestamp>,
+    /// Only jobs that were submitted before this time.
+    pub until: Option<Timestamp>,
+    /// [`HistoryPage::next`] of the page before.
+    pub before: Option<u64>,
+    /// Most jobs on one page.
+    pub limit: usize,
+}
+
+/// Jobs that were found, newest first.
+#[derive(Debug, Clone)]
+pub struct HistoryPage<P = Payload> {
+    /// The jobs, without their outputs.
+    pub rows: Vec<JobRow<P>>,
+    /// Where to go on, unless all jobs were searched. A page may have no jobs and not be the last one.
+    pub next: Option<u64>,
+}
+
 /// How much of a job an observer has seen; the default is nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seen {

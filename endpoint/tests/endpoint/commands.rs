@@ -45,6 +45,33 @@ fn work(api: &Api, body: &'static str) {
 }
 
 #[tokio::test]
+async fn the_address_alone_is_enough_for_every_command() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let address = url.trim_start_matches("http://").trim_end_matches("/v2/ep");
+    let id = text(&run(address, &["submit", "1"]).await.stdout).trim().to_owned();
+    for args in [
+        &["status", &*id][..],
+        &["requests"],
+        &["health"],
+        &["cancel", &*id],
+        &["watch", &*id],
+        &["stream", &*id],
+        &["purge"],
+        &["submit", "2"],
+    ] {
+        let ended = run("http://127.0.0.1:1", &[args, &["--url", address]].concat()).await;
+        let expected = if ["watch", "stream"].contains(&args[0]) { 3 } else { 0 };
+        assert_eq!(ended.status.code(), Some(expected), "{args:?}: {}", text(&ended.stderr));
+    }
+    let retry = run(address, &["retry", &id]).await;
+    assert!(text(&retry.stderr).contains("only FAILED"), "{}", text(&retry.stderr));
+    let bad = run("ftp://x", &["health"]).await;
+    assert_eq!(bad.status.code(), Some(64), "{}", text(&bad.stderr));
+    assert!(text(&bad.stderr).contains("/v2/local"), "{}", text(&bad.stderr));
+}
+
+#[tokio::test]
 async fn submit_prints_the_id_and_sync_prints_the_result() {
     let api = Api::new();
     let url = serve(api.router.clone()).await;

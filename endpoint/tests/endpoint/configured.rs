@@ -12,7 +12,8 @@ use crate::support::Api;
 
 fn catalog(closed: bool) -> Options {
     let policy = Policy { execution_timeout: Some(Duration::from_secs(5)), ..Policy::default() };
-    Options { catalog: Catalog { policies: HashMap::from([("ep".to_owned(), policy)]), closed }, ..Options::default() }
+    let policies = HashMap::from([("ep".to_owned(), policy)]);
+    Options { catalog: Catalog { policies, closed, ..Catalog::default() }, ..Options::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,6 +47,7 @@ async fn unknown_endpoints_exist_unless_the_list_is_closed() {
     let closed = Api::with_options(catalog(true));
     let refused = closed.send(request()).await;
     assert_eq!((refused.status, refused.json()["status"].as_u64()), (StatusCode::NOT_FOUND, Some(404)));
+    assert_eq!(refused.field("error"), r#"there is no endpoint "other" here; use "ep""#);
     assert_eq!(closed.get("health").await.status, StatusCode::OK);
 }
 

@@ -394,3 +394,20 @@ async fn a_reply_that_nobody_reads_puts_the_job_back() {
     sleep(Duration::from_millis(1)).await;
     assert_eq!(api.state(&id).await, "IN_QUEUE");
 }
+
+#[tokio::test]
+async fn the_server_unpacks_requests_and_lets_named_pages_ask() {
+    let origins = runpod_endpoint::api::Origins::new(["https://app.example.org".parse().unwrap()]);
+    let options = Arc::new(runpod_endpoint::api::Options { origins, ..Default::default() });
+    let running = start_with(ServerConfig { options, ..config() }).await;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, br#"{"input": 1}"#).unwrap();
+    let request = reqwest::Client::new().post(running.url("run")).header("content-encoding", "gzip");
+    let request = request.header("origin", "https://app.example.org").body(packed.finish().unwrap());
+    let reply = request.send().await.unwrap();
+    assert_eq!(
+        (reply.status(), &reply.headers()["access-control-allow-origin"]),
+        (reqwest::StatusCode::OK, &"https://app.example.org".parse().unwrap())
+    );
+    running.shutdown.cancel();
+}

@@ -277,3 +277,50 @@ async fn the_overview_is_there_as_one_document_with_gpus_and_batches_of_local_wo
         assert_eq!(get(&guarded, path).await.0, StatusCode::UNAUTHORIZED, "{path}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_history_is_searched_page_by_page() {
+    let api = Api::new();
+    let router = open(&api, Local::default(), &Keys::default());
+    let search = async |query: &str| {
+        let (status, _, body) = get(&router, &format!("/console/ep/history?{query}")).await;
+        assert_eq!(status, StatusCode::OK, "{query}");
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()
+    };
+    let ids = |page: &Value| -> Vec<String> {
+        page["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = Vec::new();
+    for _ in 0..120 {
+        all.insert(0, api.run(r#"{"input": 1}"#).await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let (mut found, mut query) = (Vec::new(), String::new());
+    loop {
+        let page = search(&query).await;
+        found.extend(ids(&page));
+        match page["next"].as_u64() {
+            Some(next) => query = format!("before={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(found, all, "each once, newest first");
+
+    let failed = api.take("gpu-7").await;
+    api.done("gpu-7", &failed, r#"{"error": "CUDA out of memory"}"#).await;
+    for query in ["status=FAILED", "text=OUT+OF", "text=gpu-7", &format!("text={failed}")] {
+        let page = search(query).await;
+        assert_eq!((ids(&page), page.get("next")), (vec![failed.clone()], None), "{query}");
+        assert_eq!(page["jobs"][0]["error"], "CUDA out of memory");
+    }
+    assert_eq!(ids(&search("text=nowhere").await), Vec::<String>::new());
+    assert_eq!(ids(&search("status=FAILED&text=other").await), Vec::<String>::new());
+    let page = search("").await;
+    let submitted = |index: usize| page["jobs"][index]["submittedAt"].as_u64().unwrap();
+    let (from, until) = (submitted(20), submitted(10));
+    assert_eq!(ids(&search(&format!("from={from}&until={until}")).await), all[11..=20]);
+    let (status, _, body) = get(&router, "/console/other/history").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(axum::body::to_bytes(body, usize::MAX).await.unwrap(), r#"{"jobs":[]}"#);
+}

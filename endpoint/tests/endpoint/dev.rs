@@ -107,6 +107,53 @@ async fn workers_get_the_platforms_variables_and_no_secret_of_the_endpoint() {
 }
 
 #[tokio::test]
+async fn a_second_dev_takes_the_next_free_port_for_its_worker() {
+    // Somebody listens there, whether it is this test or another program.
+    let _held = std::net::TcpListener::bind("127.0.0.1:8001");
+    let mut dev = start(r#"echo "bind $RUNPOD_WORKER_HTTP_BIND"; IDLE"#, &[]);
+    let bind = dev.line("bind 127.0.0.1:").await;
+    assert!(bind.parse::<u16>().unwrap() > 8001, "{bind}");
+}
+
+#[tokio::test]
+async fn a_chosen_worker_port_that_is_in_use_is_refused_with_its_flag() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port().to_string();
+    let mut command = program();
+    command.args([
+        "dev",
+        "--bind",
+        "127.0.0.1:0",
+        "--worker-bin",
+        "/bin/sh",
+        "--worker-http-port",
+        &port,
+        "--",
+        "handler",
+    ]);
+    let ended = timeout(SOON, command.output()).await.unwrap().unwrap();
+    let error = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(64), "{error}");
+    assert!(error.contains("--worker-http-port") && error.contains(&port), "{error}");
+}
+
+#[tokio::test]
+async fn a_mistyped_endpoint_is_not_found_and_the_answer_names_the_right_one() {
+    let mut dev = start("IDLE", &["--endpoint-id", "images"]);
+    let url = dev.line("RunPod-compatible endpoint: ").await;
+    let other = url.replace("/images", "/image");
+    let client = reqwest::Client::new();
+    for request in [client.get(format!("{other}/health")), client.post(format!("{other}/run")).body(r#"{"input": 1}"#)]
+    {
+        let reply = request.send().await.unwrap();
+        assert_eq!(reply.status(), 404);
+        let text = reply.text().await.unwrap();
+        assert!(text.contains(r#"there is no endpoint \"image\" here; use \"images\""#), "{text}");
+    }
+    assert_eq!(client.get(format!("{url}/health")).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_is_replaced_under_its_old_name() {
     let mut dev = start(r#"echo "life $RUNPOD_POD_ID"; exit 1"#, &[]);
     assert_eq!(dev.line("life ").await, "local-0");

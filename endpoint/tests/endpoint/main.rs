@@ -4,6 +4,7 @@
 
 mod auth;
 mod batch;
+mod browsers;
 mod cancel;
 mod commands;
 mod configured;
@@ -21,6 +22,7 @@ mod overflow;
 mod policy;
 mod prestart;
 mod rate_limits;
+mod repeats;
 mod results;
 mod scaling;
 mod streaming;

@@ -49,6 +49,22 @@ async fn scrape(router: &Router) -> String {
     text
 }
 
+#[tokio::test]
+async fn a_scraper_that_asks_for_the_older_format_gets_it() {
+    let api = monitored();
+    // Scrapes are counted.
+    let open_metrics = [scrape(&api.router).await, scrape(&api.router).await];
+    let request = Request::get("/metrics").header("accept", "text/plain;version=0.0.4;q=1,*/*;q=0.1");
+    let reply = api.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(reply.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = String::from_utf8(to_bytes(reply.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap();
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let counters = text.lines().filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter"));
+    assert!(counters.clone().count() > 3 && counters.clone().all(|line| line.contains("_total ")), "{text}");
+    let names = |text: &str| series(text).into_keys().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(&text), names(&open_metrics[1]), "the series are the same");
+}
+
 /// Every series with its value.
 fn series(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));

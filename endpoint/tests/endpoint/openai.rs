@@ -112,7 +112,7 @@ async fn a_full_queue_says_when_to_try_again() {
 #[tokio::test(start_paused = true)]
 async fn a_job_that_expires_in_the_queue_is_a_timeout() {
     let policy = Policy { ttl: Duration::from_secs(60), ..Policy::default() };
-    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: true };
+    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: true, ..Catalog::default() };
     let api = Api::with_options(Options { catalog, ..Options::default() });
     let reader = stream(&api);
     let answer = chat(&api).await;

@@ -56,12 +56,27 @@ async fn test(config: AlertConfig, source: &str) -> ExitCode {
 
 /// Asks a worker or an endpoint for its health document.
 async fn fetch_readings(url: &str) -> Result<Readings, String> {
-    let url = format!("{}/health", url.trim_end_matches('/').trim_end_matches("/health"));
-    let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
-    let answer = reqwest::Client::new().get(&url).timeout(HEALTH_TIMEOUT).send().await.map_err(failed)?;
-    let body = answer.bytes().await.map_err(failed)?;
-    let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-    readings(&document).ok_or_else(|| format!("{url} does not answer with a health document; check --url"))
+    let base = base_url(url);
+    // The address alone may be a worker's, or that of an endpoint's server.
+    let is_bare = base.splitn(4, '/').count() < 4;
+    let paths: &[&str] = if is_bare { &["health", "v2/local/health"] } else { &["health"] };
+    for path in paths {
+        let url = format!("{base}/{path}");
+        let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
+        let answer = reqwest::Client::new().get(&url).timeout(HEALTH_TIMEOUT).send().await.map_err(failed)?;
+        let body = answer.bytes().await.map_err(failed)?;
+        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if let Some(readings) = readings(&document) {
+            return Ok(readings);
+        }
+    }
+    Err(format!("{base}/health does not answer with a health document; check --url"))
+}
+
+/// The address as a URL, without `/health`.
+fn base_url(url: &str) -> String {
+    let url = url.trim_end_matches('/').trim_end_matches("/health");
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 /// The readings in the document. Utilisation is the mean over the GPUs that report theirs.
@@ -128,6 +143,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_address_alone_names_a_worker_or_the_server_of_an_endpoint() {
+        for path in ["/health", "/v2/local/health"] {
+            let document = r#"{"jobs": {"inQueue": 3}, "workers": {}}"#;
+            let router = axum::Router::new().route(path, axum::routing::get(move || async move { document }));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            for url in [address.clone(), format!("{address}{path}"), format!("http://{address}/")] {
+                assert_eq!(fetch_readings(&url).await.unwrap().waiting, 3, "{url}");
+            }
+            let elsewhere = fetch_readings(&format!("{address}/v2/other")).await.unwrap_err();
+            assert!(elsewhere.contains("--url"), "{elsewhere}");
+        }
+    }
 
     #[test]
     fn a_health_document_is_read_and_judged() {

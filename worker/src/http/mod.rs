@@ -12,14 +12,15 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use runpod_http_server::exposition;
 use tokio::sync::watch;
 
 use crate::base::Identity;
 use crate::heartbeat::HeartbeatMonitor;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::sensors::Sensors;
 use runpod_worker_core::Snapshot;
@@ -34,7 +35,7 @@ const INDEX: &str = "\
 /ready    200 when jobs can be taken, 503 with the reason otherwise (JSON)
 /live     200 while the worker's dispatcher runs, 503 otherwise (JSON)
 /ping     200 when ready, 204 while starting, 503 with the reason otherwise (JSON)
-/metrics  OpenMetrics for Prometheus
+/metrics  for Prometheus: OpenMetrics, or text/plain for those that ask for it
 ";
 
 /// The data that the server answers from.
@@ -77,13 +78,13 @@ pub fn ping(snapshots: watch::Receiver<Snapshot>, path: &str) -> Router {
     router.with_state(snapshots)
 }
 
-async fn encode_metrics(State(state): State<HttpState>) -> Response {
+async fn encode_metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {
     // A copy, because the dispatcher cannot publish while the original is borrowed.
     let snapshot = state.snapshots.borrow().clone();
     state.metrics.publish(&snapshot);
     state.metrics.sample(state.started.elapsed(), state.heartbeat.stats().age, &state.outbox.stats());
     match state.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => exposition(&headers, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -199,5 +199,10 @@ async fn metrics_have_their_media_type() {
     let media_type = reply.headers()["content-type"].to_str().unwrap().to_owned();
     assert!(media_type.starts_with("application/openmetrics-text"), "{media_type}");
     assert!(reply.text().await.unwrap().ends_with("# EOF\n"));
+    let request = reqwest::Client::new().get(format!("{address}/metrics")).header("accept", "text/plain;version=0.0.4");
+    let reply = request.send().await.unwrap();
+    assert_eq!(reply.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = reply.text().await.unwrap();
+    assert!(text.contains("_total counter\n") && !text.contains("# EOF"), "{text}");
     over.cancel();
 }

@@ -37,9 +37,6 @@ use runpod_worker_core::{PollAnswer, Report, Snapshot};
 pub use runtime::RuntimeMetrics;
 pub use servers::ServerMetrics;
 
-/// Content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Tenants with a label of their own, unless set otherwise.
 pub const TENANT_LIMIT: usize = 32;
 
@@ -104,7 +101,7 @@ impl Metrics {
         self.registry.register_collector(Box::new(collector));
     }
 
-    /// The OpenMetrics text of everything, to be served with [`CONTENT_TYPE`].
+    /// The OpenMetrics text of everything, to be served by [`exposition`](runpod_http_server::exposition).
     ///
     /// # Errors
     /// Only what writing into a string can report: nothing in practice.

@@ -1,6 +1,7 @@
 //! Failures as OpenAI clients expect them: a status that tells whether to try again, and an error object with a plain message.
 
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,11 +16,15 @@ const TIMED_OUT: &str = "executionTimeout exceeded";
 const BACKEND_STATUS: &str = "vLLM returned HTTP ";
 /// The official clients repeat a request that was answered with 409 unless this header says `false`.
 const SHOULD_RETRY: &str = "x-should-retry";
+/// How long a client leaves an endpoint alone that shuts down.
+const RESTART_SECONDS: u64 = 5;
 
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
+    /// When to try again.
+    retry_after: Option<u64>,
     /// The error object.
     error: Value,
 }
@@ -34,11 +39,13 @@ impl Failure {
             400..=499 => "invalid_request_error",
             _ => "server_error",
         };
-        Self { status, error: json!({"code": status.as_u16(), "message": message, "param": null, "type": kind}) }
+        let error = json!({"code": status.as_u16(), "message": message, "param": null, "type": kind});
+        Self { status, retry_after: None, error }
     }
 
     pub(super) fn shutting_down() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the endpoint is shutting down; try again")
+        let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "the endpoint is shutting down; try again");
+        Self { retry_after: Some(RESTART_SECONDS), ..failure }
     }
 
     /// Why a job has no output; `None` when it has one.
@@ -88,7 +95,11 @@ impl Failure {
         let message = message.as_str().unwrap_or_default();
         let status = code.as_u64().and_then(failure_status).or_else(|| backend_status(message));
         let status = status.unwrap_or(StatusCode::BAD_REQUEST);
-        Some(if is_nested { Self { status, error: answer.error } } else { Self::new(status, message) })
+        Some(if is_nested {
+            Self { status, retry_after: None, error: answer.error }
+        } else {
+            Self::new(status, message)
+        })
     }
 
     /// The event that ends a stream.
@@ -106,7 +117,8 @@ impl From<StoreError> for Failure {
             }
             other => {
                 let error = ApiError::from(other);
-                Self::new(error.status(), &error.to_string())
+                let retry_after = error.retry_after().map(|after| after.as_secs());
+                Self { retry_after, ..Self::new(error.status(), &error.to_string()) }
             }
         }
     }
@@ -114,12 +126,14 @@ impl From<StoreError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": self.error }));
-        match self.status {
+        let mut response = (self.status, Json(json!({ "error": self.error }))).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::CONFLICT {
             // Somebody cancelled the job on purpose.
-            StatusCode::CONFLICT => (self.status, [(SHOULD_RETRY, "false")], body).into_response(),
-            status => (status, body).into_response(),
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
+        headers.extend(self.retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
+        response
     }
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::parse::{period, secret};
+use super::parse::{endpoint_url, period, secret};
 use crate::secret::Secret;
 
 /// Which endpoint the client commands talk to.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Endpoint")]
 pub struct ServerArgs {
-    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID
-    #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL")]
+    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID. HOST:PORT means http://HOST:PORT/v2/local
+    #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL", value_parser = endpoint_url)]
     pub url: String,
     /// API key of the endpoint
     #[arg(long, env = "RUNPOD_API_KEY", hide_env_values = true, value_name = "KEY", value_parser = secret)]
@@ -52,6 +52,9 @@ pub struct SubmitArgs {
     /// Read the input from a file, or from standard input with `-`
     #[arg(long, value_name = "FILE", help_heading = "Input")]
     pub input: Option<PathBuf>,
+    /// Name of this submission: repeated with the same name and input, it is the same job
+    #[arg(long, value_name = "KEY", help_heading = "Input")]
+    pub idempotency_key: Option<String>,
     /// Wait for the result and print it
     #[arg(long, conflicts_with = "watch", help_heading = "Output")]
     pub sync: bool,

@@ -1,5 +1,6 @@
 //! From the text of a flag to its value. Each error says what is accepted.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ pub(super) fn hold(text: &str) -> Result<Duration, String> {
 
 pub(super) fn lease(text: &str) -> Result<Duration, String> {
     seconds(text, 5..=3600, "give 5s to 1h, at least three heartbeat intervals")
+}
+
+pub(super) fn retention(text: &str) -> Result<Duration, String> {
+    seconds(text, 10..=365 * 24 * 3600, "give 10s to 365d")
 }
 
 pub(super) fn period(text: &str) -> Result<Duration, String> {
@@ -86,6 +91,55 @@ pub(crate) fn endpoint_id(text: &str) -> Result<String, String> {
     }
 }
 
+/// The base URL of an endpoint. Without a scheme it is that of a server nearby, or of one on the internet if it is a name without a port;
+/// without a path it is the endpoint that `dev` and `serve` have by default.
+pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
+    const ADVICE: &str = "give a URL such as http://127.0.0.1:8000/v2/local or https://api.runpod.ai/v2/ENDPOINT_ID";
+    let bare = text.trim().trim_end_matches('/');
+    let scheme = if is_nearby(bare) { "http" } else { "https" };
+    let text = if text.contains("://") { bare.to_owned() } else { format!("{scheme}://{bare}") };
+    let url = reqwest::Url::parse(&text).map_err(|error| format!("{error}; {ADVICE}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err(ADVICE.to_owned());
+    }
+    // What was given stays as it is: a path may be that of a proxy.
+    Ok(if url.path() == "/" { format!("{text}/v2/local") } else { text })
+}
+
+/// Whether a host without a scheme has a port or is this machine's or an address: a key must not go through the internet unencrypted.
+fn is_nearby(bare: &str) -> bool {
+    let host = bare.split('/').next().unwrap_or_default();
+    let is_address = host.parse::<IpAddr>().is_ok() || host.starts_with('[');
+    is_address || host.contains(':') || host == "localhost" || host.ends_with(".localhost")
+}
+
 pub(super) fn level(text: &str) -> Result<LevelFilter, String> {
     runpod_log_line::parse_level(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_named_with_or_without_scheme_and_path() {
+        for (given, url) in [
+            ("127.0.0.1:8000", "http://127.0.0.1:8000/v2/local"),
+            ("localhost:8000/", "http://localhost:8000/v2/local"),
+            ("localhost", "http://localhost/v2/local"),
+            ("[::1]:8000/v2/images", "http://[::1]:8000/v2/images"),
+            ("gpu-box.lan:8000/v2/images/", "http://gpu-box.lan:8000/v2/images"),
+            ("10.0.0.7/v2/images", "http://10.0.0.7/v2/images"),
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v2/local"),
+            ("http://127.0.0.1:8000/v2/local", "http://127.0.0.1:8000/v2/local"),
+            ("api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc"),
+            ("https://api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc"),
+        ] {
+            assert_eq!(endpoint_url(given).as_deref(), Ok(url), "{given}");
+        }
+        for bad in ["", "http://", "ftp://host/v2/a", "host:port", "http://host/v2/a?b=c"] {
+            let error = endpoint_url(bad).unwrap_err();
+            assert!(error.contains("/v2/local"), "{bad}: {error}");
+        }
+    }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::parse::{WebhookSchedule, batch_retention, endpoint_id, hold, lease, level, secret, webhook_schedule};
+use super::parse::{
+    WebhookSchedule, batch_retention, endpoint_id, hold, lease, level, retention, secret, webhook_schedule,
+};
 use super::workers::WorkerArgs;
+use crate::api::{FairBy, Origin};
 use crate::secret::Secret;
 use runpod_log_line::LogFormat;
 use tracing::level_filters::LevelFilter;
@@ -115,6 +118,9 @@ pub struct KeyArgs {
     /// File with more worker keys, one a line
     #[arg(long, value_name = "FILE")]
     pub worker_key_file: Option<PathBuf>,
+    /// Origin of web pages that may use the client API, such as https://app.example.org; repeat for more, * for all
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_allow_origin: Vec<Origin>,
     /// Without keys, listen beyond this machine and accept every host name: everyone who reaches the port can run jobs
     #[arg(long)]
     pub insecure_no_auth: bool,
@@ -142,6 +148,15 @@ pub struct QueueArgs {
     /// How long a batch and its results are kept after its last request has ended, 1m to 90d
     #[arg(long, default_value = "7d", value_name = "TIME", value_parser = batch_retention)]
     pub batch_retention: Duration,
+    /// Jobs that may wait at each endpoint; more are refused with 429 and Retry-After
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_queued: Option<u32>,
+    /// How long results are kept, 10s to 365d; without it as RunPod does: 30m for /run, 5m for /runsync
+    #[arg(long, value_name = "TIME", value_parser = retention)]
+    pub retention: Option<Duration>,
+    /// Take jobs of different clients in turn: client-key, or a field of the input such as input.user
+    #[arg(long, value_name = "WHAT")]
+    pub fair_by: Option<FairBy>,
     /// Report jobs that exceed their execution timeout as TIMED_OUT; RunPod reports FAILED
     #[arg(long)]
     pub report_timed_out: bool,

@@ -42,7 +42,8 @@ pub struct WorkerArgs {
     /// An argument for `runpod-worker run`; repeat for more
     #[arg(long = "worker-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub worker_args: Vec<OsString>,
-    /// Port of the first worker's own HTTP server, the next worker gets the next port; 0 lets the system choose
+    /// Port of the first worker's own HTTP server, the next worker gets the next port; 0 lets the system choose. If the default is in
+    /// use, the ports after it are taken
     #[arg(long, default_value_t = 8001, value_name = "PORT")]
     pub worker_http_port: u16,
 }

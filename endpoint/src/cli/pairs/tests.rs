@@ -36,6 +36,7 @@ fn settings_that_cannot_work_together_are_refused_with_the_reason() {
         (&["--workers", "1"], "no effect without a handler"),
         (&["--worker-http-port", "65535", "--workers", "2", "--", "h"], "leaves no ports for 2 workers"),
         (&["--worker-http-port", "7999", "--workers-max", "2", "--", "h"], "include the server's own port 8000"),
+        (&["--cors-allow-origin", "*"], "lets every web page run jobs"),
         (&["--gpus", "0,0", "--", "h"], "twice"),
         (&["--gpus", "0,1,2", "--gpus-per-worker", "2", "--", "h"], "sets of --gpus-per-worker 2"),
     ] {
@@ -80,6 +81,8 @@ fn usual_settings_are_accepted() {
         (&["--api-key", "a", "--worker-key", "b"], ""),
         (&["--api-key", "a", "--", "h"], ""),
         (&["--worker-key", "b"], ""),
+        (&["--cors-allow-origin", "http://localhost:3000"], ""),
+        (&["--cors-allow-origin", "*", "--api-key", "a", "--worker-key", "b"], ""),
         (&["--api-key", "a", "--insecure-no-auth"], ""),
         (&["--bind", "127.0.0.1:8001", "--worker-http-port", "0", "--", "h"], ""),
         (&["--lease", "5s", "--workers-min", "0", "--workers-max", "4", "--", "h"], ""),

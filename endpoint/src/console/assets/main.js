@@ -2,6 +2,7 @@
 
 import { part, request } from "./api.js";
 import { h, setText } from "./dom.js";
+import { historyPage } from "./history.js";
 import { jobPage } from "./job.js";
 import { overview } from "./overview.js";
 
@@ -12,10 +13,10 @@ const DEFAULT_ENDPOINT = "local";
 let page = null;
 let endpoints = [];
 
-/** `#/endpoint` or `#/endpoint/jobs/id`. */
+/** `#/endpoint`, `#/endpoint/history` or `#/endpoint/jobs/id`. */
 function route() {
   const [endpoint, section, id] = location.hash.replace(/^#\//, "").split("/").map(decodeURIComponent);
-  return { endpoint: endpoint || endpoints[0] || DEFAULT_ENDPOINT, id: section === "jobs" ? id : undefined };
+  return { endpoint: endpoint || endpoints[0] || DEFAULT_ENDPOINT, id: section === "jobs" ? id : undefined, isHistory: section === "history" };
 }
 
 function onState(isOn) {
@@ -39,11 +40,19 @@ function showPicker(current) {
 }
 
 function show(moveFocus) {
-  const { endpoint, id } = route();
+  const { endpoint, id, isHistory } = route();
   page?.end();
   showPicker(endpoint);
-  document.title = id ? `Job ${id.slice(0, 13)} – ${endpoint}` : `${endpoint} – Endpoint console`;
-  page = id ? jobPage(main, endpoint, id, onState) : overview(main, endpoint, onState);
+  if (id) {
+    document.title = `Job ${id.slice(0, 13)} – ${endpoint}`;
+    page = jobPage(main, endpoint, id, onState);
+  } else if (isHistory) {
+    document.title = `History – ${endpoint}`;
+    page = historyPage(main, endpoint, onState);
+  } else {
+    document.title = `${endpoint} – Endpoint console`;
+    page = overview(main, endpoint, onState);
+  }
   window.scrollTo(0, 0);
   if (moveFocus) main.focus({ preventScroll: true });
 }

@@ -100,7 +100,8 @@ export function overview(main, endpoint, onState) {
   } }, "Show more");
   const noJobs = h("div", { class: "empty" });
   const jobs = h("section", { class: "panel", "aria-labelledby": "jobs-title" },
-    h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }), pause, retryFailed, purge),
+    h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }),
+      h("a", { class: "quiet", href: `#/${part(endpoint)}/history` }, "History"), pause, retryFailed, purge),
     h("div", { class: "filters" }, chips, search), table, more, noJobs);
 
   const workerList = h("ul", { class: "workers" });

@@ -15,21 +15,31 @@ use crate::store::status::Status;
 use crate::store::stream::Stream;
 use crate::store::views::{Attempt, JobView};
 
+/// Records that are looked at to make room for one job.
+const MAX_LOOKED_AT: usize = 1000;
+
 impl<P: Content> Queue<P> {
-    /// Adds a job to the end of the queue.
+    /// Adds a job to the end of the queue. A submission that repeats an earlier one adds none, and returns the job of that one.
     ///
     /// # Errors
-    /// When the queue is full.
+    /// When the queue is full, or the key of the submission was used for another one.
     pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
+        if let Some(job) = self.submitted_before(&new.request)? {
+            return Ok(job);
+        }
+        self.check_queued()?;
         while self.is_full() {
-            if !self.let_go_given_up(now) {
+            if !self.let_go_given_up(now) && !self.make_room() {
                 return Err(StoreError::QueueFull);
             }
         }
         if self.jobs.contains_key(&new.id) {
             return Err(StoreError::DuplicateJob);
         }
-        let (id, position) = self.insert(now, new);
+        let NewJob { id, mut request } = new;
+        request.retention = self.limits.retention.unwrap_or(request.retention);
+        self.keys.note(&request, &id);
+        let (id, position) = self.insert(now, NewJob { id, request });
         self.enqueue(position, &id);
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
@@ -37,7 +47,7 @@ impl<P: Content> Queue<P> {
     /// Adds a job that is not in the queue yet.
     pub(super) fn insert(&mut self, now: Timestamp, new: NewJob<P>) -> (JobId, Position) {
         let NewJob { id, request } = new;
-        let position = self.new_position(request.policy.low_priority);
+        let position = self.new_position(request.policy.low_priority, &request.share);
         let record = Record {
             id: Arc::clone(&id),
             number: position.number,
@@ -62,6 +72,35 @@ impl<P: Content> Queue<P> {
     pub(super) fn is_full(&self) -> bool {
         let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
         self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes
+    }
+
+    /// Forgets the oldest results when they are kept only because the operator wants that; returns whether that was enough.
+    fn make_room(&mut self) -> bool {
+        if self.limits.retention.is_none() {
+            return false;
+        }
+        let is_kept = |id: &&JobId| {
+            let is_over = |job: &Job<P>| {
+                let is_reported = !matches!(job.record.notices.report, Report::Due { .. });
+                job.status().is_terminal() && is_reported && job.record.request.batch.is_none()
+            };
+            self.jobs.get(*id).is_some_and(|job| is_over(job))
+        };
+        let nearest = self.deadlines.iter().map(|(_, id)| id).take(MAX_LOOKED_AT);
+        for id in nearest.filter(is_kept).cloned().collect::<Vec<_>>() {
+            if !self.is_full() {
+                break;
+            }
+            self.forget(&id);
+        }
+        !self.is_full()
+    }
+
+    fn check_queued(&self) -> Result<(), StoreError> {
+        match self.limits.max_queued {
+            Some(max) if self.waiting.len() >= max => Err(StoreError::TooManyQueued(max)),
+            _ => Ok(()),
+        }
     }
 
     /// The job as readers see it.
@@ -127,15 +166,17 @@ impl<P: Content> Queue<P> {
     /// Queues a failed job again, with the same id and input.
     ///
     /// # Errors
-    /// When the job is unknown, or neither FAILED nor TIMED_OUT.
+    /// When the job is unknown, or neither FAILED nor TIMED_OUT, or as many jobs wait as may.
     pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let job = self.jobs.get(id).ok_or(StoreError::JobNotFound)?;
         let status = job.status();
         if !matches!(status, Status::Failed | Status::TimedOut) {
             return Err(StoreError::NotRetryable(status));
         }
-        let (id, low_priority) = (Arc::clone(&job.record.id), job.record.request.policy.low_priority);
-        let position = self.new_position(low_priority);
+        let (id, request) = (Arc::clone(&job.record.id), &job.record.request);
+        let (low_priority, share) = (request.policy.low_priority, request.share.clone());
+        self.check_queued()?;
+        let position = self.new_position(low_priority, &share);
         let job = self.jobs.get_mut(&id).ok_or(StoreError::JobNotFound)?;
         let record = &mut job.record;
         (record.position, record.state, record.submitted) = (position, State::Queued, now);

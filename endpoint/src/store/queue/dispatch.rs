@@ -20,7 +20,7 @@ impl<P: Content> Queue<P> {
         let lease = known.heartbeat_seen.then_some(now + limits.lease);
         let mut taken = Vec::new();
         while taken.len() < max {
-            let Some((_, id)) = self.waiting.pop_first() else { break };
+            let Some(id) = self.waiting.pop_first() else { break };
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);

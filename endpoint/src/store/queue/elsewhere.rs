@@ -14,6 +14,9 @@ use crate::store::workers::OVERFLOW;
 /// The other endpoint ends a job at its timeout first; this one waits that many times as long as for a worker.
 const GRACES: u32 = 2;
 
+/// Jobs at the front of the queue that are looked at.
+const MAX_LOOKED_AT: usize = 10_000;
+
 impl<P: Content> Queue<P> {
     /// Gives jobs that have waited for too long to the worker [`OVERFLOW`]. Those of low priority stay: they must not cost more. A job's
     /// time to run does not begin yet.
@@ -24,12 +27,13 @@ impl<P: Content> Queue<P> {
         if !known.is_eligible() || self.paused {
             return Vec::new();
         }
-        let first_low = Position { low_priority: true, number: 0 };
         let is_late =
             |id: &JobId| self.jobs.get(id).is_some_and(|job| now.saturating_sub(job.record.submitted) >= overdue.after);
-        let late = self.waiting.range(..first_low).take_while(|(_, id)| is_late(id));
-        let wanted = late.filter(|(_, id)| !overdue.except.contains(*id)).take(overdue.max);
-        let wanted: Vec<_> = wanted.map(|(position, id)| (*position, Arc::clone(id))).collect();
+        // Where clients take turns, older jobs stand behind younger ones.
+        let late = self.waiting.urgent().take(MAX_LOOKED_AT).filter(|id| is_late(id));
+        let wanted = late.filter(|id| !overdue.except.contains(*id)).take(overdue.max);
+        let position = |id: &JobId| self.jobs.get(id).map(|job| (job.record.position, Arc::clone(id)));
+        let wanted: Vec<_> = wanted.filter_map(position).collect();
         let give = |(position, id): (Position, JobId)| {
             self.waiting.remove(&position);
             let (poller, worker) = (Arc::clone(&worker), Arc::clone(&worker));

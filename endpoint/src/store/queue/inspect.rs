@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::counts::{Health, Observation};
-use crate::store::job::Position;
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::views::{JobDetails, JobFilter, JobRow, Load, MAX_SEARCHED, Seen, WorkerView};
@@ -32,31 +31,29 @@ impl<P: Content> Queue<P> {
     /// Everything that is counted.
     #[must_use]
     pub fn observe(&self, now: Timestamp) -> Observation {
-        let first = self.waiting.values().next();
-        Observation { health: self.health(now), totals: self.totals, oldest_wait: self.waited(now, first) }
+        let oldest_wait = self.longest_wait(now, self.waiting.values());
+        Observation { health: self.health(now), totals: self.totals, oldest_wait }
     }
 
     /// The load. Batches need a worker, but not more of them while they wait: they count as one job. Other low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,
     /// because the endpoint is paused.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
-        let first_low = Position { low_priority: true, number: 0 };
-        let waiting = if self.paused { &BTreeMap::new() } else { &self.waiting };
-        let mut urgent = waiting.range(..first_low);
-        let first = urgent.next().map(|(_, id)| id);
-        let batches = usize::from(first.is_none() && !self.paused && self.batches.has_waiting());
+        let batches = usize::from(!self.paused && self.batches.has_waiting() && self.waiting.urgent().next().is_none());
+        let urgent = || self.waiting.urgent().filter(|_| !self.paused);
         let elsewhere = self.workers.get(OVERFLOW).map_or(0, |worker| worker.held.len());
         Load {
-            waiting: usize::from(first.is_some()) + urgent.take(MAX_COUNTED).count() + batches,
-            oldest: self.waited(now, first),
+            waiting: urgent().take(MAX_COUNTED).count() + batches,
+            oldest: self.longest_wait(now, urgent()),
             in_progress: self.in_progress.saturating_sub(elsewhere),
             workers: self.workers(now, usize::MAX),
         }
     }
 
-    fn waited(&self, now: Timestamp, id: Option<&JobId>) -> Option<Timestamp> {
-        let job = self.jobs.get(id?)?;
-        Some(now.saturating_sub(job.record.submitted))
+    /// How long the oldest of these jobs has waited. They are in the order in which workers get them.
+    fn longest_wait<'a>(&self, now: Timestamp, waiting: impl Iterator<Item = &'a JobId>) -> Option<Timestamp> {
+        let jobs = waiting.take(self.waiting.front()).filter_map(|id| self.jobs.get(id));
+        jobs.map(|job| now.saturating_sub(job.record.submitted)).max()
     }
 
     /// The newest jobs that pass the filter. Looks at a bounded number of jobs.

@@ -34,7 +34,7 @@ impl Queue<Filed> {
         match &mut record.state {
             State::Queued if is_draft => {}
             State::Queued => {
-                self.waiting.insert(record.position, Arc::clone(&id));
+                self.waiting.insert(record.position, Arc::clone(&id), record.request.share.clone());
             }
             State::Running(run) => self.restore_run(now, run, &id),
             State::Finished { .. } => {}
@@ -43,6 +43,7 @@ impl Queue<Filed> {
         if let Report::GivenUp { at, until, .. } = &mut record.notices.report {
             *until = *at + self.limits.given_up_retention;
         }
+        self.keys.note(&record.request, &id);
         let mut job = Job::new(record, Stream::restored(items));
         job.recall();
         if let Some(batch) = &batch {
@@ -55,6 +56,15 @@ impl Queue<Filed> {
             self.report(now, &id);
         }
         self.settle(&id);
+    }
+
+    /// Gives rounds to the jobs that wait, once all are there.
+    pub(crate) fn restored(&mut self) {
+        for (position, id, share) in self.waiting.take_all() {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.record.position = self.waiting.place(position.low_priority, position.number, &share);
+            self.waiting.insert(job.record.position, id, share);
+        }
     }
 
     /// No worker could report while the endpoint was away: the lease starts afresh, and a result that was finished in

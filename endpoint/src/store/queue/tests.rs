@@ -10,7 +10,7 @@ use serde_json::value::to_raw_value;
 use super::*;
 use crate::store::error::StoreError;
 use crate::store::payload::Filed;
-use crate::store::{Heartbeat, NewJob, Outcome, Policy, Request, TakenJob};
+use crate::store::{Heartbeat, HistoryQuery, MAX_SEARCHED, NewJob, Outcome, Policy, Request, TakenJob};
 
 fn payload(value: &(impl serde::Serialize + ?Sized)) -> Payload {
     to_raw_value(value).unwrap().into()
@@ -278,4 +278,18 @@ fn what_a_worker_reported_outlives_its_goodbye() {
     queue.heartbeat(AT, "used", &Heartbeat::default());
     queue.poll_started(AT, "used");
     assert_eq!(ids(&queue.take(AT, "used", 1)), ["b"], "the process that replaced it gets jobs at once");
+}
+
+#[test]
+fn a_search_looks_at_a_bounded_number_of_jobs_and_goes_on_where_it_ended() {
+    let names: Vec<_> = (0..=MAX_SEARCHED).map(|number| format!("job-{number}-end")).collect();
+    let queue = queue_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut query = HistoryQuery { text: "JOB-0-".to_owned(), limit: 10, ..HistoryQuery::default() };
+    let first = queue.search(&query);
+    assert!(first.rows.is_empty() && first.next.is_some());
+    query.before = first.next;
+    let second = queue.search(&query);
+    assert_eq!((second.rows.len(), second.next), (1, None));
+    let last = HistoryQuery { limit: 1, before: Some(2), ..HistoryQuery::default() };
+    assert_eq!((queue.search(&last).rows.len(), queue.search(&last).next), (1, None), "nothing is older");
 }

@@ -50,13 +50,14 @@ impl<P: Content> Queue<P> {
         (*run.worker == *worker).then_some(id)
     }
 
-    pub(super) fn new_position(&mut self, low_priority: bool) -> Position {
+    pub(super) fn new_position(&mut self, low_priority: bool, share: &Option<Arc<str>>) -> Position {
         self.last_number += 1;
-        Position { low_priority, number: self.last_number }
+        self.waiting.place(low_priority, self.last_number, share)
     }
 
     pub(super) fn enqueue(&mut self, position: Position, id: &JobId) {
-        self.waiting.insert(position, Arc::clone(id));
+        let share = self.jobs.get(id).and_then(|job| job.record.request.share.clone());
+        self.waiting.insert(position, Arc::clone(id), share);
         self.effects.push(Effect::JobWaiting);
     }
 
@@ -134,7 +135,12 @@ impl<P: Content> Queue<P> {
         let End { status, ending, timed_out, expired } = end;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let record = &mut job.record;
-        let finished = State::Finished { status, forget_at: now + record.request.retention };
+        let forget_at = now + record.request.retention;
+        if self.limits.retention.is_some() {
+            // Its own `ttl` is for the time until its end.
+            record.expires = record.expires.max(forget_at);
+        }
+        let finished = State::Finished { status, forget_at };
         match std::mem::replace(&mut record.state, finished) {
             State::Queued => {
                 self.waiting.remove(&record.position);
@@ -189,6 +195,7 @@ impl<P: Content> Queue<P> {
         self.by_age.remove(&job.record.number);
         self.failed_jobs.remove(&job.record.number);
         self.given_up.remove(&job.record.number);
+        self.keys.forget(&job.record.request);
         self.size -= job.counted;
         self.journal.gone(&job);
         if let Some(batch) = &job.record.request.batch {

@@ -74,6 +74,7 @@ pub(super) fn restore(
             endpoint.queue.restore(now, job, items);
         }
     }
+    endpoints.values_mut().for_each(|endpoint: &mut Restored<Filed>| endpoint.queue.restored());
     Ok(endpoints.into_values().collect())
 }
 

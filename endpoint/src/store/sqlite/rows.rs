@@ -12,7 +12,7 @@ use crate::store::ending::Ending;
 use crate::store::job::{Notices, Position, Record, Report, Run, State};
 use crate::store::payload::{Part, Payload};
 use crate::store::queue::BatchRecord;
-use crate::store::request::{Policy, Request};
+use crate::store::request::{Digest, Idempotency, Policy, Request};
 use crate::store::status::Status;
 use crate::store::views::Attempt;
 
@@ -70,7 +70,7 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl, :far_id)";
+    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl, :far_id, :idempotency_key, :body_digest, :share)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
     let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
@@ -112,6 +112,9 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":execution_deadline": run.and_then(|run| run.execution_deadline).map(millis),
         ":leased": run.map(|run| run.lease.is_some()),
         ":forget_at": forget_at.map(millis),
+        ":idempotency_key": request.idempotency.as_ref().map(|idempotency| idempotency.key),
+        ":body_digest": request.idempotency.as_ref().map(|idempotency| idempotency.body),
+        ":share": request.share.as_deref(),
         ":cost": ending.cost.as_ref().map(|cost| cost.get()),
         ":webhook_given_up": given_up.map(|(at, _)| at),
         ":webhook_error": given_up.map(|(_, reason)| reason),
@@ -128,7 +131,8 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
     let text = |name| row.get::<_, Option<Arc<str>>>(name);
     let number_of = |name| row.get::<_, Option<i64>>(name);
     let time = |name| row.get(name).map(duration);
-    let position = Position { low_priority: row.get("low_priority")?, number: natural(row.get("place")?) };
+    let position = Position { low_priority: row.get("low_priority")?, round: 0, number: natural(row.get("place")?) };
+    let digest = |name| row.get::<_, Option<Digest>>(name);
     let (submitted, expires) = (time("submitted")?, time("expires")?);
     let request = Request {
         input: bytes(row.get("input_bytes")?),
@@ -142,6 +146,10 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
             low_priority: position.low_priority,
         },
         retention: time("retention")?,
+        idempotency: digest("idempotency_key")?
+            .zip(digest("body_digest")?)
+            .map(|(key, body)| Idempotency { key, body }),
+        share: text("share")?,
     };
     let attempt = Attempt {
         number: small(row.get("attempt")?),

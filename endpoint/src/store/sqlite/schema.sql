@@ -1,4 +1,4 @@
--- Format 5. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 6. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -53,7 +53,12 @@ CREATE TABLE jobs (
     -- How long the job may live; in files of earlier versions `expires` less `submitted`.
     ttl INTEGER,
     -- The id of the job at the endpoint that runs it, if that is another one. `execution_deadline` is missing until it has begun there.
-    far_id TEXT
+    far_id TEXT,
+    -- SHA-256, when the client may repeat the submission.
+    idempotency_key BLOB,
+    body_digest BLOB,
+    -- Whose turn the job uses in the queue.
+    share TEXT
 ) STRICT;
 
 CREATE TABLE batches (

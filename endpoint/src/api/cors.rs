@@ -1,0 +1,114 @@
+//! Which web pages of other sites may use the client API (`--cors-allow-origin`). None may, unless the operator names them.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, Method};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
+
+/// How long a browser may remember what is allowed.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// A web page's origin, or `*` for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(HeaderValue);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const ADVICE: &str =
+            "give an origin as a browser sends it, such as https://app.example.org or http://localhost:3000, or *";
+        // Browsers write it in small letters and without a path.
+        let text = text.trim().to_ascii_lowercase();
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._:[]".contains(letter);
+        if text != "*" && !host.is_some_and(|host| !host.is_empty() && host.chars().all(fits)) {
+            return Err(ADVICE);
+        }
+        HeaderValue::from_str(&text).map(Self).map_err(|_| ADVICE)
+    }
+}
+
+impl Origin {
+    /// Whether it stands for all.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.0 == "*"
+    }
+}
+
+/// The origins whose pages may use the client API.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(Arc<[Origin]>);
+
+impl Origins {
+    /// These origins.
+    pub fn new(origins: impl IntoIterator<Item = Origin>) -> Self {
+        Self(origins.into_iter().collect())
+    }
+
+    /// Whether a page of this origin may use the client API.
+    pub(crate) fn allow(&self, origin: &HeaderValue) -> bool {
+        self.0.iter().any(|allowed| allowed.is_any() || allowed.0 == *origin)
+    }
+
+    /// Tells browsers about it; `None` when there is nothing to tell.
+    pub(crate) fn layer(&self) -> Option<CorsLayer> {
+        let layer = CorsLayer::new()
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([RETRY_AFTER])
+            .allow_private_network(true)
+            .max_age(REMEMBERED);
+        if self.0.is_empty() {
+            return None;
+        }
+        if self.0.iter().any(Origin::is_any) {
+            return Some(layer.allow_origin(Any));
+        }
+        Some(layer.allow_origin(AllowOrigin::list(self.0.iter().map(|origin| origin.0.clone()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_has_a_scheme_and_no_path() {
+        for good in
+            ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000", "*", "HTTPS://App.example.org"]
+        {
+            assert!(good.parse::<Origin>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "app.example.org",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "ftp://a",
+            "null",
+            "https://*.a",
+            "https://a b",
+        ] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_named_origins_are_allowed() {
+        let origins = Origins::new(["https://a.org".parse().unwrap()]);
+        let allow = |origin| origins.allow(&HeaderValue::from_static(origin));
+        assert!(allow("https://a.org"));
+        assert!(!allow("https://a.org.evil.org") && !allow("http://a.org") && !allow("null"));
+        assert!(Origins::new(["*".parse().unwrap()]).allow(&HeaderValue::from_static("null")));
+        assert!(
+            !Origins::default().allow(&HeaderValue::from_static("https://a.org"))
+                && Origins::default().layer().is_none()
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! What operators set and clients repeat: how many may wait, how long results stay, who takes turns, keys of submissions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runpod_endpoint::store::{Idempotency, Limits, NewJob, Overrides, Policy, Setup, Status, Store, StoreError};
+use tokio::time::timeout;
+
+use crate::support::{
+    EP, Engine, Memory, SOON, Sqlite, done, job_with, new_job, output_of, status, submit, take, take_ids, view,
+};
+
+fn with_key(id: &str, key: u8, body: u8) -> NewJob {
+    job_with(id, |request| request.idempotency = Some(Idempotency { key: [key; 32], body: [body; 32] }))
+}
+
+fn of_share(id: &str, share: &str) -> NewJob {
+    job_with(id, |request| request.share = Some(share.into()))
+}
+
+async fn repeated_submissions_are_one_job<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let id_of = async |store: &dyn Store, job: NewJob| store.submit(EP, job).await.map(|job| job.id.to_string());
+    assert_eq!(id_of(&*store, with_key("a", 1, 1)).await.as_deref(), Ok("a"));
+    assert_eq!(id_of(&*store, with_key("b", 1, 1)).await.as_deref(), Ok("a"));
+    assert_eq!(id_of(&*store, with_key("b", 1, 2)).await, Err(StoreError::KeyReused));
+    assert_eq!(id_of(&*store, with_key("b", 2, 1)).await.as_deref(), Ok("b"), "another key");
+    let elsewhere = store.submit("other", with_key("a2", 1, 2)).await.unwrap();
+    assert_eq!(&*elsewhere.id, "a2", "another endpoint");
+    assert_eq!(take_ids(&*store, "w", 9).await, ["a", "b"]);
+    store.finish(EP, "w", "a", done("7")).await.unwrap();
+    let repeated = store.submit(EP, with_key("c", 1, 1)).await.unwrap();
+    assert_eq!((&*repeated.id, repeated.status, output_of(&repeated)), ("a", Status::Completed, Some("7")));
+    drop(store);
+    if let Some(store) = engine.reopen() {
+        assert_eq!(id_of(&*store, with_key("c", 1, 1)).await.as_deref(), Ok("a"));
+        assert_eq!(id_of(&*store, with_key("c", 1, 2)).await, Err(StoreError::KeyReused));
+        assert_eq!(store.view(EP, "c", None).await.unwrap_err(), StoreError::JobNotFound);
+        // The record and its key go together.
+        assert_eq!(store.view(EP, "a", Some(Duration::ZERO)).await.unwrap_err(), StoreError::JobNotFound);
+        assert_eq!(id_of(&*store, with_key("c", 1, 2)).await.as_deref(), Ok("c"));
+    }
+}
+
+async fn concurrent_repetitions_are_one_job<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let store = Arc::clone(&store);
+        callers.spawn(async move { store.submit(EP, with_key(&format!("job-{number}"), 1, 1)).await.unwrap().id });
+    }
+    let ids = timeout(SOON, callers.join_all()).await.unwrap();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(store.health(EP).await.unwrap().in_queue, 1);
+}
+
+async fn more_jobs_than_may_wait_are_refused_and_leave_nothing<E: Engine>() {
+    let engine = E::new();
+    let own = Overrides { max_queued: Some(1), ..Overrides::default() };
+    let limits = Limits { max_queued: Some(2), ..Limits::default() };
+    let store = engine.open_with(&Setup { limits, overrides: [("small".to_owned(), own)].into(), ..Setup::default() });
+    for id in ["a", "b"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(store.submit(EP, with_key("c", 1, 1)).await.unwrap_err(), StoreError::TooManyQueued(2));
+    assert_eq!(store.view(EP, "c", None).await.unwrap_err(), StoreError::JobNotFound);
+    store.submit("small", new_job("a")).await.unwrap();
+    assert_eq!(store.submit("small", new_job("b")).await.unwrap_err(), StoreError::TooManyQueued(1));
+    take(&*store, "w", 1).await;
+    // The key of a refused job was not used: another body may have it.
+    assert_eq!(&*store.submit(EP, with_key("d", 1, 2)).await.unwrap().id, "d");
+    assert_eq!(&*store.submit(EP, with_key("e", 1, 2)).await.unwrap().id, "d", "a repetition needs no room");
+    // What comes back is never refused, and `/retry` adds a job like any other.
+    assert_eq!(store.hand_back(EP, "w", &["a".into()]).await, Ok(1));
+    assert_eq!(store.health(EP).await.unwrap().in_queue, 3);
+    take(&*store, "w", 1).await;
+    store.finish(EP, "w", "a", crate::support::failed("no")).await.unwrap();
+    assert_eq!(store.retry(EP, "a").await.unwrap_err(), StoreError::TooManyQueued(2));
+    assert_eq!(status(&*store, "a").await, Status::Failed);
+}
+
+async fn shares_take_turns<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for number in 1..=4 {
+        store.submit(EP, of_share(&format!("a{number}"), "a")).await.unwrap();
+    }
+    for number in 1..=2 {
+        store.submit(EP, of_share(&format!("b{number}"), "b")).await.unwrap();
+    }
+    submit(&*store, "none").await;
+    assert_eq!(take_ids(&*store, "w", 4).await, ["a1", "b1", "none", "a2"]);
+    assert_eq!(store.hand_back(EP, "w", &["a2".into()]).await, Ok(1));
+    drop(store);
+    let Some(store) = engine.reopen() else { return };
+    store.submit(EP, of_share("b3", "b")).await.unwrap();
+    assert_eq!(take_ids(&*store, "w", 9).await, ["a2", "b2", "a3", "b3", "a4"]);
+}
+
+async fn results_are_kept_for_as_long_as_the_operator_wants<E: Engine>() {
+    let engine = E::new();
+    let own = Overrides { retention: Some(Duration::from_secs(3600)), ..Overrides::default() };
+    let setup = Setup { overrides: [("kept".to_owned(), own)].into(), ..Setup::default() };
+    let store = engine.open_with(&setup);
+    let short = || {
+        job_with("a", |request| {
+            request.retention = Duration::from_millis(1);
+            request.policy = Policy { ttl: Duration::from_millis(700), ..Policy::default() };
+        })
+    };
+    for endpoint in ["kept", EP] {
+        store.submit(endpoint, short()).await.unwrap();
+        store.take(endpoint, "w", 1, Duration::ZERO).await.unwrap();
+        store.finish(endpoint, "w", "a", done("7")).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(
+        output_of(&store.view("kept", "a", None).await.unwrap()),
+        Some("7"),
+        "its ttl was for the time before its end"
+    );
+    assert_eq!(store.view(EP, "a", None).await.unwrap_err(), StoreError::JobNotFound);
+    drop(store);
+    if let Some(store) = engine.reopen() {
+        assert_eq!(output_of(&store.view("kept", "a", None).await.unwrap()), Some("7"));
+    }
+}
+
+async fn kept_results_make_room_for_new_jobs<E: Engine>() {
+    let engine = E::new();
+    let limits = Limits { max_jobs: 3, retention: Some(Duration::from_secs(3600)), ..Limits::default() };
+    let store = engine.open(limits);
+    for id in ["a", "b", "c"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(store.submit(EP, new_job("d")).await.unwrap_err(), StoreError::QueueFull, "none of them has ended");
+    take(&*store, "w", 2).await;
+    for id in ["b", "a"] {
+        store.finish(EP, "w", id, done("7")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    submit(&*store, "d").await;
+    assert_eq!(store.view(EP, "b", None).await.unwrap_err(), StoreError::JobNotFound, "the oldest result");
+    assert_eq!(view(&*store, "a").await.status, Status::Completed);
+    assert_eq!(take_ids(&*store, "w", 9).await, ["c", "d"]);
+}
+
+/// One test for each rule, with each store.
+macro_rules! rules {
+    ($($rule:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $rule() { super::$rule::<super::Memory>().await; })*
+        }
+        mod sqlite {
+            $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
+        }
+    };
+}
+
+rules!(
+    repeated_submissions_are_one_job,
+    concurrent_repetitions_are_one_job,
+    more_jobs_than_may_wait_are_refused_and_leave_nothing,
+    shares_take_turns,
+    results_are_kept_for_as_long_as_the_operator_wants,
+    kept_results_make_room_for_new_jobs,
+);
