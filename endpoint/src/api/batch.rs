@@ -166,11 +166,7 @@ struct Attributes {
     request_body(content = Vec<SubmitRequest>, description = "Its first requests, each like the body of /run; may be empty"),
     responses((status = 200, body = NewBatch, description = "The draft"), (status = 429, body = Problem, description = "Too many batches have not ended, or the queue is full")),
 )]
-async fn create(
-    State(app): State<App>,
-    Path(endpoint): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn create(State(app): State<App>, Path(endpoint): Path<String>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let body = read(&app, body).await?;
     let requests: Vec<SubmitRequest> = serde_json::from_slice(&body).map_err(|error| {
@@ -213,12 +209,7 @@ async fn read(app: &App, body: Body) -> Result<Received, ApiError> {
 }
 
 /// The jobs of these requests, or the first mistake with its place.
-async fn jobs(
-    app: &App,
-    endpoint: &str,
-    parts: &Parts,
-    requests: Vec<SubmitRequest>,
-) -> Result<Vec<NewJob>, ApiError> {
+async fn jobs(app: &App, endpoint: &str, parts: &Parts, requests: Vec<SubmitRequest>) -> Result<Vec<NewJob>, ApiError> {
     let caller = CallerKey::of(&parts.extensions);
     let mut jobs = Vec::with_capacity(requests.len());
     for (number, request) in requests.into_iter().enumerate() {

@@ -316,8 +316,6 @@ fn overflow(config: &Config) -> Result<BTreeMap<String, OverflowSettings>, OpenE
     configured.map(open).collect()
 }
 
-fn catalog(config: &Config, own: Option<&str>) -> Catalog {
-    let own = own.map(|id| (id.to_owned(), Policy::default()));
 fn catalog(config: &Config, extra: &Extra<'_>, fair_by: Option<FairBy>) -> Catalog {
     let own = extra.endpoint.map(|id| (id.to_owned(), Policy::default()));
     let configured = config.endpoint.iter().map(|endpoint| (endpoint.id.clone(), endpoint.policy()));

@@ -53,8 +53,8 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
-    Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, MAX_SEARCHED,
-    Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,
+    Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
+    MAX_SEARCHED, Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
 pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};

@@ -27,8 +27,8 @@ use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
 use super::views::{
-    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob, Webhook,
-    WorkerView,
+    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
+    Webhook, WorkerView,
 };
 use super::workers::{Heartbeat, WorkerEvent};
 
@@ -143,21 +143,6 @@ impl<B: Backing> QueueStore<B> {
             Some(output) => self.loaded(endpoint, output).await?,
         };
         Ok(view.and_then(|_| loaded))
-    }
-
-    /// Lines of a list of jobs, without outputs.
-    async fn durable_rows(
-        &self,
-        endpoint: &Endpoint<B>,
-        found: Vec<(Snapshot<B::Content>, Timestamp)>,
-    ) -> Result<Vec<JobRow>, StoreError> {
-        let mut rows = Vec::with_capacity(found.len());
-        for (snapshot, submitted) in found {
-            if let Some(view) = self.durable(endpoint, snapshot).await? {
-                rows.push(JobRow { view: view.and_then(|_| None), submitted });
-            }
-        }
-        Ok(rows)
     }
 
     /// The text of one payload; `None` when its record has expired meanwhile.

@@ -78,7 +78,7 @@ fn endpoint(allowed: &[&str], signed: bool) -> Api {
 fn endpoint_with(guard: Guard, signer: Option<Signer>, limits: Limits, policy: Policy) -> Api {
     let (queue, due) = WebhookQueue::channel();
     let store = MemoryStore::new(Setup { webhooks: queue, limits, ..Setup::default() });
-    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: false };
+    let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), ..Catalog::default() };
     let options = Options { webhooks: TargetCheck::new(guard.clone()), catalog, ..Options::default() };
     let api = Api::build(Keys::default(), options, store);
     let webhooks = Webhooks::new(Arc::clone(&api.app.store), guard, signer).unwrap();

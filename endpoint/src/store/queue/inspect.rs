@@ -1,7 +1,5 @@
 //! Looking at the queue without changing it.
 
-use std::collections::BTreeMap;
-
 use super::Queue;
 use crate::store::clock::Timestamp;
 use crate::store::counts::{Health, Observation};
