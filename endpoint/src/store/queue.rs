@@ -2,6 +2,7 @@
 //!
 //! Each method takes the current time and leaves [`Effect`]s behind for the owner of the machine to perform.
 
+mod batch_table;
 mod batches;
 mod clients;
 mod dispatch;
@@ -33,13 +34,13 @@ use super::request::JobId;
 use super::size::Size;
 use super::status::Status;
 use super::workers::Workers;
-use batches::BatchTable;
+use batch_table::BatchTable;
 use idempotency::Keys;
 use journal::Journal;
 use transitions::End;
 use waiting::Waiting;
 
-pub(crate) use batches::BatchRecord;
+pub(crate) use batch_table::BatchRecord;
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use snapshot::Snapshot;
 

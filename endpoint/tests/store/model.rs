@@ -26,6 +26,10 @@ enum Event {
     Retry { job: usize },
     Drain { job: usize },
     Purge,
+    SetPaused { paused: bool },
+    RetryFailed,
+    Batch { jobs: usize },
+    CancelBatch { batch: usize },
     Reopen,
 }
 
@@ -45,6 +49,10 @@ fn event() -> impl Strategy<Value = Event> {
         2 => job().prop_map(|job| Event::Retry { job }),
         1 => job().prop_map(|job| Event::Drain { job }),
         1 => Just(Event::Purge),
+        1 => prop::bool::weighted(0.3).prop_map(|paused| Event::SetPaused { paused }),
+        1 => Just(Event::RetryFailed),
+        1 => (1..4_usize).prop_map(|jobs| Event::Batch { jobs }),
+        1 => (0..3_usize).prop_map(|batch| Event::CancelBatch { batch }),
         2 => Just(Event::Reopen),
     ]
 }
@@ -66,6 +74,7 @@ struct Observer<E> {
     reopens: bool,
     store: Arc<dyn Store>,
     jobs: usize,
+    batches: usize,
     /// Who got the job last, and which attempt it was.
     takers: HashMap<usize, (&'static str, u32)>,
     looks: Vec<Look>,
@@ -81,7 +90,16 @@ impl<E: Engine> Observer<E> {
     fn new(reopens: bool) -> Self {
         let engine = E::new();
         let store = engine.open(Limits::default());
-        Self { engine, reopens, store, jobs: 0, takers: HashMap::new(), looks: Vec::new(), trace: Vec::new() }
+        Self {
+            engine,
+            reopens,
+            store,
+            jobs: 0,
+            batches: 0,
+            takers: HashMap::new(),
+            looks: Vec::new(),
+            trace: Vec::new(),
+        }
     }
 
     async fn apply(&mut self, step: usize, event: &Event) {
@@ -141,6 +159,28 @@ impl<E: Engine> Observer<E> {
                 let purged = self.store.purge(EP).await;
                 self.trace.push(format!("{purged:?}"));
             }
+            Event::SetPaused { paused } => self.store.set_paused(EP, *paused).await.unwrap(),
+            Event::RetryFailed => {
+                let retried = self.store.retry_failed(EP).await.unwrap();
+                let failed =
+                    self.looks.iter_mut().filter(|look| matches!(look.status, Status::Failed | Status::TimedOut));
+                // Their first ends do not count any more.
+                let failed = failed.map(|look| look.status = Status::InQueue).count();
+                assert_eq!(retried, failed);
+            }
+            Event::Batch { jobs } => {
+                let batch = format!("batch-{}", self.batches);
+                let new = (self.jobs..self.jobs + jobs).map(|job| new_job(&id(job))).collect();
+                if self.store.create_batch(EP, batch.clone().into(), new).await.is_ok() {
+                    self.store.finalize_batch(EP, &batch).await.unwrap();
+                    self.jobs += jobs;
+                    self.batches += 1;
+                }
+            }
+            Event::CancelBatch { batch } => {
+                let cancelled = self.store.cancel_batch(EP, &format!("batch-{batch}")).await.map(|batch| batch.state);
+                self.trace.push(format!("{cancelled:?}"));
+            }
             Event::Reopen if self.reopens => {
                 // A file can be opened again only once it is closed.
                 self.store = Memory.open(Limits::default());
@@ -180,6 +220,9 @@ impl<E: Engine> Observer<E> {
         let health = self.store.health(EP).await.unwrap();
         let count = |wanted| looks.iter().filter(|look| look.status == wanted).count();
         assert_eq!((health.in_queue, health.in_progress), (count(Status::InQueue), count(Status::InProgress)));
+        let batches = self.store.batches(EP, 0, usize::MAX).await.unwrap().entries;
+        let batches: Vec<_> = batches.into_iter().map(|batch| (batch.id, batch.state, batch.counts)).collect();
+        self.trace.push(format!("{batches:?}, paused: {}", health.paused));
         self.trace.push(format!("{} completed, {} failed, {looks:?}", health.completed, health.failed));
         self.looks = looks;
     }
