@@ -19,6 +19,9 @@ js_client := .venv/js/.installed-$(js_client_version)
 # The official OpenAI package, which asks the OpenAI routes in another one.
 openai_client_version := 3.57.0
 openai_client := .venv/openai/.installed-$(openai_client_version)
+# The same for JavaScript: the newest release for the Node.js of Debian.
+openai_js_client_version := 6.49.0
+openai_js_client := .venv/openai-js/.installed-$(openai_js_client_version)
 # The browser and schema tests take what is built already. Built alone, it would be built again with other features.
 built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 # End-to-end tests mostly wait, so more of them than there are cores run at the same time.
@@ -69,7 +72,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 # The programs are built before the tests, because the end-to-end tests start them. With TEST_SKIPS=fail a test that cannot run
 # here is a failure, unless it needs a GPU.
 .PHONY: test
-test: tools libtorch models python-client js-client openai-client test-packages lint ## Everything that CI runs: lint, all tests
+test: tools libtorch models python-client js-client openai-client openai-js-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
 	$(built_endpoint) tests/console/run.sh
@@ -183,10 +186,16 @@ $(python_client) $(python_client_2) $(openai_client): .venv/%:
 .PHONY: js-client
 js-client: $(js_client)
 
-$(js_client):
+.PHONY: openai-js-client
+openai-js-client: $(openai_js_client)
+
+$(js_client): npm_package := runpod-sdk
+$(openai_js_client): npm_package := openai
+
+$(js_client) $(openai_js_client): .venv/%:
 	@command -v node >/dev/null && command -v npm >/dev/null || tests/install-packages.sh nodejs npm
-	rm -rf .venv/js
-	npm install --silent --no-audit --no-fund --prefix .venv/js runpod-sdk@$(js_client_version)
+	rm -rf $(@D)
+	npm install --silent --no-audit --no-fund --prefix $(@D) $(npm_package)@$(patsubst .installed-%,%,$(@F))
 	touch $@
 
 # What tests start besides our own programs: a real Prometheus and Alertmanager for the shipped rules, `readelf` for what a program

@@ -1,4 +1,4 @@
-//! The official programs: the Python package as client and as worker, the JavaScript SDK and the OpenAI package as clients.
+//! The official programs: the Python package as client and as worker, the JavaScript SDK and the OpenAI packages as clients.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(crate) async fn each<F: Future<Output = ()> + Send + 'static>(test: impl Fn(
     }
 }
 
-/// What `make python-client`, `make js-client` and `make openai-client` install.
+/// What `make python-client`, `make js-client`, `make openai-client` and `make openai-js-client` install.
 fn installed(name: &str, inside: &str, target: &str) -> PathBuf {
     let folder = repository().join(".venv").join(name);
     assert!(folder.join(inside).is_dir(), "the official package is not installed: run `make {target}`");
@@ -90,15 +90,32 @@ pub(crate) fn javascript_client(base: &str) -> Value {
     printed(Daemon::start("client.mjs", Path::new("node"), &args, &[]))
 }
 
-/// What the official OpenAI client printed; `base` is the URL up to and including `/v1`.
-pub(crate) fn openai_client(base: &str) -> Value {
-    let env = packages_env(&installed("openai", "openai", "openai-client"));
-    printed(Daemon::start(
-        "openai_client.py",
-        Path::new("python3"),
-        &[script("openai_client.py"), base.to_owned()],
-        &env,
-    ))
+/// An official OpenAI client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenAi {
+    /// For Python.
+    Python,
+    /// For JavaScript.
+    JavaScript,
+}
+
+/// What an official OpenAI client printed; `base` is the URL up to and including `/v1`. With `models`, only the failures of a chat
+/// with each of them.
+pub(crate) fn openai_client(client: OpenAi, base: &str, models: &[&str]) -> Value {
+    let args = [base].into_iter().chain(models.iter().copied()).map(str::to_owned);
+    printed(match client {
+        OpenAi::Python => {
+            let env = packages_env(&installed("openai", "openai", "openai-client"));
+            let args: Vec<String> = [script("openai_client.py")].into_iter().chain(args).collect();
+            Daemon::start("openai_client.py", Path::new("python3"), &args, &env)
+        }
+        OpenAi::JavaScript => {
+            let packages = installed("openai-js", "node_modules/openai", "openai-js-client");
+            let packages = packages.to_string_lossy().into_owned();
+            let args: Vec<String> = [script("openai_client.mjs"), packages].into_iter().chain(args).collect();
+            Daemon::start("openai_client.mjs", Path::new("node"), &args, &[])
+        }
+    })
 }
 
 /// The JSON document in the last line that a program prints.

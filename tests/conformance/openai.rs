@@ -1,16 +1,22 @@
-//! The official OpenAI client, unmodified, and the example `text-generation` behind the endpoint's OpenAI routes.
+//! The official OpenAI clients, unmodified, against the endpoint's OpenAI routes: with the example `text-generation`, and with a worker
+//! whose jobs fail.
 
-use end_to_end_tests::{Stack, WorkerOptions, repository};
-use serde_json::json;
+use end_to_end_tests::{Endpoint, Stack, WorkerOptions, repository};
+use serde_json::{Value, json};
 
-use crate::official;
+use crate::official::{self, OpenAi};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_openai_client_chats_completes_streams_and_sees_errors() {
+async fn the_openai_client_for_python_chats_completes_streams_and_sees_errors() {
+    // The name of the class for a status that has no class of its own.
+    chats_completes_streams_and_sees_errors(OpenAi::Python, "APIStatusError").await;
+}
+
+async fn chats_completes_streams_and_sees_errors(client: OpenAi, other_error: &str) {
     let model = repository().join(".models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let options = WorkerOptions::default().env("TEXT_GENERATION_MODEL", &model.to_string_lossy());
     let stack = Stack::start("text-generation", options).await;
-    let seen = official::openai_client(&stack.client.url("/openai/v1"));
+    let seen = official::openai_client(client, &stack.client.url("/openai/v1"), &[]);
 
     assert_eq!(seen["models"], json!(["SmolLM2-135M-Instruct"]));
     let chat = seen["chat"].as_str().unwrap();
@@ -39,7 +45,7 @@ async fn the_openai_client_chats_completes_streams_and_sees_errors() {
         ("model", unknown, "there is no model \"gpt-5\" here"),
         ("model, streamed", unknown, "there is no model \"gpt-5\" here"),
         ("route", unknown, "there is no route"),
-        ("form", ("APIStatusError", 415, "invalid_request_error"), "base64"),
+        ("form", (other_error, 415, "invalid_request_error"), "base64"),
     ] {
         let failure = &seen["failures"][case];
         assert_eq!(
@@ -48,5 +54,61 @@ async fn the_openai_client_chats_completes_streams_and_sees_errors() {
             "{case}: one request, because none of these helps when it is repeated: {failure}"
         );
         assert!(failure["message"].as_str().unwrap().contains(words), "{case}: {failure}");
+    }
+}
+
+/// Ends every job with the error that its request names as the model; one without a model completes. Runs until its endpoint is gone.
+async fn fail_jobs(base: String) {
+    let http = reqwest::Client::new();
+    loop {
+        let Ok(taken) = http.get(format!("{base}/job-take/worker-1")).send().await else { return };
+        let Ok(job) = taken.json::<Value>().await else { continue };
+        let Some(id) = job["id"].as_str() else { continue };
+        let result = match job["input"]["openai_input"]["model"].as_str() {
+            Some(kind @ ("timeout" | "oom" | "validation")) => {
+                let error = json!({"error_type": kind, "error_message": "as asked", "hostname": "h"});
+                json!({"error": error.to_string()})
+            }
+            Some(text) => json!({ "error": text }),
+            None => json!({"output": "no model"}),
+        };
+        let done = http.post(format!("{base}/job-done/worker-1/{id}?isStream=false")).json(&result);
+        if done.send().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_clients_repeat_what_may_pass_and_nothing_else() {
+    let endpoint = Endpoint::start(&["--hold", "1s"]).await;
+    let client = endpoint.client();
+    tokio::spawn(fail_jobs(client.url("")));
+    // A worker that only fails gets no more jobs.
+    assert_eq!(client.run(json!({})).await["status"], "COMPLETED");
+    let cases = [
+        ("validation", "BadRequestError", 400, "as asked"),
+        ("vLLM returned HTTP 404: none", "NotFoundError", 404, "none"),
+        ("vLLM returned HTTP 429: slow", "RateLimitError", 429, "slow"),
+        ("oom", "InternalServerError", 500, "as asked"),
+        ("timeout", "InternalServerError", 504, "as asked"),
+    ];
+    let models = cases.map(|(model, ..)| model);
+    for official in [OpenAi::Python, OpenAi::JavaScript] {
+        let seen = official::openai_client(official, &client.url("/openai/v1"), &models);
+        for (model, error, status, words) in cases {
+            // The clients make two more tries by default.
+            let requests = if status == 429 || status >= 500 { 3 } else { 1 };
+            for case in [model.to_owned(), format!("{model}, streamed")] {
+                let failure = &seen[&case];
+                assert_eq!(
+                    (&failure["error"], &failure["status"], &failure["requests"]),
+                    (&json!(error), &json!(status), &json!(requests)),
+                    "{official:?}, {case}: {failure}"
+                );
+                let message = failure["message"].as_str().unwrap();
+                assert!(message.contains(words) && !message.contains("hostname"), "{official:?}, {case}: {failure}");
+            }
+        }
     }
 }

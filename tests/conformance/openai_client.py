@@ -1,6 +1,8 @@
 """Asks the OpenAI routes of an endpoint with the unmodified official client, and prints what it got as one JSON document.
 
-usage: openai_client.py BASE_URL
+usage: openai_client.py BASE_URL [MODEL…]
+
+With models, only the failures of a chat with each of them.
 """
 
 import asyncio
@@ -50,13 +52,21 @@ def completion(**changes):
     return client.completions.create(**{**TEXT, **changes})
 
 
+def failures_of(models):
+    seen = {}
+    for model in models:
+        seen[model] = failure(chat, model=model)
+        seen[f"{model}, streamed"] = failure(lambda: list(chat(model=model, stream=True)))
+    return seen
+
+
 async def asynchronous():
     async with openai.AsyncOpenAI(base_url=sys.argv[1], api_key="any") as other:
         stream = await other.chat.completions.create(**CHAT, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
-def main():
+def everything():
     seen = {"models": [model.id for model in client.models.list()]}
 
     whole = chat()
@@ -89,7 +99,8 @@ def main():
         "route": failure(client.embeddings.create, model=MODEL, input="a"),
         "form": failure(client.audio.transcriptions.create, model=MODEL, file=("a.wav", b"RIFF")),
     }
-    print(json.dumps(seen))
+    return seen
 
 
-main()
+models = sys.argv[2:]
+print(json.dumps(failures_of(models) if models else everything()))

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::sleep;
 use std::time::Duration;
 
-use end_to_end_tests::{S3Server, Stack, WorkerOptions, free_port};
+use end_to_end_tests::{S3Server, Stack, WorkerOptions, eventually, free_port};
 use serde_json::{Value, json};
 
 use crate::failures::error;
@@ -31,6 +31,14 @@ fn endless() -> SocketAddr {
             }
         }
     });
+    address
+}
+
+/// A server that never answers.
+fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().flatten().collect::<Vec<_>>());
     address
 }
 
@@ -126,5 +134,29 @@ async fn handlers_of_every_kind_upload_large_outputs() {
             };
             assert_eq!(sent.as_str().map(str::len), Some(bytes), "{mode}: {job}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_hangs_holds_up_no_other_job_and_ends_when_its_job_is_cancelled() {
+    let bucket = format!("http://{}", silent());
+    for mode in TOGETHER {
+        let options = with_bucket(&bucket).env(mode, "1").env("RUNPOD_UPLOAD_OUTPUT_ABOVE_BYTES", "2000");
+        let stack = Stack::start("puppet-handler", options).await;
+        let pid = stack.worker.handler_pid().await;
+        let uploading = stack.client.submit(json!({"do": "big_output", "bytes": 2001})).await;
+        stack.client.reaches(&uploading, "IN_PROGRESS").await;
+        for _ in 0..3 {
+            let other = stack.client.run(json!({"do": "big_output", "bytes": 10})).await;
+            assert_eq!((&other["status"], &other["output"]), (&json!("COMPLETED"), &json!("x".repeat(10))), "{mode}");
+        }
+        assert_eq!(stack.client.status(&uploading).await["status"], "IN_PROGRESS", "{mode}: its output is on its way");
+        stack.client.cancel(&uploading).await;
+        eventually("its slot to be free", async || {
+            let slots = stack.worker.health().await["worker"]["slots"].clone();
+            (slots["busy"] == 0 && slots["lingering"] == 0).then_some(())
+        })
+        .await;
+        assert_eq!(stack.worker.handler_pid().await, pid, "{mode}: the process goes on");
     }
 }

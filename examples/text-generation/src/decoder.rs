@@ -79,8 +79,8 @@ impl Decoder {
         self.vocabulary.is_end(token)
     }
 
-    /// Reads the tokens of a prompt, at least one. Returns the text and a score for each token that may follow. Before each pass
-    /// through the network, `between` is called; its error ends the work.
+    /// Reads the tokens of a prompt, at least one. Returns the text and a score for each token that may follow, `[1, tokens]`. Before each
+    /// pass through the network, `between` is called; its error ends the work.
     ///
     /// # Errors
     /// Those of `between`, and those of the network.
@@ -88,7 +88,7 @@ impl Decoder {
         &mut self,
         prompt: &[i64],
         mut between: impl FnMut() -> Result<(), E>,
-    ) -> Result<(Text, Vec<f32>), E> {
+    ) -> Result<(Text, Tensor), E> {
         let _no_grad = tch::no_grad_guard();
         let mut text = Text { row: self.cache.add_row().map_err(ModelError::from)?, length: 0 };
         let mut scores = None;
@@ -98,34 +98,35 @@ impl Decoder {
             scores = Some(self.pass(row, &[text.length], ids).map_err(ModelError::from)?);
             text.length += ids.len() as i64;
         }
-        let scores = scores.map_or_else(|| Ok(vec![0.0]), |scores| Vec::try_from(scores.view(-1)));
-        Ok((text, scores.map_err(ModelError::from)?))
+        Ok((text, scores.ok_or(ModelError::EmptyPrompt)?))
     }
 
-    /// Appends one token to each of these texts, in one pass if these are all texts that exist. Returns, for each, a score for each
-    /// token that may follow. A text with [`context`](Self::context) tokens cannot go on.
+    /// Appends one token to each of these texts, at least one, in one pass if these are all texts that exist. Returns, for each, a score
+    /// for each token that may follow: `[texts, tokens]`. A text with [`context`](Self::context) tokens cannot go on.
     ///
     /// # Errors
     /// Those of the network.
-    pub fn step(&mut self, texts: &mut [(&mut Text, i64)]) -> Result<Vec<Vec<f32>>, ModelError> {
-        if texts.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub fn step(&mut self, texts: &mut [(&mut Text, i64)]) -> Result<Tensor, ModelError> {
         let _no_grad = tch::no_grad_guard();
         self.cache.close_gaps()?;
         // Row by row, whatever the order of the texts.
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&index| texts[index].0.row.index());
-        let mut scores = vec![Vec::new(); texts.len()];
         let row = |index: usize| texts[index].0.row.index();
+        let mut scores = Vec::new();
         for together in order.chunk_by(|&index, &next| row(index) + 1 == row(next)) {
             let starts: Vec<i64> = together.iter().map(|&index| texts[index].0.length).collect();
             let ids: Vec<i64> = together.iter().map(|&index| texts[index].1).collect();
-            let by_row: Vec<Vec<f32>> = Vec::try_from(self.pass(row(together[0]), &starts, &ids)?)?;
-            together.iter().zip(by_row).for_each(|(&index, row)| scores[index] = row);
+            scores.push(self.pass(row(together[0]), &starts, &ids)?);
         }
         texts.iter_mut().for_each(|text| text.0.length += 1);
-        Ok(scores)
+        let scores = Tensor::f_cat(&scores, 0)?;
+        if order.is_sorted() {
+            return Ok(scores);
+        }
+        let mut places = vec![0; order.len()];
+        order.iter().zip(0_i64..).for_each(|(&index, place)| places[index] = place);
+        Ok(scores.f_index_select(0, &Tensor::f_from_slice(&places)?.f_to_device(self.device)?)?)
     }
 
     fn pass(&mut self, first_row: i64, starts: &[i64], ids: &[i64]) -> Result<Tensor, TchError> {

@@ -25,6 +25,9 @@ pub enum ModelError {
     /// The tokenizer failed.
     #[error("the text cannot be tokenized: {0}")]
     Tokenize(String),
+    /// There is nothing to go on with.
+    #[error("a prompt needs at least one token")]
+    EmptyPrompt,
     /// An operation of libtorch failed.
     #[error(transparent)]
     Torch(#[from] tch::TchError),

@@ -9,7 +9,7 @@ use crate::decoder::{Decoder, Text};
 use crate::error::ModelError;
 use crate::openai::{Answer, Asked, Form, error_object, models};
 use crate::request::{Input, Request};
-use crate::sampler::Sampler;
+use crate::sampler::{Sampler, choose};
 use crate::written::Written;
 
 /// Environment variable with the model's file.
@@ -42,9 +42,7 @@ pub enum Sequence {
 #[derive(Debug)]
 pub struct Writing {
     text: Text,
-    /// How well each token would follow.
-    scores: Vec<f32>,
-    /// The last token, which the network has not read yet.
+    /// The next token. The network has not read it yet.
     token: i64,
     sampler: Sampler,
     written: Written,
@@ -78,11 +76,11 @@ impl TextGeneration {
         self.check_model(request.model.as_deref())?;
         let prompt = self.prompt(&request)?;
         let (text, scores) = self.decoder.read(&prompt, || Ok::<_, HandlerError>(job.stop_point()?))?;
+        let mut sampler = Sampler::new(request.temperature.unwrap_or(1.0), request.top_p.unwrap_or(1.0), request.seed);
         Ok(Sequence::Writing(Box::new(Writing {
             text,
-            scores,
-            token: 0,
-            sampler: Sampler::new(request.temperature.unwrap_or(1.0), request.top_p.unwrap_or(1.0), request.seed),
+            token: choose(&scores, &mut [&mut sampler])?[0],
+            sampler,
             answer: Answer::new(form, job.id(), &self.name),
             prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX),
             tokens: 0,
@@ -145,9 +143,8 @@ impl Sequence {
 }
 
 impl Writing {
-    /// Chooses the next token. Returns the text that can be shown.
+    /// Writes the next token. Returns the text that can be shown.
     fn write(&mut self, decoder: &Decoder) -> String {
-        self.token = self.sampler.choose(&self.scores);
         if decoder.is_end(self.token) {
             self.ended = Some("stop");
             return self.written.finish();
@@ -221,7 +218,8 @@ impl StepHandler for TextGeneration {
     /// The first pass through the network allocates memory.
     fn warm_up(&mut self) -> Result<(), HandlerError> {
         let (mut text, _) = self.decoder.read(&[1, 2, 3], || Ok::<_, ModelError>(()))?;
-        self.decoder.step(&mut [(&mut text, 4)])?;
+        let scores = self.decoder.step(&mut [(&mut text, 4)])?;
+        choose(&scores, &mut [&mut Sampler::new(1.0, 1.0, None)])?;
         Ok(())
     }
 
@@ -244,9 +242,14 @@ impl StepHandler for TextGeneration {
         }
         let going_on = running.iter_mut().filter(|one| !one.is_finished());
         let mut going_on: Vec<&mut Writing> = going_on.filter_map(|one| one.sequence.writing()).collect();
+        if going_on.is_empty() {
+            return Ok(());
+        }
         let mut texts: Vec<_> = going_on.iter_mut().map(|writing| (&mut writing.text, writing.token)).collect();
         let scores = self.decoder.step(&mut texts)?;
-        going_on.into_iter().zip(scores).for_each(|(writing, scores)| writing.scores = scores);
+        let mut samplers: Vec<_> = going_on.iter_mut().map(|writing| &mut writing.sampler).collect();
+        let tokens = choose(&scores, &mut samplers)?;
+        going_on.into_iter().zip(tokens).for_each(|(writing, token)| writing.token = token);
         Ok(())
     }
 }

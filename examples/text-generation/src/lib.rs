@@ -17,5 +17,5 @@ pub use decoder::{Decoder, Text};
 pub use error::ModelError;
 pub use handler::{Sequence, TextGeneration, Writing};
 pub use request::{Input, Message, Request, Role, StopWords, StreamOptions};
-pub use sampler::Sampler;
+pub use sampler::{Sampler, choose};
 pub use written::Written;

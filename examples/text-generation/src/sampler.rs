@@ -1,8 +1,9 @@
-//! Chooses the next token.
+//! Chooses the next tokens: those of all texts in one pass, on the device that has computed their scores.
 
 use fastrand::Rng;
+use tch::{Kind, TchError, Tensor};
 
-/// How tokens are chosen.
+/// How the tokens of a text are chosen.
 #[derive(Debug)]
 pub struct Sampler {
     /// 0 takes the best token, 1 the distribution of the model, more a flatter one.
@@ -18,49 +19,47 @@ impl Sampler {
         Self { temperature, top_p, random: seed.map_or_else(Rng::new, Rng::with_seed) }
     }
 
-    /// One token, given the score of each token. Scores are logits: only their differences count.
-    pub fn choose(&mut self, scores: &[f32]) -> i64 {
-        let (mut best, mut highest) = (0, f32::NEG_INFINITY);
-        for (token, &score) in scores.iter().enumerate() {
-            if score > highest {
-                (best, highest) = (token, score);
-            }
-        }
-        if self.temperature <= 0.0 {
-            return best as i64;
-        }
-        let mut candidates: Vec<(usize, f32)> = scores
-            .iter()
-            .map(|score| ((score - highest) / self.temperature).exp())
-            .enumerate()
-            .filter(|candidate| candidate.1 > 0.0)
-            .collect();
-        let mut total: f32 = candidates.iter().map(|candidate| candidate.1).sum();
-        if self.top_p < 1.0 {
-            total = keep_best(&mut candidates, total * self.top_p);
-        }
-        let mut left = self.random.f32() * total;
-        for &(token, weight) in &candidates {
-            left -= weight;
-            if left < 0.0 {
-                return token as i64;
-            }
-        }
-        // Rounding can leave a little of the random number.
-        best as i64
+    fn takes_the_best(&self) -> bool {
+        self.temperature <= 0.0
     }
 }
 
-/// Keeps the heaviest candidates that together weigh at least `wanted`. Returns their weight.
-fn keep_best(candidates: &mut Vec<(usize, f32)>, wanted: f32) -> f32 {
-    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-    let mut weight = 0.0;
-    let enough = candidates.iter().position(|candidate| {
-        weight += candidate.1;
-        weight >= wanted
-    });
-    candidates.truncate(enough.map_or(candidates.len(), |last| last + 1));
-    weight
+/// One token for each row of `scores`, `[rows, vocabulary]`, chosen by the sampler of the row. Scores are logits: only their differences
+/// count.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn choose(scores: &Tensor, samplers: &mut [&mut Sampler]) -> Result<Vec<i64>, TchError> {
+    let best: Vec<i64> = Vec::try_from(scores.f_argmax(-1, false)?)?;
+    if samplers.iter().all(|sampler| sampler.takes_the_best()) {
+        return Ok(best);
+    }
+    let column = |numbers: Vec<f32>| Tensor::f_from_slice(&numbers)?.f_view([-1, 1])?.f_to_device(scores.device());
+    let temperature = |sampler: &Sampler| if sampler.takes_the_best() { 1.0 } else { sampler.temperature };
+    let temperatures = column(samplers.iter().map(|sampler| temperature(sampler)).collect())?;
+    let weights = scores.f_div(&temperatures)?.f_softmax(-1, Kind::Float)?;
+    for (row, sampler) in (0..).zip(&*samplers).filter(|(_, sampler)| sampler.top_p < 1.0) {
+        keep_best(&weights.f_get(row)?, sampler.top_p)?;
+    }
+    // The token at which the sum of the weights exceeds a random part of all of them.
+    let sums = weights.f_cumsum(-1, Kind::Float)?;
+    let parts = column(samplers.iter_mut().map(|sampler| sampler.random.f32()).collect())?;
+    let wanted = parts.f_mul(&sums.f_select(1, -1)?.f_unsqueeze(1)?)?;
+    let chosen = wanted.f_searchsorted(&sums, false, true, "right", None::<&Tensor>)?;
+    let (chosen, tokens): (Vec<i64>, i64) = (Vec::try_from(chosen.f_view(-1)?)?, sums.size2()?.1);
+    let choices = chosen.into_iter().zip(best).zip(&*samplers);
+    // Rounding can leave a little of the sum.
+    Ok(choices.map(|((token, best), one)| if one.takes_the_best() || token >= tokens { best } else { token }).collect())
+}
+
+/// Takes the weight of all but the heaviest tokens, which together weigh at least `wanted`.
+fn keep_best(weights: &Tensor, wanted: f32) -> Result<(), TchError> {
+    let (sorted, order) = weights.f_sort(-1, true)?;
+    let heavier = sorted.f_cumsum(-1, Kind::Float)?.f_sub(&sorted)?;
+    let dropped = order.f_masked_select(&heavier.f_ge(f64::from(wanted))?)?;
+    // In place.
+    let _ = weights.shallow_clone().f_index_fill_(0, &dropped, 0.0)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -68,13 +67,15 @@ mod tests {
     use super::*;
 
     /// Probabilities 1/2, 1/4, 1/8, 1/8.
-    fn scores() -> Vec<f32> {
-        [0.125_f32, 0.5, 0.125, 0.25].map(f32::ln).to_vec()
+    fn scores(rows: i64) -> Tensor {
+        Tensor::from_slice(&[0.125_f32, 0.5, 0.125, 0.25]).log().repeat([rows, 1])
     }
 
     fn shares(mut sampler: Sampler) -> Vec<f32> {
         let mut counts = [0.0; 4];
-        (0..4000).for_each(|_| counts[sampler.choose(&scores()) as usize] += 1.0 / 4000.0);
+        for _ in 0..4000 {
+            counts[choose(&scores(1), &mut [&mut sampler]).unwrap()[0] as usize] += 1.0 / 4000.0;
+        }
         counts.to_vec()
     }
 
@@ -104,9 +105,24 @@ mod tests {
     fn a_seed_repeats_the_choices() {
         let choices = |seed| {
             let mut sampler = Sampler::new(1.0, 1.0, Some(seed));
-            (0..32).map(|_| sampler.choose(&scores())).collect::<Vec<_>>()
+            (0..32).map(|_| choose(&scores(1), &mut [&mut sampler]).unwrap()[0]).collect::<Vec<_>>()
         };
         assert_eq!(choices(7), choices(7));
         assert_ne!(choices(7), choices(8));
+    }
+
+    #[test]
+    fn rows_do_not_influence_each_other() {
+        let samplers = || {
+            [(0.0, 1.0), (1.0, 1.0), (0.5, 1.0), (1.0, 0.7), (1.0, 0.0)]
+                .map(|(temperature, top_p)| Sampler::new(temperature, top_p, Some(3)))
+        };
+        let (mut together, mut alone) = (samplers(), samplers());
+        for _ in 0..32 {
+            let mut all: Vec<&mut Sampler> = together.iter_mut().collect();
+            let expected: Vec<i64> =
+                alone.iter_mut().map(|sampler| choose(&scores(1), &mut [sampler]).unwrap()[0]).collect();
+            assert_eq!(choose(&scores(5), &mut all).unwrap(), expected);
+        }
     }
 }
