@@ -12,6 +12,11 @@ async fn the_openai_client_for_python_chats_completes_streams_and_sees_errors() 
     chats_completes_streams_and_sees_errors(OpenAi::Python, "APIStatusError").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_client_for_javascript_chats_completes_streams_and_sees_errors() {
+    chats_completes_streams_and_sees_errors(OpenAi::JavaScript, "APIError").await;
+}
+
 async fn chats_completes_streams_and_sees_errors(client: OpenAi, other_error: &str) {
     let model = repository().join(".models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let options = WorkerOptions::default().env("TEXT_GENERATION_MODEL", &model.to_string_lossy());

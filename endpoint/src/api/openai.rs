@@ -74,11 +74,12 @@ async fn pass(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
+    let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
+    // After its body was read: a client that is still sending it would see a broken connection, and try again.
     if is_form(&headers) {
         return Err(ApiError::FormBody);
     }
-    let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
-    let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
     let (request, options) = read_request(&method, &body)?;
     let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
     let input =
