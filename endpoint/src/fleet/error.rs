@@ -40,6 +40,9 @@ pub enum FleetError {
         /// What one worker wants.
         per_worker: usize,
     },
+    /// No port for a worker behind a load balancer.
+    #[error("no free port for a worker: {0}; end programs that hold ports, or start fewer workers")]
+    NoPort(#[source] std::io::Error),
     /// The store refused to note the worker.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -48,7 +51,7 @@ pub enum FleetError {
 impl FleetError {
     /// Whether starting may succeed later: this machine has no room for one more process at the moment.
     pub(crate) fn is_temporary(&self) -> bool {
-        let Self::Spawn { error, .. } = self else { return false };
+        let (Self::Spawn { error, .. } | Self::NoPort(error)) = self else { return false };
         let full = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
         error.raw_os_error().is_some_and(|code| full.iter().any(|errno| errno.raw_os_error() == code))
     }
