@@ -2,10 +2,11 @@
 //!
 //! [`store`] holds the jobs and decides, [`api`] serves it over HTTP, [`console`] shows it, [`monitoring`] counts, [`alerts`] sends
 //! alerts, [`server`] listens, [`fleet`] runs local workers, [`local`] records their state, [`overflow`] has late jobs run by another
-//! endpoint, [`cli`] is the program.
+//! endpoint, `balancer` passes HTTP requests on to workers that answer them themselves, [`cli`] is the program.
 
 pub mod alerts;
 pub mod api;
+mod balancer;
 pub mod cli;
 pub mod console;
 pub mod faults;

@@ -1,7 +1,9 @@
 //! The environment variables that tell a worker where its endpoint is.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::balancer::PROBE_PATH;
 use crate::secret::Secret;
 use crate::store::ping_interval;
 
@@ -26,6 +28,19 @@ pub fn worker_env(
         ("RUNPOD_WEBHOOK_PING", url("ping/$RUNPOD_POD_ID")),
         ("RUNPOD_PING_INTERVAL", ping_interval(lease).as_millis().to_string()),
         ("RUNPOD_AI_API_KEY", key.map_or(PLACEHOLDER_KEY, Secret::expose).to_owned()),
+        ("RUNPOD_POD_ID", worker.to_owned()),
+        ("RUNPOD_ENDPOINT_ID", endpoint.to_owned()),
+    ]
+}
+
+/// The variables of a worker that answers HTTP requests itself, on a load-balancing endpoint.
+#[must_use]
+pub(crate) fn served_worker_env(endpoint: &str, worker: &str, address: SocketAddr) -> Vec<(&'static str, String)> {
+    vec![
+        ("RUNPOD_WORKER_BIND", address.to_string()),
+        ("PORT", address.port().to_string()),
+        ("PORT_HEALTH", address.port().to_string()),
+        ("HEALTH_CHECK_PATH", PROBE_PATH.to_owned()),
         ("RUNPOD_POD_ID", worker.to_owned()),
         ("RUNPOD_ENDPOINT_ID", endpoint.to_owned()),
     ]

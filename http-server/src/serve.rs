@@ -10,11 +10,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -73,7 +72,9 @@ impl HttpServer {
         let table = Table::new(self.limits, Arc::clone(&self.counts));
         let sweeping = CancellationToken::new();
         tokio::spawn(sweep(Arc::clone(&table), self.limits, self.name, sweeping.clone()));
-        let open = GracefulShutdown::new();
+        // Each connection holds a sender: once all are dropped, all connections have ended.
+        let closing = CancellationToken::new();
+        let (open, mut all_ended) = mpsc::channel::<()>(1);
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         loop {
             let accepted = tokio::select! {
@@ -83,7 +84,11 @@ impl HttpServer {
             match accepted {
                 Ok((stream, _)) => match table.admit() {
                     Some(place) => {
-                        tokio::spawn(serve_connection(stream, place, router.clone(), self.limits, open.watcher()));
+                        let (router, closing, open) = (router.clone(), closing.clone(), open.clone());
+                        tokio::spawn(async move {
+                            serve_connection(stream, place, router, self.limits, closing).await;
+                            drop(open);
+                        });
                     }
                     None => refuse(stream, &refusals),
                 },
@@ -97,9 +102,10 @@ impl HttpServer {
                 }
             }
         }
-        drop(listener);
+        drop((listener, open));
+        closing.cancel();
         // What has not ended by then is cut off when the program ends.
-        let _ = timeout(CLOSE_GRACE, open.shutdown()).await;
+        let _ = timeout(CLOSE_GRACE, all_ended.recv()).await;
         sweeping.cancel();
         self.counts.log(self.name);
     }
@@ -116,8 +122,15 @@ async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop
     }
 }
 
-/// Serves one connection until it ends or must be closed.
-async fn serve_connection(stream: TcpStream, place: Place, router: Router, limits: ServerLimits, watcher: Watcher) {
+/// Serves one connection until it ends or must be closed. Once `closing` is cancelled, it ends after the request that it serves. A
+/// connection that is upgraded goes on without this server.
+async fn serve_connection(
+    stream: TcpStream,
+    place: Place,
+    router: Router,
+    limits: ServerLimits,
+    closing: CancellationToken,
+) {
     // Without this the second half of a small answer waits for the acknowledgement of the first: 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection delays small packets.");
@@ -138,15 +151,25 @@ async fn serve_connection(stream: TcpStream, place: Place, router: Router, limit
     // The table keeps the time of headers: hyper's timeout would include the wait for the next request.
     http.timer(TokioTimer::new()).header_read_timeout(None);
     http.max_header_size(limits.max_header_bytes + HEADER_SLACK);
-    let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        ended = serving => if let Err(error) = ended {
-            if error.is_parse_too_large() {
-                counts.add(Refusal::HeaderTooLarge);
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    if error.is_parse_too_large() {
+                        counts.add(Refusal::HeaderTooLarge);
+                    }
+                    tracing::debug!(%error, "A connection ended early.");
+                }
+                return;
             }
-            tracing::debug!(%error, "A connection ended early.");
-        },
-        () = place.activity.closed() => {}
+            () = closing.cancelled(), if !is_closing => {
+                is_closing = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = place.activity.closed() => return,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod bad_input;
+mod balancing;
 mod batches;
 mod chaos;
 mod concurrent;

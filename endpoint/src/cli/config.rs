@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::args::{endpoint_id, is_reserved_id};
 use crate::api::FairBy;
+use crate::balancer::BalancerConfig;
 use crate::fleet::ScalerRule;
 use crate::overflow::OverflowConfig;
 use crate::store::Policy;
@@ -71,6 +72,8 @@ pub(crate) struct EndpointConfig {
     pub(crate) scaler: Option<ScalerRule>,
     #[serde(default, deserialize_with = "time")]
     pub(crate) idle_timeout: Option<Duration>,
+    /// Its workers answer HTTP requests themselves, and there is no queue.
+    pub(crate) load_balancer: Option<BalancerConfig>,
     /// Where jobs go that wait for too long.
     pub(crate) overflow: Option<OverflowConfig>,
 }
@@ -146,6 +149,7 @@ impl EndpointConfig {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
+        .chain(self.load_balancer.iter().flat_map(BalancerConfig::settings))
         .chain(self.overflow.iter().flat_map(OverflowConfig::settings))
         .collect()
     }
@@ -195,7 +199,14 @@ impl EndpointConfig {
         if scales && self.handler.is_empty() {
             return Some("workers are scaled only with a `handler` to start");
         }
-        self.overflow.as_ref().and_then(OverflowConfig::mistake)
+        if self.load_balancer.is_some() && (self.handler.is_empty() || self.scaler.is_some() || self.overflow.is_some())
+        {
+            return Some(
+                "`load_balancer` needs a `handler`, and excludes `scaler` and `overflow`: it scales by `concurrency`",
+            );
+        }
+        let balancer = self.load_balancer.as_ref().and_then(BalancerConfig::mistake);
+        balancer.or_else(|| self.overflow.as_ref().and_then(OverflowConfig::mistake))
     }
 }
 
@@ -236,6 +247,11 @@ mod tests {
             ("[[endpoint]]\nid = \"a\"\nworkers_min = 3\nworkers_max = 2\nhandler = [\"h\"]", "exceed"),
             ("[[endpoint]]\nid = \"a\"\nscaler = \"cpu\"", "queue-delay"),
             ("[[endpoint]]\nid = \"a\"\ntimeout = \"1s\"", "timeout"),
+            ("[[endpoint]]\nid = \"a\"\nload_balancer = { bind = \"127.0.0.1:1\" }", "needs a `handler`"),
+            (
+                "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:1\", concurrency = 0 }",
+                "1 to 10000",
+            ),
             ("[[endpoint]]\nid = \"a\"\noverflow = { url = \"https://h/v2/e\", after = \"8d\" }", "7d"),
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -19,7 +19,7 @@ const KEY: &str = " -H 'Authorization: Bearer <the value of --api-key>'";
 
 pub(crate) async fn dev(args: &DevArgs, effective: Effective, output: &mut Output) -> Exit {
     // Before the socket is opened: clients should not find an endpoint that ends at once.
-    if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), &[], &args.handler) {
+    if let Err(error) = WorkerPlan::command(args.workers.worker_bin.as_deref(), "run", &[], &args.handler) {
         return output.fail(&error, Exit::Usage);
     }
     let extra = Extra {

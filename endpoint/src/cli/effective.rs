@@ -6,6 +6,7 @@ use runpod_http_server::ServerLimits;
 
 use super::config::Config;
 use crate::api::limits::{self, bytes};
+use crate::balancer;
 use crate::console;
 use crate::overflow;
 use crate::store::Limits;
@@ -49,7 +50,7 @@ impl Effective {
             }
         }
         let fixed = limits::describe().into_iter().chain(store_limits(&Limits::default()));
-        let fixed = fixed.chain(overflow::limits::describe());
+        let fixed = fixed.chain(overflow::limits::describe()).chain(balancer::limits::describe());
         let connections = ServerLimits::default().describe().into_iter().filter(|(name, _)| *name != "connections");
         let fixed = fixed.chain(connections).chain([("console-event-streams", console::MAX_EVENT_STREAMS.to_string())]);
         self.0.extend(fixed.map(|(name, value)| Setting { name: name.to_owned(), value, origin: FIXED.to_owned() }));

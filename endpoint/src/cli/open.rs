@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::exit::Exit;
 use super::pairs::{Contradictions, Settings};
 use crate::alerts::Alerts;
 use crate::api::{Catalog, FairBy, KeyFileError, KeySet, Keys, Options, Origins, RateLimits};
+use crate::balancer::Fronts;
 use crate::faults::{Faults, Script, ScriptError};
 use crate::local::Local;
 use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, OverflowSettings};
@@ -69,6 +70,8 @@ pub(crate) enum OpenError {
     AlertUrl(#[from] runpod_alerts::BadUrl),
     #[error(transparent)]
     AlertWebhook(#[from] runpod_alerts::SendError),
+    #[error("endpoint {endpoint:?}: cannot listen on {bind}: {error}; choose another `load_balancer.bind`")]
+    Balancer { endpoint: String, bind: SocketAddr, error: std::io::Error },
     #[error("endpoint {endpoint:?}: {error}")]
     Overflow { endpoint: String, error: OverflowError },
     #[error(transparent)]
@@ -80,9 +83,12 @@ impl OpenError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
-            Self::Server(_) | Self::Webhooks(_) | Self::Data(_) | Self::AlertWebhook(_) | Self::OverflowClient(_) => {
-                Exit::Failure
-            }
+            Self::Server(_)
+            | Self::Webhooks(_)
+            | Self::Data(_)
+            | Self::AlertWebhook(_)
+            | Self::OverflowClient(_)
+            | Self::Balancer { .. } => Exit::Failure,
             _ => Exit::Usage,
         }
     }
@@ -99,6 +105,7 @@ pub(crate) struct Opened {
     pub(crate) webhooks: Deliveries,
     pub(crate) alerts: Alerts,
     pub(crate) overflow: Overflow,
+    pub(crate) fronts: Fronts,
     /// The workers that this program starts.
     pub(crate) local: Local,
 }
@@ -222,6 +229,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let local = Local::of(extra.shown);
     let (queue, due) = WebhookQueue::channel();
     let outcomes = queue.outcomes();
+    let fronts = fronts(&config, &server).await?;
     let (max_result_bytes, counts) = (server.max_result_bytes, OverflowCounts::default());
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
     let server = server.with_overflow(counts.clone());
@@ -254,7 +262,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
     let overflow = Overflow::new(&store, overflow, max_result_bytes, listen.data.is_some(), &counts)?;
     let webhooks = Deliveries { webhooks, due };
-    Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, local })
+    Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, fronts, local })
 }
 
 /// Which addresses webhooks may reach.
@@ -305,6 +313,18 @@ fn alerts(args: &AlertArgs) -> Result<Alerts, OpenError> {
     let url = args.alert_webhook.as_ref().map(|url| WebhookUrl::parse(url.expose())).transpose()?;
     let webhook = url.map(|url| Webhook::new(url, format)).transpose()?;
     Ok(Alerts::new(rules, webhook))
+}
+
+/// Opens the sockets of the load-balancing endpoints.
+async fn fronts(config: &Config, server: &ServerConfig) -> Result<Fronts, OpenError> {
+    let keys = Keys { local: !server.insecure, ..server.keys.clone() };
+    let mut fronts = Fronts::new(server.limits, keys);
+    for endpoint in &config.endpoint {
+        let Some(balancer) = &endpoint.load_balancer else { continue };
+        let bound = fronts.bind(&endpoint.id, balancer).await;
+        bound.map_err(|error| OpenError::Balancer { endpoint: endpoint.id.clone(), bind: balancer.bind, error })?;
+    }
+    Ok(fronts)
 }
 
 fn overflow(config: &Config) -> Result<BTreeMap<String, OverflowSettings>, OpenError> {

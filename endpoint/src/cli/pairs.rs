@@ -124,7 +124,19 @@ impl Settings<'_> {
         let circles = circles.map(|endpoint| {
             format!("endpoint {:?}: `overflow.url` is this endpoint itself: give the URL of another one", endpoint.id)
         });
-        times.chain(twice).chain(circles).collect()
+        let keys = &self.listen.keys;
+        let open = keys.api_key.is_none() && keys.api_key_file.is_none() && !keys.insecure_no_auth;
+        let exposed = self.config.endpoint.iter().filter_map(|endpoint| {
+            let bind = endpoint.load_balancer.as_ref().map(|balancer| balancer.bind).filter(|_| open)?;
+            (!bind.ip().is_loopback()).then(|| {
+                format!(
+                    "endpoint {:?}: `load_balancer.bind` {bind} is reachable from the network and there is no key: set --api-key, \
+                     bind to 127.0.0.1, or pass --insecure-no-auth",
+                    endpoint.id
+                )
+            })
+        });
+        times.chain(twice).chain(circles).chain(exposed).collect()
     }
 
     /// Numbers of workers.

@@ -34,6 +34,9 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
     };
     let lease = opened.config.lease(&args.endpoint_id).unwrap_or(args.listen.jobs.lease);
     print_banner(&opened.server, args, lease, output);
+    for (endpoint, address) in opened.fronts.addresses() {
+        output.line(&format!("Load balancer of endpoint {endpoint}: http://{address}/"));
+    }
     if !pools.is_empty() {
         return workers::run(opened, pools, stops, output).await;
     }

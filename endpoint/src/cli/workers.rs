@@ -12,7 +12,9 @@ use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
 use super::ports::first_port;
 use super::signals::StopRequests;
-use crate::fleet::{FleetError, Gpus, Pool, Rebuilds, ScaleSettings, StopSignals, WorkerPlan, keep_schema, run_pools};
+use crate::fleet::{
+    FleetError, Gpus, Pool, Rebuilds, ScaleSettings, ScalerRule, StopSignals, WorkerPlan, keep_schema, run_pools,
+};
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
 pub(crate) fn pools(
@@ -26,18 +28,20 @@ pub(crate) fn pools(
     let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
     let mut wanted = Vec::new();
     if !handler.is_empty() {
-        wanted.push((endpoint.to_owned(), handler.to_vec(), own, opened.config.lease(endpoint)));
+        wanted.push((endpoint.to_owned(), handler.to_vec(), own, opened.config.lease(endpoint), None));
     }
     for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
         let handler = config.handler.iter().map(OsString::from).collect();
         let (min, max) = config.worker_bounds(args.bounds());
+        let balancer = opened.fronts.balancer(&config.id);
+        let concurrency = config.load_balancer.as_ref().and_then(|balancer| u32::try_from(balancer.concurrency).ok());
         let scale = ScaleSettings {
             min,
             max,
-            rule: config.scaler.unwrap_or(own.rule),
+            rule: concurrency.map_or(config.scaler.unwrap_or(own.rule), ScalerRule::RequestCount),
             idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
         };
-        wanted.push((config.id.clone(), handler, scale, config.lease));
+        wanted.push((config.id.clone(), handler, scale, config.lease, balancer));
     }
     if wanted.is_empty() {
         return Ok(Vec::new());
@@ -48,13 +52,14 @@ pub(crate) fn pools(
     // Ports and GPUs are dealt out to the workers of all pools, one after the other.
     let mut earlier: u16 = 0;
     let mut pools = Vec::new();
-    for (endpoint, handler, scale, lease) in wanted {
+    for (endpoint, handler, scale, lease, balancer) in wanted {
+        let mode = if balancer.is_some() { "serve" } else { "run" };
         let plan = WorkerPlan {
             endpoint,
             base_url: opened.server.base_url(),
             worker_key: opened.worker_key.clone(),
             lease: lease.unwrap_or(listen.jobs.lease),
-            command: WorkerPlan::command(args.worker_bin.as_deref(), &args.worker_args, &handler)?,
+            command: WorkerPlan::command(args.worker_bin.as_deref(), mode, &args.worker_args, &handler)?,
             rebuilds: handler.first().filter(|_| rebuild == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
             http_port: if first_port == 0 { 0 } else { first_port.saturating_add(earlier) },
             stop_grace: args.stop_grace,
@@ -62,6 +67,7 @@ pub(crate) fn pools(
             log_format: listen.log.log_format.into(),
             faults: opened.faults.clone(),
             local: opened.local.clone(),
+            balancer,
         };
         if opened.local.endpoint() == Some(&*plan.endpoint) {
             tokio::spawn(keep_schema(plan.schema_command(&handler), opened.local.clone(), plan.rebuilds.clone()));
@@ -74,13 +80,14 @@ pub(crate) fn pools(
 
 /// Serves, and keeps the workers running, until a stop signal or the first failure.
 pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, output: &mut Output) -> Exit {
-    let Opened { server, store, webhooks, alerts, overflow, .. } = opened;
+    let Opened { server, store, webhooks, alerts, overflow, fronts, .. } = opened;
     let stop = StopSignals { soon: CancellationToken::new(), now: CancellationToken::new() };
     tokio::spawn(forward(stops, stop.clone()));
     // The server stops after the workers, so that they can deliver their last results.
     let close = CancellationToken::new();
     webhooks.start(close.clone());
     alerts.start(Arc::clone(&store), close.clone());
+    fronts.start(&close);
     let overflow = overflow.start(&stop.soon, &close);
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
     let working = async {

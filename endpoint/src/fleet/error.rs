@@ -43,6 +43,9 @@ pub enum FleetError {
     /// Another program uses a port of the workers.
     #[error("--worker-http-port: port {0} is in use; stop the program that uses it, choose another first port, or 0")]
     PortTaken(u16),
+    /// No port for a worker behind a load balancer.
+    #[error("no free port for a worker: {0}; end programs that hold ports, or start fewer workers")]
+    NoPort(#[source] std::io::Error),
     /// The store refused to note the worker.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,7 +54,7 @@ pub enum FleetError {
 impl FleetError {
     /// Whether starting may succeed later: this machine has no room for one more process at the moment.
     pub(crate) fn is_temporary(&self) -> bool {
-        let Self::Spawn { error, .. } = self else { return false };
+        let (Self::Spawn { error, .. } | Self::NoPort(error)) = self else { return false };
         let full = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
         error.raw_os_error().is_some_and(|code| full.iter().any(|errno| errno.raw_os_error() == code))
     }

@@ -12,6 +12,7 @@ use super::gpu_sets::Gpus;
 use super::process::WorkerCommand;
 use super::program;
 use super::rebuild::Rebuilds;
+use crate::balancer::Balancer;
 use crate::faults::Faults;
 use crate::local::Local;
 use crate::secret::Secret;
@@ -36,17 +37,20 @@ pub(crate) struct WorkerPlan {
     pub(crate) faults: Option<Arc<Faults>>,
     /// Where running workers are listed.
     pub(crate) local: Local,
+    /// With it, workers answer HTTP requests that the balancer passes on, and take no jobs.
+    pub(crate) balancer: Option<Arc<Balancer>>,
 }
 
 impl WorkerPlan {
-    /// `runpod-worker run <args> -- <handler>`
+    /// `runpod-worker <mode> <args> -- <handler>`; the mode is `run` or `serve`.
     pub(crate) fn command(
         program: Option<&Path>,
+        mode: &str,
         args: &[OsString],
         handler: &[OsString],
     ) -> Result<WorkerCommand, FleetError> {
         let program = program::worker_program(program)?;
-        let args = [&["run".into()], args, &["--".into()], handler].concat();
+        let args = [&[mode.into()], args, &["--".into()], handler].concat();
         Ok(WorkerCommand { program, args })
     }
 

@@ -97,8 +97,15 @@ pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: Sto
 }
 
 impl Running {
+    async fn load(&self) -> Result<Load, StoreError> {
+        match &self.plan.balancer {
+            Some(balancer) => Ok(balancer.load()),
+            None => self.store.load(&self.plan.endpoint).await,
+        }
+    }
+
     async fn read(&self) -> Result<Reading, StoreError> {
-        let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await?;
+        let Load { waiting, oldest, in_progress, workers } = self.load().await?;
         let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
         let activity = |place: &Place| {
             if place.retire.is_cancelled() {
@@ -167,6 +174,7 @@ mod tests {
             gpus: Gpus::default(),
             faults: None,
             local: Local::default(),
+            balancer: None,
         };
         let scale = ScaleSettings { min: 1, max: 1, rule: ScalerRule::default(), idle_timeout: Duration::ZERO };
         Pool { plan, scale }

@@ -1,5 +1,6 @@
 //! Keeps one worker running: starts it, watches it, replaces it.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::rebuild::Rebuilds;
 use super::restart::RestartPauses;
 use crate::faults::ProcessSignal;
 use crate::store::{Store, StoreError, WorkerEvent};
-use crate::worker_env::worker_env;
+use crate::worker_env::{served_worker_env, worker_env};
 
 /// The exit status of a worker that cannot run until its configuration changes (`EX_USAGE`).
 const CONFIGURATION_ERROR: i32 = 64;
@@ -144,7 +145,10 @@ impl Supervisor {
             faults.signals.forget(worker);
         }
         self.note(WorkerEvent::Starting).await?;
-        let mut process = WorkerProcess::start(&plan.command, self.env(), &plan.local)?;
+        let address = plan.balancer.as_ref().map(|_| free_address()).transpose()?;
+        let mut process = WorkerProcess::start(&plan.command, self.env(address), &plan.local)?;
+        let served = plan.balancer.as_ref().zip(address);
+        let registration = served.map(|(balancer, address)| balancer.register(Arc::clone(worker), address));
         tracing::info!(%worker, "The worker has started.");
         let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
         let end = loop {
@@ -164,6 +168,9 @@ impl Supervisor {
         };
         if !matches!(end, End::Exited(_)) {
             self.note(WorkerEvent::Leaving).await?;
+            if let Some(registration) = &registration {
+                registration.leave();
+            }
             self.stop_process(&mut process).await;
         }
         process.finish_output().await;
@@ -219,9 +226,13 @@ impl Supervisor {
         (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
     }
 
-    fn env(&self) -> Vec<(&'static str, String)> {
+    /// `address` is where a worker behind a balancer answers requests.
+    fn env(&self, address: Option<SocketAddr>) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
-        let mut env = worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref(), plan.lease);
+        let mut env = match address {
+            None => worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref(), plan.lease),
+            Some(address) => served_worker_env(&plan.endpoint, &self.worker, address),
+        };
         let port = self.http_port().unwrap_or_default();
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
@@ -236,6 +247,12 @@ impl Supervisor {
         }
         env
     }
+}
+
+/// An address on this machine that nobody listens at.
+fn free_address() -> Result<SocketAddr, FleetError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    listener.map_err(FleetError::NoPort)
 }
 
 async fn next_build(rebuilds: &mut Option<Rebuilds>) {

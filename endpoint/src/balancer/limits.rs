@@ -1,0 +1,24 @@
+//! Times and bounds of load balancing. Those of RunPod's load balancer, where it has any.
+
+use std::time::Duration;
+
+/// Between two probes of a worker, and how long one may take.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(5);
+/// How long connecting to a worker may take.
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long a worker may take for one request, a WebSocket excepted.
+pub(super) const REQUEST_TIME: Duration = Duration::from_secs(330);
+/// Bytes of a body, each way. A WebSocket has no such limit.
+pub(super) const BODY: usize = 30_000_000;
+
+/// The limits with their names, for `--check-config`.
+pub(crate) fn describe() -> [(&'static str, String); 4] {
+    let time = |time| humantime::format_duration(time).to_string();
+    [
+        ("balancer-probe-interval", time(PROBE_INTERVAL)),
+        ("balancer-probe-time", time(PROBE_TIME)),
+        ("balancer-request-time", time(REQUEST_TIME)),
+        ("balancer-body", format!("{BODY} bytes")),
+    ]
+}

@@ -1,0 +1,213 @@
+//! The workers of a load-balancing endpoint: who is there, who is ready, and who waits for them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::exchange::WorkerConnection;
+use super::limits::{PROBE_INTERVAL, PROBE_TIME};
+use super::table::{Choice, Pin, Readiness, Table};
+use crate::store::{Load, WorkerState, WorkerView};
+
+/// The path at which workers answer whether they are ready.
+pub(crate) const PROBE_PATH: &str = "/ping";
+
+/// Why there is no worker for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoWorker {
+    /// None had room in time.
+    TimedOut,
+    /// The one that was asked for does not exist.
+    Gone,
+}
+
+/// The workers of one load-balancing endpoint.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    table: Mutex<Table>,
+    /// Requests that wait for a worker, with the time since when.
+    waiting: Mutex<BTreeMap<u64, Instant>>,
+    /// A worker has room, or is gone.
+    changed: Notify,
+    numbers: std::sync::atomic::AtomicU64,
+}
+
+impl Balancer {
+    /// No workers yet. Each answers `concurrency` requests at the same time.
+    pub(crate) fn new(concurrency: usize) -> Arc<Self> {
+        Arc::new(Self {
+            table: Mutex::new(Table::new(concurrency)),
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+            numbers: std::sync::atomic::AtomicU64::new(0),
+        })
+    }
+
+    /// Adds a worker, which gets requests once its probe answers 200. It is removed when the registration is dropped.
+    pub(crate) fn register(self: &Arc<Self>, worker: Arc<str>, address: SocketAddr) -> Registration {
+        self.table.lock().add(Arc::clone(&worker), address);
+        let stop = CancellationToken::new();
+        let (balancer, probed, stopped) = (Arc::clone(self), Arc::clone(&worker), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(balancer.probe(&probed, address)).await });
+        Registration { balancer: Arc::clone(self), worker, address, _probe: stop.drop_guard() }
+    }
+
+    /// Asks the worker again and again whether it is ready.
+    async fn probe(&self, worker: &str, address: SocketAddr) {
+        let mut ticks = interval(PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let readiness = match timeout(PROBE_TIME, probe_once(address)).await {
+                Ok(Some(StatusCode::OK)) => Readiness::Ready,
+                Ok(Some(StatusCode::NO_CONTENT) | None) => Readiness::Starting,
+                Ok(Some(_)) | Err(_) => Readiness::Unhealthy,
+            };
+            let mut table = self.table.lock();
+            let Some(backend) = table.workers.get_mut(worker).filter(|backend| backend.address == address) else {
+                return;
+            };
+            let before = std::mem::replace(&mut backend.readiness, readiness);
+            drop(table);
+            if before != readiness {
+                tracing::info!(worker, ?readiness, "The state of a worker has changed.");
+                self.changed.notify_waiters();
+            }
+        }
+    }
+
+    /// The worker for a request; waits until one has room, or until `deadline`.
+    pub(super) async fn acquire(self: &Arc<Self>, pin: &Pin, deadline: Instant) -> Result<Place, NoWorker> {
+        let _waiting = self.wait();
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Registers before the look at the table, so that a change in between is noticed.
+            changed.as_mut().enable();
+            match self.table.lock().choose(pin) {
+                Choice::Worker(worker, address) => {
+                    return Ok(Place { balancer: Arc::clone(self), worker, address });
+                }
+                Choice::Gone => return Err(NoWorker::Gone),
+                Choice::Wait => {}
+            }
+            if timeout_at(deadline, changed).await.is_err() {
+                return Err(NoWorker::TimedOut);
+            }
+        }
+    }
+
+    /// Notes that a worker could not be reached: it gets no more requests until its probe succeeds.
+    pub(super) fn unreachable(&self, place: &Place) {
+        if let Some(backend) = self.table.lock().workers.get_mut(&place.worker) {
+            backend.readiness = Readiness::Starting;
+        }
+    }
+
+    /// As if its probe had just succeeded.
+    #[cfg(test)]
+    pub(super) fn set_ready(&self, worker: &str) {
+        if let Some(backend) = self.table.lock().workers.get_mut(worker) {
+            backend.readiness = Readiness::Ready;
+        }
+    }
+
+    fn wait(self: &Arc<Self>) -> Waiting {
+        let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.waiting.lock().insert(number, Instant::now());
+        Waiting { balancer: Arc::clone(self), number }
+    }
+
+    /// What a scaler decides on: requests take the place of jobs.
+    pub(crate) fn load(&self) -> Load {
+        let waiting = self.waiting.lock();
+        let (count, oldest) = (waiting.len(), waiting.values().min().map(|since| since.elapsed()));
+        drop(waiting);
+        let table = self.table.lock();
+        let view = |(id, backend): (&Arc<str>, &super::table::Backend)| WorkerView {
+            id: Arc::clone(id),
+            state: match backend.readiness {
+                _ if backend.leaving => WorkerState::Leaving,
+                _ if backend.busy > 0 => WorkerState::Running,
+                Readiness::Ready => WorkerState::Idle,
+                Readiness::Starting => WorkerState::Initializing,
+                Readiness::Unhealthy => WorkerState::Unhealthy,
+            },
+            jobs: backend.busy,
+            taken: backend.served,
+            silent_for: std::time::Duration::ZERO,
+            has_duplicate: false,
+        };
+        let in_progress = table.workers.values().map(|backend| backend.busy).sum();
+        Load { waiting: count, oldest, in_progress, workers: table.workers.iter().map(view).collect() }
+    }
+}
+
+/// The status of the worker's probe; `None` when it does not listen.
+async fn probe_once(address: SocketAddr) -> Option<StatusCode> {
+    let connection = WorkerConnection::open(address).await.ok()?;
+    let request = Request::get(PROBE_PATH).header("host", address.to_string()).body(Body::empty()).ok()?;
+    let reply = connection.send(request).await;
+    Some(reply.map_or(StatusCode::BAD_GATEWAY, |reply| reply.status()))
+}
+
+/// A worker that is there.
+pub(crate) struct Registration {
+    balancer: Arc<Balancer>,
+    worker: Arc<str>,
+    address: SocketAddr,
+    _probe: DropGuard,
+}
+
+impl Registration {
+    /// The worker finishes its requests and gets no more.
+    pub(crate) fn leave(&self) {
+        if let Some(backend) = self.balancer.table.lock().workers.get_mut(&self.worker) {
+            backend.leaving = true;
+        }
+        self.balancer.changed.notify_waiters();
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut table = self.balancer.table.lock();
+        if table.workers.get(&self.worker).is_some_and(|backend| backend.address == self.address) {
+            table.workers.remove(&self.worker);
+        }
+        drop(table);
+        self.balancer.changed.notify_waiters();
+    }
+}
+
+/// A place for one request at a worker; given back when it is dropped.
+pub(super) struct Place {
+    balancer: Arc<Balancer>,
+    pub(super) worker: Arc<str>,
+    pub(super) address: SocketAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.balancer.table.lock().release(&self.worker, self.address);
+        self.balancer.changed.notify_waiters();
+    }
+}
+
+/// A request that waits for a worker.
+struct Waiting {
+    balancer: Arc<Balancer>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.balancer.waiting.lock().remove(&self.number);
+    }
+}
