@@ -114,12 +114,13 @@ audit: tools ## Known vulnerabilities in dependencies; needs cargo-deny and the 
 	cargo deny check advisories
 
 .PHONY: bench
-bench: tools libtorch models pytorch-worker ## Measure batching, async handlers, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
+bench: tools libtorch models python-client pytorch-worker ## Measure the runtime beside a bare loop and the official worker, batching, async handlers, time to a free slot, durable results, what metrics and masking cost, what the endpoint can do
 	cargo bench --locked --package text-embeddings --bench throughput
 	cargo bench --locked --package text-embeddings --bench callers
 	cargo bench --locked --package text-generation --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
-	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler --package text-embeddings
+	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler --package echo --package text-embeddings
+	cargo bench --locked --package end-to-end-tests --bench runtime
 	cargo bench --locked --package end-to-end-tests --bench async_handler
 	cargo bench --locked --package end-to-end-tests --bench embeddings
 	cargo bench --locked --package runpod-worker --bench spool

@@ -1,29 +1,52 @@
-//! The queue of frames that wait to be sent to the worker, and the loop of the thread that writes them.
+//! The queue of frames that wait to be sent to the worker.
 //!
-//! Adding a frame never blocks. The queue is bounded because each producer is: the chunk window limits a job's chunks, a new
-//! progress, loading or concurrency message replaces the waiting one, a slot has at most one result, and only the newest pong is kept.
+//! Adding a frame never blocks: whoever adds one writes what the socket takes at once, and leaves the rest to the writer thread. So a
+//! frame reaches the worker without waking another thread, and what several threads add at the same time is written together.
+//!
+//! The queue is bounded because each producer is: the chunk window limits a job's chunks, a new progress, loading or concurrency
+//! message replaces the waiting one, a slot has at most one result, and only the newest pong is kept.
+
+mod batch;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use runpod_handler_protocol::{ErrorReport, ToSupervisor, encode_header};
 
+use self::batch::{Batch, Frame};
 use crate::text::log;
+
+/// Frames that are written with one system call.
+const BATCH_FRAMES: usize = 64;
+/// Bytes after which no frame is added to those that are written together.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Batches that a thread writes before it leaves the rest to the writer thread: it has work of its own.
+const BATCHES_IN_A_ROW: usize = 4;
 
 /// Frames that wait to be sent, in order.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There is something to do for the writer thread.
+    filled: Condvar,
+    /// What threads that add a frame write to themselves; without it the writer thread writes everything.
+    socket: OnceLock<UnixStream>,
     /// Progress is not replaced by newer progress: a test reads all of it.
     all_progress: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// A thread writes, and goes on until nothing waits.
+    writing: bool,
+    /// Frames of a batch that the socket had no room for; a part of the first one may be written.
+    begun: Vec<Frame>,
     /// Sent ahead of all frames, because it shows that the process is alive.
     pong: Option<u64>,
     frames: VecDeque<Frame>,
@@ -31,14 +54,48 @@ struct State {
     queued: u64,
     /// How many of the queued frames were written.
     written: u64,
+    /// The threads that wait until this many were, in this order.
+    waiting: VecDeque<(u64, Thread)>,
     closed: bool,
 }
 
-#[derive(Debug)]
-struct Frame {
-    header: Vec<u8>,
-    payload: Bytes,
-    replaceable: Option<Replaceable>,
+impl State {
+    fn is_empty(&self) -> bool {
+        self.begun.is_empty() && self.pong.is_none() && self.frames.is_empty()
+    }
+
+    /// Takes what is written next; the caller writes until [`State::end_batch`].
+    fn begin_batch(&mut self) -> Batch {
+        self.writing = true;
+        let mut batch = Batch::default();
+        self.begun.drain(..).for_each(|frame| batch.add(frame));
+        if let Some(header) = self.pong.take().and_then(|seq| encode_header(&ToSupervisor::Pong { seq }, 0).ok()) {
+            batch.add(Frame { header: header.into(), payload: Bytes::new(), replaceable: None, counted: false });
+        }
+        while batch.len() < BATCH_FRAMES
+            && batch.bytes() < BATCH_BYTES
+            && let Some(frame) = self.frames.pop_front()
+        {
+            batch.add(frame);
+        }
+        batch
+    }
+
+    fn end_batch(&mut self, batch: Batch) {
+        self.writing = false;
+        self.written += batch.written;
+        self.begun = batch.into_rest();
+        self.wake();
+    }
+
+    /// Wakes the threads that need not wait any longer, and no others: there may be very many.
+    fn wake(&mut self) {
+        while self.waiting.front().is_some_and(|(last, _)| self.closed || *last <= self.written)
+            && let Some((_, thread)) = self.waiting.pop_front()
+        {
+            thread.unpark();
+        }
+    }
 }
 
 /// Kinds of frames of which only the newest matters.
@@ -55,6 +112,12 @@ impl SendQueue {
         Self { all_progress: true, ..Self::default() }
     }
 
+    /// From now on threads that add a frame write to this socket themselves. [`SendQueue::write_to`] must write to the same one.
+    pub(crate) fn attach(&self, socket: UnixStream) {
+        // A queue has one connection.
+        let _ = self.socket.set(socket);
+    }
+
     /// Queues a message. A progress, loading or concurrency message replaces the older one that is still waiting.
     pub(crate) fn push(&self, message: &ToSupervisor, payload: Bytes) {
         let replaceable = match message {
@@ -69,7 +132,7 @@ impl SendQueue {
             Ok(header) => header,
             Err(error) => return log(format_args!("a message to the worker is dropped: {error}")),
         };
-        let frame = Frame { header, payload, replaceable };
+        let frame = Frame { header: header.into(), payload, replaceable, counted: true };
         let mut state = self.state.lock();
         if state.closed {
             return;
@@ -85,8 +148,7 @@ impl SendQueue {
                 state.queued += 1;
             }
         }
-        drop(state);
-        self.changed.notify_all();
+        self.write_or_wake(state);
     }
 
     /// Queues a message that carries an error report.
@@ -99,8 +161,9 @@ impl SendQueue {
 
     /// Answers a ping, ahead of everything else.
     pub(crate) fn pong(&self, seq: u64) {
-        self.state.lock().pong = Some(seq);
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.pong = Some(seq);
+        self.write_or_wake(state);
     }
 
     /// Waits until everything that is queued now was written; `false` when `limit` passed first or the connection is closed.
@@ -108,41 +171,68 @@ impl SendQueue {
     pub(crate) fn flush(&self, limit: Duration) -> bool {
         let mut state = self.state.lock();
         let last = state.queued;
-        let waiting = |state: &mut State| !state.closed && state.written < last;
-        self.changed.wait_while_for(&mut state, waiting, limit);
+        let deadline = Instant::now().checked_add(limit);
+        if !state.closed && state.written < last {
+            state.waiting.push_back((last, thread::current()));
+        }
+        while !state.closed && state.written < last {
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                let own = thread::current().id();
+                state.waiting.retain(|(_, thread)| thread.id() != own);
+                return false;
+            }
+            MutexGuard::unlocked(&mut state, || thread::park_timeout(left));
+        }
         !state.closed && state.written >= last
     }
 
     /// Ends the writer thread once everything was written.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.wake();
+        drop(state);
+        self.filled.notify_one();
     }
 
     /// Writes until the queue is closed. Runs on the writer thread.
     pub(crate) fn write_to(&self, stream: &mut impl Write) -> io::Result<()> {
-        while let Some((frame, counted)) = self.take() {
-            let written = stream.write_all(&frame.header).and_then(|()| stream.write_all(&frame.payload));
-            let mut state = self.state.lock();
-            state.written += u64::from(counted);
-            state.closed |= written.is_err();
-            drop(state);
-            self.changed.notify_all();
-            written?;
+        let mut state = self.state.lock();
+        loop {
+            self.filled.wait_while(&mut state, |state| state.writing || !state.closed && state.is_empty());
+            if state.is_empty() {
+                return Ok(());
+            }
+            let mut batch = state.begin_batch();
+            let result = MutexGuard::unlocked(&mut state, || batch.write_all(stream));
+            state.closed |= result.is_err();
+            state.end_batch(batch);
+            result?;
         }
-        Ok(())
     }
 
-    /// The next frame, and whether `State::queued` counts it; `None` once the queue is closed and empty.
-    fn take(&self) -> Option<(Frame, bool)> {
-        let idle = |state: &mut State| !state.closed && state.pong.is_none() && state.frames.is_empty();
-        let mut state = self.state.lock();
-        self.changed.wait_while(&mut state, idle);
-        let pong = state.pong.take().and_then(|seq| encode_header(&ToSupervisor::Pong { seq }, 0).ok());
-        match pong {
-            Some(header) => Some((Frame { header, payload: Bytes::new(), replaceable: None }, false)),
-            None => Some((state.frames.pop_front()?, true)),
+    /// Writes what the socket takes, and wakes the writer thread if something is left.
+    fn write_or_wake(&self, mut state: MutexGuard<'_, State>) {
+        if state.writing {
+            return;
         }
+        if let Some(socket) = self.socket.get() {
+            for _ in 0..BATCHES_IN_A_ROW {
+                let mut batch = state.begin_batch();
+                MutexGuard::unlocked(&mut state, || batch.write_now(socket));
+                state.end_batch(batch);
+                if state.is_empty() || !state.begun.is_empty() {
+                    break;
+                }
+            }
+            // The writer thread does not end as long as somebody writes.
+            if state.is_empty() && !state.closed {
+                return;
+            }
+        }
+        drop(state);
+        self.filled.notify_one();
     }
 }
 

@@ -71,15 +71,23 @@ fn write_lines(
     note: impl Fn() -> Option<String>,
 ) {
     let mut noted = Instant::now();
+    let mut is_quiet = false;
     loop {
-        let item = queue.recv_timeout(NOTE_INTERVAL);
+        // Without lines there is nothing to note about them: then nothing wakes this thread.
+        let item = match is_quiet {
+            true => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => queue.recv_timeout(NOTE_INTERVAL),
+        };
         let last_chance = matches!(item, Ok(Item::Flush(_)) | Err(RecvTimeoutError::Disconnected));
         if last_chance || noted.elapsed() >= NOTE_INTERVAL {
             noted = Instant::now();
-            if let Some(line) = note() {
+            let note = note();
+            is_quiet = note.is_none() && matches!(item, Err(RecvTimeoutError::Timeout));
+            if let Some(line) = note {
                 let _ = out.write_all(line.as_bytes());
             }
         }
+        is_quiet &= item.is_err();
         // An error of the log itself cannot be logged.
         let _ = match item {
             Ok(Item::Line(line)) => out.write_all(&line),

@@ -106,3 +106,25 @@ async fn every_configuration_error_is_reported_at_once() {
         assert_says(&log, &words);
     }
 }
+
+/// A file without any certificate, and no folder with some.
+fn without_certificates(options: WorkerOptions) -> WorkerOptions {
+    options.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/nonexistent")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_not_needed_where_nothing_is_encrypted() {
+    let endpoint = Endpoint::start(&[]).await;
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), without_certificates(WorkerOptions::default()));
+    worker.ready().await;
+    assert_eq!(endpoint.client().run(json!({"do": "ok"})).await["status"], "COMPLETED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_without_certificates_ends_a_worker_whose_queue_needs_them() {
+    let options = without_certificates(WorkerOptions::default())
+        .env("RUNPOD_WEBHOOK_GET_JOB", "https://127.0.0.1:1/v2/test/job-take/$ID?gpu=LOCAL");
+    let (code, log) = gives_up(binary("puppet-handler"), options).await;
+    assert_eq!(code, 64);
+    assert_says(&log, &["install the ca-certificates package"]);
+}

@@ -163,7 +163,13 @@ pub async fn run<Q: JobSource + ResultSink>(
     // Nobody may care.
     let _ = started.send(Control { events, snapshots: latest });
 
-    let code = Dispatcher::new(config.policy, handlers, inbox, snapshots, pulse, begun).run().await;
+    let dispatcher = Dispatcher::new(config.policy, handlers, inbox, snapshots, pulse, begun);
+    // On a thread of the runtime, as all tasks that it exchanges messages with: another thread would have to be woken for each.
+    let code = match tokio::spawn(dispatcher.run()).await {
+        Ok(code) => code,
+        // Nobody cancels it, so this is a panic; it goes on here.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
 
     over.cancel();
     // Before the heartbeat ends: until then the queue waits for these jobs.

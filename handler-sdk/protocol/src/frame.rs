@@ -17,6 +17,8 @@ pub const MAX_PAYLOAD_LEN: usize = 64 * 1024 * 1024;
 
 const PREFIX_LEN: usize = 8;
 const READ_CHUNK: usize = 64 * 1024;
+/// Most bytes read at once: more than a socket holds.
+const MAX_READ: usize = 1024 * 1024;
 
 /// Why a frame cannot be written, or why a stream cannot be read any further.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +110,7 @@ impl<M: DeserializeOwned> Decoder<M> {
 
     /// The buffer to which received bytes are appended, for callers that read from the stream themselves.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
-        self.buffer.reserve(READ_CHUNK);
+        self.buffer.reserve(self.missing().max(READ_CHUNK));
         &mut self.buffer
     }
 
@@ -118,7 +120,10 @@ impl<M: DeserializeOwned> Decoder<M> {
     /// The error of the reader.
     pub fn read_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
         let start = self.buffer.len();
-        self.buffer.resize(start + READ_CHUNK, 0);
+        // Room for the whole frame at once, so that what is already here is not moved again and again.
+        let missing = self.missing();
+        self.buffer.reserve(missing);
+        self.buffer.resize(start + missing.clamp(READ_CHUNK, MAX_READ), 0);
         let result = reader.read(&mut self.buffer[start..]);
         self.buffer.truncate(start + *result.as_ref().unwrap_or(&0));
         result
@@ -180,6 +185,18 @@ impl<M: DeserializeOwned> Decoder<M> {
             PREFIX_LEN + header_len + payload_len
         };
         Err(FrameError::Truncated { missing: wanted.saturating_sub(self.buffer.len()) })
+    }
+
+    /// How many bytes of the first frame are known to be still to come. Nothing is known of a frame over a limit.
+    fn missing(&self) -> usize {
+        if self.skip > 0 || self.buffer.len() < PREFIX_LEN {
+            return 0;
+        }
+        let (header_len, payload_len) = self.lengths();
+        if header_len > MAX_HEADER_LEN || payload_len > MAX_PAYLOAD_LEN {
+            return 0;
+        }
+        (PREFIX_LEN + header_len + payload_len).saturating_sub(self.buffer.len())
     }
 
     fn discard(&mut self) {

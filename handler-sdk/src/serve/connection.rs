@@ -84,6 +84,7 @@ fn start_threads<P: Program>(
     stream.write_all(&header)?;
     stream.write_all(&payload)?;
 
+    queue.attach(stream.try_clone()?);
     let mut writer = stream.try_clone()?;
     let frames = Arc::clone(queue);
     let writer_exit = exit.clone();

@@ -1,7 +1,9 @@
 //! How much memory a job uses, on the host and on the device.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
@@ -14,6 +16,8 @@ use crate::fake_device::FakeDevice;
 pub(crate) struct JobMemory {
     #[cfg(feature = "torch")]
     device: tch::Device,
+    /// The files of the kernel about this process. They stay open, because they are used for every job.
+    files: Arc<ProcFiles>,
     /// Whether a probe tests the device that the jobs use.
     can_probe: bool,
 }
@@ -28,6 +32,7 @@ impl JobMemory {
         Self {
             #[cfg(feature = "torch")]
             device: known.unwrap_or(tch::Device::Cpu),
+            files: Arc::new(ProcFiles::open()),
             can_probe: known.is_some(),
         }
     }
@@ -35,8 +40,7 @@ impl JobMemory {
     /// Resets the peaks at the start of a job, unless another slot may be running one (`alone` is false).
     pub(crate) fn begin(&self, alone: bool) {
         if alone {
-            // proc(5): 5 resets the peak of the resident set. Where that is forbidden, the peak is that of the process.
-            let _ = fs::write("/proc/self/clear_refs", "5");
+            self.files.reset_peak();
             #[cfg(feature = "torch")]
             crate::torch::memory::reset_peak(self.device);
         }
@@ -44,7 +48,7 @@ impl JobMemory {
 
     /// Adds the memory of the finished job to the values that its handler recorded.
     pub(crate) fn record(&self, records: &mut BTreeMap<String, f64>) {
-        if let Some(peak) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(peak_host_bytes) {
+        if let Some(peak) = self.files.peak() {
             records.insert(PEAK_HOST_BYTES.to_owned(), peak as f64);
         }
         if let Some((allocated, reserved, peak)) = self.device_bytes() {
@@ -100,6 +104,33 @@ impl JobMemory {
         return crate::torch::probe_device(self.device);
         #[cfg(not(feature = "torch"))]
         Ok(())
+    }
+}
+
+/// Files of the kernel about this process; `None` for one that cannot be opened.
+#[derive(Debug)]
+struct ProcFiles {
+    status: Option<File>,
+    clear_refs: Option<File>,
+}
+
+impl ProcFiles {
+    fn open() -> Self {
+        let clear_refs = File::options().write(true).open("/proc/self/clear_refs").ok();
+        Self { status: File::open("/proc/self/status").ok(), clear_refs }
+    }
+
+    /// Resets the peak of the resident set, which proc(5) describes. Where that is forbidden, the peak is that of the process.
+    fn reset_peak(&self) {
+        let _ = self.clear_refs.as_ref().map(|file| file.write_at(b"5", 0));
+    }
+
+    /// The peak of the resident set in bytes.
+    fn peak(&self) -> Option<u64> {
+        // About 1,500 bytes; what is looked for is in the first half.
+        let mut text = [0; 4096];
+        let len = self.status.as_ref()?.read_at(&mut text, 0).ok()?;
+        peak_host_bytes(&String::from_utf8_lossy(&text[..len]))
     }
 }
 

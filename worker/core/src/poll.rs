@@ -17,7 +17,8 @@ impl Worker {
             }
         } else if blocker.is_none() {
             self.poll.start();
-            self.emit(Effect::Poll { want: self.free_places(), holding: !self.jobs.is_empty() });
+            let want = self.free_places().min(self.policy.poll_jobs);
+            self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
         }
     }
 

@@ -5,7 +5,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 pub use runpod_alerts::request_error_text;
 
-use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, Secret, VERSION};
+use super::{
+    CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, Secret, VERSION, tls,
+};
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,12 @@ pub enum ClientError {
         "the HTTP client cannot start ({0}): install the ca-certificates package and check the HTTPS_PROXY variable"
     )]
     Client(String),
+}
+
+impl From<rustls::Error> for ClientError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Client(error.to_string())
+    }
 }
 
 /// Builds a client that sends the worker's headers: the raw key, unless it is empty, and the media type, if there is one.
@@ -35,7 +43,7 @@ pub fn http_client(key: &Secret, media_type: Option<&'static str>, redirects: Po
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    Client::builder()
+    tls::client_builder()?
         .default_headers(headers)
         .user_agent(format!("runpod-worker/{VERSION}"))
         .redirect(redirects)

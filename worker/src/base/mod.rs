@@ -9,6 +9,7 @@ mod identity;
 mod limits;
 mod retry;
 mod secret;
+pub mod tls;
 pub mod url;
 
 use std::time::Duration;

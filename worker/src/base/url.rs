@@ -76,6 +76,11 @@ impl UrlTemplate {
         }
     }
 
+    /// Whether requests to it are encrypted.
+    pub fn is_https(&self) -> bool {
+        Url::parse(&self.text).is_ok_and(|url| url.scheme() == "https")
+    }
+
     /// The URL for the worker itself: `$ID` is the worker id.
     pub fn for_worker(&self, worker_id: &str) -> String {
         self.text.replace("$ID", &utf8_percent_encode(worker_id, IN_PATH).to_string())

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 
 use super::{complain, print};
-use crate::base::request_error_text;
+use crate::base::{request_error_text, tls};
 use crate::cli::{ProbeArgs, ProbeKind};
 use crate::config::{EXIT_CONFIG, ProcessEnvironment, probe_address};
 
@@ -45,7 +45,9 @@ async fn probe(address: SocketAddr, kind: ProbeKind) -> Result<String, ProbeErro
     };
     let unreachable = |error| ProbeError::Unreachable { address, cause: request_error_text(error) };
     // The worker is in the same container, so no proxy is used.
-    let client = Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(unreachable)?;
+    let builder =
+        tls::client_builder().map_err(|error| ProbeError::Unreachable { address, cause: error.to_string() })?;
+    let client = builder.no_proxy().timeout(TIMEOUT).build().map_err(unreachable)?;
     let reply = client.get(format!("http://{address}/{path}")).send().await.map_err(unreachable)?;
     let status = reply.status();
     let body = reply.text().await.map_err(unreachable)?;

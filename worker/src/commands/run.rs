@@ -11,6 +11,7 @@ use super::lifecycle::{exit_status, is_fit, log_configuration, unhealthy, with_l
 use super::serve::serve;
 use super::test::{Checks, DEFAULT_FILE, read_job, report_test, test};
 use super::{complain, configure, print};
+use crate::base::{ClientError, tls};
 use crate::cli::{PythonArgs, RunCommandArgs};
 use crate::config::{Config, DirectArgs, EXIT_CONFIG, ProcessEnvironment, load_realtime, load_serve};
 use crate::queue::HttpQueue;
@@ -73,7 +74,20 @@ async fn work(config: Config, python: &PythonArgs, http_bind: Option<&str>) -> E
         return unhealthy(1);
     }
     let (started, _) = oneshot::channel();
-    exit_status(app::run(config, queue, Vec::new(), started).await)
+    let is_https = config.queue.iter().any(|queue| queue.take.is_https() || queue.done.is_https());
+    tokio::select! {
+        result = app::run(config, queue, Vec::new(), started) => exit_status(result),
+        error = unusable_certificates(is_https) => complain(EXIT_CONFIG, &error.to_string()),
+    }
+}
+
+/// Reads the certificates of the system while the handler starts, if they are needed. Returns only when there are none, because a
+/// worker without them would ask its queue in vain for ever.
+async fn unusable_certificates(are_needed: bool) -> ClientError {
+    if are_needed && let Ok(Err(error)) = tokio::task::spawn_blocking(tls::load_certificates).await {
+        return error.into();
+    }
+    std::future::pending().await
 }
 
 async fn serve_api(config: Config, python: &PythonArgs, http_bind: Option<&str>) -> ExitCode {

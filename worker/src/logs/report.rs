@@ -123,7 +123,8 @@ fn job_finished(
     records: &BTreeMap<String, f64>,
 ) {
     let run_ms = millis(run_time);
-    let records = (!records.is_empty()).then(|| format!("{records:?}"));
+    // Formatted only if the line is written.
+    let records = (!records.is_empty()).then(|| tracing::field::debug(records));
     match (status, error) {
         (JobStatus::Completed, _) => info!(%job, run_ms, records, "Completed. Delivering the result."),
         (JobStatus::Failed | JobStatus::TimedOut, Some(report)) => {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::lane::{Chunk, Lane, Step};
 use super::limits::{
-    OVERDUE_AFTER, OutboxLimits, RETRY_PAUSE, RETRY_PAUSE_MAX, UNAUTHORIZED_PAUSE, UNAUTHORIZED_PAUSE_MAX,
+    OVERDUE_AFTER, OVERDUE_IN_LINE, OutboxLimits, RETRY_PAUSE, RETRY_PAUSE_MAX, UNAUTHORIZED_PAUSE,
+    UNAUTHORIZED_PAUSE_MAX,
 };
 use super::pending::PendingResult;
 use super::shared::Shared;
@@ -209,7 +210,11 @@ impl<S: ResultSink> Deliverer<S> {
         if self.shared.spool.as_ref().is_some_and(SpoolHandle::always) {
             self.write_to_disk(message).await;
         }
-        let mut attempt = pin!(self.attempt(job, message));
+        let (permit, is_overdue) = self.turn(message).await;
+        let mut attempt = pin!(self.post(permit, job, message));
+        if is_overdue {
+            return attempt.await;
+        }
         match timeout(OVERDUE_AFTER, &mut attempt).await {
             Ok(reply @ PostReply::Status { code: 200..=299, .. }) => reply,
             Ok(reply) => {
@@ -217,6 +222,25 @@ impl<S: ResultSink> Deliverer<S> {
                 reply
             }
             Err(_) => tokio::join!(attempt, self.overdue(message)).0,
+        }
+    }
+
+    /// Waits until a final result may be posted for the first time. One that waits because others are being accepted is in no more
+    /// danger than those, unless there are very many: writing it down would only make all of them wait longer. Returns whether it
+    /// is overdue, and kept on disk.
+    async fn turn(&self, message: &Message) -> (Option<SemaphorePermit<'_>>, bool) {
+        let begun = Instant::now();
+        let mut turn = pin!(self.permit());
+        let mut accepted = self.accepted.load(Ordering::Relaxed);
+        loop {
+            if let Ok(permit) = timeout(OVERDUE_AFTER, &mut turn).await {
+                return (permit, false);
+            }
+            let before = std::mem::replace(&mut accepted, self.accepted.load(Ordering::Relaxed));
+            if accepted == before || begun.elapsed() >= OVERDUE_IN_LINE {
+                let (permit, ()) = tokio::join!(turn, self.overdue(message));
+                return (permit, true);
+            }
         }
     }
 
@@ -257,8 +281,17 @@ impl<S: ResultSink> Deliverer<S> {
     }
 
     async fn attempt(&self, job: &JobId, message: &Message) -> PostReply {
-        // Held for one try only: a lane that waits for its next try must not keep the others from posting.
-        let _permit = self.posts.acquire().await;
+        let permit = self.permit().await;
+        self.post(permit, job, message).await
+    }
+
+    /// Held for one try only: a lane that waits for its next try must not keep the others from posting.
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes it.
+        self.posts.acquire().await.ok()
+    }
+
+    async fn post(&self, _permit: Option<SemaphorePermit<'_>>, job: &JobId, message: &Message) -> PostReply {
         match message {
             Message::Final(PendingResult { record, .. }) => record.post(&*self.sink).await,
             Message::Chunk(body) => self.sink.post_chunk(job, body.clone()).await,

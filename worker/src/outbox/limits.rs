@@ -32,6 +32,8 @@ limits! {
     "outbox";
     /// A final result that is not accepted within this time is overdue, and is written to disk.
     pub(super) const OVERDUE_AFTER: Duration = Duration::from_millis(250);
+    /// The same for one that waits for its turn, while the queue accepts those before it.
+    pub(super) const OVERDUE_IN_LINE: Duration = Duration::from_secs(2);
     /// First pause between two tries to post.
     pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause between two tries to post.

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::limits::{KILL_PAUSE, REAP_INTERVAL};
-use super::proc_table::{ProcTable, has_path_in_environment};
+use super::proc_table::{ProcTable, has_children, has_path_in_environment};
 
 /// The variable with the folder of a handler process. The SDK keeps the temporary folders of jobs in it.
 pub(super) const FOLDER_VARIABLE: &str = "RUNPOD_HANDLER_TEMP_DIR";
@@ -33,7 +33,7 @@ static EVERY_ORPHAN_IS_OURS: AtomicBool = AtomicBool::new(false);
 pub(super) fn adopt_orphans() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let is_alone = own_pid() != 1 && ProcTable::read().children(own_pid()).next().is_none();
+        let is_alone = own_pid() != 1 && !has_children(own_pid());
         EVERY_ORPHAN_IS_OURS.store(is_alone, Ordering::Relaxed);
         if let Err(error) = set_child_subreaper(Some(getpid())) {
             tracing::warn!(%error, "The worker cannot adopt orphans: processes that a handler leaves behind may live on.");

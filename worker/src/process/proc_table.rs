@@ -1,7 +1,8 @@
 //! The processes of this machine or container, as `/proc` shows them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -23,10 +24,7 @@ impl ProcTable {
         let entries = fs::read_dir("/proc").into_iter().flatten();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         // A process may exit at any time; it is missing then.
-        Self(
-            pids.filter_map(|pid| Some((pid, parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
-                .collect(),
-        )
+        Self(pids.filter_map(|pid| Some((pid, read_entry(pid)?))).collect())
     }
 
     pub(super) fn children(&self, parent: i32) -> impl Iterator<Item = i32> {
@@ -53,6 +51,25 @@ impl ProcTable {
     /// Every process that runs.
     pub(super) fn running(&self) -> impl Iterator<Item = i32> {
         self.0.keys().copied().filter(|pid| self.runs(*pid))
+    }
+}
+
+/// Reads the line of a process with one call, because that of every process is read. What is looked for is at its beginning.
+fn read_entry(pid: i32) -> Option<Entry> {
+    let mut line = [0; 512];
+    let len = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    // The name of a process is any sequence of bytes.
+    parse(&String::from_utf8_lossy(&line[..len]))
+}
+
+/// Whether a process has children. Where the kernel can tell it of this process alone, no other is looked at.
+pub(super) fn has_children(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let lists: Vec<String> = lists.collect();
+    match lists.is_empty() {
+        true => ProcTable::read().children(pid).next().is_some(),
+        false => lists.iter().any(|list| !list.trim().is_empty()),
     }
 }
 

@@ -298,7 +298,17 @@ async fn read_body(response: Response, max_len: usize, limit: Duration) -> Resul
 }
 
 async fn read_up_to(mut response: Response, limit: usize) -> Result<Body, RequestError> {
-    let mut body = BytesMut::new();
+    let Some(first) = response.chunk().await.map_err(request_error)? else { return Ok(Body::Complete(Bytes::new())) };
+    let promised = response.content_length().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+    // Small answers come in one piece, and need not be copied.
+    if promised == first.len() && promised <= limit {
+        return Ok(Body::Complete(first));
+    }
+    let mut body = BytesMut::with_capacity(promised.clamp(first.len(), limit.max(first.len())));
+    body.extend_from_slice(&first);
+    if body.len() > limit {
+        return Ok(Body::Cut(body.freeze()));
+    }
     while let Some(part) = response.chunk().await.map_err(request_error)? {
         body.extend_from_slice(&part);
         if body.len() > limit {

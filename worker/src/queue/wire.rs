@@ -41,20 +41,21 @@ struct Job<'a> {
 /// At most `limit` jobs are taken. No heartbeat lists the others, so the queue gives them out again.
 pub fn take_reply(body: &Bytes, limit: usize) -> TakeReply {
     let body = body.slice(without_bom(body)..);
-    if body.trim_ascii().is_empty() {
-        return TakeReply::Nothing;
-    }
-    let raw: &RawValue = match serde_json::from_slice(&body) {
-        Ok(raw) => raw,
-        Err(error) => return unusable(&body, &format!("it is not JSON ({error})"), limit),
+    let text = match std::str::from_utf8(&body) {
+        Ok(text) => text.trim_ascii(),
+        Err(error) => return unusable(&body, &format!("it is not text ({error})"), limit),
     };
-    let elements = match raw.get().as_bytes().first() {
-        Some(b'{') => vec![raw],
-        Some(b'[') => match serde_json::from_str(raw.get()) {
-            Ok(elements) => elements,
+    let elements: Vec<&str> = match text.as_bytes().first() {
+        None => return TakeReply::Nothing,
+        Some(b'{') => vec![text],
+        Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(text) {
+            Ok(elements) => elements.into_iter().map(RawValue::get).collect(),
             Err(error) => return unusable(&body, &format!("it is not a list of jobs ({error})"), limit),
         },
-        _ => return TakeReply::Nothing,
+        Some(_) => match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => return TakeReply::Nothing,
+            Err(error) => return unusable(&body, &format!("it is not JSON ({error})"), limit),
+        },
     };
     if elements.is_empty() {
         return TakeReply::Nothing;
@@ -63,7 +64,14 @@ pub fn take_reply(body: &Bytes, limit: usize) -> TakeReply {
     let mut jobs = Vec::new();
     let mut problem = String::new();
     for element in elements.into_iter().take(limit) {
-        match read_job(&body, element) {
+        let job = serde_json::from_str(element);
+        // Elements of a list are known to be JSON. Of a single job, which may be large, only this shows it.
+        if let Err(error) = &job
+            && !error.is_data()
+        {
+            return unusable(&body, &format!("it is not JSON ({error})"), limit);
+        }
+        match read_job(&body, element, job) {
             Ok(job) => jobs.push(job),
             Err(reason) => {
                 tracing::error!(
@@ -109,12 +117,11 @@ fn without_bom(body: &[u8]) -> usize {
     if body.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 }
 }
 
-fn read_job(reply: &Bytes, raw: &RawValue) -> Result<TakenJob, String> {
-    let text = raw.get();
+fn read_job(reply: &Bytes, text: &str, job: serde_json::Result<Job<'_>>) -> Result<TakenJob, String> {
     if !text.starts_with('{') {
         return Err("a job must be a JSON object".to_owned());
     }
-    let job: Job<'_> = match serde_json::from_str(text) {
+    let job = match job {
         Ok(job) => job,
         Err(error) => {
             let id = recover_ids(text.as_bytes(), 1).0.pop().ok_or_else(|| error.to_string())?;

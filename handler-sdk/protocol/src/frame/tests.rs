@@ -109,3 +109,33 @@ proptest! {
         let _ = decoder.finish();
     }
 }
+
+#[test]
+fn the_rest_of_a_large_frame_is_read_at_once_and_nothing_is_reserved_for_one_over_the_limit() {
+    /// Gives whatever it is asked for.
+    struct Endless<'a>(&'a [u8], usize);
+    impl Read for Endless<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.read(into)
+        }
+    }
+    let payload = vec![b'1'; 20_000_000];
+    let bytes = frame(&json!({"job": "a"}), &payload);
+    let mut reader = Endless(&bytes, 0);
+    let mut decoder = Decoder::<Value>::new();
+    let received = loop {
+        if let Some((_, payload)) = drain(&mut decoder).pop() {
+            break payload;
+        }
+        decoder.read_from(&mut reader).unwrap();
+    };
+    assert_eq!(received, payload);
+    assert!(reader.1 <= 25, "{} reads", reader.1);
+
+    let mut decoder = Decoder::<Value>::new();
+    let mut prefix = 10_u32.to_le_bytes().to_vec();
+    prefix.extend_from_slice(&u32::MAX.to_le_bytes());
+    decoder.buffer_mut().extend_from_slice(&prefix);
+    assert!(decoder.buffer_mut().capacity() < MAX_READ, "no memory for what will be skipped");
+}

@@ -47,6 +47,9 @@ pub struct Policy {
     pub slots: u32,
     /// Jobs to hold ready beyond the free slots.
     pub prefetch: usize,
+    /// Most jobs asked for with one poll. The next poll follows at once, so that many free slots are filled step by step, while the
+    /// first jobs run: a thousand jobs that begin at the same moment end no sooner, and cost more.
+    pub poll_jobs: usize,
     /// `auto`, `cpu` or `cuda`, passed to the handler.
     pub device: String,
     /// Chunks of one job that may be undelivered before the handler has to wait.
@@ -143,6 +146,7 @@ impl Default for Policy {
             processes: 1,
             slots: 1,
             prefetch: 0,
+            poll_jobs: 100,
             device: "auto".to_owned(),
             chunk_window: 32,
             checks: None,

@@ -93,6 +93,50 @@ async fn a_slow_answer_puts_the_result_on_disk_meanwhile() {
     assert_eq!((it.results(), it.rig.sink.log().len()), (0, 1));
 }
 
+/// Answers after this many milliseconds, always.
+fn answers_after(millis: u64) -> impl Iterator<Item = (u64, PostReply)> {
+    std::iter::repeat_n((millis, code(200)), 1000)
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_wait_in_line_behind_accepted_ones_stay_off_the_disk() {
+    let posts = OutboxLimits::default().max_posts;
+    let mut it = Spooled::new(answers_after(200), false);
+    // Five turns of 200 ms.
+    let jobs = 5 * posts;
+    for job in 0..jobs {
+        it.rig.send(&job.to_string(), done("1"));
+    }
+    for _ in 0..jobs {
+        assert!(it.rig.until_final().await.0);
+    }
+    assert_eq!((it.rig.outbox.stats().overdue, it.stats()), (0, SpoolStats::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_in_line_are_on_disk_when_nothing_is_accepted_or_the_line_is_long() {
+    let posts = OutboxLimits::default().max_posts;
+    let it = Spooled::new(answers_after(60_000), false);
+    for job in 0..posts + 3 {
+        it.rig.send(&job.to_string(), done("1"));
+    }
+    it.until(|it| it.stats().results as usize == posts + 3).await;
+    assert_eq!(it.rig.outbox.stats().overdue as usize, posts + 3, "each is counted once");
+
+    let mut it = Spooled::new(answers_after(200), false);
+    // Fifteen turns, of which the last begin after 2.8 s.
+    let jobs = 15 * posts;
+    for job in 0..jobs {
+        it.rig.send(&job.to_string(), done("1"));
+    }
+    for _ in 0..jobs {
+        assert!(it.rig.until_final().await.0);
+    }
+    let overdue = it.rig.outbox.stats().overdue as usize;
+    assert!(overdue > 0 && overdue < jobs / 2, "{overdue} of {jobs}");
+    assert_eq!(it.results(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn always_means_before_it_is_posted() {
     let mut it = Spooled::new([(200, code(200))], true);
