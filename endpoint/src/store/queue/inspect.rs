@@ -29,7 +29,8 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn observe(&self, now: Timestamp) -> Observation {
         let first = self.waiting.values().next();
-        Observation { health: self.health(now), totals: self.totals, oldest_wait: self.waited(now, first) }
+        let oldest_wait = self.waited(now, first);
+        Observation { health: self.health(now), totals: self.totals, oldest_wait, model: self.model.clone() }
     }
 
     /// The load. Low-priority jobs must not trigger scaling, so they are left out of what waits.

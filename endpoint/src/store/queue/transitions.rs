@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Effect, Queue};
 use crate::store::clock::Timestamp;
-use crate::store::ending::Ending;
+use crate::store::ending::{CallerMistake, Ending};
 use crate::store::job::{Position, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
@@ -18,11 +18,13 @@ pub(super) struct End<P> {
     pub(super) ending: Ending<P>,
     /// Its run time was over, whatever the status is.
     pub(super) timed_out: bool,
+    /// The caller's mistake that it failed by.
+    pub(super) mistake: Option<CallerMistake>,
 }
 
 impl<P> End<P> {
     pub(super) fn of(status: Status) -> Self {
-        Self { status, ending: Ending::default(), timed_out: false }
+        Self { status, ending: Ending::default(), timed_out: false, mistake: None }
     }
 }
 
@@ -122,7 +124,7 @@ impl<P: Content> Queue<P> {
 
     /// The one place where a job becomes terminal.
     pub(super) fn end(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
-        let End { status, ending, timed_out } = end;
+        let End { status, ending, timed_out, mistake } = end;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let record = &mut job.record;
         let finished = State::Finished { status, forget_at: now + record.request.retention };
@@ -142,6 +144,7 @@ impl<P: Content> Queue<P> {
         }
         record.ending = ending;
         self.totals.execution_timeouts += u64::from(timed_out);
+        self.totals.mistaken(mistake);
         match status {
             Status::Completed => self.completed += 1,
             Status::Failed | Status::TimedOut => self.failed += 1,

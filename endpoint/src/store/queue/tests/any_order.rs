@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{ANONYMOUS, Heartbeat, WorkerEvent};
+use crate::store::{ANONYMOUS, CallerMistake, Heartbeat, WorkerEvent};
 
 const WORKERS: [&str; 3] = ["w0", "w1", ANONYMOUS];
 
@@ -115,6 +115,7 @@ impl Observer {
                         cost: None,
                     },
                     timed_out: *failed && number.is_multiple_of(2),
+                    mistake: number.is_multiple_of(3).then_some(CallerMistake::Validation),
                     recycle: *recycle,
                     not_begun: None,
                 };
@@ -131,7 +132,7 @@ impl Observer {
             }
             Event::Heartbeat { worker, jobs, unhealthy } => {
                 let jobs = jobs.iter().map(|job| self.job(*job)).collect();
-                self.queue.heartbeat(now, WORKERS[*worker], &Heartbeat { jobs, unhealthy: *unhealthy });
+                self.queue.heartbeat(now, WORKERS[*worker], &Heartbeat { jobs, unhealthy: *unhealthy, model: None });
             }
             Event::Cancel { job } => {
                 let _ = self.queue.cancel(now, &self.job(*job));
@@ -263,6 +264,7 @@ impl Observer {
         let totals = &queue.totals;
         assert_eq!((totals.completed, totals.retried), (queue.completed, queue.retried));
         assert_eq!(totals.failed + totals.timed_out, queue.failed);
+        assert!(totals.invalid <= totals.failed, "a mistake of a caller is a failure");
         let unfinished = (queue.waiting.len() + queue.in_progress) as u64;
         let ended = totals.completed + totals.failed + totals.timed_out + totals.cancelled + totals.expired;
         assert_eq!(totals.in_queue, unfinished + ended, "a job was counted twice or not at all");
