@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn ended(completed: u64, failed: u64, timed_out: u64) -> Readings {
-        Readings { counters: Counters { completed, failed, timed_out }, ..Readings::default() }
+        Readings { counters: Counters { completed, failed, timed_out, ..Counters::default() }, ..Readings::default() }
     }
 
     /// The alerts at these seconds.

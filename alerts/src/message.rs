@@ -153,7 +153,7 @@ mod tests {
     fn a_resolved_alert_has_the_severity_info() {
         let message = Message::new("w", &alert("failure_rate", AlertState::Resolved, None), noon());
         assert_eq!((message.title.as_str(), message.severity), ("w: failure_rate is resolved", "info"));
-        assert!(message.message.starts_with("share of jobs that failed within 5m: nothing to measure."));
+        assert!(message.message.starts_with("share of valid jobs that failed within 5m: nothing to measure."));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Counters {
     pub completed: u64,
     /// Jobs that ended with an error, timeouts included.
     pub failed: u64,
+    /// Of the failed ones, those that failed by a mistake of their caller: an invalid input, an unknown model.
+    pub caller_mistakes: u64,
     /// Failed because of their deadline.
     pub timed_out: u64,
 }
@@ -38,6 +40,7 @@ impl Counters {
         Self {
             completed: self.completed.saturating_sub(before.completed),
             failed: self.failed.saturating_sub(before.failed),
+            caller_mistakes: self.caller_mistakes.saturating_sub(before.caller_mistakes),
             timed_out: self.timed_out.saturating_sub(before.timed_out),
         }
     }
@@ -49,7 +52,8 @@ impl Counters {
 pub enum Signal {
     /// Jobs in the queue.
     QueueDepth,
-    /// Share of the jobs that ended within the window and failed, from 0 to 1.
+    /// Share of the jobs that ended within the window and failed, from 0 to 1. Mistakes of callers are left out, of the failed jobs
+    /// and of all jobs: they neither raise the share nor hide the failures of others.
     FailureRate,
     /// Jobs that exceeded their deadline within the window.
     Timeouts,
@@ -92,7 +96,7 @@ impl Signal {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::QueueDepth => "jobs waiting",
-            Self::FailureRate => "share of jobs that failed",
+            Self::FailureRate => "share of valid jobs that failed",
             Self::Timeouts => "jobs that exceeded their deadline",
             Self::JobsWithoutIdleWorker => "jobs waiting while no worker is idle",
             Self::UnhealthyWorkers => "unhealthy workers",
@@ -113,8 +117,9 @@ impl Signal {
         match self {
             Self::QueueDepth => Some(now.waiting as f64),
             Self::FailureRate => {
-                let jobs = ended.completed.saturating_add(ended.failed);
-                (jobs >= min_jobs.max(1)).then(|| ended.failed as f64 / jobs as f64)
+                let failed = ended.failed.saturating_sub(ended.caller_mistakes);
+                let jobs = ended.completed.saturating_add(failed);
+                (jobs >= min_jobs.max(1)).then(|| failed as f64 / jobs as f64)
             }
             Self::Timeouts => Some(ended.timed_out as f64),
             Self::JobsWithoutIdleWorker => Some(if now.idle_workers == 0 { now.waiting as f64 } else { 0.0 }),
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     fn counters(completed: u64, failed: u64, timed_out: u64) -> Counters {
-        Counters { completed, failed, timed_out }
+        Counters { completed, failed, timed_out, ..Counters::default() }
     }
 
     #[test]
@@ -151,6 +156,17 @@ mod tests {
         assert_eq!(Signal::UnhealthyWorkers.value(&Readings { unhealthy_workers: 2, ..busy }, none, 0), Some(2.0));
         assert_eq!(Signal::LostWorkers.value(&Readings { lost_workers: 3, ..busy }, none, 0), Some(3.0));
         assert_eq!(Signal::GpuUtilization.value(&busy, none, 0), Some(0.5));
+    }
+
+    #[test]
+    fn mistakes_of_callers_neither_raise_the_failure_rate_nor_hide_the_failures_of_others() {
+        let rate = |completed, failed, caller_mistakes| {
+            let counters = Counters { completed, failed, caller_mistakes, timed_out: 0 };
+            Signal::FailureRate.value(&Readings { counters, ..Readings::default() }, Counters::default(), 10)
+        };
+        assert_eq!(rate(0, 15, 15), None, "nothing is known of jobs with a valid input");
+        assert_eq!(rate(10, 15, 15), Some(0.0));
+        assert_eq!(rate(5, 95, 90), Some(0.5));
     }
 
     #[test]

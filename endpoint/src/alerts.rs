@@ -69,6 +69,7 @@ fn readings(seen: &Observation) -> Readings {
         counters: Counters {
             completed: totals.completed,
             failed: totals.failed.saturating_add(totals.timed_out),
+            caller_mistakes: totals.invalid.saturating_add(totals.model_not_found),
             timed_out: totals.execution_timeouts,
         },
     }

@@ -36,7 +36,7 @@ async function start(args) {
 export const serve = (port = 0, ...args) => start(["serve", "--bind", `127.0.0.1:${port}`, ...args]);
 
 /** A port that is free now. */
-const freePort = () => new Promise((resolve) => {
+export const freePort = () => new Promise((resolve) => {
   const server = createServer().listen(0, "127.0.0.1", () => {
     const { port } = server.address();
     server.close(() => resolve(port));
@@ -69,14 +69,15 @@ export async function eventually(what, check) {
 }
 
 /** Debian's chromium with an empty profile. `page(options)` opens a page on which no script may fail. */
-export async function browser() {
+export async function browser({ args = [], ...more } = {}) {
   const profile = mkdtempSync(join(tmpdir(), "console-test-"));
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+      "--disable-background-networking", "--disable-component-update", "--disable-sync", ...args],
     viewport: { width: 1280, height: 860 },
     reducedMotion: "reduce",
+    ...more,
   });
   context.setDefaultTimeout(10_000);
   const failures = [];

@@ -120,7 +120,7 @@ async fn counters_agree_with_what_the_clients_saw() {
     assert_eq!((categories["oom"], categories["timeout"], categories["validation"]), (1.0, timeouts, 3.0));
     let types = by_label(&metrics, "inference_errors_total", "error_type");
     assert_eq!(types.values().sum::<f64>(), failed);
-    assert_eq!((types["model_not_found"], types["timeout"]), (1.0, timeouts));
+    assert_eq!((types["model_not_found"], types["validation"], types["timeout"]), (1.0, 2.0, timeouts));
 
     let tenants = by_label(&metrics, "inference_requests_total", "tenant");
     assert_eq!(tenants.keys().collect::<Vec<_>>(), ["a", "b", "other"]);

@@ -5,6 +5,7 @@
 mod incidents;
 mod live;
 mod operations;
+mod queue_depth;
 mod rules;
 mod snippets;
 mod stack;

@@ -83,6 +83,11 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// With the shipped configuration and rules, hurried, looking at all of these once a second.
     pub(crate) async fn start(workers: &[&str], endpoint: &str, alertmanager: &str) -> Self {
+        Self::start_with(workers, endpoint, alertmanager, &hurried(shipped("rules.yml"))).await
+    }
+
+    /// The same with other rules.
+    pub(crate) async fn start_with(workers: &[&str], endpoint: &str, alertmanager: &str, rules: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let workers: Vec<&str> = workers.iter().map(|worker| target(worker)).collect();
         let workers_here = format!("static_configs:\n      - targets: [\"{}\"]", workers.join("\", \""));
@@ -94,7 +99,7 @@ impl Prometheus {
         ];
         let config = folder.path().join("prometheus.yml");
         std::fs::write(&config, replaced(shipped("prometheus.yml"), &changes)).unwrap();
-        std::fs::write(folder.path().join("rules.yml"), hurried(shipped("rules.yml"))).unwrap();
+        std::fs::write(folder.path().join("rules.yml"), rules).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let args = [
             format!("--config.file={}", config.display()),

@@ -36,11 +36,48 @@ async fn a_worker_posts_an_alert_when_jobs_fail_and_another_when_they_do_not() {
     keys.sort();
     assert_eq!(keys, ["message", "severity", "timestamp", "title"]);
     assert_eq!(firing["severity"], "critical");
-    assert!(firing["message"].as_str().unwrap().starts_with("share of jobs that failed within 3s: 1."), "{firing}");
+    assert!(
+        firing["message"].as_str().unwrap().starts_with("share of valid jobs that failed within 3s: 1."),
+        "{firing}"
+    );
     // The window passes and nothing fails any more.
     receiver.gets("/s3cret-path", "the end", titled("worker-1: failure_rate is resolved")).await;
     let log = worker.daemon.log();
     assert!(log.contains("failure_rate") && !log.contains("s3cret-path"), "{log}");
+}
+
+/// Fifteen mistakes, then as many good jobs as bad ones: the share that fires is that of the others, at the worker and at the endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_of_callers_fire_no_alert_and_are_counted_apart() {
+    let receiver = Receiver::start().await;
+    let (_folder, path) = rules("[failure_rate]\nabove = 0.4\nmin_jobs = 4\nwindow = \"10m\"\nfor = \"0s\"");
+    let flags = ["--alert-rules", &path, "--alert-webhook", &receiver.url];
+    let endpoint = Endpoint::start(&flags).await;
+    let worker = Worker::start(&endpoint, &binary("puppet-handler"), WorkerOptions::flags(&flags));
+    worker.ready().await;
+    let client = endpoint.client();
+    for number in 0..15 {
+        let mistake = ["validation", "unknown_model", "not a thing that the handler does"][number % 3];
+        assert_eq!(client.run(json!({"do": mistake})).await["status"], "FAILED");
+    }
+    let of = |address: String| async move { reqwest::get(address).await.unwrap().text().await.unwrap() };
+    let (at_worker, at_endpoint) = (worker.metrics().await, of(endpoint.base.replace("/v2", "/metrics")).await);
+    for (kind, jobs) in [("validation", 10), ("model_not_found", 5)] {
+        let line = format!("runpod_endpoint_caller_mistakes_total{{endpoint=\"test\",kind=\"{kind}\"}} {jobs}\n");
+        assert!(at_endpoint.contains(&line), "{line} is not in {at_endpoint}");
+        let typed = |line: &&str| line.starts_with("inference_errors_total{") && line.contains(&format!("=\"{kind}\""));
+        let counted: Vec<&str> = at_worker.lines().filter(typed).collect();
+        assert!(counted.len() == 1 && counted[0].ends_with(&format!(" {jobs}")), "{counted:?}");
+    }
+
+    for input in [json!({"do": "ok"}), json!({"do": "ok"}), json!({"do": "error"}), json!({"do": "error"})] {
+        client.run(input).await;
+    }
+    for source in ["worker-1", "test"] {
+        let title = format!("{source}: failure_rate is firing");
+        let firing = receiver.gets("/", "the alert", |body| body["title"] == *title).await;
+        assert!(firing["message"].as_str().unwrap().contains("within 10m: 0.5."), "{firing}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,7 +96,12 @@ fn readings(snapshot: &Snapshot, gpus: &Gpus) -> Readings {
         unhealthy_workers: u64::from(snapshot.state == WorkerState::Unhealthy),
         lost_workers: 0,
         gpu_utilization: utilization(gpus),
-        counters: Counters { completed: jobs.completed, failed: jobs.failed, timed_out: jobs.timed_out },
+        counters: Counters {
+            completed: jobs.completed,
+            failed: jobs.failed,
+            caller_mistakes: snapshot.caller_mistakes(),
+            timed_out: jobs.timed_out,
+        },
     }
 }
 
@@ -109,6 +114,8 @@ fn utilization(gpus: &Gpus) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use runpod_handler_protocol::ErrorKind;
+
     use super::*;
     use crate::sensors::gpu::{Gpu, GpuFigures};
     use runpod_worker_core::JobCounts;
@@ -117,10 +124,11 @@ mod tests {
     fn the_readings_are_those_of_the_health_document() {
         let jobs =
             JobCounts { completed: 5, failed: 3, timed_out: 1, in_progress: 2, in_queue: 4, ..JobCounts::default() };
-        let snapshot = Snapshot { state: WorkerState::Running, jobs, ..Snapshot::default() };
+        let failures = [(ErrorKind::Validation, 1), (ErrorKind::ModelNotFound, 1), (ErrorKind::Timeout, 1)].into();
+        let snapshot = Snapshot { state: WorkerState::Running, jobs, failures, ..Snapshot::default() };
         let seen = readings(&snapshot, &Gpus::absent());
         assert_eq!((seen.waiting, seen.running, seen.idle_workers, seen.unhealthy_workers), (4, 2, 0, 0));
-        assert_eq!(seen.counters, Counters { completed: 5, failed: 3, timed_out: 1 });
+        assert_eq!(seen.counters, Counters { completed: 5, failed: 3, caller_mistakes: 2, timed_out: 1 });
         for (state, idle, unhealthy) in [(WorkerState::Idle, 1, 0), (WorkerState::Unhealthy, 0, 1)] {
             let seen = readings(&Snapshot { state, ..Snapshot::default() }, &Gpus::absent());
             assert_eq!((seen.idle_workers, seen.unhealthy_workers), (idle, unhealthy));

@@ -1,13 +1,16 @@
-//! The OpenAPI document at `/openapi.json` and a browser for it at `/docs`, both from the routes' own attributes.
+//! The OpenAPI document at `/openapi.json` and a browser for it at `/docs`, both from the routes' own attributes. All addresses in them
+//! are relative, so that they hold behind a proxy that serves this server under a path of its own.
 
 use axum::Router;
 use axum::http::HeaderValue;
-use axum::http::header::CONTENT_SECURITY_POLICY;
+use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use axum::middleware::map_response;
 use axum::response::Response;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, InfoBuilder, LicenseBuilder, OpenApi, Ref, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{
+    Content, InfoBuilder, LicenseBuilder, OpenApi, Ref, ResponseBuilder, SecurityRequirement, ServerBuilder,
+};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::error::Problem;
@@ -21,12 +24,16 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 
 /// The pages need no key: they describe the API and show no jobs.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: OpenApi) -> Router<S> {
-    let config = Config::default().try_it_out_enabled(true).validator_url("none").use_base_layout();
+    let config = Config::from("../openapi.json").try_it_out_enabled(true).validator_url("none").use_base_layout();
     let browser = SwaggerUi::new("/docs").config(config).url("/openapi.json", complete(document));
     Router::from(browser).layer(map_response(protect))
 }
 
 async fn protect(mut response: Response) -> Response {
+    // From `/docs`. The browser of the API knows no path but its own.
+    if response.headers().get(LOCATION).is_some_and(|target| target == "/docs/") {
+        response.headers_mut().insert(LOCATION, HeaderValue::from_static("docs/"));
+    }
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
@@ -39,6 +46,8 @@ fn complete(mut document: OpenApi) -> OpenApi {
         .description(Some("The client API of a RunPod-compatible serverless endpoint."))
         .license(Some(LicenseBuilder::new().name(env!("CARGO_PKG_LICENSE")).build()))
         .build();
+    // The folder of the document.
+    document.servers = Some(vec![ServerBuilder::new().url(".").description(Some("This endpoint")).build()]);
     let mut scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     scheme.description = Some("The value of --api-key, if the endpoint has one.".to_owned());
     let components = document.components.get_or_insert_default();

@@ -18,18 +18,21 @@ use super::body;
 use super::error::ApiError;
 use super::limits;
 use super::query::Params;
-use crate::store::{JobId, ping_interval};
+use crate::store::{JobId, Model, ping_interval};
 
 /// The header of the announcement.
 const EXTENSIONS: HeaderName = HeaderName::from_static("x-runpod-endpoint-extensions");
 
-const ANNOUNCED: HeaderValue = HeaderValue::from_static("hand-back, goodbye, instance");
+const ANNOUNCED: HeaderValue = HeaderValue::from_static("hand-back, goodbye, instance, model");
 
 /// The header in which a worker names its process.
 const INSTANCE: &str = "x-runpod-worker-instance";
 
 /// The header of answers to heartbeats with the longest interval between two of them, in milliseconds.
 const PING_INTERVAL: HeaderName = HeaderName::from_static("x-runpod-endpoint-ping-interval");
+
+/// Longest name and version of a model, in characters: longer ones are cut, as the worker does in its metrics.
+const MAX_MODEL: usize = 64;
 
 /// Longest name of a process.
 const MAX_INSTANCE: usize = 64;
@@ -75,6 +78,15 @@ fn instance(value: &HeaderValue) -> Result<&str, ApiError> {
         .ok()
         .filter(fits)
         .ok_or_else(|| ApiError::BadRequest(format!("{INSTANCE} must be 1 to {MAX_INSTANCE} letters, digits, - and _")))
+}
+
+/// What a heartbeat says of the handler, by the parameters `model` and `model_version`.
+pub(crate) fn model(params: &Params) -> Option<Model> {
+    let text = |name| {
+        let text: String = params.get(name)?.chars().filter(|letter| !letter.is_control()).take(MAX_MODEL).collect();
+        (!text.is_empty()).then_some(text)
+    };
+    Some(Model { name: text("model")?, version: text("model_version")? })
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,10 +9,14 @@ use serde_json::value::RawValue;
 
 use super::json;
 use super::limits;
-use crate::store::{Ending, NotBegun, Outcome, Payload};
+use crate::store::{CallerMistake, Ending, NotBegun, Outcome, Payload};
 
 /// `error_type` of a job that its worker stopped at the execution timeout.
-const TIMEOUT: &str = "timeout";
+pub(crate) const TIMEOUT: &str = "timeout";
+/// `error_type` of a job with an input that is not valid.
+pub(crate) const VALIDATION: &str = "validation";
+/// `error_type` of a job for a model that the handler does not have.
+pub(crate) const MODEL_NOT_FOUND: &str = "model_not_found";
 /// `event` of a job that a worker of RunPod's SDK 2.0 held when it was told to stop before its hooks had ended.
 const PRESTART_CANCELLED: &str = "prestart_cancelled";
 /// `event` of a job that such a worker held when its hooks failed.
@@ -61,13 +65,11 @@ impl Report {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        let (timed_out, not_begun) = error.as_deref().map_or((false, None), |error| {
-            let known = KnownError::of(error);
-            (known.error_type == TIMEOUT, known.not_begun())
-        });
+        let known = error.as_deref().map(KnownError::of).unwrap_or_default();
+        let (timed_out, mistake, not_begun) = (known.error_type == TIMEOUT, known.mistake(), known.not_begun());
         let cost = body.cost.filter(|cost| cost.get().len() <= limits::COST).map(Arc::from);
         let ending = Ending { output, error: error.map(shortened), cost };
-        Ok(Self::Final(Outcome { ending, timed_out, recycle: json::is_truthy(&body.stop_pod), not_begun }))
+        Ok(Self::Final(Outcome { ending, timed_out, mistake, recycle: json::is_truthy(&body.stop_pod), not_begun }))
     }
 }
 
@@ -98,6 +100,14 @@ impl<'a> KnownError<'a> {
     /// What a person needs of this error: no traceback, no names of hosts.
     pub(crate) fn message<'b>(&'b self, error: &'b str) -> &'b str {
         self.error_message.as_str().unwrap_or(error)
+    }
+
+    fn mistake(&self) -> Option<CallerMistake> {
+        match &*self.error_type {
+            VALIDATION => Some(CallerMistake::Validation),
+            MODEL_NOT_FOUND => Some(CallerMistake::ModelNotFound),
+            _ => None,
+        }
     }
 
     fn not_begun(&self) -> Option<NotBegun> {
@@ -140,6 +150,18 @@ mod tests {
             ("7", false),
         ] {
             assert_eq!(outcome(&format!(r#"{{"error": {error}}}"#)).timed_out, timed_out, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_the_caller_is_known_by_its_error_type() {
+        for (error, mistake) in [
+            (r#""{\"error_type\":\"validation\",\"error_message\":\"m\"}""#, Some(CallerMistake::Validation)),
+            (r#"{"error_type": "model_not_found"}"#, Some(CallerMistake::ModelNotFound)),
+            (r#""{\"error_type\":\"inference_error\",\"error_message\":\"validation\"}""#, None),
+            (r#""validation""#, None),
+        ] {
+            assert_eq!(outcome(&format!(r#"{{"error": {error}}}"#)).mistake, mistake, "{error}");
         }
     }
 

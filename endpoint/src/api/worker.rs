@@ -187,6 +187,7 @@ async fn ping(
         let (check, reason) = (text("check"), text("reason"));
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
-    let lease = app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy }).await?;
+    let model = extensions::model(&params);
+    let lease = app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy, model }).await?;
     Ok(extensions::with_ping_interval(Json(json!({})).into_response(), lease))
 }

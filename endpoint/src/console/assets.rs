@@ -49,3 +49,30 @@ fn headers(media_type: &'static str) -> [(HeaderName, &'static str); 6] {
         (X_FRAME_OPTIONS, "DENY"),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    /// A proxy may serve the console under a prefix.
+    #[test]
+    fn the_page_names_its_parts_by_relative_addresses() {
+        let page = include_str!("assets/index.html");
+        let addresses = ["href=\"", "src=\""].into_iter().flat_map(|name| page.split(name).skip(1));
+        let addresses: Vec<&str> = addresses.filter_map(|rest| rest.split('"').next()).collect();
+        assert!(addresses.len() > 5, "{addresses:?}");
+        assert!(addresses.iter().all(|address| !address.starts_with('/') && !address.contains(':')), "{addresses:?}");
+        // Scripts send requests through one function, which adds the prefix.
+        let scripts = [
+            ("main.js", include_str!("assets/main.js")),
+            ("chart.js", include_str!("assets/chart.js")),
+            ("dom.js", include_str!("assets/dom.js")),
+            ("form.js", include_str!("assets/form.js")),
+            ("job.js", include_str!("assets/job.js")),
+            ("overview.js", include_str!("assets/overview.js")),
+        ];
+        for (name, script) in scripts {
+            for way_around in ["fetch(", "EventSource(", "XMLHttpRequest", "href: \"/", "src: \"/"] {
+                assert!(!script.contains(way_around), "{name} has {way_around}");
+            }
+        }
+    }
+}

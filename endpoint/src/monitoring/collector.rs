@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -9,11 +10,15 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use super::labels::OTHER;
 use crate::overflow::OverflowTotals;
-use crate::store::{Distribution, Health, Observation, Totals, WorkerCounts};
+use crate::store::{Distribution, Health, Model, Observation, Totals, WorkerCounts};
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
+
+/// What runs the jobs, where it is not known. Workers use the same word.
+const UNKNOWN: &str = "unknown";
 
 /// One value of the label `endpoint`: one endpoint, or all those that share a label.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub(super) struct Series {
     workers: [(&'static str, usize); 6],
     /// Absent where no endpoint has an overflow.
     overflow: Option<OverflowTotals>,
+    /// What runs the jobs; `None` where it is not known, and where several endpoints share the label.
+    model: Option<Arc<Model>>,
 }
 
 impl Series {
@@ -41,6 +48,7 @@ impl Series {
             oldest_wait: Duration::ZERO,
             workers: by_state(WorkerCounts::default()),
             overflow: None,
+            model: None,
         }
     }
 
@@ -60,6 +68,7 @@ impl Series {
         self.in_progress += in_progress;
         self.paused |= paused;
         self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
+        self.model = observation.model.clone().filter(|_| self.endpoint != OTHER);
         self.workers.iter_mut().zip(by_state(workers)).for_each(|((_, sum), (_, count))| *sum += count);
     }
 
@@ -111,6 +120,13 @@ impl Collector for Collected {
         )?;
         self.counters(
             encoder,
+            "runpod_endpoint_caller_mistakes",
+            "Failed jobs whose caller made the mistake, by kind of error. They are among the failed ones of runpod_endpoint_jobs.",
+            "kind",
+            |series| [("validation", series.totals.invalid), ("model_not_found", series.totals.model_not_found)],
+        )?;
+        self.counters(
+            encoder,
             "runpod_endpoint_jobs_retried",
             "Jobs that were given to another worker because the first one was lost.",
             "",
@@ -140,6 +156,10 @@ impl Collector for Collected {
         self.gauges(encoder, "runpod_endpoint_queue_depth", "Jobs that wait for a worker.", "", |series| {
             [("", count(series.in_queue))]
         })?;
+        // The names that rules for workers and for other systems use.
+        let waiting = "Jobs that wait for a worker, as runpod_endpoint_queue_depth. A worker counts jobs that it holds under this name.";
+        self.gauges(encoder, "runpod_queue_depth", waiting, "", |series| [("", count(series.in_queue))])?;
+        self.depth_by_model(encoder)?;
         self.gauges(
             encoder,
             "runpod_endpoint_oldest_wait_seconds",
@@ -265,6 +285,18 @@ impl Collected {
             for (value, gauge) in values(series) {
                 family.encode_family(&labels(series, label, value))?.encode_gauge(&gauge)?;
             }
+        }
+        Ok(())
+    }
+
+    fn depth_by_model(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Jobs that wait for a worker, by the model that the handler's manifest names.";
+        let mut family = describe(encoder, "job_queue_depth", help, MetricType::Gauge)?;
+        for series in &self.series {
+            let (model, version) =
+                series.model.as_ref().map_or((UNKNOWN, UNKNOWN), |model| (&*model.name, &*model.version));
+            let labels = [("endpoint", &*series.endpoint), ("model", model), ("version", version)];
+            family.encode_family(&labels)?.encode_gauge(&count(series.in_queue))?;
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! What is counted at one endpoint, where it happens.
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Timestamp;
+use super::ending::CallerMistake;
+use super::model::Model;
 use super::status::Status;
 
 /// The `workers` half of `/health`.
@@ -42,9 +45,11 @@ pub struct Health {
     pub workers: WorkerCounts,
 }
 
-/// Upper bounds of the buckets of a [`Distribution`], in seconds: jobs take from milliseconds to hours.
-pub const BUCKETS: [f64; 15] =
-    [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 7200.0];
+/// Upper bounds of the buckets of a [`Distribution`], in seconds: jobs take from milliseconds to a day, and wait for up to a week.
+pub const BUCKETS: [f64; 22] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0,
+    7200.0, 14_400.0, 86_400.0, 604_800.0,
+];
 
 /// Times, counted in buckets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,6 +102,10 @@ pub struct Totals {
     pub completed: u64,
     /// Jobs that ended with an error.
     pub failed: u64,
+    /// Of these, jobs with an input that was not valid.
+    pub invalid: u64,
+    /// Of these, jobs for a model that the handler does not have.
+    pub model_not_found: u64,
     /// Jobs that exceeded their execution timeout, where they are reported as `TIMED_OUT`.
     pub timed_out: u64,
     /// Jobs that exceeded their execution timeout, whatever state they are reported in.
@@ -132,6 +141,14 @@ impl Totals {
             self.execution.observe(execution);
         }
     }
+
+    pub(crate) fn mistaken(&mut self, mistake: Option<CallerMistake>) {
+        match mistake {
+            Some(CallerMistake::Validation) => self.invalid += 1,
+            Some(CallerMistake::ModelNotFound) => self.model_not_found += 1,
+            None => {}
+        }
+    }
 }
 
 impl AddAssign for Totals {
@@ -140,6 +157,8 @@ impl AddAssign for Totals {
         self.in_progress += other.in_progress;
         self.completed += other.completed;
         self.failed += other.failed;
+        self.invalid += other.invalid;
+        self.model_not_found += other.model_not_found;
         self.timed_out += other.timed_out;
         self.execution_timeouts += other.execution_timeouts;
         self.cancelled += other.cancelled;
@@ -153,7 +172,7 @@ impl AddAssign for Totals {
 }
 
 /// The totals of one endpoint and what `/health` shows at the same moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observation {
     /// The counters of `/health`.
     pub health: Health,
@@ -161,6 +180,8 @@ pub struct Observation {
     pub totals: Totals,
     /// How long the job at the head of the queue has waited.
     pub oldest_wait: Option<Timestamp>,
+    /// What runs the jobs; `None` before a worker has said it.
+    pub model: Option<Arc<Model>>,
 }
 
 #[cfg(test)]
@@ -170,11 +191,11 @@ mod tests {
     #[test]
     fn a_time_on_a_bound_belongs_to_the_bucket_below() {
         let mut times = Distribution::default();
-        for millis in [10, 11, 8_000_000] {
+        for millis in [10, 11, 700_000_000] {
             times.observe(Duration::from_millis(millis));
         }
         let filled: Vec<_> = times.buckets().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.01, 1), (0.05, 1), (f64::INFINITY, 1)]);
-        assert_eq!((times.count(), times.sum()), (3, Duration::from_millis(8_000_021)));
+        assert_eq!((times.count(), times.sum()), (3, Duration::from_millis(700_000_021)));
     }
 }

@@ -51,6 +51,15 @@ pub enum NotBegun {
     StartFailed,
 }
 
+/// A mistake of the caller that a job fails by. Nothing is wrong with the worker then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerMistake {
+    /// The input is not valid.
+    Validation,
+    /// The handler has no such model.
+    ModelNotFound,
+}
+
 /// The final result that a worker reports.
 #[derive(Debug, Clone)]
 pub struct Outcome<P = Payload> {
@@ -58,6 +67,8 @@ pub struct Outcome<P = Payload> {
     pub ending: Ending<P>,
     /// The error is that the job has exceeded its execution timeout.
     pub timed_out: bool,
+    /// The error is a mistake of the caller.
+    pub mistake: Option<CallerMistake>,
     /// The worker asks to be replaced (`stopPod`).
     pub recycle: bool,
     /// The worker never began the job; `None` for a job that it ran.
@@ -66,7 +77,7 @@ pub struct Outcome<P = Payload> {
 
 impl<P> Default for Outcome<P> {
     fn default() -> Self {
-        Self { ending: Ending::default(), timed_out: false, recycle: false, not_begun: None }
+        Self { ending: Ending::default(), timed_out: false, mistake: None, recycle: false, not_begun: None }
     }
 }
 
@@ -85,7 +96,7 @@ impl<P> Outcome<P> {
 
     /// The same with its output in another form.
     pub(crate) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> Outcome<Q> {
-        let Self { ending, timed_out, recycle, not_begun } = self;
-        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, recycle, not_begun }
+        let Self { ending, timed_out, mistake, recycle, not_begun } = self;
+        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, mistake, recycle, not_begun }
     }
 }

@@ -29,6 +29,7 @@ use super::counts::Totals;
 use super::ending::Ending;
 use super::job::{Job, State};
 use super::limits::Limits;
+use super::model::Model;
 use super::payload::{Content, Payload};
 use super::request::JobId;
 use super::size::Size;
@@ -109,6 +110,8 @@ pub struct Queue<P = Payload> {
     failed: u64,
     retried: u64,
     totals: Totals,
+    /// What runs the jobs, as the last worker said that had something new to say. Jobs that wait belong to no worker.
+    model: Option<Arc<Model>>,
 }
 
 impl<P: Content> Queue<P> {
@@ -137,6 +140,7 @@ impl<P: Content> Queue<P> {
             failed: 0,
             retried: 0,
             totals: Totals::default(),
+            model: None,
         }
     }
 

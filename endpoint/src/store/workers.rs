@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::clock::Timestamp;
 use super::counts::WorkerCounts;
 use super::limits::Limits;
+use super::model::Model;
 use super::presence::{Admission, Presence};
 use super::request::JobId;
 use super::views::{WorkerState, WorkerView};
@@ -31,6 +32,8 @@ pub struct Heartbeat {
     pub jobs: Vec<JobId>,
     /// The worker reports that it cannot work.
     pub unhealthy: bool,
+    /// What runs the jobs, if the worker says it.
+    pub model: Option<Model>,
 }
 
 /// What happened to the process of a local worker.
@@ -72,6 +75,8 @@ pub(crate) struct Worker {
     /// It said goodbye. The record stays while results of it are still on their way, or its replacement is.
     left: bool,
     presence: Presence,
+    /// What runs its jobs, if it has said it.
+    model: Option<Arc<Model>>,
     /// Since when it polls although it is recycled and holds no job.
     refused_since: Option<Timestamp>,
     polls_open: usize,
@@ -252,6 +257,13 @@ impl Workers {
         worker.unhealthy |= heartbeat.unhealthy;
         worker.introduced = !heartbeat.unhealthy && heartbeat.jobs.is_empty();
         id
+    }
+
+    /// Notes what runs the jobs of a worker; returns it if that is news.
+    pub(crate) fn introduce(&mut self, id: &str, model: &Model) -> Option<Arc<Model>> {
+        let worker = self.by_id.get_mut(id).filter(|worker| worker.model.as_deref() != Some(model))?;
+        worker.model = Some(Arc::new(model.clone()));
+        worker.model.clone()
     }
 
     /// Notes that a worker cannot work, by other means than a heartbeat.

@@ -196,7 +196,7 @@ async fn every_file_that_the_page_names_is_there() {
         let quoted = text.split('"').skip(1).step_by(2);
         let named = quoted.filter_map(|name| match name.strip_prefix("./") {
             Some(module) if module.ends_with(".js") => Some(format!("/console/{module}")),
-            _ => Some(name.to_owned()).filter(|name| name.starts_with("/console/") && name.contains('.')),
+            _ => Some(format!("/{name}")).filter(|file| file.starts_with("/console/") && file.contains('.')),
         });
         files.extend(named);
         seen += 1;

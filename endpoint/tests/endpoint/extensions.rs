@@ -1,4 +1,4 @@
-//! The extensions of the worker API: hand-back, goodbye, and one process for each worker id.
+//! The extensions of the worker API: hand-back, goodbye, and one process for each worker id. `monitoring.rs` tests the model.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn every_answer_of_the_worker_api_announces_the_extensions_and_no_other_do
     ] {
         let (got, headers) = headers_of(api, path).await;
         assert_eq!(got, status, "{path}");
-        assert_eq!(headers["x-runpod-endpoint-extensions"], "hand-back, goodbye, instance", "{path}");
+        assert_eq!(headers["x-runpod-endpoint-extensions"], "hand-back, goodbye, instance, model", "{path}");
     }
     assert!(!headers_of(&open, "health").await.1.contains_key("x-runpod-endpoint-extensions"));
 }

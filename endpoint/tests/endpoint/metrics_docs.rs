@@ -11,7 +11,7 @@ use crate::monitoring::text_after_a_mixed_load;
 const BEGIN: &str = "<!-- endpoint metrics: generated, see endpoint/src/monitoring -->\n";
 const END: &str = "<!-- end of endpoint metrics -->";
 /// Labels whose values are not listed: those of the user, and those that the text above the table tells.
-const OPEN: [&str; 2] = ["endpoint", "operation"];
+const OPEN: [&str; 4] = ["endpoint", "operation", "model", "version"];
 
 /// One family of metrics.
 #[derive(Default)]

@@ -148,6 +148,63 @@ async fn the_counters_agree_with_health() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn mistakes_of_callers_are_counted_apart_and_are_failed_jobs_too() {
+    let api = monitored();
+    for kind in ["validation", "validation", "model_not_found", "inference_error"] {
+        let id = api.run(r#"{"input": 1}"#).await;
+        api.take("w1").await;
+        let body = json!({"error": json!({"error_type": kind, "error_message": "why"}).to_string()}).to_string();
+        for _ in 0..2 {
+            api.done("w1", &id, &body).await;
+        }
+    }
+    let text = scrape(&api.router).await;
+    let metrics = series(&text);
+    assert_eq!(metrics[r#"runpod_endpoint_jobs_total{endpoint="ep",status="failed"}"#], 4.0);
+    for (kind, jobs) in [("validation", 2.0), ("model_not_found", 1.0)] {
+        let name = format!(r#"runpod_endpoint_caller_mistakes_total{{endpoint="ep",kind="{kind}"}}"#);
+        assert_eq!(metrics[&*name], jobs, "{kind}");
+    }
+}
+
+/// The depth of the queue by model, as a scrape shows it.
+async fn depths(api: &Api) -> Vec<String> {
+    let text = scrape(&api.router).await;
+    text.lines().filter(|line| line.starts_with("job_queue_depth{")).map(str::to_owned).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_has_the_names_that_rules_use_and_the_model_of_the_worker_that_was_new_last() {
+    let api = monitored();
+    for _ in 0..3 {
+        api.run(r#"{"input": 1}"#).await;
+    }
+    let shown = |model: &str, version: &str, jobs: usize| {
+        vec![format!(r#"job_queue_depth{{endpoint="ep",model="{model}",version="{version}"}} {jobs}.0"#)]
+    };
+    assert_eq!(depths(&api).await, shown("unknown", "unknown", 3), "no worker has said it");
+    let ping = |worker: &'static str, query: &'static str| {
+        let (api, path) = (&api, format!("ping/{worker}?{query}"));
+        async move { api.get(&path).await }
+    };
+    ping("w1", "model=bert&model_version=1").await;
+    assert_eq!(depths(&api).await, shown("bert", "1", 3));
+    assert_eq!(series(&scrape(&api.router).await)[r#"runpod_queue_depth{endpoint="ep"}"#], 3.0);
+    ping("w2", "model=bert&model_version=2").await;
+    for (worker, query) in [("w1", "model=bert&model_version=1"), ("w3", ""), ("w1", "model=bert")] {
+        ping(worker, query).await;
+        assert_eq!(depths(&api).await, shown("bert", "2", 3), "{worker} says nothing new");
+    }
+    // Another build behind the same worker id.
+    ping("w1", "model=bert&model_version=3").await;
+    api.take("w1").await;
+    assert_eq!(depths(&api).await, shown("bert", "3", 2), "a job that was taken waits no more");
+    let long = "x".repeat(100);
+    api.get(&format!("ping/w9?model={long}%0A%22&model_version=1%0A%22")).await;
+    assert_eq!(depths(&api).await, shown(&long[..64], r#"1\""#, 2), "cut, and without line breaks");
+}
+
+#[tokio::test(start_paused = true)]
 async fn series_do_not_grow_with_jobs_or_odd_requests() {
     let api = monitored();
     mixed_load(&api).await;
@@ -182,6 +239,8 @@ async fn endpoints_beyond_the_bound_share_a_label() {
     let depths: Vec<_> = depths.map(|(_, depth)| *depth).collect();
     assert_eq!((depths.len(), depths.iter().sum::<f64>()), (65, 100.0));
     assert_eq!(metrics[r#"runpod_endpoint_queue_depth{endpoint="other"}"#], 37.0);
+    // Several models may share that label.
+    assert_eq!(metrics[r#"job_queue_depth{endpoint="other",model="unknown",version="unknown"}"#], 37.0);
 }
 
 #[tokio::test]

@@ -123,6 +123,21 @@ async fn failures_of_a_worker_that_sends_heartbeats_or_has_completed_a_job_are_t
     }
 }
 
+/// A worker without heartbeats.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_finds_mistakes_of_callers_is_not_one_that_only_fails() {
+    let api = Api::new();
+    for number in 0..6 {
+        let id = api.run(&json!({"input": number}).to_string()).await;
+        assert_eq!(api.take("w1").await, id);
+        let kind = if number % 2 == 0 { "validation" } else { "model_not_found" };
+        let error = json!({"error": json!({"error_type": kind}).to_string()});
+        api.done("w1", &id, &error.to_string()).await;
+        assert_eq!(api.state(&id).await, "FAILED");
+    }
+    assert_eq!(api.get("health").await.json()["workers"]["unhealthy"], 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn empty_inputs_reach_the_worker_as_they_are() {
     let api = Api::new();

@@ -297,6 +297,11 @@ impl ErrorKind {
         Self::Infra,
     ];
 
+    /// Whether the caller of the job made the mistake, so that nothing is wrong with the handler, the worker or its machine.
+    pub fn is_caller_mistake(self) -> bool {
+        matches!(self, Self::Validation | Self::ModelNotFound)
+    }
+
     /// The name on the wire, in logs and as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use runpod_alerts::{Alert, AlertState, Counters, Message, Readings, Rule, Webhook, request_error_text};
+use runpod_handler_protocol::ErrorKind;
 use serde_json::Value;
 
 use super::{complain, print};
@@ -99,6 +100,12 @@ fn readings(document: &Value) -> Option<Readings> {
         counters: Counters {
             completed: count("jobs", "completed"),
             failed: count("jobs", "failed"),
+            // An endpoint's document has RunPod's counters only: there they are among the failed jobs.
+            caller_mistakes: ErrorKind::ALL
+                .iter()
+                .filter(|kind| kind.is_caller_mistake())
+                .filter_map(|kind| document["worker"]["failures"][kind.as_str()].as_u64())
+                .sum(),
             timed_out: document["worker"]["jobs"]["timedOut"].as_u64().unwrap_or_default(),
         },
     })
@@ -165,7 +172,7 @@ mod tests {
         let document = json!({
             "jobs": {"completed": 60, "failed": 40, "inProgress": 1, "inQueue": 150, "retried": 0},
             "workers": {"idle": 0, "unhealthy": 0},
-            "worker": {"jobs": {"timedOut": 2}},
+            "worker": {"jobs": {"timedOut": 2}, "failures": {"validation": 8, "model_not_found": 7, "timeout": 2}},
             "runtime": {"gpus": [{"gpuUtilPercent": 30}, {"gpuUtilPercent": 10}, {}]},
         });
         let seen = readings(&document).unwrap();
@@ -179,7 +186,7 @@ mod tests {
         insta::assert_snapshot!(values, @r#"
         ; those with a window are since the start
 
-        failure_rate                0.400   above 0.1      FIRES if it lasts for 1m
+        failure_rate                0.294   above 0.1      FIRES if it lasts for 1m
         gpu_underused               0.200   below 0.2      quiet
         no_idle_worker            150.000   above 0        FIRES if it lasts for 5m
         queue_depth               150.000   above 100      FIRES if it lasts for 1m
@@ -189,7 +196,7 @@ mod tests {
 
         # Bodies that would be posted; the webhook is not set
 
-        {"message":"share of jobs that failed within 5m: 0.4. The alert fires when it is above 0.1 for 1m. What to do: docs/operations.md#failure_rate","severity":"critical","timestamp":"1970-01-01T00:00:00Z","title":"w1: failure_rate is firing"}
+        {"message":"share of valid jobs that failed within 5m: 0.294. The alert fires when it is above 0.1 for 1m. What to do: docs/operations.md#failure_rate","severity":"critical","timestamp":"1970-01-01T00:00:00Z","title":"w1: failure_rate is firing"}
         {"message":"jobs waiting while no worker is idle: 150. The alert fires when it is above 0 for 5m. What to do: docs/operations.md#no_idle_worker","severity":"warning","timestamp":"1970-01-01T00:00:00Z","title":"w1: no_idle_worker is firing"}
         {"message":"jobs waiting: 150. The alert fires when it is above 100 for 1m. What to do: docs/operations.md#queue_depth","severity":"warning","timestamp":"1970-01-01T00:00:00Z","title":"w1: queue_depth is firing"}
         "#);

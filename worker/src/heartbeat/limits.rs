@@ -10,6 +10,8 @@ limits! {
     pub(super) const MAX_IDS_LEN: usize = 65_535;
     /// Longest URL in bytes that the HTTP library sends.
     pub(super) const MAX_URL_LEN: usize = 65_000;
+    /// Longest name and version of the handler in a heartbeat, in characters.
+    pub(super) const MAX_MODEL: usize = 64;
     /// Shortest interval between two heartbeats that a queue may ask for.
     pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(1);
     /// Further tries after 429 and 5xx, as in RunPod's SDK.

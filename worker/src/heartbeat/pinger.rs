@@ -13,13 +13,13 @@ use tokio::time::{sleep, timeout};
 
 use super::HeartbeatConfig;
 use super::limits::{
-    MAX_IDS_LEN, MAX_REASON, MAX_URL_LEN, MIN_INTERVAL, REPORT_TIMEOUT, RETRIES, RETRY_PAUSE, RETRY_PAUSE_MAX,
-    TURN_TIMEOUT,
+    MAX_IDS_LEN, MAX_MODEL, MAX_REASON, MAX_URL_LEN, MIN_INTERVAL, REPORT_TIMEOUT, RETRIES, RETRY_PAUSE,
+    RETRY_PAUSE_MAX, TURN_TIMEOUT,
 };
 use super::record::Record;
 use crate::base::{ClientError, Retry, VERSION, http_client, retry_after, url};
 use crate::metrics::{HeartbeatOutcome, Metrics};
-use crate::queue::{Extensions, Outage, RequestError, ping_interval, request_error};
+use crate::queue::{Extension, Extensions, Outage, RequestError, ping_interval, request_error};
 
 /// A report that this worker cannot work.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Pinger {
                 let held: HashSet<&JobId> = snapshot.held.iter().collect();
                 left.retain(|job| held.contains(job));
             }
-            let (url, listed) = ping_url(&self.url, left);
+            let (url, listed) = ping_url(&self.url, left, &self.model());
             let limit = self.interval() * 2;
             let sent = self.extensions.sign(self.client.get(url)).timeout(limit).send().await;
             match &sent {
@@ -158,6 +158,15 @@ impl Pinger {
         }
     }
 
+    /// The handler and its version as parameters, if they are known and the queue wants them.
+    fn model(&self) -> Vec<(&'static str, String)> {
+        let manifest = self.snapshot.borrow().manifest.clone().filter(|_| self.extensions.has(Extension::Model));
+        let cut = |text: &str| text.chars().take(MAX_MODEL).collect();
+        manifest
+            .map(|manifest| vec![("model", cut(&manifest.name)), ("model_version", cut(&manifest.version))])
+            .unwrap_or_default()
+    }
+
     pub(super) async fn report(&self, report: &UnhealthyReport) {
         self.reported.store(true, Ordering::Relaxed);
         // A ping in flight must not overtake the report; one that hangs must not delay it for long.
@@ -175,10 +184,17 @@ impl Pinger {
     }
 }
 
-/// The URL of one ping, and how many jobs it names. `job_id` lists them, as many as fit, and is absent when there are none.
-fn ping_url(base: &str, held: &[JobId]) -> (String, usize) {
+/// The URL of one ping, and how many jobs it names. `job_id` lists them, as many as fit, and is absent when there are none. `more`
+/// are parameters that follow.
+fn ping_url(base: &str, held: &[JobId], more: &[(&str, String)]) -> (String, usize) {
+    let append_rest = |target: &mut String| {
+        url::append(target, "runpod_version", VERSION);
+        for (name, value) in more {
+            url::append(target, name, value);
+        }
+    };
     let mut tail = String::new();
-    url::append(&mut tail, "runpod_version", VERSION);
+    append_rest(&mut tail);
     let room = MAX_URL_LEN.saturating_sub(base.len() + "&job_id=".len() + tail.len());
     let mut ids = String::new();
     let (mut escaped, mut listed) = (0, 0);
@@ -197,7 +213,7 @@ fn ping_url(base: &str, held: &[JobId]) -> (String, usize) {
     if !ids.is_empty() {
         url::append(&mut target, "job_id", &ids);
     }
-    url::append(&mut target, "runpod_version", VERSION);
+    append_rest(&mut target);
     // An id that fits into no request must not keep the others from being named.
     (target, if held.is_empty() { 0 } else { listed.max(1) })
 }
@@ -210,7 +226,8 @@ mod tests {
     fn a_long_list_is_cut_between_two_ids() {
         let id = |n: usize| JobId::from(format!("{n:04}-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-u1"));
         let held: Vec<JobId> = (0..5000).map(id).collect();
-        let (target, count) = ping_url("http://h/ping", &held);
+        let model = [("model", "ü".repeat(MAX_MODEL)), ("model_version", "1".to_owned())];
+        let (target, count) = ping_url("http://h/ping", &held, &model);
         assert!(target.len() <= MAX_URL_LEN && target.len() > MAX_URL_LEN - 100, "{}", target.len());
         let ids = target.split("job_id=").nth(1).unwrap().split('&').next().unwrap();
         for (n, listed) in ids.split("%2C").enumerate() {

@@ -5,9 +5,12 @@ use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::StatusCode as Status;
+use axum::response::AppendHeaders;
 use axum::routing::any;
 use axum::{Router, serve};
+use runpod_handler_protocol::Manifest;
 use runpod_worker_core::JobId;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::timeout_at;
 
@@ -20,6 +23,11 @@ type Ping = (String, String);
 
 /// Answers the n-th ping with the n-th status, then with 200.
 async fn server(statuses: &'static [u16]) -> (String, mpsc::Receiver<Ping>) {
+    server_with(statuses, "").await
+}
+
+/// The same, with this announcement of extensions unless it is empty.
+async fn server_with(statuses: &'static [u16], announcement: &'static str) -> (String, mpsc::Receiver<Ping>) {
     let (sender, pings) = mpsc::channel(100);
     let count = Arc::new(AtomicU64::new(0));
     let app = Router::new().fallback(any(move |request: Request| {
@@ -27,7 +35,8 @@ async fn server(statuses: &'static [u16]) -> (String, mpsc::Receiver<Ping>) {
         let key = request.headers().get("authorization").map(|key| key.to_str().unwrap().to_owned());
         let query = request.uri().path_and_query().unwrap().to_string();
         sender.try_send((query, key.unwrap_or_default())).unwrap();
-        async move { Status::from_u16(status.unwrap_or(200)).unwrap() }
+        let announced = (!announcement.is_empty()).then_some([("x-runpod-endpoint-extensions", announcement)]);
+        async move { (Status::from_u16(status.unwrap_or(200)).unwrap(), announced.map(AppendHeaders), ()) }
     }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -77,6 +86,31 @@ async fn pings_start_at_once_and_list_what_is_held() {
     while pings.try_recv().is_ok() {}
     let later = tokio::time::Instant::now() + interval * 5;
     assert!(timeout_at(later, pings.recv()).await.is_err(), "no ping after the stop");
+}
+
+#[tokio::test]
+async fn the_model_is_named_only_to_a_queue_that_announces_the_extension() {
+    let about = json!({"name": "my model", "version": "1.2.3", "idempotent": false, "streams": false});
+    let schemas = json!({"input_schema": true, "output_schema": true});
+    let parts = [about, schemas].into_iter().flat_map(|part| part.as_object().unwrap().clone());
+    let manifest: Manifest = serde_json::from_value(parts.collect()).unwrap();
+    let known = Snapshot { manifest: Some(Arc::new(manifest)), ..Snapshot::default() };
+    let plain = format!("/ping/w1?gpu=x&runpod_version={VERSION}");
+    let named = format!("{plain}&model=my%20model&model_version=1.2.3");
+    for (announcement, snapshot, second) in [
+        ("", known.clone(), &plain),
+        ("hand-back, goodbye, instance", known.clone(), &plain),
+        ("instance, model", Snapshot::default(), &plain),
+        ("instance, model", known.clone(), &named),
+    ] {
+        let (address, mut pings) = server_with(&[], announcement).await;
+        let (_sender, snapshot) = watch::channel(snapshot);
+        let config = config(&address, Duration::from_millis(20));
+        let heartbeat = spawn(Some(config), snapshot, Pulse::default(), Arc::default(), Outage::default()).unwrap();
+        assert_eq!(next(&mut pings).await.0, plain, "nothing is announced yet");
+        assert_eq!(next(&mut pings).await.0, *second, "after {announcement:?}");
+        heartbeat.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runpod_handler_protocol::{CheckReport, CheckStatus, ErrorKind, ErrorReport};
+use runpod_handler_protocol::{CheckReport, CheckStatus, ErrorReport};
 use tracing::{debug, error, info, warn};
 
 use runpod_worker_core::{Exit, JobId, JobStatus, Report};
@@ -131,7 +131,7 @@ fn job_finished(
             let (kind, reason) = (report.kind.as_str(), report.message.as_str());
             let traceback = (!report.traceback.is_empty()).then_some(report.traceback.as_str());
             // A mistake of the caller is not an error of this worker.
-            if matches!(report.kind, ErrorKind::Validation | ErrorKind::ModelNotFound) {
+            if report.kind.is_caller_mistake() {
                 warn!(%job, kind, reason, run_ms, "Rejected by the handler. Delivering the error.");
             } else {
                 error!(%job, kind, reason, run_ms, records, traceback, "Failed. Delivering the error.");
@@ -172,6 +172,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use runpod_handler_protocol::ErrorKind;
+
     use super::*;
     use crate::logs::LogFormat;
     use crate::logs::capture::Capture;

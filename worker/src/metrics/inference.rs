@@ -12,11 +12,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use runpod_handler_protocol::Manifest;
 
-use super::labels::{Device, Histograms, Model, count, error_type, register};
+use super::labels::{Device, Histograms, LONG_BUCKETS, Model, count, error_type, register};
 use super::tenants::Tenants;
 use runpod_worker_core::{JobStatus, Report, Snapshot};
 
-/// Seconds; part of the interface of `inference_latency_seconds`.
+/// Seconds; part of the interface of `inference_latency_seconds`. It cannot tell 11 s from an hour: `inference_duration_seconds` can.
 const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,11 +34,18 @@ struct RequestError {
     tenant: Cow<'static, str>,
 }
 
+/// The bounds of the latency, and beyond them those of long times.
+fn duration_histogram() -> Histogram {
+    let last = LATENCY_BUCKETS.last().copied().unwrap_or_default();
+    Histogram::new(LATENCY_BUCKETS.into_iter().chain(LONG_BUCKETS.into_iter().filter(move |bound| *bound > last)))
+}
+
 #[derive(Debug)]
 pub(super) struct InferenceMetrics {
     requests: Family<Request, Counter>,
     errors: Family<RequestError, Counter>,
     latency: Histograms<Request>,
+    duration: Histograms<Request>,
     inflight: Family<Device, Gauge>,
     timeouts: Family<Device, Counter>,
     queue_depth: Family<Model, Gauge>,
@@ -50,10 +57,17 @@ pub(super) struct InferenceMetrics {
 impl InferenceMetrics {
     pub(super) fn new(r: &mut Registry, tenant_limit: usize) -> Self {
         let latency: Histograms<Request> = Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS));
+        let duration: Histograms<Request> = Family::new_with_constructor(duration_histogram);
         Self {
             requests: register(r, "inference_requests", "Jobs taken, counted before execution", Family::default()),
             errors: register(r, "inference_errors", "Jobs that failed, by error type", Family::default()),
-            latency: register(r, "inference_latency_seconds", "Time to execute a job", latency),
+            latency: register(
+                r,
+                "inference_latency_seconds",
+                "Time to execute a job, in buckets up to 10 s; inference_duration_seconds has longer ones",
+                latency,
+            ),
+            duration: register(r, "inference_duration_seconds", "Time to execute a job of any length", duration),
             inflight: register(r, "executor_inflight", "Jobs in execution", Family::default()),
             timeouts: register(r, "executor_timeouts", "Jobs ended by their deadline", Family::default()),
             queue_depth: register(r, "job_queue_depth", "Jobs held without a slot", Family::default()),
@@ -72,6 +86,7 @@ impl InferenceMetrics {
                 let ran = !run_time.is_zero() && !matches!(status, JobStatus::Cancelled | JobStatus::HandedBack);
                 if ran {
                     self.latency.get_or_create(&request).observe(run_time.as_secs_f64());
+                    self.duration.get_or_create(&request).observe(run_time.as_secs_f64());
                 }
                 if *status == JobStatus::TimedOut {
                     let device = Device::new(device.as_deref().unwrap_or_default());

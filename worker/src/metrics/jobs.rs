@@ -19,8 +19,9 @@ use runpod_worker_core::{JobStatus, Report, Snapshot};
 const IN_QUEUE: &str = "in_queue";
 const IN_PROGRESS: &str = "in_progress";
 
-/// Dollars; from a fraction of a cent to a long job on a large machine.
-const COST_BUCKETS: [f64; 9] = [0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0];
+/// Dollars; from a fraction of a cent to a day on a machine with eight large GPUs, and beyond.
+const COST_BUCKETS: [f64; 14] =
+    [0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0, 5.0, 10.0, 50.0, 100.0, 1000.0];
 
 #[derive(Debug)]
 pub(super) struct JobMetrics {

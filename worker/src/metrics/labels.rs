@@ -16,8 +16,11 @@ use runpod_handler_protocol::{ErrorKind, Manifest};
 /// Longest label value in characters. Names in the manifest can have any length, so longer ones are cut.
 const MAX_LABEL_LEN: usize = 64;
 
-/// Seconds; jobs, queues and model loads take from milliseconds to half an hour.
-const LONG_BUCKETS: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0];
+/// Seconds; jobs, queues and model loads take from milliseconds to a day. No job lives for more than a week.
+pub(super) const LONG_BUCKETS: [f64; 22] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0,
+    7200.0, 14_400.0, 86_400.0, 604_800.0,
+];
 
 /// A gauge that is not a whole number.
 pub(super) type Measure = Gauge<f64, AtomicU64>;
@@ -104,9 +107,10 @@ pub(super) fn category(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// The `error_type` of the inference family.
+/// The `error_type` of the inference family. An input that is not valid is no error of inference, so it has a type of its own.
 pub(super) fn error_type(kind: ErrorKind) -> &'static str {
     match kind {
+        ErrorKind::Validation => "validation",
         ErrorKind::ModelNotFound => "model_not_found",
         ErrorKind::Timeout => "timeout",
         _ => "inference_error",

@@ -130,6 +130,7 @@ fn eventful() -> Metrics {
     run_job(&metrics, 4, JobStatus::Cancelled, None);
     run_job(&metrics, 5, JobStatus::Failed, Some(ErrorKind::InferenceError));
     run_job(&metrics, 6, JobStatus::Failed, Some(ErrorKind::ModelNotFound));
+    run_job(&metrics, 7, JobStatus::Failed, Some(ErrorKind::Validation));
     run_batches(&metrics);
     process_life(&metrics, 1, ExitReason::Signal(11), false);
     process_life(&metrics, 2, ExitReason::Signal(9), true);
@@ -222,7 +223,7 @@ fn tenants_over_the_limit_are_others() {
 #[test]
 fn every_kind_of_error_has_one_category_and_one_type() {
     let expected = [
-        ("validation", "validation", "inference_error"),
+        ("validation", "validation", "validation"),
         ("model_not_found", "validation", "model_not_found"),
         ("inference_error", "unknown", "inference_error"),
         ("oom", "oom", "inference_error"),
@@ -247,6 +248,71 @@ fn every_kind_of_error_has_one_category_and_one_type() {
             format!("model=\"unknown\",version=\"unknown\",error_type=\"{}\",tenant=\"acme\"", error_type(kind));
         has(&metrics, &format!("inference_errors_total{{{labels}}} 1"));
     }
+}
+
+/// The finite bounds of the buckets of each histogram.
+fn bounds(metrics: &Metrics) -> BTreeMap<String, Vec<f64>> {
+    let mut bounds: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for series in series(metrics) {
+        if let Some((name, labels)) = series.split_once("_bucket{") {
+            let bound = labels.split("le=\"").nth(1).unwrap().split('"').next().unwrap();
+            bounds.entry(name.to_owned()).or_default().insert(bound.to_owned());
+        }
+    }
+    let finite = |all: BTreeSet<String>| {
+        let mut finite: Vec<f64> =
+            all.iter().filter_map(|bound| bound.parse().ok()).filter(|b: &f64| b.is_finite()).collect();
+        finite.sort_by(f64::total_cmp);
+        finite
+    };
+    bounds.into_iter().map(|(name, all)| (name, finite(all))).collect()
+}
+
+#[test]
+fn no_histogram_but_the_prescribed_one_ends_before_the_longest_job_the_dearest_or_the_largest_answer() {
+    let bounds = bounds(&eventful());
+    assert!(bounds.len() >= 9, "{bounds:?}");
+    for (name, bounds) in bounds {
+        let least = match name.as_str() {
+            "inference_latency_seconds" => {
+                assert_eq!(bounds, [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0]);
+                continue;
+            }
+            name if name.ends_with("_seconds") => 604_800.0,
+            "runpod_job_cost_dollars" => 1000.0,
+            "runpod_worker_jobs_per_poll" => f64::from(runpod_handler_protocol::MAX_CONCURRENCY),
+            "runpod_batch_size" => 1024.0,
+            unknown => panic!("say how far {unknown} must reach"),
+        };
+        assert!(bounds.last().is_some_and(|last| *last >= least), "{name} ends at {:?}", bounds.last());
+        // A quantile lies anywhere in its bucket.
+        let coarse = bounds.windows(2).find(|pair| pair[0] >= 1.0 && pair[1] / pair[0] > 10.0);
+        assert_eq!(coarse, None, "{name}");
+    }
+}
+
+#[test]
+fn jobs_of_a_quarter_of_a_minute_and_of_an_hour_are_told_apart() {
+    let metrics = Metrics::default();
+    for seconds in [15, 3500] {
+        metrics.observe(&Report::JobFinished {
+            job: "long".into(),
+            status: JobStatus::Completed,
+            error: None,
+            run_time: SECOND * seconds,
+            tenant: None,
+            stop_time: None,
+            cost: JobCost { gpu_time: SECOND * seconds, dollars: Some(0.1) },
+            device: None,
+            records: BTreeMap::new(),
+        });
+    }
+    let labels = "model=\"unknown\",version=\"unknown\",tenant=\"default\"";
+    for (bound, jobs) in [("10.0", 0), ("20.0", 1), ("1800.0", 1), ("3600.0", 2)] {
+        has(&metrics, &format!("inference_duration_seconds_bucket{{le=\"{bound}\",{labels}}} {jobs}"));
+        has(&metrics, &format!("runpod_job_duration_seconds_bucket{{le=\"{bound}\"}} {jobs}"));
+    }
+    has(&metrics, &format!("inference_latency_seconds_bucket{{le=\"10.0\",{labels}}} 0"));
 }
 
 #[test]

@@ -14,8 +14,9 @@ use super::labels::{Bare, Measure, Outcome, State, count, register};
 use runpod_worker_core::{PollAnswer, SlotCounts};
 use runpod_worker_core::{Snapshot, WorkerState};
 
-/// Jobs in one answer of the queue.
-const POLL_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// Jobs in one answer of the queue: at most as many as an async handler can run at once.
+const POLL_BUCKETS: [f64; 14] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
 #[derive(Debug)]
 pub(super) struct WorkerMetrics {

@@ -27,16 +27,19 @@ pub enum Extension {
     Goodbye,
     /// Requests carry the id of the process that sends them.
     Instance,
+    /// Heartbeats name the handler and its version.
+    Model,
 }
 
 impl Extension {
-    const ALL: [Self; 3] = [Self::HandBack, Self::Goodbye, Self::Instance];
+    const ALL: [Self; 4] = [Self::HandBack, Self::Goodbye, Self::Instance, Self::Model];
 
     fn name(self) -> &'static str {
         match self {
             Self::HandBack => "hand-back",
             Self::Goodbye => "goodbye",
             Self::Instance => "instance",
+            Self::Model => "model",
         }
     }
 

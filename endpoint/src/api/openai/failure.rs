@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
-use super::super::report::KnownError;
+use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
 use crate::store::{JobView, Status, StoreError};
 
 /// How the error of a job begins whose execution timeout has passed.
@@ -63,9 +63,9 @@ impl Failure {
     fn of_error(text: &str) -> Self {
         let known = KnownError::of(text);
         let status = match &*known.error_type {
-            "validation" => StatusCode::BAD_REQUEST,
-            "model_not_found" => StatusCode::NOT_FOUND,
-            "timeout" => StatusCode::GATEWAY_TIMEOUT,
+            VALIDATION => StatusCode::BAD_REQUEST,
+            MODEL_NOT_FOUND => StatusCode::NOT_FOUND,
+            TIMEOUT => StatusCode::GATEWAY_TIMEOUT,
             _ if text.starts_with(TIMED_OUT) => StatusCode::GATEWAY_TIMEOUT,
             _ => backend_status(text).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         };

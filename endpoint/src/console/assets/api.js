@@ -40,13 +40,16 @@ forget.addEventListener("click", () => {
 });
 forget.hidden = !savedKey();
 
+/** Paths are those of the endpoint. A proxy may serve it under a prefix, which is the folder of this page. */
+const here = (path) => new URL(`.${path}`, document.baseURI);
+
 /** A request that is repeated with a new key when the key was missing or wrong. */
 async function send(path, options = {}) {
   for (;;) {
     const headers = { ...options.headers };
     const key = savedKey();
     if (key) headers.Authorization = `Bearer ${key}`;
-    const response = await fetch(path, { ...options, headers });
+    const response = await fetch(here(path), { ...options, headers });
     if (response.status !== 401) return response;
     await askKey();
   }

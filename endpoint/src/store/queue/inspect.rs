@@ -30,7 +30,7 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn observe(&self, now: Timestamp) -> Observation {
         let oldest_wait = self.longest_wait(now, self.waiting.values());
-        Observation { health: self.health(now), totals: self.totals, oldest_wait }
+        Observation { health: self.health(now), totals: self.totals, oldest_wait, model: self.model.clone() }
     }
 
     /// The load. Batches need a worker, but not more of them while they wait: they count as one job. Other low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,

@@ -50,6 +50,9 @@ impl<P: Content> Queue<P> {
         let limits = self.limits;
         let first = self.workers.get(worker).is_none_or(|known| !known.heartbeat_seen);
         let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
+        if let Some(model) = heartbeat.model.as_ref().and_then(|model| self.workers.introduce(&worker, model)) {
+            self.model = Some(model);
+        }
         let mut extended = heartbeat.jobs.clone();
         if first {
             // The first heartbeat: from here on the jobs that it holds have leases.

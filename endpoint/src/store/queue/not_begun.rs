@@ -7,7 +7,6 @@ use crate::store::clock::Timestamp;
 use crate::store::ending::NotBegun;
 use crate::store::payload::Content;
 use crate::store::request::JobId;
-use crate::store::status::Status;
 use crate::store::workers::Worker;
 
 impl<P: Content> Queue<P> {
@@ -58,9 +57,10 @@ impl<P: Content> Queue<P> {
         }
     }
 
-    /// Notes the end of a job for the worker that held it, and for the name under which it was taken.
-    pub(super) fn note_end(&mut self, now: Timestamp, holder: &Arc<str>, poller: &Arc<str>, status: Status) {
-        if status == Status::Completed {
+    /// Notes the end of a job for the worker that held it, and for the name under which it was taken; `well` unless the worker
+    /// failed.
+    pub(super) fn note_end(&mut self, now: Timestamp, holder: &Arc<str>, poller: &Arc<str>, well: bool) {
+        if well {
             self.workers.note_completed(now, holder);
             self.workers.note_completed(now, poller);
         } else if self.workers.note_failed(now, holder, &self.limits) {

@@ -83,16 +83,18 @@ impl<P: Content> Queue<P> {
             }
             State::Queued | State::Finished { .. } => (None, false),
         };
-        let Outcome { ending, timed_out, .. } = outcome;
+        let Outcome { ending, timed_out, mistake, .. } = outcome;
         let timed_out = timed_out && ending.error.is_some() && over_time;
         let status = match &ending.error {
             None => Status::Completed,
             Some(_) if timed_out => self.limits.timeout_status,
             Some(_) => Status::Failed,
         };
-        self.end(now, &id, End { status, ending, timed_out, expired: false });
+        let mistake = mistake.filter(|_| status == Status::Failed);
+        self.end(now, &id, End { status, ending, timed_out, expired: false, mistake });
         if let Some((holder, poller)) = &holder {
-            self.note_end(now, holder, poller, status);
+            // Whoever finds the mistake in a job's input works.
+            self.note_end(now, holder, poller, status == Status::Completed || mistake.is_some());
         }
         if let Some((_, poller)) = holder.filter(|(holder, _)| **holder != *worker) {
             self.stop(&poller, &id);

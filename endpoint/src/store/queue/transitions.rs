@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Effect, Queue};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
-use crate::store::ending::Ending;
+use crate::store::ending::{CallerMistake, Ending};
 use crate::store::job::{Position, Report, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
@@ -22,11 +22,13 @@ pub(super) struct End<P> {
     pub(super) timed_out: bool,
     /// Its `ttl` was over. Such a job is counted as expired only.
     pub(super) expired: bool,
+    /// The caller's mistake that it failed by.
+    pub(super) mistake: Option<CallerMistake>,
 }
 
 impl<P> End<P> {
     pub(super) fn of(status: Status) -> Self {
-        Self { status, ending: Ending::default(), timed_out: false, expired: false }
+        Self { status, ending: Ending::default(), timed_out: false, expired: false, mistake: None }
     }
 }
 
@@ -132,7 +134,7 @@ impl<P: Content> Queue<P> {
 
     /// The one place where a job becomes terminal.
     pub(super) fn end(&mut self, now: Timestamp, id: &JobId, end: End<P>) {
-        let End { status, ending, timed_out, expired } = end;
+        let End { status, ending, timed_out, expired, mistake } = end;
         let Some(job) = self.jobs.get_mut(id) else { return };
         let record = &mut job.record;
         let forget_at = now + record.request.retention;
@@ -157,6 +159,7 @@ impl<P: Content> Queue<P> {
         }
         record.ending = ending;
         self.totals.execution_timeouts += u64::from(timed_out);
+        self.totals.mistaken(mistake);
         match status {
             _ if expired => {}
             Status::Completed => self.completed += 1,

@@ -176,3 +176,11 @@ pub struct Snapshot {
     /// The price of the worker, if known.
     pub price: Option<Price>,
 }
+
+impl Snapshot {
+    /// Jobs that failed by a mistake of their caller.
+    #[must_use]
+    pub fn caller_mistakes(&self) -> u64 {
+        self.failures.iter().filter(|(kind, _)| kind.is_caller_mistake()).map(|(_, count)| count).sum()
+    }
+}

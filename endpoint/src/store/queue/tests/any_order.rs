@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::views::JobView;
-use crate::store::{ANONYMOUS, Heartbeat, OVERFLOW, Overdue, WorkerEvent};
+use crate::store::{ANONYMOUS, CallerMistake, Heartbeat, OVERFLOW, Overdue, WorkerEvent};
 
 const WORKERS: [&str; 4] = ["w0", "w1", ANONYMOUS, OVERFLOW];
 
@@ -133,6 +133,7 @@ impl Observer {
                         cost: None,
                     },
                     timed_out: *failed && number.is_multiple_of(2),
+                    mistake: number.is_multiple_of(3).then_some(CallerMistake::Validation),
                     recycle: *recycle,
                     not_begun: None,
                 };
@@ -149,7 +150,7 @@ impl Observer {
             }
             Event::Heartbeat { worker, jobs, unhealthy } => {
                 let jobs = jobs.iter().map(|job| self.job(*job)).collect();
-                self.queue.heartbeat(now, WORKERS[*worker], &Heartbeat { jobs, unhealthy: *unhealthy });
+                self.queue.heartbeat(now, WORKERS[*worker], &Heartbeat { jobs, unhealthy: *unhealthy, model: None });
             }
             Event::Cancel { job } => {
                 let _ = self.queue.cancel(now, &self.job(*job));
@@ -299,6 +300,7 @@ impl Observer {
         let totals = &queue.totals;
         assert_eq!((totals.completed, totals.retried), (queue.completed, queue.retried));
         assert_eq!(totals.failed + totals.timed_out, queue.failed);
+        assert!(totals.invalid <= totals.failed, "a mistake of a caller is a failure");
         let unfinished = (queue.waiting.len() + queue.in_progress) as u64;
         let ended = totals.completed + totals.failed + totals.timed_out + totals.cancelled + totals.expired;
         assert_eq!(totals.in_queue, unfinished + ended, "a job was counted twice or not at all");
