@@ -26,7 +26,7 @@ async fn check(State(keys): State<KeySet>, request: Request, next: Next) -> Resp
         _ => value,
     });
     let detail = match key {
-        Some(key) if keys.position(key).is_some() => return next.run(request).await,
+        Some(key) if keys.find(key).is_some() => return next.run(request).await,
         Some(key) if !key.is_empty() => "invalid api key",
         _ => "no token provided",
     };

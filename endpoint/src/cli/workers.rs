@@ -47,7 +47,7 @@ pub(crate) fn pools(
         return Ok(Vec::new());
     }
     let gpus = Gpus::new(&args.gpus, usize::from(args.gpus_per_worker))?;
-    let workers = wanted.iter().fold(0_u16, |sum, (_, _, scale, _)| sum.saturating_add(scale.max));
+    let workers = wanted.iter().fold(0_u16, |sum, (_, _, scale, _, _)| sum.saturating_add(scale.max));
     let first_port = first_port(args.worker_http_port, workers, !effective.is_default("worker-http-port"))?;
     // Ports and GPUs are dealt out to the workers of all pools, one after the other.
     let mut earlier: u16 = 0;

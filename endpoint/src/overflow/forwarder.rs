@@ -192,7 +192,7 @@ impl Forwarder {
 
     /// Sends a heartbeat; how long until the next one.
     async fn beat(&self) -> Duration {
-        let heartbeat = Heartbeat { jobs: self.held.keys().cloned().collect(), unhealthy: false };
+        let heartbeat = Heartbeat { jobs: self.held.keys().cloned().collect(), ..Heartbeat::default() };
         let Shared { store, endpoint, .. } = &*self.shared;
         store.heartbeat(endpoint, OVERFLOW, heartbeat).await.map_or(RETRY_PAUSE, ping_interval)
     }

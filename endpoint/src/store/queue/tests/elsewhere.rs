@@ -38,7 +38,7 @@ fn the_time_of_a_job_begins_when_it_begins_there() {
     let mut queue = Queue::new(Limits::default());
     queue.submit(AT, new_job("a", policy)).unwrap();
     queue.take_overdue(AT, &overdue(0, 1));
-    let beat = Heartbeat { jobs: vec![Arc::from("a")], unhealthy: false };
+    let beat = Heartbeat { jobs: vec![Arc::from("a")], ..Heartbeat::default() };
     let mut now = AT;
     for _ in 0..20 {
         now += seconds(20);
