@@ -540,16 +540,20 @@ async fn an_endpoint_that_is_killed_finds_its_jobs_at_the_cloud_again() {
 #[tokio::test]
 async fn the_settings_of_the_guide_are_accepted() {
     let guide = include_str!("../../../docs/endpoint.md");
-    let block = guide.split("```").find(|block| block.starts_with("toml") && block.contains("overflow =")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("endpoints.toml");
-    std::fs::write(&path, block.strip_prefix("toml").unwrap()).unwrap();
-    let mut command = program();
-    command.args(["serve", "--check-config", "--config"]).arg(&path).env("RUNPOD_API_KEY", "hunter2");
-    let output = command.output().await.unwrap();
-    let shown = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(shown.contains("images.overflow-max-dollars-per-hour") && !shown.contains("hunter2"), "{shown}");
+    for (setting, shown) in
+        [("overflow =", "images.overflow-max-dollars-per-hour"), ("load_balancer =", "chat.load-balancer-bind")]
+    {
+        let block = guide.split("```").find(|block| block.starts_with("toml") && block.contains(setting)).unwrap();
+        std::fs::write(&path, block.strip_prefix("toml").unwrap()).unwrap();
+        let mut command = program();
+        command.args(["serve", "--check-config", "--config"]).arg(&path).env("RUNPOD_API_KEY", "hunter2");
+        let output = command.output().await.unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(lines.contains(shown) && !lines.contains("hunter2"), "{lines}");
+    }
 }
 
 #[tokio::test]
