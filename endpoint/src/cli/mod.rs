@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod config;
+mod database;
 mod dev;
 mod effective;
 mod example;
@@ -68,6 +69,7 @@ async fn run(command: Command, effective: Effective, output: &mut Output) -> Exi
     let outcome = match &command {
         Command::Serve(args) => return serve::serve(args, effective, output).await,
         Command::Dev(args) => return dev::dev(args, effective, output).await,
+        Command::Database(args) => return database::database(args, output).await,
         Command::Probe(args) => return probe::probe(args, output).await,
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,

@@ -41,6 +41,7 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
     let mut pools = Vec::new();
     for (endpoint, handler, scale, lease) in wanted {
         let plan = WorkerPlan {
+            worker_prefix: worker_prefix(&endpoint, opened, listen),
             endpoint,
             base_url: opened.server.base_url(),
             worker_key: opened.worker_key.clone(),
@@ -61,6 +62,20 @@ pub(crate) fn pools(opened: &Opened, extra: &Extra<'_>, listen: &ListenArgs) -> 
         pools.push(Pool { plan, scale });
     }
     Ok(pools)
+}
+
+/// Longest part of a host's name in the id of a worker.
+const HOST: usize = 40;
+
+/// What the ids of an endpoint's local workers begin with. Endpoints that share a database have one queue, and each needs names of its own.
+fn worker_prefix(endpoint: &str, opened: &Opened, listen: &ListenArgs) -> String {
+    if listen.database.is_none() {
+        return endpoint.to_owned();
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    let host: String = host.chars().take(HOST).map(|letter| if fits(letter) { letter } else { '-' }).collect();
+    format!("{endpoint}-{host}-{}", opened.server.port())
 }
 
 /// Serves, and keeps the workers running, until a stop signal or the first failure.

@@ -117,7 +117,7 @@ impl Running {
     fn act(&mut self, action: Action) {
         match action {
             Action::Start(number) => {
-                let worker: Arc<str> = format!("{}-{number}", self.plan.endpoint).into();
+                let worker: Arc<str> = format!("{}-{number}", self.plan.worker_prefix).into();
                 // Stopping all retires each; retiring one stops no other.
                 let retire = self.stop.soon.child_token();
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
@@ -156,6 +156,7 @@ mod tests {
     fn pool() -> Pool {
         let plan = WorkerPlan {
             endpoint: "ep".to_owned(),
+            worker_prefix: "ep".to_owned(),
             base_url: "http://127.0.0.1:9".to_owned(),
             worker_key: None,
             lease: Duration::from_secs(40),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Timestamp;
 use super::ending::Ending;
 use super::history::{History, Transition};
@@ -13,7 +15,7 @@ use super::stream::Stream;
 use super::views::{Attempt, JobView};
 
 /// Where a job stands. Exactly one at any time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum State {
     Queued,
     Running(Run),
@@ -21,14 +23,14 @@ pub(crate) enum State {
 }
 
 /// Order in the queue: low priority last, then first in, first out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) low_priority: bool,
     pub(crate) number: u64,
 }
 
 /// A job in the hands of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// The name under which the job was taken; stop signals go there.
     pub(crate) poller: Arc<str>,
@@ -41,7 +43,7 @@ pub(crate) struct Run {
 }
 
 /// What was passed on to the outside world, or still has to be.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Notices {
     /// The job has ended and its webhook delivery has not.
     pub(crate) webhook_due: bool,
@@ -50,7 +52,7 @@ pub(crate) struct Notices {
 }
 
 /// A job as it is kept, in memory and on disk. `P` is what stands for a payload.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record<P> {
     pub(crate) id: JobId,
     /// Order of submission, unique within the endpoint and never used again.

@@ -10,6 +10,7 @@ mod liveness;
 mod not_begun;
 mod reports;
 mod restore;
+mod shared;
 mod snapshot;
 mod transitions;
 
@@ -30,6 +31,7 @@ use journal::Journal;
 use transitions::End;
 
 pub(crate) use journal::{Change, Changes, Counters, Mark};
+pub(crate) use shared::{Elsewhere, KeptJob, Tally};
 pub(crate) use snapshot::Snapshot;
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
@@ -75,6 +77,8 @@ pub struct Queue<P = Payload> {
     /// The last number given to a job or to a position.
     last_number: u64,
     size: Size,
+    /// What counts against the bounds and is not in here.
+    elsewhere: Elsewhere,
     in_progress: usize,
     completed: u64,
     failed: u64,
@@ -98,6 +102,7 @@ impl<P: Content> Queue<P> {
             journal: Journal::default(),
             last_number: 0,
             size: Size::default(),
+            elsewhere: Elsewhere::default(),
             in_progress: 0,
             completed: 0,
             failed: 0,

@@ -4,13 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::payload::{Content, Part, Payload};
 
 /// Job ids, unique within one endpoint.
 pub type JobId = Arc<str>;
 
 /// Limits that a client may set for one job (`policy` of a request).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Policy {
     /// Longest run time, counted from the moment a worker takes the job. `None`: none was set; the platform's default applies
     /// here, and the worker is sent none, because it may have a shorter one of its own.
@@ -42,7 +44,7 @@ impl Default for Policy {
 /// What a job has from its submission and keeps unchanged to its end.
 ///
 /// It moves whole: from the client to the queue, to the worker, to the webhook and to disk.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request<P = Payload> {
     /// What the handler gets.
     pub input: P,

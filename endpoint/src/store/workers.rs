@@ -1,7 +1,11 @@
 //! The workers of one endpoint: what each holds, and when it was last in contact.
 
+mod shared;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::counts::WorkerCounts;
@@ -46,15 +50,16 @@ pub enum WorkerEvent {
 }
 
 /// How the jobs of a worker ended.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Ended {
     completed: u32,
     failed: u32,
     last: Timestamp,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Worker {
+    #[serde(skip)]
     pub(crate) held: HashSet<JobId>,
     pub(crate) heartbeat_seen: bool,
     polled: bool,
@@ -71,6 +76,7 @@ pub(crate) struct Worker {
     presence: Presence,
     /// Since when it polls although it is recycled and holds no job.
     refused_since: Option<Timestamp>,
+    #[serde(skip)]
     polls_open: usize,
     last_poll: Timestamp,
     last_contact: Timestamp,
@@ -115,6 +121,8 @@ impl Worker {
         !self.held.is_empty() || self.polls_open > 0
     }
 }
+
+pub(crate) use shared::{KeptWorker, OpenPolls};
 
 /// All workers of one endpoint, forgotten after a silence.
 #[derive(Debug, Default)]

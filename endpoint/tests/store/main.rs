@@ -7,4 +7,5 @@ mod crash;
 mod durable;
 mod files;
 mod model;
+mod replicas;
 mod support;

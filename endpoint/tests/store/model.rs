@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use runpod_endpoint::store::{Ending, JobId, Limits, Outcome, Policy, Status, Store, StoreError};
 
-use crate::support::{EP, Engine, Memory, Sqlite, new_job, payload};
+use crate::support::{EP, Engine, Memory, Postgres, Sqlite, has_postgres, new_job, payload};
 
 const WORKERS: [&str; 2] = ["w0", "w1"];
 
@@ -187,6 +187,23 @@ impl<E: Engine> Observer<E> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Every time that it is opened again, another replica goes on.
+    #[test]
+    fn a_database_cannot_be_told_from_memory(events in prop::collection::vec(event(), 1..40)) {
+        if has_postgres() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (mut memory, mut database) = (Observer::<Memory>::new(false), Observer::<Postgres>::new(true));
+                for (step, event) in events.iter().enumerate() {
+                    memory.apply(step, event).await;
+                    database.apply(step, event).await;
+                    assert_eq!(memory.trace.last(), database.trace.last());
+                }
+                assert_eq!(memory.trace, database.trace);
+            });
+        }
+    }
 
     #[test]
     fn a_file_cannot_be_told_from_memory(events in prop::collection::vec(event(), 1..50)) {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod client;
+mod database;
 mod parse;
 mod server;
 mod workers;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use client::{
     EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, ServerArgs, SubmitArgs, TopArgs, WatchArgs,
 };
+pub(crate) use database::{DatabaseArgs, DatabaseCommand, DatabaseTarget};
 pub(crate) use parse::{endpoint_id, is_reserved_id};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
@@ -62,6 +64,8 @@ pub enum Command {
     Health(HealthArgs),
     /// Show queue, workers, jobs and GPUs, live, in the terminal
     Top(TopArgs),
+    /// Prepare or check the database that several endpoints share
+    Database(DatabaseArgs),
     /// Ask the server in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
     Probe(ProbeArgs),
 }

@@ -22,7 +22,11 @@ impl<P: Content> Queue<P> {
     /// When the queue is full.
     pub fn submit(&mut self, now: Timestamp, new: NewJob<P>) -> Result<JobView<P>, StoreError> {
         let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
-        if self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes {
+        let elsewhere = self.elsewhere;
+        if self.jobs.len() + elsewhere.jobs >= max_jobs
+            || self.size.bytes + elsewhere.bytes >= max_bytes
+            || self.size.memory >= max_memory_bytes
+        {
             return Err(StoreError::QueueFull);
         }
         let NewJob { id, request } = new;

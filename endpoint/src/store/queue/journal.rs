@@ -12,6 +12,8 @@ use crate::store::request::JobId;
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     enabled: bool,
+    /// Renewed leases are changes too: another process may look at them.
+    renewals: bool,
     notes: Vec<Note>,
 }
 
@@ -35,6 +37,17 @@ impl Journal {
         if !is_last {
             self.note(|| Note::Touched(Arc::clone(id)));
         }
+    }
+
+    /// As [`touched`](Self::touched), for a lease that became longer.
+    pub(super) fn renewed(&mut self, id: &JobId) {
+        if self.renewals {
+            self.touched(id);
+        }
+    }
+
+    pub(super) fn note_renewals(&mut self) {
+        self.renewals = true;
     }
 
     /// To be called before the item is added.
@@ -102,7 +115,7 @@ impl<P: Content> Queue<P> {
     /// An empty queue that notes its changes for [`take_changes`](Self::take_changes).
     #[must_use]
     pub(crate) fn journaled(limits: Limits) -> Self {
-        Self { journal: Journal { enabled: true, notes: Vec::new() }, ..Self::new(limits) }
+        Self { journal: Journal { enabled: true, ..Journal::default() }, ..Self::new(limits) }
     }
 
     /// What changed since the last call, in order.

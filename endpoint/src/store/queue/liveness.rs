@@ -59,9 +59,11 @@ impl<P: Content> Queue<P> {
             let Some(id) = self.held_by(now, &worker, &id) else { continue };
             if let Some(job) = self.jobs.get_mut(&id)
                 && let State::Running(run) = &mut job.record.state
-                && run.lease.replace(now + limits.lease).is_none()
             {
-                self.journal.touched(&id);
+                match run.lease.replace(now + limits.lease) {
+                    None => self.journal.touched(&id),
+                    Some(_) => self.journal.renewed(&id),
+                }
             }
             self.settle(&id);
         }
