@@ -1,5 +1,6 @@
 //! A PostgreSQL server in a folder of its own, from Debian's package.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -62,7 +63,7 @@ impl Postgres {
         fs::write(&password, PASSWORD).unwrap_or_else(|error| panic!("{error}"));
         if is_root() {
             // The server refuses to run as root.
-            succeeded("chown", &tool(Command::new("chown").args(["-R", "postgres"]).arg(&self.folder)));
+            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
         }
         let (data, password) = (self.data(), password.display().to_string());
         let data = data.display().to_string();
@@ -127,18 +128,18 @@ impl Postgres {
     pub fn sql(&self, database: &str, sql: &str) -> String {
         let database = if database.contains("://") { database.to_owned() } else { self.url(database) };
         let args = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &database, "-c", sql];
-        let output = tool(Command::new(self.programs.join("psql")).args(args));
+        let output = tool(command(self.programs.join("psql")).args(args));
         succeeded(sql, &output)
     }
 
     fn server_tool(&self, name: &str, args: &[&str]) {
         let program = self.programs.join(name);
         let mut command = if is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--"]).arg(program);
-            command
+            let mut as_user = command("runuser");
+            as_user.args(["-u", "postgres", "--"]).arg(program);
+            as_user
         } else {
-            Command::new(program)
+            command(program)
         };
         // A server that inherited a pipe would hold it open.
         let status = run(command.args(args).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null()));
@@ -148,15 +149,14 @@ impl Postgres {
 }
 
 /// Ends the server and removes its folder once this process has ended, or dropped the guard.
-#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
 fn guard(folder: &Path) -> Child {
     let script = "cat >/dev/null; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; \
         for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; rm -rf \"$0\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut guard = command("sh");
+    guard.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Of a group of its own: the end of the test's group must not be the end of the guard.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
+    std::os::unix::process::CommandExt::process_group(&mut guard, 0);
+    guard.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
 }
 
 fn programs() -> Option<PathBuf> {
@@ -170,11 +170,14 @@ fn is_root() -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
 fn tool(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
 fn run(command: &mut Command) -> bool {
     command.status().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")).success()
 }

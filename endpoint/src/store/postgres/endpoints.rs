@@ -22,11 +22,18 @@ const ADD: &str = "INSERT INTO endpoints (name) VALUES ($1) ON CONFLICT DO NOTHI
 
 impl Shared {
     /// The endpoint, created on first use.
-    pub(super) async fn endpoint(&self, name: &str) -> Result<Arc<Local>, StoreError> {
+    pub(super) async fn endpoint(self: &Arc<Self>, name: &str) -> Result<Arc<Local>, StoreError> {
         if let Some(local) = self.find(name) {
             return Ok(local);
         }
         self.ready()?;
+        let (shared, name) = (Arc::clone(self), name.to_owned());
+        // A task of its own: a request that ends in the middle would leave its transaction open.
+        let created = tokio::spawn(async move { shared.find_or_create(&name).await });
+        created.await.unwrap_or_else(|_| Err(unavailable("the endpoint was not created")))
+    }
+
+    async fn find_or_create(&self, name: &str) -> Result<Arc<Local>, StoreError> {
         let failed = |failure: Failure| match failure {
             Failure::Away(reason) | Failure::Refused(reason) => unavailable(&reason),
             Failure::Again => unavailable("other replicas are in the way"),

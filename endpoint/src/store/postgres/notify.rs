@@ -135,7 +135,7 @@ pub(super) async fn listen(shared: Arc<Shared>, tls: MakeRustlsConnect) {
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "Hints of other replicas do not arrive. Whoever waits looks once a second.")
+                tracing::debug!(%error, "Hints of other replicas do not arrive. Whoever waits looks once a second.");
             }
         }
         sleep(RECONNECT_PAUSE).await;

@@ -73,7 +73,7 @@ pub(super) const FIRST: &str = "SELECT number, id, next_item, unread_bytes, reco
     WHERE endpoint = $1 AND waiting AND NOT (low AND $2) ORDER BY low, place LIMIT 1";
 
 pub(super) const URGENT: &str =
-    "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS some";
+    "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS found";
 
 pub(super) fn natural(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()

@@ -51,7 +51,7 @@ const FOLD: &str = "WITH gone AS (DELETE FROM counters WHERE replica <> '' AND r
     in_progress = counters.in_progress + excluded.in_progress, completed = counters.completed + excluded.completed, \
     failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried";
 const FORGET_REPLICAS: &str = "DELETE FROM replicas WHERE seen <= $1";
-const WAITING: &str = "SELECT name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = name AND waiting LIMIT polls) AS some) \
+const WAITING: &str = "SELECT name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = name AND waiting LIMIT polls) AS found) \
     FROM unnest($1::text[], $2::bigint[]) AS open(name, polls)";
 const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     LEFT JOIN jobs ON endpoint = name AND id = wanted \
@@ -108,7 +108,7 @@ fn micros(time: Duration) -> i64 {
 async fn beat(shared: &Arc<Shared>, now: i64) -> Result<(), StoreError> {
     let failed = |error: tokio_postgres::Error| StoreError::Unavailable(super::connect::reason(&error).into());
     let Ok(client) = shared.client().await else { return shared.ready() };
-    let steady = "UPDATE beat SET at = greatest(at, $1) WHERE at > $1 - $2";
+    let steady = "UPDATE beat SET at = greatest(at, $1::bigint) WHERE at > $1::bigint - $2::bigint";
     if client.execute(steady, &[&now, &micros(STANDSTILL)]).await.map_err(failed)? > 0 {
         return Ok(());
     }
