@@ -4,6 +4,7 @@
 
 mod conformance;
 mod crash;
+mod doubt;
 mod durable;
 mod files;
 mod model;

@@ -82,7 +82,8 @@ pub(crate) struct Postgres {
 }
 
 /// Connections live as long as the runtime in which a store was opened; that of a test may be busy waiting for the store.
-static CONNECTIONS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+pub(crate) static CONNECTIONS: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
 
 /// Opens a store on a database, from a test that cannot wait.
 pub(crate) fn open_database(url: &str, setup: &Setup) -> Result<PostgresStore, DatabaseError> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use deadpool_postgres::Client;
 
+use super::failure::Failure;
 use super::local::Local;
 use super::shared::{Shared, unavailable};
-use super::unit::Failure;
 use crate::store::error::StoreError;
 
 /// Endpoint ids in use at once, at all replicas.

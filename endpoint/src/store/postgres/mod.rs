@@ -7,6 +7,8 @@
 mod check;
 mod connect;
 mod endpoints;
+mod failure;
+mod hints;
 mod local;
 mod notify;
 mod poll;
@@ -31,7 +33,7 @@ pub use check::{Finding, check_database, migrate_database};
 pub use connect::{DatabaseError, DatabaseUrl};
 
 use super::setup::Setup;
-use notify::Notifier;
+use hints::Notifier;
 use shared::Shared;
 
 /// The store in a database.

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,19 +13,15 @@ use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{DatabaseError, DatabaseUrl, reason};
+use super::hints::{Hint, Kind, messages};
 use super::shared::Shared;
-use crate::store::queue::Effect;
 
 const CHANNEL: &str = "runpod_endpoint";
 
 /// Hints are collected for this long.
 const COLLECTED_FOR: Duration = Duration::from_millis(2);
 
-/// Bytes of one notification; the server allows 8000.
-const MAX_BYTES: usize = 7000;
-
-/// Hints that may wait to be sent, and hints sent at once.
-const MAX_WAITING: usize = 16_384;
+/// Hints sent at once.
 const MAX_AT_ONCE: usize = 2000;
 
 /// Before a lost connection is opened again.
@@ -34,60 +29,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a notification may take at the start.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-
-/// What happened, the endpoint, and the job or worker.
-pub(super) type Hint = (Kind, String, String);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub(super) enum Kind {
-    /// Jobs wait.
-    Q,
-    /// A job has changed.
-    J,
-    /// A stop signal waits for a worker.
-    S,
-    /// A worker asked to be replaced.
-    R,
-}
-
-/// The way to the other replicas.
-pub(super) struct Notifier {
-    sender: mpsc::Sender<Hint>,
-    /// Whether there are others.
-    has_others: AtomicBool,
-}
-
-impl Notifier {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Hint>) {
-        let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        (Self { sender, has_others: AtomicBool::new(true) }, receiver)
-    }
-
-    pub(super) fn set_has_others(&self, has_others: bool) {
-        self.has_others.store(has_others, Ordering::Relaxed);
-    }
-
-    /// Passes on what others may wait for.
-    pub(super) fn tell(&self, endpoint: &str, effects: &[Effect]) {
-        if !self.has_others.load(Ordering::Relaxed) {
-            return;
-        }
-        for effect in effects {
-            let (kind, key) = match effect {
-                Effect::JobWaiting => (Kind::Q, ""),
-                Effect::JobChanged(id) => (Kind::J, &**id),
-                Effect::StopWaiting(worker) => (Kind::S, &**worker),
-                Effect::WorkerRecycled(worker) => (Kind::R, &**worker),
-                Effect::JobFinished(..)
-                | Effect::WebhookDue(_)
-                | Effect::DuplicateWorker(_)
-                | Effect::WorkerUnfit(_) => continue,
-            };
-            // A full channel loses hints, which costs those who wait a second.
-            let _ = self.sender.try_send((kind, endpoint.to_owned(), key.to_owned()));
-        }
-    }
-}
 
 /// Sends hints for as long as the store lives.
 pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
@@ -105,23 +46,6 @@ pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
             tracing::debug!(%error, "Hints to other replicas are lost. They look once a second.");
         }
     }
-}
-
-/// Each message begins with its sender, who ignores it.
-fn messages(replica: &str, hints: BTreeSet<Hint>) -> Vec<String> {
-    let mut messages = Vec::new();
-    let (mut some, mut bytes) = (Vec::new(), 0);
-    for hint in hints {
-        // Quotes, commas and brackets; ids are letters and the like.
-        bytes += hint.1.len() + hint.2.len() + 16;
-        if bytes > MAX_BYTES && !some.is_empty() {
-            messages.extend(serde_json::to_string(&(replica, std::mem::take(&mut some))));
-            bytes = 0;
-        }
-        some.push(hint);
-    }
-    messages.extend(serde_json::to_string(&(replica, some)));
-    messages
 }
 
 /// Listens for as long as the store lives. After a lost connection everybody looks once.
@@ -213,19 +137,5 @@ fn wake_everybody(shared: &Shared) {
         local.wakers.job_readers.wake_all();
         local.wakers.stop_polls.wake_all();
         local.wakers.supervisors.wake_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_hints_fit_into_messages_of_bounded_length() {
-        let hints: BTreeSet<_> = (0..2000).map(|n| (Kind::J, "endpoint".to_owned(), format!("{n:0>64}"))).collect();
-        let messages = messages("replica", hints.clone());
-        assert!(messages.len() > 10 && messages.iter().all(|message| message.len() < 8000));
-        let read = messages.iter().flat_map(|message| serde_json::from_str::<(String, Vec<Hint>)>(message).unwrap().1);
-        assert_eq!(read.collect::<BTreeSet<_>>(), hints);
     }
 }

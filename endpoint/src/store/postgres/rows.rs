@@ -42,8 +42,8 @@ pub(super) const LOCK_RUNNING: &str = "SELECT number, id, next_item, unread_byte
 pub(super) const LOCK_WORKERS: &str = "SELECT pg_advisory_xact_lock(key) FROM (SELECT DISTINCT \
     hashtextextended($1 || '/' || name, 7) AS key FROM unnest($2::text[]) AS name ORDER BY key) AS keys";
 
-pub(super) const WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(p.jobs), 0)::bigint AS jobs, \
-    coalesce(sum(p.stops), 0)::bigint AS stops FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
+pub(super) const WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p.jobs, 0)), 0)::bigint AS jobs, \
+    coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
     WHERE w.endpoint = $1 AND ($3 OR w.id = ANY($2::text[])) GROUP BY w.endpoint, w.id";
 
 pub(super) const HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL \

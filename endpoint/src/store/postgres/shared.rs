@@ -12,9 +12,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::connect::DatabaseUrl;
+use super::failure::{Failure, Place};
+use super::hints::Notifier;
 use super::local::Local;
-use super::notify::Notifier;
-use super::unit::{self, Done, Failure, Place, UNIT_LIMIT};
+use super::unit::{self, Done, UNIT_LIMIT};
 use super::work::{Asked, Need, Noted, Work};
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;

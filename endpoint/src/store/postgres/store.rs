@@ -270,6 +270,10 @@ impl Store for PostgresStore {
             is_first = false;
             poll.is_open = !look.has_ended;
             if look.has_ended {
+                if !look.taken.jobs.is_empty() {
+                    // A hint of another replica may stand for many jobs. Whoever finds some wakes the next one here.
+                    local.wakers.jobs_waiting.notify_one();
+                }
                 return self.delivered(look.taken).await;
             }
             if !look.is_eligible {

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::rows;
 use super::shared::Shared;
-use super::unit::Failure;
+use super::unit::UNIT_LIMIT;
 use super::work::Need;
 use crate::store::error::StoreError;
 use crate::store::request::JobId;
@@ -39,7 +40,9 @@ const SEEN: &str = "WITH me AS (INSERT INTO replicas VALUES ($1, $2, $3) ON CONF
 const DUE: &str = "SELECT endpoint, id FROM jobs WHERE due <= $1 ORDER BY due LIMIT $2";
 const SILENT: &str = "SELECT endpoint, id FROM workers WHERE forget_at <= $1 LIMIT $2";
 const HELD_ENDPOINTS: &str = "SELECT DISTINCT endpoint FROM jobs WHERE holder IS NOT NULL";
-const CLOSE_POLLS: &str = "DELETE FROM polls WHERE replica NOT IN (SELECT id FROM replicas WHERE seen > $1)";
+/// Polls of dead replicas, and rows that count none.
+const CLOSE_POLLS: &str = "DELETE FROM polls WHERE (jobs <= 0 AND stops <= 0) \
+    OR replica NOT IN (SELECT id FROM replicas WHERE seen > $1)";
 const ADOPT: &str = "UPDATE jobs SET webhook_owner = $1 WHERE webhook_owner IS NOT NULL AND webhook_owner <> $1 \
     AND webhook_owner NOT IN (SELECT id FROM replicas WHERE seen > $2) RETURNING endpoint, id";
 /// The counts of replicas that are gone for good become one row.
@@ -226,8 +229,10 @@ async fn look_for_lost_hints(shared: &Arc<Shared>) -> Result<(), StoreError> {
 impl Shared {
     /// The database's time, in microseconds. Asked even while the database is known to be away.
     async fn clock(&self) -> Result<i64, Failure> {
-        let client = self.client().await?;
-        let asked = client.query_one(rows::CLOCK, &[]).await;
-        Ok(asked?.get(0))
+        let asked = async {
+            let client = self.client().await?;
+            Ok(client.query_one(rows::CLOCK, &[]).await?.get(0))
+        };
+        timeout(UNIT_LIMIT, asked).await.unwrap_or_else(|_| Err(Failure::Away("it does not answer".into())))
     }
 }

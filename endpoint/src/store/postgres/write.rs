@@ -7,8 +7,8 @@ use deadpool_postgres::ClientWrapper;
 use futures_util::future::try_join_all;
 use tokio_postgres::types::ToSql;
 
+use super::failure::{Failure, Place};
 use super::rows::{self, LoadedWorker, integer, micros};
-use super::unit::{Failure, Place};
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{Change, KeptJob, Queue, Tally};
 use crate::store::workers::KeptWorker;
@@ -35,7 +35,7 @@ const DELETE_WORKERS: &str = "DELETE FROM workers WHERE endpoint = $1 AND id = A
 const DELETE_POLLS: &str = "DELETE FROM polls WHERE endpoint = $1 AND worker = ANY($2::text[])";
 const ADD_POLLS: &str = "INSERT INTO polls SELECT $1, worker, $2, jobs, stops \
     FROM unnest($3::text[], $4::int[], $5::int[]) AS new(worker, jobs, stops) ON CONFLICT (endpoint, worker, replica) \
-    DO UPDATE SET jobs = greatest(polls.jobs + excluded.jobs, 0), stops = greatest(polls.stops + excluded.stops, 0)";
+    DO UPDATE SET jobs = polls.jobs + excluded.jobs, stops = polls.stops + excluded.stops";
 const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
     ON CONFLICT (endpoint, replica, lane) DO UPDATE SET token = excluded.token, jobs = counters.jobs + excluded.jobs, \
     bytes = counters.bytes + excluded.bytes, streamed = counters.streamed + excluded.streamed, \
