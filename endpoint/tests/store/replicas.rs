@@ -14,11 +14,10 @@ use crate::support::{
 };
 
 /// Two replicas; `None` where there is no PostgreSQL.
-fn two() -> Option<(Postgres, Arc<dyn Store>, Arc<dyn Store>)> {
+fn two() -> Option<[Arc<dyn Store>; 2]> {
     has_postgres().then(|| {
         let engine = Postgres::new();
-        let (a, b) = (engine.open(Limits::default()), engine.open(Limits::default()));
-        (engine, a, b)
+        [engine.open(Limits::default()), engine.open(Limits::default())]
     })
 }
 
@@ -37,7 +36,7 @@ async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -
 
 #[tokio::test]
 async fn what_waits_at_one_replica_is_woken_by_the_other() {
-    let Some((_, a, b)) = two() else { return };
+    let Some([a, b]) = two() else { return };
     let (taken, _) = news(b.take(EP, "w", 1, SOON * 10), submit(&*a, "a")).await;
     assert_eq!(&*taken.unwrap()[0].id, "a");
     let (read, _) = news(a.drain(EP, "a", SOON * 10), async {
@@ -61,7 +60,7 @@ async fn what_waits_at_one_replica_is_woken_by_the_other() {
 
 #[tokio::test]
 async fn every_call_works_through_any_replica() {
-    let Some((_, a, b)) = two() else { return };
+    let Some([a, b]) = two() else { return };
     for id in ["one", "two", "three"] {
         submit(&*a, id).await;
     }
@@ -84,7 +83,7 @@ async fn every_call_works_through_any_replica() {
 
 #[tokio::test]
 async fn a_worker_is_one_and_the_same_at_every_replica() {
-    let Some((_, a, b)) = two() else { return };
+    let Some([a, b]) = two() else { return };
     a.admit(EP, "w", Some("first")).await.unwrap();
     let held = Arc::clone(&a);
     let poll = tokio::spawn(async move { held.take(EP, "w", 1, SOON).await });
@@ -105,7 +104,7 @@ async fn a_worker_is_one_and_the_same_at_every_replica() {
 #[tokio::test]
 async fn many_clients_and_workers_at_two_replicas_lose_nothing_and_do_nothing_twice() {
     const JOBS: usize = 100;
-    let Some((_, a, b)) = two() else { return };
+    let Some([a, b]) = two() else { return };
     let mut tasks = tokio::task::JoinSet::new();
     for (number, store) in [&a, &b, &a, &b].into_iter().enumerate() {
         let (client, worker) = (Arc::clone(store), Arc::clone(store));

@@ -88,7 +88,7 @@ pub(crate) static CONNECTIONS: LazyLock<tokio::runtime::Runtime> =
 /// Opens a store on a database, from a test that cannot wait.
 pub(crate) fn open_database(url: &str, setup: &Setup) -> Result<PostgresStore, DatabaseError> {
     let (url, setup) = (url.parse::<DatabaseUrl>()?, setup.clone());
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     CONNECTIONS.spawn(async move { sender.send(PostgresStore::open(url, setup).await) });
     receiver.recv().unwrap()
 }

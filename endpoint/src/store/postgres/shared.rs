@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Object, Pool};
+use deadpool_postgres::{Client, Object, Pool, PoolError};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -173,7 +173,7 @@ impl Shared {
                     return fail(works, &unavailable(&reason));
                 }
                 (Failure::Away(reason), sent) => {
-                    self.note_away(&reason);
+                    tracing::debug!(error = &*reason, "A connection to the database was lost.");
                     match sent {
                         // Never repeated blindly: it may have been committed.
                         Some(done) if self.was_committed(&place, &done.token).await => {
@@ -196,7 +196,11 @@ impl Shared {
         let client = self.client().await?;
         let outcome = match timeout(UNIT_LIMIT, unit::run(&client, place, works, sent)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Failure::Away("it does not answer".into())),
+            Err(_) => {
+                let reason = "it does not answer".into();
+                self.note_away(&reason);
+                Err(Failure::Away(reason))
+            }
         };
         if let Err(failure) = &outcome {
             let rolled_back = timeout(RETRY_PAUSE * 8, client.batch_execute("ROLLBACK")).await;
@@ -222,6 +226,7 @@ impl Shared {
                 asked
             };
             if let Ok(Ok(was_committed)) = timeout(UNIT_LIMIT, asked).await {
+                self.note_back();
                 tracing::info!(was_committed, "The outcome of a commit was unknown and has been looked up.");
                 return was_committed;
             }
@@ -239,13 +244,13 @@ impl Shared {
         self.notifier.tell(&local.name, &effects);
     }
 
+    /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         self.pool.get().await.map_err(|error| {
-            use deadpool_postgres::PoolError;
-            match error {
-                PoolError::Backend(error) => Failure::Away(self.url.explain(&error).to_string().into()),
-                error => Failure::Away(error.to_string().into()),
-            }
+            let PoolError::Backend(error) = error else { return Failure::Away(error.to_string().into()) };
+            let reason = self.url.explain(&error).to_string().into();
+            self.note_away(&reason);
+            Failure::Away(reason)
         })
     }
 
@@ -262,9 +267,7 @@ impl Shared {
                 Err(_) => return Err(unavailable("it does not answer in time")),
             }
         }
-        let reason = last.unwrap_or_default();
-        self.note_away(&reason);
-        Err(unavailable(&reason))
+        Err(unavailable(&last.unwrap_or_default()))
     }
 
     async fn query_once(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {

@@ -291,7 +291,7 @@ impl Store for PostgresStore {
     }
 
     async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
-        let Some(local) = self.shared.find(endpoint) else { return Ok(()) };
+        let local = self.shared.endpoint(endpoint).await?;
         let (worker, id): (Arc<str>, JobId) = (Arc::from(worker), Arc::from(id));
         let need = Need { jobs: vec![Arc::clone(&id)], ..Need::worker(&worker) };
         self.shared.run(&local, need, move |queue, _| queue.return_unsent(&worker, &id, attempt)).await
