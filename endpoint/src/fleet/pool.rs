@@ -1,6 +1,6 @@
 //! The workers of one endpoint: starts and retires them as the scaler decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::FleetError;
 use super::plan::WorkerPlan;
-use super::scaler::{Action, Activity, Reading, ScaleSettings, Scaler};
+use super::scaler::{Action, Activity, Elsewhere, Reading, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
-use crate::store::{Load, Store, StoreError, WorkerState};
+use crate::store::{Load, Store, StoreError, WorkerState, WorkerView};
 
 /// How often queue and workers are read.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
@@ -55,7 +55,12 @@ impl Pool {
                 _ = ticks.tick() => {
                     // Without a reading the last decision stands.
                     let Ok(reading) = running.read().await else { continue };
-                    for action in scaler.decide(origin.elapsed(), &reading) {
+                    let mut actions = scaler.decide(origin.elapsed(), &reading);
+                    let adds = |action: &Action| matches!(action, Action::Start(_));
+                    if actions.iter().any(adds) && !running.may_add(self.scale.min).await {
+                        actions.retain(|action| !adds(action));
+                    }
+                    for action in actions {
                         running.act(action);
                     }
                 }
@@ -96,6 +101,20 @@ pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: Sto
     outcome
 }
 
+fn elsewhere<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> Elsewhere {
+    let mut elsewhere = Elsewhere::default();
+    for worker in workers {
+        let (present, starting) = match worker.state {
+            WorkerState::Initializing => (1, 1),
+            WorkerState::Idle | WorkerState::Running => (1, 0),
+            WorkerState::Throttled | WorkerState::Unhealthy | WorkerState::Lost | WorkerState::Leaving => (0, 0),
+        };
+        elsewhere.present = elsewhere.present.saturating_add(present);
+        elsewhere.starting = elsewhere.starting.saturating_add(starting);
+    }
+    elsewhere
+}
+
 impl Running {
     async fn read(&self) -> Result<Reading, StoreError> {
         let Load { waiting, oldest, in_progress, workers } = self.store.load(&self.plan.endpoint).await?;
@@ -111,7 +130,16 @@ impl Running {
             }
         };
         let places = self.places.iter().map(|(number, place)| (*number, activity(place))).collect();
-        Ok(Reading { waiting, oldest, in_progress, places })
+        let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
+        let others = known.values().filter(|worker| !own.contains(&worker.id));
+        let elsewhere = if self.store.is_shared() { elsewhere(others) } else { Elsewhere::default() };
+        Ok(Reading { waiting, oldest, in_progress, places, elsewhere })
+    }
+
+    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn.
+    async fn may_add(&self, min: u16) -> bool {
+        let present = self.places.values().filter(|place| !place.retire.is_cancelled()).count();
+        present < usize::from(min) || self.store.scaling_turn(&self.plan.endpoint).await.unwrap_or(false)
     }
 
     fn act(&mut self, action: Action) {

@@ -128,6 +128,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When they cannot.
     fn ready(&self) -> Result<(), StoreError>;
+    /// Whether endpoints on other hosts may use the same queue.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
+    async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
     /// What an endpoint has counted.
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError>;
     /// What [`Timestamp`]s count from.

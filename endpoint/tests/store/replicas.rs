@@ -130,6 +130,21 @@ async fn many_clients_and_workers_at_two_replicas_lose_nothing_and_do_nothing_tw
 }
 
 #[tokio::test]
+async fn workers_are_added_by_one_replica_at_a_time() {
+    let Some([a, b]) = two() else { return };
+    assert!(a.is_shared());
+    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn(EP).await), (Ok(true), Ok(false)));
+    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn("other").await), (Ok(true), Ok(true)));
+    let passed_on = async {
+        while b.scaling_turn(EP).await != Ok(true) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, passed_on).await.expect("a turn that is not taken again ends");
+    assert_eq!(a.scaling_turn(EP).await, Ok(false));
+}
+
+#[tokio::test]
 async fn a_lost_job_is_found_by_whichever_replica_looks_first() {
     if !has_postgres() {
         return;

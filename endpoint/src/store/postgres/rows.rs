@@ -72,6 +72,12 @@ pub(super) const LIST: &str = "SELECT number, id, next_item, unread_bytes, recor
 pub(super) const FIRST: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND NOT (low AND $2) ORDER BY low, place LIMIT 1";
 
+/// The turn to add workers of an endpoint: taken again, or taken over once it has ended.
+pub(super) const TAKE_TURN: &str = "INSERT INTO turns SELECT $1::text, $2::text, now.us + $3::bigint \
+    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us) AS now \
+    ON CONFLICT (endpoint) DO UPDATE SET replica = excluded.replica, until = excluded.until \
+    WHERE turns.replica = excluded.replica OR turns.until < excluded.until - $3::bigint RETURNING endpoint";
+
 pub(super) const URGENT: &str =
     "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS found";
 

@@ -79,6 +79,12 @@ CREATE TABLE replicas (
     host text NOT NULL,
     seen bigint NOT NULL
 );
+-- Which replica may add workers of an endpoint now.
+CREATE TABLE turns (
+    endpoint text PRIMARY KEY,
+    replica text NOT NULL,
+    until bigint NOT NULL
+);
 -- The last second at which some replica could write.
 CREATE TABLE beat (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),

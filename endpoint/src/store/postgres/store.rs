@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::PostgresStore;
 use super::local::Local;
 use super::poll::{AsksFor, Poll, Taken};
+use super::rows;
 use super::work::Need;
 use crate::store::Store;
 use crate::store::clock::Timestamp;
@@ -28,6 +29,10 @@ const PURGE_STEP: usize = 1000;
 
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
 const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
+/// How long the turn to add workers lasts, unless it is taken again before: long enough for a worker that is started to be counted by
+/// the others. A lock that is held during the decision would not be.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What a look for jobs has found.
 struct Look {
@@ -418,6 +423,15 @@ impl Store for PostgresStore {
 
     fn ready(&self) -> Result<(), StoreError> {
         self.shared.ready()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn scaling_turn(&self, endpoint: &str) -> Result<bool, StoreError> {
+        let (replica, lasts) = (&self.shared.replica, rows::micros(TURN));
+        Ok(!self.shared.query(rows::TAKE_TURN, &[&endpoint, replica, &lasts]).await?.is_empty())
     }
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
