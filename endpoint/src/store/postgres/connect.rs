@@ -24,8 +24,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long data may be unacknowledged before a connection counts as lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Ends a transaction whose replica is gone without a goodbye: it holds locks.
-const SESSION: &str = "-c idle_in_transaction_session_timeout=20s -c statement_timeout=0 -c lock_timeout=10s";
+/// Ends a transaction whose replica is gone without a goodbye: it holds locks. A row that was waited for must be read as it is now.
+const SESSION: &str = "-c idle_in_transaction_session_timeout=20s -c statement_timeout=0 -c lock_timeout=10s \
+    -c default_transaction_isolation=read\\ committed";
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]

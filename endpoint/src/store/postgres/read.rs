@@ -93,13 +93,7 @@ impl Shared {
         let Some(usage) = usage.first() else { return Err(unavailable("it counts nothing")) };
         let now = rows::time(usage.get("now"));
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
-        let mut held = held_by(&held);
-        for row in &workers {
-            let worker = LoadedWorker::of(row);
-            let held = held.remove(&worker.id).unwrap_or_default();
-            let loaded = queue.load_worker(&worker.id, &worker.record, worker.polls, held);
-            loaded.map_err(|error| unreadable(&error))?;
-        }
+        load_workers(&mut queue, &workers, &held)?;
         let natural = |column| rows::natural(usage.get(column));
         let health = Health {
             completed: natural("completed"),
@@ -112,26 +106,6 @@ impl Shared {
         Ok((health, now, queue))
     }
 
-    /// One worker in a queue of its own.
-    async fn look_worker(&self, endpoint: &str, worker: &str) -> Result<(Timestamp, Queue<Filed>), StoreError> {
-        let one = vec![worker];
-        let (now, workers, held) = tokio::try_join!(
-            async { self.query(rows::CLOCK, &[]).await },
-            async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await },
-            async { self.query(rows::HELD, &[&endpoint, &one, &false]).await },
-        )?;
-        let now = now.first().map(|row| rows::time(row.get(0))).unwrap_or_default();
-        let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
-        let mut held = held_by(&held);
-        for row in &workers {
-            let worker = LoadedWorker::of(row);
-            let held = held.remove(&worker.id).unwrap_or_default();
-            let loaded = queue.load_worker(&worker.id, &worker.record, worker.polls, held);
-            loaded.map_err(|error| unreadable(&error))?;
-        }
-        Ok((now, queue))
-    }
-
     /// Whether a worker's request changes nothing worth a transaction.
     pub(super) async fn admits_quietly(
         &self,
@@ -139,13 +113,23 @@ impl Shared {
         worker: &str,
         instance: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let (now, queue) = self.look_worker(endpoint, worker).await?;
+        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker], &false]).await?;
+        let now = found.first().map(|row| rows::time(row.get("now"))).unwrap_or_default();
+        let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
+        load_workers(&mut queue, &found, &[])?;
         Ok(queue.admits_quietly(now, worker, instance))
     }
 
     /// Whether a worker that asked to be replaced holds no job.
     pub(super) async fn is_recycled(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
-        Ok(self.look_worker(endpoint, worker).await?.1.is_recycled(worker))
+        let one = vec![worker];
+        let (found, held) =
+            tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await }, async {
+                self.query(rows::HELD, &[&endpoint, &one, &false]).await
+            },)?;
+        let mut queue = Queue::shared(self.setup.limits_of(endpoint), Timestamp::ZERO);
+        load_workers(&mut queue, &found, &held)?;
+        Ok(queue.is_recycled(worker))
     }
 
     /// How long the first job has waited; the first urgent one if `urgent`.
@@ -212,4 +196,16 @@ impl Shared {
         let mut loaded = self.load(contents).await?.into_iter();
         Ok(requests.into_iter().map(|request| request.loaded(&mut loaded)).collect())
     }
+}
+
+/// Puts workers with the jobs that they hold into a queue.
+fn load_workers(queue: &mut Queue<Filed>, found: &[Row], held: &[Row]) -> Result<(), StoreError> {
+    let mut held = held_by(held);
+    for row in found {
+        let worker = LoadedWorker::of(row);
+        let held = held.remove(&worker.id).unwrap_or_default();
+        let loaded = queue.load_worker(&worker.id, &worker.record, worker.polls, held);
+        loaded.map_err(|error| unreadable(&error))?;
+    }
+    Ok(())
 }

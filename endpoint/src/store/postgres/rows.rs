@@ -43,7 +43,8 @@ pub(super) const LOCK_WORKERS: &str = "SELECT pg_advisory_xact_lock(key) FROM (S
     hashtextextended($1 || '/' || name, 7) AS key FROM unnest($2::text[]) AS name ORDER BY key) AS keys";
 
 pub(super) const WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p.jobs, 0)), 0)::bigint AS jobs, \
-    coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
+    coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops, \
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
     WHERE w.endpoint = $1 AND ($3 OR w.id = ANY($2::text[])) GROUP BY w.endpoint, w.id";
 
 pub(super) const HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL \
@@ -61,8 +62,11 @@ pub(super) const JOB: &str = "SELECT number, id, next_item, unread_bytes, record
 pub(super) const PAYLOADS: &str = "SELECT p.job, p.part, p.body FROM payloads p \
     JOIN unnest($1::bigint[], $2::smallint[]) AS wanted(job, part) ON p.job = wanted.job AND p.part = wanted.part";
 
-pub(super) const PENDING: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs WHERE endpoint = $1 AND \
-    (waiting OR holder IS NOT NULL) ORDER BY waiting DESC, low, place LIMIT $2";
+/// The waiting jobs in their order, then those that workers hold. Each half uses its own index, however many jobs there are.
+pub(super) const PENDING: &str = "(SELECT number, id, next_item, unread_bytes, record FROM jobs \
+    WHERE endpoint = $1 AND waiting ORDER BY low, place LIMIT $2) \
+    UNION ALL (SELECT number, id, next_item, unread_bytes, record FROM jobs \
+    WHERE endpoint = $1 AND holder IS NOT NULL LIMIT $2) LIMIT $2";
 
 pub(super) const LIST: &str = "SELECT number, id, next_item, unread_bytes, record FROM \
     (SELECT * FROM jobs WHERE endpoint = $1 ORDER BY number DESC LIMIT $2) AS newest \
