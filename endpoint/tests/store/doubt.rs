@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use end_to_end_tests::Postgres as Server;
+use end_to_end_tests::{Postgres as Server, until};
 use runpod_endpoint::store::{Setup, Status, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -147,4 +147,26 @@ async fn a_job_that_was_taken_for_nobody_goes_back_to_the_queue() {
     assert!(poll.await.is_err());
     let again = timeout(SOON, store.take(EP, "next", 1, SOON)).await.unwrap().unwrap();
     assert_eq!((&*again[0].id, again[0].attempt), ("a", 2));
+}
+
+/// A server whose wait for its standbys is cancelled reports success all the same.
+#[tokio::test]
+async fn a_commit_that_may_not_have_reached_the_standbys_is_not_acknowledged() {
+    let Some(server) = Server::start() else { return };
+    let url = server.database();
+    let store: Arc<dyn Store> = Arc::new(open_database(&url, &Setup::default()).unwrap());
+    submit(&*store, "a").await;
+    server.sql(&url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    server.sql(&url, "SELECT pg_reload_conf()");
+    until("the server to wait for a standby", || server.sql(&url, "SHOW synchronous_standby_names") == "nobody").await;
+    let submitting = Arc::clone(&store);
+    let submitting = tokio::spawn(async move { submit(&*submitting, "b").await });
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'COMMIT%'";
+    until("a commit to wait", || server.sql(&url, cancel) != "0").await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!submitting.is_finished(), "no standby has it, and it was acknowledged");
+    server.sql(&url, "ALTER SYSTEM RESET synchronous_standby_names");
+    server.sql(&url, "SELECT pg_reload_conf()");
+    timeout(SOON, submitting).await.unwrap().unwrap();
+    assert_eq!(store.health(EP).await.unwrap().in_queue, 2, "it counts once");
 }
