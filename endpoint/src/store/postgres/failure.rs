@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
 
+use crate::store::job::Position;
 use crate::store::limits::Limits;
 
 /// Where a unit of work belongs.
@@ -11,6 +12,8 @@ pub(super) struct Place<'a> {
     pub(super) endpoint: &'a str,
     pub(super) limits: Limits,
     pub(super) replica: &'a str,
+    /// Where looks for jobs begin.
+    pub(super) floor: Position,
     /// The row of counters that is this unit's own.
     pub(super) lane: i16,
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::floor::Floor;
 use super::work::Work;
 use crate::store::counts::Totals;
 use crate::store::limits::Limits;
@@ -32,6 +33,8 @@ pub(super) struct Local {
     pub(super) totals: Mutex<Totals>,
     /// Polls for jobs that wait here.
     pub(super) waiting_takes: AtomicUsize,
+    /// Where looks for jobs begin.
+    pub(super) floor: Mutex<Floor>,
     lanes: Mutex<Lanes>,
 }
 
@@ -48,6 +51,7 @@ impl Local {
             wakers,
             totals: Mutex::default(),
             waiting_takes: AtomicUsize::new(0),
+            floor: Mutex::default(),
             lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect() }),
         })
     }

@@ -8,6 +8,7 @@ mod check;
 mod connect;
 mod endpoints;
 mod failure;
+mod floor;
 mod hints;
 mod local;
 mod notify;

@@ -29,7 +29,7 @@ pub(super) const LOCK_JOBS: &str = "SELECT number, id, next_item, unread_bytes, 
 
 /// The next jobs in the queue that no other unit has locked.
 pub(super) const LOCK_NEXT: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
-    WHERE endpoint = $1 AND waiting ORDER BY low, place LIMIT $2 FOR UPDATE SKIP LOCKED";
+    WHERE endpoint = $1 AND waiting AND (low, place) >= ($3, $4) ORDER BY low, place LIMIT $2 FOR UPDATE SKIP LOCKED";
 
 /// Waiting jobs that no worker has lost.
 pub(super) const LOCK_UNTAKEN: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \

@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -150,7 +150,8 @@ impl Shared {
 
     /// Gets a unit through: past other units in its way, and past a connection that is lost at the commit.
     async fn perform(&self, local: &Local, lane: i16, mut works: Vec<Box<dyn Work>>) {
-        let place = Place { endpoint: &local.name, limits: local.limits, replica: &self.replica, lane };
+        let floor = local.floor.lock().at(Instant::now());
+        let place = Place { endpoint: &local.name, limits: local.limits, replica: &self.replica, floor, lane };
         let mut conflicts = 0;
         loop {
             works.retain(|work| work.is_wanted());
@@ -235,7 +236,10 @@ impl Shared {
     }
 
     fn finish(&self, local: &Local, done: Option<Done>, works: Vec<Box<dyn Work>>) {
-        let Some(Done { effects, totals, .. }) = done else { return };
+        let Some(Done { effects, totals, first_waiting, .. }) = done else { return };
+        if let Some(place) = first_waiting {
+            local.floor.lock().lower(Instant::now(), place);
+        }
         *local.totals.lock() += totals;
         works.into_iter().for_each(|work| work.answer(Ok(())));
         for effect in &effects {

@@ -15,6 +15,7 @@ use super::work::Work;
 use super::write::Writes;
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
+use crate::store::job::Position;
 use crate::store::payload::Filed;
 use crate::store::queue::{Effect, Elsewhere, Queue};
 use crate::store::request::JobId;
@@ -26,6 +27,8 @@ pub(super) struct Done {
     pub(super) token: String,
     pub(super) effects: Vec<Effect>,
     pub(super) totals: Totals,
+    /// The first place at which a job waits that did not wait there before.
+    pub(super) first_waiting: Option<Position>,
 }
 
 /// Everything that the operations of one unit need.
@@ -89,7 +92,8 @@ pub(super) async fn run(
     }
     let token = uuid::Uuid::new_v4().to_string();
     let writes = Writes::of(&mut queue, &workers, before)?;
-    let done = Done { token, effects: queue.take_effects(), totals: queue.totals() };
+    let done =
+        Done { token, effects: queue.take_effects(), totals: queue.totals(), first_waiting: writes.first_waiting() };
     if writes.is_empty() {
         client.batch_execute("ROLLBACK").await?;
         *sent = Some(done);
@@ -128,6 +132,7 @@ impl Loaded {
         ];
         let ids: Vec<&str> = needs.jobs.iter().map(|id| &**id).collect();
         let holders: Vec<&str> = needs.holders.iter().map(|id| &**id).collect();
+        let (low, floor) = (place.floor.low_priority, rows::integer(place.floor.number));
         // One round trip: each statement is sent before the answer to the one before has come.
         let (_, now, numbers, usage, named, next, untaken, running) = tokio::try_join!(
             biased;
@@ -136,7 +141,7 @@ impl Loaded {
             optional(needs.numbers > 0, async { client.query(&next, &[&needs.numbers]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
             optional(!(ids.is_empty() && holders.is_empty()), async { client.query(&lock, &[&endpoint, &ids, &holders]).await }),
-            optional(needs.take > 0, async { client.query(&take, &[&endpoint, &needs.take]).await }),
+            optional(needs.take > 0, async { client.query(&take, &[&endpoint, &needs.take, &low, &floor]).await }),
             optional(needs.purge > 0, async { client.query(&purge, &[&endpoint, &needs.purge]).await }),
             optional(needs.running, async { client.query(&running, &[&endpoint]).await }),
         )?;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
 use super::rows;
@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::unit::UNIT_LIMIT;
 use super::work::Need;
 use crate::store::error::StoreError;
+use crate::store::job::Position;
 use crate::store::request::JobId;
 
 /// Between two rounds; up to a quarter more, so that replicas do not meet.
@@ -56,6 +57,11 @@ const FOLD: &str = "WITH gone AS (DELETE FROM counters WHERE replica <> '' AND r
 const FORGET_REPLICAS: &str = "DELETE FROM replicas WHERE seen <= $1";
 const WAITING: &str = "SELECT name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = name AND waiting LIMIT polls) AS found) \
     FROM unnest($1::text[], $2::bigint[]) AS open(name, polls)";
+/// The first place at which an urgent job waits; where none does, the last one that was given. Beyond the places of low priority a new
+/// urgent job would not be seen.
+const FIRST: &str = "SELECT name, coalesce(place, (SELECT last_value FROM numbers)) \
+    FROM unnest($1::text[]) AS open(name) LEFT JOIN LATERAL (SELECT place FROM jobs \
+    WHERE endpoint = name AND waiting AND NOT low ORDER BY low, place LIMIT 1) AS waiting ON true";
 const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     LEFT JOIN jobs ON endpoint = name AND id = wanted \
     WHERE id IS NULL OR unread_bytes > 0 OR NOT (waiting OR holder IS NOT NULL)";
@@ -207,6 +213,11 @@ async fn look_for_lost_hints(shared: &Arc<Shared>) -> Result<(), StoreError> {
             for _ in 0..row.get::<_, i64>(1) {
                 local.wakers.jobs_waiting.notify_one();
             }
+        }
+        for row in shared.query(FIRST, &[&names]).await? {
+            let Some(local) = shared.find(row.get(0)) else { continue };
+            let first = Position { low_priority: false, number: rows::natural(row.get(1)) };
+            local.floor.lock().note(Instant::now(), first);
         }
     }
     if !readers.0.is_empty() {

@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use super::failure::{Failure, Place};
 use super::rows::{self, LoadedWorker, integer, micros};
+use crate::store::job::Position;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{Change, KeptJob, Queue, Tally};
 use crate::store::workers::KeptWorker;
@@ -131,6 +132,12 @@ impl Writes {
         if loaded.is_none_or(|loaded| loaded.record != kept.record) {
             self.workers.push(kept);
         }
+    }
+
+    /// The first place of the jobs that wait now.
+    pub(super) fn first_waiting(&self) -> Option<Position> {
+        let waiting = self.jobs.iter().map(|job| &job.keys).filter(|keys| keys.waiting);
+        waiting.map(|keys| Position { low_priority: keys.low_priority, number: keys.place }).min()
     }
 
     pub(super) fn is_empty(&self) -> bool {
