@@ -52,7 +52,12 @@ pub(super) const HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 A
 
 pub(super) const ITEMS: &str = "SELECT job, body FROM chunks WHERE job = ANY($1::bigint[]) ORDER BY job, n";
 
-/// Waits for a transaction that still holds the row.
+/// Held from before anything is sent that could commit until the transaction has ended. Whoever asks for its outcome waits here: what was
+/// sent may arrive after the question.
+pub(super) const LOCK_LANE: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2 || '/' || $3::smallint, 11))";
+
+/// Locks the row, so that the answer waits for the standbys as a commit does.
 pub(super) const TOKEN: &str =
     "SELECT token FROM counters WHERE endpoint = $1 AND replica = $2 AND lane = $3 FOR UPDATE";
 

@@ -121,7 +121,8 @@ struct Loaded {
 impl Loaded {
     async fn lock_jobs(client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<Self, Failure> {
         let endpoint = place.endpoint;
-        let [clock, next, usage, lock, take, purge, running] = [
+        let [lane, clock, next, usage, lock, take, purge, running] = [
+            client.prepare_cached(rows::LOCK_LANE).await?,
             client.prepare_cached(rows::CLOCK).await?,
             client.prepare_cached(rows::NUMBERS).await?,
             client.prepare_cached(rows::USAGE).await?,
@@ -134,9 +135,10 @@ impl Loaded {
         let holders: Vec<&str> = needs.holders.iter().map(|id| &**id).collect();
         let (low, floor) = (place.floor.low_priority, rows::integer(place.floor.number));
         // One round trip: each statement is sent before the answer to the one before has come.
-        let (_, now, numbers, usage, named, next, untaken, running) = tokio::try_join!(
+        let (_, _, now, numbers, usage, named, next, untaken, running) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
+            async { client.query_one(&lane, &[&endpoint, &place.replica, &place.lane]).await },
             client.query_one(&clock, &[]),
             optional(needs.numbers > 0, async { client.query(&next, &[&needs.numbers]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
@@ -244,7 +246,8 @@ async fn optional(
 
 /// Whether the lane's last transaction is this one. Waits until a transaction in doubt has ended.
 pub(super) async fn was_committed(client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<bool, Failure> {
-    let find = client.prepare_cached(rows::TOKEN).await?;
+    let [lock, find] = [client.prepare_cached(rows::LOCK_LANE).await?, client.prepare_cached(rows::TOKEN).await?];
+    client.query_one(&lock, &[&place.endpoint, &place.replica, &place.lane]).await?;
     let found = client.query_opt(&find, &[&place.endpoint, &place.replica, &place.lane]).await?;
     Ok(found.is_some_and(|row| row.get::<_, &str>(0) == token))
 }
