@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{free_port, not_tested};
+use crate::{Daemon, free_port, not_tested};
 
 /// The user of all databases, and the password.
 const USER: &str = "jobs";
@@ -109,6 +109,36 @@ impl Postgres {
     pub fn url_of(&self, user: &str, password: &str, database: &str) -> String {
         let password = password.replace(' ', "%20");
         format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// PgBouncer in front of the server, which hands a session to one transaction after the other; and its port. `None`, after a
+    /// report, when it is not installed.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn transaction_pooler(&self) -> Option<(Daemon, u16)> {
+        let program = Path::new("/usr/sbin/pgbouncer");
+        if !program.is_file() {
+            not_tested("PgBouncer is not installed: apt-get install pgbouncer");
+            return None;
+        }
+        let port = free_port();
+        let file = self.folder.join(format!("pgbouncer-{port}.ini"));
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user={USER} password='{PASSWORD}'\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
+            self.port
+        );
+        fs::write(&file, settings).unwrap_or_else(|error| panic!("{error}"));
+        let (program, file) = (program.display().to_string(), file.display().to_string());
+        // It refuses to run as root, as the server does.
+        let daemon = if is_root() {
+            let args = ["-u", "postgres", "--", &program, &file].map(str::to_owned);
+            Daemon::start("pgbouncer", Path::new("/usr/sbin/runuser"), &args, &[])
+        } else {
+            Daemon::start("pgbouncer", Path::new(&program), &[file], &[])
+        };
+        Some((daemon, port))
     }
 
     /// Its port.

@@ -235,3 +235,14 @@ async fn what_is_wrong_with_a_database_is_said_in_one_line_with_the_fix() {
         assert!(!error.contains("secret") && !error.contains(server.password()), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_pooler_in_transaction_mode_is_refused_at_the_start() {
+    let Some(server) = Server::shared() else { return };
+    let Some((pooler, port)) = server.transaction_pooler() else { return };
+    end_to_end_tests::until("the pooler to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    let url = server.database().replace(&format!(":{}/", server.port()), &format!(":{port}/"));
+    let error = open_database(&url, &Setup::default()).err().expect("it was accepted").to_string();
+    assert!(error.contains("set the pooler to session mode") && !error.contains('\n'), "{error}\n{}", pooler.log());
+    assert!(!error.contains(server.password()), "{error}");
+}

@@ -25,8 +25,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Ends a transaction whose replica is gone without a goodbye: it holds locks. A row that was waited for must be read as it is now.
-const SESSION: &str = "-c idle_in_transaction_session_timeout=20s -c statement_timeout=0 -c lock_timeout=10s \
-    -c default_transaction_isolation=read\\ committed";
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
+    SET default_transaction_isolation = 'read committed'";
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,12 +117,7 @@ impl FromStr for DatabaseUrl {
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(DatabaseError::Url("it names no host".to_owned()));
         }
-        let session = match config.get_options() {
-            Some(own) => format!("{SESSION} {own}"),
-            None => SESSION.to_owned(),
-        };
         config
-            .options(session)
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .application_name("runpod-endpoint")
             .connect_timeout(CONNECT_LIMIT)
@@ -199,8 +194,8 @@ impl DatabaseUrl {
             () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => DatabaseError::ReadOnly(self.hosts()),
             () if is(&[SqlState::INSUFFICIENT_PRIVILEGE]) => DatabaseError::Rights(self.user(), text),
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
-            // What poolers say of settings that they do not pass on.
-            () if text.contains("startup parameter") => DatabaseError::Pooler,
+            // A statement that was prepared in another session: the pooler changes sessions in between.
+            () if is(&[SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT]) => DatabaseError::Pooler,
             () => DatabaseError::Other(text),
         }
     }
@@ -277,6 +272,7 @@ impl Connect for Careful {
                     }
                 }
             });
+            client.batch_execute(SESSION).await?;
             Ok((client, driver))
         })
     }
