@@ -200,10 +200,10 @@ $(js_client) $(openai_js_client): .venv/%:
 	touch $@
 
 # What tests start besides our own programs: a real Prometheus and Alertmanager for the shipped rules, `readelf` for what a program
-# links, a server with a self-signed certificate, a tracer in Python, a terminal.
+# links, a server with a self-signed certificate, a tracer in Python, a terminal, a database and a pooler.
 .PHONY: test-packages
 test-packages:
-	@tests/install-packages.sh prometheus prometheus-alertmanager binutils openssl python3 tmux
+	@tests/install-packages.sh prometheus prometheus-alertmanager binutils openssl python3 tmux postgresql-15 pgbouncer
 
 .PHONY: tools
 tools:

@@ -126,6 +126,12 @@ impl Server {
         known.into_iter().collect()
     }
 
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// `http://host:port`, usable from this machine.
     #[must_use]
     pub fn base_url(&self) -> String {

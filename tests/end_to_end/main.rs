@@ -24,6 +24,7 @@ mod network;
 mod packaging;
 mod readme;
 mod real_days;
+mod replicas;
 mod scaffold;
 mod secrets;
 mod serve;

@@ -20,7 +20,7 @@ function report(file, what, problem) {
 }
 
 function documents(file) {
-  return parseAllDocuments(readFileSync(join(docker, file), "utf8")).map((document) => {
+  return parseAllDocuments(readFileSync(join(docker, file), "utf8"), { merge: true }).map((document) => {
     if (document.errors.length > 0) throw document.errors[0];
     return document.toJS();
   });
@@ -84,4 +84,5 @@ for (const folder of folders) {
   }
 }
 composeProject("compose.yml");
+composeProject("compose-scale-out.yml");
 process.exit(wrong === 0 ? 0 : 1);

@@ -83,7 +83,7 @@ fn complete_operation(operation: &mut Operation) {
         ("415", "The Content-Encoding of the request is not understood"),
         ("429", "Too many requests; try again after the time in Retry-After"),
         ("431", "The headers are too large"),
-        ("503", "The data file cannot be used at the moment"),
+        ("503", "The data file or the database cannot be used at the moment"),
     ] {
         let content = Content::new(Some(Ref::from_schema_name(Problem::NAME)));
         let response = ResponseBuilder::new().description(description).content("application/json", content).build();

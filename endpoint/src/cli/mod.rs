@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod batch;
 mod config;
+mod database;
 mod dev;
 mod effective;
 mod example;
@@ -71,6 +72,7 @@ async fn run(command: Command, effective: Effective, output: &mut Output) -> Exi
     let outcome = match &command {
         Command::Serve(args) => return serve::serve(args, effective, output).await,
         Command::Dev(args) => return dev::dev(args, effective, output).await,
+        Command::Database(args) => return database::database(args, output).await,
         Command::Probe(args) => return probe::probe(args, output).await,
         Command::Submit(args) => jobs::submit(args, output).await,
         Command::Status(args) => jobs::status(args, output).await,

@@ -30,7 +30,8 @@ use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, O
 use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{
-    self, Limits, MemoryStore, Overrides, Policy, Setup, SqliteStore, Status, Store, WebhookDue, WebhookQueue,
+    self, DatabaseError, DatabaseUrl, Limits, MemoryStore, Overrides, Policy, PostgresStore, Setup, SqliteStore,
+    Status, Store, WebhookDue, WebhookQueue,
 };
 use crate::webhooks::{BadSecret, Guard, Schedule, Signer, TargetCheck, Webhooks, WebhooksError};
 
@@ -64,6 +65,8 @@ pub(crate) enum OpenError {
     Webhooks(#[from] WebhooksError),
     #[error(transparent)]
     Data(#[from] store::OpenError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     #[error("--alert-rules: {0}")]
     AlertRules(#[from] runpod_alerts::RulesError),
     #[error("--alert-webhook: {0}")]
@@ -83,7 +86,9 @@ impl OpenError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Server(ServerError::Unprotected(_) | ServerError::EmptyKey) => Exit::Usage,
-            Self::Server(_)
+            Self::Database(DatabaseError::Url(_) | DatabaseError::PasswordFile(..)) => Exit::Usage,
+            Self::Database(_)
+            | Self::Server(_)
             | Self::Webhooks(_)
             | Self::Data(_)
             | Self::AlertWebhook(_)
@@ -162,6 +167,7 @@ pub(crate) struct Checked {
     guard: Guard,
     signer: Option<Signer>,
     overflow: BTreeMap<String, OverflowSettings>,
+    database: Option<DatabaseUrl>,
     pub(crate) config: Config,
 }
 
@@ -199,12 +205,13 @@ pub(crate) fn check(listen: &ListenArgs, extra: &Extra<'_>, effective: &Effectiv
     server.check()?;
     let signer = secret.map(Signer::new).transpose()?;
     let overflow = overflow(&config)?;
-    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, guard, signer, overflow, config })
+    let database = database(listen)?;
+    Ok(Checked { server, faults, alerts: alerts(&listen.alerts)?, guard, signer, overflow, database, config })
 }
 
 /// Opens the socket and the store.
 pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_>) -> Result<Opened, OpenError> {
-    let Checked { server, faults, alerts, guard, signer, overflow, config } = checked;
+    let Checked { server, faults, alerts, guard, signer, overflow, database, config } = checked;
     if faults.is_some() && listen.faults.faults.is_some() {
         tracing::warn!("Scripted faults are on: this server misbehaves on purpose.");
     }
@@ -253,11 +260,13 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         ..Limits::default()
     };
     // The disk has room for more than memory.
-    let limits = if listen.data.is_some() { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
+    let is_stored = listen.data.is_some() || database.is_some();
+    let limits = if is_stored { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
     let setup = Setup { limits, endpoints, overrides: overrides(&config), webhooks: queue };
-    let store: Arc<dyn Store> = match &listen.data {
-        Some(path) => Arc::new(SqliteStore::open(path, setup)?),
-        None => Arc::new(MemoryStore::new(setup)),
+    let store: Arc<dyn Store> = match (database, &listen.data) {
+        (Some(database), _) => Arc::new(PostgresStore::open(database, setup).await?),
+        (None, Some(path)) => Arc::new(SqliteStore::open(path, setup)?),
+        (None, None) => Arc::new(MemoryStore::new(setup)),
     };
     let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
     let overflow = Overflow::new(&store, overflow, max_result_bytes, listen.data.is_some(), &counts)?;
@@ -270,6 +279,11 @@ fn guard(args: &WebhookArgs, loopback: bool) -> Guard {
     let own = [IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)), LOOPBACK.into()];
     let allowed: Vec<_> = args.webhook_allow.iter().copied().chain(own.into_iter().filter(|_| loopback)).collect();
     Guard::new(&allowed)
+}
+
+fn database(listen: &ListenArgs) -> Result<Option<DatabaseUrl>, DatabaseError> {
+    let Some(url) = &listen.database else { return Ok(None) };
+    url.expose().parse::<DatabaseUrl>()?.with_password(listen.database_password_file.as_deref()).map(Some)
 }
 
 /// The limits of the server's connections. The soft limit of open files is raised for them first.

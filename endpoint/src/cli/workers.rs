@@ -55,6 +55,7 @@ pub(crate) fn pools(
     for (endpoint, handler, scale, lease, balancer) in wanted {
         let mode = if balancer.is_some() { "serve" } else { "run" };
         let plan = WorkerPlan {
+            worker_prefix: worker_prefix(&endpoint, opened, listen),
             endpoint,
             base_url: opened.server.base_url(),
             worker_key: opened.worker_key.clone(),
@@ -76,6 +77,20 @@ pub(crate) fn pools(
         pools.push(Pool { plan, scale });
     }
     Ok(pools)
+}
+
+/// Longest part of a host's name in the id of a worker.
+const HOST: usize = 40;
+
+/// What the ids of an endpoint's local workers begin with. Endpoints that share a database have one queue, and each needs names of its own.
+fn worker_prefix(endpoint: &str, opened: &Opened, listen: &ListenArgs) -> String {
+    if listen.database.is_none() {
+        return endpoint.to_owned();
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    let host: String = host.chars().take(HOST).map(|letter| if fits(letter) { letter } else { '-' }).collect();
+    format!("{endpoint}-{host}-{}", opened.server.port())
 }
 
 /// Serves, and keeps the workers running, until a stop signal or the first failure.

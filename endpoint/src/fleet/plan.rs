@@ -21,6 +21,8 @@ use crate::secret::Secret;
 #[derive(Debug)]
 pub(crate) struct WorkerPlan {
     pub(crate) endpoint: String,
+    /// What the ids of its workers begin with: the endpoint, and the host where several share a queue.
+    pub(crate) worker_prefix: String,
     pub(crate) base_url: String,
     pub(crate) worker_key: Option<Secret>,
     /// How long a job may be missing from heartbeats.

@@ -1,6 +1,6 @@
 //! The workers of one endpoint: starts and retires them as the scaler decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::FleetError;
 use super::plan::WorkerPlan;
-use super::scaler::{Action, Activity, Reading, ScaleSettings, Scaler};
+use super::scaler::{Action, Activity, Elsewhere, Reading, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
-use crate::store::{Load, Store, StoreError, WorkerState};
+use crate::store::{Load, Store, StoreError, WorkerState, WorkerView};
 
 /// How often queue and workers are read.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
@@ -55,7 +55,12 @@ impl Pool {
                 _ = ticks.tick() => {
                     // Without a reading the last decision stands.
                     let Ok(reading) = running.read().await else { continue };
-                    for action in scaler.decide(origin.elapsed(), &reading) {
+                    let mut actions = scaler.decide(origin.elapsed(), &reading);
+                    let adds = |action: &Action| matches!(action, Action::Start(_));
+                    if actions.iter().any(adds) && !running.may_add(self.scale.min).await {
+                        actions.retain(|action| !adds(action));
+                    }
+                    for action in actions {
                         running.act(action);
                     }
                 }
@@ -96,6 +101,24 @@ pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: Sto
     outcome
 }
 
+fn elsewhere<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> Elsewhere {
+    let mut elsewhere = Elsewhere::default();
+    for worker in workers {
+        let (present, starting) = match worker.state {
+            WorkerState::Initializing => (1, 1),
+            WorkerState::Idle | WorkerState::Running => (1, 0),
+            WorkerState::Throttled
+            | WorkerState::Unhealthy
+            | WorkerState::Lost
+            | WorkerState::Standby
+            | WorkerState::Leaving => (0, 0),
+        };
+        elsewhere.present = elsewhere.present.saturating_add(present);
+        elsewhere.starting = elsewhere.starting.saturating_add(starting);
+    }
+    elsewhere
+}
+
 impl Running {
     async fn load(&self) -> Result<Load, StoreError> {
         match &self.plan.balancer {
@@ -118,13 +141,22 @@ impl Running {
             }
         };
         let places = self.places.iter().map(|(number, place)| (*number, activity(place))).collect();
-        Ok(Reading { waiting, oldest, in_progress, places })
+        let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
+        let others = known.values().filter(|worker| !own.contains(&worker.id));
+        let elsewhere = if self.store.is_shared() { elsewhere(others) } else { Elsewhere::default() };
+        Ok(Reading { waiting, oldest, in_progress, places, elsewhere })
+    }
+
+    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn.
+    async fn may_add(&self, min: u16) -> bool {
+        let present = self.places.values().filter(|place| !place.retire.is_cancelled()).count();
+        present < usize::from(min) || self.store.scaling_turn(&self.plan.endpoint).await.unwrap_or(false)
     }
 
     fn act(&mut self, action: Action) {
         match action {
             Action::Start(number) => {
-                let worker: Arc<str> = format!("{}-{number}", self.plan.endpoint).into();
+                let worker: Arc<str> = format!("{}-{number}", self.plan.worker_prefix).into();
                 // Stopping all retires each; retiring one stops no other.
                 let retire = self.stop.soon.child_token();
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
@@ -163,6 +195,7 @@ mod tests {
     fn pool() -> Pool {
         let plan = WorkerPlan {
             endpoint: "ep".to_owned(),
+            worker_prefix: "ep".to_owned(),
             base_url: "http://127.0.0.1:9".to_owned(),
             worker_key: None,
             lease: Duration::from_secs(40),

@@ -91,6 +91,17 @@ pub(crate) struct Reading {
     pub(crate) in_progress: usize,
     /// Places in use.
     pub(crate) places: BTreeMap<u16, Activity>,
+    /// Workers at other hosts that take jobs from the same queue.
+    pub(crate) elsewhere: Elsewhere,
+}
+
+/// Workers that somebody else starts and ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Those that have jobs or wait for some, and those that start.
+    pub(crate) present: u16,
+    /// Those that start.
+    pub(crate) starting: u16,
 }
 
 /// What to do.
@@ -147,8 +158,13 @@ impl Scaler {
         }
     }
 
-    /// How many workers the rule asks for.
+    /// How many workers the rule asks for here. It asks for so many in all; those at other hosts are there already.
     fn wanted(&self, now: Duration, reading: &Reading, present: u16) -> u16 {
+        let elsewhere = reading.elsewhere.present;
+        self.wanted_in_all(now, reading, present.saturating_add(elsewhere)).saturating_sub(elsewhere)
+    }
+
+    fn wanted_in_all(&self, now: Duration, reading: &Reading, present: u16) -> u16 {
         match self.settings.rule {
             ScalerRule::RequestCount(per_worker) => {
                 let jobs = reading.waiting + reading.in_progress;
@@ -156,7 +172,7 @@ impl Scaler {
             }
             ScalerRule::QueueDelay(delay) => {
                 let starting = reading.places.values().filter(|activity| **activity == Activity::Starting).count();
-                let uncovered = reading.waiting > starting;
+                let uncovered = reading.waiting > starting + usize::from(reading.elsewhere.starting);
                 let late = reading.oldest.is_some_and(|waited| waited >= delay);
                 let rested = self.last_start.is_none_or(|last| now.saturating_sub(last) >= STEP);
                 match reading.waiting {

@@ -1,9 +1,11 @@
 //! How a job ends.
 
+use serde::{Deserialize, Serialize};
+
 use super::payload::{Content, Part, Payload};
 
 /// What a worker has made of a job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ending<P = Payload> {
     /// The result, or what there is of it beside an error. Until the end: the latest progress update.
     pub output: Option<P>,

@@ -67,7 +67,10 @@ pub enum StoreError {
     /// Large results that are being sent fill their memory.
     #[error("too many large results are being sent; try again in 1 s")]
     ReadMemoryFull,
-    /// The data file cannot be written or read at the moment.
-    #[error("the endpoint cannot use its data file: {0}; send the request again later")]
+    /// Jobs are kept where this is not possible. It never was begun.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// The data file or the database cannot be written or read at the moment.
+    #[error("the endpoint cannot use its data at the moment: {0}; send the request again later")]
     Unavailable(Arc<str>),
 }

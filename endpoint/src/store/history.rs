@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Timestamp;
 use super::status::Status;
 
@@ -9,7 +11,7 @@ use super::status::Status;
 const MAX_TRANSITIONS: usize = 64;
 
 /// A job entered a state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
     /// The state. A job that goes back to the queue is `IN_QUEUE` here, although clients keep seeing `IN_PROGRESS`.
     pub status: Status,
@@ -20,7 +22,7 @@ pub struct Transition {
 }
 
 /// The part of a job that only observers need.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct History {
     /// Grows with every change of the job.
     pub(crate) revision: u64,

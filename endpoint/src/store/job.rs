@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Timestamp;
 use super::ending::Ending;
 use super::history::{History, Transition};
@@ -17,7 +19,7 @@ use super::views::{Attempt, JobView};
 const NEVER: Timestamp = Duration::from_secs(1 << 36);
 
 /// Where a job stands. Exactly one at any time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum State {
     Queued,
     Running(Run),
@@ -25,16 +27,17 @@ pub(crate) enum State {
 }
 
 /// Order in the queue: low priority last, then by rounds (`queue/waiting.rs`), then first in, first out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) low_priority: bool,
-    /// Not kept on disk: rounds are given anew to the jobs that wait when a file is opened.
+    /// Not kept on disk: rounds are given anew to the jobs that wait when a file is opened. A database has none.
+    #[serde(skip)]
     pub(crate) round: u64,
     pub(crate) number: u64,
 }
 
 /// A job in the hands of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// The name under which the job was taken; stop signals go there.
     pub(crate) poller: Arc<str>,
@@ -57,7 +60,7 @@ impl Run {
 }
 
 /// How far the report of a job's end to its webhook is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// There is nothing to deliver: no webhook, no end yet, or it was delivered.
     #[default]
@@ -79,7 +82,7 @@ impl Report {
 }
 
 /// What was passed on to the outside world, or still has to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Notices {
     /// The webhook.
     pub(crate) report: Report,
@@ -88,7 +91,7 @@ pub(crate) struct Notices {
 }
 
 /// A job as it is kept, in memory and on disk. `P` is what stands for a payload.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record<P> {
     pub(crate) id: JobId,
     /// Order of submission, unique within the endpoint and never used again.
@@ -131,6 +134,11 @@ impl<P: Content> Record<P> {
             State::Running(_) => Status::InProgress,
             State::Finished { status, .. } => *status,
         }
+    }
+
+    /// Its webhook was given up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.notices.report, Report::GivenUp { .. })
     }
 
     /// The job as readers see it.

@@ -15,6 +15,7 @@ mod limits;
 mod model;
 mod operations;
 mod payload;
+mod postgres;
 mod presence;
 mod queue;
 mod queue_store;
@@ -47,6 +48,7 @@ pub use limits::{Limits, ping_interval};
 pub use model::Model;
 pub use operations::Operations;
 pub use payload::{Content, Part, Payload};
+pub use postgres::{DatabaseError, DatabaseUrl, Finding, PostgresStore, check_database, migrate_database};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
 pub use request::{Digest, Idempotency, JobId, NewJob, Policy, Request};
@@ -140,6 +142,14 @@ pub trait Store: Operations + Batches + 'static {
     /// # Errors
     /// When they cannot.
     fn ready(&self) -> Result<(), StoreError>;
+    /// Whether endpoints on other hosts may use the same queue.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
+    async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
     /// What an endpoint has counted.
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError>;
     /// What [`Timestamp`]s count from.

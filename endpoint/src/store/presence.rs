@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Timestamp;
 
 /// A process without an open poll still counts as present for this long after its last request was answered.
@@ -31,13 +33,14 @@ pub(crate) enum Admission {
 }
 
 /// The process behind one worker id.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Presence {
     /// The id that the process gave itself; official workers give none.
     instance: Option<Arc<str>>,
     /// When it was last seen, apart from the polls that it holds open.
     last_seen: Timestamp,
     /// Polls of every kind.
+    #[serde(skip)]
     polls_open: usize,
     /// Since when more than one poll for jobs is open.
     overlap_since: Option<Timestamp>,
@@ -46,12 +49,12 @@ pub(crate) struct Presence {
     duplicate: Option<Duplicate>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Contender {
     instance: Option<Arc<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Duplicate {
     instance: Option<Arc<str>>,
     at: Timestamp,
@@ -77,6 +80,22 @@ impl Presence {
         Admission::Admitted {
             is_news: contender.is_some_and(|other| self.note_duplicate(now, other.instance.as_deref())),
         }
+    }
+
+    /// Whether a request of this process would be admitted and change nothing that matters: it is the known one, and was seen lately.
+    pub(crate) fn admits_quietly(&self, now: Timestamp, instance: Option<&str>) -> bool {
+        let is_fresh = instance.is_none() || self.polls_open > 0 || now < self.last_seen + PRESENT_FOR / 3;
+        self.instance.as_deref() == instance && self.contender.is_none() && is_fresh
+    }
+
+    /// Polls of every kind that are open.
+    pub(crate) fn polls_open(&self) -> usize {
+        self.polls_open
+    }
+
+    /// Sets them, for a record that was read without.
+    pub(crate) fn set_polls_open(&mut self, polls_open: usize) {
+        self.polls_open = polls_open;
     }
 
     /// Notes an open poll. `for_jobs` is how many polls for jobs are open with it, if it is one.

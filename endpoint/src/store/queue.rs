@@ -17,11 +17,12 @@ mod reporting;
 mod reports;
 mod restore;
 mod search;
+mod shared;
 mod snapshot;
 mod transitions;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::clock::Timestamp;
@@ -43,6 +44,7 @@ use waiting::Waiting;
 
 pub(crate) use batch_table::BatchRecord;
 pub(crate) use journal::{Change, Changes, Counters, Mark};
+pub(crate) use shared::{Elsewhere, KeptJob, Tally};
 pub(crate) use snapshot::Snapshot;
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
@@ -104,7 +106,11 @@ pub struct Queue<P = Payload> {
     journal: Journal,
     /// The last number given to a job or to a position.
     last_number: u64,
+    /// The next numbers, where others give some too.
+    given_numbers: VecDeque<u64>,
     size: Size,
+    /// What counts against the bounds and is not in here.
+    elsewhere: Elsewhere,
     in_progress: usize,
     completed: u64,
     failed: u64,
@@ -134,7 +140,9 @@ impl<P: Content> Queue<P> {
             effects: Vec::new(),
             journal: Journal::default(),
             last_number: 0,
+            given_numbers: VecDeque::new(),
             size: Size::default(),
+            elsewhere: Elsewhere::default(),
             in_progress: 0,
             completed: 0,
             failed: 0,

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::batch::BatchId;
 use super::payload::{Content, Part, Payload};
 
@@ -11,7 +13,7 @@ use super::payload::{Content, Part, Payload};
 pub type JobId = Arc<str>;
 
 /// Limits that a client may set for one job (`policy` of a request).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Policy {
     /// Longest run time, counted from the moment a worker takes the job. `None`: none was set; the platform's default applies
     /// here, and the worker is sent none, because it may have a shorter one of its own.
@@ -44,7 +46,7 @@ impl Default for Policy {
 pub type Digest = [u8; 32];
 
 /// Makes a submission that is repeated the same job. Digests, so that nothing of a caller's key is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
     /// The caller and the key that it has chosen.
     pub key: Digest,
@@ -55,7 +57,7 @@ pub struct Idempotency {
 /// What a job has from its submission and keeps unchanged to its end.
 ///
 /// It moves whole: from the client to the queue, to the worker, to the webhook and to disk.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request<P = Payload> {
     /// What the handler gets.
     pub input: P,

@@ -27,6 +27,16 @@ impl Stream {
         }
     }
 
+    /// As a shared store has it: what it holds in all. The items follow where somebody reads them.
+    pub(crate) fn left(next: u64, bytes: usize) -> Self {
+        Self { unread: VecDeque::new(), bytes, next }
+    }
+
+    /// The unread items of a stream that was put in without.
+    pub(crate) fn load(&mut self, items: Vec<Payload>) {
+        self.unread = items.into();
+    }
+
     pub(crate) fn push(&mut self, item: Payload) {
         self.bytes += item.get().len();
         self.next += 1;

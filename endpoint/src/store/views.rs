@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::Timestamp;
 use super::ending::Ending;
 use super::history::Transition;
@@ -15,7 +17,7 @@ use super::status::Status;
 pub const MAX_SEARCHED: usize = 20_000;
 
 /// The latest attempt to run a job.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Its number since the submission or the last `/retry`; 0 when no worker has taken the job yet.
     pub number: u32,

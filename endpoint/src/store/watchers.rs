@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
 #[derive(Debug, Default)]
@@ -42,17 +43,35 @@ impl Watchers {
         }
     }
 
-    fn watch(&self, key: &str) -> Watch<'_> {
+    /// The keys that requests wait for.
+    pub(crate) fn keys(&self) -> Vec<Arc<str>> {
+        self.by_key.lock().keys().cloned().collect()
+    }
+
+    /// Wakes every request.
+    pub(crate) fn wake_all(&self) {
+        self.by_key.lock().values().for_each(|notify| notify.notify_waiters());
+    }
+
+    /// A place among those that wait for `key`, for checks that wait themselves.
+    pub(crate) fn watch(&self, key: &str) -> Watch<'_> {
         let key = Arc::from(key);
         let notify = Arc::clone(self.by_key.lock().entry(Arc::clone(&key)).or_default());
         Watch { watchers: self, key, notify }
     }
 }
 
-struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     watchers: &'a Watchers,
     key: Arc<str>,
     notify: Arc<Notify>,
+}
+
+impl Watch<'_> {
+    /// The next wake-up. Enable it before the check.
+    pub(crate) fn notified(&self) -> Notified<'_> {
+        self.notify.notified()
+    }
 }
 
 impl Drop for Watch<'_> {

@@ -1,7 +1,11 @@
 //! The workers of one endpoint: what each holds, and when it was last in contact.
 
+mod shared;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::counts::WorkerCounts;
@@ -52,15 +56,16 @@ pub enum WorkerEvent {
 }
 
 /// How the jobs of a worker ended.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Ended {
     completed: u32,
     failed: u32,
     last: Timestamp,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Worker {
+    #[serde(skip)]
     pub(crate) held: HashSet<JobId>,
     pub(crate) heartbeat_seen: bool,
     polled: bool,
@@ -77,8 +82,11 @@ pub(crate) struct Worker {
     presence: Presence,
     /// What runs its jobs, if it has said it.
     model: Option<Arc<Model>>,
+    /// Since when that is so.
+    model_since: Timestamp,
     /// Since when it polls although it is recycled and holds no job.
     refused_since: Option<Timestamp>,
+    #[serde(skip)]
     polls_open: usize,
     last_poll: Timestamp,
     last_contact: Timestamp,
@@ -128,6 +136,8 @@ impl Worker {
         !self.held.is_empty() || self.polls_open > 0
     }
 }
+
+pub(crate) use shared::{KeptWorker, OpenPolls};
 
 /// All workers of one endpoint, forgotten after a silence.
 #[derive(Debug, Default)]
@@ -260,9 +270,9 @@ impl Workers {
     }
 
     /// Notes what runs the jobs of a worker; returns it if that is news.
-    pub(crate) fn introduce(&mut self, id: &str, model: &Model) -> Option<Arc<Model>> {
+    pub(crate) fn introduce(&mut self, now: Timestamp, id: &str, model: &Model) -> Option<Arc<Model>> {
         let worker = self.by_id.get_mut(id).filter(|worker| worker.model.as_deref() != Some(model))?;
-        worker.model = Some(Arc::new(model.clone()));
+        (worker.model, worker.model_since) = (Some(Arc::new(model.clone())), now);
         worker.model.clone()
     }
 

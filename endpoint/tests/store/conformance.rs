@@ -10,8 +10,8 @@ use runpod_endpoint::store::{
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, Memory, SOON, Sqlite, done, failed, job_with, new_job, output_of, payload, status, submit, take,
-    take_ids, text, until, view,
+    EP, Engine, Memory, Postgres, SOON, Sqlite, done, failed, has_postgres, job_with, new_job, output_of, payload,
+    status, submit, take, take_ids, text, until, view,
 };
 
 /// One test for each store from each rule.
@@ -22,6 +22,13 @@ macro_rules! every_store {
         }
         mod sqlite {
             $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $rule() {
+                if super::has_postgres() {
+                    super::$rule::<super::Postgres>().await;
+                }
+            })*
         }
     };
 }
@@ -124,7 +131,8 @@ async fn a_take_that_nobody_waits_for_takes_nothing<E: Engine>() {
         };
         let ((), delivered) = tokio::join!(submitting, ending);
         if !delivered {
-            assert_eq!(take_ids(&*store, "next", 1).await, [id]);
+            let next = store.take(EP, "next", 1, SOON).await.unwrap();
+            assert_eq!(next.iter().map(|job| &*job.id).collect::<Vec<_>>(), [id]);
         }
     }
 }

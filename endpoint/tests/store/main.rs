@@ -4,8 +4,11 @@
 
 mod conformance;
 mod crash;
+mod doubt;
 mod durable;
 mod files;
+mod lacks;
 mod model;
 mod operators;
+mod replicas;
 mod support;

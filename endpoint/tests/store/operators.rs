@@ -6,8 +6,10 @@ use std::time::Duration;
 use runpod_endpoint::store::{Idempotency, Limits, NewJob, Overrides, Policy, Setup, Status, Store, StoreError};
 use tokio::time::timeout;
 
+use crate::lacks::is_lacking;
 use crate::support::{
-    EP, Engine, Memory, SOON, Sqlite, done, job_with, new_job, output_of, status, submit, take, take_ids, view,
+    EP, Engine, Memory, Postgres, SOON, Sqlite, done, has_postgres, job_with, new_job, output_of, status, submit, take,
+    take_ids, view,
 };
 
 fn with_key(id: &str, key: u8, body: u8) -> NewJob {
@@ -155,6 +157,13 @@ macro_rules! rules {
         }
         mod sqlite {
             $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $rule() {
+                if super::has_postgres() && !super::is_lacking(stringify!($rule)) {
+                    super::$rule::<super::Postgres>().await;
+                }
+            })*
         }
     };
 }

@@ -1,13 +1,13 @@
 //! Stores to test, and short names for what is done with them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use end_to_end_tests::eventually;
+use end_to_end_tests::{Postgres as Server, eventually};
 use runpod_endpoint::store::{
-    JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy, Request, Setup, SqliteStore, Status,
-    Store, StoreError, TakenJob,
+    DatabaseError, DatabaseUrl, JobView, Limits, MemoryStore, NewJob, OpenError, Outcome, Payload, Policy,
+    PostgresStore, Request, Setup, SqliteStore, Status, Store, StoreError, TakenJob,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -64,6 +64,42 @@ impl Engine for Sqlite {
 
     fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
         Arc::new(open_free(&self.path(), setup).unwrap())
+    }
+
+    fn reopen(&self) -> Option<Arc<dyn Store>> {
+        Some(self.open(Limits::default()))
+    }
+}
+
+/// Whether there is a PostgreSQL to test against; says so if not.
+pub(crate) fn has_postgres() -> bool {
+    Server::shared().is_some()
+}
+
+/// A database of its own on a server that all tests share. Every store that is opened on it is one more replica.
+pub(crate) struct Postgres {
+    url: String,
+}
+
+/// Connections live as long as the runtime in which a store was opened; that of a test may be busy waiting for the store.
+pub(crate) static CONNECTIONS: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+
+/// Opens a store on a database, from a test that cannot wait.
+pub(crate) fn open_database(url: &str, setup: &Setup) -> Result<PostgresStore, DatabaseError> {
+    let (url, setup) = (url.parse::<DatabaseUrl>()?, setup.clone());
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    CONNECTIONS.spawn(async move { sender.send(PostgresStore::open(url, setup).await) });
+    receiver.recv().unwrap()
+}
+
+impl Engine for Postgres {
+    fn new() -> Self {
+        Self { url: Server::shared().unwrap().database() }
+    }
+
+    fn open_with(&self, setup: &Setup) -> Arc<dyn Store> {
+        Arc::new(open_database(&self.url, setup).unwrap())
     }
 
     fn reopen(&self) -> Option<Arc<dyn Store>> {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod client;
+mod database;
 mod parse;
 mod server;
 mod workers;
@@ -13,6 +14,7 @@ pub(crate) use client::{
     EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, RetryArgs, ServerArgs, SubmitArgs, TargetArgs, TopArgs,
     WatchArgs, WebhooksArgs,
 };
+pub(crate) use database::{DatabaseArgs, DatabaseCommand, DatabaseTarget};
 pub(crate) use parse::{WebhookSchedule, endpoint_id, is_reserved_id};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
@@ -75,6 +77,8 @@ pub enum Command {
     Health(HealthArgs),
     /// Show queue, workers, jobs and GPUs, live, in the terminal
     Top(TopArgs),
+    /// Prepare or check the database that several endpoints share
+    Database(DatabaseArgs),
     /// Ask the server in this container whether it is live, or ready for jobs: exit status 0, or 1 with the reason
     Probe(ProbeArgs),
 }

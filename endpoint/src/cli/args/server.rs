@@ -23,6 +23,7 @@ use tracing::level_filters::LevelFilter;
 Examples:
   runpod-endpoint serve
   runpod-endpoint serve --data jobs.db
+  runpod-endpoint serve --database postgres://jobs@db-1,db-2/jobs --database-password-file password
   runpod-endpoint serve --workers-min 0 --workers-max 4 -- ./my-handler
   runpod-endpoint serve --bind 0.0.0.0:8000 --api-key CLIENT-KEY --worker-key WORKER-KEY")]
 pub struct ServeArgs {
@@ -73,6 +74,20 @@ pub struct ListenArgs {
     /// endpoint.db in it. Without it they are in memory and lost at the end
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// Keep them in this PostgreSQL database, which any number of endpoints may share: postgres://USER@HOST:PORT/NAME, with commas
+    /// between several hosts. The password is taken from the URL, from --database-password-file or from PGPASSWORD
+    #[arg(
+        long,
+        env = "RUNPOD_ENDPOINT_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        value_parser = secret,
+        conflicts_with = "data"
+    )]
+    pub database: Option<Secret>,
+    /// File with the password of the database on its first line
+    #[arg(long, value_name = "FILE", requires = "database")]
+    pub database_password_file: Option<PathBuf>,
     /// Endpoints with their own limits, handlers and workers, as TOML
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

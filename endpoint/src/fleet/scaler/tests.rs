@@ -8,7 +8,13 @@ fn settings(min: u16, max: u16, rule: &str) -> ScaleSettings {
 
 fn reading(waiting: usize, oldest: u64, in_progress: usize, places: &[Activity]) -> Reading {
     let places = places.iter().copied().enumerate().map(|(place, activity)| (place as u16, activity)).collect();
-    Reading { waiting, oldest: (waiting > 0).then(|| Duration::from_secs(oldest)), in_progress, places }
+    Reading {
+        waiting,
+        oldest: (waiting > 0).then(|| Duration::from_secs(oldest)),
+        in_progress,
+        places,
+        elsewhere: Elsewhere::default(),
+    }
 }
 
 /// Feeds looks, one for each given second, and checks what is decided.
@@ -21,6 +27,27 @@ fn play(settings: ScaleSettings, events: &[(u64, Reading, &[Action])]) {
 
 use Action::{Retire, Start};
 use Activity::{Busy, Leaving, Starting};
+
+#[test]
+fn workers_at_other_hosts_count() {
+    let with = |present, starting, reading| Reading { elsewhere: Elsewhere { present, starting }, ..reading };
+    play(
+        settings(0, 4, "request-count=2"),
+        &[
+            (0, with(2, 0, reading(4, 0, 0, &[])), &[]),
+            (1, with(2, 0, reading(8, 0, 0, &[])), &[Start(0), Start(1)]),
+            (2, with(9, 0, reading(8, 0, 0, &[Busy, Busy])), &[]),
+        ],
+    );
+    play(
+        settings(0, 4, "queue-delay=4s"),
+        &[
+            (0, with(1, 1, reading(1, 5, 0, &[])), &[]),
+            (1, with(1, 0, reading(1, 5, 0, &[])), &[Start(0)]),
+            (2, with(3, 0, reading(1, 1, 0, &[Busy])), &[]),
+        ],
+    );
+}
 
 #[test]
 fn the_minimum_is_started_and_kept() {

@@ -71,7 +71,10 @@ impl<P: Content> Queue<P> {
 
     pub(super) fn is_full(&self) -> bool {
         let Limits { max_jobs, max_bytes, max_memory_bytes, .. } = self.limits;
-        self.jobs.len() >= max_jobs || self.size.bytes >= max_bytes || self.size.memory >= max_memory_bytes
+        let elsewhere = self.elsewhere;
+        self.jobs.len() + elsewhere.jobs >= max_jobs
+            || self.size.bytes + elsewhere.bytes >= max_bytes
+            || self.size.memory >= max_memory_bytes
     }
 
     /// Forgets the oldest results when they are kept only because the operator wants that; returns whether that was enough.
@@ -98,7 +101,7 @@ impl<P: Content> Queue<P> {
 
     fn check_queued(&self) -> Result<(), StoreError> {
         match self.limits.max_queued {
-            Some(max) if self.waiting.len() >= max => Err(StoreError::TooManyQueued(max)),
+            Some(max) if self.waiting.len() + self.elsewhere.waiting >= max => Err(StoreError::TooManyQueued(max)),
             _ => Ok(()),
         }
     }

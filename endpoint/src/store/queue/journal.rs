@@ -13,6 +13,8 @@ use crate::store::request::JobId;
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     enabled: bool,
+    /// Renewed leases are changes too: another process may look at them.
+    renewals: bool,
     notes: Vec<Note>,
     /// Something of the endpoint itself has changed.
     endpoint_touched: bool,
@@ -44,6 +46,17 @@ impl Journal {
 
     pub(super) fn endpoint_touched(&mut self) {
         self.endpoint_touched = self.enabled;
+    }
+
+    /// As [`touched`](Self::touched), for a lease that became longer.
+    pub(super) fn renewed(&mut self, id: &JobId) {
+        if self.renewals {
+            self.touched(id);
+        }
+    }
+
+    pub(super) fn note_renewals(&mut self) {
+        self.renewals = true;
     }
 
     /// To be called before the item is added.

@@ -50,7 +50,7 @@ impl<P: Content> Queue<P> {
         let limits = self.limits;
         let first = self.workers.get(worker).is_none_or(|known| !known.heartbeat_seen);
         let worker = self.workers.heartbeat(now, worker, heartbeat, &limits);
-        if let Some(model) = heartbeat.model.as_ref().and_then(|model| self.workers.introduce(&worker, model)) {
+        if let Some(model) = heartbeat.model.as_ref().and_then(|model| self.workers.introduce(now, &worker, model)) {
             self.model = Some(model);
         }
         let mut extended = heartbeat.jobs.clone();
@@ -62,9 +62,11 @@ impl<P: Content> Queue<P> {
             let Some(id) = self.held_by(now, &worker, &id) else { continue };
             if let Some(job) = self.jobs.get_mut(&id)
                 && let State::Running(run) = &mut job.record.state
-                && run.lease.replace(now + limits.lease).is_none()
             {
-                self.journal.touched(&id);
+                match run.lease.replace(now + limits.lease) {
+                    None => self.journal.touched(&id),
+                    Some(_) => self.journal.renewed(&id),
+                }
             }
             self.settle(&id);
         }

@@ -102,15 +102,19 @@ impl<P: Content> Queue<P> {
     /// Stops keeping the oldest job that is kept only because its webhook was given up. Returns whether there was one.
     pub(super) fn let_go_given_up(&mut self, now: Timestamp) -> bool {
         let Some(id) = self.given_up.first().and_then(|number| self.by_age.get(number)).cloned() else { return false };
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.record.notices.report = Report::None;
-            self.journal.touched(&id);
-        }
-        self.settle(&id);
-        if self.jobs.get(&id).is_some_and(|job| job.deadline() <= now) {
-            self.forget(&id);
-        }
+        self.let_go(now, &id);
         true
+    }
+
+    /// Stops keeping this job if it is kept only because its webhook was given up.
+    pub(crate) fn let_go(&mut self, now: Timestamp, id: &JobId) {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.record.is_given_up()) else { return };
+        job.record.notices.report = Report::None;
+        self.journal.touched(id);
+        self.settle(id);
+        if self.jobs.get(id).is_some_and(|job| job.deadline() <= now) {
+            self.forget(id);
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl<P: Content> Queue<P> {
             if job.stream.bytes() + size > self.limits.max_stream_bytes {
                 return Err(StoreError::StreamFull);
             }
-            if self.size.streamed + size > self.limits.max_total_stream_bytes {
+            if self.size.streamed + self.elsewhere.streamed + size > self.limits.max_total_stream_bytes {
                 return Err(StoreError::StreamsFull);
             }
             self.journal.stream_item(job, &item);

@@ -7,7 +7,7 @@ use super::{Effect, Queue};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::ending::{CallerMistake, Ending};
-use crate::store::job::{Position, Report, State};
+use crate::store::job::{Position, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::status::Status;
@@ -53,7 +53,7 @@ impl<P: Content> Queue<P> {
     }
 
     pub(super) fn new_position(&mut self, low_priority: bool, share: &Option<Arc<str>>) -> Position {
-        self.last_number += 1;
+        self.last_number = self.given_numbers.pop_front().unwrap_or(self.last_number + 1);
         self.waiting.place(low_priority, self.last_number, share)
     }
 
@@ -235,10 +235,15 @@ impl<P: Content> Queue<P> {
         job.counted = job.size();
         self.size += job.counted;
         let number = job.record.number;
-        let is_failed = matches!(job.status(), Status::Failed | Status::TimedOut);
-        list(&mut self.failed_jobs, number, is_failed);
-        list(&mut self.given_up, number, matches!(job.record.notices.report, Report::GivenUp { .. }));
+        let (status, is_given_up) = (job.status(), job.record.is_given_up());
+        self.list_for_operators(number, status, is_given_up);
         self.tally(id);
+    }
+
+    /// Puts a job into the lists for operators, or takes it out.
+    pub(super) fn list_for_operators(&mut self, number: u64, status: Status, is_given_up: bool) {
+        list(&mut self.failed_jobs, number, matches!(status, Status::Failed | Status::TimedOut));
+        list(&mut self.given_up, number, is_given_up);
     }
 }
 

@@ -1,0 +1,316 @@
+//! Connections: the URL and its password, TLS, the pool, and what a failed connection means.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::future::BoxFuture;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a new connection may take, and how long a request waits for a free one.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long data may be unacknowledged before a connection counts as lost.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Ends a transaction whose replica is gone without a goodbye: it holds locks. A row that was waited for must be read as it is now.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
+    SET default_transaction_isolation = 'read committed'";
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// The URL is wrong.
+    #[error("--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts")]
+    Url(String),
+    /// The file with the password cannot be read.
+    #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
+    PasswordFile(PathBuf, std::io::Error),
+    /// No server answers.
+    #[error("--database: no PostgreSQL answers at {0} ({1}); start it, or correct host and port")]
+    Unreachable(String, String),
+    /// TLS could not be agreed upon.
+    #[error(
+        "--database: no TLS with {0} ({1}); add its authority to the trusted certificates (SSL_CERT_FILE), or use ?sslmode=disable on a trusted network"
+    )]
+    Tls(String, String),
+    /// Wrong name or password.
+    #[error(
+        "--database: the server refuses user {0:?}: {1}; correct the user, or the password (PGPASSWORD or --database-password-file)"
+    )]
+    Password(String, String),
+    /// No such database.
+    #[error("--database: there is no database {0:?} on this server; create it with: createdb {0}")]
+    NoDatabase(String),
+    /// A standby, or a server that is set to read only.
+    #[error("--database: {0} is read-only, as a standby is; name the primary, or all hosts: postgres://a,b,c/NAME")]
+    ReadOnly(String),
+    /// Too old a server.
+    #[error("--database: the server is PostgreSQL {0}, and {MIN_VERSION} or newer is needed; upgrade it")]
+    TooOld(String),
+    /// Tables of a later version.
+    #[error(
+        "--database: its tables are of a newer runpod-endpoint (version {found}, this one knows {known}); upgrade runpod-endpoint, or use another database"
+    )]
+    Newer {
+        /// Their version.
+        found: i32,
+        /// The newest version that this program knows.
+        known: i32,
+    },
+    /// Something else's tables.
+    #[error(
+        "--database: the database has tables of another program; give runpod-endpoint a database of its own: createdb NAME"
+    )]
+    Foreign,
+    /// Notifications do not arrive.
+    #[error(
+        "--database: notifications do not arrive, so there is a pooler in transaction mode in between; connect to PostgreSQL directly, or set the pooler to session mode"
+    )]
+    Pooler,
+    /// The user may not create tables.
+    #[error(
+        "--database: user {0:?} may not create tables ({1}); run as a superuser: GRANT CREATE ON SCHEMA public TO {0:?}"
+    )]
+    Rights(String, String),
+    /// Anything else.
+    #[error("--database: {0}; look into the log of the server")]
+    Other(String),
+}
+
+/// The oldest server that is tested.
+pub(super) const MIN_VERSION: u32 = 14;
+
+/// Where the database is, and how to log in. Shows neither the password nor the rest when printed.
+#[derive(Clone)]
+pub struct DatabaseUrl(Config);
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "DatabaseUrl({})", self.hosts())
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = DatabaseError;
+
+    /// `postgres://user:password@host1:5432,host2/name?sslmode=require`
+    fn from_str(text: &str) -> Result<Self, DatabaseError> {
+        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+            return Err(DatabaseError::Url("this is not a URL of PostgreSQL".to_owned()));
+        }
+        // The parser's own text names the parameter, never a value.
+        let parsed = Config::from_str(text).map_err(|error| DatabaseError::Url(reason(&error)))?;
+        let mut config = parsed;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(DatabaseError::Url("it names no host".to_owned()));
+        }
+        config
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .application_name("runpod-endpoint")
+            .connect_timeout(CONNECT_LIMIT)
+            .tcp_user_timeout(SILENCE_LIMIT)
+            .keepalives_idle(SILENCE_LIMIT);
+        Ok(Self(config))
+    }
+}
+
+impl DatabaseUrl {
+    /// Takes the password from a file, or from `PGPASSWORD`, unless the URL has one.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn with_password(mut self, file: Option<&Path>) -> Result<Self, DatabaseError> {
+        if let Some(path) = file {
+            let text =
+                std::fs::read_to_string(path).map_err(|error| DatabaseError::PasswordFile(path.to_owned(), error))?;
+            self.0.password(text.lines().next().unwrap_or_default());
+        } else if self.0.get_password().is_none()
+            && let Ok(password) = std::env::var("PGPASSWORD")
+        {
+            self.0.password(password);
+        }
+        Ok(self)
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.0
+    }
+
+    /// The hosts, for messages.
+    pub(super) fn hosts(&self) -> String {
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let ports = self.0.get_ports();
+        let port = |at: usize| ports.get(at).or_else(|| ports.first()).copied().unwrap_or(5432);
+        let hosts: Vec<_> =
+            self.0.get_hosts().iter().enumerate().map(|(at, name)| format!("{}:{}", host(name), port(at))).collect();
+        hosts.join(",")
+    }
+
+    fn user(&self) -> String {
+        self.0.get_user().unwrap_or_default().to_owned()
+    }
+
+    fn database(&self) -> String {
+        self.0.get_dbname().or_else(|| self.0.get_user()).unwrap_or_default().to_owned()
+    }
+
+    /// What went wrong, and what to do.
+    pub(super) fn explain(&self, error: &tokio_postgres::Error) -> DatabaseError {
+        let Some(refusal) = error.as_db_error() else {
+            let text = reason(error);
+            let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+            return match () {
+                () if io.is_some_and(|io| io.to_string().contains("does not allow writes")) => {
+                    DatabaseError::ReadOnly(self.hosts())
+                }
+                () if text.contains("TLS") || text.contains("certificate") => DatabaseError::Tls(self.hosts(), text),
+                () if text.contains("password") => DatabaseError::Password(self.user(), text),
+                () => DatabaseError::Unreachable(self.hosts(), text),
+            };
+        };
+        let (code, text) = (refusal.code(), refusal.message().to_owned());
+        let is = |states: &[SqlState]| states.contains(code);
+        match () {
+            () if is(&[SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION]) => {
+                DatabaseError::Password(self.user(), text)
+            }
+            () if is(&[SqlState::INVALID_CATALOG_NAME]) => DatabaseError::NoDatabase(self.database()),
+            () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => DatabaseError::ReadOnly(self.hosts()),
+            () if is(&[SqlState::INSUFFICIENT_PRIVILEGE]) => DatabaseError::Rights(self.user(), text),
+            () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
+            // A statement that was prepared in another session: the pooler changes sessions in between.
+            () if is(&[SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT]) => DatabaseError::Pooler,
+            () => DatabaseError::Other(text),
+        }
+    }
+}
+
+/// The text of an error with that of its cause.
+pub(super) fn reason(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// TLS that trusts what this machine trusts.
+pub(super) fn tls() -> Result<MakeRustlsConnect, DatabaseError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| DatabaseError::Other(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// The pool of one replica. Opens nothing yet.
+pub(super) fn pool(url: &DatabaseUrl, tls: MakeRustlsConnect) -> Result<Pool, DatabaseError> {
+    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_connect(url.config().clone(), Careful { tls }, config);
+    let timeouts =
+        Timeouts { wait: Some(CONNECT_LIMIT), create: Some(CONNECT_LIMIT * 2), recycle: Some(CONNECT_LIMIT) };
+    Pool::builder(manager)
+        .max_size(MAX_CONNECTIONS)
+        .timeouts(timeouts)
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| DatabaseError::Other(error.to_string()))
+}
+
+/// The first connection, with what is wrong if there is none.
+pub(super) async fn first(pool: &Pool, url: &DatabaseUrl) -> Result<deadpool_postgres::Client, DatabaseError> {
+    pool.get().await.map_err(|error| match error {
+        deadpool_postgres::PoolError::Backend(error) => url.explain(&error),
+        error => DatabaseError::Unreachable(url.hosts(), error.to_string()),
+    })
+}
+
+/// Opens connections that end when the server says that a commit may not have reached the standbys: it reports success all the same,
+/// so the outcome must count as unknown.
+struct Careful {
+    tls: MakeRustlsConnect,
+}
+
+impl Connect for Careful {
+    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        let (tls, config) = (self.tls.clone(), config.clone());
+        Box::pin(async move {
+            let (client, mut connection) = config.connect(tls).await?;
+            let driver = tokio::spawn(async move {
+                while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                    match message {
+                        Ok(AsyncMessage::Notice(notice)) if is_doubtful_commit(&notice) => {
+                            tracing::warn!(
+                                "A commit may not have reached the standbys. It is looked up before it counts."
+                            );
+                            return;
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::debug!(error = reason(&error), "A connection to the database has ended.");
+                            return;
+                        }
+                    }
+                }
+            });
+            client.batch_execute(SESSION).await?;
+            Ok((client, driver))
+        })
+    }
+}
+
+fn is_doubtful_commit(notice: &tokio_postgres::error::DbError) -> bool {
+    notice.detail().is_some_and(|detail| detail.contains("already committed locally"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_the_password_nor_the_name_is_printed() {
+        let url: DatabaseUrl = "postgres://someone:hunter2@db-1:6432,db-2:6433/jobs".parse().unwrap();
+        let shown = format!("{url:?}");
+        assert_eq!(shown, "DatabaseUrl(db-1:6432,db-2:6433)");
+        let refused = "postgres://someone:hunter2@db/jobs?colour=hunter2".parse::<DatabaseUrl>().unwrap_err();
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_with_an_example() {
+        for text in ["", "jobs.db", "mysql://a/b", "postgres:///jobs", "postgres://db:port/jobs"] {
+            let error = text.parse::<DatabaseUrl>().unwrap_err().to_string();
+            assert!(error.contains("postgres://USER@HOST:PORT/NAME") && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_password_file_has_the_last_word() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from the file\n").unwrap();
+        let url: DatabaseUrl = "postgres://a:b@db/jobs".parse().unwrap();
+        let url = url.with_password(Some(file.path())).unwrap();
+        assert_eq!(url.config().get_password(), Some(&b"from the file"[..]));
+        let missing = url.with_password(Some(Path::new("/no/such/file"))).unwrap_err().to_string();
+        assert!(missing.contains("/no/such/file"), "{missing}");
+    }
+}

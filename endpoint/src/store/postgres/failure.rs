@@ -1,0 +1,64 @@
+//! Where a unit of work belongs, and why one did not come about.
+
+use std::sync::Arc;
+
+use tokio_postgres::error::SqlState;
+
+use crate::store::job::Position;
+use crate::store::limits::Limits;
+
+/// Where a unit of work belongs.
+pub(super) struct Place<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) limits: Limits,
+    pub(super) replica: &'a str,
+    /// Where looks for jobs begin.
+    pub(super) floor: Position,
+    /// The row of counters that is this unit's own.
+    pub(super) lane: i16,
+}
+
+/// Why a unit did not come about.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Another unit was in the way. Nothing was changed.
+    Again,
+    /// The database refuses it. Nothing was changed.
+    Refused(Arc<str>),
+    /// The connection is lost. Whether it was committed is unknown if it was sent.
+    Away(Arc<str>),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(refusal) = error.as_db_error() else { return Self::Away(error.to_string().into()) };
+        let code = refusal.code();
+        let text = Arc::from(refusal.message());
+        let in_the_way = [
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::IN_FAILED_SQL_TRANSACTION,
+        ];
+        // The server ends, starts or has become a standby: another connection may lead to the one that writes.
+        let away = [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ];
+        match () {
+            () if in_the_way.contains(code) => Self::Again,
+            () if away.contains(code) => Self::Away(text),
+            () => Self::Refused(text),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Refused(format!("a record in the database cannot be read ({error}); is a newer version running?").into())
+    }
+}

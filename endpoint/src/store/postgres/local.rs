@@ -1,0 +1,94 @@
+//! One endpoint as this replica knows it: who waits here, and the operations that wait for their unit of work.
+//!
+//! Each lane runs one unit at a time. While all lanes are busy, operations collect, and the next free lane takes all of them into one
+//! transaction: so many requests share one sync, as they do in the file.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::floor::Floor;
+use super::work::Work;
+use crate::store::counts::Totals;
+use crate::store::limits::Limits;
+use crate::store::wakers::Wakers;
+
+/// Units that run at the same time for one endpoint.
+const LANES: i16 = 4;
+
+/// Operations in one unit. More would make the first of them wait for too long.
+const MAX_BATCH: usize = 64;
+
+/// Operations that may wait.
+const MAX_WAITING: usize = 32_768;
+
+/// One endpoint.
+pub(super) struct Local {
+    pub(super) name: Arc<str>,
+    pub(super) limits: Limits,
+    pub(super) wakers: Wakers,
+    /// What this replica has counted.
+    pub(super) totals: Mutex<Totals>,
+    /// Polls for jobs that wait here.
+    pub(super) waiting_takes: AtomicUsize,
+    /// Where looks for jobs begin.
+    pub(super) floor: Mutex<Floor>,
+    lanes: Mutex<Lanes>,
+}
+
+struct Lanes {
+    waiting: VecDeque<Box<dyn Work>>,
+    free: Vec<i16>,
+}
+
+impl Local {
+    pub(super) fn new(name: &str, limits: Limits, wakers: Wakers) -> Arc<Self> {
+        Arc::new(Self {
+            name: Arc::from(name),
+            limits,
+            wakers,
+            totals: Mutex::default(),
+            waiting_takes: AtomicUsize::new(0),
+            floor: Mutex::default(),
+            lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect() }),
+        })
+    }
+
+    /// Files an operation; returns the lane that is to be started for it, if one is free. `Err` when too many wait.
+    pub(super) fn file(&self, work: Box<dyn Work>) -> Result<Option<i16>, Box<dyn Work>> {
+        let mut lanes = self.lanes.lock();
+        if lanes.waiting.len() >= MAX_WAITING {
+            return Err(work);
+        }
+        lanes.waiting.push_back(work);
+        Ok(lanes.free.pop())
+    }
+
+    /// The operations of the lane's next unit; `None` when there are none, and then the lane is free.
+    pub(super) fn next_unit(&self, lane: i16) -> Option<Vec<Box<dyn Work>>> {
+        let mut lanes = self.lanes.lock();
+        if lanes.waiting.is_empty() {
+            lanes.free.push(lane);
+            return None;
+        }
+        let some = lanes.waiting.len().min(MAX_BATCH);
+        Some(lanes.waiting.drain(..some).collect())
+    }
+
+    /// Notes a poll for jobs that waits here, for as long as the guard lives.
+    pub(super) fn wait_for_jobs(&self) -> Waiting<'_> {
+        self.waiting_takes.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting_takes)
+    }
+}
+
+/// A poll that waits.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

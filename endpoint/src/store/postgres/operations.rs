@@ -1,0 +1,107 @@
+//! What operators do: pause, repeat what failed, send webhooks again. Long lists are worked off in units of bounded size.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::PostgresStore;
+use super::rows;
+use super::store::ignore_unknown;
+use super::work::Need;
+use crate::store::error::StoreError;
+use crate::store::operations::Operations;
+use crate::store::payload::Filed;
+use crate::store::queue::Queue;
+use crate::store::request::JobId;
+use crate::store::views::{GivenUp, JobRow, Page};
+use crate::store::webhook_queue::WebhookEnd;
+
+/// Jobs in one unit.
+const STEP: i64 = 200;
+
+fn ids(rows: &[tokio_postgres::Row]) -> Vec<JobId> {
+    rows.iter().map(|row| Arc::from(row.get::<_, &str>("id"))).collect()
+}
+
+fn integer(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl PostgresStore {
+    /// Keeps as many webhooks that were given up as the limit allows, those of the newest jobs.
+    async fn bound_given_up(&self, endpoint: &str) -> Result<(), StoreError> {
+        let local = self.shared.local(endpoint);
+        let max = integer(local.limits.max_given_up);
+        let jobs = ids(&self.shared.query(rows::GIVEN_UP, &[&endpoint, &max, &STEP]).await?);
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let need = Need { jobs: jobs.clone(), ..Need::default() };
+        self.shared.run(&local, need, move |queue, now| jobs.iter().for_each(|id| queue.let_go(now, id))).await
+    }
+}
+
+#[async_trait]
+impl Operations for PostgresStore {
+    async fn set_paused(&self, endpoint: &str, paused: bool) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        self.shared.run(&local, Need::default(), move |queue, _| queue.set_paused(paused)).await
+    }
+
+    async fn failed(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<JobRow>, StoreError> {
+        self.shared.look_failed(endpoint, integer(offset), integer(limit)).await
+    }
+
+    async fn retry_failed(&self, endpoint: &str) -> Result<usize, StoreError> {
+        let newest = self.shared.query(rows::COUNT_FAILED, &[&endpoint]).await?;
+        let newest: i64 = newest.first().map(|row| row.get(1)).unwrap_or_default();
+        let (mut last, mut retried) = (0_i64, 0);
+        loop {
+            let some = self.shared.query(rows::NEXT_FAILED, &[&endpoint, &last, &newest, &STEP]).await?;
+            let Some(end) = some.last() else { return Ok(retried) };
+            last = end.get("number");
+            let jobs = ids(&some);
+            let need = Need { jobs: jobs.clone(), numbers: jobs.len(), bounds: true, ..Need::default() };
+            let retry =
+                move |queue: &mut Queue<Filed>, now| jobs.iter().filter(|id| queue.retry(now, id).is_ok()).count();
+            retried += self.shared.run(&self.shared.local(endpoint), need, retry).await?;
+        }
+    }
+
+    async fn webhook_ended(
+        &self,
+        endpoint: &str,
+        id: &str,
+        end_number: u64,
+        end: WebhookEnd,
+    ) -> Result<(), StoreError> {
+        let is_given_up = matches!(end, WebhookEnd::GivenUp(_));
+        let ended = self.on_job(endpoint, id, Need::default(), move |queue, now, id| {
+            queue.webhook_ended(now, id, end_number, end.clone());
+        });
+        ignore_unknown(ended.await)?;
+        if is_given_up { self.bound_given_up(endpoint).await } else { Ok(()) }
+    }
+
+    async fn given_up(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<GivenUp>, StoreError> {
+        self.shared.look_given_up(endpoint, integer(offset), integer(limit)).await
+    }
+
+    async fn resend_webhook(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {
+        self.on_job(endpoint, id, Need::default(), |queue, now, id| queue.resend_webhook(now, id)).await?
+    }
+
+    async fn resend_webhooks(&self, endpoint: &str) -> Result<Vec<JobId>, StoreError> {
+        let mut sent = Vec::new();
+        let all = ids(&self.shared.query(rows::GIVEN_UP, &[&endpoint, &0_i64, &i64::MAX]).await?);
+        for some in all.chunks(usize::try_from(STEP).unwrap_or(1)) {
+            let jobs = some.to_vec();
+            let need = Need { jobs: jobs.clone(), ..Need::default() };
+            let resend = move |queue: &mut Queue<Filed>, now| {
+                jobs.iter().filter(|id| queue.resend_webhook(now, id).is_ok()).cloned().collect::<Vec<_>>()
+            };
+            sent.extend(self.shared.run(&self.shared.local(endpoint), need, resend).await?);
+        }
+        Ok(sent)
+    }
+}

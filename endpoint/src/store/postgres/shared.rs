@@ -1,0 +1,289 @@
+//! What all endpoints of a replica have in common: the connections, who this replica is, and how units of work get through.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Client, Object, Pool, PoolError};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::connect::DatabaseUrl;
+use super::failure::{Failure, Place};
+use super::hints::Notifier;
+use super::local::Local;
+use super::unit::{self, Done, UNIT_LIMIT};
+use super::work::{Asked, Need, Noted, Work};
+use crate::store::clock::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::payload::Filed;
+use crate::store::queue::Queue;
+use crate::store::setup::Setup;
+use crate::store::wakers::Wakers;
+
+/// How long one request waits for the database.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Tries of a unit that others get in the way of.
+const MAX_CONFLICTS: u32 = 100;
+
+/// Before the database is asked again that did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// One replica.
+pub(super) struct Shared {
+    pub(super) url: DatabaseUrl,
+    pub(super) pool: Pool,
+    /// The id of this replica, new with each start.
+    pub(super) replica: String,
+    pub(super) setup: Setup,
+    pub(super) locals: Mutex<HashMap<String, Arc<Local>>>,
+    pub(super) notifier: Notifier,
+    /// Why the database cannot be used, while it cannot.
+    pub(super) away: watch::Sender<Option<Arc<str>>>,
+}
+
+/// The error of a request while the database is away.
+pub(super) fn unavailable(reason: &str) -> StoreError {
+    StoreError::Unavailable(format!("the database is away: {reason}").into())
+}
+
+impl Shared {
+    /// Fails at once while the database is known to be away.
+    pub(super) fn ready(&self) -> Result<(), StoreError> {
+        match &*self.away.borrow() {
+            Some(reason) => Err(unavailable(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that the database does not answer.
+    pub(super) fn note_away(&self, reason: &Arc<str>) {
+        let is_news = self.away.send_if_modified(|away| {
+            let is_news = away.is_none();
+            *away = Some(Arc::clone(reason));
+            is_news
+        });
+        if is_news {
+            tracing::error!(error = &**reason, "The database is away. Requests are refused until it is back.");
+        }
+    }
+
+    /// Notes that it does.
+    pub(super) fn note_back(&self) {
+        let was_away = self.away.borrow().is_some();
+        if was_away && self.away.send_replace(None).is_some() {
+            tracing::info!("The database is back.");
+        }
+    }
+
+    /// The endpoint, if this replica knows it.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Local>> {
+        self.locals.lock().get(name).cloned()
+    }
+
+    /// What this replica keeps for an endpoint that exists.
+    pub(super) fn local(&self, name: &str) -> Arc<Local> {
+        let mut locals = self.locals.lock();
+        let new = || Local::new(name, self.setup.limits_of(name), Wakers::new(name, self.setup.webhooks.clone()));
+        Arc::clone(locals.entry(name.to_owned()).or_insert_with(new))
+    }
+
+    /// Runs an operation; returns once its outcome lasts.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        local: &Arc<Local>,
+        need: Need,
+        decide: impl Fn(&mut Queue<Filed>, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_seen(local, need, decide, |decided| decided).await
+    }
+
+    /// The same, with `seen` applied to the outcome once it lasts, whether or not somebody still waits for it.
+    pub(super) async fn run_seen<T: Send + 'static, U: Send + 'static>(
+        self: &Arc<Self>,
+        local: &Arc<Local>,
+        need: Need,
+        decide: impl Fn(&mut Queue<Filed>, Timestamp) -> T + Send + 'static,
+        seen: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, StoreError> {
+        self.ready()?;
+        let (reply, answer) = oneshot::channel();
+        self.file(local, Box::new(Asked { need, decide, decided: None, seen, reply }));
+        match timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(unavailable("the operation was given up")),
+            Err(_) => Err(unavailable("it does not answer in time")),
+        }
+    }
+
+    /// Has an operation done that nobody waits for.
+    pub(super) fn note(
+        self: &Arc<Self>,
+        local: &Arc<Local>,
+        need: Need,
+        decide: impl Fn(&mut Queue<Filed>, Timestamp) + Send + 'static,
+    ) {
+        self.file(local, Box::new(Noted { need, decide }));
+    }
+
+    fn file(self: &Arc<Self>, local: &Arc<Local>, work: Box<dyn Work>) {
+        match local.file(work) {
+            Ok(None) => {}
+            Ok(Some(lane)) => {
+                let (shared, local) = (Arc::clone(self), Arc::clone(local));
+                // Without a runtime the process ends; leases bring back what it held.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        while let Some(works) = local.next_unit(lane) {
+                            shared.perform(&local, lane, works).await;
+                        }
+                    });
+                }
+            }
+            Err(work) => work.answer(Err(unavailable("it is too slow for what is asked of it"))),
+        }
+    }
+
+    /// Gets a unit through: past other units in its way, and past a connection that is lost at the commit.
+    async fn perform(&self, local: &Local, lane: i16, mut works: Vec<Box<dyn Work>>) {
+        let floor = local.floor.lock().at(Instant::now());
+        let place = Place { endpoint: &local.name, limits: local.limits, replica: &self.replica, floor, lane };
+        let mut conflicts = 0;
+        loop {
+            works.retain(|work| work.is_wanted());
+            if works.is_empty() {
+                return;
+            }
+            let mut sent = None;
+            let failure = match self.attempt(&place, &mut works, &mut sent).await {
+                Ok(()) => return self.finish(local, sent, works),
+                Err(failure) => failure,
+            };
+            match (failure, sent) {
+                (Failure::Again, _) if conflicts < MAX_CONFLICTS => {
+                    conflicts += 1;
+                    sleep(Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0] % 16))).await;
+                }
+                (Failure::Again, _) => return fail(works, &unavailable("too many operations are in each other's way")),
+                (Failure::Refused(reason), _) => {
+                    tracing::error!(error = &*reason, endpoint = &*local.name, "The database refuses a change.");
+                    return fail(works, &unavailable(&reason));
+                }
+                (Failure::Away(reason), sent) => {
+                    tracing::debug!(error = &*reason, "A connection to the database was lost.");
+                    match sent {
+                        // Never repeated blindly: it may have been committed.
+                        Some(done) if self.was_committed(&place, &done.token).await => {
+                            return self.finish(local, Some(done), works);
+                        }
+                        Some(_) => {}
+                        None => sleep(RETRY_PAUSE).await,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        place: &Place<'_>,
+        works: &mut [Box<dyn Work>],
+        sent: &mut Option<Done>,
+    ) -> Result<(), Failure> {
+        let client = self.client().await?;
+        let outcome = match timeout(UNIT_LIMIT, unit::run(&client, place, works, sent)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let reason = "it does not answer".into();
+                self.note_away(&reason);
+                Err(Failure::Away(reason))
+            }
+        };
+        if let Err(failure) = &outcome {
+            let rolled_back = timeout(RETRY_PAUSE * 8, client.batch_execute("ROLLBACK")).await;
+            if matches!(failure, Failure::Away(_)) || !matches!(rolled_back, Ok(Ok(()))) {
+                // Whatever state it is in, nobody else gets it.
+                drop(Object::take(client));
+            }
+        } else {
+            self.note_back();
+        }
+        outcome
+    }
+
+    /// Asks until there is an answer.
+    async fn was_committed(&self, place: &Place<'_>, token: &str) -> bool {
+        loop {
+            let asked = async {
+                let client = self.client().await?;
+                let asked = unit::was_committed(&client, place, token).await;
+                if asked.is_err() {
+                    drop(Object::take(client));
+                }
+                asked
+            };
+            if let Ok(Ok(was_committed)) = timeout(UNIT_LIMIT, asked).await {
+                self.note_back();
+                tracing::info!(was_committed, "The outcome of a commit was unknown and has been looked up.");
+                return was_committed;
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn finish(&self, local: &Local, done: Option<Done>, works: Vec<Box<dyn Work>>) {
+        let Some(Done { effects, totals, first_waiting, .. }) = done else { return };
+        if let Some(place) = first_waiting {
+            local.floor.lock().lower(Instant::now(), place);
+        }
+        *local.totals.lock() += totals;
+        works.into_iter().for_each(|work| work.answer(Ok(())));
+        for effect in &effects {
+            local.wakers.perform(effect);
+        }
+        self.notifier.tell(&local.name, &effects);
+    }
+
+    /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away.
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        self.pool.get().await.map_err(|error| {
+            let PoolError::Backend(error) = error else { return Failure::Away(error.to_string().into()) };
+            let reason = self.url.explain(&error).to_string().into();
+            self.note_away(&reason);
+            Failure::Away(reason)
+        })
+    }
+
+    /// Reads outside of a unit of work. A connection that turns out to be lost is replaced once.
+    pub(super) async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        self.ready()?;
+        let mut last = None;
+        for _ in 0..2 {
+            match timeout(ANSWER_LIMIT, self.query_once(sql, values)).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(Failure::Refused(reason))) => return Err(unavailable(&reason)),
+                Ok(Err(Failure::Away(reason))) => last = Some(reason),
+                Ok(Err(Failure::Again)) => last = Some("reading was interrupted".into()),
+                Err(_) => return Err(unavailable("it does not answer in time")),
+            }
+        }
+        Err(unavailable(&last.unwrap_or_default()))
+    }
+
+    async fn query_once(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query(&statement, values).await?)
+    }
+}
+
+fn fail(works: Vec<Box<dyn Work>>, error: &StoreError) {
+    for work in works {
+        let StoreError::Unavailable(reason) = error else { continue };
+        work.answer(Err(StoreError::Unavailable(Arc::clone(reason))));
+    }
+}

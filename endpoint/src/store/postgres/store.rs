@@ -1,0 +1,517 @@
+//! The store's operations: which rows each one needs, what the state machine is asked, and how waiting works.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::PostgresStore;
+use super::local::Local;
+use super::poll::{AsksFor, Poll, Taken};
+use super::rows;
+use super::unsupported::{FAIR_BY, OVERFLOW};
+use super::work::Need;
+use crate::store::Store;
+use crate::store::clock::Timestamp;
+use crate::store::counts::{Health, Observation};
+use crate::store::ending::Outcome;
+use crate::store::error::StoreError;
+use crate::store::payload::{Filed, Payload};
+use crate::store::queue::Queue;
+use crate::store::request::{JobId, NewJob};
+use crate::store::status::Status;
+use crate::store::views::{
+    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
+    Webhook, WorkerView,
+};
+use crate::store::workers::{Heartbeat, WorkerEvent};
+
+/// Jobs purged at once. Other requests get a turn in between.
+const PURGE_STEP: usize = 1000;
+
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
+/// How long the turn to add workers lasts, unless it is taken again before: long enough for a worker that is started to be counted by
+/// the others. A lock that is held during the decision would not be.
+const TURN: Duration = Duration::from_secs(2);
+
+/// What a look for jobs has found.
+struct Look {
+    taken: Taken,
+    /// Whether the worker may get jobs at all.
+    is_eligible: bool,
+    /// The poll ended with this look.
+    has_ended: bool,
+}
+
+impl PostgresStore {
+    /// The endpoint, for what needs a job in it: nothing is created.
+    pub(super) async fn job_endpoint(&self, endpoint: &str, id: &str) -> Result<Arc<Local>, StoreError> {
+        if let Some(local) = self.shared.find(endpoint) {
+            return Ok(local);
+        }
+        match self.shared.look(endpoint, id).await? {
+            Some(_) => Ok(self.shared.local(endpoint)),
+            None => Err(StoreError::JobNotFound),
+        }
+    }
+
+    /// Runs an operation on one job.
+    pub(super) async fn on_job<T: Send + 'static>(
+        &self,
+        endpoint: &str,
+        id: &str,
+        need: Need,
+        decide: impl Fn(&mut Queue<Filed>, Timestamp, &str) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let local = self.job_endpoint(endpoint, id).await?;
+        let id: JobId = Arc::from(id);
+        let need = Need { jobs: vec![Arc::clone(&id)], ..need };
+        self.shared.run(&local, need, move |queue, now| decide(queue, now, &id)).await
+    }
+
+    /// One look for jobs, as part of a poll.
+    async fn look_for_jobs(&self, poll: &Poll, max: usize, is_first: bool, is_last: bool) -> Result<Look, StoreError> {
+        let worker = Arc::clone(&poll.worker);
+        let need = Need { take: max, ..Need::worker(&worker) };
+        let (shared, local, taker) = (Arc::clone(&self.shared), Arc::clone(&poll.local), Arc::clone(&worker));
+        let decide = move |queue: &mut Queue<Filed>, now: Timestamp| {
+            if is_first {
+                queue.poll_started(now, &worker);
+            }
+            let jobs = queue.take(now, &worker, max);
+            let is_eligible = queue.is_eligible(&worker);
+            let has_ended = is_last || !jobs.is_empty();
+            if has_ended {
+                queue.poll_ended(now, &worker, true);
+            }
+            (jobs, is_eligible, has_ended)
+        };
+        let seen = move |(jobs, is_eligible, has_ended)| {
+            let taken = Taken { shared, local, worker: taker, jobs };
+            Look { taken, is_eligible, has_ended }
+        };
+        self.shared.run_seen(&poll.local, need, decide, seen).await
+    }
+
+    async fn end_poll(&self, mut poll: Poll) {
+        let worker = Arc::clone(&poll.worker);
+        let asks_for = poll.asks_for;
+        let ended = self.shared.run(&poll.local, Need::worker(&poll.worker), move |queue, now| match asks_for {
+            AsksFor::Jobs => queue.poll_ended(now, &worker, true),
+            AsksFor::Stops => queue.stop_poll_ended(now, &worker, true),
+        });
+        poll.is_open = ended.await.is_err();
+    }
+
+    fn poll(&self, local: &Arc<Local>, worker: &str, asks_for: AsksFor) -> Poll {
+        Poll {
+            shared: Arc::clone(&self.shared),
+            local: Arc::clone(local),
+            worker: Arc::from(worker),
+            asks_for,
+            is_open: true,
+        }
+    }
+
+    async fn delivered(&self, mut taken: Taken) -> Result<Vec<TakenJob>, StoreError> {
+        let requests = taken.jobs.iter().map(|job| job.request.clone()).collect();
+        let loaded = self.shared.with_payloads(requests).await?;
+        let jobs = std::mem::take(&mut taken.jobs);
+        let with_text = |(job, request): (TakenJob<Filed>, Option<_>)| {
+            let TakenJob { id, attempt, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, delay, request })
+        };
+        Ok(jobs.into_iter().zip(loaded).filter_map(with_text).collect())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError> {
+        if job.request.share.is_some() {
+            return Err(FAIR_BY);
+        }
+        let local = self.shared.endpoint(endpoint).await?;
+        let job = NewJob { id: job.id, request: job.request.map(|_, payload| Filed::Fresh(payload)) };
+        let keys = job.request.idempotency.iter().map(|idempotency| idempotency.key).collect();
+        let need = Need { numbers: 1, bounds: true, keys, ..Need::job(&job.id) };
+        let submit = move |queue: &mut Queue<Filed>, now| queue.submit(now, job.clone());
+        let view = match self.shared.run(&local, need.clone(), submit.clone()).await? {
+            Err(StoreError::QueueFull) => {
+                let ended = self.shared.look_ended(&local).await?;
+                let jobs = need.jobs.iter().cloned().chain(ended).collect();
+                self.shared.run(&local, Need { jobs, ..need }, submit).await??
+            }
+            submitted => submitted?,
+        };
+        self.shared.with_output(view).await
+    }
+
+    async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError> {
+        if let Some(ttl) = ttl {
+            self.on_job(endpoint, id, Need::default(), move |queue, now, id| queue.shorten(now, id, ttl)).await?;
+        }
+        let view = self.shared.look_view(endpoint, id).await?.ok_or(StoreError::JobNotFound)?;
+        self.shared.with_output(view).await
+    }
+
+    async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {
+        let local = self.job_endpoint(endpoint, id).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.job_readers.watch(id);
+        let mut latest = None;
+        let view = loop {
+            let mut woken = pin!(watch.notified());
+            // Registers before the look, so that a change in between is not missed.
+            woken.as_mut().enable();
+            match (self.shared.look_view(endpoint, id).await?, latest) {
+                (Some(view), _) if view.status.is_terminal() => break view,
+                (Some(view), _) => latest = Some(view),
+                (None, Some(last)) => break JobView { status: Status::TimedOut, ..last },
+                (None, None) => return Err(StoreError::JobNotFound),
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                break latest.ok_or(StoreError::JobNotFound)?;
+            }
+        };
+        self.shared.with_output(view).await
+    }
+
+    async fn drain(&self, endpoint: &str, id: &str, wait: Duration) -> Result<(Status, Vec<Payload>), StoreError> {
+        let local = self.job_endpoint(endpoint, id).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.job_readers.watch(id);
+        let mut is_last = wait.is_zero();
+        loop {
+            let mut woken = pin!(watch.notified());
+            woken.as_mut().enable();
+            let need = Need { items: true, ..Need::default() };
+            let drained = self.on_job(endpoint, id, need, move |queue, _, id| {
+                (is_last || queue.has_stream_news(id)).then(|| queue.drain(id))
+            });
+            if let Some(drained) = drained.await? {
+                return drained;
+            }
+            is_last = timeout_at(deadline, woken).await.is_err();
+        }
+    }
+
+    async fn cancel(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError> {
+        let view = self.on_job(endpoint, id, Need::default(), |queue, now, id| queue.cancel(now, id)).await??;
+        self.shared.with_output(view).await
+    }
+
+    async fn retry(&self, endpoint: &str, id: &str) -> Result<JobView, StoreError> {
+        let need = Need { numbers: 1, bounds: true, ..Need::default() };
+        let view = self.on_job(endpoint, id, need, |queue, now, id| queue.retry(now, id)).await??;
+        self.shared.with_output(view).await
+    }
+
+    async fn purge(&self, endpoint: &str) -> Result<usize, StoreError> {
+        let (health, ..) = self.shared.look_health(endpoint).await?;
+        let mut left = health.in_queue;
+        let mut removed = 0;
+        while left > 0 {
+            let step = left.min(PURGE_STEP);
+            let need = Need { purge: step, ..Need::default() };
+            let local = self.shared.local(endpoint);
+            let some = self.shared.run(&local, need, move |queue, now| queue.purge(now, step)).await?;
+            if some == 0 {
+                break;
+            }
+            removed += some;
+            left = left.saturating_sub(some);
+        }
+        Ok(removed)
+    }
+
+    async fn pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView>, StoreError> {
+        let mut pending = Vec::new();
+        for view in self.shared.look_pending(endpoint, max).await? {
+            pending.push(self.shared.with_output(view).await?);
+        }
+        Ok(pending)
+    }
+
+    async fn health(&self, endpoint: &str) -> Result<Health, StoreError> {
+        Ok(self.shared.look_health(endpoint).await?.0)
+    }
+
+    async fn load(&self, endpoint: &str) -> Result<Load, StoreError> {
+        self.shared.look_load(endpoint).await
+    }
+
+    async fn webhook(&self, endpoint: &str, id: &str) -> Result<Option<Webhook>, StoreError> {
+        let found = self.shared.look(endpoint, id).await?.and_then(|queue| queue.webhook(id));
+        let Some(Webhook { url, job, request, end_number }) = found else { return Ok(None) };
+        let job = self.shared.with_output(job).await?;
+        let request = self.shared.with_payloads(vec![request]).await?.into_iter().flatten().next();
+        Ok(request.map(|request| Webhook { url, job, request, end_number }))
+    }
+
+    async fn admit(&self, endpoint: &str, worker: &str, instance: Option<&str>) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        if self.shared.admits_quietly(endpoint, worker, instance).await? {
+            return Ok(());
+        }
+        let (name, instance): (Arc<str>, Option<Arc<str>>) = (Arc::from(worker), instance.map(Arc::from));
+        self.shared
+            .run(&local, Need::worker(worker), move |queue, now| queue.admit(now, &name, instance.as_deref()))
+            .await?
+    }
+
+    async fn take(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<TakenJob>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let deadline = Instant::now() + wait;
+        let mut poll = self.poll(&local, worker, AsksFor::Jobs);
+        let _waiting = local.wait_for_jobs();
+        let mut is_first = true;
+        loop {
+            let mut woken = pin!(local.wakers.jobs_waiting.notified());
+            // Registers before the look, so that a job submitted in between wakes this poll.
+            woken.as_mut().enable();
+            let look = self.look_for_jobs(&poll, max, is_first, wait.is_zero()).await?;
+            is_first = false;
+            poll.is_open = !look.has_ended;
+            if look.has_ended {
+                if !look.taken.jobs.is_empty() {
+                    // A hint of another replica may stand for many jobs. Whoever finds some wakes the next one here.
+                    local.wakers.jobs_waiting.notify_one();
+                }
+                return self.delivered(look.taken).await;
+            }
+            if !look.is_eligible {
+                // This one is held all the same: after an empty answer the worker would poll again at once. Its wake-up is not missed:
+                // those who wait look once a second.
+                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
+                break;
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                break;
+            }
+        }
+        self.end_poll(poll).await;
+        Ok(Vec::new())
+    }
+
+    async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let (worker, id): (Arc<str>, JobId) = (Arc::from(worker), Arc::from(id));
+        let need = Need { jobs: vec![Arc::clone(&id)], ..Need::worker(&worker) };
+        self.shared.run(&local, need, move |queue, _| queue.return_unsent(&worker, &id, attempt)).await
+    }
+
+    async fn hand_back(&self, endpoint: &str, worker: &str, ids: &[JobId]) -> Result<usize, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let (worker, ids): (Arc<str>, Vec<JobId>) = (Arc::from(worker), ids.to_vec());
+        let need = Need { jobs: ids.clone(), ..Need::worker(&worker) };
+        self.shared.run(&local, need, move |queue, now| queue.hand_back(now, &worker, &ids)).await
+    }
+
+    async fn goodbye(&self, endpoint: &str, worker: &str) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let worker: Arc<str> = Arc::from(worker);
+        self.shared.run(&local, Need::worker(&worker), move |queue, _| queue.goodbye(&worker)).await
+    }
+
+    async fn progress(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        id: &str,
+        output: Option<Payload>,
+    ) -> Result<(), StoreError> {
+        let worker: Arc<str> = Arc::from(worker);
+        let need = Need::worker(&worker);
+        ignore_unknown(
+            self.on_job(endpoint, id, need, move |queue, now, id| {
+                queue.progress(now, &worker, id, output.clone().map(Filed::Fresh));
+            })
+            .await,
+        )
+    }
+
+    async fn stream_item(&self, endpoint: &str, worker: &str, id: &str, item: Payload) -> Result<(), StoreError> {
+        let worker: Arc<str> = Arc::from(worker);
+        let need = Need { bounds: true, ..Need::worker(&worker) };
+        let filed = self
+            .on_job(endpoint, id, need, move |queue, now, id| queue.stream_item(now, &worker, id, Arc::clone(&item)))
+            .await;
+        ignore_unknown(filed.and_then(|filed| filed))
+    }
+
+    async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let (worker, id): (Arc<str>, JobId) = (Arc::from(worker), Arc::from(id));
+        let was_not_begun = outcome.not_begun.is_some();
+        let need = Need {
+            jobs: vec![Arc::clone(&id)],
+            held: was_not_begun,
+            all_workers: was_not_begun,
+            ..Need::worker(&worker)
+        };
+        let outcome = outcome.map(Filed::Fresh);
+        self.shared.run(&local, need, move |queue, now| queue.finish(now, &worker, &id, outcome.clone())).await
+    }
+
+    async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let worker: Arc<str> = Arc::from(worker);
+        let need = Need { jobs: heartbeat.jobs.clone(), held: true, ..Need::worker(&worker) };
+        self.shared.run(&local, need, move |queue, now| queue.heartbeat(now, &worker, &heartbeat)).await
+    }
+
+    async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.stop_polls.watch(worker);
+        let mut poll = self.poll(&local, worker, AsksFor::Stops);
+        let (mut is_known, mut is_first) = (true, true);
+        loop {
+            let mut woken = pin!(watch.notified());
+            woken.as_mut().enable();
+            let (name, is_last) = (Arc::clone(&poll.worker), wait.is_zero());
+            let look = self.shared.run(&local, Need::worker(worker), move |queue, now| {
+                let is_known = if is_first { queue.stop_poll_started(now, &name) } else { is_known };
+                let stops = queue.take_stops(&name);
+                let has_ended = is_last || !stops.is_empty();
+                if has_ended && is_known {
+                    queue.stop_poll_ended(now, &name, true);
+                }
+                (stops, is_known, has_ended)
+            });
+            let (stops, known, has_ended) = look.await?;
+            (is_known, is_first) = (known, false);
+            // The poll of a worker that is not known yet is not counted.
+            poll.is_open = is_known && !has_ended;
+            if has_ended {
+                return Ok(stops);
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                break;
+            }
+        }
+        if poll.is_open {
+            self.end_poll(poll).await;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn take_overdue(&self, _: &str, _: &Overdue) -> Result<Vec<TakenJob>, StoreError> {
+        Err(OVERFLOW)
+    }
+
+    async fn accepted_elsewhere(&self, _: &str, _: &str, _: &str) -> Result<(), StoreError> {
+        Err(OVERFLOW)
+    }
+
+    async fn begun_elsewhere(&self, _: &str, _: &str, _: Duration) -> Result<(), StoreError> {
+        Err(OVERFLOW)
+    }
+
+    async fn elsewhere(&self, _: &str) -> Result<Vec<JobElsewhere>, StoreError> {
+        Err(OVERFLOW)
+    }
+
+    async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let worker: Arc<str> = Arc::from(worker);
+        let need = Need { held: true, ..Need::worker(&worker) };
+        self.shared.run(&local, need, move |queue, now| queue.worker_event(now, &worker, event)).await
+    }
+
+    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.supervisors.watch(worker);
+        loop {
+            let mut woken = pin!(watch.notified());
+            woken.as_mut().enable();
+            if self.shared.is_recycled(endpoint, worker).await? {
+                return Ok(true);
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.shared.ready()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn scaling_turn(&self, endpoint: &str) -> Result<bool, StoreError> {
+        let (replica, lasts) = (&self.shared.replica, rows::micros(TURN));
+        Ok(!self.shared.query(rows::TAKE_TURN, &[&endpoint, replica, &lasts]).await?.is_empty())
+    }
+
+    async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
+        let (health, now, queue) = self.shared.look_health(endpoint).await?;
+        let oldest_wait = self.shared.look_oldest(endpoint, now, false).await?;
+        let totals = self.shared.find(endpoint).map(|local| *local.totals.lock()).unwrap_or_default();
+        Ok(Observation { health, totals, oldest_wait, model: queue.newest_model() })
+    }
+
+    async fn endpoints(&self) -> Result<Vec<String>, StoreError> {
+        let rows = self.shared.query("SELECT name FROM endpoints", &[]).await?;
+        let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.shared.look_list(endpoint, filter).await
+    }
+
+    async fn search(&self, endpoint: &str, query: &HistoryQuery) -> Result<HistoryPage, StoreError> {
+        self.shared.look_search(endpoint, query).await
+    }
+
+    async fn inspect(&self, endpoint: &str, id: &str, seen: Seen, wait: Duration) -> Result<JobDetails, StoreError> {
+        let local = self.job_endpoint(endpoint, id).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.job_readers.watch(id);
+        let details = loop {
+            let mut woken = pin!(watch.notified());
+            woken.as_mut().enable();
+            let found = self.shared.look_with_items(endpoint, id).await?.and_then(|queue| queue.inspect(id, seen));
+            let details = found.ok_or(StoreError::JobNotFound)?;
+            let is_news = details.revision != seen.revision || !details.items.is_empty();
+            if is_news || timeout_at(deadline, woken).await.is_err() {
+                break details;
+            }
+        };
+        let JobDetails { view, revision, input, history, first_item, items } = details;
+        let view = self.shared.with_output(view).await?;
+        let input = self.shared.load(vec![input]).await?.into_iter().flatten().next();
+        let input = input.ok_or(StoreError::JobNotFound)?;
+        Ok(JobDetails { view, revision, input, history, first_item, items })
+    }
+
+    async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError> {
+        let (_, now, queue) = self.shared.look_health(endpoint).await?;
+        Ok(queue.workers(now, max))
+    }
+}
+
+/// A report about a job that is not there changes nothing.
+pub(super) fn ignore_unknown(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+    match outcome {
+        Err(StoreError::JobNotFound) => Ok(()),
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,333 @@
+//! What a unit of work writes: arrays, one statement for each table, all of them sent at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use deadpool_postgres::ClientWrapper;
+use futures_util::future::try_join_all;
+use tokio_postgres::types::ToSql;
+
+use super::failure::{Failure, Place};
+use super::rows::{self, LoadedWorker, integer, micros};
+use crate::store::job::Position;
+use crate::store::payload::{Filed, Payload};
+use crate::store::queue::{Change, KeptJob, Queue, Tally};
+use crate::store::workers::KeptWorker;
+
+const DELETE_JOBS: &str = "DELETE FROM jobs WHERE number = ANY($1::bigint[])";
+const DELETE_PAYLOADS: &str = "DELETE FROM payloads WHERE job = ANY($1::bigint[])";
+const DELETE_CHUNKS: &str = "DELETE FROM chunks WHERE job = ANY($1::bigint[])";
+
+/// A delivery stays with the replica that began it.
+const PUT_JOBS: &str = "INSERT INTO jobs SELECT number, $1, id, status, waiting, untaken, low, place, holder, due, \
+    CASE WHEN webhook THEN $2 END, given_up, idempotency, next_item, unread_bytes, record FROM unnest($3::bigint[], $4::text[], $5::text[], $6::boolean[], \
+    $7::boolean[], $8::boolean[], $9::bigint[], $10::text[], $11::bigint[], $12::boolean[], $13::bigint[], $14::bigint[], $15::text[], \
+    $16::boolean[], $17::bytea[]) \
+    AS new(number, id, status, waiting, untaken, low, place, holder, due, webhook, next_item, unread_bytes, record, given_up, idempotency) \
+    ON CONFLICT (number) DO UPDATE SET status = excluded.status, waiting = excluded.waiting, untaken = excluded.untaken, \
+    low = excluded.low, place = excluded.place, holder = excluded.holder, due = excluded.due, \
+    webhook_owner = CASE WHEN excluded.webhook_owner IS NOT NULL THEN coalesce(jobs.webhook_owner, excluded.webhook_owner) END, \
+    given_up = excluded.given_up, next_item = excluded.next_item, unread_bytes = excluded.unread_bytes, record = excluded.record";
+const PUT_PAYLOADS: &str = "INSERT INTO payloads SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[]) \
+    ON CONFLICT (job, part) DO UPDATE SET body = excluded.body";
+const PUT_CHUNKS: &str = "INSERT INTO chunks SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])";
+const PUT_WORKERS: &str = "INSERT INTO workers SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::text[]) \
+    ON CONFLICT (endpoint, id) DO UPDATE SET forget_at = excluded.forget_at, has_stops = excluded.has_stops, record = excluded.record";
+const DELETE_WORKERS: &str = "DELETE FROM workers WHERE endpoint = $1 AND id = ANY($2::text[])";
+const DELETE_POLLS: &str = "DELETE FROM polls WHERE endpoint = $1 AND worker = ANY($2::text[])";
+const ADD_POLLS: &str = "INSERT INTO polls SELECT $1, worker, $2, jobs, stops \
+    FROM unnest($3::text[], $4::int[], $5::int[]) AS new(worker, jobs, stops) ON CONFLICT (endpoint, worker, replica) \
+    DO UPDATE SET jobs = polls.jobs + excluded.jobs, stops = polls.stops + excluded.stops";
+const SET_PAUSED: &str = "UPDATE endpoints SET paused = $2 WHERE name = $1";
+const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+    ON CONFLICT (endpoint, replica, lane) DO UPDATE SET token = excluded.token, jobs = counters.jobs + excluded.jobs, \
+    bytes = counters.bytes + excluded.bytes, streamed = counters.streamed + excluded.streamed, \
+    in_queue = counters.in_queue + excluded.in_queue, in_progress = counters.in_progress + excluded.in_progress, \
+    completed = counters.completed + excluded.completed, failed = counters.failed + excluded.failed, \
+    retried = counters.retried + excluded.retried";
+
+/// Everything that one unit changes.
+pub(super) struct Writes {
+    /// Jobs that are gone, and jobs whose stream items are.
+    gone: Vec<i64>,
+    cleared: Vec<i64>,
+    jobs: Vec<KeptJob>,
+    payloads: Vec<(i64, i16, Payload)>,
+    chunks: Vec<(i64, i64, Payload)>,
+    workers: Vec<KeptWorker>,
+    forgotten: Vec<Arc<str>>,
+    polls: Vec<(Arc<str>, i32, i32)>,
+    counted: [i64; 8],
+    /// The endpoint is paused from now on, or no longer.
+    paused: Option<bool>,
+}
+
+impl Writes {
+    /// What the queue has changed since its rows were put in.
+    pub(super) fn of(
+        queue: &mut Queue<Filed>,
+        workers: &BTreeMap<Arc<str>, Option<LoadedWorker>>,
+        before: Tally,
+    ) -> Result<Self, Failure> {
+        let (mut gone, mut cleared, mut touched) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut payloads, mut chunks) = (Vec::new(), Vec::new());
+        for change in queue.take_changes().map(|changes| changes.list).unwrap_or_default() {
+            match change {
+                Change::Job { record, payloads: fresh } => {
+                    let number = integer(record.number);
+                    touched.insert(record.number);
+                    payloads.extend(fresh.into_iter().map(|(part, text)| (number, rows::part(part), text)));
+                }
+                Change::StreamItem { job, number, item } => {
+                    touched.insert(job);
+                    chunks.push((integer(job), integer(number), item));
+                }
+                Change::StreamItemsGone { job } => {
+                    touched.insert(job);
+                    cleared.insert(integer(job));
+                    chunks.retain(|(other, ..)| *other != integer(job));
+                }
+                Change::Gone { job } => {
+                    gone.insert(integer(job));
+                }
+                // There are none: they are refused before they get here.
+                Change::Batch(_) | Change::BatchGone { .. } => {}
+            }
+        }
+        payloads.retain(|(job, ..)| !gone.contains(job));
+        chunks.retain(|(job, ..)| !gone.contains(job));
+        cleared.extend(&gone);
+        let mut jobs = Vec::with_capacity(touched.len());
+        for number in touched {
+            jobs.extend(queue.kept_job(number)?);
+        }
+        let mut writes = Self {
+            gone: gone.into_iter().collect(),
+            cleared: cleared.into_iter().collect(),
+            jobs,
+            payloads: last_of_each(payloads),
+            chunks,
+            workers: Vec::new(),
+            forgotten: Vec::new(),
+            polls: Vec::new(),
+            counted: [0; 8],
+            paused: None,
+        };
+        for (id, loaded) in workers {
+            writes.note_worker(id, loaded.as_ref(), queue.kept_worker(id)?);
+        }
+        let after = queue.contents();
+        writes.counted = counted(before, after);
+        writes.paused = (before.paused != after.paused).then_some(after.paused);
+        Ok(writes)
+    }
+
+    fn note_worker(&mut self, id: &Arc<str>, loaded: Option<&LoadedWorker>, kept: Option<KeptWorker>) {
+        let Some(kept) = kept else {
+            if loaded.is_some() {
+                self.forgotten.push(Arc::clone(id));
+            }
+            return;
+        };
+        let was = loaded.map(|loaded| loaded.polls).unwrap_or_default();
+        let delta = |now: usize, was: usize| {
+            let [now, was] = [now, was].map(|count| i32::try_from(count).unwrap_or(i32::MAX));
+            now - was
+        };
+        if kept.polls != was {
+            let (jobs, stops) = (delta(kept.polls.jobs, was.jobs), delta(kept.polls.stops, was.stops));
+            self.polls.push((Arc::clone(id), jobs, stops));
+        }
+        if loaded.is_none_or(|loaded| loaded.record != kept.record) {
+            self.workers.push(kept);
+        }
+    }
+
+    /// The first place of the jobs that wait now.
+    pub(super) fn first_waiting(&self) -> Option<Position> {
+        let waiting = self.jobs.iter().map(|job| &job.keys).filter(|keys| keys.waiting);
+        waiting.map(|keys| Position { low_priority: keys.low_priority, round: 0, number: keys.place }).min()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.gone.is_empty()
+            && self.cleared.is_empty()
+            && self.jobs.is_empty()
+            && self.workers.is_empty()
+            && self.forgotten.is_empty()
+            && self.polls.is_empty()
+            && self.paused.is_none()
+    }
+
+    /// Has every statement known to the server, so that all can be sent at once.
+    pub(super) async fn prepare(&self, client: &ClientWrapper) -> Result<(), Failure> {
+        for statement in [
+            DELETE_JOBS,
+            DELETE_PAYLOADS,
+            DELETE_CHUNKS,
+            PUT_JOBS,
+            PUT_PAYLOADS,
+            PUT_CHUNKS,
+            PUT_WORKERS,
+            DELETE_WORKERS,
+            DELETE_POLLS,
+            ADD_POLLS,
+            SET_PAUSED,
+            COUNT,
+        ] {
+            client.prepare_cached(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything and commits, in one round trip.
+    pub(super) async fn commit(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+        let Self { gone, cleared, jobs, payloads, chunks, workers, forgotten, polls, counted, paused } = self;
+        let (endpoint, replica) = (place.endpoint, place.replica);
+        let job = Columns::of(jobs);
+        let body = Bodies::of(payloads.iter().map(|(job, part, text)| (*job, *part, text)));
+        let chunk = Bodies::of(chunks.iter().map(|(job, n, text)| (*job, *n, text)));
+        let worker_ids: Vec<&str> = workers.iter().map(|worker| &*worker.id).collect();
+        let forget_at: Vec<i64> = workers.iter().map(|worker| micros(worker.forget_at)).collect();
+        let has_stops: Vec<bool> = workers.iter().map(|worker| worker.has_stops).collect();
+        let worker_records: Vec<&str> = workers.iter().map(|worker| &*worker.record).collect();
+        let forgotten: Vec<&str> = forgotten.iter().map(|id| &**id).collect();
+        let polling: Vec<&str> = polls.iter().map(|(id, ..)| &**id).collect();
+        let job_polls: Vec<i32> = polls.iter().map(|(_, jobs, _)| *jobs).collect();
+        let stop_polls: Vec<i32> = polls.iter().map(|(.., stops)| *stops).collect();
+        let [n1, n2, n3, n4, n5, n6, n7, n8] = counted;
+        let statements: [(bool, &str, &[&(dyn ToSql + Sync)]); 13] = [
+            (!gone.is_empty(), DELETE_JOBS, &[gone]),
+            (!gone.is_empty(), DELETE_PAYLOADS, &[gone]),
+            (!cleared.is_empty(), DELETE_CHUNKS, &[cleared]),
+            (
+                !jobs.is_empty(),
+                PUT_JOBS,
+                &[
+                    &endpoint,
+                    &replica,
+                    &job.number,
+                    &job.id,
+                    &job.status,
+                    &job.waiting,
+                    &job.untaken,
+                    &job.low,
+                    &job.place,
+                    &job.holder,
+                    &job.due,
+                    &job.webhook,
+                    &job.next_item,
+                    &job.unread_bytes,
+                    &job.record,
+                    &job.given_up,
+                    &job.idempotency,
+                ],
+            ),
+            (!payloads.is_empty(), PUT_PAYLOADS, &[&body.job, &body.key, &body.text]),
+            (!chunks.is_empty(), PUT_CHUNKS, &[&chunk.job, &chunk.key, &chunk.text]),
+            (!workers.is_empty(), PUT_WORKERS, &[&endpoint, &worker_ids, &forget_at, &has_stops, &worker_records]),
+            (!forgotten.is_empty(), DELETE_WORKERS, &[&endpoint, &forgotten]),
+            (!forgotten.is_empty(), DELETE_POLLS, &[&endpoint, &forgotten]),
+            (!polls.is_empty(), ADD_POLLS, &[&endpoint, &replica, &polling, &job_polls, &stop_polls]),
+            (paused.is_some(), SET_PAUSED, &[&endpoint, &paused.unwrap_or_default()]),
+            (true, COUNT, &[&endpoint, &replica, &place.lane, &token, n1, n2, n3, n4, n5, n6, n7, n8]),
+            (true, "COMMIT", &[]),
+        ];
+        let sent = statements.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, sql, values)| async move {
+            if sql == "COMMIT" {
+                return client.batch_execute(sql).await;
+            }
+            let statement = client.prepare_cached(sql).await?;
+            client.execute(&statement, values).await.map(|_| ())
+        });
+        // Polled in their order, so they are sent in it.
+        try_join_all(sent).await?;
+        Ok(())
+    }
+}
+
+/// The last one of several texts for the same place.
+fn last_of_each(payloads: Vec<(i64, i16, Payload)>) -> Vec<(i64, i16, Payload)> {
+    let by_place: BTreeMap<_, _> = payloads.into_iter().map(|(job, part, text)| ((job, part), text)).collect();
+    by_place.into_iter().map(|((job, part), text)| (job, part, text)).collect()
+}
+
+fn counted(before: Tally, after: Tally) -> [i64; 8] {
+    let delta = |before: usize, after: usize| {
+        let [before, after] = [before, after].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        after - before
+    };
+    [
+        delta(before.jobs, after.jobs),
+        delta(before.bytes, after.bytes),
+        delta(before.streamed, after.streamed),
+        delta(before.in_queue, after.in_queue),
+        delta(before.in_progress, after.in_progress),
+        integer(after.completed - before.completed),
+        integer(after.failed - before.failed),
+        integer(after.retried - before.retried),
+    ]
+}
+
+/// Jobs, column by column.
+#[derive(Default)]
+struct Columns<'a> {
+    number: Vec<i64>,
+    id: Vec<&'a str>,
+    status: Vec<&'static str>,
+    waiting: Vec<bool>,
+    untaken: Vec<bool>,
+    low: Vec<bool>,
+    place: Vec<i64>,
+    holder: Vec<Option<&'a str>>,
+    due: Vec<i64>,
+    webhook: Vec<bool>,
+    next_item: Vec<i64>,
+    unread_bytes: Vec<i64>,
+    record: Vec<&'a str>,
+    given_up: Vec<bool>,
+    idempotency: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(jobs: &'a [KeptJob]) -> Self {
+        let mut columns = Self::default();
+        for KeptJob { number, record, next_item, unread_bytes, keys } in jobs {
+            columns.number.push(integer(*number));
+            columns.id.push(&keys.id);
+            columns.status.push(keys.status.name());
+            columns.waiting.push(keys.waiting);
+            columns.untaken.push(keys.untaken);
+            columns.low.push(keys.low_priority);
+            columns.place.push(integer(keys.place));
+            columns.holder.push(keys.holder.as_deref());
+            columns.due.push(micros(keys.due));
+            columns.webhook.push(keys.webhook_due);
+            columns.next_item.push(integer(*next_item));
+            columns.unread_bytes.push(i64::try_from(*unread_bytes).unwrap_or(i64::MAX));
+            columns.record.push(record);
+            columns.given_up.push(keys.given_up);
+            columns.idempotency.push(keys.idempotency.as_ref().map(|key| key.as_slice()));
+        }
+        columns
+    }
+}
+
+/// Texts, column by column.
+struct Bodies<'a, K> {
+    job: Vec<i64>,
+    key: Vec<K>,
+    text: Vec<&'a str>,
+}
+
+impl<'a, K> Bodies<'a, K> {
+    fn of(bodies: impl Iterator<Item = (i64, K, &'a Payload)>) -> Self {
+        let mut columns = Self { job: Vec::new(), key: Vec::new(), text: Vec::new() };
+        for (job, key, text) in bodies {
+            columns.job.push(job);
+            columns.key.push(key);
+            columns.text.push(text.get());
+        }
+        columns
+    }
+}

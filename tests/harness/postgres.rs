@@ -1,0 +1,218 @@
+//! A PostgreSQL server in a folder of its own, from Debian's package.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use crate::{Daemon, free_port, not_tested};
+
+/// The user of all databases, and the password.
+const USER: &str = "jobs";
+const PASSWORD: &str = "a password of the tests";
+
+/// Folders in which the programs of a version are, the newest first.
+const VERSIONS: &str = "/usr/lib/postgresql";
+
+/// A server. Ends with the process of the test, however that ends, and its folder with it.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    databases: AtomicU32,
+    /// Ends the server once its standard input is closed.
+    _guard: Child,
+}
+
+impl Postgres {
+    /// One server for all tests of this process; `None`, after a report, when PostgreSQL is not installed.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// A server of the test's own, which may be killed.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn start() -> Option<Self> {
+        let Some(programs) = programs() else {
+            not_tested("PostgreSQL is not installed: apt-get install postgresql-15");
+            return None;
+        };
+        let folder = TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
+        let server = Self { programs, port: free_port(), databases: AtomicU32::new(0), _guard: guard(&folder), folder };
+        server.create();
+        Some(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn create(&self) {
+        let password = self.folder.join("password");
+        fs::write(&password, PASSWORD).unwrap_or_else(|error| panic!("{error}"));
+        if is_root() {
+            // The server refuses to run as root.
+            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
+        }
+        let (data, password) = (self.data(), password.display().to_string());
+        let data = data.display().to_string();
+        let args =
+            ["-D", &data, "-U", USER, "--pwfile", &password, "-A", "scram-sha-256", "-N", "-E", "UTF8", "--locale=C"];
+        self.server_tool("initdb", &args);
+        let settings = format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
+             max_connections = 400\nshared_buffers = 64MB\n",
+            self.port,
+            self.folder.display()
+        );
+        let file = self.data().join("postgresql.auto.conf");
+        fs::write(file, settings).unwrap_or_else(|error| panic!("{error}"));
+        self.run();
+    }
+
+    /// Starts the server that [`kill`](Self::kill) has ended, and waits until it answers.
+    pub fn run(&self) {
+        let (data, log) = (self.data().display().to_string(), self.folder.join("log").display().to_string());
+        self.server_tool("pg_ctl", &["start", "-w", "-s", "-D", &data, "-l", &log]);
+    }
+
+    /// Ends the server at once, as a crash would.
+    pub fn kill(&self) {
+        let data = self.data().display().to_string();
+        self.server_tool("pg_ctl", &["stop", "-w", "-s", "-m", "immediate", "-D", &data]);
+    }
+
+    /// A new database; returns its URL.
+    pub fn database(&self) -> String {
+        let name = format!("jobs_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        self.url(&name)
+    }
+
+    /// The URL of a database.
+    pub fn url(&self, database: &str) -> String {
+        self.url_of(USER, PASSWORD, database)
+    }
+
+    /// The URL with another user or password.
+    pub fn url_of(&self, user: &str, password: &str, database: &str) -> String {
+        let password = password.replace(' ', "%20");
+        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// PgBouncer in front of the server, which hands a session to one transaction after the other; and its port. `None`, after a
+    /// report, when it is not installed.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn transaction_pooler(&self) -> Option<(Daemon, u16)> {
+        let program = Path::new("/usr/sbin/pgbouncer");
+        if !program.is_file() {
+            not_tested("PgBouncer is not installed: apt-get install pgbouncer");
+            return None;
+        }
+        let port = free_port();
+        let file = self.folder.join(format!("pgbouncer-{port}.ini"));
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user={USER} password='{PASSWORD}'\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
+            self.port
+        );
+        fs::write(&file, settings).unwrap_or_else(|error| panic!("{error}"));
+        let (program, file) = (program.display().to_string(), file.display().to_string());
+        // It refuses to run as root, as the server does.
+        let daemon = if is_root() {
+            let args = ["-u", "postgres", "--", &program, &file].map(str::to_owned);
+            Daemon::start("pgbouncer", Path::new("/usr/sbin/runuser"), &args, &[])
+        } else {
+            Daemon::start("pgbouncer", Path::new(&program), &[file], &[])
+        };
+        Some((daemon, port))
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The password in the URLs.
+    pub fn password(&self) -> &'static str {
+        PASSWORD
+    }
+
+    /// Runs SQL as the owner; returns what it prints. `database` is a name or a URL.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let database = if database.contains("://") { database.to_owned() } else { self.url(database) };
+        let args = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &database, "-c", sql];
+        let output = tool(command(self.programs.join("psql")).args(args));
+        succeeded(sql, &output)
+    }
+
+    fn server_tool(&self, name: &str, args: &[&str]) {
+        let program = self.programs.join(name);
+        let mut command = if is_root() {
+            let mut as_user = command("runuser");
+            as_user.args(["-u", "postgres", "--"]).arg(program);
+            as_user
+        } else {
+            command(program)
+        };
+        // A server that inherited a pipe would hold it open.
+        let status = run(command.args(args).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null()));
+        let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(status, "{name} has failed: {}", log());
+    }
+}
+
+/// Ends the server and removes its folder once this process has ended, or dropped the guard.
+fn guard(folder: &Path) -> Child {
+    let script = "cat >/dev/null; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; \
+        for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; rm -rf \"$0\"";
+    let mut guard = command("sh");
+    guard.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Of a group of its own: the end of the test's group must not be the end of the guard.
+    std::os::unix::process::CommandExt::process_group(&mut guard, 0);
+    guard.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
+}
+
+fn programs() -> Option<PathBuf> {
+    let folders = fs::read_dir(VERSIONS).ok()?.flatten().map(|entry| entry.path().join("bin"));
+    let version = |folder: &PathBuf| folder.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    folders.filter(|folder| folder.join("initdb").is_file()).max_by_key(version)
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
+fn tool(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+}
+
+fn run(command: &mut Command) -> bool {
+    command.status().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")).success()
+}
+
+fn succeeded(what: &str, output: &Output) -> String {
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
