@@ -32,7 +32,7 @@ struct Held {
 
 /// What is to be done with a job.
 enum Task {
-    Submit(TakenJob),
+    Submit(Box<TakenJob>),
     /// It was submitted by the last process, under this id.
     Follow(Arc<str>),
 }
@@ -156,7 +156,7 @@ impl Forwarder {
         let may_send = Instant::now() >= self.pause.until && self.is_affordable();
         self.overdue.max = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
         match store.take_overdue(endpoint, &self.overdue).await {
-            Ok(jobs) => jobs.into_iter().for_each(|job| self.hold(Arc::clone(&job.id), Task::Submit(job))),
+            Ok(jobs) => jobs.into_iter().for_each(|job| self.hold(Arc::clone(&job.id), Task::Submit(Box::new(job)))),
             Err(error) => tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment."),
         }
     }

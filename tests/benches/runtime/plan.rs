@@ -20,7 +20,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// About four minutes.
+    /// About three minutes.
     pub(crate) const FULL: Self = Self {
         rounds: 5,
         window: Duration::from_millis(600),
@@ -33,10 +33,10 @@ impl Plan {
     pub(crate) const QUICK: Self = Self {
         rounds: 3,
         window: Duration::from_millis(300),
-        official_window: Duration::from_millis(1500),
+        official_window: Duration::from_secs(1),
         official_rounds: 1,
         singles: 30,
-        idle: Duration::from_secs(3),
+        idle: Duration::from_secs(2),
     };
     /// Not measured: the beginning of each turn.
     pub(crate) const WARM_UP: Duration = Duration::from_millis(150);

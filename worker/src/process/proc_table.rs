@@ -101,6 +101,14 @@ mod tests {
     }
 
     #[test]
+    fn a_process_with_children_is_known_as_one_and_one_that_is_gone_is_not() {
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+        assert!(has_children(parent), "this process is a child of its parent");
+        assert!(!has_children(i32::MAX));
+        assert_eq!(read_entry(std::process::id().cast_signed()), Some(Entry { parent, is_zombie: false }));
+    }
+
+    #[test]
     fn a_tree_holds_what_runs_below_its_root() {
         let entry = |parent, is_zombie| Entry { parent, is_zombie };
         let table = ProcTable(

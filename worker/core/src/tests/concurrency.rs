@@ -30,6 +30,21 @@ fn a_worker_asks_for_as_many_jobs_as_the_handler_runs_at_once() {
 }
 
 #[test]
+fn very_many_free_slots_are_filled_with_one_poll_after_the_other() {
+    let mut world = World::new(Policy { poll_jobs: 3, ..Policy::default() });
+    world.bring_up_async(0, 5);
+    assert_eq!(world.poll, Some(3));
+    world.arrive(&["a", "b", "c"]);
+    assert_eq!(
+        (ready_and_busy(&world), world.poll),
+        ((2, 3), Some(2)),
+        "the next poll follows while the first jobs run"
+    );
+    world.arrive(&["d", "e"]);
+    assert_eq!((ready_and_busy(&world), world.poll), ((0, 5), None));
+}
+
+#[test]
 fn a_larger_number_counts_at_once() {
     let mut world = serving();
     world.arrive(&["a", "b", "c", "d"]);
