@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 
 use super::labels::OTHER;
 use crate::overflow::OverflowTotals;
-use crate::store::{Distribution, Health, Model, Observation, Totals, WorkerCounts};
+use crate::store::{DatabaseFigures, Distribution, Health, Model, Observation, Totals, WorkerCounts};
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
@@ -106,6 +106,8 @@ pub(super) struct Collected {
     pub(super) requests: Requests,
     /// Open connections, and those refused or closed by reason.
     pub(super) connections: (usize, Vec<(&'static str, u64)>),
+    /// For a store in a database.
+    pub(super) database: Option<DatabaseFigures>,
 }
 
 impl Collector for Collected {
@@ -225,7 +227,7 @@ impl Collector for Collected {
         for (reason, count) in refused {
             family.encode_family(&[("reason", *reason)])?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
         }
-        Ok(())
+        self.database.map_or(Ok(()), |figures| database(encoder, figures))
     }
 }
 
@@ -320,6 +322,31 @@ impl Collected {
     }
 }
 
+fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fmt::Result {
+    let DatabaseFigures { is_up, latency, replicas, dead_rows } = figures;
+    for (name, help, value) in [
+        (
+            "runpod_endpoint_database_up",
+            "1 while the database answers, 0 while it is away.",
+            f64::from(u8::from(is_up)),
+        ),
+        (
+            "runpod_endpoint_database_latency_seconds",
+            "How long the latest question for the database's time took.",
+            latency.as_secs_f64(),
+        ),
+        ("runpod_endpoint_database_replicas", "Endpoints that use the database, this one included.", count(replicas)),
+        (
+            "runpod_endpoint_database_dead_rows",
+            "Rows of jobs that are no longer visible and not vacuumed yet, as the server estimates them.",
+            count(dead_rows),
+        ),
+    ] {
+        describe(encoder, name, help, MetricType::Gauge)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}
+
 /// Begins a family of metrics. Its unit is part of its name.
 fn describe<'e>(
     encoder: &'e mut DescriptorEncoder<'_>,
@@ -341,4 +368,30 @@ fn count(count: usize) -> f64 {
 fn labels<'a>(series: &'a Series, label: &'static str, value: &'a str) -> Vec<(&'static str, &'a str)> {
     let second = (!label.is_empty()).then_some((label, value));
     [("endpoint", &*series.endpoint)].into_iter().chain(second).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn a_database_is_shown_where_there_is_one() {
+        let figures = DatabaseFigures { is_up: true, latency: Duration::from_millis(5), replicas: 2, dead_rows: 7 };
+        for database in [None, Some(figures)] {
+            let mut registry = Registry::default();
+            let (series, webhooks, requests, connections) = Default::default();
+            registry.register_collector(Box::new(Collected { series, webhooks, requests, connections, database }));
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            for line in
+                ["database_up 1.0", "database_latency_seconds 0.005", "database_replicas 2.0", "database_dead_rows 7.0"]
+            {
+                let shown = text.contains(&format!("\nrunpod_endpoint_{line}\n"));
+                assert_eq!(shown, database.is_some(), "{line}: {text}");
+            }
+        }
+    }
 }

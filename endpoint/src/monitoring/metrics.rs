@@ -68,7 +68,8 @@ impl Metrics {
         let mut registry = Registry::default();
         let connections = self.connections.get().cloned().unwrap_or_default();
         let connections = (connections.open(), connections.refused().to_vec());
-        let collected = Collected { series: self.series(observed), webhooks, requests, connections };
+        let collected =
+            Collected { series: self.series(observed), webhooks, requests, connections, database: store.database() };
         registry.register_collector(Box::new(collected));
         let mut text = String::with_capacity(16 * 1024);
         encode(&mut text, &registry)?;

@@ -171,6 +171,19 @@ impl AddAssign for Totals {
     }
 }
 
+/// What an endpoint knows of the database that it shares with others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DatabaseFigures {
+    /// It answers.
+    pub is_up: bool,
+    /// How long the latest question for its time took.
+    pub latency: Duration,
+    /// Endpoints that use it, this one included.
+    pub replicas: usize,
+    /// Rows of jobs that are no longer visible and not vacuumed yet, as the server estimates them.
+    pub dead_rows: usize,
+}
+
 /// The totals of one endpoint and what `/health` shows at the same moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observation {

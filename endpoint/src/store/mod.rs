@@ -40,7 +40,7 @@ pub(crate) use away::Away;
 pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
 pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
-pub use counts::{BUCKETS, Distribution, Health, Observation, Totals, WorkerCounts};
+pub use counts::{BUCKETS, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
 pub use ending::{CallerMistake, Ending, NotBegun, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
@@ -145,6 +145,10 @@ pub trait Store: Operations + Batches + 'static {
     /// Whether endpoints on other hosts may use the same queue.
     fn is_shared(&self) -> bool {
         false
+    }
+    /// The state of the database, for a store that has one.
+    fn database(&self) -> Option<DatabaseFigures> {
+        None
     }
     /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
     async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {

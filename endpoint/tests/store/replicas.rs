@@ -199,6 +199,8 @@ async fn many_clients_and_workers_at_two_replicas_lose_nothing_and_do_nothing_tw
 async fn workers_are_added_by_one_replica_at_a_time() {
     let Some([a, b]) = two() else { return };
     assert!(a.is_shared());
+    let both_seen = || a.database().is_some_and(|figures| figures.replicas == 2);
+    end_to_end_tests::until("the first replica to see the second", both_seen).await;
     assert_eq!((a.scaling_turn(EP).await, b.scaling_turn(EP).await), (Ok(true), Ok(false)));
     assert_eq!((a.scaling_turn(EP).await, b.scaling_turn("other").await), (Ok(true), Ok(true)));
     let passed_on = async {
@@ -272,12 +274,12 @@ async fn a_server_that_crashes_loses_nothing_and_requests_fail_meanwhile() {
     assert!(!refused.to_string().contains(server.password()), "{refused}");
     let counted = store.health(EP).await;
     assert!(matches!(counted, Err(StoreError::Unavailable(_))), "what is unknown is not none: {counted:?}");
-    assert!(store.ready().is_err());
+    assert!(store.ready().is_err() && !store.database().unwrap().is_up);
     server.run();
     until(&*store, "a", |job| job.is_ok_and(|job| job.status == Status::InProgress)).await;
     store.finish(EP, "w", "a", done("1")).await.unwrap();
     assert_eq!(take_ids(&*store, "w", 9).await, ["b"], "what was refused is not queued");
-    assert!(store.ready().is_ok());
+    assert!(store.ready().is_ok() && store.database().unwrap().is_up);
 }
 
 #[tokio::test]

@@ -59,7 +59,9 @@ async function send(path, options = {}) {
 export async function request(path, options) {
   const response = await send(path, options);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? body.detail ?? `the endpoint answered ${response.status}`);
+  if (!response.ok) {
+    throw Object.assign(new Error(body.error ?? body.detail ?? `the endpoint answered ${response.status}`), { status: response.status });
+  }
   return body;
 }
 

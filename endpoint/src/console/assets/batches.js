@@ -138,8 +138,11 @@ export function batchesPanel(endpoint) {
   let isOn = false;
   async function tick() {
     // The event stream reports that the server cannot be reached.
-    await refresh().catch(() => {});
-    if (isOn) timer = setTimeout(tick, PERIOD);
+    await refresh().catch((error) => {
+      // Where jobs are kept, there may be no batches.
+      if (error.status === 501) panel.hidden = true;
+    });
+    if (isOn && !panel.hidden) timer = setTimeout(tick, PERIOD);
   }
   function start() {
     if (isOn) return;

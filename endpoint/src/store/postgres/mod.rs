@@ -66,6 +66,7 @@ impl PostgresStore {
             setup: setup.into(),
             locals: Mutex::new(HashMap::new()),
             notifier,
+            figures: Mutex::default(),
             away: watch::Sender::new(None),
         });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

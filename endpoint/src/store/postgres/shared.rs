@@ -18,6 +18,7 @@ use super::local::Local;
 use super::unit::{self, Done, UNIT_LIMIT};
 use super::work::{Asked, Need, Noted, Work};
 use crate::store::clock::Timestamp;
+use crate::store::counts::DatabaseFigures;
 use crate::store::error::StoreError;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) setup: Setup,
     pub(super) locals: Mutex<HashMap<String, Arc<Local>>>,
     pub(super) notifier: Notifier,
+    /// What the latest round of upkeep has found.
+    pub(super) figures: Mutex<DatabaseFigures>,
     /// Why the database cannot be used, while it cannot.
     pub(super) away: watch::Sender<Option<Arc<str>>>,
 }

@@ -15,7 +15,7 @@ use super::unsupported::{FAIR_BY, OVERFLOW};
 use super::work::Need;
 use crate::store::Store;
 use crate::store::clock::Timestamp;
-use crate::store::counts::{Health, Observation};
+use crate::store::counts::{DatabaseFigures, Health, Observation};
 use crate::store::ending::Outcome;
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
@@ -448,6 +448,11 @@ impl Store for PostgresStore {
 
     fn ready(&self) -> Result<(), StoreError> {
         self.shared.ready()
+    }
+
+    fn database(&self) -> Option<DatabaseFigures> {
+        let is_up = self.shared.ready().is_ok();
+        Some(DatabaseFigures { is_up, ..*self.shared.figures.lock() })
     }
 
     fn is_shared(&self) -> bool {

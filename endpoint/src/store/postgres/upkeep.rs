@@ -68,6 +68,7 @@ const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) A
     WHERE id IS NULL OR unread_bytes > 0 OR NOT (waiting OR holder IS NOT NULL)";
 const STOPPED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     JOIN workers ON endpoint = name AND id = wanted WHERE has_stops";
+const DEAD_ROWS: &str = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'";
 const ENDPOINTS: &str = "SELECT name FROM endpoints";
 
 /// Runs for as long as the store lives.
@@ -86,6 +87,7 @@ pub(super) async fn run(shared: Arc<Shared>, host: String) {
 /// One round.
 pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result<(), StoreError> {
     // Asked although the database is known to be away: this is how it is found to be back.
+    let asked = Instant::now();
     let now = match shared.clock().await {
         Ok(now) => now,
         Err(error) => {
@@ -95,14 +97,22 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
             return shared.ready();
         }
     };
+    let latency = asked.elapsed();
     shared.note_back();
     let others = shared.query(SEEN, &[&shared.replica, &host, &now, &micros(DEAD_AFTER)]).await?;
-    shared.notifier.set_has_others(others.first().is_some_and(|row| row.get::<_, i64>(0) > 0));
+    let others = others.first().map(|row| rows::size(row.get(0))).unwrap_or_default();
+    shared.notifier.set_has_others(others > 0);
+    {
+        let mut figures = shared.figures.lock();
+        (figures.latency, figures.replicas) = (latency, others + 1);
+    }
     beat(shared, now).await?;
     end_what_is_over(shared, now).await?;
     look_for_lost_hints(shared).await?;
     if round.is_multiple_of(SELDOM) {
         take_over(shared, now).await?;
+        let dead_rows = shared.query(DEAD_ROWS, &[]).await?;
+        shared.figures.lock().dead_rows = dead_rows.first().map(|row| rows::size(row.get(0))).unwrap_or_default();
         let endpoints: Vec<String> =
             shared.query(ENDPOINTS, &[]).await?.iter().map(|row| row.get::<_, String>(0)).collect();
         shared.locals.lock().retain(|name, local| Arc::strong_count(local) > 1 || endpoints.contains(name));
