@@ -87,21 +87,23 @@ pub(super) const LIST: &str = "SELECT number, id, next_item, unread_bytes, recor
 pub(super) const OLDER: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
     WHERE endpoint = $1 AND number < $2 ORDER BY number DESC LIMIT $3";
 
+/// Records whose time is over may not be deleted yet.
 pub(super) const FAILED: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
-    WHERE endpoint = $1 AND status IN ('FAILED', 'TIMED_OUT') ORDER BY number DESC OFFSET $2 LIMIT $3";
+    WHERE endpoint = $1 AND status IN ('FAILED', 'TIMED_OUT') AND due > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+    ORDER BY number DESC OFFSET $2 LIMIT $3";
 
 /// How many there are, and the newest one.
 pub(super) const COUNT_FAILED: &str = "SELECT count(*), coalesce(max(number), 0) FROM jobs \
-    WHERE endpoint = $1 AND status IN ('FAILED', 'TIMED_OUT')";
+    WHERE endpoint = $1 AND status IN ('FAILED', 'TIMED_OUT') AND due > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// The oldest of some failed jobs.
 pub(super) const NEXT_FAILED: &str = "SELECT id, number FROM jobs WHERE endpoint = $1 AND status IN ('FAILED', 'TIMED_OUT') \
     AND number > $2 AND number <= $3 ORDER BY number LIMIT $4";
 
 pub(super) const GIVEN_UP: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
-    WHERE endpoint = $1 AND given_up ORDER BY number DESC OFFSET $2 LIMIT $3";
+    WHERE endpoint = $1 AND given_up AND due > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ORDER BY number DESC OFFSET $2 LIMIT $3";
 
-pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoint = $1 AND given_up";
+pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoint = $1 AND given_up AND due > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// Ended jobs that may make room, the nearest to their end of life first: all of them, or those alone whose webhook was given up.
 pub(super) const ENDED: &str = "SELECT id FROM jobs WHERE endpoint = $1 AND NOT waiting AND holder IS NULL \
