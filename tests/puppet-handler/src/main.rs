@@ -136,9 +136,12 @@ impl Handler for Puppet {
             Do::Ok => {}
             Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
             Do::WaitFor { path } => {
+                // Thousands may wait at the same time.
+                let mut pause = Duration::from_millis(10);
                 while !path.exists() {
                     job.stop_point()?;
-                    sleep(Duration::from_millis(10));
+                    sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(100));
                 }
             }
             Do::Spin => loop {

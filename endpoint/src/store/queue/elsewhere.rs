@@ -35,7 +35,7 @@ impl<P: Content> Queue<P> {
         let position = |id: &JobId| self.jobs.get(id).map(|job| (job.record.position, Arc::clone(id)));
         let wanted: Vec<_> = wanted.filter_map(position).collect();
         let give = |(position, id): (Position, JobId)| {
-            self.waiting.remove(&position);
+            self.waiting.serve(&position);
             let (poller, worker) = (Arc::clone(&worker), Arc::clone(&worker));
             let lease = Some(now + limits.lease);
             self.give(now, &id, Run { poller, worker, since: now, execution_deadline: None, lease, far_id: None })

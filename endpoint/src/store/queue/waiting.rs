@@ -55,11 +55,16 @@ impl Waiting {
 
     /// The next job for a worker.
     pub(super) fn pop_first(&mut self) -> Option<JobId> {
-        let (position, (id, share)) = self.jobs.pop_first()?;
+        let (position, id) = self.jobs.first_key_value().map(|(position, (id, _))| (*position, Arc::clone(id)))?;
+        self.serve(&position);
+        Some(id)
+    }
+
+    /// Takes a job out for a worker. Should it come back, it is ahead of what its share has queued since.
+    pub(super) fn serve(&mut self, position: &Position) {
         let served = &mut self.served[usize::from(position.low_priority)];
         *served = position.round.max(*served);
-        self.one_less(position.low_priority, share);
-        Some(id)
+        self.remove(position);
     }
 
     fn one_less(&mut self, low_priority: bool, share: Share) {
