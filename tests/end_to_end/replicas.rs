@@ -78,6 +78,30 @@ async fn a_database_that_is_away_is_a_503_until_it_is_back() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shared_database_cannot_do_is_a_501_and_the_rest_works() {
+    let Some(server) = Postgres::shared() else { return };
+    let database = server.database();
+    let (a, b) = (Endpoint::start(&["--database", &database]).await, Endpoint::start(&["--database", &database]).await);
+    let (here, there) = (a.client(), b.client());
+    let http = reqwest::Client::new();
+    let refused = http.post(here.url("/batch")).json(&json!([])).send().await.unwrap();
+    assert_eq!(refused.status(), 501);
+    let text = refused.text().await.unwrap();
+    assert!(text.contains("batches are not supported with --database"), "{text}");
+
+    assert!(http.post(here.url("/pause")).send().await.unwrap().status().is_success());
+    let mut ids = Vec::new();
+    for client in [&here, &there] {
+        let submission = http.post(client.url("/run")).header("idempotency-key", "one").json(&json!({"input": {}}));
+        let reply: Value = submission.send().await.unwrap().json().await.unwrap();
+        ids.push(reply["id"].clone());
+    }
+    assert_eq!(ids[0], ids[1], "one submission, made at two endpoints");
+    let health = there.health().await;
+    assert_eq!((&health["paused"], &health["jobs"]["inQueue"]), (&json!(true), &json!(1)), "{health}");
+}
+
 /// The exit status, and what was printed.
 fn command(args: &[&str]) -> (Option<i32>, String, String) {
     let output = run_tool(&binary("runpod-endpoint").to_string_lossy(), args);
