@@ -69,7 +69,7 @@ impl Report {
         let (timed_out, mistake, not_begun) = (known.error_type == TIMEOUT, known.mistake(), known.not_begun());
         let cost = body.cost.filter(|cost| cost.get().len() <= limits::COST).map(Arc::from);
         let ending = Ending { output, error: error.map(shortened), cost };
-        Ok(Self::Final(Outcome { ending, timed_out, mistake, recycle: json::is_truthy(&body.stop_pod), not_begun }))
+        Ok(Self::Final(Outcome { ending, timed_out, mistake, refresh: json::is_truthy(&body.stop_pod), not_begun }))
     }
 }
 

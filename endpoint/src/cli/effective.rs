@@ -78,8 +78,8 @@ fn store_limits(limits: &Limits) -> [(&'static str, String); 13] {
         ("first-failures", limits.max_first_failures.to_string()),
         ("given-up-webhooks", limits.max_given_up.to_string()),
         ("given-up-webhook-retention", time(limits.given_up_retention)),
-        ("recycle-gap", time(limits.recycle_gap)),
-        ("recycle-patience", time(limits.recycle_patience)),
+        ("refresh-gap", time(limits.refresh_gap)),
+        ("refresh-patience", time(limits.refresh_patience)),
     ]
 }
 

@@ -22,7 +22,7 @@ const CONFIGURATION_ERROR: i32 = 64;
 
 /// One wait in the store; repeated for as long as the worker runs. Short, because the last job of a worker that is to be
 /// replaced may end without a report from it.
-const RECYCLE_WAIT: Duration = Duration::from_secs(5);
+const REFRESH_WAIT: Duration = Duration::from_secs(5);
 
 /// Before the store is asked again that was unavailable.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ enum End {
     /// Its process could not be started.
     NoRoom,
     Exited(Option<ExitStatus>),
-    Recycled,
+    Refreshing,
     /// The handler program was built anew.
     Rebuilt,
     Stopped,
@@ -75,7 +75,7 @@ impl Supervisor {
             };
             let (pause, meanwhile) = match end {
                 End::Stopped => return Ok(()),
-                End::Recycled => (Duration::ZERO, None),
+                End::Refreshing => (Duration::ZERO, None),
                 End::Rebuilt => {
                     pauses = RestartPauses::new();
                     continue;
@@ -154,7 +154,7 @@ impl Supervisor {
         let end = loop {
             tokio::select! {
                 status = process.wait() => break self.ended(status).await,
-                () = self.recycled() => break End::Recycled,
+                () = self.refreshing() => break End::Refreshing,
                 () = next_build(rebuilds) => {
                     tracing::info!(%worker, "The handler program has changed. The worker finishes its jobs and starts anew.");
                     break End::Rebuilt;
@@ -189,9 +189,9 @@ impl Supervisor {
         }
     }
 
-    async fn recycled(&self) {
+    async fn refreshing(&self) {
         loop {
-            match self.store.recycled(&self.plan.endpoint, &self.worker, RECYCLE_WAIT).await {
+            match self.store.refreshing(&self.plan.endpoint, &self.worker, REFRESH_WAIT).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(_) => sleep(STORE_PAUSE).await,
@@ -202,8 +202,8 @@ impl Supervisor {
 
     /// A worker that asked to be replaced may exit before it is stopped.
     async fn ended(&self, status: Option<ExitStatus>) -> End {
-        match self.store.recycled(&self.plan.endpoint, &self.worker, Duration::ZERO).await {
-            Ok(true) => End::Recycled,
+        match self.store.refreshing(&self.plan.endpoint, &self.worker, Duration::ZERO).await {
+            Ok(true) => End::Refreshing,
             Ok(false) | Err(_) => End::Exited(status),
         }
     }

@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn an_error_that_a_worker_of_its_own_would_report_before_its_first_job_is_final_here() {
         let ended = outcome(r#"{"status": "FAILED", "error": "{\"event\":\"prestart_cancelled\"}", "stopPod": true}"#);
-        assert_eq!((ended.not_begun, ended.recycle), (None, false));
+        assert_eq!((ended.not_begun, ended.refresh), (None, false));
     }
 
     #[test]

@@ -83,7 +83,7 @@ away! {
         begun_elsewhere(&str, &str, Duration) -> ();
         elsewhere(&str) -> Vec<JobElsewhere>;
         worker_event(&str, &str, WorkerEvent) -> ();
-        recycled(&str, &str, Duration) -> bool;
+        refreshing(&str, &str, Duration) -> bool;
         observe(&str) -> Observation;
         endpoints() -> Vec<String>;
         list(&str, &JobFilter) -> Vec<JobRow>;

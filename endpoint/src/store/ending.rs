@@ -72,14 +72,14 @@ pub struct Outcome<P = Payload> {
     /// The error is a mistake of the caller.
     pub mistake: Option<CallerMistake>,
     /// The worker asks to be replaced (`stopPod`).
-    pub recycle: bool,
+    pub refresh: bool,
     /// The worker never began the job; `None` for a job that it ran.
     pub not_begun: Option<NotBegun>,
 }
 
 impl<P> Default for Outcome<P> {
     fn default() -> Self {
-        Self { ending: Ending::default(), timed_out: false, mistake: None, recycle: false, not_begun: None }
+        Self { ending: Ending::default(), timed_out: false, mistake: None, refresh: false, not_begun: None }
     }
 }
 
@@ -98,7 +98,7 @@ impl<P> Outcome<P> {
 
     /// The same with its output in another form.
     pub(crate) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> Outcome<Q> {
-        let Self { ending, timed_out, mistake, recycle, not_begun } = self;
-        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, mistake, recycle, not_begun }
+        let Self { ending, timed_out, mistake, refresh, not_begun } = self;
+        Outcome { ending: ending.and_then(|output| Some(form(output))), timed_out, mistake, refresh, not_begun }
     }
 }

@@ -55,11 +55,11 @@ pub struct Limits {
     pub max_batch_requests: usize,
     /// How long a batch and its results are kept after its last request has ended, and a draft after its last change.
     pub batch_retention: Duration,
-    /// A recycled worker that held no poll for this long is taken for a new process.
-    pub recycle_gap: Duration,
-    /// A recycled worker that has polled without getting a job for this long is taken for a new process too: whoever was to
+    /// A refreshing worker that held no poll for this long is taken for a new process.
+    pub refresh_gap: Duration,
+    /// A refreshing worker that has polled without getting a job for this long is taken for a new process too: whoever was to
     /// replace it has had the time, and the new process may have begun to poll within the gap.
-    pub recycle_patience: Duration,
+    pub refresh_patience: Duration,
 }
 
 impl Default for Limits {
@@ -88,8 +88,8 @@ impl Default for Limits {
             max_batches: 10,
             max_batch_requests: 5000,
             batch_retention: Duration::from_secs(7 * 24 * 3600),
-            recycle_gap: Duration::from_secs(3),
-            recycle_patience: Duration::from_secs(10),
+            refresh_gap: Duration::from_secs(3),
+            refresh_patience: Duration::from_secs(10),
         }
     }
 }

@@ -135,7 +135,7 @@ pub trait Store: Operations + Batches + 'static {
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
     /// Waits until a worker that asks to be replaced holds no other job, at most `wait`; returns whether it does.
-    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError>;
+    async fn refreshing(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError>;
 
     /// Whether changes can be kept at the moment; the error says why not.
     ///

@@ -60,7 +60,7 @@ pub enum Effect {
     /// A stop signal waits for this worker.
     StopWaiting(Arc<str>),
     /// This worker asked to be replaced.
-    WorkerRecycled(Arc<str>),
+    WorkerRefreshing(Arc<str>),
     /// The job reached its end.
     JobFinished(JobId, Status),
     /// The job reached an end that is to be reported to its webhook.

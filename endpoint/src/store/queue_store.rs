@@ -411,9 +411,9 @@ impl<B: Backing> Store for QueueStore<B> {
         Ok(())
     }
 
-    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
+    async fn refreshing(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
         let endpoint = self.endpoint(endpoint)?;
-        let look = || endpoint.with(|queue, _| queue.is_recycled(worker)).0.then_some(());
+        let look = || endpoint.with(|queue, _| queue.is_refreshing(worker)).0.then_some(());
         Ok(endpoint.wakers.supervisors.wait(worker, Instant::now() + wait, look).await.is_some())
     }
 

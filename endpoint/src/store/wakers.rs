@@ -31,7 +31,7 @@ impl Wakers {
             Effect::JobWaiting => self.jobs_waiting.notify_one(),
             Effect::JobChanged(id) => self.job_readers.wake(id),
             Effect::StopWaiting(worker) => self.stop_polls.wake(worker),
-            Effect::WorkerRecycled(worker) => self.supervisors.wake(worker),
+            Effect::WorkerRefreshing(worker) => self.supervisors.wake(worker),
             Effect::WebhookDue { job, url, end_number } => self.webhooks.push(WebhookDue {
                 endpoint: self.endpoint.clone(),
                 job: Arc::clone(job),

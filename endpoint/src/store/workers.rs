@@ -76,7 +76,7 @@ pub(crate) struct Worker {
     throttled: bool,
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
-    recycled: bool,
+    refreshing: bool,
     /// It said goodbye. The record stays while results of it are still on their way, or its replacement is.
     left: bool,
     presence: Presence,
@@ -84,7 +84,7 @@ pub(crate) struct Worker {
     model: Option<Arc<Model>>,
     /// Since when that is so.
     model_since: Timestamp,
-    /// Since when it polls although it is recycled and holds no job.
+    /// Since when it polls although it is refreshing and holds no job.
     refused_since: Option<Timestamp>,
     #[serde(skip)]
     polls_open: usize,
@@ -99,7 +99,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Whether jobs may be given to it.
     pub(crate) fn is_eligible(&self) -> bool {
-        !self.unhealthy && !self.recycled
+        !self.unhealthy && !self.refreshing
     }
 
     /// Notes that it asks for jobs, and that it sends heartbeats.
@@ -107,8 +107,8 @@ impl Worker {
         (self.polled, self.heartbeat_seen) = (true, true);
     }
 
-    pub(crate) fn is_recycled(&self) -> bool {
-        self.recycled
+    pub(crate) fn is_refreshing(&self) -> bool {
+        self.refreshing
     }
 
     fn is_silent(&self, now: Timestamp, limits: &Limits) -> bool {
@@ -118,7 +118,7 @@ impl Worker {
     /// A new process uses the id of one that left.
     fn come_back(&mut self) {
         if self.left {
-            (self.left, self.recycled, self.refused_since) = (false, false, None);
+            (self.left, self.refreshing, self.refused_since) = (false, false, None);
         }
     }
 
@@ -171,7 +171,7 @@ impl Workers {
         let Some(worker) = self.by_id.get_mut(id) else { return };
         worker.presence.leave();
         worker.left = !worker.unhealthy;
-        if worker.left && !worker.recycled && worker.held.is_empty() {
+        if worker.left && !worker.refreshing && worker.held.is_empty() {
             self.remove(id);
         }
     }
@@ -213,15 +213,15 @@ impl Workers {
     pub(crate) fn poll_started(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
         worker.come_back();
-        if worker.recycled && worker.held.is_empty() {
+        if worker.refreshing && worker.held.is_empty() {
             let refused_since = *worker.refused_since.get_or_insert(now);
-            let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.recycle_gap;
-            worker.recycled = !was_away && now < refused_since + limits.recycle_patience;
+            let was_away = worker.polls_open == 0 && now >= worker.last_poll + limits.refresh_gap;
+            worker.refreshing = !was_away && now < refused_since + limits.refresh_patience;
         }
         // A fresh process is known by the pause before its first poll.
         if worker.held.is_empty()
             && worker.polls_open == 0
-            && now >= worker.last_poll.max(worker.ended.last) + limits.recycle_gap
+            && now >= worker.last_poll.max(worker.ended.last) + limits.refresh_gap
         {
             worker.ended = Ended::default();
             // Others show by a heartbeat that they are fresh.
@@ -320,9 +320,9 @@ impl Workers {
         }
     }
 
-    pub(crate) fn recycle(&mut self, now: Timestamp, id: &str, limits: &Limits) {
+    pub(crate) fn refresh(&mut self, now: Timestamp, id: &str, limits: &Limits) {
         let (_, worker) = self.contact(now, id, limits);
-        (worker.recycled, worker.refused_since) = (true, None);
+        (worker.refreshing, worker.refused_since) = (true, None);
         worker.last_poll = now;
     }
 
@@ -340,7 +340,7 @@ impl Workers {
     pub(crate) fn release(&mut self, worker: &str, job: &JobId) {
         let Some(record) = self.by_id.get_mut(worker) else { return };
         record.held.remove(job);
-        if record.left && !record.recycled && record.held.is_empty() {
+        if record.left && !record.refreshing && record.held.is_empty() {
             self.remove(worker);
         }
     }
@@ -411,7 +411,7 @@ impl Workers {
             _ if worker.unhealthy => WorkerState::Unhealthy,
             _ if worker.throttled => WorkerState::Throttled,
             _ if !worker.held.is_empty() => WorkerState::Running,
-            _ if worker.recycled => WorkerState::Leaving,
+            _ if worker.refreshing => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
             _ if worker.is_silent(now, limits) => WorkerState::Lost,
             _ if *id == *OVERFLOW => WorkerState::Standby,

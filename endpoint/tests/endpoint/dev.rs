@@ -235,7 +235,7 @@ async fn a_second_signal_skips_the_waiting() {
 }
 
 #[tokio::test]
-async fn a_recycled_worker_is_replaced() {
+async fn a_refreshing_worker_is_replaced() {
     let script = r#"trap 'exit 0' TERM; echo "life $$"; IDLE"#;
     let mut dev = start(script, &[]);
     let base = dev.line("RunPod-compatible endpoint: ").await;

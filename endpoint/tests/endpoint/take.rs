@@ -159,7 +159,7 @@ async fn the_wake_up_of_a_refused_worker_goes_to_another_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recycled_worker_gets_no_further_job() {
+async fn a_refreshing_worker_gets_no_further_job() {
     let api = Api::new();
     let first = api.run(r#"{"input": 1}"#).await;
     let second = api.run(r#"{"input": 2}"#).await;

@@ -74,9 +74,9 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         &["take::jobs_leave_first_in_first_out_and_low_priority_last"],
     ),
     (
-        "recycled and unhealthy workers get no job",
+        "refreshing and unhealthy workers get no job",
         &[
-            "take::a_recycled_worker_gets_no_further_job",
+            "take::a_refreshing_worker_gets_no_further_job",
             "take::an_unhealthy_worker_gets_no_job_until_it_is_a_fresh_one",
             "workers::a_worker_that_fails_its_check_is_unhealthy_and_takes_nothing",
         ],
@@ -136,10 +136,10 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         &["workers::an_exception_fails_the_job_with_its_six_fields_and_the_worker_goes_on"],
     ),
     (
-        "stopPod ends the job and recycles the worker",
+        "stopPod ends the job and refreshes the worker",
         &[
-            "take::a_recycled_worker_gets_no_further_job",
-            "dev::a_recycled_worker_is_replaced",
+            "take::a_refreshing_worker_gets_no_further_job",
+            "dev::a_refreshing_worker_is_replaced",
             "workers::a_worker_that_refreshes_leaves_after_its_job_and_gets_no_other",
         ],
     ),

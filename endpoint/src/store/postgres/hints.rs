@@ -56,7 +56,7 @@ impl Notifier {
                 Effect::JobWaiting | Effect::DispatchResumed => (Kind::Q, ""),
                 Effect::JobChanged(id) => (Kind::J, &**id),
                 Effect::StopWaiting(worker) => (Kind::S, &**worker),
-                Effect::WorkerRecycled(worker) => (Kind::R, &**worker),
+                Effect::WorkerRefreshing(worker) => (Kind::R, &**worker),
                 Effect::JobFinished(..)
                 | Effect::WebhookDue { .. }
                 | Effect::DuplicateWorker(_)

@@ -173,7 +173,7 @@ impl Shared {
     }
 
     /// Whether a worker that asked to be replaced holds no job.
-    pub(super) async fn is_recycled(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
+    pub(super) async fn is_refreshing(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
         let one = vec![worker];
         let (found, held) =
             tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await }, async {
@@ -181,7 +181,7 @@ impl Shared {
             },)?;
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), Timestamp::ZERO);
         load_workers(&mut queue, &found, &held)?;
-        Ok(queue.is_recycled(worker))
+        Ok(queue.is_refreshing(worker))
     }
 
     /// How long the first job has waited; the first urgent one if `urgent`.

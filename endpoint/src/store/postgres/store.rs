@@ -430,14 +430,14 @@ impl Store for PostgresStore {
         self.shared.run(&local, need, move |queue, now| queue.worker_event(now, &worker, event)).await
     }
 
-    async fn recycled(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
+    async fn refreshing(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<bool, StoreError> {
         let local = self.shared.endpoint(endpoint).await?;
         let deadline = Instant::now() + wait;
         let watch = local.wakers.supervisors.watch(worker);
         loop {
             let mut woken = pin!(watch.notified());
             woken.as_mut().enable();
-            if self.shared.is_recycled(endpoint, worker).await? {
+            if self.shared.is_refreshing(endpoint, worker).await? {
                 return Ok(true);
             }
             if timeout_at(deadline, woken).await.is_err() {

@@ -111,7 +111,7 @@ impl<P: Content> Queue<P> {
                 self.lose_worker(now, worker);
                 self.workers.contact(now, worker, &self.limits);
             }
-            WorkerEvent::Leaving => self.workers.recycle(now, worker, &self.limits),
+            WorkerEvent::Leaving => self.workers.refresh(now, worker, &self.limits),
             WorkerEvent::Failing => self.workers.fail(now, worker, &self.limits),
             WorkerEvent::Throttled => self.workers.throttle(now, worker, &self.limits),
             WorkerEvent::Gone => self.lose_worker(now, worker),

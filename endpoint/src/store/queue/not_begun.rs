@@ -34,7 +34,7 @@ impl<P: Content> Queue<P> {
         match reason {
             NotBegun::Stopped => {
                 // Its process still has a poll open, which must not get the job again.
-                self.workers.recycle(now, worker, &limits);
+                self.workers.refresh(now, worker, &limits);
                 if attempt.number >= limits.max_takes_not_begun {
                     return false;
                 }

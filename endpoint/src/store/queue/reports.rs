@@ -55,16 +55,16 @@ impl<P: Content> Queue<P> {
         self.workers.touch(now, worker, &limits);
         self.workers.withdraw_stop(worker, id);
         let held = self.held_by(now, worker, id);
-        let recycle = outcome.recycle;
+        let refresh = outcome.refresh;
         match outcome.not_begun {
             Some(reason) if self.was_not_begun(now, worker, held.as_ref(), reason) => {}
             _ => self.end_as_reported(now, worker, id, outcome),
         }
-        if recycle {
-            self.workers.recycle(now, worker, &limits);
+        if refresh {
+            self.workers.refresh(now, worker, &limits);
         }
-        if self.is_recycled(worker) {
-            self.effects.push(Effect::WorkerRecycled(Arc::from(worker)));
+        if self.is_refreshing(worker) {
+            self.effects.push(Effect::WorkerRefreshing(Arc::from(worker)));
         }
     }
 
@@ -103,7 +103,7 @@ impl<P: Content> Queue<P> {
 
     /// Whether the worker asked to be replaced, its other jobs are over, and no new process has taken its name since.
     #[must_use]
-    pub fn is_recycled(&self, worker: &str) -> bool {
-        self.workers.get(worker).is_some_and(|worker| worker.is_recycled() && worker.held.is_empty())
+    pub fn is_refreshing(&self, worker: &str) -> bool {
+        self.workers.get(worker).is_some_and(|worker| worker.is_refreshing() && worker.held.is_empty())
     }
 }

@@ -105,34 +105,34 @@ fn a_stop_signal_does_not_hit_the_next_attempt() {
 }
 
 #[test]
-fn a_recycled_worker_gets_jobs_again_once_it_was_away() {
+fn a_refreshing_worker_gets_jobs_again_once_it_was_away() {
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 1);
     queue.poll_ended(AT, "w0", true);
-    queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
+    queue.finish(AT, "w0", "a", Outcome { refresh: true, ..Outcome::default() });
     queue.poll_started(AT, "w0");
     assert_eq!(ids(&queue.take(AT, "w0", 1)), Vec::<&str>::new());
     queue.poll_ended(AT, "w0", true);
-    let later = AT + Limits::default().recycle_gap;
+    let later = AT + Limits::default().refresh_gap;
     queue.poll_started(later, "w0");
     assert_eq!(ids(&queue.take(later, "w0", 1)), ["b"]);
 }
 
 #[test]
-fn a_recycled_worker_that_asks_on_gets_jobs_after_a_while() {
+fn a_refreshing_worker_that_asks_on_gets_jobs_after_a_while() {
     let mut queue = queue_with(&["a", "b"]);
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 1);
     queue.poll_ended(AT, "w0", true);
-    queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
+    queue.finish(AT, "w0", "a", Outcome { refresh: true, ..Outcome::default() });
     let served = (1..60).map(|second| AT + Duration::from_secs(second)).find(|now| {
         queue.poll_started(*now, "w0");
         let taken = queue.take(*now, "w0", 1);
         queue.poll_ended(*now, "w0", true);
         !taken.is_empty()
     });
-    assert_eq!(served, Some(AT + Duration::from_secs(1) + Limits::default().recycle_patience));
+    assert_eq!(served, Some(AT + Duration::from_secs(1) + Limits::default().refresh_patience));
 }
 
 #[test]
@@ -141,10 +141,10 @@ fn a_worker_is_replaced_when_the_jobs_beside_the_one_that_asks_for_it_are_over()
     queue.poll_started(AT, "w0");
     queue.take(AT, "w0", 2);
     queue.poll_ended(AT, "w0", true);
-    queue.finish(AT, "w0", "a", Outcome { recycle: true, ..Outcome::default() });
-    assert!(!queue.is_recycled("w0"), "b runs");
+    queue.finish(AT, "w0", "a", Outcome { refresh: true, ..Outcome::default() });
+    assert!(!queue.is_refreshing("w0"), "b runs");
     queue.finish(AT, "w0", "b", Outcome::default());
-    assert!(queue.is_recycled("w0"));
+    assert!(queue.is_refreshing("w0"));
 }
 
 #[test]
@@ -272,9 +272,9 @@ fn what_a_worker_reported_outlives_its_goodbye() {
     queue.goodbye("sick");
     assert_eq!(queue.health(AT).workers.unhealthy, 1);
     queue.take(AT, "used", 1);
-    queue.finish(AT, "used", "a", Outcome { recycle: true, ..Outcome::default() });
+    queue.finish(AT, "used", "a", Outcome { refresh: true, ..Outcome::default() });
     queue.goodbye("used");
-    assert!(queue.is_recycled("used"), "its supervisor has not replaced it yet");
+    assert!(queue.is_refreshing("used"), "its supervisor has not replaced it yet");
     queue.heartbeat(AT, "used", &Heartbeat::default());
     queue.poll_started(AT, "used");
     assert_eq!(ids(&queue.take(AT, "used", 1)), ["b"], "the process that replaced it gets jobs at once");

@@ -19,7 +19,7 @@ enum Event {
     AcceptedElsewhere { job: usize },
     BegunElsewhere { job: usize },
     GiveBack { job: usize },
-    Finish { worker: usize, job: usize, failed: bool, recycle: bool },
+    Finish { worker: usize, job: usize, failed: bool, refresh: bool },
     Progress { worker: usize, job: usize },
     StreamItem { worker: usize, job: usize },
     Heartbeat { worker: usize, jobs: Vec<usize>, unhealthy: bool },
@@ -45,7 +45,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => job().prop_map(|job| Event::BegunElsewhere { job }),
         1 => job().prop_map(|job| Event::GiveBack { job }),
         3 => (worker(), job(), any::<bool>(), prop::bool::weighted(0.1))
-            .prop_map(|(worker, job, failed, recycle)| Event::Finish { worker, job, failed, recycle }),
+            .prop_map(|(worker, job, failed, refresh)| Event::Finish { worker, job, failed, refresh }),
         1 => (worker(), job()).prop_map(|(worker, job)| Event::Progress { worker, job }),
         1 => (worker(), job()).prop_map(|(worker, job)| Event::StreamItem { worker, job }),
         2 => (worker(), prop::collection::vec(job(), 0..4), prop::bool::weighted(0.1))
@@ -124,7 +124,7 @@ impl Observer {
                     }
                 }
             }
-            Event::Finish { worker, job, failed, recycle } => {
+            Event::Finish { worker, job, failed, refresh } => {
                 let number = self.jobs.len();
                 let outcome = Outcome {
                     ending: Ending {
@@ -134,7 +134,7 @@ impl Observer {
                     },
                     timed_out: *failed && number.is_multiple_of(2),
                     mistake: number.is_multiple_of(3).then_some(CallerMistake::Validation),
-                    recycle: *recycle,
+                    refresh: *refresh,
                     not_begun: None,
                 };
                 let id = self.job(*job);
