@@ -55,6 +55,8 @@ async fn mistakes_of_callers_fire_no_alert_and_are_counted_apart() {
     let endpoint = Endpoint::start(&flags).await;
     let worker = Worker::start(&endpoint, &binary("puppet-handler"), WorkerOptions::flags(&flags));
     worker.ready().await;
+    // The rules are evaluated once a second, and count what changes between two looks.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let client = endpoint.client();
     for number in 0..15 {
         let mistake = ["validation", "unknown_model", "not a thing that the handler does"][number % 3];

@@ -61,8 +61,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FOLDER", help_heading = "Results")]
     pub spool_dir: Option<String>,
 
-    /// Which results are written there: `overdue` for those that the queue does not accept within 250 ms, or `always` for
-    /// each one before it is posted [env: RUNPOD_WORKER_SPOOL] [default: overdue]
+    /// Which results are written there: `overdue` for those that the queue does not accept within 250 ms, or 2 s while it accepts
+    /// others, or `always` for each one before it is posted [env: RUNPOD_WORKER_SPOOL] [default: overdue]
     #[arg(long, value_name = "WHICH", help_heading = "Results")]
     pub spool: Option<String>,
 
