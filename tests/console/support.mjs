@@ -43,9 +43,22 @@ export const freePort = () => new Promise((resolve) => {
   });
 });
 
+const isFree = (port) => new Promise((resolve) => {
+  const server = createServer().once("error", () => resolve(false)).listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+});
+
+/** The first of so many free ports in a row. They are below those that the system gives to connections. */
+const freePorts = async (count) => {
+  for (;;) {
+    const first = 15_000 + Math.floor(Math.random() * 10_000);
+    const free = await Promise.all(Array.from({ length: count }, (_, index) => isFree(first + index)));
+    if (free.every(Boolean)) return first;
+  }
+};
+
 /** The endpoint with fake workers, which serve `/health` at ports in a row. */
 export const dev = async (workers, ...args) =>
-  start(["dev", "--bind", "127.0.0.1:0", "--workers", String(workers), "--worker-http-port", String(await freePort()),
+  start(["dev", "--bind", "127.0.0.1:0", "--workers", String(workers), "--worker-http-port", String(await freePorts(workers)),
     "--stop-grace", "2s", "--worker-bin", join(here, "fake-worker.mjs"), ...args, "--", "./storyteller"]);
 
 export async function submit(url, input, more = {}) {
