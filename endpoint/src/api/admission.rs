@@ -1,37 +1,96 @@
-//! Refuses requests before a route sees them.
+//! What every request to the two APIs must pass before a route sees it.
 
-use axum::extract::{Request, State};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::HeaderMap;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::request::Parts;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 
 use super::app::App;
-use super::auth::CallerKey;
+use super::auth::{CallerKey, Gate};
 use super::error::ApiError;
+use super::extensions;
+use super::ids;
 use super::limits;
-use super::rate_limit::Caller;
+use super::rate_limit::{Caller, Open};
 use super::route::route_of;
 
-/// Refuses requests to endpoints that do not exist and requests with oversized headers.
-pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    if header_bytes(request.headers()) > limits::HEADERS {
-        return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });
-    }
-    let catalog = &app.options.catalog;
-    if let Some((id, _)) = route_of(request.uri()).filter(|(id, _)| !catalog.has(id)) {
-        return Err(ApiError::NoEndpoint { id: id.to_owned(), advice: catalog.advice() });
-    }
-    Ok(next.run(request).await)
+/// The checks of one API.
+///
+/// They are one layer instead of one each: a layer copies all layers below it for each request.
+struct Admission {
+    app: App,
+    gate: Gate,
 }
 
-/// Refuses a request that exceeds its caller's rate limit.
-pub(crate) async fn limit_rate(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let Some(rates) = &app.options.rate_limits else { return Ok(next.run(request).await) };
-    let Some((endpoint, operation)) = route_of(request.uri()) else { return Ok(next.run(request).await) };
-    let key = CallerKey::of(request.extensions()).number();
-    let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
-    let _open = rates.enter(caller).map_err(|after| ApiError::RateLimited { after })?;
-    Ok(next.run(request).await)
+/// Checks requests to the client API: key, ids, headers, endpoint and rate limit.
+pub(crate) fn for_clients(routes: Router<App>, app: &App, gate: Gate) -> Router<App> {
+    routes.layer(from_fn_with_state(Admission::new(app, gate), admit_client))
+}
+
+/// Checks requests to the worker API, which has no rate limits, and announces its extensions.
+pub(crate) fn for_workers(routes: Router<App>, app: &App, gate: Gate) -> Router<App> {
+    routes.layer(from_fn_with_state(Admission::new(app, gate), admit_worker))
+}
+
+async fn admit_client(
+    State(admission): State<Arc<Admission>>,
+    path: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    admission.check(&mut parts, &path)?;
+    let _open = admission.limit_rate(&parts)?;
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+async fn admit_worker(
+    State(admission): State<Arc<Admission>>,
+    path: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let response = match admission.check(&mut parts, &path) {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(error) => error.into_response(),
+    };
+    extensions::announce(response)
+}
+
+impl Admission {
+    fn new(app: &App, gate: Gate) -> Arc<Self> {
+        Arc::new(Self { app: app.clone(), gate })
+    }
+
+    /// The checks that both APIs have in common. Who has no key learns nothing else.
+    fn check(&self, request: &mut Parts, path: &RawPathParams) -> Result<(), ApiError> {
+        self.gate.admit(request)?;
+        ids::check_path(path)?;
+        if header_bytes(&request.headers) > limits::HEADERS {
+            return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });
+        }
+        let catalog = &self.app.options.catalog;
+        match route_of(&request.uri) {
+            Some((id, _)) if !catalog.has(id) => {
+                Err(ApiError::NoEndpoint { id: id.to_owned(), advice: catalog.advice() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a request that exceeds its caller's rate limit. An admitted one counts as open until the value is dropped.
+    fn limit_rate(&self, request: &Parts) -> Result<Option<Open<'_>>, ApiError> {
+        let Some(rates) = &self.app.options.rate_limits else { return Ok(None) };
+        let Some((endpoint, operation)) = route_of(&request.uri) else { return Ok(None) };
+        let key = CallerKey::of(&request.extensions).number();
+        let caller = Caller { key, endpoint: endpoint.to_owned(), operation: operation.to_owned() };
+        rates.enter(caller).map_err(|after| ApiError::RateLimited { after })
+    }
 }
 
 fn header_bytes(headers: &HeaderMap) -> usize {

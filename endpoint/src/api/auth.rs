@@ -32,16 +32,23 @@ pub(crate) struct Gate {
     pub(crate) origins: Origins,
 }
 
-/// Passes a request on when it carries one of the keys. With no keys set, cross-origin browser requests are refused.
-pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    if gate.keys.is_empty() {
-        let (parts, body) = request.into_parts();
-        refuse_foreign(&parts, &gate)?;
-        return Ok(next.run(Request::from_parts(parts, body)).await);
+impl Gate {
+    /// Admits a request that carries one of the keys, and notes which. With no keys set, cross-origin browser requests are refused.
+    pub(crate) fn admit(&self, request: &mut Parts) -> Result<(), ApiError> {
+        if self.keys.is_empty() {
+            return refuse_foreign(request, self);
+        }
+        let (number, key) = self.keys.find(given_key(&request.headers)).ok_or(ApiError::Unauthorized)?;
+        request.extensions.insert(CallerKey(Some((number, key.clone()))));
+        Ok(())
     }
-    let (number, key) = gate.keys.find(given_key(request.headers())).ok_or(ApiError::Unauthorized)?;
-    request.extensions_mut().insert(CallerKey(Some((number, key.clone()))));
-    Ok(next.run(request).await)
+}
+
+/// Passes a request on when the gate admits it.
+pub(crate) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    gate.admit(&mut parts)?;
+    Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
 /// The key that a request came with; none at an API without keys.

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -38,7 +38,7 @@ const MAX_MODEL: usize = 64;
 const MAX_INSTANCE: usize = 64;
 
 /// Announces the extensions.
-pub(crate) async fn announce(mut response: Response) -> Response {
+pub(crate) fn announce(mut response: Response) -> Response {
     response.headers_mut().insert(EXTENSIONS, ANNOUNCED);
     response
 }
@@ -55,17 +55,25 @@ pub(crate) fn with_ping_interval(mut response: Response, lease: Duration) -> Res
     response
 }
 
-/// Refuses requests of a second process that uses the id of a worker.
-pub(crate) async fn admit_process(
-    State(app): State<App>,
-    Path((endpoint, segment)): Path<(String, String)>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let worker = Params::default().split_segment(&segment);
-    let instance = request.headers().get(INSTANCE).map(instance).transpose()?;
-    app.store.admit(&endpoint, worker, instance).await?;
-    Ok(next.run(request).await)
+/// A request to one of the routes that a worker's process uses for itself. A second process with the id of the worker is refused.
+pub(crate) struct WorkerCall {
+    pub(crate) endpoint: String,
+    pub(crate) worker: String,
+    pub(crate) params: Params,
+}
+
+impl FromRequestParts<App> for WorkerCall {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
+        let Path((endpoint, segment)) = path.map_err(|_| ApiError::InvalidId)?;
+        let mut params = Params::parse(parts.uri.query());
+        let worker = params.worker(&segment).to_owned();
+        let instance = parts.headers.get(INSTANCE).map(instance).transpose()?;
+        app.store.admit(&endpoint, &worker, instance).await?;
+        Ok(Self { endpoint, worker, params })
+    }
 }
 
 fn instance(value: &HeaderValue) -> Result<&str, ApiError> {
@@ -97,11 +105,9 @@ struct HandBack {
 /// Takes jobs back that a worker does not finish. May be repeated: a job that the worker does not hold is left alone.
 pub(crate) async fn hand_back(
     State(app): State<App>,
-    Path((endpoint, segment)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
+    WorkerCall { endpoint, worker, .. }: WorkerCall,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).split_segment(&segment);
     let body = body::read(body, limits::HAND_BACK_BODY, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(limits::HAND_BACK_BODY))?;
     let HandBack { jobs } = serde_json::from_slice(&body)
@@ -109,7 +115,7 @@ pub(crate) async fn hand_back(
     if jobs.len() > limits::BATCH {
         return Err(ApiError::BadRequest(format!("name at most {} jobs in one request", limits::BATCH)));
     }
-    let handed_back = app.store.hand_back(&endpoint, worker, &jobs).await?;
+    let handed_back = app.store.hand_back(&endpoint, &worker, &jobs).await?;
     if handed_back > 0 {
         tracing::info!(worker, jobs = handed_back, "A worker has handed jobs back. They are queued again.");
     }
@@ -119,11 +125,9 @@ pub(crate) async fn hand_back(
 /// Notes that a worker leaves.
 pub(crate) async fn goodbye(
     State(app): State<App>,
-    Path((endpoint, segment)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
+    WorkerCall { endpoint, worker, .. }: WorkerCall,
 ) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).split_segment(&segment);
-    app.store.goodbye(&endpoint, worker).await?;
+    app.store.goodbye(&endpoint, &worker).await?;
     tracing::info!(worker, "The worker has left.");
     Ok(Json(json!({})).into_response())
 }

@@ -13,14 +13,20 @@ const IDS: [&str; 5] = ["endpoint", "id", "job", "request", "worker"];
 /// Refuses a request with an id in its path that no client, worker or operator can have chosen in good faith: ids are logged, shown in
 /// terminals and used as parts of URLs.
 pub(crate) async fn check(params: RawPathParams, request: Request, next: Next) -> Result<Response, ApiError> {
-    for (name, value) in &params {
+    check_path(&params)?;
+    Ok(next.run(request).await)
+}
+
+/// The same for the parameters of a path.
+pub(crate) fn check_path(params: &RawPathParams) -> Result<(), ApiError> {
+    for (name, value) in params {
         // The official worker appends parameters with `&` to the last segment.
         let value = value.split('&').next().unwrap_or_default();
         if IDS.contains(&name) && !is_id(value) {
             return Err(ApiError::InvalidId);
         }
     }
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 /// Whether the text can be an id. `$` is part of the placeholders that the official worker leaves in its first requests.

@@ -36,9 +36,10 @@ mod trace;
 mod wire;
 mod worker;
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use app::{App, AppState};
@@ -63,11 +64,8 @@ pub(crate) fn with_valid_ids<S: Clone + Send + Sync + 'static>(routes: Router<S>
 
 /// Requires the client key for these routes.
 pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
-    guarded(routes, Gate { keys: keys.client.clone(), local: keys.local, origins: Origins::default() })
-}
-
-fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, gate: Gate) -> Router<S> {
-    routes.layer(from_fn_with_state(gate, auth::check))
+    let gate = Gate { keys: keys.client.clone(), local: keys.local, origins: Origins::default() };
+    routes.layer(from_fn_with_state(Arc::new(gate), auth::check))
 }
 
 /// The routes of the client API that stand in the OpenAPI document.
@@ -77,16 +75,11 @@ fn documented_routes() -> OpenApiRouter<App> {
 
 /// Both APIs as one router.
 pub fn router(app: App, keys: Keys) -> Router {
-    let admitted = |routes: Router<App>| {
-        let admitted = routes.layer(from_fn_with_state(app.clone(), admission::admit));
-        with_valid_ids(admitted)
-    };
     // Layers run from the last to the first.
     let origins = &app.options.origins;
-    let client = |routes: Router<App>| {
-        let limited = routes.layer(from_fn_with_state(app.clone(), admission::limit_rate));
+    let client = |routes| {
         let gate = Gate { keys: keys.client.clone(), local: keys.local, origins: origins.clone() };
-        guarded(admitted(limited), gate)
+        admission::for_clients(routes, &app, gate)
     };
     let (documented, document) = documented_routes().split_for_parts();
     let plain = client(documented.merge(metrics::routes()));
@@ -98,14 +91,16 @@ pub fn router(app: App, keys: Keys) -> Router {
         None => clients,
     };
     let worker_gate = Gate { keys: keys.worker, local: keys.local, origins: Origins::default() };
-    let worker = admitted(worker::routes(&app).layer(from_fn_with_state(app.clone(), fault_injection::inject)));
-    let worker = guarded(worker, worker_gate).layer(map_response(extensions::announce));
+    let mut worker = worker::routes();
+    if app.options.faults.is_some() {
+        worker = worker.layer(from_fn_with_state(app.clone(), fault_injection::inject));
+    }
+    let worker = admission::for_workers(worker, &app, worker_gate);
     clients
         .merge(worker)
         .merge(docs::routes(document))
         .fallback(|| async { ApiError::NoRoute })
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::disable())
         .with_state(app)
 }
 

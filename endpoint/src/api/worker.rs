@@ -7,7 +7,6 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::json;
@@ -17,7 +16,7 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
-use super::extensions;
+use super::extensions::{self, WorkerCall};
 use super::large_result;
 use super::limits;
 use super::query::Params;
@@ -31,56 +30,41 @@ const LOGGED_TEXT: usize = 200;
 /// How long polls are held during a drain.
 const DRAIN_HOLD: Duration = Duration::from_secs(1);
 
-pub(crate) fn routes(app: &App) -> Router<App> {
-    let of_one_process = Router::new()
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
         .route("/v2/{endpoint}/job-take/{worker}", get(take).post(take))
         .route("/v2/{endpoint}/job-take-batch/{worker}", get(take_batch).post(take_batch))
         .route("/v2/{endpoint}/job-stop/{worker}", get(stop).post(stop))
         .route("/v2/{endpoint}/ping/{worker}", get(ping).post(ping))
         .route("/v2/{endpoint}/hand-back/{worker}", post(extensions::hand_back))
         .route("/v2/{endpoint}/goodbye/{worker}", post(extensions::goodbye))
-        .route_layer(from_fn_with_state(app.clone(), extensions::admit_process));
-    // A result is taken from whichever process delivers it.
-    Router::new()
+        // A result is taken from whichever process delivers it.
         .route("/v2/{endpoint}/job-done/{worker}/{job}", post(done))
         .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(stream_item))
-        .merge(of_one_process)
 }
 
-type WorkerPath = Path<(String, String)>;
 type ReportPath = Path<(String, String, String)>;
 
-async fn take(
-    State(app): State<App>,
-    Path((endpoint, segment)): WorkerPath,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).worker(&segment);
-    let jobs = take_jobs(&app, &endpoint, worker, 1).await?;
+async fn take(State(app): State<App>, call: WorkerCall) -> Result<Response, ApiError> {
+    let jobs = take_jobs(&app, &call, 1).await?;
     let Some(job) = jobs.first() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
-    let receipt = Receipt::new(Arc::clone(&app.store), &endpoint, worker, &jobs);
+    let receipt = Receipt::new(Arc::clone(&app.store), &call.endpoint, &call.worker, &jobs);
     Ok(delivery::respond(encode(&JobMessage::from(job))?, receipt))
 }
 
-async fn take_batch(
-    State(app): State<App>,
-    Path((endpoint, segment)): WorkerPath,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    let mut params = Params::parse(query.as_deref());
-    let worker = params.worker(&segment);
-    let wanted = params.number("batch_size").unwrap_or(1);
+async fn take_batch(State(app): State<App>, call: WorkerCall) -> Result<Response, ApiError> {
+    let wanted = call.params.number("batch_size").unwrap_or(1);
     let max = usize::try_from(wanted).unwrap_or(limits::BATCH).clamp(1, limits::BATCH);
-    let jobs = take_jobs(&app, &endpoint, worker, max).await?;
+    let jobs = take_jobs(&app, &call, max).await?;
     if jobs.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let receipt = Receipt::new(Arc::clone(&app.store), &endpoint, worker, &jobs);
+    let receipt = Receipt::new(Arc::clone(&app.store), &call.endpoint, &call.worker, &jobs);
     let messages: Vec<_> = jobs.iter().map(JobMessage::from).collect();
     Ok(delivery::respond(encode(&messages)?, receipt))
 }
 
-async fn take_jobs(app: &App, endpoint: &str, worker: &str, max: usize) -> Result<Vec<TakenJob>, ApiError> {
+async fn take_jobs(app: &App, WorkerCall { endpoint, worker, .. }: &WorkerCall, max: usize) -> Result<Vec<TakenJob>, ApiError> {
     if app.drain.is_cancelled() {
         // Workers repeat an empty poll at once: without a hold, a draining worker would poll in a tight loop.
         tokio::select! {
@@ -102,13 +86,11 @@ fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, ApiError> {
 
 async fn stop(
     State(app): State<App>,
-    Path((endpoint, segment)): WorkerPath,
-    RawQuery(query): RawQuery,
+    WorkerCall { endpoint, worker, .. }: WorkerCall,
 ) -> Result<Response, ApiError> {
-    let worker = Params::parse(query.as_deref()).worker(&segment);
     let jobs = tokio::select! {
-        jobs = app.store.stops(&endpoint, worker, app.hold) => jobs?,
-        () = app.drain.cancelled() => app.store.stops(&endpoint, worker, DRAIN_HOLD).await?,
+        jobs = app.store.stops(&endpoint, &worker, app.hold) => jobs?,
+        () = app.drain.cancelled() => app.store.stops(&endpoint, &worker, DRAIN_HOLD).await?,
         () = app.shutdown.cancelled() => Vec::new(),
     };
     if jobs.is_empty() {
@@ -174,11 +156,8 @@ async fn stream_item(
 
 async fn ping(
     State(app): State<App>,
-    Path((endpoint, segment)): WorkerPath,
-    RawQuery(query): RawQuery,
+    WorkerCall { endpoint, worker, params }: WorkerCall,
 ) -> Result<Response, ApiError> {
-    let mut params = Params::parse(query.as_deref());
-    let worker = params.worker(&segment);
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");
     if unhealthy {
@@ -188,6 +167,6 @@ async fn ping(
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
     let model = extensions::model(&params);
-    let lease = app.store.heartbeat(&endpoint, worker, Heartbeat { jobs, unhealthy, model }).await?;
+    let lease = app.store.heartbeat(&endpoint, &worker, Heartbeat { jobs, unhealthy, model }).await?;
     Ok(extensions::with_ping_interval(Json(json!({})).into_response(), lease))
 }
