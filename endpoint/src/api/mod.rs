@@ -44,7 +44,6 @@ use utoipa_axum::router::OpenApiRouter;
 pub use app::{App, AppState};
 use auth::Gate;
 pub use cors::{Origin, Origins};
-pub use encoding::with_encodings;
 pub use error::ApiError;
 pub use fair_by::FairBy;
 pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
@@ -72,7 +71,13 @@ fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, gate: Gate) -> R
 
 /// The routes of the client API that stand in the OpenAPI document.
 fn documented_routes() -> OpenApiRouter<App> {
-    client::routes().merge(operations::routes()).merge(batch::routes())
+    client::routes().merge(operations::routes()).merge(batch::routes()).merge(openai::routes())
+}
+
+/// Adds what all routes of a server have in common: packed bodies, and errors in the form that the callers of a route expect, whichever
+/// layer they come from.
+pub fn with_common_layers<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    encoding::with_encodings(routes).layer(from_fn(openai::in_its_form))
 }
 
 /// Both APIs as one router.
@@ -89,10 +94,8 @@ pub fn router(app: App, keys: Keys) -> Router {
         guarded(admitted(limited), gate)
     };
     let (documented, document) = documented_routes().split_for_parts();
-    let plain = client(documented.merge(metrics::routes()));
-    let openai = openai::as_openai_errors(client(openai::routes()));
     // A browser asks for permission without a key, and with a method that no route has.
-    let clients = plain.merge(openai).method_not_allowed_fallback(wrong_method);
+    let clients = client(documented.merge(metrics::routes())).method_not_allowed_fallback(wrong_method);
     let clients = match origins.layer() {
         Some(cors) => clients.layer(cors),
         None => clients,
