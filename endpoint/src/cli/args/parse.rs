@@ -139,7 +139,7 @@ fn is_operation(path: &str) -> bool {
 }
 
 /// Whether a URL has the form of those of RunPod's endpoints. A proxy may serve one under another.
-pub(in crate::cli) fn is_endpoint_url(url: &str) -> bool {
+pub(crate) fn is_endpoint_url(url: &str) -> bool {
     url.rsplit_once("/v2/").is_some_and(|(_, id)| !id.is_empty() && !id.contains('/'))
 }
 
