@@ -37,7 +37,7 @@ impl Guard {
     #[must_use]
     pub fn permits(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        self.allowed.iter().any(|network| network.contains(&ip)) || is_public(ip)
+        names_a_host(ip) && (self.allowed.iter().any(|network| network.contains(&ip)) || is_public(ip))
     }
 
     /// Checks an address that stands in the URL itself, which no resolver is asked about. A host name passes: it is checked when it
@@ -51,6 +51,15 @@ impl Guard {
             Ok(ip) if !self.permits(ip) => Err(PrivateAddress),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a connection to `ip` can lead to one host at all: not to a group of them, to all, or to wherever a server listens.
+#[must_use]
+pub fn names_a_host(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets()[0] != 0 && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
     }
 }
 
@@ -151,6 +160,17 @@ mod tests {
         assert!(guard.permits("10.0.0.9".parse().unwrap()));
         assert!(guard.permits("::ffff:10.0.0.9".parse().unwrap()));
         assert!(!guard.permits("10.0.1.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_of_no_host_is_never_allowed() {
+        let guard = Guard::new(&["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+        for none in
+            ["0.0.0.0", "0.1.2.3", "224.0.0.1", "239.1.1.1", "255.255.255.255", "::", "ff02::1", "::ffff:0.0.0.0"]
+        {
+            assert!(!guard.permits(none.parse().unwrap()), "{none}");
+        }
+        assert!(guard.permits("10.255.255.255".parse().unwrap()), "a host may have it");
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Server {
             &keys,
             request_memory,
         ));
-        let router = api::with_encodings(monitoring.watch(router));
+        let router = api::with_common_layer(monitoring.watch(router));
         http.serve(self.listener, router, &shutdown).await;
     }
 }

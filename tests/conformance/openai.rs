@@ -62,6 +62,9 @@ async fn chats_completes_streams_and_sees_errors(client: OpenAi, other_error: &s
     }
 }
 
+/// The model of jobs that stream an error as the text of an event, as an inference server sends it.
+const EVENT: &str = "an event";
+
 /// Ends every job with the error that its request names as the model; one without a model completes. Runs until its endpoint is gone.
 async fn fail_jobs(base: String) {
     let http = reqwest::Client::new();
@@ -73,6 +76,13 @@ async fn fail_jobs(base: String) {
             Some(kind @ ("timeout" | "oom" | "validation")) => {
                 let error = json!({"error_type": kind, "error_message": "as asked", "hostname": "h"});
                 json!({"error": error.to_string()})
+            }
+            Some(EVENT) => {
+                let text =
+                    "data: {\"error\": {\"message\": \"as asked\", \"type\": \"NotFoundError\", \"code\": 404}}\n\n";
+                let item = http.post(format!("{base}/job-stream/worker-1/{id}?isStream=true"));
+                let _ = item.json(&json!({ "output": text })).send().await;
+                json!({"output": []})
             }
             Some(text) => json!({ "error": text }),
             None => json!({"output": "no model"}),
@@ -98,7 +108,7 @@ async fn the_openai_clients_repeat_what_may_pass_and_nothing_else() {
         ("oom", "InternalServerError", 500, "as asked"),
         ("timeout", "InternalServerError", 504, "as asked"),
     ];
-    let models = cases.map(|(model, ..)| model);
+    let models: Vec<_> = cases.iter().map(|(model, ..)| *model).chain([EVENT]).collect();
     for official in [OpenAi::Python, OpenAi::JavaScript] {
         let seen = official::openai_client(official, &client.url("/openai/v1"), &models);
         for (model, error, status, words) in cases {
@@ -115,5 +125,11 @@ async fn the_openai_clients_repeat_what_may_pass_and_nothing_else() {
                 assert!(message.contains(words) && !message.contains("hostname"), "{official:?}, {case}: {failure}");
             }
         }
+        let failure = &seen[format!("{EVENT}, streamed")];
+        assert_eq!(
+            (&failure["error"], &failure["status"], &failure["message"], &failure["requests"]),
+            (&json!("NotFoundError"), &json!(404), &json!("as asked"), &json!(1)),
+            "{official:?}: {failure}"
+        );
     }
 }

@@ -219,11 +219,32 @@ describe("operations", LIMIT, () => {
     await page.close();
   });
 
+  test("failed jobs that do not fit into the queue are left, with the reason", async () => {
+    const small = await serve(0, "--max-queued", "1");
+    for (let index = 0; index < 2; index += 1) {
+      const id = await submit(small.url, { prompt: "lost" });
+      await fetch(`${small.url}/v2/local/job-take/w`);
+      await fetch(`${small.url}/v2/local/job-done/w/${id}?isStream=false`, { method: "POST", body: JSON.stringify({ error: "no" }) });
+    }
+    try {
+      const page = await chrome.page();
+      await page.goto(`${small.url}/#/local`);
+      page.once("dialog", (dialog) => dialog.accept());
+      await page.getByRole("button", { name: "Retry failed" }).click();
+      await page.locator(".toast", { hasText: "1 failed job queued again; 1 left: as many jobs wait as may" }).waitFor();
+      assert.equal(await overflow(page), 0);
+      await page.close();
+    } finally {
+      await small.stop();
+    }
+  });
+
   test("a file becomes a batch whose results are saved as they were written", async () => {
     const page = await open();
     const lines = ["a", "b", "c"].map((prompt) => JSON.stringify({ prompt, max_tokens: 2, pause_ms: 10 }));
     lines.push(JSON.stringify({ input: { prompt: "lost", max_tokens: 2, fail: true } }));
-    const buffer = Buffer.from(`${lines.join("\n")}\n\n`);
+    // As other systems write it: with a byte order mark and their line ends.
+    const buffer = Buffer.from(`\ufeff${lines.join("\r\n")}\r\n\r\n`);
     await page.getByLabel("File of inputs").setInputFiles({ name: "stories.jsonl", mimeType: "text/plain", buffer });
     const batch = page.locator(".batches li", { hasText: "stories.jsonl" });
     await batch.getByText("Ended · 4 of 4 · 1 failed").waitFor();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
@@ -38,24 +39,24 @@ pub(crate) fn for_workers(routes: Router<App>, app: &App, gate: Gate) -> Router<
 
 async fn admit_client(
     State(admission): State<Arc<Admission>>,
-    path: RawPathParams,
+    path: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
-    admission.check(&mut parts, &path)?;
+    admission.check(&mut parts, path)?;
     let _open = admission.limit_rate(&parts)?;
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
 async fn admit_worker(
     State(admission): State<Arc<Admission>>,
-    path: RawPathParams,
+    path: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
-    let response = match admission.check(&mut parts, &path) {
+    let response = match admission.check(&mut parts, path) {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(error) => error.into_response(),
     };
@@ -68,7 +69,11 @@ impl Admission {
     }
 
     /// The checks that both APIs have in common. Who has no key learns nothing else.
-    fn check(&self, request: &mut Parts, path: &RawPathParams) -> Result<(), ApiError> {
+    fn check(
+        &self,
+        request: &mut Parts,
+        path: Result<RawPathParams, RawPathParamsRejection>,
+    ) -> Result<(), ApiError> {
         self.gate.admit(request)?;
         ids::check_path(path)?;
         if header_bytes(&request.headers) > limits::HEADERS {

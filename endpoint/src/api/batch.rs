@@ -268,7 +268,7 @@ async fn finalize(State(app): State<App>, Path((endpoint, id)): BatchPath) -> Re
     post,
     path = "/v2/{endpoint}/batch/{id}/cancel",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Batch id")),
-    responses((status = 200, body = BatchDocument, description = "The batch; CANCELLED once nothing of it runs"), (status = 404, body = Problem, description = "No such batch")),
+    responses((status = 200, body = BatchDocument, description = "The batch; CANCELLED once nothing of it runs"), (status = 409, body = Problem, description = "All of its requests have ended: it stays as it is"), (status = 404, body = Problem, description = "No such batch")),
 )]
 async fn cancel_batch(State(app): State<App>, Path((endpoint, id)): BatchPath) -> Result<Response, ApiError> {
     Ok(document(&endpoint, &app.store.cancel_batch(&endpoint, &id).await?))

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, Method};
-use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
+use axum::http::{HeaderName, HeaderValue};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
+
+/// What the official OpenAI clients look at after an error, besides the status and `Retry-After`.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// How long a browser may remember what is allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -58,9 +61,10 @@ impl Origins {
     /// Tells browsers about it; `None` when there is nothing to tell.
     pub(crate) fn layer(&self) -> Option<CorsLayer> {
         let layer = CorsLayer::new()
-            .allow_methods([Method::GET, Method::POST])
+            // Each route refuses the methods that it does not have.
+            .allow_methods(AllowMethods::mirror_request())
             .allow_headers(AllowHeaders::mirror_request())
-            .expose_headers([RETRY_AFTER])
+            .expose_headers([RETRY_AFTER, SHOULD_RETRY])
             .allow_private_network(true)
             .max_age(REMEMBERED);
         if self.0.is_empty() {

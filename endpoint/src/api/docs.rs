@@ -1,6 +1,8 @@
 //! The OpenAPI document at `/openapi.json` and a browser for it at `/docs`, both from the routes' own attributes. All addresses in them
 //! are relative, so that they hold behind a proxy that serves this server under a path of its own.
 
+use std::collections::BTreeSet;
+
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
@@ -14,6 +16,7 @@ use utoipa::openapi::{
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::error::Problem;
+use super::openai::OpenAiProblem;
 
 /// Name of the security scheme.
 const KEY: &str = "key";
@@ -52,25 +55,29 @@ fn complete(mut document: OpenApi) -> OpenApi {
     scheme.description = Some("The value of --api-key, if the endpoint has one.".to_owned());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(KEY, SecurityScheme::Http(scheme));
-    for item in document.paths.paths.values_mut() {
-        complete_item(item);
+    // The router's sign for the rest of a path is none of OpenAPI's.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    for (path, item) in &mut document.paths.paths {
+        complete_item(item, if path.contains("/openai/") { OpenAiProblem::NAME } else { Problem::NAME });
     }
     document
 }
 
-fn complete_item(item: &mut PathItem) {
-    if let (Some(get), Some(post)) = (&item.get, &mut item.post) {
-        // One function may serve both methods, but operation ids must be unique.
-        if post.operation_id == get.operation_id {
-            post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_post"));
-        }
-    }
-    for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
-        complete_operation(operation);
+fn complete_item(item: &mut PathItem, error: &str) {
+    let PathItem { get, post, put, patch, delete, .. } = item;
+    let operations = [("get", get), ("post", post), ("put", put), ("patch", patch), ("delete", delete)];
+    let mut ids = BTreeSet::new();
+    for (method, operation) in operations {
+        let Some(operation) = operation else { continue };
+        // One function may serve several methods, but operation ids must be unique.
+        let id = operation.operation_id.take().unwrap_or_default();
+        operation.operation_id = Some(if ids.insert(id.clone()) { id } else { format!("{id}_{method}") });
+        complete_operation(operation, error);
     }
 }
 
-fn complete_operation(operation: &mut Operation) {
+fn complete_operation(operation: &mut Operation, error: &str) {
     operation.tags = None;
     let none: [&str; 0] = [];
     operation.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(KEY, none)]);
@@ -85,7 +92,7 @@ fn complete_operation(operation: &mut Operation) {
         ("431", "The headers are too large"),
         ("503", "The data file or the database cannot be used at the moment"),
     ] {
-        let content = Content::new(Some(Ref::from_schema_name(Problem::NAME)));
+        let content = Content::new(Some(Ref::from_schema_name(error)));
         let response = ResponseBuilder::new().description(description).content("application/json", content).build();
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
     }
@@ -118,21 +125,25 @@ mod tests {
         operations.sort();
         insta::assert_snapshot!(operations.join("\n"), @r"
         delete /v2/{endpoint}/batch/{id}/requests/{request} remove_request
+        delete /v2/{endpoint}/openai/{route} openai_delete
         get /v2/{endpoint}/batch batches
         get /v2/{endpoint}/batch/{id} batch
         get /v2/{endpoint}/batch/{id}/requests batch_requests
         get /v2/{endpoint}/failed failed
         get /v2/{endpoint}/health health
+        get /v2/{endpoint}/openai/{route} openai
         get /v2/{endpoint}/requests requests
         get /v2/{endpoint}/status-sync/{id} status_sync
         get /v2/{endpoint}/status/{id} status
         get /v2/{endpoint}/stream/{id} stream
         get /v2/{endpoint}/webhooks webhooks
+        patch /v2/{endpoint}/openai/{route} openai_patch
         post /v2/{endpoint}/batch create
         post /v2/{endpoint}/batch/{id}/cancel cancel_batch
         post /v2/{endpoint}/batch/{id}/finalize finalize
         post /v2/{endpoint}/batch/{id}/requests add_requests
         post /v2/{endpoint}/cancel/{id} cancel
+        post /v2/{endpoint}/openai/{route} openai_post
         post /v2/{endpoint}/pause pause
         post /v2/{endpoint}/purge-queue purge_queue
         post /v2/{endpoint}/resume resume
@@ -146,6 +157,7 @@ mod tests {
         post /v2/{endpoint}/webhooks/resend resend_webhooks
         post /v2/{endpoint}/webhooks/resend/{id} resend_webhook
         put /v2/{endpoint}/batch/{id} rename
+        put /v2/{endpoint}/openai/{route} openai_put
         ");
     }
 

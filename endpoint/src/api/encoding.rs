@@ -1,42 +1,38 @@
-//! Packed bodies: gzip in requests is undone, and large answers are packed for clients that ask for it.
+//! Compressed bodies: gzip in requests is undone, and large answers are compressed for clients that ask for it.
 
-use axum::Router;
-use axum::body::Body;
+use std::io;
+
+use async_compression::tokio::bufread::GzipDecoder;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
-use axum::middleware::{Next, from_fn};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
+use axum::http::{Extensions, HeaderMap, StatusCode, Version};
+use axum::middleware::Next;
 use axum::response::Response;
+use futures_util::TryStreamExt as _;
+use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
-use tower_http::decompression::RequestDecompressionLayer;
 
 use super::error::ApiError;
 use super::extensions;
 use super::limits;
 
-/// Adds both to the routes. The limits of bodies hold for what they are when unpacked, because they are counted while they are read.
-pub fn with_encodings<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
-    routes.layer(from_fn(encode))
-}
-
-/// Most requests have no part in this, and a layer costs each of them a copy of all layers below it: this one takes its services up
-/// only for the requests that need them.
-async fn encode(mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let is_packed = is_packed(request.headers_mut())?;
-    let may_pack = request.headers().contains_key(ACCEPT_ENCODING);
-    if !is_packed && !may_pack {
+/// Passes a request on with its body decompressed, and compresses the answer. The limits of bodies hold for what they are when
+/// decompressed, because they are counted while they are read.
+pub(super) async fn translate(request: Request, next: Next) -> Result<Response, ApiError> {
+    let wants_compression = request.headers().contains_key(ACCEPT_ENCODING);
+    let request = decompressed(request)?;
+    if !wants_compression {
         return Ok(next.run(request).await);
     }
-    let packing = CompressionLayer::new()
-        // Packing costs the server's time, and most clients are near: the fastest level is enough.
+    let compression = CompressionLayer::new()
+        // Compressing costs the server's time, and most clients are near: the fastest level is enough.
         .quality(CompressionLevel::Fastest)
         .compress_when(worth_it());
-    let next = next.map_request(|request: Request<_>| request.map(Body::new));
-    let unpacked = RequestDecompressionLayer::new().layer(next);
-    let Ok(response) = packing.layer(unpacked).oneshot(request).await;
+    let Ok(response) = compression.layer(next).oneshot(request).await;
     Ok(response.map(Body::new))
 }
 
@@ -52,11 +48,11 @@ fn is_for_a_client(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extension
     !extensions::is_for_a_worker(headers)
 }
 
-/// Whether the body is packed. Another encoding than gzip is refused: the body would be read as it is packed.
-fn is_packed(headers: &mut HeaderMap) -> Result<bool, ApiError> {
-    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    let gzip = match (encodings.next(), encodings.next()) {
-        (None, _) => return Ok(false),
+/// The request with its body decompressed. One in another encoding than gzip is refused: it would be read as it is.
+fn decompressed(request: Request) -> Result<Request, ApiError> {
+    let mut encodings = request.headers().get_all(CONTENT_ENCODING).iter();
+    let is_gzip = match (encodings.next(), encodings.next()) {
+        (None, _) => return Ok(request),
         (Some(only), None) => match &*only.to_str().unwrap_or("?").trim().to_ascii_lowercase() {
             "gzip" | "x-gzip" => true,
             "identity" | "" => false,
@@ -64,9 +60,20 @@ fn is_packed(headers: &mut HeaderMap) -> Result<bool, ApiError> {
         },
         _ => return Err(ApiError::UnknownEncoding),
     };
-    headers.remove(CONTENT_ENCODING);
-    if gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let (mut parts, mut body) = request.into_parts();
+    parts.headers.remove(CONTENT_ENCODING);
+    if is_gzip && !body.is_end_stream() {
+        parts.headers.remove(CONTENT_LENGTH);
+        body = gunzipped(body);
     }
-    Ok(gzip)
+    Ok(Request::from_parts(parts, body))
+}
+
+/// What is in a gzip body of any number of members, as the format has it. Other bytes behind them, or a member that is cut off, make the
+/// whole body unreadable.
+fn gunzipped(body: Body) -> Body {
+    let compressed = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let mut members = GzipDecoder::new(compressed);
+    members.multiple_members(true);
+    Body::from_stream(ReaderStream::with_capacity(members, limits::UNPACKED_AT_ONCE))
 }

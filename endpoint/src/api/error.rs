@@ -97,7 +97,9 @@ pub enum ApiError {
     #[error("the X-Runpod-Faults header is not usable: {0}")]
     Faults(#[from] ScriptError),
     /// The route does not exist.
-    #[error("no such route; the client API is /v2/<endpoint id>/run, /runsync, /status/<job id>, /health ...")]
+    #[error(
+        "no such route; the client API is /v2/<endpoint id>/run, /runsync, /status/<job id>, /health, /openai/v1/... and others"
+    )]
     NoRoute,
     /// The route exists, but not for this method.
     #[error("this route does not support that method; submit with POST, read with GET")]
@@ -108,6 +110,15 @@ pub enum ApiError {
     /// Too many open event streams.
     #[error("too many console pages are open; close some of them")]
     TooManyViewers,
+    /// No failed job could be queued again.
+    #[error("no failed job was queued again, and {left} are left: {refusal}")]
+    NoneRetried {
+        /// The failed jobs.
+        left: usize,
+        /// Why the first of them was refused.
+        #[source]
+        refusal: StoreError,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -134,7 +145,7 @@ impl ApiError {
             Self::ForeignOrigin | Self::ForeignHost => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NoEndpoint { .. } | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Store(error) => match error {
+            Self::Store(error) | Self::NoneRetried { refusal: error, .. } => match error {
                 StoreError::JobNotFound | StoreError::BatchNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
                 StoreError::QueueFull
                 | StoreError::TooManyQueued(_)
@@ -144,7 +155,9 @@ impl ApiError {
                 StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
-                StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) => StatusCode::CONFLICT,
+                StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) | StoreError::BatchEnded => {
+                    StatusCode::CONFLICT
+                }
                 StoreError::DuplicateJob
                 | StoreError::NotRetryable(_)
                 | StoreError::NothingToResend
@@ -179,15 +192,13 @@ fn seconds(after: Duration) -> u64 {
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorText(pub(crate) String);
 
-/// The body of every error response.
+/// The body of every error response, but those of OpenAI routes. Of the platform's errors some have `detail`, others `error`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Problem<'a> {
-    /// What is wrong and what to do, in the platform's words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
     /// What is wrong and what to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
+    detail: &'a str,
+    /// The same.
+    error: &'a str,
     /// The HTTP status.
     status: u16,
     /// Its name.
@@ -203,11 +214,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
         let text = self.to_string();
-        // The only error body captured from the platform has `detail`; all others carry `error`.
-        let is_detail = matches!(self, Self::BodyTooLarge { .. });
         let problem = Problem {
-            detail: is_detail.then_some(&*text),
-            error: (!is_detail).then_some(&*text),
+            detail: &text,
+            error: &text,
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error"),
         };
@@ -233,6 +242,7 @@ mod tests {
             (StoreError::QueueFull.into(), "5"),
             (StoreError::TooManyEndpoints.into(), "5"),
             (StoreError::TooManyQueued(3).into(), "5"),
+            (ApiError::NoneRetried { left: 2, refusal: StoreError::TooManyQueued(3) }, "5"),
             (StoreError::ReadMemoryFull.into(), "1"),
             (StoreError::Unavailable("full".into()).into(), "1"),
         ] {

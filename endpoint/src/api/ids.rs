@@ -1,5 +1,6 @@
 //! Checks the ids in a request's path, before anything else sees them.
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -12,14 +13,20 @@ const IDS: [&str; 5] = ["endpoint", "id", "job", "request", "worker"];
 
 /// Refuses a request with an id in its path that no client, worker or operator can have chosen in good faith: ids are logged, shown in
 /// terminals and used as parts of URLs.
-pub(crate) async fn check(params: RawPathParams, request: Request, next: Next) -> Result<Response, ApiError> {
-    check_path(&params)?;
+pub(crate) async fn check(
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    check_path(params)?;
     Ok(next.run(request).await)
 }
 
 /// The same for the parameters of a path.
-pub(crate) fn check_path(params: &RawPathParams) -> Result<(), ApiError> {
-    for (name, value) in params {
+pub(crate) fn check_path(params: Result<RawPathParams, RawPathParamsRejection>) -> Result<(), ApiError> {
+    // What is no UTF-8 is no id either, and the rest of a path needs it too.
+    let params = params.map_err(|_| ApiError::InvalidId)?;
+    for (name, value) in &params {
         // The official worker appends parameters with `&` to the last segment.
         let value = value.split('&').next().unwrap_or_default();
         if IDS.contains(&name) && !is_id(value) {

@@ -28,6 +28,8 @@ pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
 pub(crate) const WAIT: Duration = Duration::from_secs(300);
 /// Bytes from which on an answer is compressed for a client that asks for that. Smaller ones are not worth the time.
 pub(crate) const COMPRESSED_FROM: u16 = 16 << 10;
+/// Bytes of a packed request that are unpacked in one step.
+pub(crate) const UNPACKED_AT_ONCE: usize = 16 * KIB;
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;
 /// Entries in one page of a list, if the client names no number, and at most.

@@ -39,13 +39,14 @@ mod worker;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use app::{App, AppState};
 use auth::Gate;
 pub use cors::{Origin, Origins};
-pub use encoding::with_encodings;
 pub use error::ApiError;
 pub use fair_by::FairBy;
 pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
@@ -70,7 +71,19 @@ pub(crate) fn client_only<S: Clone + Send + Sync + 'static>(routes: Router<S>, k
 
 /// The routes of the client API that stand in the OpenAPI document.
 fn documented_routes() -> OpenApiRouter<App> {
-    client::routes().merge(operations::routes()).merge(batch::routes())
+    client::routes().merge(operations::routes()).merge(batch::routes()).merge(openai::routes())
+}
+
+/// Adds what all routes of a server have in common: compressed bodies, and errors in the form that the callers of a route expect,
+/// whichever layer they come from.
+pub fn with_common_layer<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(from_fn(common))
+}
+
+async fn common(request: Request, next: Next) -> Response {
+    let is_openai = openai::is_asked_by(&request);
+    let response = encoding::translate(request, next).await.into_response();
+    if is_openai { openai::in_its_form(response) } else { response }
 }
 
 /// Both APIs as one router.
@@ -82,10 +95,8 @@ pub fn router(app: App, keys: Keys) -> Router {
         admission::for_clients(routes, &app, gate)
     };
     let (documented, document) = documented_routes().split_for_parts();
-    let plain = client(documented.merge(metrics::routes()));
-    let openai = openai::as_openai_errors(client(openai::routes()));
     // A browser asks for permission without a key, and with a method that no route has.
-    let clients = plain.merge(openai).method_not_allowed_fallback(wrong_method);
+    let clients = client(documented.merge(metrics::routes())).method_not_allowed_fallback(wrong_method);
     let clients = match origins.layer() {
         Some(cors) => clients.layer(cors),
         None => clients,

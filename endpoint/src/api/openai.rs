@@ -2,54 +2,64 @@
 //! `openai_input`, and its output is the answer.
 
 mod caller;
+mod event_text;
 mod events;
 mod failure;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
-use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::caller::CancelOnDrop;
 use self::failure::Failure;
+pub(super) use self::failure::OpenAiProblem;
 use super::app::App;
 use super::auth::CallerKey;
 use super::body;
 use super::client;
 use super::error::{ApiError, ErrorText};
 use super::json as wire_json;
+use super::route::route_of;
 use super::submission::{RUNSYNC, new_job};
 use crate::store::{JobView, Payload, StoreError};
 
 /// Length of one wait for the job; repeated until the job ends.
 const STEP: Duration = Duration::from_secs(30);
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/v2/{endpoint}/openai/{*route}", any(pass))
+/// Path of all OpenAI routes below an endpoint.
+const OPENAI: &str = "openai";
+
+/// The routes and their OpenAPI document.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(without_body, with_body))
 }
 
-/// Rewrites this server's errors as OpenAI error objects.
-pub(crate) fn as_openai_errors(routes: Router<App>) -> Router<App> {
-    routes.layer(map_response(|response: Response| async {
-        match response.extensions().get::<ErrorText>() {
-            Some(ErrorText(text)) => {
-                let mut rewritten = Failure::new(response.status(), text).into_response();
-                let retry_after = response.headers().get(RETRY_AFTER).cloned();
-                rewritten.headers_mut().extend(retry_after.map(|after| (RETRY_AFTER, after)));
-                rewritten
-            }
-            None => response,
+/// Whether the request is one to an OpenAI route, known or not.
+pub(super) fn is_asked_by(request: &Request) -> bool {
+    route_of(request.uri()).is_some_and(|(_, operation)| operation == OPENAI)
+}
+
+/// Makes an error of this server an OpenAI error object.
+pub(super) fn in_its_form(response: Response) -> Response {
+    match response.extensions().get::<ErrorText>() {
+        Some(ErrorText(text)) => {
+            let error = Failure::new(response.status(), text).into_response();
+            let (mut parts, _) = response.into_parts();
+            parts.headers.remove(CONTENT_LENGTH);
+            Response::from_parts(parts, error.into_body())
         }
-    }))
+        None => response,
+    }
 }
 
 /// `input` of the job.
@@ -60,20 +70,52 @@ struct OpenAiInput<'a> {
     openai_route: &'a str,
 }
 
-/// The only field that decides how a request is answered.
-#[derive(Default, Deserialize)]
+/// An OpenAI request. The handler gets all of its fields; this one decides how it is answered.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = OpenAiRequest)]
 struct RequestOptions {
+    /// Answer with the items that the job streams, as server-sent events.
     #[serde(default)]
     stream: Option<bool>,
 }
 
-async fn pass(
+type OpenAiPath = Path<(String, String)>;
+
+/// Pass an OpenAI request on without a body, such as that for the list of models.
+#[utoipa::path(
+    method(get, delete),
+    path = "/v2/{endpoint}/openai/{*route}",
+    operation_id = "openai",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("route" = String, Path, description = "The path of OpenAI's API, such as v1/models", example = "v1/models")),
+    responses((status = 200, body = serde_json::Value, description = "What the handler has answered"), (status = 500, body = OpenAiProblem, description = "The job has failed"), (status = 504, body = OpenAiProblem, description = "The time of the job was over")),
+)]
+async fn without_body(
     State(app): State<App>,
-    Path((endpoint, route)): Path<(String, String)>,
-    method: Method,
+    Path((endpoint, route)): OpenAiPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    pass(app, endpoint, &route, request).await
+}
+
+/// Pass an OpenAI request on, such as v1/chat/completions.
+#[utoipa::path(
+    method(post, put, patch),
+    path = "/v2/{endpoint}/openai/{*route}",
+    operation_id = "openai",
+    params(("endpoint" = String, Path, description = "Endpoint id"), ("route" = String, Path, description = "The path of OpenAI's API, such as v1/chat/completions", example = "v1/chat/completions")),
+    request_body = RequestOptions,
+    responses((status = 200, description = "What the handler has answered", content((serde_json::Value = "application/json"), (String = "text/event-stream"))), (status = 500, body = OpenAiProblem, description = "The job has failed"), (status = 504, body = OpenAiProblem, description = "The time of the job was over")),
+)]
+async fn with_body(
+    State(app): State<App>,
+    Path((endpoint, route)): OpenAiPath,
+    request: Request,
+) -> Result<Response, ApiError> {
+    pass(app, endpoint, &route, request).await
+}
+
+async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Result<Response, ApiError> {
+    let (Parts { headers, extensions, method, .. }, body) = request.into_parts();
     let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
     // After its body was read: a client that is still sending it would see a broken connection, and try again.

@@ -12,7 +12,7 @@ use super::error::{ApiError, Problem};
 use super::query::{PageQuery, Params};
 use super::time::rfc3339;
 use super::wire::JobDocument;
-use crate::store::{GivenUp, Page, Status};
+use crate::store::{GivenUp, Page, RetriedFailed, Status};
 use crate::webhooks::origin_name;
 
 /// The routes and their OpenAPI document.
@@ -36,6 +36,11 @@ struct Paused {
 /// How many jobs were queued again.
 #[derive(Debug, Serialize, ToSchema)]
 struct Retried {
+    /// The failed jobs that were not.
+    left: usize,
+    /// Why they were not; absent when none is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     retried: usize,
 }
 
@@ -139,15 +144,22 @@ async fn failed(
     Ok(Json(FailedJobs { has_more: query.has_more(entries.len(), total), jobs, limit, offset, total }).into_response())
 }
 
-/// Queue all FAILED and TIMED_OUT jobs again.
+/// Queue all FAILED and TIMED_OUT jobs again, oldest first, until one is refused.
 #[utoipa::path(
     post,
     path = "/v2/{endpoint}/retry-failed",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Retried, description = "The number of jobs that are queued again")),
+    responses((status = 200, body = Retried, description = "The number of jobs that are queued again, and of those that are not, with the reason"), (status = 429, body = Problem, description = "As many jobs wait as may: none was queued again")),
 )]
 async fn retry_failed(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
-    Ok(Json(Retried { retried: app.store.retry_failed(&endpoint).await? }).into_response())
+    let RetriedFailed { retried, left, refusal } = app.store.retry_failed(&endpoint).await?;
+    match refusal {
+        Some(refusal) if retried == 0 => Err(ApiError::NoneRetried { left, refusal }),
+        refusal => {
+            let reason = refusal.map(|refusal| refusal.to_string());
+            Ok(Json(Retried { left, reason, retried }).into_response())
+        }
+    }
 }
 
 /// List webhooks whose delivery was given up.

@@ -17,7 +17,7 @@ use super::http::{ClientError, Endpoint};
 use super::operations::page;
 use super::outcome::{CommandError, Outcome};
 use super::output::Output;
-use super::request::{RequestError, as_request};
+use super::request::{RequestError, as_request, unreadable, without_mark};
 
 /// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
 const CHUNK: usize = 8 << 20;
@@ -218,16 +218,15 @@ fn print_summary(text: &str, as_json: bool, output: &mut Output) -> Result<(), C
 
 /// The request of each line.
 fn read(file: &Path) -> Result<Vec<String>, RequestError> {
-    let unreadable = |error| RequestError::Unreadable(file.display().to_string(), error);
     let lines: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {
-        Box::new(BufReader::new(std::fs::File::open(file).map_err(unreadable)?))
+        Box::new(BufReader::new(std::fs::File::open(file).map_err(|error| unreadable(file, error))?))
     };
     let mut requests = Vec::new();
     for (number, line) in lines.lines().enumerate() {
-        let line = line.map_err(unreadable)?;
-        if !line.trim().is_empty() {
+        let line = line.map_err(|error| unreadable(file, error))?;
+        if !without_mark(&line).trim().is_empty() {
             let request = as_request(&line).map_err(|error| RequestError::Line(number + 1, error))?;
             requests.push(serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?);
         }

@@ -8,9 +8,9 @@ use runpod_alerts::request_error_text;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::args::ServerArgs;
+use super::args::{ServerArgs, is_endpoint_url};
 use crate::api::{IDEMPOTENCY_KEY, is_id};
-use crate::store::Status;
+use crate::store::{Status, StoreError};
 
 /// Longer than the endpoint holds any reply.
 const REQUEST_LIMIT: Duration = Duration::from_secs(120);
@@ -39,6 +39,14 @@ pub(crate) enum ClientError {
     /// 401 or 403.
     #[error("the endpoint refuses the API key: set --api-key or RUNPOD_API_KEY")]
     Unauthorized,
+    /// There is no such route, and the URL does not have the form of an endpoint's.
+    #[error("{url} answered 404: {text}; --url must name an endpoint, such as {}", example(.url))]
+    NotAnEndpoint {
+        /// What was given.
+        url: String,
+        /// The error text of the reply.
+        text: String,
+    },
     /// Any other error status.
     #[error("the endpoint answered {status}: {text}")]
     Refused {
@@ -164,6 +172,9 @@ impl Endpoint {
         match status {
             _ if status.is_success() => Ok(text),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ClientError::Unauthorized),
+            StatusCode::NOT_FOUND if !is_endpoint_url(&self.url) && !is_not_found(&text) => {
+                Err(ClientError::NotAnEndpoint { url: self.url.clone(), text: reason(&text) })
+            }
             _ => Err(ClientError::Refused { status: status.as_u16(), text: reason(&text) }),
         }
     }
@@ -171,6 +182,19 @@ impl Endpoint {
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
         ClientError::Unreachable { url: self.url.clone(), error: request_error_text(error) }
     }
+}
+
+/// Whether a 404 is about a job or a batch, so that the endpoint was found.
+fn is_not_found(text: &str) -> bool {
+    let reason = reason(text);
+    [StoreError::JobNotFound, StoreError::BatchNotFound].iter().any(|error| reason == error.to_string())
+}
+
+/// The URL that was probably meant: one with the endpoint's name as its only path.
+fn example(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let (host, path) = rest.split_once('/').unwrap_or((rest, "ENDPOINT_ID"));
+    format!("{scheme}://{host}/v2/{}", path.rsplit('/').next().unwrap_or_default())
 }
 
 /// The message of an error document, or the start of any other body.

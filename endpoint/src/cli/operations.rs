@@ -73,6 +73,9 @@ pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> Outcome {
     #[derive(Deserialize)]
     struct Retried {
         retried: u64,
+        #[serde(default)]
+        left: u64,
+        reason: Option<String>,
     }
     let endpoint = Endpoint::new(&args.target.server)?;
     let path = match &args.job {
@@ -82,14 +85,23 @@ pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> Outcome {
     let reply = endpoint.post(&path, String::new()).await?;
     if args.target.json {
         output.line(reply.trim_end());
-    } else if args.job.is_some() {
+    }
+    if args.job.is_some() {
         let job: Job = serde_json::from_str(&reply)?;
-        output.line(job.status.name());
-    } else {
-        let Retried { retried } = serde_json::from_str(&reply)?;
+        if !args.target.json {
+            output.line(job.status.name());
+        }
+        return Ok(Exit::Success);
+    }
+    let Retried { retried, left, reason } = serde_json::from_str(&reply)?;
+    if !args.target.json {
         output.line(&format!("{}: {retried}", Status::InQueue.name()));
     }
-    Ok(Exit::Success)
+    if left == 0 {
+        return Ok(Exit::Success);
+    }
+    output.note(&printable(&format!("{left} failed jobs are left: {}", reason.unwrap_or_default())));
+    Ok(Exit::Failure)
 }
 
 pub(crate) async fn webhooks(args: &WebhooksArgs, output: &mut Output) -> Outcome {

@@ -1,7 +1,7 @@
 //! Turns what the user typed into a `/run` request.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub(crate) enum RequestError {
     /// The file cannot be read.
     #[error("cannot read the input from {0}: {1}; name a JSON file, or `-` for standard input")]
     Unreadable(String, #[source] std::io::Error),
+    /// Text in another encoding.
+    #[error("the input from {0} is not UTF-8 text; save it as UTF-8 (in PowerShell: -Encoding utf8)")]
+    Encoding(String),
     /// The job would be removed before its time is over.
     #[error("--policy-execution-timeout must be less than --policy-ttl, after which the job is removed")]
     Policy,
@@ -45,9 +48,7 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
     }
     let text = match (&args.json_input, &args.input) {
         (Some(text), _) => text.clone(),
-        (None, Some(path)) => {
-            read(path).map_err(|error| RequestError::Unreadable(path.display().to_string(), error))?
-        }
+        (None, Some(path)) => read(path).map_err(|error| unreadable(path, error))?,
         (None, None) => return Err(RequestError::Missing),
     };
     let mut request = as_request(&text)?;
@@ -61,8 +62,22 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
     Ok(serde_json::to_string(&request)?)
 }
 
+pub(super) fn unreadable(path: &Path, error: std::io::Error) -> RequestError {
+    let path = path.display().to_string();
+    if error.kind() == ErrorKind::InvalidData {
+        return RequestError::Encoding(path);
+    }
+    RequestError::Unreadable(path, error)
+}
+
+/// The text without the byte order mark that some editors and shells put at the beginning of a file.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+}
+
 /// A JSON object with a top-level `input` as it is, any other JSON as the input of a request.
 pub(super) fn as_request(text: &str) -> Result<BTreeMap<String, Box<RawValue>>, serde_json::Error> {
+    let text = without_mark(text);
     let input: Box<RawValue> = serde_json::from_str(text)?;
     Ok(match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(text) {
         Ok(request) if request.contains_key("input") => request,
@@ -113,6 +128,11 @@ mod tests {
         assert_eq!(body(&[r#"{"n": 1.50}"#]).unwrap(), r#"{"input":{"n": 1.50}}"#);
         assert_eq!(body(&[r#"{"input": {}, "id": "t"}"#]).unwrap(), r#"{"id":"t","input":{}}"#);
         assert_eq!(body(&["[1]"]).unwrap(), r#"{"input":[1]}"#);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_input() {
+        assert_eq!(body(&["\u{feff}{\"n\": 1}"]).unwrap(), r#"{"input":{"n": 1}}"#);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{
     BatchId, BatchRequest, BatchView, Batches, GivenUp, Health, Heartbeat, HistoryPage, HistoryQuery, JobDetails,
     JobElsewhere, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Operations, Outcome, Overdue, Page,
-    Payload, Seen, Status, Store, StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent, WorkerView,
+    Payload, RetriedFailed, Seen, Status, Store, StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent, WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -33,7 +33,7 @@ away! {
     Operations {
         set_paused(&str, bool) -> ();
         failed(&str, usize, usize) -> Page<JobRow>;
-        retry_failed(&str) -> usize;
+        retry_failed(&str) -> RetriedFailed;
         webhook_ended(&str, &str, u64, WebhookEnd) -> ();
         given_up(&str, usize, usize) -> Page<GivenUp>;
         resend_webhook(&str, &str) -> ();

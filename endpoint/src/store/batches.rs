@@ -36,7 +36,7 @@ pub trait Batches: Send + Sync {
     async fn rename_batch(&self, endpoint: &str, id: &str, name: Option<Arc<str>>) -> Result<BatchView, StoreError>;
     /// Queues the requests of a draft.
     async fn finalize_batch(&self, endpoint: &str, id: &str) -> Result<BatchView, StoreError>;
-    /// Cancels the requests that wait. Those that run go on.
+    /// Cancels the requests that wait. Those that run go on. [`StoreError::BatchEnded`] when all have ended.
     async fn cancel_batch(&self, endpoint: &str, id: &str) -> Result<BatchView, StoreError>;
     /// One batch.
     async fn batch(&self, endpoint: &str, id: &str) -> Result<BatchView, StoreError>;

@@ -19,7 +19,7 @@ pub enum StoreError {
     #[error("the queue is full; wait until jobs finish, start more workers or purge the queue")]
     QueueFull,
     /// More jobs wait than the operator allows.
-    #[error("{0} jobs wait, and no more may (max_queued); try again when workers have taken some")]
+    #[error("as many jobs wait as may: the operator allows {0} (max_queued); try again when workers have taken some")]
     TooManyQueued(usize),
     /// The key of this submission belongs to another one.
     #[error("this Idempotency-Key was used for another request; use a new key, or repeat that request byte for byte")]
@@ -48,6 +48,9 @@ pub enum StoreError {
     /// The state of the batch forbids the operation.
     #[error("the batch is {}: requests can be added and removed, and the batch finalized, only while it is DRAFT", .0.name())]
     BatchState(BatchState),
+    /// A batch whose requests have ended cannot be cancelled.
+    #[error("the batch has ended: all of its requests have, and it stays as it is")]
+    BatchEnded,
     /// A batch without requests cannot be finalized.
     #[error("the batch is empty: add requests before it is finalized")]
     EmptyBatch,

@@ -58,7 +58,7 @@ pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
-    MAX_SEARCHED, Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,
+    MAX_SEARCHED, Overdue, Page, RetriedFailed, Seen, TakenJob, Webhook, WorkerState, WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
 pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};

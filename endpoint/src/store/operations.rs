@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::error::StoreError;
 use super::request::JobId;
-use super::views::{GivenUp, JobRow, Page};
+use super::views::{GivenUp, JobRow, Page, RetriedFailed};
 use super::webhook_queue::WebhookEnd;
 
 /// The part of a [`Store`](super::Store) that operators use. Every method fails as those of the store do.
@@ -15,8 +15,8 @@ pub trait Operations: Send + Sync {
 
     /// The FAILED and TIMED_OUT jobs, newest first, without their outputs.
     async fn failed(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<JobRow>, StoreError>;
-    /// Queues all of them again; returns how many.
-    async fn retry_failed(&self, endpoint: &str) -> Result<usize, StoreError>;
+    /// Queues them again, oldest first, until one is refused.
+    async fn retry_failed(&self, endpoint: &str) -> Result<RetriedFailed, StoreError>;
 
     /// Notes how the delivery of one end of a job has ended. Deliveries that have not ended are due again when a durable store is
     /// opened.

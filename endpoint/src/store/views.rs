@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::ending::Ending;
+use super::error::StoreError;
 use super::history::Transition;
 use super::payload::Payload;
 use super::request::{JobId, Request};
@@ -252,4 +253,15 @@ pub struct Load {
     pub in_progress: usize,
     /// The workers, sorted by id.
     pub workers: Vec<WorkerView>,
+}
+
+/// What became of the failed jobs of an endpoint that were to be queued again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RetriedFailed {
+    /// Those that are queued again.
+    pub retried: usize,
+    /// Those that are not, because of `refusal`.
+    pub left: usize,
+    /// Why the first of them was refused.
+    pub refusal: Option<StoreError>,
 }

@@ -1,12 +1,13 @@
 //! Which URLs a webhook can be delivered to at all.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::Url;
-use runpod_address_guard::{Guard, Lookup, PrivateAddress, system_lookup};
+use runpod_address_guard::{Guard, Lookup, PrivateAddress, names_a_host, system_lookup};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -31,6 +32,17 @@ pub enum BadTarget {
     /// A URL of another kind.
     #[error("webhooks go to http:// and https:// only")]
     Scheme,
+    /// Nobody can listen there.
+    #[error("nobody can listen on port 0; give the port of the receiver, or none for 80 and 443")]
+    Port,
+    /// The address of all hosts, of several, or of none.
+    #[error("{0} is not the address of one host; give that of the receiver")]
+    NoHost(IpAddr),
+    /// A name that no server for names can have.
+    #[error(
+        "its host name can never be found; names have labels of 1 to 63 characters, 253 in all, and do not end with .invalid"
+    )]
+    Name,
     /// An address that no client may make this machine call.
     #[error("{0}; the operator can allow its network with --webhook-allow, for example --webhook-allow 127.0.0.0/8")]
     Private(#[from] PrivateAddress),
@@ -117,10 +129,23 @@ pub(super) fn check(url: &Url, guard: &Guard) -> Result<(), BadTarget> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(BadTarget::Scheme);
     }
-    if !url.has_host() {
-        return Err(BadTarget::Url);
+    if url.port() == Some(0) {
+        return Err(BadTarget::Port);
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(BadTarget::Url)?;
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(ip) if !names_a_host(ip) => return Err(BadTarget::NoHost(ip)),
+        Err(_) if !can_be_found(host) => return Err(BadTarget::Name),
+        _ => {}
     }
     Ok(guard.check(url)?)
+}
+
+/// Whether a host name has the form that DNS prescribes, and is not below the domain that never has any.
+fn can_be_found(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let fits = |label: &str| (1..=63).contains(&label.len());
+    name.len() <= 253 && name.split('.').all(fits) && name.rsplit('.').next() != Some("invalid")
 }
 
 #[cfg(test)]
@@ -151,10 +176,40 @@ mod tests {
             ("http://10.0.0.1/hook", "--webhook-allow"),
             ("http://[::1]:9000/hook", "--webhook-allow"),
             ("http://receiver.internal/hook", "--webhook-allow"),
+            ("https://receiver.example:0/hook", "port 0"),
         ] {
             let error = check.check(url).await.unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_no_network_can_deliver_is_refused_whatever_the_operator_allows() {
+        let all = || Guard::new(&["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+        let check = check_with(all(), || Ok(vec![[10, 0, 0, 1].into()]));
+        let long = format!("http://{}.org/", "a".repeat(64));
+        let many = format!("http://{}org/", "abc.".repeat(63));
+        for (url, part) in [
+            ("http://0.0.0.0:9000/hook", "0.0.0.0 is not"),
+            ("http://0:9000/hook", "0.0.0.0 is not"),
+            ("http://[::]:9000/hook", ":: is not"),
+            ("http://239.255.255.250/hook", "239.255.255.250 is not"),
+            ("http://255.255.255.255/hook", "255.255.255.255 is not"),
+            ("http://[ff02::1]/hook", "ff02::1 is not"),
+            ("http://10.0.0.1:0/hook", "port 0"),
+            ("http://a..b/hook", "never be found"),
+            ("https://receiver.invalid/hook", "never be found"),
+            (&long, "never be found"),
+            (&many, "never be found"),
+        ] {
+            let error = check.check(url).await.unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+        for url in ["http://user:word@10.0.0.1/hook#part", "http://10.0.0.1:65535/", "http://receiver.example.:80/"] {
+            check.check(url).await.unwrap();
+        }
+        let nobody = check_with(all(), || Ok(vec![[224, 0, 0, 1].into()]));
+        nobody.check("http://receiver.example/").await.unwrap_err();
     }
 
     #[tokio::test]

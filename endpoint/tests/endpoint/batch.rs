@@ -156,6 +156,29 @@ async fn a_cancelled_batch_lets_running_requests_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_has_ended_cannot_be_cancelled() {
+    let api = Api::new();
+    let id = submit(&api, inputs(0..1)).await;
+    let job = api.take("w").await;
+    api.done("w", &job, r#"{"output": 1}"#).await;
+    let refused = api.post(&format!("batch/{id}/cancel"), "").await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(refused.field("error").contains("has ended"), "{}", refused.text);
+    assert_eq!(summary(&api, &id).await["status"], "FINALIZED");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_waits_keeps_no_other_job_out() {
+    let limits = Limits { max_queued: Some(1), ..Limits::default() };
+    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
+    submit(&api, inputs(0..5)).await;
+    api.run(r#"{"input": 1}"#).await;
+    let refused = api.post("run", r#"{"input": 1}"#).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.field("error").contains("allows 1 "), "{}", refused.text);
+}
+
+#[tokio::test(start_paused = true)]
 async fn batches_are_listed_newest_first_and_have_limits() {
     let limits = Limits { max_batches: 2, max_batch_requests: 3, ..Limits::default() };
     let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
@@ -178,7 +201,9 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
     let url = serve(api.router.clone()).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("inputs.jsonl");
-    std::fs::write(&file, "{\"n\": 0}\n\n{\"input\": {\"n\": 1}, \"policy\": {\"ttl\": 20000}}\n2\n").unwrap();
+    // As editors and shells of other systems write it.
+    let lines = "\u{feff}{\"n\": 0}\r\n\r\n\u{feff}{\"input\": {\"n\": 1}, \"policy\": {\"ttl\": 20000}}\r\n2\r\n\r\n \n\u{feff}";
+    std::fs::write(&file, lines).unwrap();
     let worker = tokio::spawn({
         let api = api.clone();
         async move {
@@ -209,7 +234,12 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
     let listed = String::from_utf8(timeout(SOON, list.output()).await.unwrap().unwrap().stdout).unwrap();
     assert!(listed.contains("FINALIZED  3/3 ended, 0 in progress, 1 failed  nightly"), "{listed}");
 
-    for (text, part) in [("{\"n\": 0}\nno json\n", "line 2 is not JSON"), ("\n", "has no inputs")] {
+    for (text, part) in [
+        (&b"{\"n\": 0}\nno json\n"[..], "line 2 is not JSON"),
+        (b"\n", "has no inputs"),
+        (b"\xef\xbb\xbf", "has no inputs"),
+        (b"\xff\xfe{\0\"\0", "not UTF-8"),
+    ] {
         std::fs::write(&file, text).unwrap();
         let mut submit = program();
         submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit"]).arg(&file);

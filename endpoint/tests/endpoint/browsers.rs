@@ -7,18 +7,14 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use runpod_endpoint::api::{Keys, Options, Origins, with_encodings};
-use runpod_endpoint::store::{Limits, MemoryStore};
+use futures_util::stream;
+use runpod_endpoint::api::{Catalog, Keys, Options, Origins};
+use runpod_endpoint::store::{Limits, MemoryStore, Policy};
 use tower::ServiceExt;
 
 use crate::support::Api;
 
 const PAGE: &str = "https://app.example.org";
-
-fn packing() -> Api {
-    let api = Api::new();
-    Api { router: with_encodings(api.router), app: api.app }
-}
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -33,7 +29,7 @@ async fn packed(api: &Api, path: &str, encoding: &str, body: Vec<u8>) -> crate::
 
 #[tokio::test(start_paused = true)]
 async fn a_packed_request_is_unpacked() {
-    let api = packing();
+    let api = Api::new();
     for encoding in ["gzip", "GZIP", "x-gzip"] {
         let reply = packed(&api, "run", encoding, gzip(br#"{"input": {"n": 1.50}}"#)).await;
         assert_eq!(reply.status, StatusCode::OK, "{encoding}: {}", reply.text);
@@ -48,7 +44,7 @@ async fn a_packed_request_is_unpacked() {
 
 #[tokio::test(start_paused = true)]
 async fn the_limit_of_a_packed_request_holds_for_what_is_in_it() {
-    let api = packing();
+    let api = Api::new();
     let body = |bytes: usize| gzip(format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13)).as_bytes());
     assert_eq!(packed(&api, "run", "gzip", body(10 << 20)).await.status, StatusCode::OK);
     let reply = packed(&api, "run", "gzip", body((10 << 20) + 1)).await;
@@ -58,16 +54,109 @@ async fn the_limit_of_a_packed_request_holds_for_what_is_in_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_unpacked_is_refused_with_the_reason() {
-    let api = packing();
+    let api = Api::new();
     for encoding in ["br", "gzip, gzip", "deflate"] {
         let reply = packed(&api, "run", encoding, gzip(br#"{"input": 1}"#)).await;
         assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{encoding}");
         assert!(reply.field("error").contains("gzip"), "{}", reply.text);
     }
-    let reply = packed(&api, "run", "gzip", br#"{"input": 1}"#.to_vec()).await;
-    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-    assert!(reply.field("error").contains("Content-Encoding"), "{}", reply.text);
+    let whole = gzip(br#"{"input": 1}"#);
+    let garbage = [&*whole, br#"{"input": 2}"#].concat();
+    let cut = [&*whole, &whole[..12]].concat();
+    for unreadable in [br#"{"input": 1}"#, &*garbage, &cut, &whole[..20]] {
+        let reply = packed(&api, "run", "gzip", unreadable.to_vec()).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{unreadable:?}");
+        assert!(reply.field("error").contains("Content-Encoding"), "{}", reply.text);
+        // In pieces, as a client may send them.
+        let pieces: Vec<_> = unreadable.chunks(7).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+        let request = Request::post("/v2/ep/run").header("content-encoding", "gzip");
+        let reply = api.send(request.body(Body::from_stream(stream::iter(pieces))).unwrap()).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{unreadable:?}");
+    }
     assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_members_of_a_packed_request_are_read() {
+    let api = Api::new();
+    let members = [gzip(br#"{"input": "#), gzip(b""), gzip(b"[1, 2]}")].concat();
+    assert_eq!(packed(&api, "run", "gzip", members).await.status, StatusCode::OK);
+    assert!(api.get("job-take/w1").await.text.contains(r#""input":[1, 2]"#));
+    let id = api.run(r#"{"input": 1}"#).await;
+    assert_eq!(
+        packed(&api, &format!("cancel/{id}"), "gzip", Vec::new()).await.status,
+        StatusCode::OK,
+        "there is nothing"
+    );
+    let nothing = Body::from_stream(stream::empty::<std::io::Result<Vec<u8>>>());
+    let request = Request::post("/v2/ep/purge-queue").header("content-encoding", "gzip");
+    assert_eq!(api.send(request.body(nothing).unwrap()).await.status, StatusCode::OK);
+}
+
+/// A request that some layer refuses, and its status.
+type Refused = (Request<Body>, u16);
+
+/// Requests below `path` that each layer refuses.
+fn refused_by_every_layer(path: &str) -> Vec<Refused> {
+    let post = |path: &str| Request::post(path.to_owned()).header("authorization", "key");
+    let with = |name: &str, value: &str| post(path).header(name, value);
+    let body = || Body::from(r#"{"input": 1}"#);
+    vec![
+        (Request::post(path.to_owned()).body(body()).unwrap(), 401),
+        (with("content-encoding", "br").body(body()).unwrap(), 415),
+        (with("content-encoding", "gzip").body(body()).unwrap(), 400),
+        (post(path).body(Body::from("{")).unwrap(), 400),
+        (post(path).body(Body::from(vec![b' '; (20 << 20) + 1])).unwrap(), 400),
+        (post(path).body(Body::from(vec![b' '; 65 << 20])).unwrap(), 400),
+        (post(&path.replace("/ep/", "/e%20p/")).body(body()).unwrap(), 400),
+        (post(&path.replace("/ep/", "/e%ffp/")).body(body()).unwrap(), 400),
+        (post(&path.replace("/ep/", "/unknown/")).body(body()).unwrap(), 404),
+        (with("x-large", &"x".repeat(65 << 10)).body(body()).unwrap(), 431),
+        (Request::builder().method("TRACE").uri(path).header("authorization", "key").body(body()).unwrap(), 405),
+        (post(path).body(body()).unwrap(), 429),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_layer_refuses_in_the_form_of_the_routes_api() {
+    let keys = Keys { client: Some(runpod_endpoint::api::Secret::from("key")).into(), ..Keys::default() };
+    let catalog =
+        Catalog { policies: [("ep".to_owned(), Policy::default())].into(), closed: true, ..Catalog::default() };
+    let limits = Limits { max_queued: Some(0), ..Limits::default() };
+    let api = Api::build(keys, Options { catalog, ..Options::default() }, MemoryStore::new(limits));
+    for (request, status) in refused_by_every_layer("/v2/ep/openai/v1/completions") {
+        let name = format!("{} {} {:?}", request.method(), request.uri(), request.headers().keys());
+        let reply = api.send(request).await;
+        assert_eq!(reply.status.as_u16(), status, "{name}: {}", reply.text);
+        let error = &reply.json()["error"];
+        assert_eq!(error["code"], status, "{name}: {}", reply.text);
+        assert!(error["message"].is_string() && error["type"].is_string(), "{name}: {}", reply.text);
+    }
+    for (request, status) in refused_by_every_layer("/v2/ep/runsync") {
+        let name = format!("{} {} {:?}", request.method(), request.uri(), request.headers().keys());
+        let reply = api.send(request).await;
+        assert_eq!(reply.status.as_u16(), status, "{name}: {}", reply.text);
+        let problem = reply.json();
+        assert_eq!((&problem["status"], &problem["detail"]), (&status.into(), &problem["error"]), "{name}");
+        assert!(problem["error"].is_string() && problem["title"].is_string(), "{name}: {}", reply.text);
+    }
+    // What is no route belongs to the API that it is closest to.
+    for (path, is_openai) in
+        [("/v2/ep/openai", true), ("/v2/ep/openai/", true), ("/v2/ep/none", false), ("/none", false)]
+    {
+        let reply = api.send(Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!((reply.status, reply.json()["error"].is_object()), (StatusCode::NOT_FOUND, is_openai), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_is_rewritten_keeps_its_headers() {
+    let limits = Limits { max_queued: Some(0), ..Limits::default() };
+    let origins = Origins::new([PAGE.parse().unwrap()]);
+    let api = Api::build(Keys::default(), Options { origins, ..Options::default() }, MemoryStore::new(limits));
+    let (status, headers) = from_page(&api, Method::POST, "openai/v1/completions", PAGE).await;
+    assert_eq!((status, &headers["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &"5".parse().unwrap()));
+    assert_eq!(headers["access-control-allow-origin"], PAGE);
 }
 
 async fn ask(api: &Api, path: &str) -> (HeaderMap, Vec<u8>) {
@@ -79,7 +168,7 @@ async fn ask(api: &Api, path: &str) -> (HeaderMap, Vec<u8>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_is_packed_for_a_client_that_asks_and_never_for_a_worker() {
-    let api = packing();
+    let api = Api::new();
     let large = "y".repeat(100_000);
     let id = api.run(&format!(r#"{{"input": "{large}"}}"#)).await;
     let (headers, job) = ask(&api, "job-take/w1").await;
@@ -130,6 +219,26 @@ async fn pages_of_a_named_origin_may_use_the_client_api_and_no_others() {
     assert!(!headers.contains_key("access-control-allow-origin"));
     let (_, headers) = from_page(&api, Method::OPTIONS, "job-take/w1", PAGE).await;
     assert!(!headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permitted_page_may_use_every_route_of_the_client_api() {
+    let api = with_origins(Keys::default(), &[PAGE]);
+    let document = api.send(Request::get("/openapi.json").body(Body::empty()).unwrap()).await.json();
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{endpoint}", "ep").replace(['{', '}'], "");
+        for method in item.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            let request =
+                Request::options(&path).header("origin", PAGE).header("access-control-request-method", &method);
+            let reply = api.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(reply.status(), StatusCode::OK, "{method} {path}");
+            let allowed = reply.headers()["access-control-allow-methods"].to_str().unwrap();
+            assert!(allowed.split(',').any(|allowed| allowed.trim() == method), "{method} {path}: {allowed}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 30, "{asked}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,9 +3,14 @@
 use std::process::{Output, Stdio};
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use axum::routing::get;
+use runpod_endpoint::api::{Keys, Options};
+use runpod_endpoint::store::{Limits, MemoryStore};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use tower::ServiceExt as _;
 
 use crate::support::{Api, SOON};
 
@@ -338,4 +343,48 @@ async fn failed_jobs_are_listed_and_all_of_them_retried() {
     assert_eq!(text(&run(&url, &["retry", "--all-failed"]).await.stdout), "IN_QUEUE: 2\n");
     assert_eq!(text(&run(&url, &["failed"]).await.stdout), "");
     assert_eq!(run(&url, &["retry"]).await.status.code(), Some(64), "a job, or all that failed");
+}
+
+#[tokio::test]
+async fn failed_jobs_that_do_not_fit_into_the_queue_are_left_with_the_reason() {
+    let limits = Limits { max_queued: Some(2), ..Limits::default() };
+    let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
+    let url = serve(api.router.clone()).await;
+    for worker in ["w1", "w2", "w3"] {
+        let id = api.run(r#"{"input": 1}"#).await;
+        api.take(worker).await;
+        api.done(worker, &id, r#"{"error": "no"}"#).await;
+    }
+    let some = run(&url, &["retry", "--all-failed"]).await;
+    assert_eq!((some.status.code(), text(&some.stdout)), (Some(1), "IN_QUEUE: 2\n".to_owned()));
+    let why = text(&some.stderr);
+    assert!(why.starts_with("1 failed jobs are left: ") && why.contains("max_queued"), "{why}");
+    let none = run(&url, &["retry", "--all-failed", "--json"]).await;
+    let why = text(&none.stderr);
+    assert_eq!((none.status.code(), text(&none.stdout)), (Some(1), String::new()));
+    assert!(why.contains("429") && why.contains("1 are left") && why.contains("max_queued"), "{why}");
+    let request = Request::post("/v2/ep/retry-failed").body(Body::empty()).unwrap();
+    let reply = api.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(reply.headers()["retry-after"], "5");
+    api.take("w1").await;
+    let rest = api.post("retry-failed", "").await;
+    assert_eq!(rest.json(), serde_json::json!({"left": 0, "retried": 1}));
+}
+
+#[tokio::test]
+async fn a_url_that_names_no_endpoint_is_answered_with_one_that_does() {
+    let api = Api::new();
+    let base = serve(api.router.clone()).await.replace("/v2/ep", "");
+    for args in [&["submit", "1"][..], &["health"], &["batch", "list"], &["retry", "--all-failed"]] {
+        let refused = run(&format!("{base}/ep"), args).await;
+        let error = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(error.contains("404") && error.contains(&format!("such as {base}/v2/ep")), "{args:?}: {error}");
+    }
+    for path in ["/v2/ep/run", "/v2/ep/openai/v1", "/v2/ep/"] {
+        let health = run(&format!("{base}{path}"), &["health"]).await;
+        assert_eq!(health.status.code(), Some(0), "{path}: {}", text(&health.stderr));
+    }
+    let unknown = text(&run(&format!("{base}/v2/ep"), &["status", "unknown"]).await.stderr);
+    assert!(unknown.contains("job not found") && !unknown.contains("--url"), "{unknown}");
 }

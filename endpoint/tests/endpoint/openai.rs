@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
+use futures_util::StreamExt as _;
 use runpod_endpoint::api::{Catalog, KeySet, Keys, Options, Secret};
 use runpod_endpoint::store::{Limits, MemoryStore, Policy};
 use serde_json::{Value, json};
@@ -74,6 +75,20 @@ async fn the_status_of_a_failure_tells_whether_to_try_again() {
         (text("vLLM returned HTTP é"), 500, "server_error", "vLLM returned HTTP é"),
         (json!({"output": {"object": "error", "message": "m", "code": 404}}), 404, "not_found_error", "m"),
         (json!({"output": {"error": {"message": "m", "type": "mine", "code": 422}}}), 422, "mine", "m"),
+        (json!({"output": {"error": {"message": "m", "type": "mine", "code": "503"}}}), 503, "mine", "m"),
+        (json!({"output": {"error": {"message": "m", "type": "mine", "code": null}}}), 500, "mine", "m"),
+        (
+            json!({"output": {"object": "error", "message": "m", "type": "BadRequestError"}}),
+            400,
+            "invalid_request_error",
+            "m",
+        ),
+        (
+            json!({"output": {"error": {"message": "m", "type": "invalid_request_error", "code": "model_not_found"}}}),
+            404,
+            "invalid_request_error",
+            "m",
+        ),
         (
             json!({"output": {"error": {"message": "vLLM returned HTTP 429: slow", "type": "worker_error", "code": null}}}),
             429,
@@ -232,6 +247,71 @@ async fn a_stream_that_fails_before_its_first_item_has_the_status_of_the_failure
         let error: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((status, &error["error"]["message"]), (StatusCode::BAD_REQUEST, &json!("no")), "{end}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_the_first_event_of_a_stream_is_the_status_in_whatever_form_it_comes() {
+    let whole = r#"data: {"error": {"message": "no", "code": 404}}"#;
+    let pieces: Vec<String> = format!("{whole}\n\n").chars().map(String::from).collect();
+    for texts in [
+        vec![format!("{whole}\n\ndata: [DONE]\n\n")],
+        vec![format!("event: error\r\n{whole}\r\n\r\n")],
+        vec![format!(": hello\n\n{whole}\n\n")],
+        vec![r#"data: {"object": "error", "message": "no", "code": 404}"#.to_owned()],
+        vec![r#"data: {"error": {"message": "no", "type": "not_found_error"}}"#.to_owned(), "\n\n".to_owned()],
+        pieces,
+    ] {
+        let items: Vec<_> = texts.iter().map(|text| Value::from(&**text).to_string()).collect();
+        let items: Vec<_> = items.iter().map(String::as_str).collect();
+        let (status, text) = streamed(&items, r#"{"output": []}"#).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{texts:?}: {text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["error"]["message"], "no");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_events_of_a_stream_arrive_while_the_job_runs() {
+    let api = Api::new();
+    let (caller, id) = (
+        api.clone(),
+        tokio::spawn({
+            let api = api.clone();
+            async move {
+                let id = api.take("w1").await;
+                for piece in ["da", "ta: 1\n", "\ndata: 2"] {
+                    api.post(&format!("job-stream/w1/{id}"), json!({"output": piece}).to_string()).await;
+                }
+                id
+            }
+        }),
+    );
+    let request = Request::post("/v2/ep/openai/v1/completions").body(Body::from(r#"{"stream": true}"#)).unwrap();
+    let mut body = caller.router.oneshot(request).await.unwrap().into_body().into_data_stream();
+    let mut text = String::new();
+    while text != "data: 1\n\ndata: 2" {
+        text.push_str(std::str::from_utf8(&body.next().await.unwrap().unwrap()).unwrap());
+    }
+    let id = id.await.unwrap();
+    assert_eq!(api.state(&id).await, "IN_PROGRESS");
+    api.done("w1", &id, r#"{"output": []}"#).await;
+    assert_eq!(body.next().await.unwrap().unwrap(), "\n\ndata: [DONE]\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_other_openai_routes_are_passed_on_as_they_are() {
+    let (status, text) = streamed(&[r#""event: response.created\ndata: {\"n\": 1}\n\n""#], r#"{"output": []}"#).await;
+    let expected = "event: response.created\ndata: {\"n\": 1}\n\ndata: [DONE]\n\n";
+    assert_eq!((status, &*text), (StatusCode::OK, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_openai_does_not_have_becomes_no_job() {
+    let api = Api::new();
+    for method in ["OPTIONS", "TRACE"] {
+        let request = Request::builder().method(method).uri("/v2/ep/openai/v1/models").body(Body::empty()).unwrap();
+        assert_eq!(api.send(request).await.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+    }
+    assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use runpod_endpoint::api::{App, AppState, Keys, Options, router};
+use runpod_endpoint::api::{App, AppState, Keys, Options, router, with_common_layer};
 use runpod_endpoint::store::{Limits, MemoryStore, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +62,7 @@ impl Api {
             shutdown: CancellationToken::new(),
             options: Arc::new(options),
         });
-        Self { router: router(app.clone(), keys), app }
+        Self { router: with_common_layer(router(app.clone(), keys)), app }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Reply {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runpod_endpoint::store::{
-    ANONYMOUS, Heartbeat, Limits, Outcome, Overrides, Setup, Status, StoreError, WebhookEnd, WorkerEvent,
+    ANONYMOUS, Heartbeat, Limits, Outcome, Overrides, RetriedFailed, Setup, Status, StoreError, WebhookEnd, WorkerEvent,
 };
 use tokio::time::timeout;
 
@@ -541,9 +541,9 @@ async fn all_failed_jobs_run_again_at_once<E: Engine>() {
     let shown: Vec<_> = first.entries.iter().map(|row| (&*row.view.id, row.view.ending.error.as_deref())).collect();
     assert_eq!((shown, first.total), (vec![("job-2499", Some("bad")), ("job-2498", Some("bad"))], 2250));
     assert_eq!(store.failed(EP, 2249, 9).await.unwrap().entries.len(), 1);
-    assert_eq!(store.retry_failed(EP).await.unwrap(), 2250);
+    assert_eq!(store.retry_failed(EP).await.unwrap().retried, 2250);
     assert_eq!(store.failed(EP, 0, 9).await.unwrap().total, 0);
-    assert_eq!(store.retry_failed(EP).await.unwrap(), 0);
+    assert_eq!(store.retry_failed(EP).await.unwrap(), RetriedFailed::default());
     let again = take_ids(&*store, "another", usize::MAX).await;
     let bad: Vec<_> = ids.iter().filter(|id| !id.ends_with('7')).cloned().collect();
     assert_eq!(again, bad, "in their old order");

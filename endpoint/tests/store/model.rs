@@ -166,7 +166,7 @@ impl<E: Engine> Observer<E> {
             }
             Event::SetPaused { paused } => self.store.set_paused(EP, *paused).await.unwrap(),
             Event::RetryFailed => {
-                let retried = self.store.retry_failed(EP).await.unwrap();
+                let retried = self.store.retry_failed(EP).await.unwrap().retried;
                 let failed =
                     self.looks.iter_mut().filter(|look| matches!(look.status, Status::Failed | Status::TimedOut));
                 // Their first ends do not count any more.

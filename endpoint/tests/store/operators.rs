@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_endpoint::store::{Idempotency, Limits, NewJob, Overrides, Policy, Setup, Status, Store, StoreError};
+use runpod_endpoint::store::{
+    Idempotency, Limits, NewJob, Overrides, Policy, RetriedFailed, Setup, Status, Store, StoreError,
+};
 use tokio::time::timeout;
 
 use crate::lacks::is_lacking;
@@ -81,6 +83,38 @@ async fn more_jobs_than_may_wait_are_refused_and_leave_nothing<E: Engine>() {
     store.finish(EP, "w", "a", crate::support::failed("no")).await.unwrap();
     assert_eq!(store.retry(EP, "a").await.unwrap_err(), StoreError::TooManyQueued(2));
     assert_eq!(status(&*store, "a").await, Status::Failed);
+}
+
+async fn failed_jobs_are_retried_until_as_many_wait_as_may<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits { max_queued: Some(3), ..Limits::default() });
+    for id in ["a", "b", "c"] {
+        submit(&*store, id).await;
+    }
+    for id in take_ids(&*store, "w", 9).await {
+        store.finish(EP, "w", &id, crate::support::failed("no")).await.unwrap();
+    }
+    let retry = async || store.retry_failed(EP).await.unwrap();
+    let left = |retried, left| RetriedFailed { retried, left, refusal: Some(StoreError::TooManyQueued(3)) };
+    submit(&*store, "waits").await;
+    assert_eq!(retry().await, left(2, 1));
+    assert_eq!(retry().await, left(0, 1));
+    assert_eq!(take_ids(&*store, "w", 9).await, ["waits", "a", "b"], "the oldest ones");
+    assert_eq!(retry().await, RetriedFailed { retried: 1, ..RetriedFailed::default() });
+}
+
+#[tokio::test]
+async fn requests_of_a_batch_neither_use_up_nor_need_the_room_for_jobs_that_wait() {
+    let store = Memory::new().open(Limits { max_queued: Some(1), ..Limits::default() });
+    store.create_batch(EP, "batch".into(), vec![new_job("1"), new_job("2")]).await.unwrap();
+    store.finalize_batch(EP, "batch").await.unwrap();
+    submit(&*store, "a").await;
+    assert_eq!(store.submit(EP, new_job("b")).await.unwrap_err(), StoreError::TooManyQueued(1));
+    assert_eq!(take_ids(&*store, "w", 2).await, ["a", "1"]);
+    submit(&*store, "b").await;
+    store.finish(EP, "w", "1", crate::support::failed("no")).await.unwrap();
+    assert_eq!(store.retry_failed(EP).await.unwrap().retried, 1, "it is of a batch");
+    assert_eq!(store.submit(EP, new_job("c")).await.unwrap_err(), StoreError::TooManyQueued(1));
 }
 
 async fn shares_take_turns<E: Engine>() {
@@ -172,6 +206,7 @@ rules!(
     repeated_submissions_are_one_job,
     concurrent_repetitions_are_one_job,
     more_jobs_than_may_wait_are_refused_and_leave_nothing,
+    failed_jobs_are_retried_until_as_many_wait_as_may,
     shares_take_turns,
     results_are_kept_for_as_long_as_the_operator_wants,
     kept_results_make_room_for_new_jobs,

@@ -97,7 +97,7 @@ async fn what_operators_do_at_one_replica_holds_at_every_other() {
     assert_eq!(b.failed(EP, 0, 9).await.unwrap().total, 1);
     let query = HistoryQuery { text: "NO".to_owned(), limit: 9, ..HistoryQuery::default() };
     assert_eq!(b.search(EP, &query).await.unwrap().rows.len(), 1);
-    assert_eq!(b.retry_failed(EP).await.unwrap(), 1);
+    assert_eq!(b.retry_failed(EP).await.unwrap().retried, 1);
     assert_eq!(take_ids(&*a, "w", 1).await, ["a"]);
     let model = Model { name: "m".to_owned(), version: "1".to_owned() };
     let heartbeat = Heartbeat { model: Some(model.clone()), ..Heartbeat::default() };

@@ -1,10 +1,11 @@
 //! Failures as OpenAI clients expect them: a status that tells whether to try again, and an error object with a plain message.
 
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::super::error::ApiError;
 use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
@@ -15,9 +16,37 @@ const TIMED_OUT: &str = "executionTimeout exceeded";
 /// What RunPod's vLLM worker writes before the status of its inference server.
 const BACKEND_STATUS: &str = "vLLM returned HTTP ";
 /// The official clients repeat a request that was answered with 409 unless this header says `false`.
-const SHOULD_RETRY: &str = "x-should-retry";
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// How long a client leaves an endpoint alone that shuts down.
 const RESTART_SECONDS: u64 = 5;
+
+/// The body of every error response of an OpenAI route. It is written as it comes from the handler; this type is its schema.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(crate) struct OpenAiProblem {
+    error: OpenAiError,
+}
+
+impl OpenAiProblem {
+    /// The name of its schema.
+    pub(crate) const NAME: &'static str = "OpenAiProblem";
+}
+
+/// An OpenAI error object.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct OpenAiError {
+    /// The status, or a word of the handler's.
+    #[schema(value_type = serde_json::Value)]
+    code: Value,
+    /// What is wrong and what to do.
+    message: String,
+    /// The field of the request that is wrong.
+    param: Option<String>,
+    /// Such as `invalid_request_error`, `rate_limit_error` or `server_error`.
+    #[schema(rename = "type")]
+    kind: String,
+}
 
 /// Why a request has no answer.
 #[derive(Debug)]
@@ -72,7 +101,8 @@ impl Failure {
         Self::new(status, known.message(text))
     }
 
-    /// The failure that an output or a stream item is: inference servers return error objects. The status is in `code`.
+    /// The failure that an output or a stream item is: inference servers return error objects. The status is in `code`, in the message,
+    /// or follows from the type.
     pub(super) fn of_output(output: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Answer {
@@ -84,17 +114,24 @@ impl Failure {
             code: Value,
             #[serde(default)]
             message: Value,
+            #[serde(default, rename = "type")]
+            kind: Value,
         }
         let answer: Answer = serde_json::from_str(output).ok()?;
         let is_nested = answer.error.is_object();
         if !is_nested && answer.object.as_deref() != Some("error") {
             return None;
         }
-        let (code, message) =
-            if is_nested { (&answer.error["code"], &answer.error["message"]) } else { (&answer.code, &answer.message) };
+        let [code, message, kind] = if is_nested {
+            ["code", "message", "type"].map(|name| &answer.error[name])
+        } else {
+            [&answer.code, &answer.message, &answer.kind]
+        };
         let message = message.as_str().unwrap_or_default();
-        let status = code.as_u64().and_then(failure_status).or_else(|| backend_status(message));
-        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+        let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
+        let status = number.and_then(failure_status).or_else(|| backend_status(message));
+        let status = status.or_else(|| [code, kind].into_iter().find_map(|word| known_word(word.as_str()?)));
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Some(if is_nested {
             Self { status, retry_after: None, error: answer.error }
         } else {
@@ -135,6 +172,21 @@ impl IntoResponse for Failure {
         headers.extend(self.retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
         response
     }
+}
+
+/// The status of a word in an error object: OpenAI's, which are also the names of its clients' exceptions, as vLLM writes them.
+fn known_word(word: &str) -> Option<StatusCode> {
+    let word: String =
+        word.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_lowercase()).collect();
+    Some(match word.strip_suffix("error").unwrap_or(&word) {
+        "invalidrequest" | "badrequest" | "contextlengthexceeded" => StatusCode::BAD_REQUEST,
+        "authentication" | "invalidapikey" => StatusCode::UNAUTHORIZED,
+        "permission" | "permissiondenied" => StatusCode::FORBIDDEN,
+        "notfound" | "modelnotfound" => StatusCode::NOT_FOUND,
+        "ratelimit" | "ratelimitexceeded" | "insufficientquota" => StatusCode::TOO_MANY_REQUESTS,
+        "overloaded" | "serviceunavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => return None,
+    })
 }
 
 fn failure_status(code: u64) -> Option<StatusCode> {

@@ -33,7 +33,7 @@ pub enum BatchCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each line of the file is the input of one job, as JSON. A JSON object with a top-level `input` is sent as it
-is, as a whole request. Empty lines are skipped. The jobs run when no other job waits.
+is, as a whole request. Empty lines and byte order marks are skipped. The jobs run when no other job waits.
 
 Progress goes to standard error, results to standard output: one document a line, with the id, the status and
 the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed, 3 if the batch was cancelled.

@@ -13,7 +13,7 @@ use crate::secret::Secret;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Endpoint")]
 pub struct ServerArgs {
-    /// Base URL of the endpoint; for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID. HOST:PORT means http://HOST:PORT/v2/local
+    /// Base URL of the endpoint: http://HOST:PORT/v2/ENDPOINT_ID, for RunPod itself https://api.runpod.ai/v2/ENDPOINT_ID. HOST:PORT means http://HOST:PORT/v2/local
     #[arg(long, env = "RUNPOD_ENDPOINT_URL", default_value = "http://127.0.0.1:8000/v2/local", value_name = "URL", value_parser = endpoint_url)]
     pub url: String,
     /// API key of the endpoint
@@ -91,6 +91,8 @@ pub struct JobArgs {
 /// `retry`
 #[derive(Debug, Args)]
 #[command(after_help = "\
+With --all-failed the oldest jobs come first. Exit status: 1 if some are left because as many jobs wait as may.
+
 Examples:
   runpod-endpoint retry 0b0c8f5e-2d0e-4f0e-9a54-0a4f3f1d7a11-u1
   runpod-endpoint failed && runpod-endpoint retry --all-failed")]

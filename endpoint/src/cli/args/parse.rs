@@ -102,8 +102,45 @@ pub(super) fn endpoint_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
         return Err(ADVICE.to_owned());
     }
-    // What was given stays as it is: a path may be that of a proxy.
-    Ok(if url.path() == "/" { format!("{text}/v2/local") } else { text })
+    // What was given stays as it is otherwise: a path may be that of a proxy.
+    Ok(match text.rsplit_once("/v2") {
+        _ if url.path() == "/" => format!("{text}/v2/local"),
+        // The address that RunPod's clients take.
+        Some((_, "")) => format!("{text}/local"),
+        // The address of an operation, copied as a whole.
+        Some((base, rest)) => match rest.strip_prefix('/').and_then(|rest| rest.split_once('/')) {
+            Some((id, operation)) if is_operation(operation) => format!("{base}/v2/{id}"),
+            _ => text,
+        },
+        None => text,
+    })
+}
+
+/// Whether the path below an endpoint is that of one of the client API's operations.
+fn is_operation(path: &str) -> bool {
+    const OPERATIONS: [&str; 15] = [
+        "batch",
+        "cancel",
+        "failed",
+        "health",
+        "openai",
+        "purge-queue",
+        "requests",
+        "retry",
+        "retry-failed",
+        "run",
+        "runsync",
+        "status",
+        "status-sync",
+        "stream",
+        "webhooks",
+    ];
+    OPERATIONS.contains(&path.split('/').next().unwrap_or_default())
+}
+
+/// Whether a URL has the form of those of RunPod's endpoints. A proxy may serve one under another.
+pub(crate) fn is_endpoint_url(url: &str) -> bool {
+    url.rsplit_once("/v2/").is_some_and(|(_, id)| !id.is_empty() && !id.contains('/'))
 }
 
 /// Whether a host without a scheme has a port or is this machine's or an address: a key must not go through the internet unencrypted.
@@ -134,8 +171,22 @@ mod tests {
             ("http://127.0.0.1:8000/v2/local", "http://127.0.0.1:8000/v2/local"),
             ("api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc"),
             ("https://api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc"),
+            ("http://127.0.0.1:8000/v2", "http://127.0.0.1:8000/v2/local"),
+            ("http://127.0.0.1:8000/v2/", "http://127.0.0.1:8000/v2/local"),
+            ("http://127.0.0.1:8000/v2/images/openai/v1", "http://127.0.0.1:8000/v2/images"),
+            ("https://api.runpod.ai/v2/abc/runsync", "https://api.runpod.ai/v2/abc"),
+            ("https://box.lan/gpu/v2/images/status/job-1", "https://box.lan/gpu/v2/images"),
+            ("https://box.lan/images", "https://box.lan/images"),
+            ("https://box.lan/v2/images/eu", "https://box.lan/v2/images/eu"),
+            ("https://box.lan/v2x/images", "https://box.lan/v2x/images"),
         ] {
             assert_eq!(endpoint_url(given).as_deref(), Ok(url), "{given}");
+        }
+        assert!(is_endpoint_url("https://box.lan/gpu/v2/images"));
+        for other in
+            ["https://box.lan/images", "https://box.lan/v2/images/eu", "https://box.lan/v2/", "https://v2.lan/a"]
+        {
+            assert!(!is_endpoint_url(other), "{other}");
         }
         for bad in ["", "http://", "ftp://host/v2/a", "host:port", "http://host/v2/a?b=c"] {
             let error = endpoint_url(bad).unwrap_err();

@@ -81,8 +81,9 @@ export function overview(main, endpoint, onState) {
       const { total } = await request(`/v2/${part(endpoint)}/failed?limit=1`);
       if (total === 0) return void toast("No failed job is kept any more");
       if (!confirm(`Queue ${total} failed ${total === 1 ? "job" : "jobs"} again?`)) return;
-      const { retried } = await post(`/v2/${part(endpoint)}/retry-failed`);
-      toast(`${retried} failed ${retried === 1 ? "job" : "jobs"} queued again`);
+      const { retried, left, reason } = await post(`/v2/${part(endpoint)}/retry-failed`);
+      const rest = left > 0 ? `; ${left} left: ${reason}` : "";
+      toast(`${retried} failed ${retried === 1 ? "job" : "jobs"} queued again${rest}`);
     } catch (error) {
       toast(error.message);
     }

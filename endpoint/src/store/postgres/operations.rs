@@ -8,12 +8,13 @@ use super::PostgresStore;
 use super::rows;
 use super::store::ignore_unknown;
 use super::work::Need;
+use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::operations::Operations;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
 use crate::store::request::JobId;
-use crate::store::views::{GivenUp, JobRow, Page};
+use crate::store::views::{GivenUp, JobRow, Page, RetriedFailed};
 use crate::store::webhook_queue::WebhookEnd;
 
 /// Jobs in one unit.
@@ -27,7 +28,26 @@ fn integer(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Queues failed jobs again until one is refused; returns how many, and the refusal. Another endpoint may have changed some meanwhile.
+fn retry_all(queue: &mut Queue<Filed>, now: Timestamp, jobs: &[JobId]) -> (usize, Option<StoreError>) {
+    let mut retried = 0;
+    for id in jobs {
+        match queue.retry(now, id) {
+            Ok(_) => retried += 1,
+            Err(StoreError::JobNotFound | StoreError::NotRetryable(_)) => {}
+            Err(refusal) => return (retried, Some(refusal)),
+        }
+    }
+    (retried, None)
+}
+
 impl PostgresStore {
+    /// How many jobs have failed, and the number of the newest of them.
+    async fn count_failed(&self, endpoint: &str) -> Result<(i64, i64), StoreError> {
+        let row = self.shared.query(rows::COUNT_FAILED, &[&endpoint]).await?;
+        Ok(row.first().map(|row| (row.get(0), row.get(1))).unwrap_or_default())
+    }
+
     /// Keeps as many webhooks that were given up as the limit allows, those of the newest jobs.
     async fn bound_given_up(&self, endpoint: &str) -> Result<(), StoreError> {
         let local = self.shared.local(endpoint);
@@ -52,19 +72,22 @@ impl Operations for PostgresStore {
         self.shared.look_failed(endpoint, integer(offset), integer(limit)).await
     }
 
-    async fn retry_failed(&self, endpoint: &str) -> Result<usize, StoreError> {
-        let newest = self.shared.query(rows::COUNT_FAILED, &[&endpoint]).await?;
-        let newest: i64 = newest.first().map(|row| row.get(1)).unwrap_or_default();
-        let (mut last, mut retried) = (0_i64, 0);
+    async fn retry_failed(&self, endpoint: &str) -> Result<RetriedFailed, StoreError> {
+        let (_, newest) = self.count_failed(endpoint).await?;
+        let (mut last, mut all) = (0_i64, RetriedFailed::default());
         loop {
             let some = self.shared.query(rows::NEXT_FAILED, &[&endpoint, &last, &newest, &STEP]).await?;
-            let Some(end) = some.last() else { return Ok(retried) };
+            let Some(end) = some.last() else { return Ok(all) };
             last = end.get("number");
             let jobs = ids(&some);
             let need = Need { jobs: jobs.clone(), numbers: jobs.len(), bounds: true, ..Need::default() };
-            let retry =
-                move |queue: &mut Queue<Filed>, now| jobs.iter().filter(|id| queue.retry(now, id).is_ok()).count();
-            retried += self.shared.run(&self.shared.local(endpoint), need, retry).await?;
+            let retry = move |queue: &mut Queue<Filed>, now| retry_all(queue, now, &jobs);
+            let (retried, refusal) = self.shared.run(&self.shared.local(endpoint), need, retry).await?;
+            all.retried += retried;
+            if refusal.is_some() {
+                let (left, _) = self.count_failed(endpoint).await?;
+                return Ok(RetriedFailed { left: rows::size(left), refusal, ..all });
+            }
         }
     }
 

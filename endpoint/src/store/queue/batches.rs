@@ -111,9 +111,12 @@ impl<P: Content> Queue<P> {
     /// Cancels the requests that wait. Those that run go on; once they have ended, the batch is CANCELLED.
     ///
     /// # Errors
-    /// When the batch is unknown.
+    /// When the batch is unknown, or has ended otherwise.
     pub fn cancel_batch(&mut self, now: Timestamp, id: &str) -> Result<BatchView, StoreError> {
         let batch = self.batches.get(id)?;
+        if batch.record.state == BatchState::Finalized && !batch.is_active() {
+            return Err(StoreError::BatchEnded);
+        }
         let id = Arc::clone(&batch.record.id);
         if matches!(batch.record.state, BatchState::Draft | BatchState::Finalized) {
             self.set_batch_state(&id, BatchState::Cancelling);

@@ -99,9 +99,12 @@ impl<P: Content> Queue<P> {
         !self.is_full()
     }
 
+    /// Requests of batches have limits of their own, and neither count nor are refused here.
     fn check_queued(&self) -> Result<(), StoreError> {
         match self.limits.max_queued {
-            Some(max) if self.waiting.len() + self.elsewhere.waiting >= max => Err(StoreError::TooManyQueued(max)),
+            Some(max) if self.waiting.without_batches() + self.elsewhere.waiting >= max => {
+                Err(StoreError::TooManyQueued(max))
+            }
             _ => Ok(()),
         }
     }
@@ -178,7 +181,9 @@ impl<P: Content> Queue<P> {
         }
         let (id, request) = (Arc::clone(&job.record.id), &job.record.request);
         let (low_priority, share) = (request.policy.low_priority, request.share.clone());
-        self.check_queued()?;
+        if request.batch.is_none() {
+            self.check_queued()?;
+        }
         let position = self.new_position(low_priority, &share);
         let job = self.jobs.get_mut(&id).ok_or(StoreError::JobNotFound)?;
         let record = &mut job.record;

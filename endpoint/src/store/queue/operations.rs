@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::{Effect, Queue};
 use crate::store::clock::Timestamp;
 use crate::store::payload::Content;
-use crate::store::views::{JobRow, Page};
+use crate::store::views::{JobRow, Page, RetriedFailed};
 
 impl<P: Content> Queue<P> {
     /// Stops or resumes giving out jobs. Everything else goes on: jobs are accepted, and running ones end.
@@ -36,12 +36,26 @@ impl<P: Content> Queue<P> {
         self.failed_jobs.last().copied()
     }
 
-    /// Queues failed jobs with these numbers again, oldest first, at most `max`. Returns how many, and where to go on.
-    pub fn retry_failed(&mut self, now: Timestamp, numbers: RangeInclusive<u64>, max: usize) -> (usize, Option<u64>) {
+    /// Queues failed jobs with these numbers again, oldest first, at most `max` and until one is refused. Returns what became of them,
+    /// and where to go on.
+    pub fn retry_failed(
+        &mut self,
+        now: Timestamp,
+        numbers: RangeInclusive<u64>,
+        max: usize,
+    ) -> (RetriedFailed, Option<u64>) {
         let some: Vec<_> = self.failed_jobs.range(numbers.clone()).take(max).copied().collect();
         let rest = some.last().filter(|_| some.len() == max).map(|last| last + 1);
-        let ids = some.iter().filter_map(|number| self.by_age.get(number)).cloned().collect::<Vec<_>>();
-        let retried = ids.iter().filter(|id| self.retry(now, id).is_ok()).count();
-        (retried, rest.filter(|from| from <= numbers.end()))
+        let mut outcome = RetriedFailed::default();
+        for number in some {
+            let Some(id) = self.by_age.get(&number).cloned() else { continue };
+            if let Err(refusal) = self.retry(now, &id) {
+                outcome.left = self.failed_jobs.range(number..=*numbers.end()).count();
+                outcome.refusal = Some(refusal);
+                return (outcome, None);
+            }
+            outcome.retried += 1;
+        }
+        (outcome, rest.filter(|from| from <= numbers.end()))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::waiting::Entry;
 use super::{BatchRecord, Counters, Queue};
 use crate::store::batch::BatchState;
 use crate::store::clock::Timestamp;
@@ -33,9 +34,7 @@ impl Queue<Filed> {
         let is_draft = batch.as_ref().and_then(|batch| self.batches.state_of(batch)) == Some(BatchState::Draft);
         match &mut record.state {
             State::Queued if is_draft => {}
-            State::Queued => {
-                self.waiting.insert(record.position, Arc::clone(&id), record.request.share.clone());
-            }
+            State::Queued => self.waiting.insert(record.position, Entry::new(&record)),
             State::Running(run) => self.restore_run(now, run, &id),
             State::Finished { .. } => {}
         }
@@ -60,10 +59,10 @@ impl Queue<Filed> {
 
     /// Gives rounds to the jobs that wait, once all are there.
     pub(crate) fn restored(&mut self) {
-        for (position, id, share) in self.waiting.take_all() {
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
-            job.record.position = self.waiting.place(position.low_priority, position.number, &share);
-            self.waiting.insert(job.record.position, id, share);
+        for (position, entry) in self.waiting.take_all() {
+            let Some(job) = self.jobs.get_mut(&entry.id) else { continue };
+            job.record.position = self.waiting.place(position.low_priority, position.number, &entry.share);
+            self.waiting.insert(job.record.position, entry);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
+use super::waiting::Entry;
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
 use crate::store::history::History;
@@ -23,6 +24,7 @@ use crate::store::workers::{KeptWorker, OpenPolls};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
     pub(crate) jobs: usize,
+    /// Those that are not requests of batches.
     pub(crate) waiting: usize,
     pub(crate) bytes: usize,
     pub(crate) streamed: usize,
@@ -113,9 +115,7 @@ impl Queue<Filed> {
         let record = record.map(|part, bytes| Filed::Stored { number, part, bytes });
         let mut holders = Vec::new();
         match &record.state {
-            State::Queued => {
-                self.waiting.insert(record.position, Arc::clone(&id), record.request.share.clone());
-            }
+            State::Queued => self.waiting.insert(record.position, Entry::new(&record)),
             State::Running(run) => {
                 self.in_progress += 1;
                 holders = vec![Arc::clone(&run.worker), Arc::clone(&run.poller)];

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::waiting::Entry;
 use super::{Effect, Queue};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
@@ -58,8 +59,8 @@ impl<P: Content> Queue<P> {
     }
 
     pub(super) fn enqueue(&mut self, position: Position, id: &JobId) {
-        let share = self.jobs.get(id).and_then(|job| job.record.request.share.clone());
-        self.waiting.insert(position, Arc::clone(id), share);
+        let Some(job) = self.jobs.get(id) else { return };
+        self.waiting.insert(position, Entry::new(&job.record));
         self.effects.push(Effect::JobWaiting);
     }
 

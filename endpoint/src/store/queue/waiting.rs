@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::store::job::Position;
+use crate::store::job::{Position, Record};
 use crate::store::request::JobId;
 
 /// Jobs at the front of which one is the oldest of all, at most.
@@ -18,11 +18,29 @@ type Share = Option<Arc<str>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    jobs: BTreeMap<Position, (JobId, Share)>,
+    jobs: BTreeMap<Position, Entry>,
+    /// Those that are requests of batches.
+    of_batches: usize,
     /// The shares that have jobs in here. Those of low priority have rounds of their own.
     shares: HashMap<(bool, Share), Turns>,
     /// The latest round that a worker has got a job of; with normal and with low priority.
     served: [u64; 2],
+}
+
+/// A job that waits.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: JobId,
+    pub(super) share: Share,
+    /// It is a request of a batch.
+    pub(super) is_of_batch: bool,
+}
+
+impl Entry {
+    pub(super) fn new<P>(record: &Record<P>) -> Self {
+        let Record { id, request, .. } = record;
+        Self { id: Arc::clone(id), share: request.share.clone(), is_of_batch: request.batch.is_some() }
+    }
 }
 
 /// The waiting jobs of one share.
@@ -40,22 +58,24 @@ impl Waiting {
         Position { low_priority, round: last.max(self.served[usize::from(low_priority)]) + 1, number }
     }
 
-    pub(super) fn insert(&mut self, position: Position, id: JobId, share: Share) {
-        let turns = self.shares.entry((position.low_priority, share.clone())).or_default();
+    pub(super) fn insert(&mut self, position: Position, entry: Entry) {
+        let turns = self.shares.entry((position.low_priority, entry.share.clone())).or_default();
         turns.jobs += 1;
         turns.last = turns.last.max(position.round);
-        self.jobs.insert(position, (id, share));
+        self.of_batches += usize::from(entry.is_of_batch);
+        self.jobs.insert(position, entry);
     }
 
     pub(super) fn remove(&mut self, position: &Position) {
-        if let Some((_, share)) = self.jobs.remove(position) {
-            self.one_less(position.low_priority, share);
+        if let Some(entry) = self.jobs.remove(position) {
+            self.of_batches -= usize::from(entry.is_of_batch);
+            self.one_less(position.low_priority, entry.share);
         }
     }
 
     /// The next job for a worker.
     pub(super) fn pop_first(&mut self) -> Option<JobId> {
-        let (position, id) = self.jobs.first_key_value().map(|(position, (id, _))| (*position, Arc::clone(id)))?;
+        let (position, id) = self.jobs.first_key_value().map(|(position, entry)| (*position, Arc::clone(&entry.id)))?;
         self.serve(&position);
         Some(id)
     }
@@ -77,19 +97,18 @@ impl Waiting {
     }
 
     /// Takes all out, in order.
-    pub(super) fn take_all(&mut self) -> Vec<(Position, JobId, Share)> {
-        let all = std::mem::take(self).jobs;
-        all.into_iter().map(|(position, (id, share))| (position, id, share)).collect()
+    pub(super) fn take_all(&mut self) -> Vec<(Position, Entry)> {
+        std::mem::take(self).jobs.into_iter().collect()
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &JobId> {
-        self.jobs.values().map(|(id, _)| id)
+        self.jobs.values().map(|entry| &entry.id)
     }
 
     /// Those that are not of low priority.
     pub(super) fn urgent(&self) -> impl Iterator<Item = &JobId> {
         let first_low = Position { low_priority: true, round: 0, number: 0 };
-        self.jobs.range(..first_low).map(|(_, (id, _))| id)
+        self.jobs.range(..first_low).map(|(_, entry)| &entry.id)
     }
 
     /// How many jobs at the front have the oldest one among them.
@@ -99,11 +118,16 @@ impl Waiting {
 
     #[cfg(test)]
     pub(super) fn get(&self, position: &Position) -> Option<&JobId> {
-        self.jobs.get(position).map(|(id, _)| id)
+        self.jobs.get(position).map(|entry| &entry.id)
     }
 
     pub(super) fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// How many wait that are not requests of batches.
+    pub(super) fn without_batches(&self) -> usize {
+        self.jobs.len() - self.of_batches
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -115,6 +139,10 @@ impl Waiting {
 mod tests {
     use super::*;
 
+    fn entry(id: &str, share: Share) -> Entry {
+        Entry { id: id.into(), share, is_of_batch: id.starts_with('b') }
+    }
+
     /// A queue of jobs that are called after their share and their number.
     #[derive(Default)]
     struct Line(Waiting, u64);
@@ -125,7 +153,7 @@ mod tests {
                 self.1 += 1;
                 let name = (share != '-').then(|| Arc::from(share.to_string()));
                 let position = self.0.place(false, self.1, &name);
-                self.0.insert(position, Arc::from(format!("{share}{}", self.1)), name);
+                self.0.insert(position, entry(&format!("{share}{}", self.1), name));
             }
         }
 
@@ -154,6 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_batches_are_counted_apart() {
+        let mut line = Line::default();
+        line.add("abb-");
+        assert_eq!((line.0.len(), line.0.without_batches()), (4, 2));
+        line.take(2);
+        assert_eq!((line.0.len(), line.0.without_batches()), (2, 1));
+        line.take(9);
+        assert_eq!(line.0.without_batches(), 0);
+    }
+
+    #[test]
     fn without_shares_the_order_is_that_of_submission() {
         let mut line = Line::default();
         line.add("---");
@@ -166,7 +205,7 @@ mod tests {
     fn a_share_that_has_withdrawn_its_jobs_starts_anew() {
         let mut line = Line::default();
         line.add("aaaabb");
-        let of_a = |(position, (id, _)): (&Position, &(JobId, Share))| id.starts_with('a').then_some(*position);
+        let of_a = |(position, entry): (&Position, &Entry)| entry.id.starts_with('a').then_some(*position);
         for position in line.0.jobs.iter().filter_map(of_a).collect::<Vec<_>>() {
             line.0.remove(&position);
         }
@@ -181,7 +220,7 @@ mod tests {
         let position = line.0.place(false, 0, &None);
         line.add("--b");
         assert_eq!(line.take(1), "-1");
-        line.0.insert(position, Arc::from("back"), None);
+        line.0.insert(position, entry("back", None));
         line.add("-");
         assert_eq!(line.take(9), "back b3 -2 -4");
     }

@@ -7,7 +7,7 @@ use crate::store::backing::Backing;
 use crate::store::error::StoreError;
 use crate::store::operations::Operations;
 use crate::store::request::JobId;
-use crate::store::views::{GivenUp, JobRow, Page};
+use crate::store::views::{GivenUp, JobRow, Page, RetriedFailed};
 use crate::store::webhook_queue::WebhookEnd;
 
 /// Jobs that are changed at once. Other requests get a turn in between.
@@ -30,17 +30,19 @@ impl<B: Backing> Operations for QueueStore<B> {
         Ok(Page { entries: self.durable_rows(&endpoint, found).await?, total })
     }
 
-    async fn retry_failed(&self, endpoint: &str) -> Result<usize, StoreError> {
-        let Some(endpoint) = self.find(endpoint) else { return Ok(0) };
+    async fn retry_failed(&self, endpoint: &str) -> Result<RetriedFailed, StoreError> {
+        let mut all = RetriedFailed::default();
+        let Some(endpoint) = self.find(endpoint) else { return Ok(all) };
         // Those that fail again meanwhile are left alone.
         let (newest, _) = endpoint.with(|queue, _| queue.newest_failed());
-        let (mut retried, mut next) = (0, newest.map(|_| 0));
+        let mut next = newest.map(|_| 0);
         while let (Some(from), Some(newest)) = (next, newest) {
             let (some, rest) =
                 self.commit(&endpoint, |queue, now| queue.retry_failed(now, from..=newest, STEP)).await?;
-            (retried, next) = (retried + some, rest);
+            next = rest;
+            all = RetriedFailed { retried: all.retried + some.retried, ..some };
         }
-        Ok(retried)
+        Ok(all)
     }
 
     async fn webhook_ended(

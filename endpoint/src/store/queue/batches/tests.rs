@@ -115,6 +115,15 @@ fn cancelling_ends_what_waits_and_lets_what_runs_end() {
 }
 
 #[test]
+fn a_batch_that_has_ended_stays_as_it_is() {
+    let mut queue = queue_with(Limits::default(), &["1"]);
+    taken(&mut queue, AT, 1);
+    queue.finish(AT, "w", "1", Outcome::completed(None));
+    assert_eq!(queue.cancel_batch(AT, "b"), Err(StoreError::BatchEnded));
+    assert_eq!(queue.batch_view("b").unwrap().state, BatchState::Finalized);
+}
+
+#[test]
 fn a_cancelled_draft_is_cancelled_at_once() {
     let mut queue: Queue = Queue::new(Limits::default());
     queue.create_batch(AT, &"b".into(), jobs(&["1"])).unwrap();
