@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::WebhookBody;
 use super::client::{SendError, WebhookClient};
-use super::origin::{Origin, Origins, Places};
+use super::origin::{Origin, Origins, Permits};
 use super::schedule::Schedule;
 use super::signature::Signer;
 use crate::store::{Store, Webhook, WebhookDue, WebhookEnd, WebhookOutcomes};
@@ -26,7 +26,7 @@ const MIN_PENDING_OF_ORIGIN: usize = 100;
 /// Deliveries begun and not ended to all receivers, before each has only its [`MIN_PENDING_OF_ORIGIN`].
 const MAX_PENDING: usize = 100_000;
 
-/// How much longer than its schedule a delivery waits for a place, when its receiver is busy with the failure of others.
+/// How much longer than its schedule a delivery waits for a permit, when its receiver is busy with the failure of others.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Before the end of a delivery is noted again that could not be noted, and how often it is.
@@ -45,7 +45,7 @@ pub struct Webhooks {
     client: WebhookClient,
     signer: Option<Signer>,
     outcomes: WebhookOutcomes,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     schedule: Schedule,
 }
 
@@ -56,8 +56,8 @@ impl Webhooks {
     /// When the TLS settings of this machine are unusable.
     pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
         let client = WebhookClient::new(guard)?;
-        let (outcomes, places) = (WebhookOutcomes::default(), Arc::default());
-        Ok(Self { store, client, signer, outcomes, places, schedule: Schedule::default() })
+        let (outcomes, permits) = (WebhookOutcomes::default(), Arc::default());
+        Ok(Self { store, client, signer, outcomes, permits, schedule: Schedule::default() })
     }
 
     /// Counts how deliveries end.
@@ -124,17 +124,17 @@ impl Webhooks {
 
     /// One try. `None` when there is no end to report any more.
     async fn attempt(&self, due: &WebhookDue, origin: &Origin, begun: Instant) -> Option<Result<(), SendError>> {
-        let Ok(place) = timeout_at(begun + self.schedule.span() + PATIENCE, self.places.enter(origin)).await else {
+        let Ok(permit) = timeout_at(begun + self.schedule.span() + PATIENCE, self.permits.acquire(origin)).await else {
             return Some(Err(SendError::NoPlace));
         };
-        let place = place?;
+        let permit = permit?;
         let webhook = match self.store.webhook(&due.endpoint, &due.job).await {
             Ok(webhook) => webhook.filter(|webhook| webhook.end_number == due.end_number)?,
             Err(error) => return Some(Err(error.into())),
         };
         let body = Bytes::from(serde_json::to_vec(&WebhookBody::from(&webhook)).ok()?);
         let sent = self.client.post(&webhook.url, self.headers(&webhook, &body), body).await;
-        place.leave(sent.is_ok());
+        permit.release(sent.is_ok());
         Some(sent)
     }
 
