@@ -1,4 +1,4 @@
-//! Packed bodies: gzip in requests is undone, and large answers are packed for clients that ask for it.
+//! Compressed bodies: requests in gzip are decompressed, and large answers are compressed for clients that ask for it.
 
 use axum::Router;
 use axum::extract::Request;
@@ -15,15 +15,15 @@ use super::error::ApiError;
 use super::extensions;
 use super::limits;
 
-/// Adds both to the routes. The limits of bodies hold for what they are when unpacked, because they are counted while they are read.
+/// Adds both to the routes. The limits of bodies hold for their decompressed size, because they are counted while they are read.
 pub fn with_encodings<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     let worth_it = SizeAbove::new(limits::COMPRESSED_FROM)
         .and(NotForContentType::SSE)
         .and(NotForContentType::IMAGES)
         .and(is_for_a_client);
     // Packing costs the server's time, and most clients are near: the fastest level is enough.
-    let packed = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
-    routes.layer(packed).layer(RequestDecompressionLayer::new()).layer(from_fn(refuse_unknown))
+    let compressed = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
+    routes.layer(compressed).layer(RequestDecompressionLayer::new()).layer(from_fn(refuse_unknown))
 }
 
 /// Answers to workers are sent as they are: jobs count as delivered when the last byte of their own text has left.
@@ -31,7 +31,7 @@ fn is_for_a_client(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extension
     !extensions::is_for_a_worker(headers)
 }
 
-/// Refuses a request that would be read as it is packed, in this API's words.
+/// Refuses a request in another encoding, which would be read as if it were not compressed, in this API's words.
 async fn refuse_unknown(mut request: Request, next: Next) -> Result<Response, ApiError> {
     let headers = request.headers_mut();
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();

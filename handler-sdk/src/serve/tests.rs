@@ -16,8 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use runpod_handler_protocol::records::PEAK_HOST_BYTES;
 use runpod_handler_protocol::{
-    CheckOrder, CheckReport, Decoder, ErrorKind, ErrorReport, Manifest, PROTOCOL_VERSION, Received, StopReason,
-    ToHandler, ToSupervisor, encode_header,
+    CheckOrder, CheckReport, ErrorKind, ErrorReport, PROTOCOL_VERSION, ToHandler, ToSupervisor,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::{Check, EXIT_LOAD_FAILED, EXIT_PROTOCOL, Handler, HandlerError, Job, LoadEnv, NoChunks};
 
-use worker::{DEADLINE_MS, Worker, is_final};
+use worker::{DEADLINE_MS, MESSAGE_TIMEOUT, Worker, is_final};
 
 /// A handler whose input names what it does.
 struct Scripted {

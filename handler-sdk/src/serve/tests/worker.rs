@@ -15,14 +15,14 @@ use crate::Handler;
 use crate::serve::{OneByOne, Program, serve_on};
 
 /// Longest wait for one message: far longer than any step of these tests takes.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A deadline that no job of these tests reaches.
 pub(super) const DEADLINE_MS: u64 = 60_000;
 
 /// The worker's end of the connection.
 pub(super) struct Worker {
     pub(super) stream: UnixStream,
-    decoder: Decoder<ToSupervisor>,
+    pub(super) decoder: Decoder<ToSupervisor>,
     pub(super) handler: JoinHandle<u8>,
     pub(super) manifest: Manifest,
 }
