@@ -47,9 +47,9 @@ pub enum StartError {
         "cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind (for workers that runpod-endpoint starts: another port with its --worker-http-port), or `none`"
     )]
     Bind {
-        /// The address.
+        /// Where it was to listen.
         address: SocketAddr,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: std::io::Error,
     },
     /// Signals cannot be received, or standard input cannot be watched.

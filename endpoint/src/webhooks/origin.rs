@@ -10,9 +10,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// Tries in flight at once to one receiver that accepts them.
 const MAX_IN_FLIGHT: usize = 8;
 
-/// Tries in flight at once to all receivers that have accepted the last ones, and to all others. Apart, so that receivers that do not
-/// answer never use up the permits for those that do.
+/// Tries in flight at once to all receivers that have accepted the last ones. Counted apart from the others, so that receivers that do
+/// not answer never use up the permits for those that do.
 const MAX_PROVEN: usize = 64;
+/// Tries in flight at once to all other receivers.
 const MAX_UNPROVEN: usize = 64;
 
 /// Receivers remembered before those without deliveries are forgotten.

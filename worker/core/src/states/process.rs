@@ -144,13 +144,9 @@ impl Phase {
 /// A handler process.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
-    /// Its index.
     pub id: ProcessId,
-    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// Its phase.
     pub phase: Phase,
-    /// Its slots.
     pub slots: Slots,
     /// Process id of the operating system.
     pub pid: Option<u32>,
