@@ -110,9 +110,9 @@ impl RuleState {
             Phase::Pending(since) => since,
             Phase::Firing => return None,
         };
-        let held = now.saturating_sub(since) >= self.rule.hold;
-        let cool = self.fired_at.is_none_or(|fired_at| now.saturating_sub(fired_at) >= self.rule.cool_down);
-        if held && cool {
+        let has_held = now.saturating_sub(since) >= self.rule.hold;
+        let cooled_down = self.fired_at.is_none_or(|fired_at| now.saturating_sub(fired_at) >= self.rule.cool_down);
+        if has_held && cooled_down {
             self.phase = Phase::Firing;
             self.fired_at = Some(now);
             return Some(AlertState::Firing);

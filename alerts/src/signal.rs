@@ -15,7 +15,7 @@ pub struct Readings {
     pub unhealthy_workers: u64,
     /// Workers that fell silent without a goodbye.
     pub lost_workers: u64,
-    /// Mean utilisation of the GPUs, from 0 to 1; `None` if there is no GPU or the figure is unknown.
+    /// Mean utilization of the GPUs, from 0 to 1; `None` if there is no GPU or the figure is unknown.
     pub gpu_utilization: Option<f64>,
     /// Counters; they only grow.
     pub counters: Counters,
@@ -101,7 +101,7 @@ impl Signal {
             Self::JobsWithoutIdleWorker => "jobs waiting while no worker is idle",
             Self::UnhealthyWorkers => "unhealthy workers",
             Self::LostWorkers => "lost workers",
-            Self::GpuUtilization => "GPU utilisation while there is work",
+            Self::GpuUtilization => "GPU utilization while there is work",
         }
     }
 

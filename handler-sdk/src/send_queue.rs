@@ -6,7 +6,7 @@
 //! The queue is bounded because each producer is: the chunk window limits a job's chunks, a new progress, loading or concurrency
 //! message replaces the waiting one, a slot has at most one result, and only the newest pong is kept.
 
-mod batch;
+mod frames;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -19,15 +19,15 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use runpod_handler_protocol::{ErrorReport, ToSupervisor, encode_header};
 
-use self::batch::{Batch, Frame};
+use self::frames::{Frame, Outgoing};
 use crate::text::log;
 
 /// Frames that are written with one system call.
-const BATCH_FRAMES: usize = 64;
+const MAX_FRAMES: usize = 64;
 /// Bytes after which no frame is added to those that are written together.
-const BATCH_BYTES: usize = 64 * 1024;
-/// Batches that a thread writes before it leaves the rest to the writer thread: it has work of its own.
-const BATCHES_IN_A_ROW: usize = 4;
+const MAX_BYTES: usize = 64 * 1024;
+/// Writes that a thread does before it leaves the rest to the writer thread: it has work of its own.
+const MAX_WRITES: usize = 4;
 
 /// Frames that wait to be sent, in order.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub(crate) struct SendQueue {
 struct State {
     /// A thread writes, and goes on until nothing waits.
     writing: bool,
-    /// Frames of a batch that the socket had no room for; a part of the first one may be written.
+    /// Frames of the last write that the socket had no room for; a part of the first one may be written.
     begun: Vec<Frame>,
     /// Sent ahead of all frames, because it shows that the process is alive.
     pong: Option<u64>,
@@ -64,27 +64,27 @@ impl State {
         self.begun.is_empty() && self.pong.is_none() && self.frames.is_empty()
     }
 
-    /// Takes what is written next; the caller writes until [`State::end_batch`].
-    fn begin_batch(&mut self) -> Batch {
+    /// Takes what is written next; the caller writes until [`State::end_write`].
+    fn begin_write(&mut self) -> Outgoing {
         self.writing = true;
-        let mut batch = Batch::default();
-        self.begun.drain(..).for_each(|frame| batch.add(frame));
+        let mut outgoing = Outgoing::default();
+        self.begun.drain(..).for_each(|frame| outgoing.add(frame));
         if let Some(header) = self.pong.take().and_then(|seq| encode_header(&ToSupervisor::Pong { seq }, 0).ok()) {
-            batch.add(Frame { header: header.into(), payload: Bytes::new(), replaceable: None, counted: false });
+            outgoing.add(Frame { header: header.into(), payload: Bytes::new(), replaceable: None, counted: false });
         }
-        while batch.len() < BATCH_FRAMES
-            && batch.bytes() < BATCH_BYTES
+        while outgoing.len() < MAX_FRAMES
+            && outgoing.bytes() < MAX_BYTES
             && let Some(frame) = self.frames.pop_front()
         {
-            batch.add(frame);
+            outgoing.add(frame);
         }
-        batch
+        outgoing
     }
 
-    fn end_batch(&mut self, batch: Batch) {
+    fn end_write(&mut self, outgoing: Outgoing) {
         self.writing = false;
-        self.written += batch.written;
-        self.begun = batch.into_rest();
+        self.written += outgoing.written;
+        self.begun = outgoing.into_rest();
         self.wake();
     }
 
@@ -204,10 +204,10 @@ impl SendQueue {
             if state.is_empty() {
                 return Ok(());
             }
-            let mut batch = state.begin_batch();
-            let result = MutexGuard::unlocked(&mut state, || batch.write_all(stream));
+            let mut outgoing = state.begin_write();
+            let result = MutexGuard::unlocked(&mut state, || outgoing.write_all(stream));
             state.closed |= result.is_err();
-            state.end_batch(batch);
+            state.end_write(outgoing);
             result?;
         }
     }
@@ -218,10 +218,10 @@ impl SendQueue {
             return;
         }
         if let Some(socket) = self.socket.get() {
-            for _ in 0..BATCHES_IN_A_ROW {
-                let mut batch = state.begin_batch();
-                MutexGuard::unlocked(&mut state, || batch.write_now(socket));
-                state.end_batch(batch);
+            for _ in 0..MAX_WRITES {
+                let mut outgoing = state.begin_write();
+                MutexGuard::unlocked(&mut state, || outgoing.write_now(socket));
+                state.end_write(outgoing);
                 if state.is_empty() || !state.begun.is_empty() {
                     break;
                 }

@@ -87,9 +87,9 @@ impl Activity {
         (since.elapsed() >= limit).then_some(expiry)
     }
 
-    /// How readily the connection makes room for another one, least readily first; `None` while it is being answered. Idle
-    /// connections come before incomplete requests, long waits before short ones.
-    pub(crate) fn dispensability(&self) -> Option<(u8, Duration)> {
+    /// The rank of the connection among those that may be closed to make room for another one: the highest is closed first. `None`
+    /// while it is being answered. Idle connections rank above incomplete requests, long waits above short ones.
+    pub(crate) fn eviction_rank(&self) -> Option<(u8, Duration)> {
         let (phase, since) = *self.state.lock();
         let waited = since.elapsed();
         match phase {

@@ -23,7 +23,7 @@ use crate::counts::{Refusal, ServerCounts};
 use crate::limits::ServerLimits;
 use crate::phase::Phase;
 use crate::stream::GuardedStream;
-use crate::table::{Place, Table};
+use crate::table::{OpenConnection, Table};
 use crate::tracked::{Part, TrackedBody};
 
 /// How long open requests may take to end once the server stops.
@@ -83,16 +83,16 @@ impl HttpServer {
             };
             match accepted {
                 Ok((stream, _)) => match table.admit() {
-                    Some(place) => {
+                    Some(connection) => {
                         let (router, closing, open) = (router.clone(), closing.clone(), open.clone());
                         tokio::spawn(async move {
-                            serve_connection(stream, place, router, self.limits, closing).await;
+                            serve_connection(stream, connection, router, self.limits, closing).await;
                             drop(open);
                         });
                     }
                     None => refuse(stream, &refusals),
                 },
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     if has_no_descriptor(&error) {
                         table.free_descriptor();
@@ -126,7 +126,7 @@ async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop
 /// connection that is upgraded goes on without this server.
 async fn serve_connection(
     stream: TcpStream,
-    place: Place,
+    connection: OpenConnection,
     router: Router,
     limits: ServerLimits,
     closing: CancellationToken,
@@ -136,7 +136,7 @@ async fn serve_connection(
         tracing::debug!(%error, "A connection delays small packets.");
     }
     let handle = Connection::default();
-    let (activity, counts) = (Arc::clone(&place.activity), Arc::clone(place.counts()));
+    let (activity, counts) = (Arc::clone(&connection.activity), Arc::clone(connection.counts()));
     let stream =
         GuardedStream::new(stream, Arc::clone(&activity), Arc::clone(&counts), handle.clone(), limits.write_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -168,7 +168,7 @@ async fn serve_connection(
                 is_closing = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = place.activity.closed() => return,
+            () = connection.activity.closed() => return,
         }
     }
 }
@@ -198,7 +198,7 @@ fn refuse(stream: TcpStream, refusals: &Arc<Semaphore>) {
 }
 
 /// Whether the error concerns the accepted connection only.
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused

@@ -24,9 +24,9 @@ pub(crate) struct GuardedStream {
     counts: Arc<ServerCounts>,
     connection: Connection,
     write_timeout: Duration,
-    /// Runs while the reader is behind.
+    /// The time limit for the next [`MIN_PROGRESS`] bytes. It runs while the reader is behind.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Bytes written since it runs.
+    /// Bytes written since the time limit runs.
     progress: usize,
 }
 
@@ -50,7 +50,8 @@ impl GuardedStream {
         Err(io::ErrorKind::ConnectionReset.into())
     }
 
-    fn note(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Enforces the write timeout on the outcome of a write.
+    fn limit_write(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(outcome) = &written {
             self.progress += outcome.as_ref().copied().unwrap_or_default();
             if self.progress >= MIN_PROGRESS {
@@ -93,7 +94,7 @@ impl AsyncWrite for GuardedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check_reset()?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.note(written, context)
+        self.limit_write(written, context)
     }
 
     fn poll_write_vectored(
@@ -103,7 +104,7 @@ impl AsyncWrite for GuardedStream {
     ) -> Poll<io::Result<usize>> {
         self.check_reset()?;
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.note(written, context)
+        self.limit_write(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {

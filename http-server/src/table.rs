@@ -26,7 +26,7 @@ struct Open {
 impl Open {
     /// Removes and closes the connection that can be spared most. Returns whether there was one.
     fn evict(&mut self) -> bool {
-        let spare = self.by_number.iter().filter_map(|(number, activity)| Some((activity.dispensability()?, *number)));
+        let spare = self.by_number.iter().filter_map(|(number, activity)| Some((activity.eviction_rank()?, *number)));
         let Some((_, number)) = spare.max() else { return false };
         if let Some(activity) = self.by_number.remove(&number) {
             activity.close();
@@ -41,7 +41,7 @@ impl Table {
     }
 
     /// A place for a new connection. Another one makes room if necessary; `None` if none can be spared.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
         let mut open = self.open.lock();
         if open.by_number.len() >= self.limits.max_connections {
             let reason = if open.evict() { Refusal::Evicted } else { Refusal::Full };
@@ -55,7 +55,7 @@ impl Table {
         open.next += 1;
         open.by_number.insert(number, Arc::clone(&activity));
         self.counts.set_open(open.by_number.len());
-        Some(Place { table: Arc::clone(self), number, activity })
+        Some(OpenConnection { table: Arc::clone(self), number, activity })
     }
 
     /// Closes one connection that can be spared, because the process has no descriptor left.
@@ -83,21 +83,21 @@ impl Table {
     }
 }
 
-/// The place of one open connection; dropping it frees the place.
+/// The entry of one open connection; dropping it makes room for another.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct OpenConnection {
     table: Arc<Table>,
     number: u64,
     pub(crate) activity: Arc<Activity>,
 }
 
-impl Place {
+impl OpenConnection {
     pub(crate) fn counts(&self) -> &Arc<ServerCounts> {
         &self.table.counts
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut open = self.table.open.lock();
         open.by_number.remove(&self.number);
@@ -114,12 +114,12 @@ mod tests {
     fn only_a_connection_that_was_closed_for_its_descriptor_is_counted() {
         let counts = Arc::new(ServerCounts::default());
         let table = Table::new(ServerLimits::default(), Arc::clone(&counts));
-        let place = table.admit().unwrap();
+        let connection = table.admit().unwrap();
         let counted = || counts.refused().into_iter().find(|(reason, _)| *reason == "descriptors").unwrap().1;
-        place.activity.enter(Phase::Answer);
+        connection.activity.enter(Phase::Answer);
         table.free_descriptor();
         assert_eq!(counted(), 0, "it is being answered");
-        place.activity.enter(Phase::Idle);
+        connection.activity.enter(Phase::Idle);
         table.free_descriptor();
         assert_eq!(counted(), 1);
     }

@@ -1,4 +1,4 @@
-//! The thread that writes log lines, so that no other thread waits for whoever reads them.
+//! The thread that writes log lines, so that a slow reader of the log holds up no other thread.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -73,21 +73,23 @@ fn write_lines(
     let mut noted = Instant::now();
     let mut is_quiet = false;
     loop {
-        // Without lines there is nothing to note about them: then nothing wakes this thread.
-        let item = match is_quiet {
-            true => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => queue.recv_timeout(NOTE_INTERVAL),
+        // While no line comes there is nothing to note: the thread then sleeps until the next one.
+        let item = if is_quiet {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            queue.recv_timeout(NOTE_INTERVAL)
         };
+        let timed_out = matches!(item, Err(RecvTimeoutError::Timeout));
         let last_chance = matches!(item, Ok(Item::Flush(_)) | Err(RecvTimeoutError::Disconnected));
+        is_quiet = false;
         if last_chance || noted.elapsed() >= NOTE_INTERVAL {
             noted = Instant::now();
             let note = note();
-            is_quiet = note.is_none() && matches!(item, Err(RecvTimeoutError::Timeout));
+            is_quiet = timed_out && note.is_none();
             if let Some(line) = note {
                 let _ = out.write_all(line.as_bytes());
             }
         }
-        is_quiet &= item.is_err();
         // An error of the log itself cannot be logged.
         let _ = match item {
             Ok(Item::Line(line)) => out.write_all(&line),

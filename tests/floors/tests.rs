@@ -1,6 +1,6 @@
 //! The tests: the packages as they are, and that what is forbidden would be found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use end_to_end_tests::repository;
@@ -21,6 +21,21 @@ fn no_module_imports_a_higher_floor_and_no_files_import_each_other_in_a_circle()
         problems.extend(package.problems(&imports));
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// Examples and tests are programs without modules that others build on.
+#[test]
+fn every_package_but_examples_and_tests_has_its_floors() {
+    let manifest = std::fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let members = manifest.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+    let members = members
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|member| !member.starts_with("examples/") && !member.starts_with("tests"));
+    let members: BTreeSet<String> = members.map(|member| format!("{member}/src")).collect();
+    let listed: BTreeSet<String> = read_table(TABLE).into_iter().map(|package| package.folder).collect();
+    assert_eq!(listed, members);
 }
 
 #[test]

@@ -1,15 +1,16 @@
-//! A proxy between worker and endpoint that has bad days: it delays, refuses, and breaks connections before or after the
-//! endpoint has seen the request.
+//! A proxy between worker and endpoint that injects faults: it delays requests, refuses them, and breaks connections before or
+//! after the endpoint has seen the request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -41,21 +42,21 @@ struct Shared {
 #[derive(Default)]
 struct Traffic {
     rng: fastrand::Rng,
-    /// Percent of the requests that have something happen to them.
+    /// Percentage of the requests that are given a fault.
     faults: u8,
     /// Final results that the endpoint has acknowledged, for each job. Those of a job that it handed out although it had the
     /// result are not among them: they are not used, and they may differ.
     finals: BTreeMap<String, Vec<Value>>,
     /// Jobs that were handed out although the endpoint had their results.
-    again: BTreeSet<String>,
+    redelivered: BTreeSet<String>,
     /// How many stop requests for each job reached the worker.
     stops: BTreeMap<String, u32>,
     /// Jobs that were in an answer which did not reach the worker.
     lost: BTreeSet<String>,
     /// How many requests to hand each job back the endpoint has accepted.
     handed_back: BTreeMap<String, u32>,
-    passed: u64,
-    hurt: u64,
+    requests: u64,
+    faulted: u64,
 }
 
 /// The proxy.
@@ -121,27 +122,27 @@ impl FaultyProxy {
         self.shared.state().handed_back.clone()
     }
 
-    /// Requests so far, and those of them that something happened to.
+    /// The number of requests so far, and of those that were given a fault.
     pub fn traffic(&self) -> (u64, u64) {
         let state = self.shared.state();
-        (state.passed, state.hurt)
+        (state.requests, state.faulted)
     }
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, Traffic> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn draw(&self, route: &str) -> Fault {
         let mut state = self.state();
-        state.passed += 1;
+        state.requests += 1;
         // A few lost pings in a row would end a lease, which is not what is tested here.
         let percent = if route == "ping" { state.faults / 4 } else { state.faults };
         if state.rng.u8(0..100) >= percent {
             return Fault::None;
         }
-        state.hurt += 1;
+        state.faulted += 1;
         match state.rng.u8(0..4) {
             0 => Fault::Late(state.rng.u64(10..400)),
             1 => Fault::Unavailable,
@@ -166,7 +167,7 @@ impl Shared {
         let mut state = self.state();
         if route.starts_with("job-take") {
             let over = job_ids(body).into_iter().filter(|id| state.finals.contains_key(id)).collect::<Vec<_>>();
-            state.again.extend(over);
+            state.redelivered.extend(over);
         } else if route == "job-stop" {
             let answer: Value = serde_json::from_slice(body).unwrap_or_default();
             for id in answer["jobsToStop"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -231,7 +232,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response<B
 fn note_final(shared: &Shared, job: &str, body: &[u8]) {
     let Ok(result) = serde_json::from_slice::<Value>(body) else { return };
     let mut state = shared.state();
-    if result["status"] != "IN_PROGRESS" && !state.again.contains(job) {
+    if result["status"] != "IN_PROGRESS" && !state.redelivered.contains(job) {
         state.finals.entry(job.to_owned()).or_default().push(result);
     }
 }

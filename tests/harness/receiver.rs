@@ -1,11 +1,12 @@
 //! Takes whatever is posted to it: log lines, traces, alerts.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -52,12 +53,12 @@ impl Receiver {
 
     /// Answers with this status from now on.
     pub fn answer(&self, status: StatusCode) {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).status = status;
+        self.shared.lock().status = status;
     }
 
     /// Everything so far.
     pub fn posted(&self) -> Vec<Posted> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).posted.clone()
+        self.shared.lock().posted.clone()
     }
 
     /// Waits for a JSON body on a path with this end for which `wanted` holds.
@@ -76,7 +77,7 @@ impl Receiver {
 }
 
 async fn receive(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut shared = shared.lock();
     shared.posted.push(Posted { path: uri.path().to_owned(), headers, body });
     shared.status
 }

@@ -8,22 +8,26 @@ use runpod_http_server::{connections_within, raise_descriptor_limit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
 use crate::base::limits;
-use crate::config::Config;
+use crate::config::{Config, HandlerConfig};
 use crate::dispatcher::{Dispatcher, EffectHandlers};
-use crate::heartbeat::{self, HeartbeatError, Pulse};
+use crate::heartbeat::{self, Heartbeat, HeartbeatError, Pulse};
 use crate::http::{self, HttpState, NamedCounts, PulseWatch};
+use crate::logs::LogConfig;
 use crate::metrics::{Metrics, RuntimeMetrics, ServerMetrics};
 use crate::observer::Observer;
 use crate::outbox::{self, Outbox, Spool, SpoolConfig, SpoolError, Undelivered};
 use crate::parent;
 use crate::process::{HandlerCommand, Processes};
-use crate::queue::{JobSource, ResultSink, hand_back, poller, stop};
-use crate::sensors::{Port, Sensors, gpu, host};
-use crate::traces::{TraceError, Traces};
+use crate::queue::hand_back::{self, HandBacks};
+use crate::queue::{JobSource, ResultSink, poller, stop};
+use crate::sensors::gpu::{self, GpuSampler};
+use crate::sensors::{Port, Sensors, host};
+use crate::traces::{TraceError, TraceExport, Traces};
 use runpod_worker_core::{DeliveryEvent, DrainCause, Event, ProcessId, Snapshot};
 
 limits! {
@@ -43,9 +47,9 @@ pub enum StartError {
         "cannot serve /health and /metrics on {address}: {error}; choose another address with --http-bind (for workers that runpod-endpoint starts: another port with its --worker-http-port), or `none`"
     )]
     Bind {
-        /// The address.
+        /// Where it was to listen.
         address: SocketAddr,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: std::io::Error,
     },
     /// Signals cannot be received, or standard input cannot be watched.
@@ -140,17 +144,8 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(http, listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    // The handler does not send what would not be logged.
-    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
-    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
-    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes =
-        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
-    for (index, device) in config.handler.devices.iter().enumerate() {
-        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
-        processes = processes.with_process_env(ProcessId(index), env);
-    }
-    let (hand_backs, mut hand_back_task) = hand_back::spawn(Arc::clone(&queue));
+    let processes = processes(config.handler, config.log, config.policy.recycle.max_rss.is_some(), events.clone());
+    let (hand_backs, hand_back_task) = hand_back::spawn(Arc::clone(&queue));
     let handlers = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
@@ -160,7 +155,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         metrics: Some(metrics),
         observer: Observer::new(traces),
     };
-    // Nobody may care.
+    // The receiver may be gone; ignore that.
     let _ = started.send(Control { events, snapshots: latest });
 
     let dispatcher = Dispatcher::new(config.policy, handlers, inbox, snapshots, pulse, begun);
@@ -171,26 +166,58 @@ pub async fn run<Q: JobSource + ResultSink>(
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
 
-    over.cancel();
-    // Before the heartbeat ends: until then the queue waits for these jobs.
-    hand_back_task.finish().await;
-    if let Some(server) = server {
-        let _ = server.await;
-    }
-    let _ = alerts.await;
-    gpus.stop().await;
-    // Last, so that heartbeats go on as long as the worker holds a job.
-    if let Some(heartbeat) = Arc::into_inner(heartbeat) {
-        heartbeat.stop().await;
-    }
-    // After every other request. A worker that is unhealthy does not leave properly.
-    if code == 0 {
-        hand_back_task.goodbye().await;
-    }
-    if let Some(export) = export {
-        export.close().await;
-    }
+    Parts { over, hand_back_task, server, alerts, gpus, heartbeat, export }.shut_down(code == 0).await;
     Ok(code)
+}
+
+/// The parts that outlive the dispatcher.
+struct Parts<Q> {
+    over: CancellationToken,
+    hand_back_task: HandBacks<Q>,
+    server: Option<JoinHandle<()>>,
+    alerts: JoinHandle<()>,
+    gpus: GpuSampler,
+    heartbeat: Arc<Heartbeat>,
+    export: Option<TraceExport>,
+}
+
+impl<Q: ResultSink> Parts<Q> {
+    /// Ends each part once nothing needs it any more.
+    async fn shut_down(mut self, is_healthy: bool) {
+        self.over.cancel();
+        // Before the heartbeat ends: until then the queue waits for these jobs.
+        self.hand_back_task.finish().await;
+        if let Some(server) = self.server {
+            let _ = server.await;
+        }
+        let _ = self.alerts.await;
+        self.gpus.stop().await;
+        // Late, so that heartbeats go on as long as the worker holds a job.
+        if let Some(heartbeat) = Arc::into_inner(self.heartbeat) {
+            heartbeat.stop().await;
+        }
+        // After every other request. A worker that is unhealthy does not leave properly.
+        if is_healthy {
+            self.hand_back_task.goodbye().await;
+        }
+        if let Some(export) = self.export {
+            export.close().await;
+        }
+    }
+}
+
+/// The handler processes, none of them started yet.
+fn processes(handler: HandlerConfig, log: LogConfig, watches_memory: bool, events: mpsc::Sender<Event>) -> Processes {
+    // The handler does not send what would not be logged.
+    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), log.level.to_string().into())];
+    let command = HandlerCommand { program: handler.program, args: handler.args, env };
+    let memory_interval = watches_memory.then_some(MEMORY_INTERVAL);
+    let mut processes = Processes::new(command, events).watching_memory(memory_interval).with_log_rate(log.rate);
+    for (index, device) in handler.devices.iter().enumerate() {
+        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
+        processes = processes.with_process_env(ProcessId(index), env);
+    }
+    processes
 }
 
 /// Opens the spool. Without `--spool-dir` the worker also runs without one.

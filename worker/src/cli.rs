@@ -170,10 +170,10 @@ pub enum DeadLetterAction {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunCommandArgs {
-    /// Those that a Python author knows.
+    /// The flags of RunPod's Python worker.
     #[command(flatten)]
     pub python: PythonArgs,
-    /// Its own.
+    /// The worker's own flags.
     #[command(flatten)]
     pub run: RunArgs,
 }

@@ -49,9 +49,9 @@ pub enum ApiError {
     )]
     FormBody,
     /// The body did not arrive in time, or the connection broke.
-    #[error("the request body could not be read; send it again, and packed as its Content-Encoding says")]
+    #[error("the request body could not be read; send it again, compressed as its Content-Encoding says")]
     BodyUnreadable,
-    /// The body is packed in a way that the server cannot undo.
+    /// The body has an encoding that the server cannot decompress.
     #[error("the request body has a Content-Encoding that is not understood; send it with gzip, or without one")]
     UnknownEncoding,
     /// No key, or a wrong one.

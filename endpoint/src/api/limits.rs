@@ -28,7 +28,7 @@ pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
 pub(crate) const WAIT: Duration = Duration::from_secs(300);
 /// Bytes from which on an answer is compressed for a client that asks for that. Smaller ones are not worth the time.
 pub(crate) const COMPRESSED_FROM: u16 = 16 << 10;
-/// Bytes of a packed request that are unpacked in one step.
+/// Bytes of a compressed request that are decompressed in one step.
 pub(crate) const UNPACKED_AT_ONCE: usize = 16 * KIB;
 /// Jobs in one `/requests` reply.
 pub(crate) const LISTED_JOBS: usize = 1000;

@@ -6,8 +6,9 @@ use axum::http::HeaderMap;
 
 /// The header, and the job's field.
 pub(crate) const TRACEPARENT: &str = "traceparent";
-/// Version 00 has 55 characters; later versions may be longer.
+/// Length of version 00, in characters.
 const LEN: usize = 55;
+/// Longest value of a later version that is passed on.
 const MAX_LEN: usize = 128;
 
 /// The request's `traceparent`. An invalid one is ignored, as the specification requires.

@@ -15,7 +15,7 @@ use super::ask::ask;
 use super::exit::Exit;
 use super::http::{ClientError, Endpoint};
 use super::operations::page;
-use super::outcome::{CommandError, Outcome};
+use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
 use super::request::{RequestError, as_request, unreadable, without_mark};
 
@@ -68,7 +68,7 @@ impl Batch {
     }
 }
 
-pub(crate) async fn batch(args: &BatchArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn batch(args: &BatchArgs, output: &mut Output) -> CommandResult {
     match &args.command {
         BatchCommand::Submit(args) => submit(args, output).await,
         BatchCommand::List(args) => list(args, output).await,
@@ -86,7 +86,7 @@ fn batch_path(batch: &str, rest: &str) -> Result<String, ClientError> {
     Ok(format!("{}{rest}", Endpoint::job_path("batch", batch)?))
 }
 
-async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> Outcome {
+async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
     let requests = read(&args.file)?;
     let endpoint = Endpoint::new(&args.target.server)?;
     let created: NewBatch = serde_json::from_str(&endpoint.post("batch", "[]".to_owned()).await?)?;
@@ -176,7 +176,7 @@ async fn print_results(endpoint: &Endpoint, list: &str, output: &mut Output) -> 
     }
 }
 
-async fn list(args: &EndpointArgs, output: &mut Output) -> Outcome {
+async fn list(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Batches {
@@ -198,7 +198,7 @@ async fn list(args: &EndpointArgs, output: &mut Output) -> Outcome {
     }
 }
 
-async fn summary(args: &BatchIdArgs, cancel: bool, output: &mut Output) -> Outcome {
+async fn summary(args: &BatchIdArgs, cancel: bool, output: &mut Output) -> CommandResult {
     let endpoint = Endpoint::new(&args.target.server)?;
     if cancel {
         endpoint.post(&batch_path(&args.batch, "/cancel")?, String::new()).await?;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::ask::{FIRST_PAUSE, LONGEST_PAUSE, ask};
 use super::exit::Exit;
 use super::http::{Endpoint, Job, Stream};
-use super::outcome::Outcome;
+use super::outcome::CommandResult;
 use super::output::Output;
 use super::print::{plain, print_end};
 use crate::store::Status;
@@ -99,7 +99,7 @@ pub(super) async fn follow(
     known: Option<Status>,
     shown: Shown,
     output: &mut Output,
-) -> Outcome {
+) -> CommandResult {
     let reporter = Reporter { started: Instant::now(), shown };
     let mut seen = known;
     if let Some(status) = known {

@@ -9,10 +9,10 @@ use super::args::HealthArgs;
 use super::ask::note_retry;
 use super::exit::Exit;
 use super::http::Endpoint;
-use super::outcome::Outcome;
+use super::outcome::CommandResult;
 use super::output::Output;
 
-pub(crate) async fn health(args: &HealthArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn health(args: &HealthArgs, output: &mut Output) -> CommandResult {
     let endpoint = Endpoint::new(&args.target.server)?;
     if args.watch {
         return watch(&endpoint, args, output).await;
@@ -30,7 +30,7 @@ pub(crate) async fn health(args: &HealthArgs, output: &mut Output) -> Outcome {
 
 /// Prints a line for the first answer and for each one that differs from the one before. After the first answer, temporary
 /// failures are reported once and retried.
-async fn watch(endpoint: &Endpoint, args: &HealthArgs, output: &mut Output) -> Outcome {
+async fn watch(endpoint: &Endpoint, args: &HealthArgs, output: &mut Output) -> CommandResult {
     let mut last: Option<Map<String, Value>> = None;
     let mut is_failing = false;
     while !output.is_closed() {

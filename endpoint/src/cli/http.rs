@@ -12,8 +12,9 @@ use super::args::{ServerArgs, is_endpoint_url};
 use crate::api::{IDEMPOTENCY_KEY, is_id};
 use crate::store::{Status, StoreError};
 
-/// Longer than the endpoint holds any reply.
+/// Time limit of a request: longer than the endpoint holds any reply.
 const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// Time limit of a connection attempt.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a request failed.

@@ -8,7 +8,7 @@ use super::ask::{FIRST_PAUSE, ask};
 use super::exit::Exit;
 use super::follow::{Shown, follow};
 use super::http::{Endpoint, Job, Purged, Requests, Stream};
-use super::outcome::Outcome;
+use super::outcome::CommandResult;
 use super::output::Output;
 use super::print::{exit_for, note_failure, print_end, print_result, print_value};
 use super::request;
@@ -17,7 +17,7 @@ use crate::store::Status;
 /// How long one `/stream` request is held, in milliseconds.
 const STREAM_WAIT_MS: u32 = 10_000;
 
-pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> CommandResult {
     let body = request::build(args)?;
     let endpoint = Endpoint::new(&args.target.server)?;
     let as_json = args.target.json;
@@ -41,7 +41,7 @@ pub(crate) async fn submit(args: &SubmitArgs, output: &mut Output) -> Outcome {
     follow(&endpoint, &job.id, Some(job.status), shown, output).await
 }
 
-pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> CommandResult {
     let reply = Endpoint::new(&args.target.server)?.get(&Endpoint::job_path("status", &args.job)?).await?;
     if args.target.json {
         output.line(reply.trim_end());
@@ -53,13 +53,13 @@ pub(crate) async fn status(args: &JobArgs, output: &mut Output) -> Outcome {
     Ok(Exit::Success)
 }
 
-pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn watch(args: &WatchArgs, output: &mut Output) -> CommandResult {
     let target = &args.job.target;
     let shown = Shown { changes: true, items: args.stream, as_json: target.json };
     follow(&Endpoint::new(&target.server)?, &args.job.job, None, shown, output).await
 }
 
-pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> CommandResult {
     let endpoint = Endpoint::new(&args.target.server)?;
     let path = format!("{}?wait={STREAM_WAIT_MS}", Endpoint::job_path("stream", &args.job)?);
     loop {
@@ -84,7 +84,7 @@ pub(crate) async fn stream(args: &JobArgs, output: &mut Output) -> Outcome {
     }
 }
 
-pub(crate) async fn cancel(args: &JobArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn cancel(args: &JobArgs, output: &mut Output) -> CommandResult {
     let reply =
         Endpoint::new(&args.target.server)?.post(&Endpoint::job_path("cancel", &args.job)?, String::new()).await?;
     let job: Job = serde_json::from_str(&reply)?;
@@ -92,7 +92,7 @@ pub(crate) async fn cancel(args: &JobArgs, output: &mut Output) -> Outcome {
     Ok(Exit::Success)
 }
 
-pub(crate) async fn requests(args: &EndpointArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn requests(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     let reply = Endpoint::new(&args.target.server)?.get("requests").await?;
     if args.target.json {
         output.line(reply.trim_end());
@@ -105,7 +105,7 @@ pub(crate) async fn requests(args: &EndpointArgs, output: &mut Output) -> Outcom
     Ok(Exit::Success)
 }
 
-pub(crate) async fn purge(args: &EndpointArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn purge(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     let reply = Endpoint::new(&args.target.server)?.post("purge-queue", String::new()).await?;
     if args.target.json {
         output.line(reply.trim_end());

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::args::{EndpointArgs, RetryArgs, TargetArgs, WebhooksArgs};
 use super::exit::Exit;
 use super::http::{Endpoint, Job};
-use super::outcome::Outcome;
+use super::outcome::CommandResult;
 use super::output::Output;
 use super::print::plain;
 use crate::store::Status;
@@ -16,22 +16,22 @@ use crate::store::Status;
 /// Entries that are asked for at once: the most that the endpoint returns.
 pub(super) const PAGE: usize = 1000;
 
-pub(crate) async fn pause(args: &EndpointArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn pause(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     post(&args.target, "pause", "PAUSED: jobs are accepted and wait until `runpod-endpoint resume`", output).await
 }
 
-pub(crate) async fn resume(args: &EndpointArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn resume(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     post(&args.target, "resume", "RESUMED", output).await
 }
 
 /// Sends a request without a body, and prints its reply or what it means.
-async fn post(target: &TargetArgs, path: &str, meaning: &str, output: &mut Output) -> Outcome {
+async fn post(target: &TargetArgs, path: &str, meaning: &str, output: &mut Output) -> CommandResult {
     let reply = Endpoint::new(&target.server)?.post(path, String::new()).await?;
     output.line(if target.json { reply.trim_end() } else { meaning });
     Ok(Exit::Success)
 }
 
-pub(crate) async fn failed(args: &EndpointArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn failed(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Failed {
@@ -69,7 +69,7 @@ pub(super) async fn page<T: DeserializeOwned>(
     Ok(serde_json::from_str(&reply)?)
 }
 
-pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> CommandResult {
     #[derive(Deserialize)]
     struct Retried {
         retried: u64,
@@ -104,7 +104,7 @@ pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> Outcome {
     Ok(Exit::Failure)
 }
 
-pub(crate) async fn webhooks(args: &WebhooksArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn webhooks(args: &WebhooksArgs, output: &mut Output) -> CommandResult {
     #[derive(Deserialize)]
     struct Resent {
         resent: u64,
@@ -125,7 +125,7 @@ pub(crate) async fn webhooks(args: &WebhooksArgs, output: &mut Output) -> Outcom
     Ok(Exit::Success)
 }
 
-async fn list_webhooks(endpoint: &Endpoint, as_json: bool, output: &mut Output) -> Outcome {
+async fn list_webhooks(endpoint: &Endpoint, as_json: bool, output: &mut Output) -> CommandResult {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Webhooks {

@@ -32,4 +32,4 @@ impl CommandError {
 }
 
 /// An exit status, or the reason for the failure.
-pub(super) type Outcome = Result<Exit, CommandError>;
+pub(super) type CommandResult = Result<Exit, CommandError>;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
 use super::ports::first_port;
 use super::signals::StopRequests;
+use crate::balancer::Balancer;
 use crate::fleet::{
     FleetError, Gpus, Pool, Rebuilds, ScaleSettings, ScalerRule, StopSignals, WorkerPlan, keep_schema, run_pools,
 };
@@ -23,36 +25,18 @@ pub(crate) fn pools(
     listen: &ListenArgs,
     effective: &Effective,
 ) -> Result<Vec<Pool>, FleetError> {
-    let Extra { shown: endpoint, handler, workers: args, rebuild, .. } = *extra;
-    let (min, max) = args.bounds();
-    let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
-    let mut wanted = Vec::new();
-    if !handler.is_empty() {
-        wanted.push((endpoint.to_owned(), handler.to_vec(), own, opened.config.lease(endpoint), None));
-    }
-    for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
-        let handler = config.handler.iter().map(OsString::from).collect();
-        let (min, max) = config.worker_bounds(args.bounds());
-        let balancer = opened.fronts.balancer(&config.id);
-        let concurrency = config.load_balancer.as_ref().and_then(|balancer| u32::try_from(balancer.concurrency).ok());
-        let scale = ScaleSettings {
-            min,
-            max,
-            rule: concurrency.map_or(config.scaler.unwrap_or(own.rule), ScalerRule::RequestCount),
-            idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
-        };
-        wanted.push((config.id.clone(), handler, scale, config.lease, balancer));
-    }
+    let Extra { workers: args, rebuild, .. } = *extra;
+    let wanted = wanted_pools(opened, extra);
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let gpus = Gpus::new(&args.gpus, usize::from(args.gpus_per_worker))?;
-    let workers = wanted.iter().fold(0_u16, |sum, (_, _, scale, _, _)| sum.saturating_add(scale.max));
+    let workers = wanted.iter().fold(0_u16, |sum, pool| sum.saturating_add(pool.scale.max));
     let first_port = first_port(args.worker_http_port, workers, !effective.is_default("worker-http-port"))?;
     // Ports and GPUs are dealt out to the workers of all pools, one after the other.
     let mut earlier: u16 = 0;
     let mut pools = Vec::new();
-    for (endpoint, handler, scale, lease, balancer) in wanted {
+    for WantedPool { endpoint, handler, scale, lease, balancer } in wanted {
         let mode = if balancer.is_some() { "serve" } else { "run" };
         let plan = WorkerPlan {
             worker_prefix: worker_prefix(&endpoint, opened, listen),
@@ -77,6 +61,50 @@ pub(crate) fn pools(
         pools.push(Pool { plan, scale });
     }
     Ok(pools)
+}
+
+/// The pool of one endpoint, before ports and GPUs are shared out.
+struct WantedPool {
+    endpoint: String,
+    handler: Vec<OsString>,
+    scale: ScaleSettings,
+    lease: Option<Duration>,
+    balancer: Option<Arc<Balancer>>,
+}
+
+/// The command line's own handler first, then those of the configured endpoints.
+fn wanted_pools(opened: &Opened, extra: &Extra<'_>) -> Vec<WantedPool> {
+    let Extra { shown: endpoint, handler, workers: args, .. } = *extra;
+    let (min, max) = args.bounds();
+    let own = ScaleSettings { min, max, rule: args.scaler, idle_timeout: args.idle_timeout };
+    let mut wanted = Vec::new();
+    if !handler.is_empty() {
+        wanted.push(WantedPool {
+            endpoint: endpoint.to_owned(),
+            handler: handler.to_vec(),
+            scale: own,
+            lease: opened.config.lease(endpoint),
+            balancer: None,
+        });
+    }
+    for config in opened.config.endpoint.iter().filter(|config| !config.handler.is_empty()) {
+        let (min, max) = config.worker_bounds(args.bounds());
+        let concurrency = config.load_balancer.as_ref().and_then(|balancer| u32::try_from(balancer.concurrency).ok());
+        let scale = ScaleSettings {
+            min,
+            max,
+            rule: concurrency.map_or(config.scaler.unwrap_or(own.rule), ScalerRule::RequestCount),
+            idle_timeout: config.idle_timeout.unwrap_or(own.idle_timeout),
+        };
+        wanted.push(WantedPool {
+            endpoint: config.id.clone(),
+            handler: config.handler.iter().map(OsString::from).collect(),
+            scale,
+            lease: config.lease,
+            balancer: opened.fronts.balancer(&config.id),
+        });
+    }
+    wanted
 }
 
 /// Longest part of a host's name in the id of a worker.

@@ -19,23 +19,28 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
+/// The scripts, below `/console/`.
+const SCRIPTS: [(&str, &str); 9] = [
+    ("main.js", include_str!("assets/main.js")),
+    ("api.js", include_str!("assets/api.js")),
+    ("batches.js", include_str!("assets/batches.js")),
+    ("chart.js", include_str!("assets/chart.js")),
+    ("dom.js", include_str!("assets/dom.js")),
+    ("form.js", include_str!("assets/form.js")),
+    ("history.js", include_str!("assets/history.js")),
+    ("job.js", include_str!("assets/job.js")),
+    ("overview.js", include_str!("assets/overview.js")),
+];
+
 pub(super) fn routes() -> Router<Console> {
-    Router::new()
-        .route("/", page(HTML, include_str!("assets/index.html")))
-        .route("/console/console.css", page(CSS, include_str!("assets/console.css")))
-        .route("/console/icon.svg", page(SVG, include_str!("assets/icon.svg")))
-        .route("/console/main.js", page(JS, include_str!("assets/main.js")))
-        .route("/console/api.js", page(JS, include_str!("assets/api.js")))
-        .route("/console/batches.js", page(JS, include_str!("assets/batches.js")))
-        .route("/console/chart.js", page(JS, include_str!("assets/chart.js")))
-        .route("/console/dom.js", page(JS, include_str!("assets/dom.js")))
-        .route("/console/form.js", page(JS, include_str!("assets/form.js")))
-        .route("/console/history.js", page(JS, include_str!("assets/history.js")))
-        .route("/console/job.js", page(JS, include_str!("assets/job.js")))
-        .route("/console/overview.js", page(JS, include_str!("assets/overview.js")))
+    let page = Router::new()
+        .route("/", asset(HTML, include_str!("assets/index.html")))
+        .route("/console/console.css", asset(CSS, include_str!("assets/console.css")))
+        .route("/console/icon.svg", asset(SVG, include_str!("assets/icon.svg")));
+    SCRIPTS.iter().fold(page, |routes, (name, text)| routes.route(&format!("/console/{name}"), asset(JS, text)))
 }
 
-fn page(media_type: &'static str, text: &'static str) -> axum::routing::MethodRouter<Console> {
+fn asset(media_type: &'static str, text: &'static str) -> axum::routing::MethodRouter<Console> {
     get(move || async move { (headers(media_type), text).into_response() })
 }
 
@@ -52,6 +57,8 @@ fn headers(media_type: &'static str) -> [(HeaderName, &'static str); 6] {
 
 #[cfg(test)]
 mod tests {
+    use super::SCRIPTS;
+
     /// A proxy may serve the console under a prefix.
     #[test]
     fn the_page_names_its_parts_by_relative_addresses() {
@@ -60,16 +67,8 @@ mod tests {
         let addresses: Vec<&str> = addresses.filter_map(|rest| rest.split('"').next()).collect();
         assert!(addresses.len() > 5, "{addresses:?}");
         assert!(addresses.iter().all(|address| !address.starts_with('/') && !address.contains(':')), "{addresses:?}");
-        // Scripts send requests through one function, which adds the prefix.
-        let scripts = [
-            ("main.js", include_str!("assets/main.js")),
-            ("chart.js", include_str!("assets/chart.js")),
-            ("dom.js", include_str!("assets/dom.js")),
-            ("form.js", include_str!("assets/form.js")),
-            ("job.js", include_str!("assets/job.js")),
-            ("overview.js", include_str!("assets/overview.js")),
-        ];
-        for (name, script) in scripts {
+        // Scripts send requests through the functions of api.js, which add the prefix.
+        for (name, script) in SCRIPTS.iter().filter(|(name, _)| *name != "api.js") {
             for way_around in ["fetch(", "EventSource(", "XMLHttpRequest", "href: \"/", "src: \"/"] {
                 assert!(!script.contains(way_around), "{name} has {way_around}");
             }

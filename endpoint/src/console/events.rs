@@ -32,7 +32,8 @@ pub(super) const MAX_ROWS: usize = 100;
 /// Workers in the overview.
 pub(super) const MAX_WORKERS: usize = 100;
 
-type Batch = Vec<Result<Event, Infallible>>;
+/// Events that are sent together.
+type Events = Vec<Result<Event, Infallible>>;
 
 /// Events `history` once, then `point`, `jobs` and `workers` whenever they have changed.
 pub(super) async fn overview(
@@ -72,13 +73,13 @@ struct Sent {
 }
 
 impl Overview {
-    async fn next(mut self) -> (Batch, Self) {
-        let mut batch = Batch::new();
+    async fn next(mut self) -> (Events, Self) {
+        let mut events = Events::new();
         if self.sent.any {
             sleep(OVERVIEW_PERIOD).await;
         } else {
             let points: Vec<_> = self.console.samples.of(&self.endpoint).iter().map(Point::from).collect();
-            batch.push(Ok(event("history", &encode(&points))));
+            events.push(Ok(event("history", &encode(&points))));
             self.sent.any = true;
         }
         let store = &self.console.store;
@@ -89,18 +90,18 @@ impl Overview {
             store.workers(&self.endpoint, MAX_WORKERS).await,
         ) else {
             // The page keeps what it shows until the store answers again.
-            return (batch, self);
+            return (events, self);
         };
 
         let counters = format!("{health:?}");
         let is_due = self.sent.point_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
         if is_due || counters != self.sent.point {
-            batch.push(Ok(event("point", &encode(&Point::new(SystemTime::now(), &health)))));
+            events.push(Ok(event("point", &encode(&Point::new(SystemTime::now(), &health)))));
             (self.sent.point, self.sent.point_at) = (counters, Some(Instant::now()));
         }
         let rows = encode(&rows.iter().map(|row| Row::new(row, origin)).collect::<Vec<_>>());
         if rows != self.sent.jobs {
-            batch.push(Ok(event("jobs", &rows)));
+            events.push(Ok(event("jobs", &rows)));
             self.sent.jobs = rows;
         }
         let figures = self.console.figures.latest().await;
@@ -111,10 +112,10 @@ impl Overview {
         });
         let workers = encode(&cards.collect::<Vec<_>>());
         if workers != self.sent.workers {
-            batch.push(Ok(event("workers", &workers)));
+            events.push(Ok(event("workers", &workers)));
             self.sent.workers = workers;
         }
-        (batch, self)
+        (events, self)
     }
 }
 
@@ -141,7 +142,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn next(mut self) -> Option<(Batch, Self)> {
+    async fn next(mut self) -> Option<(Events, Self)> {
         if self.is_over {
             return None;
         }
@@ -159,8 +160,8 @@ impl Watch {
                 return Some((vec![Ok(event("log", &encode(&lines)))], self));
             }
         };
-        let batch = match found {
-            Ok(record) if record.revision == self.seen.revision && record.items.is_empty() => Batch::new(),
+        let events = match found {
+            Ok(record) if record.revision == self.seen.revision && record.items.is_empty() => Events::new(),
             Ok(record) => {
                 let next_item = record.first_item + record.items.len() as u64;
                 self.seen = Seen { revision: record.revision, items: next_item };
@@ -171,7 +172,7 @@ impl Watch {
                 vec![Ok(event("gone", "{}"))]
             }
         };
-        Some((batch, self))
+        Some((events, self))
     }
 }
 
@@ -185,7 +186,7 @@ fn encode(document: &impl Serialize) -> String {
 }
 
 /// The response: it ends when the viewer leaves, after [`MAX_LIFE`], or at shutdown.
-fn respond(console: &Console, batches: impl Stream<Item = Batch> + Send + 'static) -> Result<Response, ApiError> {
+fn respond(console: &Console, updates: impl Stream<Item = Events> + Send + 'static) -> Result<Response, ApiError> {
     let permit = Arc::clone(&console.viewers).try_acquire_owned().map_err(|_| ApiError::TooManyViewers)?;
     let shutdown = console.shutdown.clone().cancelled_owned();
     let end = async move {
@@ -194,7 +195,7 @@ fn respond(console: &Console, batches: impl Stream<Item = Batch> + Send + 'stati
             () = shutdown => {}
         }
     };
-    let events = batches.map(stream::iter).flatten().take_until(end).map(move |event| {
+    let events = updates.map(stream::iter).flatten().take_until(end).map(move |event| {
         let _held: &OwnedSemaphorePermit = &permit;
         event
     });

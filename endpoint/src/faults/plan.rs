@@ -53,7 +53,17 @@ struct JobFaults {
 #[derive(Debug, Default)]
 struct Counters {
     seed: u64,
-    faults: Vec<(Arc<Fault>, u64, u64)>,
+    faults: Vec<Counted>,
+}
+
+/// A fault, and how often it was met.
+#[derive(Debug)]
+struct Counted {
+    fault: Arc<Fault>,
+    /// Requests that it applies to.
+    seen: u64,
+    /// Those of them that it has struck.
+    struck: u64,
 }
 
 impl Faults {
@@ -117,15 +127,14 @@ impl Faults {
         for job in jobs {
             let stop = Target { route: FaultRoute::JobStop, ..target };
             let process = Target { route: FaultRoute::Worker, ..target };
-            let strike = |target: Target<'_>, stop: bool| {
-                let fits = |kind| (kind == FaultKind::Stop) == stop;
+            let strike = |target: Target<'_>, fits: fn(FaultKind) -> bool| {
                 let own = self.jobs.lock().by_job.get_mut(job).and_then(|own| own.strike(target, now, fits));
                 own.or_else(|| self.server.lock().strike(target, now, fits))
             };
-            if let Some(fault) = strike(stop, true) {
+            if let Some(fault) = strike(stop, |kind| kind == FaultKind::Stop) {
                 self.stops.set(target.worker, fault.after.unwrap_or_default(), Arc::clone(job));
             }
-            if let Some(fault) = strike(process, false) {
+            if let Some(fault) = strike(process, |kind| kind != FaultKind::Stop) {
                 let signal = match fault.kind {
                     FaultKind::Kill => ProcessSignal::Kill,
                     _ => ProcessSignal::Terminate,
@@ -143,13 +152,14 @@ impl Faults {
 
 impl Counters {
     fn new(script: Script) -> Self {
-        let faults = script.fault.into_iter().map(|fault| (Arc::new(fault), 0, 0)).collect();
+        let count = |fault| Counted { fault: Arc::new(fault), seen: 0, struck: 0 };
+        let faults = script.fault.into_iter().map(count).collect();
         Self { seed: script.seed, faults }
     }
 
     fn strike(&mut self, target: Target<'_>, now: Duration, fits: impl Fn(FaultKind) -> bool) -> Option<Arc<Fault>> {
         let seed = self.seed;
-        self.faults.iter_mut().enumerate().find_map(|(index, (fault, seen, struck))| {
+        self.faults.iter_mut().enumerate().find_map(|(index, Counted { fault, seen, struck })| {
             let applies = fault.on == target.route
                 && fits(fault.kind)
                 && fault.worker.as_deref().is_none_or(|worker| worker == target.worker)

@@ -107,9 +107,9 @@ pub enum FaultKind {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// Where.
+    /// Which requests it affects.
     pub on: FaultRoute,
-    /// What.
+    /// What happens to them.
     pub kind: FaultKind,
     /// HTTP status, 400 to 599.
     pub status: Option<u16>,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::FleetError;
 use super::plan::WorkerPlan;
-use super::scaler::{Action, Activity, Elsewhere, Reading, ScaleSettings, Scaler};
+use super::scaler::{Action, Activity, OtherHosts, Reading, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
 use crate::store::{Load, Store, StoreError, WorkerState, WorkerView};
 
@@ -101,8 +101,8 @@ pub(crate) async fn run_pools(pools: Vec<Pool>, store: Arc<dyn Store>, stop: Sto
     outcome
 }
 
-fn elsewhere<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> Elsewhere {
-    let mut elsewhere = Elsewhere::default();
+fn other_hosts<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> OtherHosts {
+    let mut other_hosts = OtherHosts::default();
     for worker in workers {
         let (present, starting) = match worker.state {
             WorkerState::Initializing => (1, 1),
@@ -113,10 +113,10 @@ fn elsewhere<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> Elsewhere {
             | WorkerState::Standby
             | WorkerState::Leaving => (0, 0),
         };
-        elsewhere.present = elsewhere.present.saturating_add(present);
-        elsewhere.starting = elsewhere.starting.saturating_add(starting);
+        other_hosts.present = other_hosts.present.saturating_add(present);
+        other_hosts.starting = other_hosts.starting.saturating_add(starting);
     }
-    elsewhere
+    other_hosts
 }
 
 impl Running {
@@ -143,8 +143,8 @@ impl Running {
         let places = self.places.iter().map(|(number, place)| (*number, activity(place))).collect();
         let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
         let others = known.values().filter(|worker| !own.contains(&worker.id));
-        let elsewhere = if self.store.is_shared() { elsewhere(others) } else { Elsewhere::default() };
-        Ok(Reading { waiting, oldest, in_progress, places, elsewhere })
+        let other_hosts = if self.store.is_shared() { other_hosts(others) } else { OtherHosts::default() };
+        Ok(Reading { waiting, oldest, in_progress, places, other_hosts })
     }
 
     /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn.

@@ -92,12 +92,12 @@ pub(crate) struct Reading {
     /// Places in use.
     pub(crate) places: BTreeMap<u16, Activity>,
     /// Workers at other hosts that take jobs from the same queue.
-    pub(crate) elsewhere: Elsewhere,
+    pub(crate) other_hosts: OtherHosts,
 }
 
 /// Workers that somebody else starts and ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Elsewhere {
+pub(crate) struct OtherHosts {
     /// Those that have jobs or wait for some, and those that start.
     pub(crate) present: u16,
     /// Those that start.
@@ -160,8 +160,8 @@ impl Scaler {
 
     /// How many workers the rule asks for here. It asks for so many in all; those at other hosts are there already.
     fn wanted(&self, now: Duration, reading: &Reading, present: u16) -> u16 {
-        let elsewhere = reading.elsewhere.present;
-        self.wanted_in_all(now, reading, present.saturating_add(elsewhere)).saturating_sub(elsewhere)
+        let other_hosts = reading.other_hosts.present;
+        self.wanted_in_all(now, reading, present.saturating_add(other_hosts)).saturating_sub(other_hosts)
     }
 
     fn wanted_in_all(&self, now: Duration, reading: &Reading, present: u16) -> u16 {
@@ -172,7 +172,7 @@ impl Scaler {
             }
             ScalerRule::QueueDelay(delay) => {
                 let starting = reading.places.values().filter(|activity| **activity == Activity::Starting).count();
-                let uncovered = reading.waiting > starting + usize::from(reading.elsewhere.starting);
+                let uncovered = reading.waiting > starting + usize::from(reading.other_hosts.starting);
                 let late = reading.oldest.is_some_and(|waited| waited >= delay);
                 let rested = self.last_start.is_none_or(|last| now.saturating_sub(last) >= STEP);
                 match reading.waiting {

@@ -20,11 +20,11 @@ use crate::worker_env::{served_worker_env, worker_env};
 /// The exit status of a worker that cannot run until its configuration changes (`EX_USAGE`).
 const CONFIGURATION_ERROR: i32 = 64;
 
-/// One wait in the store; repeated for as long as the worker runs. Short, because the last job of a worker that is to be
-/// replaced may end without a report from it.
+/// How long one call waits in the store for a worker that asks to be replaced; it is repeated while the worker runs. Short, because
+/// the last job of such a worker may end without a report from it.
 const REFRESH_WAIT: Duration = Duration::from_secs(5);
 
-/// Before the store is asked again that was unavailable.
+/// Pause before a store that was unavailable is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How one run of a worker ended.

@@ -8,15 +8,17 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-/// Lines kept of one job, and bytes of all jobs; the oldest make room.
+/// Lines kept of one job; the oldest makes room.
 const MAX_LINES: usize = 1000;
+/// Bytes of the lines of all jobs; the job whose first line is oldest makes room.
 const MAX_BYTES: usize = 16 << 20;
 
 /// Longest text that is kept of a line.
 const MAX_TEXT: usize = 8 << 10;
 
-/// Longest id of a job and longest name of a level. Those of this endpoint are shorter: a line with longer ones is not about a job.
+/// Longest id of a job, as this endpoint makes and accepts them: a line with a longer one is not about a job.
 const MAX_ID: usize = 128;
+/// Longest name of a level, likewise.
 const MAX_LEVEL: usize = 32;
 
 /// What a line costs beside its texts, and a job beside its id and its lines.

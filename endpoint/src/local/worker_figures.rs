@@ -15,6 +15,7 @@ use super::registry::Local;
 const LIMIT: Duration = Duration::from_millis(500);
 /// Figures are asked for again after this time, however many viewers there are.
 const KEPT: Duration = Duration::from_secs(1);
+/// Largest document of a worker.
 const MAX_BODY: usize = 1 << 20;
 
 /// One GPU, with the field names of RunPod's pod query and of `runpod-worker`.

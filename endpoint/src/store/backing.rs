@@ -13,13 +13,13 @@ use super::wakers::Wakers;
 /// What one operation left behind.
 #[derive(Debug)]
 pub struct Entry {
-    /// Which endpoint.
+    /// The endpoint's key.
     pub(crate) endpoint: u32,
-    /// To be written in one transaction.
+    /// What is written, in one transaction.
     pub(crate) changes: Changes,
-    /// To be performed afterwards: no effect may show what a crash could still undo.
+    /// What is performed once the changes are written: no effect may show what a crash could still undo.
     pub(crate) effects: Vec<Effect>,
-    /// Perform them.
+    /// Performs the effects.
     pub(crate) wakers: Arc<Wakers>,
 }
 

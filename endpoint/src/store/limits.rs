@@ -35,7 +35,7 @@ pub struct Limits {
     pub max_total_stream_bytes: usize,
     /// Workers remembered at once; the one silent for longest makes room.
     pub max_workers: usize,
-    /// A worker that was silent for this long is forgotten.
+    /// A worker that has been silent for this long is forgotten.
     pub worker_retention: Duration,
     /// A job that was taken this often is no longer queued again when its worker was told to stop before it began the job.
     pub max_takes_not_begun: u32,
@@ -45,9 +45,9 @@ pub struct Limits {
     pub report_hold: Duration,
     /// How long a job whose webhook was given up is kept, so that it can be sent again.
     pub given_up_retention: Duration,
-    /// Jobs that are kept for that reason; the oldest makes room.
+    /// Jobs with a webhook that was given up which are kept at once; the oldest makes room.
     pub max_given_up: usize,
-    /// Cancelled jobs are reported to their webhooks too. The platform: not.
+    /// Whether cancelled jobs are reported to their webhooks too. The platform does not report them.
     pub report_cancelled: bool,
     /// Batches of an endpoint that are drafts or have not ended. The platform: 10.
     pub max_batches: usize,

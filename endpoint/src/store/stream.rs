@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::payload::Payload;
 
-/// Stream items in one record of the console, and their bytes.
+/// Stream items in one record of the console.
 pub const MAX_ITEMS: usize = 500;
+/// Bytes of these items.
 const MAX_ITEM_BYTES: usize = 4 << 20;
 
 /// The unread items of one job.

@@ -103,7 +103,7 @@ impl Worker {
     }
 
     /// Notes that it asks for jobs, and that it sends heartbeats.
-    pub(crate) fn looks_for_jobs(&mut self) {
+    pub(crate) fn note_polling(&mut self) {
         (self.polled, self.heartbeat_seen) = (true, true);
     }
 

@@ -37,7 +37,7 @@ pub(crate) enum SendError {
     #[error("the receiver cannot be reached: {0}")]
     Unreachable(String),
     #[error("the receiver was busy with other webhooks for all of the time")]
-    NoPlace,
+    NoPermit,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

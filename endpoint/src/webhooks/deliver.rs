@@ -13,25 +13,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::WebhookBody;
 use super::client::{SendError, WebhookClient};
-use super::origin::{Origin, Origins, Places};
+use super::origin::{Origin, Origins, Permits};
 use super::schedule::Schedule;
 use super::signature::Signer;
 use crate::store::{Store, Webhook, WebhookDue, WebhookEnd, WebhookOutcomes};
 
-/// Deliveries begun and not ended to one receiver: as long as few are begun in all, and always. Each is a few hundred bytes, because
-/// the body is fetched for each try. What is more is given up at once, and can be sent again.
+/// Deliveries to one receiver that have begun and not ended. Those beyond the limit are given up at once, and can be sent again. Each
+/// takes a few hundred bytes, because the body is fetched for each try.
 const MAX_PENDING_OF_ORIGIN: usize = 20_000;
-const MIN_PENDING_OF_ORIGIN: usize = 100;
 
-/// Deliveries begun and not ended to all receivers, before each has only its [`MIN_PENDING_OF_ORIGIN`].
+/// Deliveries to all receivers, beyond which each receiver has only [`MIN_PENDING_OF_ORIGIN`].
 const MAX_PENDING: usize = 100_000;
 
-/// How much longer than its schedule a delivery waits for a place, when its receiver is busy with the failure of others.
+/// What each receiver may have pending however many deliveries there are.
+const MIN_PENDING_OF_ORIGIN: usize = 100;
+
+/// How much longer than its schedule a delivery waits for a permit, when its receiver is busy with the failure of others.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Before the end of a delivery is noted again that could not be noted, and how often it is.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is tried to note the end of a delivery in the store.
 const STORE_ATTEMPTS: u32 = 60;
+
+/// Pause between two of these tries.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why no webhooks can be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +49,7 @@ pub struct Webhooks {
     client: WebhookClient,
     signer: Option<Signer>,
     outcomes: WebhookOutcomes,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     schedule: Schedule,
 }
 
@@ -56,8 +60,8 @@ impl Webhooks {
     /// When the TLS settings of this machine are unusable.
     pub fn new(store: Arc<dyn Store>, guard: Guard, signer: Option<Signer>) -> Result<Self, WebhooksError> {
         let client = WebhookClient::new(guard)?;
-        let (outcomes, places) = (WebhookOutcomes::default(), Arc::default());
-        Ok(Self { store, client, signer, outcomes, places, schedule: Schedule::default() })
+        let (outcomes, permits) = (WebhookOutcomes::default(), Arc::default());
+        Ok(Self { store, client, signer, outcomes, permits, schedule: Schedule::default() })
     }
 
     /// Counts how deliveries end.
@@ -124,17 +128,17 @@ impl Webhooks {
 
     /// One try. `None` when there is no end to report any more.
     async fn attempt(&self, due: &WebhookDue, origin: &Origin, begun: Instant) -> Option<Result<(), SendError>> {
-        let Ok(place) = timeout_at(begun + self.schedule.span() + PATIENCE, self.places.enter(origin)).await else {
-            return Some(Err(SendError::NoPlace));
+        let Ok(permit) = timeout_at(begun + self.schedule.span() + PATIENCE, self.permits.acquire(origin)).await else {
+            return Some(Err(SendError::NoPermit));
         };
-        let place = place?;
+        let permit = permit?;
         let webhook = match self.store.webhook(&due.endpoint, &due.job).await {
             Ok(webhook) => webhook.filter(|webhook| webhook.end_number == due.end_number)?,
             Err(error) => return Some(Err(error.into())),
         };
         let body = Bytes::from(serde_json::to_vec(&WebhookBody::from(&webhook)).ok()?);
         let sent = self.client.post(&webhook.url, self.headers(&webhook, &body), body).await;
-        place.leave(sent.is_ok());
+        permit.release(sent.is_ok());
         Some(sent)
     }
 

@@ -8,12 +8,13 @@ use reqwest::Url;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Tries in flight at once to one receiver that accepts them.
-const MAX_PLACES: usize = 8;
+const MAX_IN_FLIGHT: usize = 8;
 
-/// Tries in flight at once to all receivers that have accepted the last ones, and to all others. Apart, so that receivers that do not
-/// answer never use up the places of those that do.
-const PROVEN_PLACES: usize = 64;
-const UNPROVEN_PLACES: usize = 64;
+/// Tries in flight at once to all receivers that have accepted the last ones. Counted apart from the others, so that receivers that do
+/// not answer never use up the permits for those that do.
+const MAX_PROVEN: usize = 64;
+/// Tries in flight at once to all other receivers.
+const MAX_UNPROVEN: usize = 64;
 
 /// Receivers remembered before those without deliveries are forgotten.
 const MAX_ORIGINS: usize = 1000;
@@ -29,13 +30,14 @@ pub(crate) fn origin_name(url: &str) -> String {
 pub(super) struct Origin {
     /// For logs: it holds no secrets.
     pub(super) name: String,
-    places: Semaphore,
+    permits: Semaphore,
+    /// How many permits there are.
     size: Mutex<usize>,
 }
 
 impl Origin {
     fn new(name: String) -> Self {
-        Self { name, places: Semaphore::new(1), size: Mutex::new(1) }
+        Self { name, permits: Semaphore::new(1), size: Mutex::new(1) }
     }
 
     fn is_proven(&self) -> bool {
@@ -43,44 +45,44 @@ impl Origin {
     }
 }
 
-/// Places for deliveries in flight.
+/// Permits for deliveries in flight.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Permits {
     proven: Semaphore,
     unproven: Semaphore,
 }
 
-impl Default for Places {
+impl Default for Permits {
     fn default() -> Self {
-        Self { proven: Semaphore::new(PROVEN_PLACES), unproven: Semaphore::new(UNPROVEN_PLACES) }
+        Self { proven: Semaphore::new(MAX_PROVEN), unproven: Semaphore::new(MAX_UNPROVEN) }
     }
 }
 
-impl Places {
-    /// Waits for a place. That of the receiver comes first: whoever waits for it must not occupy a place of the others.
-    pub(super) async fn enter<'a>(&'a self, origin: &'a Origin) -> Option<Place<'a>> {
-        let own = origin.places.acquire().await.ok()?;
-        let lane = if origin.is_proven() { &self.proven } else { &self.unproven };
-        let shared = lane.acquire().await.ok()?;
-        Some(Place { origin, own, _shared: shared })
+impl Permits {
+    /// Waits for a permit. That of the receiver comes first: whoever waits for it must not hold a permit that others could use.
+    pub(super) async fn acquire<'a>(&'a self, origin: &'a Origin) -> Option<Permit<'a>> {
+        let own = origin.permits.acquire().await.ok()?;
+        let all = if origin.is_proven() { &self.proven } else { &self.unproven };
+        let shared = all.acquire().await.ok()?;
+        Some(Permit { origin, own, _shared: shared })
     }
 }
 
-/// A delivery in flight.
+/// The permit of one delivery in flight.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Permit<'a> {
     origin: &'a Origin,
     own: SemaphorePermit<'a>,
     _shared: SemaphorePermit<'a>,
 }
 
-impl Place<'_> {
-    /// Leaves, and notes whether the receiver has accepted what was sent.
-    pub(super) fn leave(self, accepted: bool) {
+impl Permit<'_> {
+    /// Gives the permit back, and notes whether the receiver has accepted what was sent.
+    pub(super) fn release(self, accepted: bool) {
         let mut size = self.origin.size.lock();
-        if accepted && *size < MAX_PLACES {
+        if accepted && *size < MAX_IN_FLIGHT {
             *size += 1;
-            self.origin.places.add_permits(1);
+            self.origin.permits.add_permits(1);
         } else if !accepted && *size > 1 {
             *size -= 1;
             self.own.forget();
@@ -113,8 +115,8 @@ mod tests {
 
     use super::*;
 
-    fn enter<'a>(places: &'a Places, origin: &'a Origin) -> Option<Place<'a>> {
-        places.enter(origin).now_or_never().flatten()
+    fn acquire<'a>(permits: &'a Permits, origin: &'a Origin) -> Option<Permit<'a>> {
+        permits.acquire(origin).now_or_never().flatten()
     }
 
     #[test]
@@ -130,29 +132,29 @@ mod tests {
 
     #[test]
     fn a_receiver_gets_more_at_once_as_it_accepts_and_less_as_it_fails() {
-        let (places, origin) = (Places::default(), Origin::new("o".into()));
-        let only = enter(&places, &origin).unwrap();
-        assert!(enter(&places, &origin).is_none(), "one at first");
-        only.leave(true);
+        let (permits, origin) = (Permits::default(), Origin::new("o".into()));
+        let only = acquire(&permits, &origin).unwrap();
+        assert!(acquire(&permits, &origin).is_none(), "one at first");
+        only.release(true);
         for _ in 0..20 {
-            enter(&places, &origin).unwrap().leave(true);
+            acquire(&permits, &origin).unwrap().release(true);
         }
-        let held: Vec<_> = std::iter::from_fn(|| enter(&places, &origin)).collect();
-        assert_eq!(held.len(), MAX_PLACES);
-        held.into_iter().for_each(|place| place.leave(false));
-        enter(&places, &origin).unwrap().leave(false);
-        let held: Vec<_> = std::iter::from_fn(|| enter(&places, &origin)).collect();
+        let held: Vec<_> = std::iter::from_fn(|| acquire(&permits, &origin)).collect();
+        assert_eq!(held.len(), MAX_IN_FLIGHT);
+        held.into_iter().for_each(|place| place.release(false));
+        acquire(&permits, &origin).unwrap().release(false);
+        let held: Vec<_> = std::iter::from_fn(|| acquire(&permits, &origin)).collect();
         assert_eq!(held.len(), 1, "one is left to find out when it is back");
     }
 
     #[test]
-    fn receivers_that_do_not_answer_leave_the_places_of_others_alone() {
-        let places = Places::default();
+    fn receivers_that_do_not_answer_leave_the_permits_of_others_alone() {
+        let permits = Permits::default();
         let good = Origin::new("good".into());
-        enter(&places, &good).unwrap().leave(true);
+        acquire(&permits, &good).unwrap().release(true);
         let dead: Vec<_> = (0..1000).map(|number| Origin::new(number.to_string())).collect();
-        let held: Vec<_> = dead.iter().filter_map(|origin| enter(&places, origin)).collect();
-        assert_eq!(held.len(), UNPROVEN_PLACES);
-        assert!(enter(&places, &good).is_some());
+        let held: Vec<_> = dead.iter().filter_map(|origin| acquire(&permits, origin)).collect();
+        assert_eq!(held.len(), MAX_UNPROVEN);
+        assert!(acquire(&permits, &good).is_some());
     }
 }

@@ -22,41 +22,41 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-async fn packed(api: &Api, path: &str, encoding: &str, body: Vec<u8>) -> crate::support::Reply {
+async fn compressed(api: &Api, path: &str, encoding: &str, body: Vec<u8>) -> crate::support::Reply {
     let request = Request::post(format!("/v2/ep/{path}")).header("content-encoding", encoding);
     api.send(request.body(Body::from(body)).unwrap()).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_packed_request_is_unpacked() {
+async fn a_compressed_request_is_decompressed() {
     let api = Api::new();
     for encoding in ["gzip", "GZIP", "x-gzip"] {
-        let reply = packed(&api, "run", encoding, gzip(br#"{"input": {"n": 1.50}}"#)).await;
+        let reply = compressed(&api, "run", encoding, gzip(br#"{"input": {"n": 1.50}}"#)).await;
         assert_eq!(reply.status, StatusCode::OK, "{encoding}: {}", reply.text);
         assert!(api.get("job-take/w1").await.text.contains(r#"{"n": 1.50}"#));
     }
-    assert_eq!(packed(&api, "run", "identity", br#"{"input": 1}"#.to_vec()).await.status, StatusCode::OK);
+    assert_eq!(compressed(&api, "run", "identity", br#"{"input": 1}"#.to_vec()).await.status, StatusCode::OK);
     // Workers' results too.
     let id = api.take("w1").await;
-    let reply = packed(&api, &format!("job-done/w1/{id}?isStream=false"), "gzip", gzip(br#"{"output": 7}"#)).await;
+    let reply = compressed(&api, &format!("job-done/w1/{id}?isStream=false"), "gzip", gzip(br#"{"output": 7}"#)).await;
     assert_eq!((reply.status, api.status(&id).await["output"].as_u64()), (StatusCode::OK, Some(7)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_of_a_packed_request_holds_for_what_is_in_it() {
+async fn the_limit_of_a_compressed_request_holds_for_its_decompressed_size() {
     let api = Api::new();
     let body = |bytes: usize| gzip(format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13)).as_bytes());
-    assert_eq!(packed(&api, "run", "gzip", body(10 << 20)).await.status, StatusCode::OK);
-    let reply = packed(&api, "run", "gzip", body((10 << 20) + 1)).await;
+    assert_eq!(compressed(&api, "run", "gzip", body(10 << 20)).await.status, StatusCode::OK);
+    let reply = compressed(&api, "run", "gzip", body((10 << 20) + 1)).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert!(reply.field("detail").contains("10MiB"), "{}", reply.text);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_cannot_be_unpacked_is_refused_with_the_reason() {
+async fn a_request_that_cannot_be_decompressed_is_refused_with_the_reason() {
     let api = Api::new();
     for encoding in ["br", "gzip, gzip", "deflate"] {
-        let reply = packed(&api, "run", encoding, gzip(br#"{"input": 1}"#)).await;
+        let reply = compressed(&api, "run", encoding, gzip(br#"{"input": 1}"#)).await;
         assert_eq!(reply.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{encoding}");
         assert!(reply.field("error").contains("gzip"), "{}", reply.text);
     }
@@ -64,7 +64,7 @@ async fn a_request_that_cannot_be_unpacked_is_refused_with_the_reason() {
     let garbage = [&*whole, br#"{"input": 2}"#].concat();
     let cut = [&*whole, &whole[..12]].concat();
     for unreadable in [br#"{"input": 1}"#, &*garbage, &cut, &whole[..20]] {
-        let reply = packed(&api, "run", "gzip", unreadable.to_vec()).await;
+        let reply = compressed(&api, "run", "gzip", unreadable.to_vec()).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{unreadable:?}");
         assert!(reply.field("error").contains("Content-Encoding"), "{}", reply.text);
         // In pieces, as a client may send them.
@@ -77,14 +77,14 @@ async fn a_request_that_cannot_be_unpacked_is_refused_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_members_of_a_packed_request_are_read() {
+async fn all_members_of_a_compressed_request_are_read() {
     let api = Api::new();
     let members = [gzip(br#"{"input": "#), gzip(b""), gzip(b"[1, 2]}")].concat();
     assert_eq!(packed(&api, "run", "gzip", members).await.status, StatusCode::OK);
     assert!(api.get("job-take/w1").await.text.contains(r#""input":[1, 2]"#));
     let id = api.run(r#"{"input": 1}"#).await;
     assert_eq!(
-        packed(&api, &format!("cancel/{id}"), "gzip", Vec::new()).await.status,
+        compressed(&api, &format!("cancel/{id}"), "gzip", Vec::new()).await.status,
         StatusCode::OK,
         "there is nothing"
     );
@@ -167,7 +167,7 @@ async fn ask(api: &Api, path: &str) -> (HeaderMap, Vec<u8>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_answer_is_packed_for_a_client_that_asks_and_never_for_a_worker() {
+async fn a_large_answer_is_compressed_for_a_client_that_asks_and_never_for_a_worker() {
     let api = Api::new();
     let large = "y".repeat(100_000);
     let id = api.run(&format!(r#"{{"input": "{large}"}}"#)).await;

@@ -88,7 +88,7 @@ impl Gguf {
     pub(crate) fn text(&self, key: &str) -> Result<&str, ModelError> {
         match self.metadata.get(key) {
             Some(Value::Text(text)) => Ok(text),
-            other => Err(self.wrong(key, "a text", other)),
+            other => Err(self.wrong(key, "a string", other)),
         }
     }
 
@@ -227,7 +227,7 @@ impl Header {
         let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
         self.fill(&mut text)?;
         // Tokens need not be whole characters in every file; those of a byte-level vocabulary are.
-        String::from_utf8(text).map_err(|_| bad("its metadata contain a text that is not UTF-8"))
+        String::from_utf8(text).map_err(|_| bad("its metadata contain a string that is not UTF-8"))
     }
 
     fn count(&mut self, most: u64) -> io::Result<u64> {
@@ -283,7 +283,7 @@ mod tests {
         let tensor = file.tensor("t", &[2], Device::Cpu).unwrap();
         assert_eq!(Vec::<f32>::try_from(tensor).unwrap(), [1.5, -2.0]);
         for (error, expected) in [
-            (file.text("width").unwrap_err(), "width is not a text"),
+            (file.text("width").unwrap_err(), "width is not a string"),
             (file.float("height").unwrap_err(), "it has no height"),
             (file.tensor("u", &[2], Device::Cpu).unwrap_err(), "no tensor \"u\""),
             (file.tensor("t", &[3], Device::Cpu).unwrap_err(), "has the shape [2] instead of [3]"),

@@ -4,13 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Number of processes and of slots where an older worker does not send one.
+pub(crate) fn one() -> u32 {
+    1
+}
+
 /// Which fitness checks to run, and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckOrder {
     /// Id of the worker on the platform, for logs and error reports.
     pub worker_id: String,
     /// Number of slots that a process will have, each with a model of its own.
-    #[serde(default = "crate::message::one")]
+    #[serde(default = "one")]
     pub slots: u32,
     /// The device that the operator requested: `auto`, `cpu` or `cuda`.
     pub device: String,

@@ -9,11 +9,6 @@ use serde_json::Value;
 use crate::batch::{BatchReport, StepReport};
 use crate::check::CheckOrder;
 
-/// Number of processes and of slots where an older worker does not send one.
-pub(crate) fn one() -> u32 {
-    1
-}
-
 /// Version of this protocol. Each side sends its version first, and the connection ends when they differ.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -34,7 +29,7 @@ pub enum ToHandler {
         /// The supervisor's package version, for logs.
         worker_version: String,
         /// Number of handler processes that share the CPUs of the machine with this one, itself included.
-        #[serde(default = "one")]
+        #[serde(default = "crate::check::one")]
         processes: u32,
         /// The supervisor wants [`ToSupervisor::Batch`] and [`ToSupervisor::Steps`]. An older one does not know them.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]

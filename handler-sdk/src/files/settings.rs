@@ -17,9 +17,10 @@ pub(crate) const UPLOAD_ABOVE: &str = "RUNPOD_UPLOAD_OUTPUT_ABOVE_BYTES";
 
 const DEFAULT_MAX_DOWNLOAD: u64 = 5 * 1024 * 1024 * 1024;
 
-/// Largest results that RunPod takes: 10 MB for `/run` and 20 MB for `/runsync`. Its documentation says MB, its error texts say MiB: the
-/// smaller one is safe. (<https://docs.runpod.io/serverless/workers/handler-functions>)
+/// Largest result of `/run` that RunPod takes. Its documentation says MB, its error texts say MiB: the smaller one is safe.
+/// (<https://docs.runpod.io/serverless/workers/handler-functions>)
 const RUN_OUTPUT: u64 = 10_000_000;
+/// Largest result of `/runsync`.
 const RUNSYNC_OUTPUT: u64 = 20_000_000;
 /// How the ids of `/runsync` jobs begin.
 const RUNSYNC_ID: &str = "sync-";

@@ -115,27 +115,7 @@ impl Control {
             ToHandler::Hello { .. } => {}
             ToHandler::Check(order) => self.check::<P>(order),
             ToHandler::Load { worker_id, slots, device, chunk_window } => {
-                if !self.threads.is_empty() {
-                    return log(format_args!("a second Load message is ignored"));
-                }
-                self.chunk_window = chunk_window;
-                let setup = SlotSetup {
-                    processes: self.processes.unwrap_or(1),
-                    batch_reports: self.batch_reports,
-                    models: slots,
-                    worker_id,
-                    device,
-                    queue: Arc::clone(&self.queue),
-                    jobs: Arc::clone(&self.jobs),
-                    uploads: Arc::default(),
-                    shared: Arc::default(),
-                    fitness: self.fitness.clone(),
-                    fake_device: self.fake_device.clone(),
-                };
-                match P::start(&setup, &self.exit) {
-                    Ok(Started { models, threads }) => (self.models, self.threads) = (Some(models), threads),
-                    Err(error) => self.load_failed(error),
-                }
+                self.load::<P>(worker_id, slots, device, chunk_window);
             }
             ToHandler::Run { job, attempt, slot, deadline_ms, traceparent } => {
                 let time_left = Duration::from_millis(deadline_ms);
@@ -184,6 +164,31 @@ impl Control {
         if let Err(error) = spawn("checks", run) {
             log(format_args!("a thread for the fitness checks cannot be started: {error}"));
             let _ = self.exit.try_send(Exit::LoadFailed);
+        }
+    }
+
+    /// Starts the threads that load the models and run the jobs.
+    fn load<P: Program>(&mut self, worker_id: String, models: u32, device: String, chunk_window: u32) {
+        if !self.threads.is_empty() {
+            return log(format_args!("a second Load message is ignored"));
+        }
+        self.chunk_window = chunk_window;
+        let setup = SlotSetup {
+            processes: self.processes.unwrap_or(1),
+            batch_reports: self.batch_reports,
+            models,
+            worker_id,
+            device,
+            queue: Arc::clone(&self.queue),
+            jobs: Arc::clone(&self.jobs),
+            uploads: Arc::default(),
+            shared: Arc::default(),
+            fitness: self.fitness.clone(),
+            fake_device: self.fake_device.clone(),
+        };
+        match P::start(&setup, &self.exit) {
+            Ok(Started { models, threads }) => (self.models, self.threads) = (Some(models), threads),
+            Err(error) => self.load_failed(error),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Rule: how jobs end. With a result, at their deadline, cancelled, or handed back; the first outcome wins.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::{ErrorKind, ErrorReport, StopReason, ToHandler};
@@ -22,6 +23,23 @@ pub(crate) enum Outcome {
     Cancelled,
     /// It goes back to the queue, unfinished.
     HandedBack,
+}
+
+impl Outcome {
+    /// The status that is counted, and the result to post, if there is one.
+    fn into_result(self, timeout: Duration) -> (JobStatus, Option<Result<Bytes, ErrorReport>>) {
+        match self {
+            Self::Completed(output) => (JobStatus::Completed, Some(Ok(output))),
+            Self::Failed(error) => (JobStatus::Failed, Some(Err(error))),
+            Self::TimedOut => {
+                let message = format!("executionTimeout exceeded: the job was not over after {timeout:?}");
+                let error = ErrorReport { kind: ErrorKind::Timeout, message, traceback: String::new() };
+                (JobStatus::TimedOut, Some(Err(error)))
+            }
+            Self::Cancelled => (JobStatus::Cancelled, None),
+            Self::HandedBack => (JobStatus::HandedBack, None),
+        }
+    }
 }
 
 /// What the handler sends along with an outcome.
@@ -55,17 +73,7 @@ impl Worker {
             self.waiting.retain(|queued| queued != id);
         }
 
-        let (status, result) = match outcome {
-            Outcome::Completed(output) => (JobStatus::Completed, Some(Ok(output))),
-            Outcome::Failed(error) => (JobStatus::Failed, Some(Err(error))),
-            Outcome::TimedOut => {
-                let message = format!("executionTimeout exceeded: the job was not over after {timeout:?}");
-                let error = ErrorReport { kind: ErrorKind::Timeout, message, traceback: String::new() };
-                (JobStatus::TimedOut, Some(Err(error)))
-            }
-            Outcome::Cancelled => (JobStatus::Cancelled, None),
-            Outcome::HandedBack => (JobStatus::HandedBack, None),
-        };
+        let (status, result) = outcome.into_result(timeout);
         self.count(status);
         self.account_run(status.into(), gpu_time);
         let cost = JobCost { gpu_time, dollars: self.price().map(|price| price.of(gpu_time)) };

@@ -57,7 +57,7 @@ impl Worker {
         if !self.policy.queue_recycles {
             return;
         }
-        // A queue that has accepted such a result before is stayed away from, whatever happens to this one.
+        // Once the queue has accepted such a result, the worker stays away, whatever happens to this one.
         let until = match self.poll.absence {
             Absence::Pending { until: None } => None,
             _ => Some(now + self.policy.undelivered_grace),

@@ -36,15 +36,15 @@ impl Worker {
     /// neither can those that the same model runs: they are in the hands of the same user code. Jobs that such a process has not
     /// begun are not waited for, because they run again unharmed.
     fn can_finish_a_job(&self, now: Time, id: ProcessId) -> bool {
-        let runs_together = self.processes[id.0].runs_jobs_together();
+        let runs_several = self.processes[id.0].runs_several_jobs();
         // An older SDK does not say which model runs a job. With a single one there is no doubt.
         let only_model = (self.models(id) == 1).then_some(0);
-        let model_of = |job: &Job| if runs_together { job.model.or(only_model) } else { None };
+        let model_of = |job: &Job| if runs_several { job.model.or(only_model) } else { None };
         let here = || self.jobs.iter().filter(|job| job.runs_in(id));
-        let deaf: BTreeSet<u32> = here().filter(|job| job.is_overdue(now)).filter_map(model_of).collect();
-        let is_deaf = |job: &Job| job.is_overdue(now) || model_of(job).is_some_and(|model| deaf.contains(&model));
-        let is_begun = |job: &Job| !(runs_together && matches!(job.state, JobState::Assigned(_)) && !deaf.is_empty());
-        here().any(|job| is_begun(job) && !is_deaf(job))
+        let stuck: BTreeSet<u32> = here().filter(|job| job.is_overdue(now)).filter_map(model_of).collect();
+        let is_stuck = |job: &Job| job.is_overdue(now) || model_of(job).is_some_and(|model| stuck.contains(&model));
+        let is_begun = |job: &Job| !(runs_several && matches!(job.state, JobState::Assigned(_)) && !stuck.is_empty());
+        here().any(|job| is_begun(job) && !is_stuck(job))
     }
 
     /// Kills a process and everything that it started, at once.

@@ -15,11 +15,6 @@ impl Worker {
     /// Begins a shutdown. If one is under way already, the worker can still become unhealthy, and a signal can still limit
     /// the time of its jobs.
     pub(crate) fn begin_drain(&mut self, now: Time, cause: &DrainCause) {
-        let description = match cause {
-            DrainCause::Signal => "asked to stop",
-            DrainCause::Refresh => "a fresh worker is wanted after this job",
-            DrainCause::Unhealthy { reason, .. } => reason,
-        };
         let mut new_reason = None;
         if let DrainCause::Unhealthy { check, reason } = cause {
             if self.lifecycle.unhealthy_reason().is_some() || matches!(self.lifecycle, Lifecycle::Over { .. }) {
@@ -40,7 +35,7 @@ impl Worker {
                     signalled: by_signal,
                     aborted: false,
                 };
-                self.report(Report::Draining { reason: description.to_owned() });
+                self.report(Report::Draining { reason: description(cause).to_owned() });
             }
             Lifecycle::Draining { unhealthy, cancel_at, signalled, .. } => {
                 *cancel_at = cancel_at.iter().copied().chain(limit).min();
@@ -78,37 +73,49 @@ impl Worker {
     /// Moves the shutdown on.
     pub(crate) fn wind_down(&mut self, now: Time) {
         if let Lifecycle::Draining { poll_until, cancel_at, .. } = self.lifecycle {
-            self.stop_waiting_processes();
-            let out_of_time = cancel_at.is_some_and(|cancel_at| now >= cancel_at);
-            if out_of_time || !self.processes.iter().any(|process| self.may_serve_again(&process.phase)) {
-                self.stop_all_jobs(now);
-            }
-            if now >= poll_until {
-                self.abort_poll();
-            }
-            if self.poll.in_flight && now >= poll_until + self.policy.poll_abort_timeout {
-                self.report(Report::ShutdownOverrun { part: "poll" });
-                self.poll.in_flight = false;
-            }
-            if !self.poll.in_flight && self.jobs.all_decided() {
-                self.close(now);
-            }
+            self.drain(now, poll_until, cancel_at);
         }
+        // Not `else`: a drain that has just ended may have nothing left to wait for.
         if let Lifecycle::Closing { flush_until, .. } = self.lifecycle {
-            if self.processes.iter().any(|process| process.phase.is_alive()) {
-                return;
-            }
-            if !self.jobs.is_empty() && now < flush_until {
-                return;
-            }
-            if !self.jobs.is_empty() {
-                self.report(Report::ShutdownOverrun { part: "outbox" });
-            }
-            let unhealthy = self.lifecycle.unhealthy_reason().map(str::to_owned);
-            let code = u8::from(unhealthy.is_some());
-            self.lifecycle = Lifecycle::Over { unhealthy };
-            self.emit(Effect::Exit { code });
+            self.exit_when_flushed(now, flush_until);
         }
+    }
+
+    /// Ends the drain once no poll is in flight and every job is decided. Jobs get no more time when theirs is over, or when no
+    /// process will run them.
+    fn drain(&mut self, now: Time, poll_until: Time, cancel_at: Option<Time>) {
+        self.stop_waiting_processes();
+        let out_of_time = cancel_at.is_some_and(|cancel_at| now >= cancel_at);
+        if out_of_time || !self.processes.iter().any(|process| self.may_serve_again(&process.phase)) {
+            self.stop_all_jobs(now);
+        }
+        if now >= poll_until {
+            self.abort_poll();
+        }
+        if self.poll.in_flight && now >= poll_until + self.policy.poll_abort_timeout {
+            self.report(Report::ShutdownOverrun { part: "poll" });
+            self.poll.in_flight = false;
+        }
+        if !self.poll.in_flight && self.jobs.all_decided() {
+            self.close(now);
+        }
+    }
+
+    /// Exits once every process has exited and every result is delivered, or the time for that is over.
+    fn exit_when_flushed(&mut self, now: Time, flush_until: Time) {
+        if self.processes.iter().any(|process| process.phase.is_alive()) {
+            return;
+        }
+        if !self.jobs.is_empty() {
+            if now < flush_until {
+                return;
+            }
+            self.report(Report::ShutdownOverrun { part: "outbox" });
+        }
+        let unhealthy = self.lifecycle.unhealthy_reason().map(str::to_owned);
+        let code = u8::from(unhealthy.is_some());
+        self.lifecycle = Lifecycle::Over { unhealthy };
+        self.emit(Effect::Exit { code });
     }
 
     /// When the shutdown needs attention, apart from the limits of running jobs and living processes.
@@ -202,5 +209,14 @@ impl Worker {
                 Phase::Killing { .. } | Phase::Stopped | Phase::GaveUp => {}
             }
         }
+    }
+}
+
+/// Why the worker drains, as it is logged.
+fn description(cause: &DrainCause) -> &str {
+    match cause {
+        DrainCause::Signal => "asked to stop",
+        DrainCause::Refresh => "a fresh worker is wanted after this job",
+        DrainCause::Unhealthy { reason, .. } => reason,
     }
 }

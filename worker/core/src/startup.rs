@@ -61,26 +61,10 @@ impl Worker {
             self.violated_protocol(now, id, "a second hello".to_owned());
             return;
         }
-        if protocol != PROTOCOL_VERSION {
-            let reason = format!(
-                "the handler speaks protocol {protocol} (SDK {sdk_version}), this worker speaks {PROTOCOL_VERSION}: \
-                 build the handler against runpod-handler-sdk {}",
-                env!("CARGO_PKG_VERSION")
-            );
-            self.refuse_handler(now, id, reason);
-            return;
-        }
-        let manifest: Arc<Manifest> = match serde_json::from_slice(payload) {
-            Ok(manifest) => Arc::new(manifest),
-            Err(error) => {
-                self.refuse_handler(now, id, format!("the handler's manifest cannot be read: {error}"));
-                return;
-            }
-        };
-        let slots = match manifest.slots(self.policy.slots) {
-            Ok(slots) => slots,
-            Err(error) => {
-                self.refuse_handler(now, id, error.to_string());
+        let (manifest, slots) = match read_hello(protocol, sdk_version, payload, self.policy.slots) {
+            Ok(accepted) => accepted,
+            Err(reason) => {
+                self.refuse_handler(now, id, reason);
                 return;
             }
         };
@@ -205,4 +189,19 @@ impl Worker {
             self.versions = Arc::new(Versions { sdk, ..(*self.versions).clone() });
         }
     }
+}
+
+/// The manifest of a handler and the number of its slots, or why this worker cannot use it.
+fn read_hello(protocol: u32, sdk_version: &str, payload: &[u8], models: u32) -> Result<(Arc<Manifest>, u32), String> {
+    if protocol != PROTOCOL_VERSION {
+        return Err(format!(
+            "the handler speaks protocol {protocol} (SDK {sdk_version}), this worker speaks {PROTOCOL_VERSION}: \
+             build the handler against runpod-handler-sdk {}",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    let manifest: Manifest =
+        serde_json::from_slice(payload).map_err(|error| format!("the handler's manifest cannot be read: {error}"))?;
+    let slots = manifest.slots(models).map_err(|error| error.to_string())?;
+    Ok((Arc::new(manifest), slots))
 }

@@ -17,6 +17,7 @@ use runpod_worker_core::{Event, Incarnation, ProcessEvent, ProcessId, linker};
 
 /// Name of the report about the handler process itself.
 const HANDLER: &str = "handler";
+/// The only handler process of this command.
 const PROCESS: ProcessId = ProcessId(0);
 
 /// Prints all checks. Exit status 0 when none failed, else 1; 64 for a wrong configuration.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::complain;
-use super::manifest::is_workspace;
+use super::workspace::is_workspace;
 use crate::cli::{LibtorchArgs, LibtorchVariant};
 use crate::config::EXIT_CONFIG;
 use crate::process::become_script;

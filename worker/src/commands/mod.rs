@@ -6,13 +6,13 @@ mod dead_letters;
 mod fixed_limits;
 mod libtorch;
 mod lifecycle;
-mod manifest;
 mod new;
 mod probe;
 mod run;
 mod schema;
 mod serve;
 mod test;
+mod workspace;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};

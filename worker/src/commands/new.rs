@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::manifest::is_workspace;
+use super::workspace::is_workspace;
 use super::{complain, print};
 use crate::cli::{HandlerKind, NewArgs};
 use crate::config::EXIT_CONFIG;

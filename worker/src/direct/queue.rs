@@ -27,7 +27,7 @@ pub enum Rejection {
     /// The job has waited too long for a slot.
     #[error("no slot was free within {0:?}: try again later, or add workers")]
     Late(Duration),
-    /// The caller did not read what its job message.
+    /// The caller did not read the messages of its job.
     #[error("the items of the job were not read for {READ_TIMEOUT:?}, so it was stopped")]
     Unread,
     /// The worker is shutting down or cannot work.
@@ -179,7 +179,7 @@ pub(super) struct Submission {
 }
 
 impl Submission {
-    /// Waits for the next message. The last is [`CallerMessage::Final`] or [`CallerMessage::Rejection`].
+    /// Waits for the next message. The last is [`CallerMessage::Final`] or [`CallerMessage::Rejected`].
     pub(super) async fn next(&mut self) -> CallerMessage {
         let message = loop {
             tokio::select! {

@@ -58,7 +58,7 @@ fn job(body: &Bytes) -> Result<TakenJob, String> {
     }
     let mut id = Uuid::new_v4().to_string();
     if let Some(given) = fields.get("id") {
-        let given: String = serde_json::from_str(given.get()).map_err(|_| "`id` must be a text, or left out")?;
+        let given: String = serde_json::from_str(given.get()).map_err(|_| "`id` must be a string, or left out")?;
         id = format!("{given}-{}", &id[..8]);
     }
     let id = serde_json::value::to_raw_value(&id).map_err(|error| error.to_string())?;
@@ -70,7 +70,7 @@ fn job(body: &Bytes) -> Result<TakenJob, String> {
             Some(job) => Ok(job),
             None => Err(FORM.to_owned()),
         },
-        _ => Err("the job's `id` cannot be used: leave it out, or send a short text".to_owned()),
+        _ => Err("the job's `id` cannot be used: leave it out, or send a short string".to_owned()),
     }
 }
 

@@ -59,7 +59,7 @@ pub struct HttpState {
     pub started: Instant,
 }
 
-/// The routes.
+/// The routes of the health server.
 pub fn router(state: HttpState) -> Router {
     Router::new()
         .route("/", get(|| async { INDEX }))

@@ -1,8 +1,9 @@
 //! Log lines caught in memory, for tests.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, Subscriber, set_default};
 
@@ -33,8 +34,8 @@ impl Capture {
 
     /// The lines; those in text form without their times, which differ from run to run.
     pub(crate) fn text(&self) -> String {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.split_inclusive('\n').map(without_time).collect()
+        let bytes = self.0.lock();
+        String::from_utf8_lossy(&bytes).split_inclusive('\n').map(without_time).collect()
     }
 }
 
@@ -47,7 +48,7 @@ fn without_time(line: &str) -> &str {
 
 impl io::Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -20,9 +20,9 @@ struct ProcessLabel {
     process: usize,
 }
 
-/// Where the jobs of a process are.
+/// Jobs of a handler process in one state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Place {
+struct JobsLabel {
     process: usize,
     state: &'static str,
 }
@@ -34,7 +34,7 @@ pub(super) struct BatchMetrics {
     batches: Family<Reason, Counter>,
     steps: Counter,
     advanced: Counter,
-    jobs: Family<Place, Gauge>,
+    jobs: Family<JobsLabel, Gauge>,
     budget: Family<ProcessLabel, Gauge>,
     max_cost: Family<ProcessLabel, Gauge>,
 }
@@ -102,7 +102,7 @@ impl BatchMetrics {
             let Some(batching) = view.batching else { continue };
             let process = view.id.0;
             for (state, jobs) in [("running", batching.running), ("waiting", batching.waiting)] {
-                self.jobs.get_or_create(&Place { process, state }).set(count(jobs));
+                self.jobs.get_or_create(&JobsLabel { process, state }).set(count(jobs));
             }
             let limits = batching.limits.unwrap_or_default();
             for (family, value) in [(&self.budget, limits.budget), (&self.max_cost, limits.max_cost)] {

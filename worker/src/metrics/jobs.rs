@@ -15,8 +15,9 @@ use super::labels::{
 };
 use runpod_worker_core::{JobStatus, Report, Snapshot};
 
-/// States that a job enters before it ends. The ends are those of [`JobStatus`].
+/// State of a job that waits for a slot. The states of ended jobs are those of [`JobStatus`].
 const IN_QUEUE: &str = "in_queue";
+/// State of a job that runs.
 const IN_PROGRESS: &str = "in_progress";
 
 /// Dollars; from a fraction of a cent to a day on a machine with eight large GPUs, and beyond.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::spool::layout::DEAD_LETTERS;
+use super::spool::layout::{DEAD_LETTERS, REASON, RESULT, numbered};
 use super::spool::{DeadLetterReason, Filesystem, RealFilesystem, Record, RecordError, SpoolConfig};
 use super::verdict::{Verdict, verdict};
 use crate::queue::{PostReply, ResultSink};
@@ -82,8 +82,7 @@ impl DeadLetters {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other.map_err(|error| DeadLetterError::Io { path: self.folder.clone(), error })?,
         };
-        let mut ids: Vec<u64> =
-            found.iter().filter_map(|file| file.name.strip_suffix(".result")?.parse().ok()).collect();
+        let mut ids: Vec<u64> = found.iter().filter_map(|file| file.name.strip_suffix(RESULT)?.parse().ok()).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -93,14 +92,14 @@ impl DeadLetters {
     /// # Errors
     /// When it does not exist or is damaged.
     pub fn get(&self, id: u64) -> Result<DeadLetter, DeadLetterError> {
-        let path = self.path(id, "result");
+        let path = self.path(id, RESULT);
         let file = self.files.read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => DeadLetterError::Unknown(id.to_string()),
             _ => DeadLetterError::Io { path: path.clone(), error },
         })?;
         let record = Record::decode(file, &self.owner)
             .map_err(|error| DeadLetterError::Damaged { path: path.clone(), error })?;
-        let reason = self.files.read(&self.path(id, "reason")).ok();
+        let reason = self.files.read(&self.path(id, REASON)).ok();
         Ok(DeadLetter { id, record, reason: reason.and_then(|text| serde_json::from_slice(&text).ok()) })
     }
 
@@ -122,12 +121,12 @@ impl DeadLetters {
     /// # Errors
     /// When it does not exist or the disk refuses.
     pub fn discard(&self, id: u64) -> Result<(), DeadLetterError> {
-        let path = self.path(id, "result");
+        let path = self.path(id, RESULT);
         self.files.remove(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => DeadLetterError::Unknown(id.to_string()),
             _ => DeadLetterError::Io { path: path.clone(), error },
         })?;
-        let _ = self.files.remove(&self.path(id, "reason"));
+        let _ = self.files.remove(&self.path(id, REASON));
         let synced = self.files.sync_folder(&self.folder);
         synced.map_err(|error| DeadLetterError::Io { path: self.folder.clone(), error })
     }
@@ -153,6 +152,6 @@ impl DeadLetters {
     }
 
     fn path(&self, id: u64, ending: &str) -> PathBuf {
-        self.folder.join(format!("{id:012}.{ending}"))
+        self.folder.join(numbered(id, ending))
     }
 }

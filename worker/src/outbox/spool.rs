@@ -98,7 +98,7 @@ impl Spool {
 
     /// An entry for one more result. Nothing is written yet.
     pub fn new_entry(&self) -> SpoolEntry {
-        SpoolEntry::new(format!("{:012}", self.next.fetch_add(1, Ordering::Relaxed)), EntryState::Unwritten)
+        SpoolEntry::new(layout::numbered(self.next.fetch_add(1, Ordering::Relaxed), ""), EntryState::Unwritten)
     }
 
     /// Writes a result to disk. When this returns without an error, no crash and no power cut can lose it. Does nothing for a

@@ -19,6 +19,7 @@ use super::run_folder;
 /// Environment variables of the worker that user code has no use for: credentials, and addresses that carry them.
 /// Those of OpenTelemetry are left: a handler may export its own traces and metrics with them.
 const WITHHELD: [&str; 2] = ["RUNPOD_AI_API_KEY", "RUNPOD_WORKER_ALERT_WEBHOOK"];
+/// How the names of others begin.
 const WITHHELD_PREFIXES: [&str; 2] = ["RUNPOD_WEBHOOK_", "RUNPOD_WORKER_LOG_SINK"];
 
 /// How to start a handler process. It inherits the worker's environment except for the worker's credentials.

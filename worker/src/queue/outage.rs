@@ -68,11 +68,11 @@ impl Outage {
         self.0.state.lock().next_attempt.is_some()
     }
 
-    /// Waits before a request is repeated that has failed just now. Returns
+    /// Waits before a request that has just failed is repeated:
     ///
-    /// - while the queue is away: when it is the caller's turn to make the next try of the worker;
-    /// - at the end of an outage: at once, but not sooner than a second after the call;
-    /// - without an outage: after `pause`.
+    /// - while the queue is away, until it is the caller's turn to make the worker's next try;
+    /// - when an outage ends, no longer than until a second after the call;
+    /// - without an outage, for `pause`.
     ///
     /// Returns whether there was an outage, after which a series of growing pauses starts again.
     pub async fn pause(&self, pause: Duration) -> bool {

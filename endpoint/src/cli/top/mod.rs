@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::args::TopArgs;
 use super::exit::Exit;
 use super::http::{ClientError, Endpoint};
-use super::outcome::{CommandError, Outcome};
+use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
 use super::signals::StopRequests;
 use documents::{Details, Overview};
@@ -45,7 +45,7 @@ enum Answer {
     Failed(ClientError),
 }
 
-pub(crate) async fn top(args: &TopArgs, output: &mut Output) -> Outcome {
+pub(crate) async fn top(args: &TopArgs, output: &mut Output) -> CommandResult {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Ok(output.fail(
             &"top needs a terminal, and this is not one: use `runpod-endpoint health --watch` instead",

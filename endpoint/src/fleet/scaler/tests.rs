@@ -13,7 +13,7 @@ fn reading(waiting: usize, oldest: u64, in_progress: usize, places: &[Activity])
         oldest: (waiting > 0).then(|| Duration::from_secs(oldest)),
         in_progress,
         places,
-        elsewhere: Elsewhere::default(),
+        other_hosts: OtherHosts::default(),
     }
 }
 
@@ -30,7 +30,7 @@ use Activity::{Busy, Leaving, Starting};
 
 #[test]
 fn workers_at_other_hosts_count() {
-    let with = |present, starting, reading| Reading { elsewhere: Elsewhere { present, starting }, ..reading };
+    let with = |present, starting, reading| Reading { other_hosts: OtherHosts { present, starting }, ..reading };
     play(
         settings(0, 4, "request-count=2"),
         &[

@@ -23,7 +23,7 @@ impl<P: Content> Queue<P> {
     pub fn take_overdue(&mut self, now: Timestamp, overdue: &Overdue) -> Vec<TakenJob<P>> {
         let limits = self.limits;
         let (worker, known) = self.workers.contact(now, OVERFLOW, &limits);
-        known.looks_for_jobs();
+        known.note_polling();
         if !known.is_eligible() || self.paused {
             return Vec::new();
         }

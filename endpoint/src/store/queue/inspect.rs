@@ -33,8 +33,8 @@ impl<P: Content> Queue<P> {
         Observation { health: self.health(now), totals: self.totals, oldest_wait, model: self.model.clone() }
     }
 
-    /// The load. Batches need a worker, but not more of them while they wait: they count as one job. Other low-priority jobs must not trigger scaling, so they are left out of what waits; nor must jobs that are not given out,
-    /// because the endpoint is paused.
+    /// The load that workers are scaled by. Low-priority jobs start no worker, so they are left out of what waits, except that waiting
+    /// batches count as one job: they need one worker. While the endpoint is paused nothing counts as waiting.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
         let batches = usize::from(!self.paused && self.batches.has_waiting() && self.waiting.urgent().next().is_none());

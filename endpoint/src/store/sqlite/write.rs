@@ -24,8 +24,9 @@ const RESERVED_PAGES: i64 = 1024;
 /// Free pages that are given back in one step: some milliseconds of work.
 const PAGES_A_STEP: i64 = 256;
 
-/// Between two steps while there is nothing to write, and at most between two steps beside a steady load.
+/// Pause between two such steps while there is nothing to write.
 const SHRINK_PAUSE: Duration = Duration::from_millis(20);
+/// Longest time between two steps under steady load.
 const SHRINK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause before a failed transaction is tried again.

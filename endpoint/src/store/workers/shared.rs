@@ -53,7 +53,7 @@ impl Workers {
     /// One worker as it is to be kept.
     ///
     /// # Errors
-    /// Never, as far as is known: a record has no map with keys that JSON lacks.
+    /// When the record has no JSON form, which does not happen: it has no map with other keys than strings.
     pub(crate) fn kept(&self, id: &str) -> serde_json::Result<Option<KeptWorker>> {
         let Some((id, worker)) = self.by_id.get_key_value(id) else { return Ok(None) };
         let open = worker.presence.polls_open();

@@ -40,7 +40,7 @@ impl Watch {
             polls: Arc::clone(&polls),
             queue: Arc::clone(&setup.queue),
             jobs: Arc::clone(&setup.jobs),
-            heartbeat: Heartbeat::new(runtime.clone()),
+            canary: Canary::new(runtime.clone()),
             last_look: Instant::now(),
             is_blocked: false,
         };
@@ -83,7 +83,7 @@ struct Watcher {
     polls: Arc<Polls>,
     queue: Arc<SendQueue>,
     jobs: Arc<RunningJobs>,
-    heartbeat: Heartbeat,
+    canary: Canary,
     /// The worker was told that no thread is left.
     is_blocked: bool,
     last_look: Instant,
@@ -95,7 +95,7 @@ impl Watcher {
             // A look that comes late itself shows that the whole process was stopped.
             if self.last_look.elapsed() > WARN_AFTER {
                 self.polls.restart();
-                self.heartbeat.since = Instant::now();
+                self.canary.since = Instant::now();
             }
             self.look();
             self.last_look = Instant::now();
@@ -113,7 +113,7 @@ impl Watcher {
         for poll in self.polls.longer_than(WARN_AFTER) {
             self.judge(&poll);
         }
-        if self.heartbeat.missing_for() < FAIL_AFTER {
+        if self.canary.waiting_for() < FAIL_AFTER {
             self.is_blocked = false;
         } else if !std::mem::replace(&mut self.is_blocked, true) {
             log(format_args!("all threads of this handler are blocked, and it must be replaced: {ADVICE}"));
@@ -149,19 +149,19 @@ impl Watcher {
 }
 
 /// A task on the runtime, which shows that a thread is free to run it.
-struct Heartbeat {
+struct Canary {
     runtime: Handle,
     has_run: Arc<AtomicBool>,
     since: Instant,
 }
 
-impl Heartbeat {
+impl Canary {
     fn new(runtime: Handle) -> Self {
         Self { runtime, has_run: Arc::new(AtomicBool::new(true)), since: Instant::now() }
     }
 
     /// How long the last task has been waiting for a thread; starts the next one if it has run.
-    fn missing_for(&mut self) -> Duration {
+    fn waiting_for(&mut self) -> Duration {
         if !self.has_run.swap(false, Ordering::Relaxed) {
             return self.since.elapsed();
         }

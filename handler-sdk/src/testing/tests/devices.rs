@@ -54,7 +54,7 @@ fn a_lost_device_fails_every_job_until_the_handler_is_restarted() {
 }
 
 #[test]
-fn a_hanging_operation_is_deaf_to_a_cancel_and_ends_with_the_test() {
+fn a_hanging_operation_ignores_a_cancel_and_ends_with_the_test() {
     let (device, mut handler) = steps();
     device.fail_after(1, Fault::Hang);
     let job = handler.submit(&json!(3)).unwrap();

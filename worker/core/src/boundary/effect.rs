@@ -1,5 +1,7 @@
 //! Everything that the state machine can ask for. The dispatcher performs effects in the order given.
 
+#![expect(missing_docs, reason = "a field that is named after what it holds needs no sentence")]
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -23,38 +25,23 @@ pub enum Effect {
     AbortPoll,
     /// Start a handler process.
     Spawn {
-        /// The process.
         process: ProcessId,
         /// The incarnation, with which its events are tagged.
         incarnation: Incarnation,
     },
     /// Send a message to a handler process.
-    Send {
-        /// The process.
-        process: ProcessId,
-        /// The message.
-        message: ToHandler,
-        /// Its payload.
-        payload: Bytes,
-    },
+    Send { process: ProcessId, message: ToHandler, payload: Bytes },
     /// Kill a handler process and everything that it started, at once.
-    Kill {
-        /// The process.
-        process: ProcessId,
-    },
+    Kill { process: ProcessId },
     /// Put something into a job's lane of the outbox.
     Deliver {
-        /// The job.
         job: JobId,
         /// What to put there.
         item: OutboxItem,
     },
     /// Tell the queue that this worker will not answer the job, so that it need not wait for the job's lease. Only queues
     /// that support it are told.
-    HandBack {
-        /// The job.
-        job: JobId,
-    },
+    HandBack { job: JobId },
     /// Report to the platform that this worker cannot work.
     ReportUnhealthy {
         /// Short name of what failed.

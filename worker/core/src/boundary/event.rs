@@ -1,5 +1,7 @@
 //! Everything that can happen to a worker. Each input of the program becomes one of these.
 
+#![expect(missing_docs, reason = "a field that is named after what it holds needs no sentence")]
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -21,7 +23,6 @@ pub enum Event {
     Stop(Vec<JobId>),
     /// Something happened to a handler process.
     Process {
-        /// The process.
         id: ProcessId,
         /// The incarnation of it.
         incarnation: Incarnation,
@@ -132,15 +133,9 @@ pub enum ProcessEvent {
         permanent: bool,
     },
     /// It sent a message.
-    Message {
-        /// The message.
-        message: ToSupervisor,
-        /// Its payload.
-        payload: Bytes,
-    },
+    Message { message: ToSupervisor, payload: Bytes },
     /// It sent a message whose payload is over the limit; the payload was skipped.
     Oversize {
-        /// The message.
         message: ToSupervisor,
         /// Announced size of the payload, in bytes.
         payload_len: usize,
@@ -223,7 +218,6 @@ fn signal_name(signal: i32) -> String {
 pub enum DeliveryEvent {
     /// A chunk was posted, or was given up.
     Chunk {
-        /// The job.
         job: JobId,
         /// The attempt that emitted it.
         attempt: u32,
@@ -232,7 +226,6 @@ pub enum DeliveryEvent {
     },
     /// The final result was accepted, or refused for good.
     Final {
-        /// The job.
         job: JobId,
         /// `true` when the queue has it.
         accepted: bool,

@@ -1,5 +1,7 @@
 //! What has happened. Logs, metrics and traces are all made from these reports.
 
+#![expect(missing_docs, reason = "a field that is named after what it holds needs no sentence")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -77,25 +79,17 @@ impl StartPhase {
 pub enum Report {
     /// A job was taken from the queue.
     JobTaken {
-        /// The job.
         job: JobId,
         /// Its tenant, if known.
         tenant: Option<String>,
     },
     /// The queue sent a job that the worker already has or has just completed.
-    DuplicateJob {
-        /// The job.
-        job: JobId,
-    },
+    DuplicateJob { job: JobId },
     /// A job arrived when the worker was already closing. No heartbeat has listed it, so the queue gives it to another
     /// worker.
-    JobRejected {
-        /// The job.
-        job: JobId,
-    },
+    JobRejected { job: JobId },
     /// A job was sent to a slot.
     JobStarted {
-        /// The job.
         job: JobId,
         /// 1 for the first run.
         attempt: u32,
@@ -104,42 +98,24 @@ pub enum Report {
     },
     /// A handler that runs several jobs at the same time has begun with a job that it held.
     JobBegun {
-        /// The job.
         job: JobId,
         /// Time since it was sent to the process.
         waited: Duration,
     },
     /// A model has begun a batch.
-    BatchBegun {
-        /// The process.
-        process: ProcessId,
-        /// The batch.
-        batch: BatchReport,
-    },
+    BatchBegun { process: ProcessId, batch: BatchReport },
     /// A model has taken steps.
-    StepsTaken {
-        /// The process.
-        process: ProcessId,
-        /// The steps.
-        steps: StepReport,
-    },
+    StepsTaken { process: ProcessId, steps: StepReport },
     /// A job will be run again, because its process exited.
-    JobRetried {
-        /// The job.
-        job: JobId,
-        /// Why.
-        reason: String,
-    },
+    JobRetried { job: JobId, reason: String },
     /// A job is asked to stop.
     JobStopping {
-        /// The job.
         job: JobId,
         /// Why, as one clause.
         reason: String,
     },
     /// A job's outcome is decided. Not yet delivered.
     JobFinished {
-        /// The job.
         job: JobId,
         /// How it ended.
         status: JobStatus,
@@ -160,35 +136,27 @@ pub enum Report {
     },
     /// The queue has accepted the result, or has refused it for good.
     JobDelivered {
-        /// The job.
         job: JobId,
         /// `true` when the queue has it.
         accepted: bool,
     },
     /// A message about a job that has ended, or about another attempt, was dropped.
-    LateMessage {
-        /// The job.
-        job: JobId,
-    },
+    LateMessage { job: JobId },
     /// A handler process is being started.
     ProcessStarting {
-        /// The process.
         process: ProcessId,
         /// 1 for the first start.
         incarnation: Incarnation,
     },
     /// A part of the start of a handler process is over.
     StartPhase {
-        /// The process.
         process: ProcessId,
-        /// The part.
         phase: StartPhase,
         /// How long it took.
         time: Duration,
     },
     /// A slot made progress with loading its model.
     Loading {
-        /// The process.
         process: ProcessId,
         /// What is being done.
         stage: String,
@@ -199,9 +167,7 @@ pub enum Report {
     },
     /// A slot can run jobs.
     SlotReady {
-        /// The process.
         process: ProcessId,
-        /// The slot.
         slot: u32,
         /// The device that holds its model.
         device: String,
@@ -209,22 +175,11 @@ pub enum Report {
         load_time: Duration,
     },
     /// One fitness check of a handler process is over.
-    Checked {
-        /// The process.
-        process: ProcessId,
-        /// The outcome.
-        check: CheckReport,
-    },
+    Checked { process: ProcessId, check: CheckReport },
     /// A healthy handler process takes no more jobs and will be replaced.
-    ProcessRecycled {
-        /// The process.
-        process: ProcessId,
-        /// Why.
-        reason: RecycleReason,
-    },
+    ProcessRecycled { process: ProcessId, reason: RecycleReason },
     /// An async handler runs more jobs at the same time from now on, or fewer.
     ConcurrencyChanged {
-        /// The process.
         process: ProcessId,
         /// How many it ran at most until now.
         before: usize,
@@ -232,24 +187,16 @@ pub enum Report {
         after: usize,
     },
     /// A handler process is being killed.
-    ProcessKilled {
-        /// The process.
-        process: ProcessId,
-        /// Why.
-        reason: String,
-    },
+    ProcessKilled { process: ProcessId, reason: String },
     /// A handler process has exited.
     ProcessExited {
-        /// The process.
         process: ProcessId,
-        /// How.
         exit: Exit,
         /// The worker had asked it to exit, or had killed it.
         expected: bool,
     },
     /// A handler process could not be brought up.
     StartFailed {
-        /// The process.
         process: ProcessId,
         /// One sentence that names the fix.
         reason: String,

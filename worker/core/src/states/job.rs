@@ -33,7 +33,6 @@ pub(crate) enum JobState {
     Running(SlotRef),
     /// It was asked to stop; user code may still run it.
     Stopping {
-        /// Its slot.
         slot: SlotRef,
         /// Why it was asked.
         why: StopReason,
@@ -61,7 +60,6 @@ pub(crate) struct Job {
     pub traceparent: Option<String>,
     /// Its tenant, for metrics.
     pub tenant: Option<String>,
-    /// Its state.
     pub state: JobState,
     /// Runs begun so far on this worker.
     pub attempt: u32,

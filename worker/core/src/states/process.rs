@@ -144,13 +144,9 @@ impl Phase {
 /// A handler process.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
-    /// Its index.
     pub id: ProcessId,
-    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// Its phase.
     pub phase: Phase,
-    /// Its slots.
     pub slots: Slots,
     /// Process id of the operating system.
     pub pid: Option<u32>,
@@ -174,7 +170,8 @@ pub(crate) struct Process {
     pub served: bool,
     /// It has passed its fitness checks and has not crashed since.
     pub fit: bool,
-    /// The share of its time that a job has received which was always in one of its slots.
+    /// The time of the process, divided at each moment among the jobs that run then, as the share of one of them. What a job has
+    /// received is how much this has grown while it ran.
     pub share: Duration,
     /// What this incarnation has used, for recycling.
     pub wear: Wear,
@@ -248,7 +245,7 @@ impl Process {
     /// A model says that it loads. One that runs jobs together says so also when it loads again, after a panic: its free slots
     /// get no job meanwhile, and the jobs in the others wait for it. Returns whether it is one that may load.
     pub(crate) fn load_goes_on(&mut self, model: u32, models: u32, stalls_at: Time) -> bool {
-        let again = matches!(self.phase, Phase::Serving | Phase::Retiring { .. }) && self.runs_jobs_together();
+        let again = matches!(self.phase, Phase::Serving | Phase::Retiring { .. }) && self.runs_several_jobs();
         let loading = Slot::Loading { stalls_at };
         if again && model < models {
             self.reloads.insert(model, stalls_at);
@@ -271,11 +268,6 @@ impl Process {
             Some(&stalls_at) => Slot::Loading { stalls_at },
             None => Slot::Ready,
         }
-    }
-
-    /// Whether a model of it runs several jobs at once, in one call of user code.
-    pub(crate) fn runs_jobs_together(&self) -> bool {
-        self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
     }
 
     /// Every slot has its model.
@@ -351,7 +343,7 @@ impl Process {
         self.slots.first_ready().filter(|_| self.phase == Phase::Serving)
     }
 
-    /// Whether one model of it runs several jobs at once, in batches or step by step.
+    /// Whether a model of it runs several jobs in one call of user code, in batches or step by step.
     pub(crate) fn runs_several_jobs(&self) -> bool {
         self.manifest.as_ref().is_some_and(|manifest| manifest.max_batch_items.is_some())
     }

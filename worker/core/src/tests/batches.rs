@@ -93,7 +93,7 @@ fn after_a_crash_each_job_of_the_batch_runs_alone_and_waiting_jobs_are_not_blame
 }
 
 #[test]
-fn a_batch_that_is_deaf_to_a_cancel_is_ended_after_the_grace_and_its_neighbours_run_again() {
+fn a_batch_that_ignores_a_cancel_is_ended_after_the_grace_and_its_neighbours_run_again() {
     let mut world = one_model();
     world.arrive(&["a", "b", "c"]);
     world.started("a");
@@ -116,7 +116,7 @@ fn a_batch_that_is_deaf_to_a_cancel_is_ended_after_the_grace_and_its_neighbours_
 }
 
 #[test]
-fn jobs_of_another_model_may_finish_before_a_deaf_batch_is_ended() {
+fn jobs_of_another_model_may_finish_before_a_stuck_batch_is_ended() {
     // An older SDK does not say which model it is.
     for models in [[Some(0), Some(1)], [None, None]] {
         let mut world = serving_batches();
@@ -132,7 +132,7 @@ fn jobs_of_another_model_may_finish_before_a_deaf_batch_is_ended() {
 }
 
 #[test]
-fn with_several_models_a_deaf_batch_is_ended_as_soon_as_only_its_neighbours_and_waiting_jobs_are_left() {
+fn with_several_models_a_stuck_batch_is_ended_as_soon_as_only_its_neighbours_and_waiting_jobs_are_left() {
     let mut world = serving_batches();
     world.arrive(&["a", "b", "c", "d"]);
     // Slots say nothing about the model.
@@ -143,7 +143,7 @@ fn with_several_models_a_deaf_batch_is_ended_as_soon_as_only_its_neighbours_and_
     world.wait(seconds(5));
     assert!(!world.killed[0], "c may finish");
     world.done("c");
-    assert!(world.killed[0], "b is in the hands of the deaf batch, and d is not begun");
+    assert!(world.killed[0], "b is part of the stuck batch, and d is not begun");
     world.die(0, ExitReason::Signal(9));
     bring_up(&mut world);
     let mut running = world.running();

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Error, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::filesystem::{Filesystem, FoundFile};
 
@@ -76,13 +78,13 @@ struct State {
     broken: bool,
 }
 
-/// See above. Cheap to clone; clones are the same disk.
+/// The files and their disk. Cheap to clone; clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub(in crate::outbox) struct FaultyFilesystem(Arc<Mutex<State>>);
 
 impl FaultyFilesystem {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// So many steps from now this goes wrong.
@@ -113,9 +115,9 @@ impl FaultyFilesystem {
                 }
             }
             for content in &mut state.contents {
-                let loose = content.bytes.len() - content.synced;
-                let kept = content.synced + usize::try_from(dice()).unwrap() % (loose + 1);
-                content.bytes.truncate(kept);
+                let unsynced = content.bytes.len() - content.synced;
+                let kept = dice() % (unsynced as u64 + 1);
+                content.bytes.truncate(content.synced + kept as usize);
             }
             state.names = names;
         }
@@ -179,12 +181,11 @@ impl Filesystem for FaultyFilesystem {
             return Err(ErrorKind::NotFound.into());
         }
         let inside = state.names.iter().filter(|(path, _)| path.parent() == Some(folder));
-        Ok(inside
-            .map(|(path, content)| FoundFile {
-                name: path.file_name().unwrap().to_str().unwrap().to_owned(),
-                len: state.contents[*content].bytes.len() as u64,
-            })
-            .collect())
+        let found = inside.filter_map(|(path, content)| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some(FoundFile { name, len: state.contents[*content].bytes.len() as u64 })
+        });
+        Ok(found.collect())
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

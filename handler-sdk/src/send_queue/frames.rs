@@ -30,9 +30,9 @@ impl Frame {
     }
 }
 
-/// Frames in the order in which they are written. Their number is limited by whoever fills it.
+/// The frames of one write, in order. Whoever fills it limits their number.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct Outgoing {
     /// What is left; of the first one, a part may be gone.
     frames: Vec<Frame>,
     bytes: usize,
@@ -40,7 +40,7 @@ pub(super) struct Batch {
     pub(super) written: u64,
 }
 
-impl Batch {
+impl Outgoing {
     pub(super) fn add(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push(frame);

@@ -1,4 +1,4 @@
-//! Cargo's manifests on disk.
+//! Finds out whether a folder is a cargo workspace.
 
 use std::fs;
 use std::path::Path;
