@@ -198,6 +198,22 @@ async fn unknown_jobs_are_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_request_creates_an_endpoint_whose_name_runpod_reserves() {
+    let api = Api::new();
+    for id in ["serverless", "pods", "flash", "openapi.json", "%70ods"] {
+        for (method, path) in
+            [("POST", "run"), ("POST", "batch"), ("GET", "job-take/w"), ("POST", "openai/v1/completions")]
+        {
+            let request = axum::http::Request::builder().method(method).uri(format!("/v2/{id}/{path}"));
+            let reply = api.send(request.body(r#"{"input": 1}"#.into()).unwrap()).await;
+            assert_eq!(reply.status, StatusCode::NOT_FOUND, "{id} {path}");
+            assert!(reply.text.contains("RunPod uses this name"), "{}", reply.text);
+        }
+    }
+    assert!(api.app.store.endpoints().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn bodies_have_the_platforms_limits_and_its_answer() {
     let api = Api::new();
     let body = |bytes: usize| format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13));
