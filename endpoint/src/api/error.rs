@@ -158,9 +158,10 @@ impl ApiError {
                 StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
-                StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) | StoreError::BatchEnded => {
-                    StatusCode::CONFLICT
-                }
+                StoreError::WorkerIdInUse(_)
+                | StoreError::BatchState(_)
+                | StoreError::BatchEnded
+                | StoreError::BatchCancelled => StatusCode::CONFLICT,
                 StoreError::DuplicateJob
                 | StoreError::NotRetryable(_)
                 | StoreError::NothingToResend
