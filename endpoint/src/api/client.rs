@@ -160,7 +160,7 @@ async fn cancel(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result
     post,
     path = "/v2/{endpoint}/retry/{id}",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("id" = String, Path, description = "Job id")),
-    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 400, body = Problem, description = "The job is in another state"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
+    responses((status = 200, body = JobStatus, description = "The job is queued"), (status = 400, body = Problem, description = "The job is in another state"), (status = 409, body = Problem, description = "The job is a request of a cancelled batch"), (status = 404, body = Problem, description = "No such job, or its record has expired")),
 )]
 async fn retry(State(app): State<App>, Path((endpoint, id)): JobPath) -> Result<Response, ApiError> {
     let job = app.store.retry(&endpoint, &id).await?;

@@ -8,8 +8,8 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
-/// What the official OpenAI clients look at after an error, besides the status and `Retry-After`.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Whether the official OpenAI clients repeat a request, whatever the status is.
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// How long a browser may remember what is allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);

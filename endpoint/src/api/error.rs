@@ -75,6 +75,9 @@ pub enum ApiError {
         /// Which ids to use instead.
         advice: String,
     },
+    /// No endpoint can have this id.
+    #[error("there is no endpoint {0:?}: RunPod uses this name for paths of its own; choose another")]
+    ReservedId(String),
     /// An id in the path is too long or has other characters.
     #[error("an id in the path is not valid: use 1 to 128 letters, digits, `-`, `_`, `.`, `:` and `$`")]
     InvalidId,
@@ -143,7 +146,7 @@ impl ApiError {
             Self::FormBody | Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin | Self::ForeignHost => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NoEndpoint { .. } | Self::NoManifest => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoEndpoint { .. } | Self::ReservedId(_) | Self::NoManifest => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Store(error) | Self::NoneRetried { refusal: error, .. } => match error {
                 StoreError::JobNotFound | StoreError::BatchNotFound | StoreError::StreamEnded => StatusCode::NOT_FOUND,
@@ -155,9 +158,10 @@ impl ApiError {
                 StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
-                StoreError::WorkerIdInUse(_) | StoreError::BatchState(_) | StoreError::BatchEnded => {
-                    StatusCode::CONFLICT
-                }
+                StoreError::WorkerIdInUse(_)
+                | StoreError::BatchState(_)
+                | StoreError::BatchEnded
+                | StoreError::BatchCancelled => StatusCode::CONFLICT,
                 StoreError::DuplicateJob
                 | StoreError::NotRetryable(_)
                 | StoreError::NothingToResend

@@ -11,6 +11,28 @@ use super::limits;
 /// The path parameters that are ids.
 const IDS: [&str; 5] = ["endpoint", "id", "job", "request", "worker"];
 
+/// Paths below `/v2/` that RunPod's management API has, and the one by which its apps are called. An endpoint of that name could not be
+/// told apart from them.
+const RESERVED_IDS: [&str; 12] = [
+    "serverless",
+    "pods",
+    "clusters",
+    "catalog",
+    "templates",
+    "network-volumes",
+    "global-volumes",
+    "registries",
+    "billing",
+    "account",
+    "openapi.json",
+    "flash",
+];
+
+/// Whether an endpoint of that name cannot exist.
+pub(crate) fn is_reserved_id(text: &str) -> bool {
+    RESERVED_IDS.contains(&text)
+}
+
 /// Refuses a request with an id in its path that no client, worker or operator can have chosen in good faith: ids are logged, shown in
 /// terminals and used as parts of URLs.
 pub(crate) async fn check(
@@ -31,6 +53,9 @@ pub(crate) fn check_path(params: Result<RawPathParams, RawPathParamsRejection>) 
         let value = value.split('&').next().unwrap_or_default();
         if IDS.contains(&name) && !is_id(value) {
             return Err(ApiError::InvalidId);
+        }
+        if name == "endpoint" && is_reserved_id(value) {
+            return Err(ApiError::ReservedId(value.to_owned()));
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ pub use cors::{Origin, Origins};
 pub use error::ApiError;
 pub use fair_by::FairBy;
 pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
-pub(crate) use ids::is_id;
+pub(crate) use ids::{is_id, is_reserved_id};
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
 pub use rate_limit::RateLimits;

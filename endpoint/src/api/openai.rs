@@ -104,7 +104,7 @@ async fn without_body(
     operation_id = "openai",
     params(("endpoint" = String, Path, description = "Endpoint id"), ("route" = String, Path, description = "The path of OpenAI's API, such as v1/chat/completions", example = "v1/chat/completions")),
     request_body = RequestOptions,
-    responses((status = 200, description = "What the handler has answered", content((serde_json::Value = "application/json"), (String = "text/event-stream"))), (status = 500, body = OpenAiProblem, description = "The job has failed"), (status = 504, body = OpenAiProblem, description = "The time of the job was over")),
+    responses((status = 200, description = "What the handler has answered", content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))), (status = 500, body = OpenAiProblem, description = "The job has failed"), (status = 504, body = OpenAiProblem, description = "The time of the job was over")),
 )]
 async fn with_body(
     State(app): State<App>,

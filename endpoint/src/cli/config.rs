@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::args::{endpoint_id, is_reserved_id};
-use crate::api::FairBy;
+use super::args::endpoint_id;
+use crate::api::{FairBy, is_reserved_id};
 use crate::balancer::BalancerConfig;
 use crate::fleet::ScalerRule;
 use crate::overflow::OverflowConfig;

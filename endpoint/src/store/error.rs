@@ -51,6 +51,9 @@ pub enum StoreError {
     /// A batch whose requests have ended cannot be cancelled.
     #[error("the batch has ended: all of its requests have, and it stays as it is")]
     BatchEnded,
+    /// A request of a batch that was cancelled cannot run again.
+    #[error("the batch of this job was cancelled; submit the input again as a job of its own")]
+    BatchCancelled,
     /// A batch without requests cannot be finalized.
     #[error("the batch is empty: add requests before it is finalized")]
     EmptyBatch,

@@ -80,7 +80,7 @@ async fn a_request_that_cannot_be_decompressed_is_refused_with_the_reason() {
 async fn all_members_of_a_compressed_request_are_read() {
     let api = Api::new();
     let members = [gzip(br#"{"input": "#), gzip(b""), gzip(b"[1, 2]}")].concat();
-    assert_eq!(packed(&api, "run", "gzip", members).await.status, StatusCode::OK);
+    assert_eq!(compressed(&api, "run", "gzip", members).await.status, StatusCode::OK);
     assert!(api.get("job-take/w1").await.text.contains(r#""input":[1, 2]"#));
     let id = api.run(r#"{"input": 1}"#).await;
     assert_eq!(

@@ -198,15 +198,32 @@ async fn unknown_jobs_are_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_request_creates_an_endpoint_whose_name_runpod_reserves() {
+    let api = Api::new();
+    for id in ["serverless", "pods", "flash", "openapi.json", "%70ods"] {
+        for (method, path) in
+            [("POST", "run"), ("POST", "batch"), ("GET", "job-take/w"), ("POST", "openai/v1/completions")]
+        {
+            let request = axum::http::Request::builder().method(method).uri(format!("/v2/{id}/{path}"));
+            let reply = api.send(request.body(r#"{"input": 1}"#.into()).unwrap()).await;
+            assert_eq!(reply.status, StatusCode::NOT_FOUND, "{id} {path}");
+            assert!(reply.text.contains("RunPod uses this name"), "{}", reply.text);
+        }
+    }
+    assert!(api.app.store.endpoints().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn bodies_have_the_platforms_limits_and_its_answer() {
     let api = Api::new();
     let body = |bytes: usize| format!(r#"{{"input": "{}"}}"#, "x".repeat(bytes - 13));
     assert_eq!(api.post("run", body(10 << 20)).await.status, StatusCode::OK);
     let reply = api.post("run", body((10 << 20) + 1)).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-    let problem =
-        r#"{"detail":"bad request: body: exceeded max body size of 10MiB","status":400,"title":"Bad Request"}"#;
-    assert_eq!(reply.text, problem);
+    // The platform's document, and `error` as in all others.
+    let text = "bad request: body: exceeded max body size of 10MiB";
+    let problem = serde_json::json!({"detail": text, "error": text, "status": 400, "title": "Bad Request"});
+    assert_eq!(reply.json(), problem);
     assert_eq!(api.post("runsync?wait=1000", body(20 << 20)).await.status, StatusCode::OK);
     let reply = api.post("runsync?wait=1000", body((20 << 20) + 1)).await;
     assert!(reply.field("detail").contains("20MiB"), "{}", reply.text);

@@ -1,12 +1,13 @@
 //! Random sequences of events on whole stores: the rules hold on each, and a file that is closed and opened again at
 //! any moment cannot be told from memory that never was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use runpod_endpoint::store::{Ending, JobId, Limits, Outcome, Policy, Status, Store, StoreError};
+use runpod_endpoint::store::{BatchState, Ending, JobId, Limits, Outcome, Policy, Status, Store, StoreError};
 
 use crate::support::{EP, Engine, Memory, Postgres, Sqlite, has_postgres, new_job, payload};
 
@@ -79,7 +80,8 @@ struct Observer<E> {
     reopens: bool,
     store: Arc<dyn Store>,
     jobs: usize,
-    batches: usize,
+    /// The jobs of each batch.
+    batches: Vec<Range<usize>>,
     /// Who got the job last, and which attempt it was.
     takers: HashMap<usize, (&'static str, u32)>,
     looks: Vec<Look>,
@@ -100,7 +102,7 @@ impl<E: Engine> Observer<E> {
             reopens,
             store,
             jobs: 0,
-            batches: 0,
+            batches: Vec::new(),
             takers: HashMap::new(),
             looks: Vec::new(),
             trace: Vec::new(),
@@ -167,19 +169,22 @@ impl<E: Engine> Observer<E> {
             Event::SetPaused { paused } => self.store.set_paused(EP, *paused).await.unwrap(),
             Event::RetryFailed => {
                 let retried = self.store.retry_failed(EP).await.unwrap().retried;
-                let failed =
-                    self.looks.iter_mut().filter(|look| matches!(look.status, Status::Failed | Status::TimedOut));
+                let cancelled = self.of_cancelled_batches().await;
+                let failed = self.looks.iter_mut().enumerate();
+                let failed = failed.filter(|(job, look)| {
+                    matches!(look.status, Status::Failed | Status::TimedOut) && !cancelled.contains(job)
+                });
                 // Their first ends do not count any more.
-                let failed = failed.map(|look| look.status = Status::InQueue).count();
+                let failed = failed.map(|(_, look)| look.status = Status::InQueue).count();
                 assert_eq!(retried, failed);
             }
             Event::Batch { jobs } => {
-                let batch = format!("batch-{}", self.batches);
+                let batch = format!("batch-{}", self.batches.len());
                 let new = (self.jobs..self.jobs + jobs).map(|job| new_job(&id(job))).collect();
                 if self.store.create_batch(EP, batch.clone().into(), new).await.is_ok() {
                     self.store.finalize_batch(EP, &batch).await.unwrap();
+                    self.batches.push(self.jobs..self.jobs + jobs);
                     self.jobs += jobs;
-                    self.batches += 1;
                 }
             }
             Event::CancelBatch { batch } => {
@@ -194,6 +199,18 @@ impl<E: Engine> Observer<E> {
             Event::Reopen => {}
         }
         self.look().await;
+    }
+
+    /// The jobs that never run again.
+    async fn of_cancelled_batches(&self) -> HashSet<usize> {
+        let mut jobs = HashSet::new();
+        for (number, members) in self.batches.iter().enumerate() {
+            let batch = self.store.batch(EP, &format!("batch-{number}")).await.unwrap();
+            if matches!(batch.state, BatchState::Cancelling | BatchState::Cancelled) {
+                jobs.extend(members.clone());
+            }
+        }
+        jobs
     }
 
     async fn take(&mut self, worker: &'static str, max: usize) {

@@ -332,7 +332,13 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "/runsync?wait=29000 answers within 29 s with id and status",
         &["submit::runsync_hands_over_to_status_when_its_time_is_up"],
     ),
-    ("no endpoint has an id that RunPod reserves", &["commands::ids_that_runpod_reserves_are_refused"]),
+    (
+        "no endpoint has an id that RunPod reserves",
+        &[
+            "commands::ids_that_runpod_reserves_are_refused",
+            "submit::no_request_creates_an_endpoint_whose_name_runpod_reserves",
+        ],
+    ),
     (
         "slow hooks: the job stays with its worker by heartbeat and completes",
         &["hooks::a_job_waits_for_slow_hooks_and_is_not_given_to_another_worker"],

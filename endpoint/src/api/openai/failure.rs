@@ -1,12 +1,13 @@
 //! Failures as OpenAI clients expect them: a status that tells whether to try again, and an error object with a plain message.
 
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::super::cors::SHOULD_RETRY;
 use super::super::error::ApiError;
 use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
 use crate::store::{JobView, Status, StoreError};
@@ -15,8 +16,6 @@ use crate::store::{JobView, Status, StoreError};
 const TIMED_OUT: &str = "executionTimeout exceeded";
 /// What RunPod's vLLM worker writes before the status of its inference server.
 const BACKEND_STATUS: &str = "vLLM returned HTTP ";
-/// The official clients repeat a request that was answered with 409 unless this header says `false`.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// How long a client leaves an endpoint alone that shuts down.
 const RESTART_SECONDS: u64 = 5;
 
@@ -166,7 +165,7 @@ impl IntoResponse for Failure {
         let mut response = (self.status, Json(json!({ "error": self.error }))).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::CONFLICT {
-            // Somebody cancelled the job on purpose.
+            // Somebody cancelled the job on purpose, and the official clients repeat after a 409 otherwise.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         headers.extend(self.retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));

@@ -15,7 +15,7 @@ pub(crate) use client::{
     WatchArgs, WebhooksArgs,
 };
 pub(crate) use database::{DatabaseArgs, DatabaseCommand, DatabaseTarget};
-pub(crate) use parse::{WebhookSchedule, endpoint_id, is_endpoint_url, is_reserved_id};
+pub(crate) use parse::{WebhookSchedule, endpoint_id, is_endpoint_url};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,
     ServeArgs, WebhookArgs,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::api::is_reserved_id;
 use crate::secret::Secret;
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
@@ -56,27 +57,6 @@ fn seconds(text: &str, range: RangeInclusive<u64>, advice: &str) -> Result<Durat
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let fits = time >= Duration::from_secs(*range.start()) && time <= Duration::from_secs(*range.end());
     if fits { Ok(time) } else { Err(advice.to_owned()) }
-}
-
-/// Paths below `/v2/` that RunPod's management API has, and the one by which its apps are called. An endpoint of that name could not be
-/// told apart from them.
-const RESERVED_IDS: [&str; 12] = [
-    "serverless",
-    "pods",
-    "clusters",
-    "catalog",
-    "templates",
-    "network-volumes",
-    "global-volumes",
-    "registries",
-    "billing",
-    "account",
-    "openapi.json",
-    "flash",
-];
-
-pub(crate) fn is_reserved_id(text: &str) -> bool {
-    RESERVED_IDS.contains(&text)
 }
 
 pub(crate) fn endpoint_id(text: &str) -> Result<String, String> {

@@ -28,13 +28,14 @@ fn integer(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Queues failed jobs again until one is refused; returns how many, and the refusal. Another endpoint may have changed some meanwhile.
+/// Queues failed jobs again until one is refused; returns how many, and the refusal. Another endpoint may have changed some meanwhile,
+/// and those of cancelled batches stay as they are.
 fn retry_all(queue: &mut Queue<Filed>, now: Timestamp, jobs: &[JobId]) -> (usize, Option<StoreError>) {
     let mut retried = 0;
     for id in jobs {
         match queue.retry(now, id) {
             Ok(_) => retried += 1,
-            Err(StoreError::JobNotFound | StoreError::NotRetryable(_)) => {}
+            Err(StoreError::JobNotFound | StoreError::NotRetryable(_) | StoreError::BatchCancelled) => {}
             Err(refusal) => return (retried, Some(refusal)),
         }
     }

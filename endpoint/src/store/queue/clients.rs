@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::transitions::End;
+use crate::store::batch::BatchState;
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
 use crate::store::error::StoreError;
@@ -172,7 +173,7 @@ impl<P: Content> Queue<P> {
     /// Queues a failed job again, with the same id and input.
     ///
     /// # Errors
-    /// When the job is unknown, or neither FAILED nor TIMED_OUT, or as many jobs wait as may.
+    /// When the job is unknown, or neither FAILED nor TIMED_OUT, or as many jobs wait as may, or its batch was cancelled.
     pub fn retry(&mut self, now: Timestamp, id: &str) -> Result<JobView<P>, StoreError> {
         let job = self.jobs.get(id).ok_or(StoreError::JobNotFound)?;
         let status = job.status();
@@ -181,8 +182,10 @@ impl<P: Content> Queue<P> {
         }
         let (id, request) = (Arc::clone(&job.record.id), &job.record.request);
         let (low_priority, share) = (request.policy.low_priority, request.share.clone());
-        if request.batch.is_none() {
-            self.check_queued()?;
+        match request.batch.as_ref().map(|batch| self.batches.state_of(batch)) {
+            None => self.check_queued()?,
+            Some(Some(BatchState::Cancelling | BatchState::Cancelled)) => return Err(StoreError::BatchCancelled),
+            Some(_) => {}
         }
         let position = self.new_position(low_priority, &share);
         let job = self.jobs.get_mut(&id).ok_or(StoreError::JobNotFound)?;

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{Effect, Queue};
 use crate::store::clock::Timestamp;
+use crate::store::error::StoreError;
 use crate::store::payload::Content;
 use crate::store::views::{JobRow, Page, RetriedFailed};
 
@@ -49,12 +50,16 @@ impl<P: Content> Queue<P> {
         let mut outcome = RetriedFailed::default();
         for number in some {
             let Some(id) = self.by_age.get(&number).cloned() else { continue };
-            if let Err(refusal) = self.retry(now, &id) {
-                outcome.left = self.failed_jobs.range(number..=*numbers.end()).count();
-                outcome.refusal = Some(refusal);
-                return (outcome, None);
+            match self.retry(now, &id) {
+                Ok(_) => outcome.retried += 1,
+                // Nobody wants it to run.
+                Err(StoreError::BatchCancelled) => {}
+                Err(refusal) => {
+                    outcome.left = self.failed_jobs.range(number..=*numbers.end()).count();
+                    outcome.refusal = Some(refusal);
+                    return (outcome, None);
+                }
             }
-            outcome.retried += 1;
         }
         (outcome, rest.filter(|from| from <= numbers.end()))
     }

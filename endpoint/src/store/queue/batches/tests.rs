@@ -124,6 +124,24 @@ fn a_batch_that_has_ended_stays_as_it_is() {
 }
 
 #[test]
+fn nothing_of_a_cancelled_batch_runs_again() {
+    let mut queue = queue_with(Limits::default(), &["1", "2", "3"]);
+    taken(&mut queue, AT, 2);
+    queue.finish(AT, "w", "1", Outcome::failed("bad"));
+    queue.cancel_batch(AT, "b").unwrap();
+    assert_eq!(queue.retry(AT, "1").err(), Some(StoreError::BatchCancelled), "others of it still run");
+    queue.finish(AT, "w", "2", Outcome::failed("bad"));
+    assert_eq!(queue.batch_view("b").unwrap().state, BatchState::Cancelled);
+    assert_eq!(queue.retry(AT, "2").err(), Some(StoreError::BatchCancelled));
+    queue.submit(AT, new_job("other", Policy::default())).unwrap();
+    taken(&mut queue, AT, 1);
+    queue.finish(AT, "w", "other", Outcome::failed("bad"));
+    let (outcome, rest) = queue.retry_failed(AT, 0..=u64::MAX, 10);
+    assert_eq!((outcome.retried, outcome.left, outcome.refusal, rest), (1, 0, None, None));
+    assert_eq!(taken(&mut queue, AT, 9), ["other"]);
+}
+
+#[test]
 fn a_cancelled_draft_is_cancelled_at_once() {
     let mut queue: Queue = Queue::new(Limits::default());
     queue.create_batch(AT, &"b".into(), jobs(&["1"])).unwrap();
