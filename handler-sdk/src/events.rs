@@ -19,7 +19,7 @@ const JOB: &str = "job";
 
 /// A layer that sends `tracing` events to the worker's log, with their level and job.
 ///
-/// [`serve`](crate::serve) installs it unless the program has already set a subscriber; in that case add the layer to that
+/// [`serve`](crate::serve()) installs it unless the program has already set a subscriber; in that case add the layer to that
 /// subscriber. An event on a thread of your own belongs to the job if it is inside the job's span: call
 /// `let span = tracing::Span::current()` in `run`, and `span.in_scope(..)` on the thread.
 ///

@@ -1,6 +1,6 @@
 //! Write a RunPod serverless handler in Rust.
 //!
-//! A handler is a program of its own: it implements [`Handler`] and calls [`serve`] from `main`. The worker starts the program
+//! A handler is a program of its own: it implements [`Handler`] and calls [`serve()`] from `main`. The worker starts the program
 //! and sends it jobs over a socket. A crash, a stuck kernel or a lost GPU ends this process, never the worker.
 //!
 //! ```no_run,standalone_crate

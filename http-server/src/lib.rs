@@ -8,7 +8,7 @@
 //! - A request body and the reader of a response must make progress.
 //! - Request bodies share a [`Budget`] of bytes.
 //!
-//! [`exposition`] answers a scraper of metrics in the format that it asks for.
+//! [`exposition()`] answers a scraper of metrics in the format that it asks for.
 //!
 //! What is refused is counted by reason ([`ServerCounts`]) and logged, at most one line every ten seconds.
 

@@ -23,7 +23,7 @@ use crate::counts::{Refusal, ServerCounts};
 use crate::limits::ServerLimits;
 use crate::phase::Phase;
 use crate::stream::GuardedStream;
-use crate::table::{OpenConnection, Table};
+use crate::table::{Admitted, Table};
 use crate::tracked::{Part, TrackedBody};
 
 /// How long open requests may take to end once the server stops.
@@ -83,10 +83,10 @@ impl HttpServer {
             };
             match accepted {
                 Ok((stream, _)) => match table.admit() {
-                    Some(connection) => {
+                    Some(admitted) => {
                         let (router, closing, open) = (router.clone(), closing.clone(), open.clone());
                         tokio::spawn(async move {
-                            serve_connection(stream, connection, router, self.limits, closing).await;
+                            serve_connection(stream, admitted, router, self.limits, closing).await;
                             drop(open);
                         });
                     }
@@ -126,7 +126,7 @@ async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop
 /// connection that is upgraded goes on without this server.
 async fn serve_connection(
     stream: TcpStream,
-    connection: OpenConnection,
+    admitted: Admitted,
     router: Router,
     limits: ServerLimits,
     closing: CancellationToken,
@@ -136,7 +136,7 @@ async fn serve_connection(
         tracing::debug!(%error, "A connection delays small packets.");
     }
     let handle = Connection::default();
-    let (activity, counts) = (Arc::clone(&connection.activity), Arc::clone(connection.counts()));
+    let (activity, counts) = (Arc::clone(&admitted.activity), Arc::clone(admitted.counts()));
     let stream =
         GuardedStream::new(stream, Arc::clone(&activity), Arc::clone(&counts), handle.clone(), limits.write_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -168,7 +168,7 @@ async fn serve_connection(
                 is_closing = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = connection.activity.closed() => return,
+            () = admitted.activity.closed() => return,
         }
     }
 }

@@ -40,8 +40,8 @@ impl Table {
         Arc::new(Self { limits, counts, open: Mutex::default() })
     }
 
-    /// A place for a new connection. Another one makes room if necessary; `None` if none can be spared.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
+    /// Admits a new connection. Another one makes room if necessary; `None` if none can be spared.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Admitted> {
         let mut open = self.open.lock();
         if open.by_number.len() >= self.limits.max_connections {
             let reason = if open.evict() { Refusal::Evicted } else { Refusal::Full };
@@ -55,7 +55,7 @@ impl Table {
         open.next += 1;
         open.by_number.insert(number, Arc::clone(&activity));
         self.counts.set_open(open.by_number.len());
-        Some(OpenConnection { table: Arc::clone(self), number, activity })
+        Some(Admitted { table: Arc::clone(self), number, activity })
     }
 
     /// Closes one connection that can be spared, because the process has no descriptor left.
@@ -83,21 +83,21 @@ impl Table {
     }
 }
 
-/// The entry of one open connection; dropping it makes room for another.
+/// The entry of an admitted connection. Dropping it makes room for another.
 #[derive(Debug)]
-pub(crate) struct OpenConnection {
+pub(crate) struct Admitted {
     table: Arc<Table>,
     number: u64,
     pub(crate) activity: Arc<Activity>,
 }
 
-impl OpenConnection {
+impl Admitted {
     pub(crate) fn counts(&self) -> &Arc<ServerCounts> {
         &self.table.counts
     }
 }
 
-impl Drop for OpenConnection {
+impl Drop for Admitted {
     fn drop(&mut self) {
         let mut open = self.table.open.lock();
         open.by_number.remove(&self.number);
@@ -114,12 +114,12 @@ mod tests {
     fn only_a_connection_that_was_closed_for_its_descriptor_is_counted() {
         let counts = Arc::new(ServerCounts::default());
         let table = Table::new(ServerLimits::default(), Arc::clone(&counts));
-        let connection = table.admit().unwrap();
+        let admitted = table.admit().unwrap();
         let counted = || counts.refused().into_iter().find(|(reason, _)| *reason == "descriptors").unwrap().1;
-        connection.activity.enter(Phase::Answer);
+        admitted.activity.enter(Phase::Answer);
         table.free_descriptor();
         assert_eq!(counted(), 0, "it is being answered");
-        connection.activity.enter(Phase::Idle);
+        admitted.activity.enter(Phase::Idle);
         table.free_descriptor();
         assert_eq!(counted(), 1);
     }

@@ -1,7 +1,7 @@
 //! The form of one log line: text for people, JSON for programs.
 //!
 //! `runpod-worker` and `runpod-endpoint` both print it. Text that comes from outside cannot forge a line or reach a terminal as
-//! a control sequence: see [`printable`].
+//! a control sequence: see [`printable()`].
 
 mod format;
 mod level;

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::sdk::Sdk;
 use crate::cli::HandlerKind;
 
-/// One file of a new crate. Placeholders such as `{{name}}` are replaced by [`values`].
+/// One file of a new crate. Placeholders such as `{{name}}` are replaced by [`NewCrate::values`].
 pub(super) struct Template {
     pub(super) path: &'static str,
     text: &'static str,
