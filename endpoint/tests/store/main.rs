@@ -12,3 +12,4 @@ mod model;
 mod operators;
 mod replicas;
 mod support;
+mod transfer;

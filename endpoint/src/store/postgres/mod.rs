@@ -19,6 +19,7 @@ mod rows;
 mod schema;
 mod shared;
 mod store;
+mod transfer;
 mod unit;
 mod unsupported;
 mod upkeep;
@@ -32,8 +33,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use check::{Finding, check_database, migrate_database};
+pub use check::{Finding, Verdict, check_database, migrate_database};
 pub use connect::{DatabaseError, DatabaseUrl};
+pub(crate) use transfer::{DatabaseSource, DatabaseTarget};
 
 use super::setup::Setup;
 use hints::Notifier;

@@ -10,8 +10,8 @@ use tokio_postgres::types::ToSql;
 use super::failure::{Failure, Place};
 use super::rows::{self, LoadedWorker, integer, micros};
 use crate::store::job::Position;
-use crate::store::payload::{Filed, Payload};
-use crate::store::queue::{Change, KeptJob, Queue, Tally};
+use crate::store::payload::{Filed, Part, Payload};
+use crate::store::queue::{Change, Counters, KeptJob, Queue, Tally};
 use crate::store::workers::KeptWorker;
 
 const DELETE_JOBS: &str = "DELETE FROM jobs WHERE number = ANY($1::bigint[])";
@@ -46,7 +46,15 @@ const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8
     completed = counters.completed + excluded.completed, failed = counters.failed + excluded.failed, \
     retried = counters.retried + excluded.retried";
 
+/// What a job brings with it from another store, beside its record.
+pub(super) struct MovedTexts {
+    pub(super) number: u64,
+    pub(super) payloads: Vec<(Part, Payload)>,
+    pub(super) items: Vec<(u64, Payload)>,
+}
+
 /// Everything that one unit changes.
+#[derive(Default)]
 pub(super) struct Writes {
     /// Jobs that are gone, and jobs whose stream items are.
     gone: Vec<i64>,
@@ -107,11 +115,7 @@ impl Writes {
             jobs,
             payloads: last_of_each(payloads),
             chunks,
-            workers: Vec::new(),
-            forgotten: Vec::new(),
-            polls: Vec::new(),
-            counted: [0; 8],
-            paused: None,
+            ..Self::default()
         };
         for (id, loaded) in workers {
             writes.note_worker(id, loaded.as_ref(), queue.kept_worker(id)?);
@@ -120,6 +124,28 @@ impl Writes {
         writes.counted = counted(before, after);
         writes.paused = (before.paused != after.paused).then_some(after.paused);
         Ok(writes)
+    }
+
+    /// Jobs that were put into a queue from elsewhere, with the workers that hold them.
+    pub(super) fn moved(queue: &Queue<Filed>, moved: Vec<MovedTexts>, holders: &[Arc<str>]) -> Result<Self, Failure> {
+        let mut writes = Self { counted: counted(Tally::default(), queue.contents()), ..Self::default() };
+        for MovedTexts { number, payloads, items } in moved {
+            writes.jobs.extend(queue.kept_job(number)?);
+            let job = integer(number);
+            writes.payloads.extend(payloads.into_iter().map(|(part, text)| (job, rows::part(part), text)));
+            writes.chunks.extend(items.into_iter().map(|(n, item)| (job, integer(n), item)));
+        }
+        for id in holders {
+            writes.note_worker(id, None, queue.kept_worker(id)?);
+        }
+        Ok(writes)
+    }
+
+    /// Nothing but what an endpoint has that outlives its jobs.
+    pub(super) fn counters(counters: Counters) -> Self {
+        let Counters { completed, failed, retried, .. } = counters;
+        let counted = [0, 0, 0, 0, 0, integer(completed), integer(failed), integer(retried)];
+        Self { counted, paused: Some(counters.paused), ..Self::default() }
     }
 
     fn note_worker(&mut self, id: &Arc<str>, loaded: Option<&LoadedWorker>, kept: Option<KeptWorker>) {
@@ -182,6 +208,22 @@ impl Writes {
 
     /// Writes everything and commits, in one round trip.
     pub(super) async fn commit(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+        self.send(client, place, token, true).await
+    }
+
+    /// Writes everything as one part of a longer transaction.
+    pub(super) async fn write(&self, client: &ClientWrapper, place: &Place<'_>) -> Result<(), Failure> {
+        self.prepare(client).await?;
+        self.send(client, place, "", false).await
+    }
+
+    async fn send(
+        &self,
+        client: &ClientWrapper,
+        place: &Place<'_>,
+        token: &str,
+        is_last: bool,
+    ) -> Result<(), Failure> {
         let Self { gone, cleared, jobs, payloads, chunks, workers, forgotten, polls, counted, paused } = self;
         let (endpoint, replica) = (place.endpoint, place.replica);
         let job = Columns::of(jobs);
@@ -231,7 +273,7 @@ impl Writes {
             (!polls.is_empty(), ADD_POLLS, &[&endpoint, &replica, &polling, &job_polls, &stop_polls]),
             (paused.is_some(), SET_PAUSED, &[&endpoint, &paused.unwrap_or_default()]),
             (true, COUNT, &[&endpoint, &replica, &place.lane, &token, n1, n2, n3, n4, n5, n6, n7, n8]),
-            (true, "COMMIT", &[]),
+            (is_last, "COMMIT", &[]),
         ];
         let sent = statements.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, sql, values)| async move {
             if sql == "COMMIT" {

@@ -87,6 +87,14 @@ struct Read {
     history: History,
 }
 
+/// The record of a job as a database has it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_record(text: &str) -> serde_json::Result<Record<usize>> {
+    Ok(serde_json::from_str::<Read>(text)?.job)
+}
+
 impl Queue<Filed> {
     /// An empty queue that notes every change, renewed leases included.
     pub(crate) fn shared(limits: Limits, now: Timestamp) -> Self {
