@@ -2,7 +2,7 @@
 
 use super::job::Record;
 use super::payload::{Part, Payload};
-use super::queue::Counters;
+use super::queue::{BatchRecord, Counters};
 
 /// Jobs in one step, and about how many bytes of payloads.
 pub(crate) const STEP_JOBS: i64 = 500;
@@ -13,6 +13,8 @@ pub(crate) const STEP_BYTES: usize = 8 << 20;
 pub(crate) struct MovedEndpoint {
     pub(crate) name: String,
     pub(crate) counters: Counters,
+    /// Without their jobs.
+    pub(crate) batches: Vec<BatchRecord>,
 }
 
 /// A job with everything that belongs to it.

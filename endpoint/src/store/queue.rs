@@ -42,7 +42,7 @@ use journal::Journal;
 use transitions::End;
 use waiting::Waiting;
 
-pub(crate) use batch_table::BatchRecord;
+pub(crate) use batch_table::{BatchRecord, KeptBatch};
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use shared::{Elsewhere, KeptJob, Tally, read_record};
 pub(crate) use snapshot::Snapshot;

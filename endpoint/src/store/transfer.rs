@@ -16,11 +16,6 @@ pub enum MoveError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// What a database cannot keep.
-    #[error(
-        "--data: endpoint {0:?} has batches, which a database cannot keep yet; let them end and expire, then import again"
-    )]
-    Batches(String),
 }
 
 /// What was moved.
@@ -47,9 +42,6 @@ pub async fn import_file(
     let mut target = DatabaseTarget::begin(url).await?;
     let mut moved = Moved::default();
     for (key, endpoint) in source.endpoints()? {
-        if !source.batches(key)?.is_empty() {
-            return Err(MoveError::Batches(endpoint.name));
-        }
         target.add_endpoint(&endpoint).await?;
         moved.endpoints += 1;
         let mut last = 0;
@@ -61,6 +53,7 @@ pub async fn import_file(
             target.add_jobs(jobs).await?;
             progress(moved.jobs, total);
         }
+        target.end_endpoint().await?;
     }
     target.commit().await?;
     Ok(moved)

@@ -21,6 +21,7 @@ use crate::support::{
 
 /// Another endpoint, whose jobs have the same numbers in the file.
 const OTHER: &str = "other";
+const BATCHES: &str = "batches";
 const WEBHOOK: &str = "https://example.com/hook";
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_runpod-endpoint");
@@ -72,7 +73,7 @@ impl Ends {
     }
 }
 
-/// Jobs in every state, of two endpoints, with everything that a job can bring with it.
+/// Jobs in every state, of three endpoints, with everything that a job can bring with it.
 async fn fill(store: &dyn Store) {
     for id in ["completed", "failed", "given-up", "due", "streamed", "running"] {
         let webhook = ["given-up", "due"].contains(&id).then(|| WEBHOOK.into());
@@ -110,12 +111,20 @@ async fn fill(store: &dyn Store) {
         store.submit(OTHER, job_with(&format!("other-{number}"), |_| ())).await.unwrap();
     }
     store.set_paused(OTHER, true).await.unwrap();
+    for batch in ["draft", "runs"] {
+        let jobs = ["1", "2"].map(|number| job_with(&format!("{batch}-{number}"), |_| ()));
+        store.create_batch(BATCHES, batch.into(), jobs.into()).await.unwrap();
+    }
+    store.rename_batch(BATCHES, "runs", Some("nightly".into())).await.unwrap();
+    store.finalize_batch(BATCHES, "runs").await.unwrap();
+    store.take(BATCHES, "w", 1, Duration::ZERO).await.unwrap();
+    store.finish(BATCHES, "w", "runs-1", done("1")).await.unwrap();
 }
 
-/// Everything that can be seen of both endpoints without changing anything.
+/// Everything that can be seen of all endpoints without changing anything.
 async fn look(store: &dyn Store) -> Vec<String> {
     let mut seen = Vec::new();
-    for endpoint in [EP, OTHER] {
+    for endpoint in [EP, OTHER, BATCHES] {
         seen.push(format!("{endpoint}: {:?}", store.health(endpoint).await.unwrap()));
         let waiting = store.pending(endpoint, 99).await.unwrap();
         let waiting: Vec<_> = waiting.iter().filter(|job| job.attempt.number == 0).map(|job| job.id.clone()).collect();
@@ -130,6 +139,11 @@ async fn look(store: &dyn Store) -> Vec<String> {
             if let Some(webhook) = store.webhook(endpoint, &row.view.id).await.unwrap() {
                 seen.push(format!("due: {:?} {:?} {:?}", webhook.job, webhook.request, webhook.url));
             }
+        }
+        for batch in store.batches(endpoint, 0, 9).await.unwrap().entries {
+            let jobs = store.batch_requests(endpoint, &batch.id, 0, 9).await.unwrap().entries;
+            let jobs: Vec<_> = jobs.iter().map(|job| (job.view.id.clone(), job.view.status)).collect();
+            seen.push(format!("{:?} {:?} {:?} {:?} {jobs:?}", batch.id, batch.name, batch.state, batch.counts));
         }
         seen.push(format!("given up: {:?}", store.given_up(endpoint, 0, 9).await.unwrap()));
     }
@@ -150,6 +164,12 @@ async fn go_on(store: &dyn Store, submitted: &str) {
     assert_eq!(store.take(OTHER, "v", 9, Duration::ZERO).await.unwrap().len(), 0, "it is paused");
     store.set_paused(OTHER, false).await.unwrap();
     assert_eq!(store.take(OTHER, "v", 9, Duration::ZERO).await.unwrap().len(), 3);
+    let taken = store.take(BATCHES, "v", 9, Duration::ZERO).await.unwrap();
+    assert_eq!(taken.iter().map(|job| &*job.id).collect::<Vec<_>>(), ["runs-2"], "nothing of a draft");
+    store.finish(BATCHES, "v", "runs-2", done("2")).await.unwrap();
+    assert_eq!(store.batch(BATCHES, "runs").await.unwrap().counts.completed, 2);
+    store.finalize_batch(BATCHES, "draft").await.unwrap();
+    assert_eq!(store.take(BATCHES, "v", 9, Duration::ZERO).await.unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +190,7 @@ async fn a_file_moves_into_a_database_and_back_with_all_that_it_holds() {
         }
     })
     .await;
-    assert_eq!(moved, Moved { endpoints: 2, jobs: 14 });
+    assert_eq!(moved, Moved { endpoints: 3, jobs: 18 });
 
     let (webhooks, mut due) = WebhookQueue::channel();
     let store = open_database(&ends.url, &Setup { webhooks, ..Setup::default() }).unwrap();

@@ -14,9 +14,10 @@ const MAX_ENDPOINTS: i64 = 1000;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453286513714)";
 const FIND: &str = "SELECT EXISTS (SELECT 1 FROM endpoints WHERE name = $1), (SELECT count(*) FROM endpoints)";
-/// The oldest endpoint that has neither jobs nor workers and is not configured.
+/// The oldest endpoint that has neither jobs nor workers nor batches and is not configured.
 const MAKE_ROOM: &str = "DELETE FROM endpoints WHERE name = (SELECT name FROM endpoints WHERE name <> ALL($1::text[]) AND NOT paused \
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE endpoint = name) AND NOT EXISTS (SELECT 1 FROM workers WHERE endpoint = name) \
+    AND NOT EXISTS (SELECT 1 FROM batches WHERE endpoint = name) \
     ORDER BY number LIMIT 1) RETURNING name";
 const ADD: &str = "INSERT INTO endpoints (name) VALUES ($1) ON CONFLICT DO NOTHING";
 

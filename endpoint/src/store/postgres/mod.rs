@@ -4,6 +4,8 @@
 //! [`Queue`](super::queue::Queue), which decides; what changed is written in the same transaction, and hints wake whoever waits here or
 //! at another replica.
 
+mod batch_rows;
+mod batches;
 mod check;
 mod connect;
 mod endpoints;
@@ -11,6 +13,7 @@ mod failure;
 mod floor;
 mod hints;
 mod local;
+mod lock;
 mod notify;
 mod operations;
 mod poll;

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::batch_rows;
 use super::local::Local;
+use super::lock::held_by;
 use super::rows::{self, LoadedWorker};
 use super::shared::{Shared, unavailable};
-use super::unit::held_by;
+use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
 use crate::store::counts::Health;
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
-use crate::store::queue::Queue;
+use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::{JobId, Request};
 use crate::store::views::{GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page};
 
@@ -98,6 +100,21 @@ impl Shared {
             next = next.or(rows.last().map(|row| rows::natural(row.get("number"))));
         }
         Ok(HistoryPage { rows: found.into_iter().map(without_output).collect(), next })
+    }
+
+    /// Some requests of a batch, in the order in which they were added.
+    pub(super) async fn look_batch_requests(
+        &self,
+        endpoint: &str,
+        batch: KeptBatch,
+        offset: i64,
+        limit: i64,
+    ) -> Result<Page<BatchRequest<Filed>>, StoreError> {
+        let id = Arc::clone(&batch.record.id);
+        let rows = self.query(batch_rows::JOBS, &[&endpoint, &&*id, &offset, &limit]).await?;
+        let mut queue = self.queue_of(endpoint, Timestamp::ZERO, &rows)?;
+        queue.load_batches([batch]);
+        queue.batch_requests(&id, 0, rows.len())
     }
 
     /// Ended jobs that may make room for another one.
@@ -205,13 +222,13 @@ impl Shared {
             return Ok(Load { waiting: 0, oldest: None, in_progress: health.in_progress, workers });
         }
         let waiting = self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?;
+        let waiting = match first_count(&waiting) {
+            // Batches need a worker, but not more of them while they wait.
+            0 => self.query(batch_rows::ANY_WAITS, &[&endpoint]).await?.len(),
+            urgent => urgent,
+        };
         let oldest = self.look_oldest(endpoint, now, true).await?;
-        Ok(Load {
-            waiting: waiting.first().map(|row| rows::size(row.get(0))).unwrap_or_default(),
-            oldest,
-            in_progress: health.in_progress,
-            workers: queue.workers(now, usize::MAX),
-        })
+        Ok(Load { waiting, oldest, in_progress: health.in_progress, workers: queue.workers(now, usize::MAX) })
     }
 
     /// The text of payloads; `None` for what is no longer there.
@@ -259,7 +276,7 @@ fn without_output(row: JobRow<Filed>) -> JobRow {
     JobRow { view: row.view.and_then(|_| None), submitted: row.submitted }
 }
 
-fn first_count(rows: &[Row]) -> usize {
+pub(super) fn first_count(rows: &[Row]) -> usize {
     rows.first().map(|row| rows::size(row.get(0))).unwrap_or_default()
 }
 

@@ -27,11 +27,12 @@ pub(super) const USAGE: &str = "SELECT coalesce(sum(jobs), 0)::bigint AS jobs, c
     coalesce((SELECT paused FROM endpoints WHERE name = $1), false) AS paused, \
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM counters WHERE endpoint = $1";
 
-/// Jobs by id, those that workers hold, and those that were submitted with a key.
+/// Jobs by id, those that workers hold, those that were submitted with a key, and those of batches.
 pub(super) const LOCK_JOBS: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs WHERE number IN \
     (SELECT number FROM jobs WHERE endpoint = $1 AND id = ANY($2::text[]) \
      UNION SELECT number FROM jobs WHERE endpoint = $1 AND holder = ANY($3::text[]) \
-     UNION SELECT number FROM jobs WHERE endpoint = $1 AND idempotency = ANY($4::bytea[])) ORDER BY number FOR UPDATE";
+     UNION SELECT number FROM jobs WHERE endpoint = $1 AND idempotency = ANY($4::bytea[]) \
+     UNION SELECT number FROM jobs WHERE endpoint = $1 AND batch = ANY($5::text[])) ORDER BY number FOR UPDATE";
 
 /// The next jobs in the queue that no other unit has locked.
 pub(super) const LOCK_NEXT: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
@@ -155,13 +156,16 @@ pub(super) fn payload(text: String) -> serde_json::Result<Payload> {
     Ok(RawValue::from_string(text)?.into())
 }
 
-/// What counts against the bounds.
-pub(super) fn usage(row: &Row) -> Elsewhere {
+/// What counts against the bounds; batches where they were asked for.
+pub(super) fn usage(row: &Row, batches: Option<&Row>) -> Elsewhere {
+    let of_batches = |column| batches.map(|row| size(row.get(column))).unwrap_or_default();
     Elsewhere {
         jobs: size(row.get("jobs")),
         waiting: size(row.get("in_queue")),
         bytes: size(row.get("bytes")),
         streamed: size(row.get("streamed")),
+        batches: of_batches("active"),
+        jobs_of_batches: of_batches("jobs"),
     }
 }
 

@@ -21,6 +21,7 @@ CREATE TABLE jobs (
     webhook_owner text,
     given_up boolean NOT NULL,
     idempotency bytea,
+    batch text,
     next_item bigint NOT NULL,
     unread_bytes bigint NOT NULL,
     record text NOT NULL,
@@ -36,6 +37,25 @@ CREATE INDEX jobs_failed ON jobs (endpoint, number) WHERE status IN ('FAILED', '
 CREATE INDEX jobs_given_up ON jobs (endpoint, number) WHERE given_up;
 -- A submission that is repeated is one job.
 CREATE UNIQUE INDEX jobs_by_key ON jobs (endpoint, idempotency) WHERE idempotency IS NOT NULL;
+CREATE INDEX jobs_of_batch ON jobs (endpoint, batch, number) WHERE batch IS NOT NULL;
+-- One row for each batch, with the counts of its jobs.
+CREATE TABLE batches (
+    number bigint PRIMARY KEY,
+    endpoint text NOT NULL,
+    id text NOT NULL,
+    name text,
+    state text NOT NULL,
+    created bigint NOT NULL,
+    expires bigint,
+    waiting bigint NOT NULL,
+    in_progress bigint NOT NULL,
+    completed bigint NOT NULL,
+    failed bigint NOT NULL,
+    cancelled bigint NOT NULL,
+    UNIQUE (endpoint, id)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX batches_by_age ON batches (endpoint, number);
+CREATE INDEX batches_due ON batches (expires) WHERE expires IS NOT NULL;
 -- Byte for byte as they were received: text, not jsonb.
 CREATE TABLE payloads (
     job bigint NOT NULL,

@@ -1,6 +1,6 @@
 //! A database as one end of a move: empty at first and filled in one transaction, or read to its end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use deadpool_postgres::{Client, Pool};
@@ -10,19 +10,20 @@ use tokio_postgres::types::ToSql;
 use super::connect::{self, DatabaseError, DatabaseUrl};
 use super::failure::{Failure, Place};
 use super::write::{MovedTexts, Writes};
-use super::{rows, schema};
+use super::{batch_rows, rows, schema};
+use crate::store::batch::BatchCounts;
 use crate::store::job::{Position, Record, State};
 use crate::store::limits::Limits;
 use crate::store::moved::{MovedEndpoint, MovedJob, STEP_BYTES, STEP_JOBS};
 use crate::store::payload::{Part, Payload};
-use crate::store::queue::{Counters, Queue, read_record};
+use crate::store::queue::{Counters, KeptBatch, Queue, read_record};
 
 /// An endpoint that has shown itself within this many microseconds, and has a connection, is one that runs.
 const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 10000000 \
     AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'runpod-endpoint' \
     AND pid <> pg_backend_pid()) ORDER BY seen DESC LIMIT 1";
 /// Nobody else writes until the end of the transaction.
-const LOCK_TABLES: &str = "LOCK TABLE endpoints, jobs, payloads, chunks, workers, counters IN EXCLUSIVE MODE";
+const LOCK_TABLES: &str = "LOCK TABLE endpoints, jobs, batches, payloads, chunks, workers, counters IN EXCLUSIVE MODE";
 const COUNT: &str = "SELECT count(*) FROM jobs";
 const ADD_ENDPOINT: &str = "INSERT INTO endpoints (name) VALUES ($1) ON CONFLICT DO NOTHING";
 const LAST_NUMBER: &str = "SELECT last_value FROM numbers";
@@ -94,6 +95,8 @@ pub(crate) struct DatabaseTarget {
     /// Added to the numbers of the endpoint at hand.
     base: u64,
     name: String,
+    /// Its batches, with the counts of the jobs that were added.
+    batches: BTreeMap<u64, KeptBatch>,
 }
 
 impl DatabaseTarget {
@@ -111,7 +114,7 @@ impl DatabaseTarget {
         }
         let now = session.number(rows::CLOCK).await?;
         let last_number = session.number(LAST_NUMBER).await?;
-        Ok(Self { session, now: rows::integer(now), last_number, base: 0, name: String::new() })
+        Ok(Self { session, now: rows::integer(now), last_number, base: 0, name: String::new(), batches: BTreeMap::new() })
     }
 
     /// Adds an endpoint. Its jobs follow before the next one.
@@ -119,6 +122,10 @@ impl DatabaseTarget {
         self.name.clone_from(&moved.name);
         self.base = self.last_number;
         self.last_number += moved.counters.last_number;
+        for mut record in moved.batches.iter().cloned() {
+            record.number += self.base;
+            self.batches.insert(record.number, KeptBatch { record, counts: BatchCounts::default() });
+        }
         self.session.query(ADD_ENDPOINT, &[&moved.name]).await?;
         self.write(&Writes::counters(moved.counters)).await
     }
@@ -127,6 +134,7 @@ impl DatabaseTarget {
     pub(crate) async fn add_jobs(&mut self, jobs: Vec<MovedJob>) -> Result<(), DatabaseError> {
         let now = rows::time(self.now);
         let mut queue = Queue::shared(Limits::default(), now);
+        self.batches.values().for_each(|batch| queue.restore_batch(batch.record.clone()));
         let (mut texts, mut holders) = (Vec::with_capacity(jobs.len()), BTreeSet::new());
         for MovedJob { mut record, payloads, items } in jobs {
             record.number += self.base;
@@ -137,9 +145,20 @@ impl DatabaseTarget {
             texts.push(MovedTexts { number: record.number, payloads, items: items.clone() });
             queue.restore(now, record, items);
         }
+        for (number, KeptBatch { counts, .. }) in queue.kept_batches() {
+            if let Some(batch) = self.batches.get_mut(&number) {
+                batch.counts += counts;
+            }
+        }
         let holders: Vec<_> = holders.into_iter().collect();
         let writes = Writes::moved(&queue, texts, &holders).map_err(Session::failed)?;
         self.write(&writes).await
+    }
+
+    /// Adds what is known of the endpoint once all its jobs are there.
+    pub(crate) async fn end_endpoint(&mut self) -> Result<(), DatabaseError> {
+        let batches = std::mem::take(&mut self.batches);
+        self.write(&Writes::batches(batches.into_values().collect())).await
     }
 
     /// # Errors
@@ -148,7 +167,10 @@ impl DatabaseTarget {
         self.session.query(SET_LAST_NUMBER, &[&rows::integer(self.last_number)]).await?;
         let now = self.session.number(rows::CLOCK).await?;
         self.session.query(BEAT, &[&rows::integer(now)]).await?;
-        self.session.client.batch_execute("COMMIT").await.map_err(|error| self.session.url.explain(&error))
+        self.session.client.batch_execute("COMMIT").await.map_err(|error| {
+            let reason = connect::reason(&error);
+            DatabaseError::Other(format!("whether the jobs are there is unknown ({reason}): import again, which is refused if they are"))
+        })
     }
 
     async fn write(&self, writes: &Writes) -> Result<(), DatabaseError> {
@@ -186,19 +208,19 @@ impl DatabaseSource {
     pub(crate) async fn endpoints(&self) -> Result<Vec<MovedEndpoint>, DatabaseError> {
         // Numbers are unique for all endpoints, and so for each.
         let last_number = self.session.number(LAST_NUMBER).await?;
-        let endpoints = self.session.query(ENDPOINTS, &[]).await?;
-        let moved = |row: &Row| {
+        let mut endpoints = Vec::new();
+        for row in self.session.query(ENDPOINTS, &[]).await? {
             let number = |column| rows::natural(row.get(column));
-            let counters = Counters {
-                last_number,
-                completed: number(2),
-                failed: number(3),
-                retried: number(4),
-                paused: row.get(1),
-            };
-            MovedEndpoint { name: row.get(0), counters }
-        };
-        Ok(endpoints.iter().map(moved).collect())
+            let (completed, failed, retried) = (number(2), number(3), number(4));
+            let counters = Counters { last_number, completed, failed, retried, paused: row.get(1) };
+            let name: String = row.get(0);
+            let mut batches = Vec::new();
+            for row in self.session.query(batch_rows::ALL, &[&name]).await? {
+                batches.push(batch_rows::batch(&row).map_err(Session::failed)?.record);
+            }
+            endpoints.push(MovedEndpoint { name, counters, batches });
+        }
+        Ok(endpoints)
     }
 
     /// The next jobs of an endpoint after one, in the order of their numbers.

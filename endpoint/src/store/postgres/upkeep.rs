@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::batch_rows;
 use super::failure::Failure;
 use super::rows;
 use super::shared::Shared;
@@ -33,6 +34,9 @@ const STANDSTILL: Duration = Duration::from_secs(5);
 /// Records ended in one step, and jobs in one unit.
 const MAX_DUE: i64 = 1000;
 const UNIT: usize = 200;
+
+/// Steps in which batches are deleted in one round.
+const MAX_BATCH_STEPS: usize = 100;
 
 /// Rounds between two lookups of what changes seldom.
 const SELDOM: u32 = 5;
@@ -111,6 +115,7 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
     }
     beat(shared, now).await?;
     end_what_is_over(shared, now).await?;
+    delete_batches(shared, now).await?;
     look_for_lost_hints(shared).await?;
     if round.is_multiple_of(SELDOM) {
         take_over(shared, now).await?;
@@ -188,6 +193,19 @@ async fn end_what_is_over(shared: &Arc<Shared>, now: i64) -> Result<(), StoreErr
         async move { shared.run(&local, Need::worker(row.get(1)), |_, _| ()).await }
     });
     join_all(forget).await.into_iter().collect()
+}
+
+/// Batches whose life is over, with their jobs. What is put in of them is deleted by the state machine, as before every operation.
+async fn delete_batches(shared: &Arc<Shared>, now: i64) -> Result<(), StoreError> {
+    for _ in 0..MAX_BATCH_STEPS {
+        let due = shared.query(batch_rows::DUE, &[&now, &MAX_DUE]).await?;
+        let Some(row) = due.first() else { return Ok(()) };
+        let local = shared.local(row.get(0));
+        let jobs = row.get::<_, Vec<&str>>("jobs").into_iter().map(Arc::from).collect();
+        let need = Need { jobs, batch: Some(Arc::from(row.get::<_, &str>("id"))), ..Need::default() };
+        shared.run(&local, need, |_, _| ()).await?;
+    }
+    Ok(())
 }
 
 /// What a dead replica has left behind.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::store::batch::BatchId;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::payload::Filed;
@@ -29,8 +30,14 @@ pub(super) struct Need {
     pub(super) numbers: usize,
     /// Jobs by the keys of their submissions.
     pub(super) keys: Vec<Digest>,
+    /// The batch that it is about.
+    pub(super) batch: Option<BatchId>,
+    /// All jobs of this batch.
+    pub(super) whole_batch: bool,
     /// What counts against the bounds of the endpoint.
     pub(super) bounds: bool,
+    /// The bounds on batches too.
+    pub(super) batch_bounds: bool,
     /// The stream items of its jobs.
     pub(super) items: bool,
     /// A look at all workers.

@@ -7,11 +7,13 @@ use deadpool_postgres::ClientWrapper;
 use futures_util::future::try_join_all;
 use tokio_postgres::types::ToSql;
 
+use super::batch_rows;
 use super::failure::{Failure, Place};
+use super::lock::Found;
 use super::rows::{self, LoadedWorker, integer, micros};
 use crate::store::job::Position;
 use crate::store::payload::{Filed, Part, Payload};
-use crate::store::queue::{Change, Counters, KeptJob, Queue, Tally};
+use crate::store::queue::{Change, Counters, KeptBatch, KeptJob, Queue, Tally};
 use crate::store::workers::KeptWorker;
 
 const DELETE_JOBS: &str = "DELETE FROM jobs WHERE number = ANY($1::bigint[])";
@@ -20,10 +22,11 @@ const DELETE_CHUNKS: &str = "DELETE FROM chunks WHERE job = ANY($1::bigint[])";
 
 /// A delivery stays with the replica that began it.
 const PUT_JOBS: &str = "INSERT INTO jobs SELECT number, $1, id, status, waiting, untaken, low, place, holder, due, \
-    CASE WHEN webhook THEN $2 END, given_up, idempotency, next_item, unread_bytes, record FROM unnest($3::bigint[], $4::text[], $5::text[], $6::boolean[], \
+    CASE WHEN webhook THEN $2 END, given_up, idempotency, batch, next_item, unread_bytes, record FROM unnest($3::bigint[], $4::text[], $5::text[], $6::boolean[], \
     $7::boolean[], $8::boolean[], $9::bigint[], $10::text[], $11::bigint[], $12::boolean[], $13::bigint[], $14::bigint[], $15::text[], \
-    $16::boolean[], $17::bytea[]) \
-    AS new(number, id, status, waiting, untaken, low, place, holder, due, webhook, next_item, unread_bytes, record, given_up, idempotency) \
+    $16::boolean[], $17::bytea[], $18::text[]) \
+    AS new(number, id, status, waiting, untaken, low, place, holder, due, webhook, next_item, unread_bytes, record, given_up, idempotency, \
+    batch) \
     ON CONFLICT (number) DO UPDATE SET status = excluded.status, waiting = excluded.waiting, untaken = excluded.untaken, \
     low = excluded.low, place = excluded.place, holder = excluded.holder, due = excluded.due, \
     webhook_owner = CASE WHEN excluded.webhook_owner IS NOT NULL THEN coalesce(jobs.webhook_owner, excluded.webhook_owner) END, \
@@ -64,6 +67,8 @@ pub(super) struct Writes {
     chunks: Vec<(i64, i64, Payload)>,
     workers: Vec<KeptWorker>,
     forgotten: Vec<Arc<str>>,
+    batches: Vec<KeptBatch>,
+    gone_batches: Vec<i64>,
     polls: Vec<(Arc<str>, i32, i32)>,
     counted: [i64; 8],
     /// The endpoint is paused from now on, or no longer.
@@ -72,13 +77,9 @@ pub(super) struct Writes {
 
 impl Writes {
     /// What the queue has changed since its rows were put in.
-    pub(super) fn of(
-        queue: &mut Queue<Filed>,
-        workers: &BTreeMap<Arc<str>, Option<LoadedWorker>>,
-        before: Tally,
-    ) -> Result<Self, Failure> {
+    pub(super) fn of(queue: &mut Queue<Filed>, found: &Found, before: Tally) -> Result<Self, Failure> {
         let (mut gone, mut cleared, mut touched) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let (mut payloads, mut chunks) = (Vec::new(), Vec::new());
+        let (mut payloads, mut chunks, mut gone_batches) = (Vec::new(), Vec::new(), Vec::new());
         for change in queue.take_changes().map(|changes| changes.list).unwrap_or_default() {
             match change {
                 Change::Job { record, payloads: fresh } => {
@@ -98,8 +99,9 @@ impl Writes {
                 Change::Gone { job } => {
                     gone.insert(integer(job));
                 }
-                // There are none: they are refused before they get here.
-                Change::Batch(_) | Change::BatchGone { .. } => {}
+                // Its counts change without a note, so all that were put in are looked at.
+                Change::Batch(_) => {}
+                Change::BatchGone { batch } => gone_batches.push(integer(batch)),
             }
         }
         payloads.retain(|(job, ..)| !gone.contains(job));
@@ -115,9 +117,12 @@ impl Writes {
             jobs,
             payloads: last_of_each(payloads),
             chunks,
+            gone_batches,
             ..Self::default()
         };
-        for (id, loaded) in workers {
+        let changed = queue.kept_batches().filter(|(number, batch)| found.batches.get(number) != Some(batch));
+        writes.batches = changed.map(|(_, batch)| batch).collect();
+        for (id, loaded) in &found.workers {
             writes.note_worker(id, loaded.as_ref(), queue.kept_worker(id)?);
         }
         let after = queue.contents();
@@ -139,6 +144,11 @@ impl Writes {
             writes.note_worker(id, None, queue.kept_worker(id)?);
         }
         Ok(writes)
+    }
+
+    /// Nothing but batches.
+    pub(super) fn batches(batches: Vec<KeptBatch>) -> Self {
+        Self { batches, ..Self::default() }
     }
 
     /// Nothing but what an endpoint has that outlives its jobs.
@@ -182,6 +192,8 @@ impl Writes {
             && self.workers.is_empty()
             && self.forgotten.is_empty()
             && self.polls.is_empty()
+            && self.batches.is_empty()
+            && self.gone_batches.is_empty()
             && self.paused.is_none()
     }
 
@@ -198,6 +210,8 @@ impl Writes {
             DELETE_WORKERS,
             DELETE_POLLS,
             ADD_POLLS,
+            batch_rows::PUT,
+            batch_rows::DELETE,
             SET_PAUSED,
             COUNT,
         ] {
@@ -208,23 +222,32 @@ impl Writes {
 
     /// Writes everything and commits, in one round trip.
     pub(super) async fn commit(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
-        self.send(client, place, token, true).await
+        let end = async { Ok(client.batch_execute("COMMIT").await?) };
+        tokio::try_join!(biased; self.send(client, place, token), end)?;
+        Ok(())
     }
 
     /// Writes everything as one part of a longer transaction.
     pub(super) async fn write(&self, client: &ClientWrapper, place: &Place<'_>) -> Result<(), Failure> {
         self.prepare(client).await?;
-        self.send(client, place, "", false).await
+        self.send(client, place, "").await
     }
 
-    async fn send(
-        &self,
-        client: &ClientWrapper,
-        place: &Place<'_>,
-        token: &str,
-        is_last: bool,
-    ) -> Result<(), Failure> {
-        let Self { gone, cleared, jobs, payloads, chunks, workers, forgotten, polls, counted, paused } = self;
+    async fn send(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+        let Self {
+            gone,
+            cleared,
+            jobs,
+            payloads,
+            chunks,
+            workers,
+            forgotten,
+            gone_batches,
+            polls,
+            counted,
+            paused,
+            ..
+        } = self;
         let (endpoint, replica) = (place.endpoint, place.replica);
         let job = Columns::of(jobs);
         let body = Bodies::of(payloads.iter().map(|(job, part, text)| (*job, *part, text)));
@@ -263,6 +286,7 @@ impl Writes {
                     &job.record,
                     &job.given_up,
                     &job.idempotency,
+                    &job.batch,
                 ],
             ),
             (!payloads.is_empty(), PUT_PAYLOADS, &[&body.job, &body.key, &body.text]),
@@ -271,19 +295,25 @@ impl Writes {
             (!forgotten.is_empty(), DELETE_WORKERS, &[&endpoint, &forgotten]),
             (!forgotten.is_empty(), DELETE_POLLS, &[&endpoint, &forgotten]),
             (!polls.is_empty(), ADD_POLLS, &[&endpoint, &replica, &polling, &job_polls, &stop_polls]),
+            (!gone_batches.is_empty(), batch_rows::DELETE, &[gone_batches]),
             (paused.is_some(), SET_PAUSED, &[&endpoint, &paused.unwrap_or_default()]),
             (true, COUNT, &[&endpoint, &replica, &place.lane, &token, n1, n2, n3, n4, n5, n6, n7, n8]),
-            (is_last, "COMMIT", &[]),
         ];
         let sent = statements.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, sql, values)| async move {
-            if sql == "COMMIT" {
-                return client.batch_execute(sql).await;
-            }
             let statement = client.prepare_cached(sql).await?;
             client.execute(&statement, values).await.map(|_| ())
         });
         // Polled in their order, so they are sent in it.
-        try_join_all(sent).await?;
+        tokio::try_join!(
+            biased;
+            async {
+                match self.batches.is_empty() {
+                    true => Ok(()),
+                    false => batch_rows::put(client, endpoint, &self.batches).await,
+                }
+            },
+            try_join_all(sent),
+        )?;
         Ok(())
     }
 }
@@ -329,6 +359,7 @@ struct Columns<'a> {
     record: Vec<&'a str>,
     given_up: Vec<bool>,
     idempotency: Vec<Option<&'a [u8]>>,
+    batch: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -350,6 +381,7 @@ impl<'a> Columns<'a> {
             columns.record.push(record);
             columns.given_up.push(keys.given_up);
             columns.idempotency.push(keys.idempotency.as_ref().map(|key| key.as_slice()));
+            columns.batch.push(keys.batch.as_deref());
         }
         columns
     }

@@ -1,12 +1,13 @@
 //! A queue that holds what one unit of work needs, out of a database that several processes share: the rows that it locked go in, the
 //! state machine decides, and what changed goes back. Nothing is renewed or counted anew when a row goes in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Queue;
+use super::{KeptBatch, Queue};
+use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
 use crate::store::history::History;
@@ -26,6 +27,10 @@ pub(crate) struct Elsewhere {
     pub(crate) waiting: usize,
     pub(crate) bytes: usize,
     pub(crate) streamed: usize,
+    /// Batches that have not ended.
+    pub(crate) batches: usize,
+    /// The jobs of all batches.
+    pub(crate) jobs_of_batches: usize,
 }
 
 /// What a unit of work has changed in the numbers of an endpoint; before and after it: what the queue at hand holds.
@@ -72,6 +77,7 @@ pub(crate) struct Keys {
     pub(crate) given_up: bool,
     /// The key of its submission.
     pub(crate) idempotency: Option<Digest>,
+    pub(crate) batch: Option<BatchId>,
 }
 
 #[derive(Serialize)]
@@ -148,6 +154,40 @@ impl Queue<Filed> {
         if let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get_mut(id)) {
             job.stream.load(items);
         }
+    }
+
+    /// The batches of the jobs that were put in.
+    pub(crate) fn named_batches(&self) -> BTreeSet<BatchId> {
+        self.jobs.values().filter_map(|job| job.record.request.batch.clone()).collect()
+    }
+
+    /// Puts the batches of the jobs in as they were left, once the jobs are there.
+    pub(crate) fn load_batches(&mut self, batches: impl IntoIterator<Item = KeptBatch>) {
+        batches.into_iter().for_each(|batch| self.batches.load(batch));
+        for job in self.jobs.values_mut() {
+            let Some(id) = &job.record.request.batch else { continue };
+            let Some(batch) = self.batches.by_id.get_mut(id) else { continue };
+            batch.members.insert(job.record.number);
+            job.tallied = Some(job.status());
+            if batch.record.state == BatchState::Draft {
+                self.waiting.remove(&job.record.position);
+            }
+        }
+    }
+
+    /// Whether all jobs of a batch are in here.
+    pub(crate) fn has_whole_batch(&self, id: &str) -> bool {
+        self.batches.by_id.get(id).is_none_or(|batch| batch.members.len() == batch.counts.total())
+    }
+
+    /// Batches as they are to be kept, by their numbers.
+    pub(crate) fn kept_batches(&self) -> impl Iterator<Item = (u64, KeptBatch)> {
+        self.batches.kept()
+    }
+
+    /// What of the bounds on batches is taken in here: batches that have not ended, and jobs of batches.
+    pub(crate) fn batch_usage(&self) -> (usize, usize) {
+        (self.active_batches(), self.batches.jobs)
     }
 
     /// Puts a worker in as it was left, with the ids of all jobs that it holds.
@@ -242,10 +282,12 @@ impl Queue<Filed> {
     pub(crate) fn kept_job(&self, number: u64) -> serde_json::Result<Option<KeptJob>> {
         let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get(id)) else { return Ok(None) };
         let record = job.record.clone().map(|_, content| content.bytes());
+        let batch = record.request.batch.clone();
+        let is_draft = batch.as_deref().and_then(|batch| self.batches.state_of(batch)) == Some(BatchState::Draft);
         let keys = Keys {
             id: Arc::clone(&record.id),
             status: job.status(),
-            waiting: matches!(record.state, State::Queued),
+            waiting: matches!(record.state, State::Queued) && !is_draft,
             untaken: record.attempt.retries == 0,
             low_priority: record.position.low_priority,
             place: record.position.number,
@@ -257,6 +299,7 @@ impl Queue<Filed> {
             webhook_due: matches!(record.notices.report, Report::Due { .. }),
             given_up: job.record.is_given_up(),
             idempotency: record.request.idempotency.as_ref().map(|idempotency| idempotency.key),
+            batch,
         };
         let record = serde_json::to_string(&Written { job: &record, history: &job.history })?;
         Ok(Some(KeptJob { number, record, next_item: job.stream.next(), unread_bytes: job.stream.bytes(), keys }))

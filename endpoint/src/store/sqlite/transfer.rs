@@ -52,22 +52,19 @@ impl FileSource {
                     retried: number(5)?,
                     paused: row.get(6)?,
                 };
-                Ok((row.get(0)?, MovedEndpoint { name: row.get(1)?, counters }))
+                let key = row.get(0)?;
+                Ok((key, MovedEndpoint { name: row.get(1)?, counters, batches: self.batches(key)? }))
             })?;
             endpoints.collect()
         };
         read().map_err(|error| self.explain(&error))
     }
 
-    /// The batches of an endpoint, without their jobs.
-    pub(crate) fn batches(&self, endpoint: u32) -> Result<Vec<BatchRecord>, OpenError> {
-        let read = || -> rusqlite::Result<Vec<_>> {
-            let sql = "SELECT * FROM batches WHERE key >= ?1 AND key < ?2 ORDER BY key";
-            let mut statement = self.connection.prepare(sql)?;
-            let bounds = [key(endpoint, 0), key(endpoint + 1, 0)];
-            statement.query_map(bounds, |row| rows::get_batch(row).map(|(_, batch)| batch))?.collect()
-        };
-        read().map_err(|error| self.explain(&error))
+    fn batches(&self, endpoint: u32) -> rusqlite::Result<Vec<BatchRecord>> {
+        let sql = "SELECT * FROM batches WHERE key >= ?1 AND key < ?2 ORDER BY key";
+        let mut statement = self.connection.prepare(sql)?;
+        let bounds = [key(endpoint, 0), key(endpoint + 1, 0)];
+        statement.query_map(bounds, |row| rows::get_batch(row).map(|(_, batch)| batch))?.collect()
     }
 
     /// The next jobs of an endpoint after one, in the order of their numbers.
@@ -146,7 +143,7 @@ impl FileTarget {
         let added = self.connection.execute(sql, params![endpoint, moved.name]);
         added.map_err(|error| open::explain(&self.path, &error))?;
         (self.endpoint, self.counters) = (endpoint, moved.counters);
-        self.apply(Vec::new())
+        self.apply(moved.batches.iter().cloned().map(Change::Batch).collect())
     }
 
     /// Adds jobs of the endpoint that was added last.
