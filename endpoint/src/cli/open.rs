@@ -269,7 +269,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         (None, None) => Arc::new(MemoryStore::new(setup)),
     };
     let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
-    let overflow = Overflow::new(&store, overflow, max_result_bytes, listen.data.is_some(), &counts)?;
+    let overflow = Overflow::new(&store, overflow, max_result_bytes, is_stored, &counts)?;
     let webhooks = Deliveries { webhooks, due };
     Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, fronts, local })
 }

@@ -28,19 +28,11 @@ pub(crate) struct Settings<'a> {
 impl Settings<'_> {
     /// Checks all pairs.
     pub(crate) fn check(&self) -> Result<(), Contradictions> {
-        let problems: Vec<_> = [
-            self.keys(),
-            self.origins(),
-            self.memory(),
-            self.endpoints(),
-            self.database(),
-            self.workers(),
-            self.ports(),
-            self.gpus(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let problems: Vec<_> =
+            [self.keys(), self.origins(), self.memory(), self.endpoints(), self.workers(), self.ports(), self.gpus()]
+                .into_iter()
+                .flatten()
+                .collect();
         if problems.is_empty() { Ok(()) } else { Err(Contradictions(problems)) }
     }
 
@@ -145,25 +137,6 @@ impl Settings<'_> {
             })
         });
         times.chain(twice).chain(circles).chain(exposed).collect()
-    }
-
-    /// What endpoints that share a database cannot do yet.
-    fn database(&self) -> Vec<String> {
-        if self.listen.database.is_none() {
-            return Vec::new();
-        }
-        let fix = "is not supported with --database: remove it or use --data";
-        let flag = self.listen.jobs.fair_by.iter().map(|_| format!("--fair-by {fix}"));
-        let settings = self.config.endpoint.iter().flat_map(|endpoint| {
-            let set = [
-                ("fair_by", endpoint.fair_by.is_some()),
-                ("overflow", endpoint.overflow.is_some()),
-                ("load_balancer", endpoint.load_balancer.is_some()),
-            ];
-            let names = set.into_iter().filter(|(_, is_set)| *is_set);
-            names.map(|(name, _)| format!("endpoint {:?}: `{name}` {fix}", endpoint.id))
-        });
-        flag.chain(settings).collect()
     }
 
     /// Numbers of workers.

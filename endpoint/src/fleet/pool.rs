@@ -12,7 +12,7 @@ use super::error::FleetError;
 use super::plan::WorkerPlan;
 use super::scaler::{Action, Activity, Elsewhere, Reading, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
-use crate::store::{Load, Store, StoreError, WorkerState, WorkerView};
+use crate::store::{Load, Store, StoreError, Task, WorkerState, WorkerView};
 
 /// How often queue and workers are read.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
@@ -147,10 +147,13 @@ impl Running {
         Ok(Reading { waiting, oldest, in_progress, places, elsewhere })
     }
 
-    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn.
+    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn. The requests
+    /// of a load balancer are its own, and so is the decision.
     async fn may_add(&self, min: u16) -> bool {
         let present = self.places.values().filter(|place| !place.retire.is_cancelled()).count();
-        present < usize::from(min) || self.store.scaling_turn(&self.plan.endpoint).await.unwrap_or(false)
+        present < usize::from(min)
+            || self.plan.balancer.is_some()
+            || self.store.turn(&self.plan.endpoint, Task::Scaling).await.unwrap_or(false)
     }
 
     fn act(&mut self, action: Action) {

@@ -18,7 +18,7 @@ use super::limits::{
 };
 use super::settings::OverflowSettings;
 use super::spending::Spending;
-use crate::store::{Heartbeat, JobId, OVERFLOW, Overdue, Store, StoreError, TakenJob, ping_interval};
+use crate::store::{Heartbeat, JobId, OVERFLOW, Overdue, Store, StoreError, TakenJob, Task as Turn, ping_interval};
 
 /// One wait for stop signals.
 const STOPS_WAIT: Duration = Duration::from_secs(25);
@@ -88,21 +88,61 @@ impl Forwarder {
         }
     }
 
-    /// Runs until `shutdown`.
+    /// Runs until `shutdown`. Of several programs that share a queue, one does at a time.
     pub(super) async fn run(mut self, drain: CancellationToken, shutdown: CancellationToken) {
-        let shared = Arc::clone(&self.shared);
-        if shutdown.run_until_cancelled(self.resume()).await.is_none() {
-            return;
+        loop {
+            let begun = async {
+                self.wait_for_turn().await;
+                self.resume().await;
+            };
+            if shutdown.run_until_cancelled(begun).await.is_none() {
+                return;
+            }
+            self.lead(&drain, &shutdown).await;
+            if shutdown.is_cancelled() {
+                break;
+            }
+            // The next one follows these jobs.
+            self.tasks.abort_all();
+            while self.tasks.join_next().await.is_some() {}
+            self.held.clear();
         }
+        self.leave.cancel();
+        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+
+    async fn wait_for_turn(&mut self) {
+        let Shared { store, endpoint, .. } = &*self.shared;
+        while !matches!(store.turn(endpoint, Turn::Overflow).await, Ok(true)) {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        if store.is_shared() {
+            tracing::info!(%endpoint, "This endpoint sends the late jobs of the queue to the overflow endpoint.");
+            // The one before may look as if it were there for a while, and its jobs must not wait.
+            if let Err(error) = store.goodbye(endpoint, OVERFLOW).await {
+                tracing::debug!(%endpoint, %error, "The overflow waits until the one before counts as gone.");
+            }
+        }
+    }
+
+    /// Sends and follows jobs until `shutdown`, or until it is another program's turn.
+    async fn lead(&mut self, drain: &CancellationToken, shutdown: &CancellationToken) {
+        let shared = Arc::clone(&self.shared);
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_beat = Instant::now();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                _ = looks.tick() => if !drain.is_cancelled() {
-                    self.look().await;
-                },
+                _ = looks.tick() => {
+                    if matches!(shared.store.turn(&shared.endpoint, Turn::Overflow).await, Ok(false)) {
+                        tracing::warn!(endpoint = %shared.endpoint, "Another endpoint has taken over the late jobs of the queue.");
+                        return;
+                    }
+                    if !drain.is_cancelled() {
+                        self.look().await;
+                    }
+                }
                 () = sleep_until(next_beat) => next_beat = Instant::now() + self.beat().await,
                 stops = shared.store.stops(&shared.endpoint, OVERFLOW, STOPS_WAIT) => match stops {
                     Ok(stops) => stops.iter().filter_map(|id| self.held.get(id)).for_each(|held| held.stop.cancel()),
@@ -111,8 +151,6 @@ impl Forwarder {
                 Some(left) = self.tasks.join_next() => self.note(left.ok()),
             }
         }
-        self.leave.cancel();
-        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
     }
 
     /// Takes up the jobs that the last process has left at the far endpoint.

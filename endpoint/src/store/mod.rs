@@ -25,6 +25,7 @@ mod size;
 mod sqlite;
 mod status;
 mod stream;
+mod task;
 mod views;
 mod wakers;
 mod watchers;
@@ -56,6 +57,7 @@ pub use setup::{Overrides, Setup};
 pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
+pub use task::Task;
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
     MAX_SEARCHED, Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,
@@ -150,8 +152,8 @@ pub trait Store: Operations + Batches + 'static {
     fn database(&self) -> Option<DatabaseFigures> {
         None
     }
-    /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
-    async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {
+    /// Whether it is this program's turn: of several that share a queue, one does a task at a time. A turn ends unless it is taken again.
+    async fn turn(&self, _endpoint: &str, _task: Task) -> Result<bool, StoreError> {
         Ok(true)
     }
     /// What an endpoint has counted.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use end_to_end_tests::Postgres as Server;
 use futures_util::StreamExt;
 use runpod_endpoint::store::{
-    Heartbeat, HistoryQuery, Idempotency, Limits, Model, Setup, Status, Store, StoreError, WebhookEnd, WebhookQueue,
+    Heartbeat, HistoryQuery, Idempotency, Limits, Model, Setup, Status, Store, StoreError, Task, WebhookEnd,
+    WebhookQueue,
 };
 use tokio::time::timeout;
 
@@ -17,7 +18,7 @@ use crate::support::{
 };
 
 /// Two replicas; `None` where there is no PostgreSQL.
-fn two() -> Option<[Arc<dyn Store>; 2]> {
+pub(crate) fn two() -> Option<[Arc<dyn Store>; 2]> {
     has_postgres().then(|| {
         let engine = Postgres::new();
         [engine.open(Limits::default()), engine.open(Limits::default())]
@@ -25,7 +26,7 @@ fn two() -> Option<[Arc<dyn Store>; 2]> {
 }
 
 /// Runs `act` once somebody waits in `wait`, and returns how long the news took from one to the other.
-async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -> (T, Duration) {
+pub(crate) async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -> (T, Duration) {
     let mut acted = Instant::now();
     let acting = async {
         // Long enough for the wait to have begun at the other replica.
@@ -203,15 +204,15 @@ async fn workers_are_added_by_one_replica_at_a_time() {
     assert!(a.is_shared());
     let both_seen = || a.database().is_some_and(|figures| figures.replicas == 2);
     end_to_end_tests::until("the first replica to see the second", both_seen).await;
-    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn(EP).await), (Ok(true), Ok(false)));
-    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn("other").await), (Ok(true), Ok(true)));
+    assert_eq!((a.turn(EP, Task::Scaling).await, b.turn(EP, Task::Scaling).await), (Ok(true), Ok(false)));
+    assert_eq!((a.turn(EP, Task::Scaling).await, b.turn("other", Task::Scaling).await), (Ok(true), Ok(true)));
     let passed_on = async {
-        while b.scaling_turn(EP).await != Ok(true) {
+        while b.turn(EP, Task::Scaling).await != Ok(true) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(SOON, passed_on).await.expect("a turn that is not taken again ends");
-    assert_eq!(a.scaling_turn(EP).await, Ok(false));
+    assert_eq!(a.turn(EP, Task::Scaling).await, Ok(false));
 }
 
 #[tokio::test]

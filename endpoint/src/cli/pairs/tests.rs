@@ -93,21 +93,3 @@ fn usual_settings_are_accepted() {
         assert_eq!(problems(args, file), "", "{args:?}");
     }
 }
-
-#[test]
-fn what_a_shared_database_cannot_do_is_refused_with_it_alone() {
-    let overflow = "[[endpoint]]\nid = \"a\"\noverflow = { url = \"https://api.runpod.ai/v2/abc\", after = \"30s\" }";
-    let balancer = "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:9000\" }";
-    for (args, file, part) in [
-        (&["--fair-by", "client-key"][..], "", "--fair-by is not supported with --database: remove it or use --data"),
-        (&[], "[[endpoint]]\nid = \"a\"\nfair_by = \"client-key\"", "endpoint \"a\": `fair_by` is not supported"),
-        (&[], overflow, "endpoint \"a\": `overflow` is not supported"),
-        (&[], balancer, "endpoint \"a\": `load_balancer` is not supported"),
-    ] {
-        assert_eq!(problems(args, file), "", "without a database");
-        let shared = [args, &["--database", "postgres://jobs@db-1/jobs"]].concat();
-        let text = problems(&shared, file);
-        assert!(text.contains(part), "{file}: {text}");
-    }
-    assert_eq!(problems(&["--max-queued", "5", "--retention", "1h", "--database", "postgres://db-1/jobs"], ""), "");
-}

@@ -23,7 +23,6 @@ mod schema;
 mod shared;
 mod store;
 mod unit;
-mod unsupported;
 mod upkeep;
 mod work;
 mod write;

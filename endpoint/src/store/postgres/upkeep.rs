@@ -54,22 +54,24 @@ const ADOPT: &str = "UPDATE jobs SET webhook_owner = $1 WHERE webhook_owner IS N
 /// The counts of replicas that are gone for good become one row.
 const FOLD: &str = "WITH gone AS (DELETE FROM counters WHERE replica <> '' AND replica NOT IN (SELECT id FROM replicas WHERE seen > $1) \
     RETURNING *) INSERT INTO counters SELECT endpoint, '', 0, '', sum(jobs), sum(bytes), sum(streamed), sum(in_queue), sum(in_progress), \
-    sum(completed), sum(failed), sum(retried) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
+    sum(completed), sum(failed), sum(retried), max(served), max(served_low) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
     DO UPDATE SET jobs = counters.jobs + excluded.jobs, bytes = counters.bytes + excluded.bytes, \
     streamed = counters.streamed + excluded.streamed, in_queue = counters.in_queue + excluded.in_queue, \
     in_progress = counters.in_progress + excluded.in_progress, completed = counters.completed + excluded.completed, \
-    failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried";
+    failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried, \
+    served = greatest(counters.served, excluded.served), served_low = greatest(counters.served_low, excluded.served_low)";
 const FORGET_REPLICAS: &str = "DELETE FROM replicas WHERE seen <= $1";
 const WAITING: &str = "SELECT open.name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = open.name AND waiting LIMIT polls) AS found) \
     FROM unnest($1::text[], $2::bigint[]) AS open(name, polls) JOIN endpoints ON endpoints.name = open.name AND NOT paused";
 /// The first place at which an urgent job waits; where none does, the last one that was given. Beyond the places of low priority a new
 /// urgent job would not be seen.
-const FIRST: &str = "SELECT name, coalesce(place, (SELECT last_value FROM numbers)) \
-    FROM unnest($1::text[]) AS open(name) LEFT JOIN LATERAL (SELECT place FROM jobs \
-    WHERE endpoint = name AND waiting AND NOT low ORDER BY low, place LIMIT 1) AS waiting ON true";
+const FIRST: &str = "SELECT name, coalesce(place, (SELECT last_value FROM numbers)), coalesce(round, 0) \
+    FROM unnest($1::text[]) AS open(name) LEFT JOIN LATERAL (SELECT round, place FROM jobs \
+    WHERE endpoint = name AND waiting AND NOT low ORDER BY low, round, place LIMIT 1) AS waiting ON true";
 const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     LEFT JOIN jobs ON endpoint = name AND id = wanted \
-    WHERE id IS NULL OR unread_bytes > 0 OR NOT (waiting OR holder IS NOT NULL)";
+    WHERE id IS NULL OR NOT (waiting OR holder IS NOT NULL) \
+    OR coalesce((SELECT unread_bytes > 0 FROM streams WHERE job = number), false)";
 const STOPPED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     JOIN workers ON endpoint = name AND id = wanted WHERE has_stops";
 const DEAD_ROWS: &str = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'";
@@ -247,7 +249,8 @@ async fn look_for_lost_hints(shared: &Arc<Shared>) -> Result<(), StoreError> {
         }
         for row in shared.query(FIRST, &[&names]).await? {
             let Some(local) = shared.find(row.get(0)) else { continue };
-            let first = Position { low_priority: false, round: 0, number: rows::natural(row.get(1)) };
+            let (round, number) = (rows::natural(row.get(2)), rows::natural(row.get(1)));
+            let first = Position { low_priority: false, round, number };
             local.floor.lock().note(Instant::now(), first);
         }
     }
