@@ -111,7 +111,7 @@ impl Forwarder {
         let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
     }
 
-    async fn wait_for_turn(&mut self) {
+    async fn wait_for_turn(&self) {
         let Shared { store, endpoint, .. } = &*self.shared;
         while !matches!(store.turn(endpoint, Turn::Overflow).await, Ok(true)) {
             tokio::time::sleep(RETRY_PAUSE).await;

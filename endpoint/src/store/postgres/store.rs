@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
-use super::poll::{AsksFor, Poll, Taken};
+use super::poll::{AsksFor, Taken};
 use super::rows;
 use super::work::Need;
 use crate::store::Store;
