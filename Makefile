@@ -126,7 +126,7 @@ bench: tools libtorch models python-client pytorch-worker ## Measure the runtime
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-worker --bench redaction
-	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
+	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle replicas
 
 .PHONY: bench-depth
 bench-depth: tools ## The endpoint with up to a million queued jobs: memory for each, time to take the next

@@ -1,6 +1,6 @@
 //! Two endpoints on one database, as two hosts would run them.
 
-use end_to_end_tests::{Client, Endpoint, Postgres, Receiver, Worker, WorkerOptions, binary, eventually, run_tool};
+use end_to_end_tests::{Client, Endpoint, Postgres, Receiver, Worker, WorkerOptions, binary, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -187,45 +187,4 @@ async fn the_late_jobs_of_an_endpoint_that_is_killed_are_followed_by_the_other()
     completed(&other, &later).await;
     let jobs = far.client().health().await["jobs"].clone();
     assert_eq!((&jobs["completed"], &jobs["inProgress"]), (&json!(2), &json!(0)), "a job ran twice: {jobs}");
-}
-
-/// The exit status, and what was printed.
-fn command(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = run_tool(&binary("runpod-endpoint").to_string_lossy(), args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-#[test]
-fn what_is_wrong_with_a_database_ends_the_start_in_one_line() {
-    let Some(server) = Postgres::shared() else { return };
-    let wrong = server.url_of("jobs", "hunter2", "postgres");
-    let missing = ["--database-password-file", "/no/such/file"];
-    for (url, more, status, words) in [
-        (&*wrong, &[][..], 1, "correct the user, or the password"),
-        (&server.url("no_such_database"), &[], 1, "createdb no_such_database"),
-        ("mysql://jobs@localhost/jobs", &[], 64, "give postgres://"),
-        (&wrong, &missing, 64, "/no/such/file"),
-    ] {
-        let args = [&["serve", "--bind", "127.0.0.1:0", "--database", url], more].concat();
-        let (code, _, error) = command(&args);
-        assert_eq!((code, error.lines().count()), (Some(status), 1), "{error}");
-        assert!(error.contains(words) && !error.contains("hunter2"), "{words:?} is not in {error:?}");
-    }
-}
-
-#[test]
-fn the_check_names_what_is_set_up_badly_and_shows_no_password() {
-    let Some(server) = Postgres::shared() else { return };
-    let url = server.database();
-    let (code, report, error) = command(&["database", "migrate", "--database", &url]);
-    assert_eq!((code, report.lines().count()), (Some(0), 1), "{error}");
-    let (code, report, error) = command(&["database", "check", "--database", &url]);
-    assert_eq!(code, Some(1), "{error}");
-    for line in ["fsync = \"off\": FIX: ", "autovacuum = \"on\": ok", "notifications = \"arrive\": ok"] {
-        assert!(report.contains(line), "{line:?} is not in {report}");
-    }
-    let (_, settings, _) = command(&["serve", "--database", &url, "--check-config"]);
-    assert!(settings.contains("database"), "{settings}");
-    assert!(![report, error, settings].concat().contains(server.password()));
 }

@@ -15,6 +15,10 @@ use crate::{Daemon, free_port, not_tested};
 const USER: &str = "jobs";
 const PASSWORD: &str = "a password of the tests";
 
+/// Settings of a server that may forget everything when the machine fails, and of one that may not.
+const VOLATILE: &str = "fsync = off\nfull_page_writes = off\nmax_connections = 400\nshared_buffers = 64MB\n";
+const DURABLE: &str = "max_connections = 100\nshared_buffers = 256MB\nmax_wal_size = 4GB\n";
+
 /// Folders in which the programs of a version are, the newest first.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
@@ -23,6 +27,7 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 pub struct Postgres {
     programs: PathBuf,
     folder: PathBuf,
+    settings: &'static str,
     port: u16,
     databases: AtomicU32,
     /// Ends the server once its standard input is closed.
@@ -44,14 +49,63 @@ impl Postgres {
     /// # Panics
     /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
     pub fn start() -> Option<Self> {
+        let server = Self::in_folder(TempDir::new(), VOLATILE)?;
+        server.create();
+        Some(server)
+    }
+
+    /// A server to measure, which syncs as one in production does, on a disk.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn durable() -> Option<Self> {
+        let server = Self::in_folder(TempDir::new_in("/var/tmp"), DURABLE)?;
+        server.create();
+        Some(server)
+    }
+
+    /// A server that follows this one. It can be read.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn standby(&self) -> Self {
+        let standby = Self::in_folder(TempDir::new(), VOLATILE).unwrap_or_else(|| panic!("PostgreSQL is gone"));
+        standby.give_to_server();
+        let (data, primary) = (standby.data().display().to_string(), self.url("postgres"));
+        standby.server_tool("pg_basebackup", &["-D", &data, "-d", &primary, "-R", "-c", "fast", "-X", "stream"]);
+        standby.set_up();
+        standby.run();
+        standby
+    }
+
+    fn in_folder(folder: std::io::Result<TempDir>, settings: &'static str) -> Option<Self> {
         let Some(programs) = programs() else {
             not_tested("PostgreSQL is not installed: apt-get install postgresql-15");
             return None;
         };
-        let folder = TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
-        let server = Self { programs, port: free_port(), databases: AtomicU32::new(0), _guard: guard(&folder), folder };
-        server.create();
-        Some(server)
+        let folder = folder.map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
+        let (port, databases, guard) = (free_port(), AtomicU32::new(0), guard(&folder));
+        Some(Self { programs, folder, settings, port, databases, _guard: guard })
+    }
+
+    /// The server refuses to run as root.
+    fn give_to_server(&self) {
+        if is_root() {
+            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
+        }
+    }
+
+    /// What overrides other settings, those of the primary included.
+    fn set_up(&self) {
+        let file = self.data().join("postgresql.auto.conf");
+        let mut settings = fs::read_to_string(&file).unwrap_or_default();
+        settings += &format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n{}",
+            self.port,
+            self.folder.display(),
+            self.settings
+        );
+        fs::write(file, settings).unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn data(&self) -> PathBuf {
@@ -61,23 +115,13 @@ impl Postgres {
     fn create(&self) {
         let password = self.folder.join("password");
         fs::write(&password, PASSWORD).unwrap_or_else(|error| panic!("{error}"));
-        if is_root() {
-            // The server refuses to run as root.
-            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
-        }
+        self.give_to_server();
         let (data, password) = (self.data(), password.display().to_string());
         let data = data.display().to_string();
         let args =
             ["-D", &data, "-U", USER, "--pwfile", &password, "-A", "scram-sha-256", "-N", "-E", "UTF8", "--locale=C"];
         self.server_tool("initdb", &args);
-        let settings = format!(
-            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
-             max_connections = 400\nshared_buffers = 64MB\n",
-            self.port,
-            self.folder.display()
-        );
-        let file = self.data().join("postgresql.auto.conf");
-        fs::write(file, settings).unwrap_or_else(|error| panic!("{error}"));
+        self.set_up();
         self.run();
     }
 
@@ -91,6 +135,23 @@ impl Postgres {
     pub fn kill(&self) {
         let data = self.data().display().to_string();
         self.server_tool("pg_ctl", &["stop", "-w", "-s", "-m", "immediate", "-D", &data]);
+    }
+
+    /// Offers TLS with this certificate.
+    ///
+    /// # Panics
+    /// When the files cannot be copied, or the server cannot be set up.
+    pub fn use_certificate(&self, certificate: &Path, key: &Path) {
+        let copy = |from: &Path, name: &str| {
+            let to = self.data().join(name);
+            fs::copy(from, &to).unwrap_or_else(|error| panic!("{error}"));
+            succeeded("chmod", &tool(command("chmod").arg("600").arg(&to)));
+        };
+        copy(certificate, "server.crt");
+        copy(key, "server.key");
+        self.give_to_server();
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
     }
 
     /// A new database; returns its URL.

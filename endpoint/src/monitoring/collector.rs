@@ -323,7 +323,7 @@ impl Collected {
 }
 
 fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fmt::Result {
-    let DatabaseFigures { is_up, latency, replicas, dead_rows } = figures;
+    let DatabaseFigures { is_up, latency, replicas, dead_rows, transactions, transaction_time, .. } = figures;
     for (name, help, value) in [
         (
             "runpod_endpoint_database_up",
@@ -341,10 +341,30 @@ fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fm
             "Rows of jobs that are no longer visible and not vacuumed yet, as the server estimates them.",
             count(dead_rows),
         ),
+        (
+            "runpod_endpoint_database_connections",
+            "Connections that the database server has open, for all its databases.",
+            count(figures.connections),
+        ),
+        (
+            "runpod_endpoint_database_connections_allowed",
+            "Connections that the database server allows.",
+            count(figures.max_connections),
+        ),
+        (
+            "runpod_endpoint_database_standbys",
+            "Standbys that are connected to the database server.",
+            count(figures.standbys),
+        ),
     ] {
         describe(encoder, name, help, MetricType::Gauge)?.encode_gauge(&value)?;
     }
-    Ok(())
+    let help = "Transactions of this endpoint on jobs.";
+    let mut family = describe(encoder, "runpod_endpoint_database_transactions", help, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&transactions, None)?;
+    let help = "Time that these transactions took together, the wait for each commit included.";
+    let mut family = describe(encoder, "runpod_endpoint_database_transaction_seconds", help, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&transaction_time.as_secs_f64(), None)
 }
 
 /// Begins a family of metrics. Its unit is part of its name.
@@ -379,16 +399,34 @@ mod tests {
 
     #[test]
     fn a_database_is_shown_where_there_is_one() {
-        let figures = DatabaseFigures { is_up: true, latency: Duration::from_millis(5), replicas: 2, dead_rows: 7 };
+        let figures = DatabaseFigures {
+            is_up: true,
+            latency: Duration::from_millis(5),
+            replicas: 2,
+            dead_rows: 7,
+            transactions: 40,
+            transaction_time: Duration::from_millis(1500),
+            connections: 34,
+            max_connections: 100,
+            standbys: 1,
+        };
         for database in [None, Some(figures)] {
             let mut registry = Registry::default();
             let (series, webhooks, requests, connections) = Default::default();
             registry.register_collector(Box::new(Collected { series, webhooks, requests, connections, database }));
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
-            for line in
-                ["database_up 1.0", "database_latency_seconds 0.005", "database_replicas 2.0", "database_dead_rows 7.0"]
-            {
+            for line in [
+                "database_up 1.0",
+                "database_latency_seconds 0.005",
+                "database_replicas 2.0",
+                "database_dead_rows 7.0",
+                "database_transactions_total 40",
+                "database_transaction_seconds_total 1.5",
+                "database_connections 34.0",
+                "database_connections_allowed 100.0",
+                "database_standbys 1.0",
+            ] {
                 let shown = text.contains(&format!("\nrunpod_endpoint_{line}\n"));
                 assert_eq!(shown, database.is_some(), "{line}: {text}");
             }

@@ -13,6 +13,7 @@ mod history;
 mod job;
 mod limits;
 mod model;
+mod moved;
 mod operations;
 mod payload;
 mod postgres;
@@ -26,6 +27,7 @@ mod sqlite;
 mod status;
 mod stream;
 mod task;
+mod transfer;
 mod views;
 mod wakers;
 mod watchers;
@@ -49,7 +51,7 @@ pub use limits::{Limits, ping_interval};
 pub use model::Model;
 pub use operations::Operations;
 pub use payload::{Content, Part, Payload};
-pub use postgres::{DatabaseError, DatabaseUrl, Finding, PostgresStore, check_database, migrate_database};
+pub use postgres::{DatabaseError, DatabaseUrl, Finding, PostgresStore, Verdict, check_database, migrate_database};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
 pub use request::{Digest, Idempotency, JobId, NewJob, Policy, Request};
@@ -58,6 +60,7 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use task::Task;
+pub use transfer::{MoveError, Moved, export_file, import_file};
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
     MAX_SEARCHED, Overdue, Page, Seen, TakenJob, Webhook, WorkerState, WorkerView,

@@ -13,3 +13,4 @@ mod operators;
 mod replicas;
 mod support;
 mod together;
+mod transfer;

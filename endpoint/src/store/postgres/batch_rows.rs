@@ -36,6 +36,9 @@ pub(super) const COUNT: &str = "SELECT count(*) FROM batches WHERE endpoint = $1
 pub(super) const JOBS: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND batch = $2 ORDER BY number OFFSET $3 LIMIT $4";
 
+/// Every batch of an endpoint.
+pub(super) const ALL: &str = "SELECT * FROM batches WHERE endpoint = $1 ORDER BY number";
+
 /// Batches whose life is over, each with some of its jobs.
 pub(super) const DUE: &str = "SELECT endpoint, id, ARRAY(SELECT jobs.id FROM jobs WHERE jobs.endpoint = batches.endpoint \
     AND batch = batches.id LIMIT $2) AS jobs FROM batches WHERE expires <= $1 LIMIT 1";

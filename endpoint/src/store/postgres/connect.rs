@@ -38,12 +38,15 @@ pub enum DatabaseError {
     /// The file with the password cannot be read.
     #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
     PasswordFile(PathBuf, std::io::Error),
+    /// The file with authorities cannot be used.
+    #[error("PGSSLROOTCERT={}: no certificates ({}); name a file with the server's authority in PEM format", .0.display(), .1)]
+    RootCertificates(PathBuf, String),
     /// No server answers.
     #[error("--database: no PostgreSQL answers at {0} ({1}); start it, or correct host and port")]
     Unreachable(String, String),
     /// TLS could not be agreed upon.
     #[error(
-        "--database: no TLS with {0} ({1}); add its authority to the trusted certificates (SSL_CERT_FILE), or use ?sslmode=disable on a trusted network"
+        "--database: no TLS with {0} ({1}); name its authority with PGSSLROOTCERT=FILE, or use ?sslmode=disable on a trusted network"
     )]
     Tls(String, String),
     /// Wrong name or password.
@@ -85,6 +88,22 @@ pub enum DatabaseError {
         "--database: user {0:?} may not create tables ({1}); run as a superuser: GRANT CREATE ON SCHEMA public TO {0:?}"
     )]
     Rights(String, String),
+    /// An endpoint would go on meanwhile.
+    #[error("--database: the endpoint on {0} uses it; stop every endpoint of this database first")]
+    InUse(String),
+    /// There are jobs already.
+    #[error(
+        "--database: there are {0} jobs in it already; import into an empty database, such as a new one: createdb NAME"
+    )]
+    NotEmpty(u64),
+    /// Nothing to read.
+    #[error("--database: it has no tables of runpod-endpoint; correct the name of the database")]
+    NoTables,
+    /// Locked by another one that creates, updates or moves its content.
+    #[error(
+        "--database: another runpod-endpoint is about to move or migrate its content, or a transaction of another program holds locks; try again when it has ended"
+    )]
+    Busy,
     /// Anything else.
     #[error("--database: {0}; look into the log of the server")]
     Other(String),
@@ -194,6 +213,7 @@ impl DatabaseUrl {
             () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => DatabaseError::ReadOnly(self.hosts()),
             () if is(&[SqlState::INSUFFICIENT_PRIVILEGE]) => DatabaseError::Rights(self.user(), text),
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
+            () if is(&[SqlState::LOCK_NOT_AVAILABLE]) => DatabaseError::Busy,
             // A statement that was prepared in another session: the pooler changes sessions in between.
             () if is(&[SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT]) => DatabaseError::Pooler,
             () => DatabaseError::Other(text),
@@ -209,10 +229,18 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// TLS that trusts what this machine trusts.
+/// TLS that trusts what this machine trusts, and the authorities in the file that `PGSSLROOTCERT` names.
 pub(super) fn tls() -> Result<MakeRustlsConnect, DatabaseError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = std::env::var_os("PGSSLROOTCERT").map(PathBuf::from) {
+        let found = rustls_native_certs::load_certs_from_paths(Some(&file), None);
+        if found.certs.is_empty() {
+            let reason = found.errors.first().map_or_else(|| "there is none in it".to_owned(), ToString::to_string);
+            return Err(DatabaseError::RootCertificates(file, reason));
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let config = ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()

@@ -22,6 +22,7 @@ mod rows;
 mod schema;
 mod shared;
 mod store;
+mod transfer;
 mod unit;
 mod upkeep;
 mod work;
@@ -34,8 +35,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use check::{Finding, check_database, migrate_database};
+pub use check::{Finding, Verdict, check_database, migrate_database};
 pub use connect::{DatabaseError, DatabaseUrl};
+pub(crate) use transfer::{DatabaseSource, DatabaseTarget};
 
 use super::setup::Setup;
 use hints::Notifier;

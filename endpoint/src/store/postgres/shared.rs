@@ -198,6 +198,7 @@ impl Shared {
         sent: &mut Option<Done>,
     ) -> Result<(), Failure> {
         let client = self.client().await?;
+        let begun = Instant::now();
         let outcome = match timeout(UNIT_LIMIT, unit::run(&client, place, works, sent)).await {
             Ok(outcome) => outcome,
             Err(_) => {
@@ -214,6 +215,9 @@ impl Shared {
             }
         } else {
             self.note_back();
+            let mut figures = self.figures.lock();
+            figures.transactions += 1;
+            figures.transaction_time += begun.elapsed();
         }
         outcome
     }

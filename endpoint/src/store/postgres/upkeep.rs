@@ -74,7 +74,10 @@ const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) A
     OR coalesce((SELECT unread_bytes > 0 FROM streams WHERE job = number), false)";
 const STOPPED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     JOIN workers ON endpoint = name AND id = wanted WHERE has_stops";
-const DEAD_ROWS: &str = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'";
+/// What every user may see of the server.
+const SERVER: &str = "SELECT (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'), \
+    (SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database), current_setting('max_connections')::bigint, \
+    (SELECT count(*) FROM pg_stat_replication)";
 const ENDPOINTS: &str = "SELECT name FROM endpoints";
 
 /// Runs for as long as the store lives.
@@ -118,8 +121,13 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
     look_for_lost_hints(shared).await?;
     if round.is_multiple_of(SELDOM) {
         take_over(shared, now).await?;
-        let dead_rows = shared.query(DEAD_ROWS, &[]).await?;
-        shared.figures.lock().dead_rows = dead_rows.first().map(|row| rows::size(row.get(0))).unwrap_or_default();
+        if let Some(row) = shared.query(SERVER, &[]).await?.first() {
+            let mut figures = shared.figures.lock();
+            let [dead_rows, connections, max_connections, standbys] =
+                [0, 1, 2, 3].map(|column| rows::size(row.get(column)));
+            (figures.dead_rows, figures.connections) = (dead_rows, connections);
+            (figures.max_connections, figures.standbys) = (max_connections, standbys);
+        }
         let endpoints: Vec<String> =
             shared.query(ENDPOINTS, &[]).await?.iter().map(|row| row.get::<_, String>(0)).collect();
         shared.locals.lock().retain(|name, local| Arc::strong_count(local) > 1 || endpoints.contains(name));

@@ -12,8 +12,8 @@ use super::failure::{Failure, Place};
 use super::lock::Found;
 use super::rows::{self, LoadedWorker, integer, micros};
 use crate::store::job::Position;
-use crate::store::payload::{Filed, Payload};
-use crate::store::queue::{Change, KeptBatch, KeptJob, Queue, Tally};
+use crate::store::payload::{Filed, Part, Payload};
+use crate::store::queue::{Change, Counters, KeptBatch, KeptJob, Queue, Tally};
 use crate::store::stream::StreamLeft;
 use crate::store::workers::KeptWorker;
 
@@ -59,7 +59,15 @@ const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8
     retried = counters.retried + excluded.retried, served = greatest(counters.served, excluded.served), \
     served_low = greatest(counters.served_low, excluded.served_low)";
 
+/// What a job brings with it from another store, beside its record.
+pub(super) struct MovedTexts {
+    pub(super) number: u64,
+    pub(super) payloads: Vec<(Part, Payload)>,
+    pub(super) items: Vec<(u64, Payload)>,
+}
+
 /// Everything that one unit changes.
+#[derive(Default)]
 pub(super) struct Writes {
     /// Jobs that are gone.
     gone: Vec<i64>,
@@ -126,13 +134,8 @@ impl Writes {
             jobs,
             payloads: last_of_each(payloads),
             chunks,
-            workers: Vec::new(),
-            forgotten: Vec::new(),
-            batches: Vec::new(),
             gone_batches,
-            polls: Vec::new(),
-            counted: [0; 10],
-            paused: None,
+            ..Self::default()
         };
         let changed = queue.kept_batches().filter(|(number, batch)| found.batches.get(number) != Some(batch));
         writes.batches = changed.map(|(_, batch)| batch).collect();
@@ -143,6 +146,36 @@ impl Writes {
         writes.counted = counted(before, after);
         writes.paused = (before.paused != after.paused).then_some(after.paused);
         Ok(writes)
+    }
+
+    /// Jobs that were put into a queue from elsewhere, with the workers that hold them.
+    pub(super) fn moved(queue: &Queue<Filed>, moved: Vec<MovedTexts>, holders: &[Arc<str>]) -> Result<Self, Failure> {
+        let mut writes = Self { counted: counted(Tally::default(), queue.contents()), ..Self::default() };
+        for MovedTexts { number, payloads, items } in moved {
+            writes.jobs.extend(queue.kept_job(number)?);
+            let job = integer(number);
+            writes.payloads.extend(payloads.into_iter().map(|(part, text)| (job, rows::part(part), text)));
+            if !items.is_empty() {
+                writes.streams.extend(queue.kept_stream(number).map(|stream| (job, stream)));
+            }
+            writes.chunks.extend(items.into_iter().map(|(n, item)| (job, integer(n), item)));
+        }
+        for id in holders {
+            writes.note_worker(id, None, queue.kept_worker(id)?);
+        }
+        Ok(writes)
+    }
+
+    /// Nothing but batches.
+    pub(super) fn batches(batches: Vec<KeptBatch>) -> Self {
+        Self { batches, ..Self::default() }
+    }
+
+    /// Nothing but what an endpoint has that outlives its jobs.
+    pub(super) fn counters(counters: Counters) -> Self {
+        let Counters { completed, failed, retried, .. } = counters;
+        let counted = [0, 0, 0, 0, 0, integer(completed), integer(failed), integer(retried), 0, 0];
+        Self { counted, paused: Some(counters.paused), ..Self::default() }
     }
 
     fn note_worker(&mut self, id: &Arc<str>, loaded: Option<&LoadedWorker>, kept: Option<KeptWorker>) {
@@ -212,6 +245,18 @@ impl Writes {
 
     /// Writes everything and commits, in one round trip.
     pub(super) async fn commit(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+        let end = async { Ok(client.batch_execute("COMMIT").await?) };
+        tokio::try_join!(biased; self.send(client, place, token), end)?;
+        Ok(())
+    }
+
+    /// Writes everything as one part of a longer transaction.
+    pub(super) async fn write(&self, client: &ClientWrapper, place: &Place<'_>) -> Result<(), Failure> {
+        self.prepare(client).await?;
+        self.send(client, place, "").await
+    }
+
+    async fn send(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
         let Self { gone, jobs, payloads, chunks, workers, forgotten, gone_batches, polls, counted, paused, .. } = self;
         let (endpoint, replica) = (place.endpoint, place.replica);
         let job = Columns::of(jobs);
@@ -287,7 +332,6 @@ impl Writes {
                 }
             },
             try_join_all(sent),
-            client.batch_execute("COMMIT"),
         )?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeptBatch, Queue};
+use super::{KeptBatch, Queue, Turn};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
@@ -94,6 +94,14 @@ struct Read {
     history: History,
 }
 
+/// The record of a job as a database has it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_record(text: &str) -> serde_json::Result<Record<usize>> {
+    Ok(serde_json::from_str::<Read>(text)?.job)
+}
+
 impl Queue<Filed> {
     /// An empty queue that notes every change, renewed leases included.
     pub(crate) fn shared(limits: Limits, now: Timestamp) -> Self {
@@ -154,6 +162,11 @@ impl Queue<Filed> {
     /// How far a share of the queue is, and the latest round that a worker has got a job of.
     pub(crate) fn note_turns(&mut self, low_priority: bool, share: Option<Arc<str>>, last: u64, served: u64) {
         self.waiting.note_turns(low_priority, share, last, served);
+    }
+
+    /// How far the shares of the queue are.
+    pub(crate) fn turns(&self) -> Vec<Turn> {
+        self.waiting.turns()
     }
 
     /// The unread stream items of a job that was put in.

@@ -16,6 +16,14 @@ const MAX_FRONT: usize = 1000;
 /// Who shares the queue with others.
 type Share = Option<Arc<str>>;
 
+/// How far a share is: the round of its last job. Without a share: that of the last job of all.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) low_priority: bool,
+    pub(crate) share: Share,
+    pub(crate) last: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     jobs: BTreeMap<Position, (JobId, Share)>,
@@ -53,6 +61,23 @@ impl Waiting {
         self.elsewhere.insert((low_priority, share), last);
         let known = &mut self.served[usize::from(low_priority)];
         *known = served.max(*known);
+    }
+
+    /// How far every share is, here and elsewhere.
+    pub(super) fn turns(&self) -> Vec<Turn> {
+        let mut last = self.elsewhere.clone();
+        let mut note = |low_priority: bool, share: Share, round: u64| {
+            let known = last.entry((low_priority, share)).or_default();
+            *known = round.max(*known);
+        };
+        for ((low_priority, share), positions) in &self.shares {
+            let round = positions.last().map_or(0, |position| position.round);
+            note(*low_priority, Some(Arc::clone(share)), round);
+        }
+        for low_priority in [false, true] {
+            note(low_priority, None, self.last_round(low_priority));
+        }
+        last.into_iter().map(|((low_priority, share), last)| Turn { low_priority, share, last }).collect()
     }
 
     /// The latest round that a worker has got a job of; with normal and with low priority.
