@@ -26,6 +26,7 @@ mod readme;
 mod real_days;
 mod replicas;
 mod scaffold;
+mod scale_out;
 mod secrets;
 mod serve;
 mod spool;

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{Daemon, free_port, not_tested};
+use crate::{Daemon, free_port, not_tested, process};
 
 /// The user of all databases, and the password.
-const USER: &str = "jobs";
-const PASSWORD: &str = "a password of the tests";
+pub(crate) const USER: &str = "jobs";
+pub(crate) const PASSWORD: &str = "a password of the tests";
 
 /// Folders in which the programs of a version are, the newest first.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -182,29 +182,25 @@ impl Postgres {
 fn guard(folder: &Path) -> Child {
     let script = "cat >/dev/null; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; \
         for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; rm -rf \"$0\"";
-    let mut guard = command("sh");
-    guard.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Of a group of its own: the end of the test's group must not be the end of the guard.
-    std::os::unix::process::CommandExt::process_group(&mut guard, 0);
-    guard.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
+    process::guard(script, &[&folder.display().to_string()])
 }
 
-fn programs() -> Option<PathBuf> {
+pub(crate) fn programs() -> Option<PathBuf> {
     let folders = fs::read_dir(VERSIONS).ok()?.flatten().map(|entry| entry.path().join("bin"));
     let version = |folder: &PathBuf| folder.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
     folders.filter(|folder| folder.join("initdb").is_file()).max_by_key(version)
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
-fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 
-fn tool(command: &mut Command) -> Output {
+pub(crate) fn tool(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
@@ -212,7 +208,7 @@ fn run(command: &mut Command) -> bool {
     command.status().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")).success()
 }
 
-fn succeeded(what: &str, output: &Output) -> String {
+pub(crate) fn succeeded(what: &str, output: &Output) -> String {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -86,9 +86,9 @@ pub(super) async fn run(
     let needs = Needs::of(works);
     let mut loaded = Loaded::lock_jobs(client, place, &needs).await?;
     loaded.lock_workers(client, place, &needs).await?;
-    let Loaded { mut queue, now, numbers, workers, .. } = loaded;
+    let Loaded { mut queue, now, due, numbers, workers, .. } = loaded;
     let before = queue.contents();
-    queue.tick(now);
+    queue.tick(due);
     queue.give_numbers(numbers);
     for work in works.iter_mut() {
         work.decide(&mut queue, now);
@@ -112,6 +112,8 @@ pub(super) async fn run(
 struct Loaded {
     queue: Queue<Filed>,
     now: Timestamp,
+    /// What was due by then is over.
+    due: Timestamp,
     numbers: Vec<u64>,
     /// Names under which the jobs are held.
     holders: BTreeSet<Arc<str>>,
@@ -156,6 +158,7 @@ impl Loaded {
         let mut loaded = Self {
             queue: Queue::shared(place.limits, now),
             now,
+            due: state.get::<_, Option<i64>>("beat").map_or(now, |beat| now.min(rows::time(beat) + STANDSTILL)),
             numbers: numbers.iter().map(|row| rows::natural(row.get(0))).collect(),
             holders: BTreeSet::new(),
             with_items: Vec::new(),
@@ -258,6 +261,10 @@ pub(super) async fn was_committed(client: &ClientWrapper, place: &Place<'_>, tok
     let found = client.query_opt(&find, &[&place.endpoint, &place.replica, &place.lane]).await?;
     Ok(found.is_some_and(|row| row.get::<_, &str>(0) == token))
 }
+
+/// When no replica could write for this long, workers could not report either. Time stands still then: nothing is over, until leases have
+/// got that time on top.
+pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// How long one unit may take before its connection counts as lost.
 pub(super) const UNIT_LIMIT: Duration = Duration::from_secs(15);

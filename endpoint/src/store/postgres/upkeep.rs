@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::failure::Failure;
 use super::rows;
 use super::shared::{Shared, unanswered, unavailable};
+use super::unit::STANDSTILL;
 use super::work::Need;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
@@ -27,9 +28,6 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// A replica that was not seen for this long asks no more for the outcome of its last commits.
 const GONE_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// When no replica could write for this long, workers could not report either: leases get that time on top.
-const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// How long it may take to note that, with all that is owed after a standstill.
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
