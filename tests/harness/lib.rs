@@ -25,7 +25,7 @@ pub use fake_nvml::FakeNvml;
 pub use fake_queue::{FakeQueue, Reply, Seen};
 pub use faulty_proxy::FaultyProxy;
 pub use lab::{Cut, Host, Lab};
-pub use postgres::Postgres;
+pub use postgres::{Postgres, Session};
 pub use postgres_cluster::PostgresCluster;
 pub use process::Daemon;
 pub use receiver::{Posted, Receiver};

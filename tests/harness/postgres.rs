@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -48,10 +49,36 @@ impl Postgres {
             not_tested("PostgreSQL is not installed: apt-get install postgresql-15");
             return None;
         };
-        let folder = TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
+        Some(Self::start_in(programs, new_folder()))
+    }
+
+    /// A server of the test's own, on a file system of so many MiB; `None`, after a report, where none can be mounted.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` where no file system can be mounted.
+    pub fn start_on_small_disk(mib: u32) -> Option<Self> {
+        let Some(programs) = programs() else {
+            not_tested("PostgreSQL is not installed: apt-get install postgresql-15");
+            return None;
+        };
+        let folder = new_folder();
+        let mut mount = command("mount");
+        if !run(mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(&folder)) {
+            not_tested("a full disk of the database: this machine does not let us mount a small file system");
+            return None;
+        }
+        Some(Self::start_in(programs, folder))
+    }
+
+    fn start_in(programs: PathBuf, folder: PathBuf) -> Self {
         let server = Self { programs, port: free_port(), databases: AtomicU32::new(0), _guard: guard(&folder), folder };
         server.create();
-        Some(server)
+        server
+    }
+
+    /// Where everything of the server is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn data(&self) -> PathBuf {
@@ -67,12 +94,12 @@ impl Postgres {
         }
         let (data, password) = (self.data(), password.display().to_string());
         let data = data.display().to_string();
-        let args =
-            ["-D", &data, "-U", USER, "--pwfile", &password, "-A", "scram-sha-256", "-N", "-E", "UTF8", "--locale=C"];
-        self.server_tool("initdb", &args);
+        let access = ["-U", USER, "--pwfile", &password, "-A", "scram-sha-256"];
+        let small = ["-N", "-E", "UTF8", "--locale=C", "--wal-segsize=1"];
+        self.server_tool("initdb", &[&["-D", &data], &access[..], &small].concat());
         let settings = format!(
             "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
-             max_connections = 400\nshared_buffers = 64MB\n",
+             max_connections = 400\nshared_buffers = 64MB\nmin_wal_size = 2MB\n",
             self.port,
             self.folder.display()
         );
@@ -85,6 +112,12 @@ impl Postgres {
     pub fn run(&self) {
         let (data, log) = (self.data().display().to_string(), self.folder.join("log").display().to_string());
         self.server_tool("pg_ctl", &["start", "-w", "-s", "-D", &data, "-l", &log]);
+    }
+
+    /// Whether the server has not ended by itself.
+    pub fn is_running(&self) -> bool {
+        let data = self.data().display().to_string();
+        run(self.as_user("pg_ctl").args(["status", "-D", &data]).stdout(Stdio::null()))
     }
 
     /// Ends the server at once, as a crash would.
@@ -162,26 +195,61 @@ impl Postgres {
         succeeded(sql, &output)
     }
 
-    fn server_tool(&self, name: &str, args: &[&str]) {
+    /// Opens a session, runs SQL in it and leaves it open: transactions and locks last until it is dropped.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn hold(&self, url: &str, sql: &str) -> Session {
+        let mut psql = command(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut session = psql.spawn().unwrap_or_else(|error| panic!("cannot start psql: {error}"));
+        let sent = session.stdin.as_mut().map(|stdin| writeln!(stdin, "{sql};\n\\echo held"));
+        assert!(matches!(sent, Some(Ok(()))), "psql has ended");
+        let lines = session.stdout.take().map(|stdout| BufReader::new(stdout).lines()).into_iter().flatten();
+        assert!(lines.map_while(Result::ok).any(|line| line == "held"), "{sql} has failed");
+        Session(session)
+    }
+
+    /// A program of the server, under the user that it runs as.
+    fn as_user(&self, name: &str) -> Command {
         let program = self.programs.join(name);
-        let mut command = if is_root() {
-            let mut as_user = command("runuser");
-            as_user.args(["-u", "postgres", "--"]).arg(program);
-            as_user
-        } else {
-            command(program)
-        };
+        if !is_root() {
+            return command(program);
+        }
+        let mut as_user = command("runuser");
+        as_user.args(["-u", "postgres", "--"]).arg(program);
+        as_user
+    }
+
+    fn server_tool(&self, name: &str, args: &[&str]) {
         // A server that inherited a pipe would hold it open.
+        let mut command = self.as_user(name);
         let status = run(command.args(args).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null()));
         let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         assert!(status, "{name} has failed: {}", log());
     }
 }
 
+/// A session that somebody left open.
+#[derive(Debug)]
+pub struct Session(Child);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn new_folder() -> PathBuf {
+    TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"))
+}
+
 /// Ends the server and removes its folder once this process has ended, or dropped the guard.
 fn guard(folder: &Path) -> Child {
     let script = "cat >/dev/null; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; \
-        for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; rm -rf \"$0\"";
+        for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; \
+        umount \"$0\" 2>/dev/null; rm -rf \"$0\"";
     process::guard(script, &[&folder.display().to_string()])
 }
 

@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod doubt;
 mod durable;
+mod failures;
 mod files;
 mod lacks;
 mod model;
