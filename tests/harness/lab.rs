@@ -76,6 +76,14 @@ impl Lab {
         &self.folder
     }
 
+    /// Lets other users read the folder.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn open(&self) {
+        must("chmod", &["755", &self.folder.display().to_string()]);
+    }
+
     fn router(&self) -> String {
         format!("{}-router", self.name)
     }

@@ -48,7 +48,7 @@ impl PostgresCluster {
             Node { name, host: lab.host(), folder, daemon: None }
         };
         let mut cluster = Self { programs, nodes: [1, 2, 3].map(node), primary: 0 };
-        must(&["chmod", "755", &lab.folder().display().to_string()]);
+        lab.open();
         for node in &cluster.nodes {
             must(&["chown", "-R", "postgres:postgres", &node.folder.display().to_string()]);
         }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use end_to_end_tests::PostgresCluster;
-
 /// Notes each move of a job within the transaction that makes it.
 const RECORD: &str = "CREATE TABLE history (n bigserial PRIMARY KEY, job text, was text, became text, had text, has text, \
       began timestamptz, at timestamptz); \
@@ -22,47 +20,41 @@ const RECORD: &str = "CREATE TABLE history (n bigserial PRIMARY KEY, job text, w
 const ENDED: &str = "('COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT')";
 
 /// Keeps the history from now on.
-pub(super) fn record(cluster: &PostgresCluster, database: &str) {
-    cluster.sql(database, RECORD);
+pub(super) fn record(sql: &impl Fn(&str) -> String) {
+    sql(RECORD);
 }
 
 /// Jobs that ended twice, left their end, were deleted, or went from one worker straight to another.
-pub(super) fn contradictions(cluster: &PostgresCluster, database: &str) -> String {
-    cluster.sql(
-        database,
-        &format!(
-            "SELECT job, 'ended ' || count(*) || ' times' FROM history WHERE became IN {ENDED} GROUP BY job HAVING count(*) > 1 \
+pub(super) fn contradictions(sql: &impl Fn(&str) -> String) -> String {
+    sql(&format!(
+        "SELECT job, 'ended ' || count(*) || ' times' FROM history WHERE became IN {ENDED} GROUP BY job HAVING count(*) > 1 \
              UNION ALL SELECT job, was || ' became ' || coalesce(became, 'nothing') FROM history WHERE was IN {ENDED} \
              UNION ALL SELECT job, had || ' lost it to ' || has FROM history WHERE had <> has"
-        ),
-    )
+    ))
 }
 
 /// Jobs that are not completed.
-pub(super) fn open(cluster: &PostgresCluster, database: &str) -> String {
-    cluster.sql(database, "SELECT id, status, holder FROM jobs WHERE status <> 'COMPLETED'")
+pub(super) fn open(sql: &impl Fn(&str) -> String) -> String {
+    sql("SELECT id, status, holder FROM jobs WHERE status <> 'COMPLETED'")
 }
 
 /// The numbers of the completed jobs, in the order of which they wait for workers.
-pub(super) fn numbers(cluster: &PostgresCluster, database: &str) -> BTreeMap<String, u64> {
-    let rows = cluster.sql(database, "SELECT id || ' ' || number FROM jobs WHERE status = 'COMPLETED'");
+pub(super) fn numbers(sql: &impl Fn(&str) -> String) -> BTreeMap<String, u64> {
+    let rows = sql("SELECT id || ' ' || number FROM jobs WHERE status = 'COMPLETED'");
     let number = |line: &str| line.split_once(' ').map(|(id, number)| (id.to_owned(), number.parse().unwrap()));
     rows.lines().filter_map(number).collect()
 }
 
 /// Pairs of jobs of which the one that was submitted later was taken before the transaction began that took the other one.
 /// `ids` are in the order of their submission, each acknowledged before the next one was sent.
-pub(super) fn overtakings(cluster: &PostgresCluster, database: &str, ids: &[String]) -> String {
+pub(super) fn overtakings(sql: &impl Fn(&str) -> String, ids: &[String]) -> String {
     let list: Vec<String> = ids.iter().enumerate().map(|(at, id)| format!("({at}, '{id}')")).collect();
-    cluster.sql(
-        database,
-        &format!(
-            "WITH taken AS (SELECT at_place, min(began) AS began, min(h.at) AS at FROM (VALUES {}) AS v(at_place, id) \
+    sql(&format!(
+        "WITH taken AS (SELECT at_place, min(began) AS began, min(h.at) AS at FROM (VALUES {}) AS v(at_place, id) \
              JOIN history h ON h.job = v.id AND h.became = 'IN_PROGRESS' AND h.was = 'IN_QUEUE' GROUP BY at_place) \
              SELECT a.at_place, b.at_place FROM taken a JOIN taken b ON a.at_place < b.at_place AND b.at < a.began",
-            list.join(", ")
-        ),
-    )
+        list.join(", ")
+    ))
 }
 
 /// One run of a job by a handler.

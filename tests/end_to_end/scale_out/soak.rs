@@ -4,21 +4,18 @@
 //! `SOAK_SEED` replays what is done, `SOAK_SECONDS` makes it longer; `make soak` does.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use end_to_end_tests::{Cut, Host, Lab, PostgresCluster, binary, eventually, until};
 use fastrand::Rng;
 use serde_json::json;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::clients::{Accepted, Clients, check_order};
 use super::history;
-use super::site::{Replica, WorkerHost, http, status, submit, submitted};
+use super::site::{Replica, WorkerHost, http, status, submitted};
 
 const DATABASE: &str = "jobs";
-const CLIENTS: u64 = 3;
 /// Jobs that are submitted one after the other when nothing is broken.
 const IN_ORDER: usize = 40;
 /// Longer than any of the failures may hold up a job.
@@ -71,13 +68,6 @@ enum Damage {
     Worker(usize),
 }
 
-/// A submission that was accepted.
-struct Accepted {
-    id: String,
-    sent: Instant,
-    acknowledged: Instant,
-}
-
 struct Soak {
     lab: Lab,
     rng: Rng,
@@ -100,13 +90,17 @@ impl Soak {
         for replica in &replicas {
             replica.ready().await;
         }
-        history::record(&cluster, DATABASE);
+        history::record(&|sql| cluster.sql(DATABASE, sql));
         let workers = [0, 1, 0].iter().enumerate();
         let workers =
             workers.map(|(at, replica)| WorkerHost::start(&lab, &replicas[*replica], &format!("w{at}"))).collect();
         let diary = lab.folder().join("diary");
         let (rng, kills, in_order) = (Rng::with_seed(seed), Vec::new(), Vec::new());
         Some(Self { lab, rng, cluster, replicas, workers, kills, clients, diary, in_order, failovers: 0 })
+    }
+
+    fn sql(&self) -> impl Fn(&str) -> String {
+        |sql| self.cluster.sql(DATABASE, sql)
     }
 
     fn strike_database(&mut self, blow: Blow) -> Damage {
@@ -248,7 +242,7 @@ impl Soak {
     async fn settle(&self) {
         let begin = Instant::now();
         loop {
-            let open = history::open(&self.cluster, DATABASE);
+            let open = history::open(&self.sql());
             if open.is_empty() {
                 return;
             }
@@ -259,62 +253,19 @@ impl Soak {
 
     /// Every job that was acknowledged has completed once, and in order.
     async fn judge(&self, accepted: &[Accepted]) {
-        assert_eq!(history::contradictions(&self.cluster, DATABASE), "");
-        let numbers = history::numbers(&self.cluster, DATABASE);
-        let lost: Vec<&str> = accepted.iter().map(|one| &*one.id).filter(|id| !numbers.contains_key(*id)).collect();
-        assert!(lost.is_empty(), "lost: {lost:?}");
+        assert_eq!(history::contradictions(&self.sql()), "");
+        let numbers = history::numbers(&self.sql());
         let http = http();
         for (at, one) in accepted.iter().enumerate() {
             let base = self.replicas[at % 2].base();
             let job = eventually("a status", || status(&http, &base, &one.id)).await;
             assert_eq!((&job["status"], &job["output"]["job"]), (&json!("COMPLETED"), &json!(one.id)), "{job}");
         }
-        // The place in the queue: a job that was sent after another one was acknowledged is behind it.
-        let mut by_number: Vec<_> = accepted.iter().map(|one| (numbers[&one.id], one)).collect();
-        by_number.sort_by_key(|(number, _)| *number);
-        let mut latest_sent: Option<&Accepted> = None;
-        for (_, one) in by_number {
-            if let Some(before) = latest_sent {
-                assert!(
-                    before.sent <= one.acknowledged,
-                    "{} was sent after {} was acknowledged, and is before it",
-                    before.id,
-                    one.id
-                );
-            }
-            if latest_sent.is_none_or(|before| before.sent < one.sent) {
-                latest_sent = Some(one);
-            }
-        }
+        check_order(accepted, &numbers);
         for ids in &self.in_order {
-            assert_eq!(history::overtakings(&self.cluster, DATABASE, ids), "", "taken before one that was ahead of it");
+            assert_eq!(history::overtakings(&self.sql(), ids), "", "taken before one that was ahead of it");
         }
     }
-}
-
-/// Submits jobs until it is told to stop, to whichever replica accepts them.
-async fn client(
-    bases: [String; 2],
-    diary: PathBuf,
-    seed: u64,
-    stop: Arc<AtomicBool>,
-    refused: Arc<AtomicUsize>,
-) -> Vec<Accepted> {
-    let (http, mut rng, mut accepted) = (http(), Rng::with_seed(seed), Vec::new());
-    let mut at = rng.usize(0..2);
-    while !stop.load(Ordering::Relaxed) {
-        let input = json!({"do": "diary", "file": diary, "ms": rng.u64(5..250)});
-        let sent = Instant::now();
-        match submit(&http, &bases[at], &input).await {
-            Some(id) => accepted.push(Accepted { id, sent, acknowledged: Instant::now() }),
-            None => {
-                refused.fetch_add(1, Ordering::Relaxed);
-                at = 1 - at;
-            }
-        }
-        sleep(Duration::from_millis(rng.u64(50..300))).await;
-    }
-    accepted
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -333,24 +284,17 @@ fn no_acknowledged_job_is_lost_or_ends_twice_whatever_is_killed_or_cut_off() {
     let clients = lab.host();
     clients.clone().enter(async move {
         let Some(mut soak) = Soak::start(lab, clients, seed).await else { return };
-        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let mut submitting = JoinSet::new();
-        for at in 0..CLIENTS {
-            let bases = [soak.replicas[0].base(), soak.replicas[1].base()];
-            submitting.spawn(client(bases, soak.diary.clone(), seed ^ at, Arc::clone(&stop), Arc::clone(&refused)));
-        }
+        let submitting = Clients::start(&soak.replicas, &soak.diary, seed);
         soak.recover().await;
         soak.rage(Duration::from_secs(seconds)).await;
-        stop.store(true, Ordering::Relaxed);
-        let accepted: Vec<Accepted> = submitting.join_all().await.into_iter().flatten().collect();
+        let (accepted, refused) = submitting.end().await;
         soak.submit_in_order().await;
         soak.settle().await;
         soak.judge(&accepted).await;
         let again = history::check_runs(&soak.diary, &soak.kills);
         eprintln!(
-            "{} jobs acknowledged, {} refused or unanswered; {} workers killed, {again} jobs run again; {} failovers",
+            "{} jobs acknowledged, {refused} refused or unanswered; {} workers killed, {again} jobs run again; {} failovers",
             accepted.len(),
-            refused.load(Ordering::Relaxed),
             soak.kills.len(),
             soak.failovers,
         );
