@@ -110,10 +110,14 @@ async fn a_full_disk_of_the_database_loses_nothing_that_was_acknowledged() {
     assert!(worker.daemon.is_running(), "the worker ended by itself");
 
     std::fs::remove_file(&ballast).unwrap();
-    if !server.is_running() {
-        // Without room for its log it ends.
-        server.run();
-    }
+    let answers = || {
+        // Without room for its log the server ends.
+        if !server.is_running() {
+            server.run();
+        }
+        server.try_sql("postgres", "SELECT 1").is_some()
+    };
+    until("the server to answer", answers).await;
     for id in &ids {
         completed(&client, id).await;
     }
@@ -123,7 +127,7 @@ async fn a_full_disk_of_the_database_loses_nothing_that_was_acknowledged() {
 }
 
 /// The library that shows a program another time.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_clock_is_wrong_agrees_with_the_others() {

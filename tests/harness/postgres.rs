@@ -189,10 +189,19 @@ impl Postgres {
     /// # Panics
     /// When it fails.
     pub fn sql(&self, database: &str, sql: &str) -> String {
+        succeeded(sql, &self.psql(database, sql))
+    }
+
+    /// The same; `None` when it fails.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
+        let output = self.psql(database, sql);
+        output.status.success().then(|| succeeded(sql, &output))
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Output {
         let database = if database.contains("://") { database.to_owned() } else { self.url(database) };
         let args = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &database, "-c", sql];
-        let output = tool(command(self.programs.join("psql")).args(args));
-        succeeded(sql, &output)
+        tool(command(self.programs.join("psql")).args(args))
     }
 
     /// Opens a session, runs SQL in it and leaves it open: transactions and locks last until it is dropped.

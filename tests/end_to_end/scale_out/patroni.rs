@@ -110,7 +110,9 @@ async fn leader(nodes: &[Node]) -> usize {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, find).await.expect("Patroni has no leader with a standby in step")
+    tokio::time::timeout(PATIENCE, find)
+        .await
+        .unwrap_or_else(|_| panic!("Patroni has no leader with a standby in step"))
 }
 
 /// Runs SQL past the network.

@@ -100,7 +100,7 @@ impl Soak {
     }
 
     fn sql(&self) -> impl Fn(&str) -> String {
-        |sql| self.cluster.sql(DATABASE, sql)
+        move |sql: &str| self.cluster.sql(DATABASE, sql)
     }
 
     fn strike_database(&mut self, blow: Blow) -> Damage {
