@@ -1,6 +1,8 @@
 //! Two endpoints on one database, as two hosts would run them.
 
-use end_to_end_tests::{Client, Endpoint, Postgres, Receiver, Worker, WorkerOptions, binary, eventually};
+use end_to_end_tests::{
+    Client, Endpoint, Postgres, Receiver, Worker, WorkerOptions, binary, eventually, not_tested, run_tool, until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -75,6 +77,104 @@ async fn a_database_that_is_away_is_a_503_until_it_is_back() {
     worker.ready().await;
     for id in [&kept, &later] {
         completed(&client, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_database_loses_nothing_that_was_acknowledged() {
+    let Some(server) = Postgres::start_on_small_disk(120) else { return };
+    let database = server.database();
+    let endpoint = Endpoint::start(&["--database", &database]).await;
+    let client = endpoint.client();
+    let mut worker = worker(&endpoint, "worker");
+    worker.ready().await;
+    let ballast = server.folder().join("ballast");
+    // As much as there is room for.
+    run_tool("dd", &["if=/dev/zero", &format!("of={}", ballast.display()), "bs=1M", "conv=fsync"]);
+
+    let (http, url, mut rng) = (reqwest::Client::new(), client.url("/run"), fastrand::Rng::new());
+    let mut ids = Vec::new();
+    let refused = loop {
+        // Nothing that could be compressed.
+        let pad: String = std::iter::repeat_with(|| rng.alphanumeric()).take(200_000).collect();
+        let request = json!({"input": {"do": "ok", "pad": pad}});
+        let reply = http.post(&url).json(&request).send().await.unwrap();
+        if reply.status() != 200 {
+            break reply;
+        }
+        ids.push(reply.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned());
+        assert!(ids.len() < 500, "the disk is never full");
+    };
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    // The one that waits is not lost because the disk is full for some time.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(worker.daemon.is_running(), "the worker ended by itself");
+
+    std::fs::remove_file(&ballast).unwrap();
+    let answers = || {
+        // Without room for its log the server ends.
+        if !server.is_running() {
+            server.run();
+        }
+        server.try_sql("postgres", "SELECT 1").is_some()
+    };
+    until("the server to answer", answers).await;
+    for id in &ids {
+        completed(&client, id).await;
+    }
+    let jobs = client.health().await["jobs"].clone();
+    assert_eq!(jobs["failed"], 0, "{jobs}");
+    assert!(worker.daemon.is_running(), "the worker ended by itself");
+}
+
+/// The library that shows a program another time.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_clock_is_wrong_agrees_with_the_others() {
+    let Some(server) = Postgres::shared() else { return };
+    if !std::path::Path::new(FAKETIME).is_file() {
+        return not_tested("a wrong clock: apt-get install libfaketime");
+    }
+    let database = server.database();
+    let flags = ["--database", &*database];
+    let right = Endpoint::start(&flags).await;
+    // Timers run as they do where a clock is wrong: it is the time of day that differs.
+    let wrong = |offset| [("LD_PRELOAD", FAKETIME), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let early = Endpoint::start_with(&flags, &wrong("-2d")).await;
+    let late = Endpoint::start_with(&flags, &wrong("+2d")).await;
+    let clients = [right.client(), early.client(), late.client()];
+    let mut days = Vec::new();
+    for client in &clients {
+        let reply = reqwest::get(client.url("/health")).await.unwrap();
+        days.push(reply.headers()["date"].to_str().unwrap()[..16].to_owned());
+    }
+    assert!(days[0] != days[1] && days[0] != days[2] && days[1] != days[2], "no clock is wrong: {days:?}");
+
+    // Submitted at each, run at another one, read at the third.
+    let mut ids = Vec::new();
+    for client in &clients {
+        let request =
+            json!({"input": {"do": "sleep_ms", "ms": 50}, "policy": {"ttl": 60_000, "executionTimeout": 20_000}});
+        ids.push(client.submit_request(request).await);
+    }
+    let workers = [worker(&late, "late"), worker(&early, "early"), worker(&right, "right")];
+    for (at, id) in ids.iter().enumerate() {
+        for reader in 0..3 {
+            let job = clients[(at + reader) % 3].finished(id).await;
+            assert_eq!(job["status"], "COMPLETED", "{job}");
+            for time in ["delayTime", "executionTime"] {
+                assert!(job[time].as_u64().is_some_and(|millis| millis < 60_000), "{time}: {job}");
+            }
+        }
+    }
+    for worker in &workers {
+        worker.ready().await;
+    }
+    let seen = |health: &Value| health["workers"]["idle"] == 3;
+    for client in &clients {
+        client.get_when("/health", seen).await;
     }
 }
 

@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod doubt;
 mod durable;
+mod failures;
 mod files;
 mod model;
 mod operators;

@@ -40,8 +40,27 @@ pub(crate) async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Outp
 
 #[tokio::test]
 async fn what_waits_at_one_replica_is_woken_by_the_other() {
-    let Some([a, b]) = two() else { return };
-    let (taken, _) = news(b.take(EP, "w", 1, SOON * 10), submit(&*a, "a")).await;
+    let Some(replicas) = two() else { return };
+    wakes_whoever_waits(&replicas).await;
+}
+
+/// The hints do not get through: whoever waits looks once a second.
+#[tokio::test]
+async fn a_hint_that_is_lost_does_not_leave_anybody_waiting() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.database();
+    let name = url.rsplit('/').next().unwrap();
+    // The owner of the database, who is no superuser: rights count for nobody else.
+    let user = format!("owner_of_{name}");
+    server.sql(&url, &format!("CREATE ROLE {user} LOGIN PASSWORD 'hunter2'; ALTER DATABASE {name} OWNER TO {user}"));
+    let owned = server.url_of(&user, "hunter2", name);
+    let replicas = [(); 2].map(|()| Arc::new(open_database(&owned, &Setup::default()).unwrap()) as Arc<dyn Store>);
+    server.sql(&url, "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC");
+    wakes_whoever_waits(&replicas).await;
+}
+
+async fn wakes_whoever_waits([a, b]: &[Arc<dyn Store>; 2]) {
+    let (taken, _) = news(b.take(EP, "w", 1, SOON * 10), submit(&**a, "a")).await;
     assert_eq!(&*taken.unwrap()[0].id, "a");
     let (read, _) = news(a.drain(EP, "a", SOON * 10), async {
         b.stream_item(EP, "w", "a", payload("1")).await.unwrap();
@@ -49,8 +68,8 @@ async fn what_waits_at_one_replica_is_woken_by_the_other() {
     .await;
     assert_eq!(read.unwrap().1[0].get(), "1");
     let (stops, _) = news(b.stops(EP, "w", SOON * 10), async {
-        submit(&*a, "b").await;
-        take(&*a, "w", 1).await;
+        submit(&**a, "b").await;
+        take(&**a, "w", 1).await;
         a.cancel(EP, "b").await.unwrap();
     })
     .await;

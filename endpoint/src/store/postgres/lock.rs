@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::Row;
@@ -19,6 +20,10 @@ use crate::store::queue::{Elsewhere, KeptBatch, Queue};
 use crate::store::request::{Digest, JobId};
 use crate::store::stream::StreamLeft;
 use crate::store::views::Overdue;
+
+/// When no replica could write for this long, workers could not report either. Time stands still then: nothing is over, until leases have
+/// got that time on top.
+pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// Everything that the operations of one unit need.
 #[derive(Default)]
@@ -92,6 +97,8 @@ pub(super) struct Found {
 pub(super) struct Loaded {
     pub(super) queue: Queue<Filed>,
     pub(super) now: Timestamp,
+    /// What was due by then is over.
+    pub(super) due: Timestamp,
     pub(super) numbers: Vec<u64>,
     pub(super) found: Found,
     /// What the whole endpoint holds, where a bound is to be kept.
@@ -172,6 +179,7 @@ impl Loaded {
         let mut loaded = Self {
             queue: Queue::shared(place.limits, now),
             now,
+            due: state.get::<_, Option<i64>>("beat").map_or(now, |beat| now.min(rows::time(beat) + STANDSTILL)),
             numbers: numbers.iter().map(|row| rows::natural(row.get(0))).collect(),
             found: Found::default(),
             usage: usage.first().map(|row| rows::usage(row, batch_usage.first())),

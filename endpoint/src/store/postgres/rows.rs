@@ -15,9 +15,9 @@ use crate::store::workers::OpenPolls;
 /// The database's clock, in microseconds. Replicas' clocks may differ.
 pub(super) const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
 
-/// The same, and whether the endpoint is paused.
+/// The same, the last moment at which some replica could write, and whether the endpoint is paused.
 pub(super) const STATE: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, \
-    coalesce((SELECT paused FROM endpoints WHERE name = $1), false) AS paused";
+    (SELECT at FROM beat) AS beat, coalesce((SELECT paused FROM endpoints WHERE name = $1), false) AS paused";
 
 pub(super) const NUMBERS: &str = "SELECT nextval('numbers') FROM generate_series(1, $1::int)";
 
