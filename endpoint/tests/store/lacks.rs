@@ -29,6 +29,7 @@ async fn what_a_database_cannot_do_is_refused_with_what_to_do_and_leaves_nothing
         ("overflow", store.accepted_elsewhere(EP, "a", "far").await.err()),
         ("overflow", store.begun_elsewhere(EP, "a", Duration::ZERO).await.err()),
         ("overflow", store.elsewhere(EP).await.err()),
+        ("overflow", store.taken_elsewhere(EP, "a").await.err()),
         ("batches", store.create_batch(EP, "batch".into(), vec![new_job("b")]).await.err()),
         ("batches", store.add_to_batch(EP, "batch", vec![new_job("b")]).await.err()),
         ("batches", store.remove_from_batch(EP, "batch", "b").await.err()),

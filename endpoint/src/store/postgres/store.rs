@@ -122,8 +122,8 @@ impl PostgresStore {
         let loaded = self.shared.with_payloads(requests).await?;
         let jobs = std::mem::take(&mut taken.jobs);
         let with_text = |(job, request): (TakenJob<Filed>, Option<_>)| {
-            let TakenJob { id, attempt, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, delay, request })
+            let TakenJob { id, attempt, submitted, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, submitted, delay, request })
         };
         Ok(jobs.into_iter().zip(loaded).filter_map(with_text).collect())
     }
@@ -420,6 +420,10 @@ impl Store for PostgresStore {
     }
 
     async fn elsewhere(&self, _: &str) -> Result<Vec<JobElsewhere>, StoreError> {
+        Err(OVERFLOW)
+    }
+
+    async fn taken_elsewhere(&self, _: &str, _: &str) -> Result<Option<TakenJob>, StoreError> {
         Err(OVERFLOW)
     }
 
