@@ -8,6 +8,9 @@ use std::time::Duration;
 /// One worker is added at a time, so that a worker that starts quickly can show that it is enough.
 const STEP: Duration = Duration::from_secs(1);
 
+/// No job waits for longer.
+const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// When workers are added. RunPod's two scaling types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalerRule {
@@ -36,11 +39,14 @@ impl FromStr for ScalerRule {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FIX: &str = "give queue-delay, queue-delay=4s, request-count or request-count=4";
+        const FIX: &str = "give queue-delay, queue-delay=4s (at most 7d), request-count or request-count=4";
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         match (name, value) {
             ("queue-delay", None) => Ok(Self::default()),
-            ("queue-delay", Some(value)) => humantime::parse_duration(value).map(Self::QueueDelay).map_err(|_| FIX),
+            ("queue-delay", Some(value)) => match humantime::parse_duration(value) {
+                Ok(delay) if delay <= LONGEST_DELAY => Ok(Self::QueueDelay(delay)),
+                _ => Err(FIX),
+            },
             ("request-count", None) => Ok(Self::RequestCount(4)),
             ("request-count", Some(value)) => match value.parse() {
                 Ok(count @ 1..) => Ok(Self::RequestCount(count)),

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use end_to_end_tests::eventually;
 use reqwest::Client;
@@ -16,6 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -180,6 +186,21 @@ async fn errors_and_timeouts_pass_through() {
 }
 
 #[tokio::test]
+async fn mistakes_of_callers_are_told_from_failures_there_too() {
+    let far = Api::new();
+    let near = Near::start(&serve(far.router.clone()).await, AT_ONCE);
+    for (kind, totals) in [("validation", (1, 1, 0)), ("model_not_found", (2, 1, 1)), ("oom", (3, 1, 1))] {
+        let job = near.api.run(r#"{"input": 1}"#).await;
+        let there = taken(&far).await;
+        let error = json!({"error_type": kind, "error_message": "m"}).to_string();
+        far.done("f1", id(&there), json!({ "error": error }).to_string()).await;
+        near.reaches(&job, "FAILED").await;
+        let seen = near.api.app.store.observe("ep").await.unwrap().totals;
+        assert_eq!((seen.failed, seen.invalid, seen.model_not_found), totals, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_job_is_cancelled_there_whether_it_runs_or_waits() {
     let far = Api::new();
     let near = Near::start(&serve(far.router.clone()).await, AT_ONCE);
@@ -317,23 +338,68 @@ async fn no_more_is_sent_than_may_be_in_flight_or_be_spent() {
     })
     .await;
     near.stop().await;
+}
 
+/// One that may run for five seconds.
+const SHORT: &str = r#"{"input": 1, "policy": {"executionTimeout": 5000}}"#;
+
+/// Jobs that wait, and those that a worker holds.
+async fn held(far: &Api) -> usize {
+    far.get("requests").await.json()["requests"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn what_jobs_there_may_still_cost_is_set_aside_whether_they_run_or_wait() {
     let far = Api::new();
-    let costs = "max_in_flight = 1\nprice_per_hour = 3600.0\nmax_dollars_per_hour = 0.001";
-    let near = Near::start(&serve(far.router.clone()).await, &format!("{AT_ONCE}\n{costs}"));
-    let (first, second) = (near.api.run(r#"{"input": 1}"#).await, near.api.run(r#"{"input": 2}"#).await);
+    // A dollar a second: with the half minute that stopping may take, a short job may cost 35 dollars.
+    let near = Near::start(&serve(far.router.clone()).await, &format!("{AT_ONCE}\n{}", budget(80)));
+    let long = near.api.run(r#"{"input": 1, "policy": {"executionTimeout": 60000}}"#).await;
+    for _ in 0..3 {
+        near.api.run(SHORT).await;
+    }
+    eventually("two of them are there", async || (held(&far).await == 2).then_some(())).await;
+    let first = taken(&far).await;
+    // It has cost 20: with the 35 of the other one, another 35 are too much.
+    far.done("f1", id(&first), r#"{"output": 1, "cost": {"dollars": 20.0}}"#).await;
+    near_total(&near, 20.0).await;
+    assert_eq!((held(&far).await, queued(&near).await), (1, 3));
+    let second = taken(&far).await;
+    far.done("f1", id(&second), r#"{"output": 1, "cost": {"dollars": 1.0}}"#).await;
+    eventually("its money is free for the next one", async || (held(&far).await == 1).then_some(())).await;
+    assert_eq!(near.api.status(&long).await["status"], "IN_QUEUE");
+    let last = near.api.app.store.elsewhere("ep").await.unwrap();
+    assert_eq!((last.len(), last[0].run_time), (1, Duration::from_secs(5)));
+}
+
+#[tokio::test]
+async fn what_was_spent_in_the_last_hour_is_missing_for_the_next_job() {
+    let far = Api::new();
+    let near = Near::start(&serve(far.router.clone()).await, &format!("{AT_ONCE}\n{}", budget(36)));
+    let (first, second) = (near.api.run(SHORT).await, near.api.run(SHORT).await);
     let there = taken(&far).await;
     near.reaches(&first, "IN_PROGRESS").await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    far.done("f1", id(&there), "{}").await;
-    let ended = near.reaches(&first, "COMPLETED").await;
-    let dollars = ended["cost"]["dollars"].as_f64().unwrap();
-    assert!(dollars >= 0.001, "a dollar a second: {ended}");
-    assert_eq!(near.counts.totals("ep").unwrap().dollars, dollars);
+    assert_eq!(held(&far).await, 1);
+    far.done("f1", id(&there), r#"{"output": 1, "cost": {"dollars": 2.0}}"#).await;
+    near_total(&near, 2.0).await;
     // Two looks later it is still here.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(waiting(&far).await, 0);
+    assert_eq!(held(&far).await, 0);
     assert_eq!(near.api.take("w1").await, second);
+}
+
+fn budget(dollars: u32) -> String {
+    format!("price_per_hour = 3600.0\nmax_dollars_per_hour = {dollars}.0")
+}
+
+async fn near_total(near: &Near, dollars: f64) {
+    eventually("the cost is counted", async || {
+        near.counts.totals("ep").filter(|totals| (totals.dollars - dollars).abs() < 1e-9).map(|_| ())
+    })
+    .await;
+}
+
+async fn queued(near: &Near) -> u64 {
+    near.api.get("health").await.json()["jobs"]["inQueue"].as_u64().unwrap()
 }
 
 #[tokio::test]
@@ -382,6 +448,61 @@ async fn a_job_whose_submission_was_cut_off_by_a_restart_comes_back() {
     let near = Near::with("http://127.0.0.1:9/v2/ep", "after = \"1h\"", store, true);
     assert_eq!(near.api.take("w1").await, job);
     assert_eq!(near.api.status(&job).await.get("retries"), None);
+}
+
+/// A far endpoint that accepts jobs, and whose first answer to `/run` is lost: it comes when `answers` has a permit.
+fn mute(far: &Api, answers: &Arc<Semaphore>) -> Router {
+    let answers = Arc::clone(answers);
+    let is_first = Arc::new(AtomicBool::new(true));
+    far.router.clone().layer(from_fn(move |request: Request, next: Next| {
+        let (answers, is_first) = (Arc::clone(&answers), Arc::clone(&is_first));
+        async move {
+            let is_run = request.uri().path().ends_with("/run");
+            let answer = next.run(request).await;
+            if is_run && is_first.swap(false, Ordering::Relaxed) {
+                let _ = answers.acquire().await;
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            answer
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_was_lost_is_one_job_there() {
+    let far = Api::new();
+    let near = Near::start(&serve(mute(&far, &Arc::new(Semaphore::new(1)))).await, AT_ONCE);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let there = eventually("it is known there", async || {
+        let jobs = near.api.app.store.elsewhere("ep").await.unwrap();
+        jobs.first().and_then(|job| job.far_id.clone())
+    })
+    .await;
+    let taken = taken(&far).await;
+    assert_eq!((id(&taken), held(&far).await), (&*there, 1));
+    far.done("f1", id(&taken), r#"{"output": "once"}"#).await;
+    assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "once");
+    assert_eq!(near.counts.totals("ep").unwrap().returned, 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_killed_in_the_middle_of_a_submission_submits_the_same_job_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = Api::new();
+    let url = serve(mute(&far, &Arc::new(Semaphore::new(0)))).await;
+    let near = near_program(&folder, &url, "60s", &["--data", "near.db"]).await;
+    let job = submit(&near).await;
+    eventually("it is there", async || (held(&far).await == 1).then_some(())).await;
+    near.kill().await;
+    let near = near_program(&folder, &url, "60s", &["--data", "near.db"]).await;
+    let there = taken(&far).await;
+    near.reaches(&job, "IN_PROGRESS").await;
+    assert_eq!(held(&far).await, 1);
+    far.done("f1", id(&there), r#"{"output": "once"}"#).await;
+    let ended = near.reaches(&job, "COMPLETED").await;
+    assert_eq!((ended["output"].as_str(), ended.get("retries")), (Some("once"), None));
+    let counters = far.get("health").await.json()["jobs"].clone();
+    assert_eq!((&counters["completed"], &counters["inQueue"]), (&json!(1), &json!(0)));
 }
 
 #[tokio::test]
@@ -455,10 +576,9 @@ impl Program {
 }
 
 /// A program that sends late jobs to `cloud`.
-async fn near_program(folder: &TempDir, cloud: &Program, lost_after: &str, args: &[&str]) -> Program {
+async fn near_program(folder: &TempDir, cloud: &str, lost_after: &str, args: &[&str]) -> Program {
     let config = format!(
-        "[[endpoint]]\nid = \"ep\"\noverflow = {{ url = {:?}, after = \"0s\", lost_after = {lost_after:?} }}\n",
-        cloud.base
+        "[[endpoint]]\nid = \"ep\"\noverflow = {{ url = {cloud:?}, after = \"0s\", lost_after = {lost_after:?} }}\n"
     );
     std::fs::write(folder.path().join("endpoints.toml"), config).unwrap();
     let args = [&["--config", "endpoints.toml", "--bind", "127.0.0.1:0", "--endpoint-id", "ep"], args].concat();
@@ -475,7 +595,7 @@ async fn a_cloud_that_is_killed_and_comes_back_with_its_jobs_finishes_them() {
     let folder = tempfile::tempdir().unwrap();
     let cloud =
         Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep", "--data", "c.db"]).await;
-    let near = near_program(&folder, &cloud, "60s", &[]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &[]).await;
     let job = submit(&near).await;
     let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
     near.reaches(&job, "IN_PROGRESS").await;
@@ -494,7 +614,7 @@ async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_st
     for returns in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-        let near = near_program(&folder, &cloud, if returns { "60s" } else { "2s" }, &[]).await;
+        let near = near_program(&folder, &cloud.base, if returns { "60s" } else { "2s" }, &[]).await;
         let job = submit(&near).await;
         cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
         near.reaches(&job, "IN_PROGRESS").await;
@@ -526,13 +646,13 @@ async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_st
 async fn an_endpoint_that_is_killed_finds_its_jobs_at_the_cloud_again() {
     let folder = tempfile::tempdir().unwrap();
     let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &["--data", "near.db"]).await;
     let job = submit(&near).await;
     let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
     near.reaches(&job, "IN_PROGRESS").await;
     near.kill().await;
     cloud.post(&format!("job-done/f1/{}?gpu=FAR&isStream=false", id(&there)), r#"{"output": "kept"}"#).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &["--data", "near.db"]).await;
     assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "kept");
     assert_eq!(cloud.get("health").await["jobs"]["completed"], 1);
 }
