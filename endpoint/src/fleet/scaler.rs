@@ -1,6 +1,6 @@
 //! How many workers there should be: the decision alone, without clock and processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -97,6 +97,8 @@ pub(crate) struct Reading {
     pub(crate) in_progress: usize,
     /// Places in use.
     pub(crate) places: BTreeMap<u16, Activity>,
+    /// Places whose workers are to be started because requests wait for them alone.
+    pub(crate) resumed: BTreeSet<u16>,
     /// Workers at other hosts that take jobs from the same queue.
     pub(crate) elsewhere: Elsewhere,
 }
@@ -138,9 +140,12 @@ impl Scaler {
         let present = reading.places.values().filter(|activity| **activity != Activity::Leaving).count();
         let present = u16::try_from(present).unwrap_or(u16::MAX);
         let wanted = self.wanted(now, reading, present).clamp(min, max);
-        if wanted > present {
-            let free = (0..max).filter(|place| !reading.places.contains_key(place));
-            let starts: Vec<_> = free.take(usize::from(wanted - present)).map(Action::Start).collect();
+        let is_free = |place: &u16| *place < max && !reading.places.contains_key(place);
+        let resumed: BTreeSet<_> = reading.resumed.iter().copied().filter(is_free).collect();
+        let more = usize::from(wanted.saturating_sub(present)).saturating_sub(resumed.len());
+        if more > 0 || !resumed.is_empty() {
+            let free = (0..max).filter(|place| is_free(place) && !resumed.contains(place));
+            let starts: Vec<_> = resumed.iter().copied().chain(free.take(more)).map(Action::Start).collect();
             if !starts.is_empty() {
                 self.last_start = Some(now);
             }

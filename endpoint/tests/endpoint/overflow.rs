@@ -193,7 +193,7 @@ async fn mistakes_of_callers_are_told_from_failures_there_too() {
         let job = near.api.run(r#"{"input": 1}"#).await;
         let there = taken(&far).await;
         let error = json!({"error_type": kind, "error_message": "m"}).to_string();
-        far.done("f1", id(&there), json!({ "error": error }).to_string()).await;
+        far.done("f1", id(&there), &json!({ "error": error }).to_string()).await;
         near.reaches(&job, "FAILED").await;
         let seen = near.api.app.store.observe("ep").await.unwrap().totals;
         assert_eq!((seen.failed, seen.invalid, seen.model_not_found), totals, "{kind}");
