@@ -130,10 +130,11 @@ async fn a_worker_that_was_scaled_down_comes_back_for_a_request_that_resumes_it(
     let ok = || json!({"do": "ok"});
     let gone = balanced.run(ok(), "strict lb-2").await;
     assert_eq!((gone.status().as_u16(), gone.json::<Value>().await.unwrap()["detail"].as_str()), (404, Some("affinity_worker_gone")));
-    for _ in 0..2 {
+    for times in 1..=2 {
         let reply = balanced.run(ok(), "strict-resume lb-2").await;
         assert_eq!((reply.status().as_u16(), worker(&reply)), (200, "lb-2"));
-        balanced.workers_become("idle", 0).await;
+        let leaves = || balanced.server.log().matches("The worker is idle and stops.").count() == times;
+        until("it leaves again", leaves).await;
     }
     assert!(!balanced.server.log().contains("lb-0"), "no other worker was started for it");
     assert_eq!(balanced.run(ok(), "strict-resume lb-3").await.status().as_u16(), 404);
