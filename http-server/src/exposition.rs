@@ -11,8 +11,7 @@ struct Format {
     versions: &'static [&'static str],
 }
 
-const OPEN_METRICS: Format =
-    Format { kind: "application", subtype: "openmetrics-text", versions: &["1.0.0", "0.0.1"] };
+const OPEN_METRICS: Format = Format { kind: "application", subtype: "openmetrics-text", versions: &["1.0.0", "0.0.1"] };
 const PLAIN: Format = Format { kind: "text", subtype: "plain", versions: &["0.0.4"] };
 
 /// Answers a scrape with `text`, which is OpenMetrics. A scraper that accepts `text/plain` and not OpenMetrics, or prefers it, gets
@@ -124,7 +123,10 @@ mod tests {
             ("text/*;q=0.5, */*;q=0.4", true),
             ("application/*, text/plain;q=0.9", false),
             ("text/plain;q=0, text/*", false),
-            ("text/plain;version=0.0.4;q=0.3, text/plain;version=1.0.0;q=0.9, application/openmetrics-text;q=0.5", false),
+            (
+                "text/plain;version=0.0.4;q=0.3, text/plain;version=1.0.0;q=0.9, application/openmetrics-text;q=0.5",
+                false,
+            ),
             ("application/openmetrics-text;version=9.9.9, text/plain;q=0.1", true),
             ("application/openmetrics-text;version=\"1.0.0\";Q=0.2, text/plain;q=0.1", false),
             ("text/plain;q=2, application/openmetrics-text;q=0.1", false),

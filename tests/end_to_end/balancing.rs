@@ -129,7 +129,10 @@ async fn a_worker_that_was_scaled_down_comes_back_for_a_request_that_resumes_it(
     let balanced = Balanced::start("puppet-handler", "workers_min = 0\nworkers_max = 3\nidle_timeout = \"1s\"").await;
     let ok = || json!({"do": "ok"});
     let gone = balanced.run(ok(), "strict lb-2").await;
-    assert_eq!((gone.status().as_u16(), gone.json::<Value>().await.unwrap()["detail"].as_str()), (404, Some("affinity_worker_gone")));
+    assert_eq!(
+        (gone.status().as_u16(), gone.json::<Value>().await.unwrap()["detail"].as_str()),
+        (404, Some("affinity_worker_gone"))
+    );
     for times in 1..=2 {
         let reply = balanced.run(ok(), "strict-resume lb-2").await;
         assert_eq!((reply.status().as_u16(), worker(&reply)), (200, "lb-2"));

@@ -103,7 +103,8 @@ fn requests(balancer: &str) -> Traffic {
 /// The settings of a load-balancing endpoint at this address.
 fn load_balancing(folder: &Path, balancer: &str) -> String {
     let (file, handler) = (folder.join("endpoints.toml"), binary("puppet-handler"));
-    let text = format!("[[endpoint]]\nid = \"lb\"\nhandler = [{handler:?}]\nload_balancer = {{ bind = {balancer:?} }}\n");
+    let text =
+        format!("[[endpoint]]\nid = \"lb\"\nhandler = [{handler:?}]\nload_balancer = {{ bind = {balancer:?} }}\n");
     std::fs::write(&file, text).unwrap();
     file.to_string_lossy().into_owned()
 }

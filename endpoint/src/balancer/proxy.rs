@@ -146,11 +146,7 @@ async fn exchange(proxy: &Proxy, head: &Head, body: Body) -> Result<(Place, Inst
 }
 
 /// A worker and a connection to it. One that cannot be reached has not seen the request, so the next one gets it.
-async fn connect(
-    balancer: &Arc<Balancer>,
-    pin: &Pin,
-    deadline: Instant,
-) -> Result<(Place, WorkerConnection), Refusal> {
+async fn connect(balancer: &Arc<Balancer>, pin: &Pin, deadline: Instant) -> Result<(Place, WorkerConnection), Refusal> {
     loop {
         let place = balancer.acquire(pin, deadline).await.map_err(|error| match error {
             NoWorker::TimedOut => Refusal::NoWorker,

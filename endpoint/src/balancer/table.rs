@@ -178,8 +178,14 @@ mod tests {
     fn a_worker_that_does_not_run_is_waited_for_by_those_that_start_it_again() {
         let mut table = table(&[("a", Readiness::Ready)]);
         table.ids = ["a", "b"].map(Arc::from).into();
-        assert_eq!((chosen(&mut table, "strict b"), chosen(&mut table, "strict-resume b")), ("Gone".to_owned(), "Wait".to_owned()));
-        assert_eq!((chosen(&mut table, "strict-resume a"), chosen(&mut table, "strict-resume x")), ("a".to_owned(), "Gone".to_owned()));
+        assert_eq!(
+            (chosen(&mut table, "strict b"), chosen(&mut table, "strict-resume b")),
+            ("Gone".to_owned(), "Wait".to_owned())
+        );
+        assert_eq!(
+            (chosen(&mut table, "strict-resume a"), chosen(&mut table, "strict-resume x")),
+            ("a".to_owned(), "Gone".to_owned())
+        );
         table.workers.get_mut("a").unwrap().leaving = true;
         assert_eq!(chosen(&mut table, "strict-resume a"), "Wait", "until it has left and comes back");
         let wanted = ["a", "b", "x"].map(str::to_owned).into_iter();

@@ -176,7 +176,8 @@ impl Balancer {
     /// What a scaler decides on: requests take the place of jobs.
     pub(crate) fn load(&self) -> Load {
         let waiting = self.waiting.lock();
-        let (count, oldest) = (waiting.len(), waiting.values().map(|waiter| waiter.since).min().map(|since| since.elapsed()));
+        let (count, oldest) =
+            (waiting.len(), waiting.values().map(|waiter| waiter.since).min().map(|since| since.elapsed()));
         drop(waiting);
         let table = self.table.lock();
         let view = |(id, backend): (&Arc<str>, &Backend)| WorkerView {

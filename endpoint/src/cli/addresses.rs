@@ -13,7 +13,8 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 
 /// Pairs of sockets that need the same address; each has the name of the setting that it comes from.
 pub(super) fn collisions<'a>(sockets: &'a [(String, SocketAddr)]) -> impl Iterator<Item = String> + 'a {
-    let pairs = sockets.iter().enumerate().flat_map(|(at, one)| sockets[at + 1..].iter().map(move |other| (one, other)));
+    let pairs =
+        sockets.iter().enumerate().flat_map(|(at, one)| sockets[at + 1..].iter().map(move |other| (one, other)));
     pairs.filter(|((_, one), (_, other))| collide(*one, *other)).map(|((name, address), (other, other_address))| {
         format!("{name} {address} and {other} {other_address} need the same port: choose another one")
     })
@@ -25,8 +26,9 @@ pub(super) fn needed_of<'a>(
     sockets: &'a [(String, SocketAddr)],
 ) -> Option<(u16, &'a str)> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let (name, address) =
-        sockets.iter().find(|(_, address)| ports.contains(&address.port()) && collide(*address, local(address.port())))?;
+    let (name, address) = sockets
+        .iter()
+        .find(|(_, address)| ports.contains(&address.port()) && collide(*address, local(address.port())))?;
     Some((address.port(), name))
 }
 

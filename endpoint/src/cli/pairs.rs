@@ -156,10 +156,15 @@ impl Settings<'_> {
             let way = std::iter::successors(next(endpoint), |from| next(from)).take(self.config.endpoint.len());
             let shown = |time| humantime::format_duration(time);
             if way.clone().any(|next| next.id == endpoint.id) {
-                return Some("`overflow.url` is, or leads back to, this endpoint itself: give the URL of another one".to_owned());
+                return Some(
+                    "`overflow.url` is, or leads back to, this endpoint itself: give the URL of another one".to_owned(),
+                );
             }
             if next(endpoint).is_some_and(|next| next.load_balancer.is_some()) {
-                return Some("`overflow.url` is a load-balancing endpoint, which has no queue: give the URL of another one".to_owned());
+                return Some(
+                    "`overflow.url` is a load-balancing endpoint, which has no queue: give the URL of another one"
+                        .to_owned(),
+                );
             }
             if overflow.after >= policy.ttl {
                 return Some(format!(

@@ -14,7 +14,8 @@ use super::client::FarEndpoint;
 use super::counts::EndpointCounts;
 use super::follow::{Departure, Follower, How, Shared};
 use super::limits::{
-    CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME, STOP_TIME,
+    CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME,
+    STOP_TIME,
 };
 use super::settings::OverflowSettings;
 use super::spending::Spending;

@@ -39,9 +39,8 @@ async fn an_answer_that_is_too_large_is_an_error_of_the_worker_and_one_of_unknow
     let worker = Worker::start().await;
     let front = front(&[&worker], 4, Keys::default()).await;
     front.all_ready().await;
-    let ask = async |method, path: &str| {
-        Client::new().request(method, format!("{}{path}", front.base)).send().await.unwrap()
-    };
+    let ask =
+        async |method, path: &str| Client::new().request(method, format!("{}{path}", front.base)).send().await.unwrap();
     let fits = ask(Method::GET, &format!("/large/{}", limits::BODY)).await;
     assert_eq!((fits.status().as_u16(), fits.bytes().await.unwrap().len()), (200, limits::BODY));
     let too_large = ask(Method::GET, &format!("/large/{}", limits::BODY + 1)).await;
@@ -89,7 +88,10 @@ async fn from_the_beginning_of_a_shutdown_requests_without_a_worker_are_refused(
     };
     let (waiting, ()) = tokio::join!(front.get("/", ""), drain);
     for (status, headers, text) in [waiting, front.get("/", "").await] {
-        assert_eq!((status, &headers["retry-after"], &headers["connection"]), (503, &"1".parse().unwrap(), &"close".parse().unwrap()));
+        assert_eq!(
+            (status, &headers["retry-after"], &headers["connection"]),
+            (503, &"1".parse().unwrap(), &"close".parse().unwrap())
+        );
         assert!(detail(&text).contains("shutting down"), "{text}");
     }
     worker.pieces.add_permits(3);
