@@ -10,6 +10,7 @@ mod exchange;
 mod gate;
 mod headers;
 pub(crate) mod limits;
+mod measure;
 mod proxy;
 mod refusal;
 mod settings;
@@ -99,7 +100,7 @@ impl Fronts {
             let admission = Admission::start(store, &endpoint, drain, shutdown);
             let proxy = Proxy { balancer: Arc::clone(&balancer), admission, max_wait };
             let router = gate::guarded(Router::new().fallback(any(proxy::pass_on)).with_state(proxy), &keys);
-            let router = router.layer(from_fn_with_state(balancer, counts::count));
+            let router = router.layer(from_fn_with_state(balancer, measure::count));
             let shutdown = shutdown.clone();
             tokio::spawn(async move { server.serve(listener, router, &shutdown).await });
         }
