@@ -239,7 +239,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let fronts = fronts(&config, &server).await?;
     let (max_result_bytes, counts) = (server.max_result_bytes, OverflowCounts::default());
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
-    let server = server.with_overflow(counts.clone());
+    let server = server.with_overflow(counts.clone()).with_fronts(&fronts);
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
     let schedule = match listen.webhooks.webhook_retry_for {
         WebhookSchedule::Platform => Schedule::platform(),

@@ -15,6 +15,7 @@ use super::counts::EndpointCounts;
 use super::follow::{Departure, Follower, How, Shared};
 use super::limits::{
     CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME,
+    STOP_TIME,
 };
 use super::settings::OverflowSettings;
 use super::spending::Spending;
@@ -27,7 +28,16 @@ const STOPS_WAIT: Duration = Duration::from_secs(25);
 struct Held {
     stop: CancellationToken,
     begun: Arc<OnceLock<Instant>>,
+    /// How long it may run.
+    run_time: Duration,
     task: AbortHandle,
+}
+
+impl Held {
+    /// How long its run takes at most, or has taken already.
+    fn longest(&self) -> Duration {
+        self.run_time.saturating_add(STOP_TIME).max(self.begun.get().map(Instant::elapsed).unwrap_or_default())
+    }
 }
 
 /// What is to be done with a job.
@@ -165,13 +175,17 @@ impl Forwarder {
         };
         for job in jobs {
             match job.far_id {
-                Some(far_id) => self.hold(job.id, Task::Follow(far_id)),
-                None => {
-                    tracing::warn!(%endpoint, job = %job.id, "It is not known whether the overflow endpoint has accepted this job before the restart. It goes back to the queue, and may run twice.");
-                    if let Err(error) = store.hand_back(endpoint, OVERFLOW, &[Arc::clone(&job.id)]).await {
+                Some(far_id) => self.hold(job.id, job.run_time, Task::Follow(far_id)),
+                None => match store.taken_elsewhere(endpoint, &job.id).await {
+                    Ok(Some(taken)) => {
+                        tracing::warn!(%endpoint, job = %job.id, "It is not known whether the overflow endpoint has accepted this job before the restart. It is submitted again under the same Idempotency-Key.");
+                        self.hold(job.id, job.run_time, Task::Submit(Box::new(taken)));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
                         tracing::warn!(%endpoint, job = %job.id, %error, "The job waits until its lease ends.");
                     }
-                }
+                },
             }
         }
     }
@@ -191,15 +205,30 @@ impl Forwarder {
         while let Some(left) = self.tasks.try_join_next() {
             self.note(left.ok());
         }
-        let may_send = Instant::now() >= self.pause.until && self.is_affordable();
-        self.overdue.max = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
-        match store.take_overdue(endpoint, &self.overdue).await {
-            Ok(jobs) => jobs.into_iter().for_each(|job| self.hold(Arc::clone(&job.id), Task::Submit(Box::new(job)))),
-            Err(error) => tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment."),
+        let may_send = Instant::now() >= self.pause.until;
+        loop {
+            let room = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
+            self.overdue.run_time = self.affordable_time();
+            // Each job leaves less money for the next one.
+            self.overdue.max = if self.overdue.run_time.is_some() { room.min(1) } else { room };
+            let jobs = match store.take_overdue(endpoint, &self.overdue).await {
+                Ok(jobs) => jobs,
+                Err(error) => {
+                    tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment.");
+                    break;
+                }
+            };
+            let is_last = jobs.is_empty() || self.overdue.run_time.is_none();
+            for job in jobs {
+                self.hold(Arc::clone(&job.id), job.request.policy.run_time(), Task::Submit(Box::new(job)));
+            }
+            if is_last {
+                break;
+            }
         }
     }
 
-    fn hold(&mut self, job: JobId, task: Task) {
+    fn hold(&mut self, job: JobId, run_time: Duration, task: Task) {
         let (stop, begun) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let follower = Follower {
             shared: Arc::clone(&self.shared),
@@ -216,16 +245,17 @@ impl Forwarder {
             };
             (id, departure)
         });
-        self.held.insert(job, Held { stop, begun, task });
+        self.held.insert(job, Held { stop, begun, run_time, task });
     }
 
-    /// Whether the jobs of the last hour, with those that run now, leave something to spend.
-    fn is_affordable(&mut self) -> bool {
+    /// For how long one more job may run there; `None` without a limit on the money. What the jobs there may still cost is set aside,
+    /// whether they have begun or wait.
+    fn affordable_time(&mut self) -> Option<Duration> {
         let OverflowSettings { price, max_dollars_per_hour, .. } = self.shared.settings;
-        let (Some(max), Some(price)) = (max_dollars_per_hour, price) else { return true };
-        let running = self.held.values().filter_map(|held| held.begun.get());
-        let running: f64 = running.map(|since| price.of(since.elapsed())).sum();
-        self.spending.last_hour(self.started.elapsed()) + running < max
+        let (max, price) = (max_dollars_per_hour?, price?);
+        let set_aside: f64 = self.held.values().map(|held| price.of(held.longest())).sum();
+        let left = max - self.spending.last_hour(self.started.elapsed()) - set_aside;
+        Some(price.buys(left).saturating_sub(STOP_TIME))
     }
 
     /// Sends a heartbeat; how long until the next one.

@@ -136,6 +136,9 @@ pub trait Store: Operations + Batches + 'static {
     async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError>;
     /// The jobs that the worker [`OVERFLOW`] holds: after a restart, those of the last process.
     async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError>;
+    /// Such a job that no other endpoint is known to have accepted, as it was taken, so that its submission can be repeated. `None`
+    /// for any other job.
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError>;
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;

@@ -110,15 +110,27 @@ async fn late_jobs_are_given_to_the_overflow_once<E: Engine>() {
     for id in ["a", "b", "c"] {
         submit(&*store, id).await;
     }
-    let late = |max, after: u64| Overdue { max, after: Duration::from_secs(after), except: ["a".into()].into() };
+    let late = |max, after: u64| {
+        let (after, except) = (Duration::from_secs(after), ["a".into()].into());
+        Overdue { max, after, except, ..Overdue::default() }
+    };
     assert_eq!(store.elsewhere(EP).await.unwrap(), []);
     assert!(store.take_overdue(EP, &late(9, 3600)).await.unwrap().is_empty(), "nothing has waited for that long");
     assert!(store.take_overdue(EP, &late(0, 0)).await.unwrap().is_empty());
+    let short = Overdue { run_time: Some(Duration::from_secs(1)), ..late(1, 0) };
+    assert!(store.take_overdue(EP, &short).await.unwrap().is_empty(), "all of them may run for longer");
+    let second = job_with("short", |request| request.policy.execution_timeout = Some(Duration::from_secs(1)));
+    store.submit(EP, second).await.unwrap();
+    assert_eq!(&*store.take_overdue(EP, &short).await.unwrap()[0].id, "short", "though others wait before it");
+    store.cancel(EP, "short").await.unwrap();
     let taken = store.take_overdue(EP, &late(9, 0)).await.unwrap();
     let ids: Vec<_> = taken.iter().map(|job| (&*job.id, job.request.input.get())).collect();
     assert_eq!(ids, [("b", "\"input of b\""), ("c", "\"input of c\"")], "neither the excepted one nor low priority");
     assert!(store.take_overdue(EP, &late(9, 0)).await.unwrap().is_empty());
     assert_eq!(status(&*store, "b").await, Status::InQueue, "it waits there");
+    let again = store.taken_elsewhere(EP, "c").await.unwrap().unwrap();
+    assert_eq!((&*again.id, again.request.input.get(), again.attempt), ("c", "\"input of c\"", 1));
+    assert!(store.taken_elsewhere(EP, "a").await.unwrap().is_none());
     assert_eq!(take_ids(&*store, "w", 9).await, ["a", "low"]);
     assert_eq!(store.load(EP).await.unwrap().in_progress, 2, "no worker is started for what is elsewhere");
     store.accepted_elsewhere(EP, "b", "far-b").await.unwrap();
@@ -130,6 +142,7 @@ async fn late_jobs_are_given_to_the_overflow_once<E: Engine>() {
         id: id.into(),
         far_id: far_id.map(Into::into),
         has_begun,
+        run_time: Policy::EXECUTION_TIMEOUT,
     };
     assert_eq!(store.elsewhere(EP).await.unwrap(), [far("b", Some("far-b"), true), far("c", None, false)]);
     assert_eq!(status(&*store, "b").await, Status::InProgress);

@@ -158,6 +158,7 @@ impl Loaded {
         let next_ones: [&(dyn ToSql + Sync); 5] = [&endpoint, &needs.take, &first_low, &first_round, &first_place];
         let overdue = needs.overdue.clone().unwrap_or_default();
         let (after, max) = (rows::micros(overdue.after), count(overdue.max));
+        let longest = overdue.run_time.map(rows::micros);
         let except: Vec<&str> = overdue.except.iter().map(|id| &**id).collect();
         // One round trip: each statement is sent before the answer to the one before has come.
         let (_, _, state, numbers, turns, usage, batch_usage, named, next, late, untaken, running) = tokio::try_join!(
@@ -171,7 +172,7 @@ impl Loaded {
             optional(needs.batch_bounds, async { client.query(&batch_usage, &[&endpoint]).await }),
             optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches]).await }),
             optional(needs.take > 0, async { client.query(&take, &next_ones).await }),
-            optional(max > 0, async { client.query(&late, &[&endpoint, &after, &except, &max]).await }),
+            optional(max > 0, async { client.query(&late, &[&endpoint, &after, &except, &max, &longest]).await }),
             optional(needs.purge > 0, async { client.query(&purge, &[&endpoint, &needs.purge]).await }),
             optional(needs.running, async { client.query(&running, &[&endpoint]).await }),
         )?;

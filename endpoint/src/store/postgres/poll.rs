@@ -128,12 +128,17 @@ impl PostgresStore {
 
     /// Jobs with their texts, for the worker that they are given to.
     pub(super) async fn delivered(&self, mut taken: Taken) -> Result<Vec<TakenJob>, StoreError> {
-        let requests = taken.jobs.iter().map(|job| job.request.clone()).collect();
-        let loaded = self.shared.with_payloads(requests).await?;
-        let jobs = std::mem::take(&mut taken.jobs);
+        let jobs = self.with_texts(taken.jobs.clone()).await?;
+        taken.jobs.clear();
+        Ok(jobs)
+    }
+
+    /// Jobs with their texts; without those whose records have expired meanwhile.
+    pub(super) async fn with_texts(&self, jobs: Vec<TakenJob<Filed>>) -> Result<Vec<TakenJob>, StoreError> {
+        let loaded = self.shared.with_payloads(jobs.iter().map(|job| job.request.clone()).collect()).await?;
         let with_text = |(job, request): (TakenJob<Filed>, Option<_>)| {
-            let TakenJob { id, attempt, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, delay, request })
+            let TakenJob { id, attempt, submitted, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, submitted, delay, request })
         };
         Ok(jobs.into_iter().zip(loaded).filter_map(with_text).collect())
     }

@@ -40,14 +40,15 @@ pub(super) const LOCK_JOBS: &str = "SELECT number, id, record FROM jobs WHERE nu
 pub(super) const LOCK_NEXT: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND (low, round, place) >= ($3, $4, $5) ORDER BY low, round, place LIMIT $2 FOR UPDATE SKIP LOCKED";
 
-/// The next jobs that have waited for long enough. Those that have not are left to others: a job that is locked here is stepped over.
-/// Where clients take turns, older jobs stand behind younger ones.
+/// The next jobs that have waited for long enough, and may not run for longer than `$5`. Those that have not are left to others: a job
+/// that is locked here is stepped over. Where clients take turns, older jobs stand behind younger ones.
 pub(super) const LOCK_OVERDUE: &str = "SELECT number, id, record FROM jobs WHERE waiting AND number = ANY(ARRAY(\
-     SELECT number FROM (SELECT number, id, submitted, round, place FROM jobs WHERE endpoint = $1 AND waiting AND NOT low \
-      ORDER BY low, round, place LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) \
+     SELECT number FROM (SELECT number, id, submitted, run_time, round, place FROM jobs WHERE endpoint = $1 AND waiting AND NOT low \
+      ORDER BY low, round, place LIMIT (SELECT CASE WHEN $5::bigint IS NOT NULL \
+       OR EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) \
        THEN 10000 ELSE $4 + cardinality($3::text[]) END)) AS first \
      WHERE submitted <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2::bigint AND id <> ALL($3) \
-     ORDER BY round, place LIMIT $4::bigint)) \
+     AND ($5 IS NULL OR run_time <= $5) ORDER BY round, place LIMIT $4::bigint)) \
     ORDER BY round, place FOR UPDATE SKIP LOCKED";
 
 /// Waiting jobs that no worker has lost.

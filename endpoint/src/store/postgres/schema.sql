@@ -19,6 +19,7 @@ CREATE TABLE jobs (
     place bigint NOT NULL,
     share text,
     submitted bigint NOT NULL,
+    run_time bigint NOT NULL,
     holder text,
     due bigint NOT NULL,
     webhook_owner text,

@@ -370,6 +370,11 @@ impl Store for PostgresStore {
         self.shared.run(&local, need, |queue, _| queue.elsewhere()).await
     }
 
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError> {
+        let found = self.shared.look(endpoint, id).await?.and_then(|queue| queue.taken_elsewhere(id));
+        Ok(self.with_texts(found.into_iter().collect()).await?.pop())
+    }
+
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
         let local = self.shared.endpoint(endpoint).await?;
         let worker: Arc<str> = Arc::from(worker);

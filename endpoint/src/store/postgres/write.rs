@@ -29,12 +29,12 @@ const PUT_STREAMS: &str = "INSERT INTO streams SELECT * FROM unnest($1::bigint[]
     unread_bytes = excluded.unread_bytes";
 
 /// A delivery stays with the replica that began it.
-const PUT_JOBS: &str = "INSERT INTO jobs SELECT number, $1, id, status, waiting, untaken, low, round, place, share, submitted, holder, due, \
-    CASE WHEN webhook THEN $2 END, given_up, idempotency, batch, record FROM unnest($3::bigint[], $4::text[], $5::text[], $6::boolean[], \
-    $7::boolean[], $8::boolean[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::boolean[], \
-    $16::boolean[], $17::bytea[], $18::text[], $19::text[]) \
-    AS new(number, id, status, waiting, untaken, low, round, place, share, submitted, holder, due, webhook, given_up, idempotency, \
-    batch, record) \
+const PUT_JOBS: &str = "INSERT INTO jobs SELECT number, $1, id, status, waiting, untaken, low, round, place, share, submitted, run_time, holder, \
+    due, CASE WHEN webhook THEN $2 END, given_up, idempotency, batch, record FROM unnest($3::bigint[], $4::text[], $5::text[], \
+    $6::boolean[], $7::boolean[], $8::boolean[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::bigint[], $14::text[], \
+    $15::bigint[], $16::boolean[], $17::boolean[], $18::bytea[], $19::text[], $20::text[]) \
+    AS new(number, id, status, waiting, untaken, low, round, place, share, submitted, run_time, holder, due, webhook, given_up, \
+    idempotency, batch, record) \
     ON CONFLICT (number) DO UPDATE SET status = excluded.status, waiting = excluded.waiting, untaken = excluded.untaken, \
     low = excluded.low, round = excluded.round, place = excluded.place, submitted = excluded.submitted, \
     holder = excluded.holder, due = excluded.due, \
@@ -298,6 +298,7 @@ impl Writes {
                     &job.place,
                     &job.share,
                     &job.submitted,
+                    &job.run_time,
                     &job.holder,
                     &job.due,
                     &job.webhook,
@@ -378,6 +379,7 @@ struct Columns<'a> {
     place: Vec<i64>,
     share: Vec<Option<&'a str>>,
     submitted: Vec<i64>,
+    run_time: Vec<i64>,
     holder: Vec<Option<&'a str>>,
     due: Vec<i64>,
     webhook: Vec<bool>,
@@ -401,6 +403,7 @@ impl<'a> Columns<'a> {
             columns.place.push(integer(keys.place));
             columns.share.push(keys.share.as_deref());
             columns.submitted.push(micros(keys.submitted));
+            columns.run_time.push(micros(keys.run_time));
             columns.holder.push(keys.holder.as_deref());
             columns.due.push(micros(keys.due));
             columns.webhook.push(keys.webhook_due);

@@ -71,6 +71,8 @@ pub(crate) struct Keys {
     pub(crate) place: u64,
     pub(crate) share: Option<Arc<str>>,
     pub(crate) submitted: Timestamp,
+    /// How long it may run.
+    pub(crate) run_time: Timestamp,
     pub(crate) holder: Option<Arc<str>>,
     /// When something must happen to it without any request.
     pub(crate) due: Timestamp,
@@ -315,6 +317,7 @@ impl Queue<Filed> {
             place: record.position.number,
             share: record.request.share.clone(),
             submitted: record.submitted,
+            run_time: record.request.policy.run_time(),
             holder: match &record.state {
                 State::Running(run) => Some(Arc::clone(&run.worker)),
                 State::Queued | State::Finished { .. } => None,
