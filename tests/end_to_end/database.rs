@@ -64,7 +64,8 @@ fn what_is_wrong_with_a_database_ends_the_start_in_one_line() {
 fn check_and_start_refuse_what_cannot_be_used() {
     let Some(server) = Postgres::shared() else { return };
     let newer = server.database();
-    let version = "CREATE TABLE runpod_endpoint_version (version integer); INSERT INTO runpod_endpoint_version VALUES (99)";
+    let version =
+        "CREATE TABLE runpod_endpoint_version (version integer); INSERT INTO runpod_endpoint_version VALUES (99)";
     server.sql(&newer, version);
     let foreign = server.database();
     server.sql(&foreign, "CREATE TABLE jobs (id integer)");
@@ -225,7 +226,10 @@ fn clocks_and_long_transactions_are_checked() {
     let clock = "clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
         $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$";
     let found = finding(&with_function(server, clock), "clock of the server");
-    assert!(found.contains("s ahead\": FIX") && found.contains("NTP") && found.contains("as if it were UTC"), "{found}");
+    assert!(
+        found.contains("s ahead\": FIX") && found.contains("NTP") && found.contains("as if it were UTC"),
+        "{found}"
+    );
 
     let later = "now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT pg_catalog.now() + interval '2 minutes' $$";
     let url = with_function(server, later);

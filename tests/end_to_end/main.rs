@@ -27,6 +27,7 @@ mod readme;
 mod real_days;
 mod replicas;
 mod scaffold;
+mod scale_out;
 mod scale_out_guide;
 mod secrets;
 mod serve;

@@ -1,6 +1,7 @@
 //! A real Prometheus looks at a worker and an endpoint on a mixed day.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use end_to_end_tests::{
@@ -88,6 +89,26 @@ impl Traffic {
     }
 }
 
+/// Requests to a load-balancing endpoint at this address.
+fn requests(balancer: &str) -> Traffic {
+    let url = format!("http://{balancer}/ping");
+    Traffic(tokio::spawn(async move {
+        loop {
+            let _ = reqwest::get(&url).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+}
+
+/// The settings of a load-balancing endpoint at this address.
+fn load_balancing(folder: &Path, balancer: &str) -> String {
+    let (file, handler) = (folder.join("endpoints.toml"), binary("puppet-handler"));
+    let text =
+        format!("[[endpoint]]\nid = \"lb\"\nhandler = [{handler:?}]\nload_balancer = {{ bind = {balancer:?} }}\n");
+    std::fs::write(&file, text).unwrap();
+    file.to_string_lossy().into_owned()
+}
+
 impl Drop for Traffic {
     fn drop(&mut self) {
         self.0.abort();
@@ -143,8 +164,10 @@ fn selectors_are_found() {
 async fn every_query_has_data_and_alerts_start_and_end() {
     let receiver = Receiver::start().await;
     let alertmanager = Alertmanager::start(&receiver.url).await;
+    let (folder, balancer) = (tempfile::tempdir().unwrap(), format!("127.0.0.1:{}", free_port()));
+    let config = load_balancing(folder.path(), &balancer);
     // A worker that is silent for 5 s counts as gone.
-    let endpoint = Endpoint::start(&["--lease", "5s"]).await;
+    let endpoint = Endpoint::start(&["--lease", "5s", "--worker-http-port", "0", "--config", &config]).await;
     let address = format!("127.0.0.1:{}", free_port());
     let mut first = worker(&endpoint, &address);
     first.ready().await;
@@ -160,6 +183,7 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     {
         let _good = Traffic::of(&client, json!({"do": "ok"}));
         let _bad = Traffic::of(&client, json!({"do": "error"}));
+        let _requests = requests(&balancer);
         let _batches = Traffic::of(&Client::new(&format!("{}/batch", endpoint.base)), json!({"do": "ok"}));
         every_dashboard_query_has_data(&prometheus).await;
         every_rule_finds_its_metrics(&prometheus).await;

@@ -28,7 +28,8 @@ pub(crate) fn measure_apart(is_quick: bool) {
     let depths = if is_quick { QUICK } else { "" };
     for engine in engines() {
         #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
-        let status = std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine, depths]).status();
+        let status =
+            std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine, depths]).status();
         assert!(status.unwrap().success());
     }
 }

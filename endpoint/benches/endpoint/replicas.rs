@@ -104,7 +104,9 @@ async fn streams(lasting: Duration) {
             while delays.len() < items {
                 let (_, read) = store.drain(ENDPOINT, &job, Duration::from_secs(10)).await.unwrap();
                 let now = start.elapsed();
-                delays.extend(read.iter().map(|item| now.saturating_sub(Duration::from_micros(item.get().parse().unwrap()))));
+                delays.extend(
+                    read.iter().map(|item| now.saturating_sub(Duration::from_micros(item.get().parse().unwrap()))),
+                );
             }
             delays
         });
@@ -167,7 +169,8 @@ impl Replica {
 
 /// What such a process does.
 pub(crate) async fn serve(url: &str) {
-    let store = runpod_endpoint::store::PostgresStore::open(url.parse().unwrap(), runpod_endpoint::store::Limits::default());
+    let store =
+        runpod_endpoint::store::PostgresStore::open(url.parse().unwrap(), runpod_endpoint::store::Limits::default());
     let store: Arc<dyn Store> = Arc::new(store.await.unwrap());
     let address = http::serve(store, Duration::from_secs(25), CancellationToken::new()).await;
     println!("{address}");

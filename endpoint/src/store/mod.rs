@@ -26,6 +26,7 @@ mod size;
 mod sqlite;
 mod status;
 mod stream;
+mod task;
 mod transfer;
 mod views;
 mod wakers;
@@ -58,6 +59,7 @@ pub use setup::{Overrides, Setup};
 pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
+pub use task::Task;
 pub use transfer::{MoveError, Moved, export_file, import_file};
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
@@ -134,6 +136,9 @@ pub trait Store: Operations + Batches + 'static {
     async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError>;
     /// The jobs that the worker [`OVERFLOW`] holds: after a restart, those of the last process.
     async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError>;
+    /// Such a job that no other endpoint is known to have accepted, as it was taken, so that its submission can be repeated. `None`
+    /// for any other job.
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError>;
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
@@ -153,8 +158,8 @@ pub trait Store: Operations + Batches + 'static {
     fn database(&self) -> Option<DatabaseFigures> {
         None
     }
-    /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
-    async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {
+    /// Whether it is this program's turn: of several that share a queue, one does a task at a time. A turn ends unless it is taken again.
+    async fn turn(&self, _endpoint: &str, _task: Task) -> Result<bool, StoreError> {
         Ok(true)
     }
     /// What an endpoint has counted.

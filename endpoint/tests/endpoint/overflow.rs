@@ -1,26 +1,30 @@
 //! Jobs that wait too long are run by another endpoint: one of ours, in the place of the cloud.
 
+mod costs;
+mod programs;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use end_to_end_tests::eventually;
-use reqwest::Client;
 use runpod_endpoint::api::{KeySet, Keys, Options, Secret};
 use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
 use runpod_endpoint::store::{Limits, MemoryStore, Overdue, Setup, SqliteStore, Store, WorkerState};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{program, serve};
+use crate::commands::serve;
 use crate::support::{Api, SOON};
 
 /// An endpoint whose late jobs go elsewhere.
@@ -74,6 +78,11 @@ async fn taken(far: &Api) -> Value {
 
 fn id(job: &Value) -> &str {
     job["id"].as_str().unwrap()
+}
+
+/// Jobs that wait, and those that a worker holds.
+async fn held(far: &Api) -> usize {
+    far.get("requests").await.json()["requests"].as_array().unwrap().len()
 }
 
 const AT_ONCE: &str = "after = \"0s\"";
@@ -177,6 +186,21 @@ async fn errors_and_timeouts_pass_through() {
         assert_eq!((failed["error"].as_str(), failed.get("retries")), (Some(error), None));
     }
     assert_eq!(near.counts.totals("ep").unwrap().failed, 2);
+}
+
+#[tokio::test]
+async fn mistakes_of_callers_are_told_from_failures_there_too() {
+    let far = Api::new();
+    let near = Near::start(&serve(far.router.clone()).await, AT_ONCE);
+    for (kind, totals) in [("validation", (1, 1, 0)), ("model_not_found", (2, 1, 1)), ("oom", (3, 1, 1))] {
+        let job = near.api.run(r#"{"input": 1}"#).await;
+        let there = taken(&far).await;
+        let error = json!({"error_type": kind, "error_message": "m"}).to_string();
+        far.done("f1", id(&there), &json!({ "error": error }).to_string()).await;
+        near.reaches(&job, "FAILED").await;
+        let seen = near.api.app.store.observe("ep").await.unwrap().totals;
+        assert_eq!((seen.failed, seen.invalid, seen.model_not_found), totals, "{kind}");
+    }
 }
 
 #[tokio::test]
@@ -317,23 +341,6 @@ async fn no_more_is_sent_than_may_be_in_flight_or_be_spent() {
     })
     .await;
     near.stop().await;
-
-    let far = Api::new();
-    let costs = "max_in_flight = 1\nprice_per_hour = 3600.0\nmax_dollars_per_hour = 0.001";
-    let near = Near::start(&serve(far.router.clone()).await, &format!("{AT_ONCE}\n{costs}"));
-    let (first, second) = (near.api.run(r#"{"input": 1}"#).await, near.api.run(r#"{"input": 2}"#).await);
-    let there = taken(&far).await;
-    near.reaches(&first, "IN_PROGRESS").await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    far.done("f1", id(&there), "{}").await;
-    let ended = near.reaches(&first, "COMPLETED").await;
-    let dollars = ended["cost"]["dollars"].as_f64().unwrap();
-    assert!(dollars >= 0.001, "a dollar a second: {ended}");
-    assert_eq!(near.counts.totals("ep").unwrap().dollars, dollars);
-    // Two looks later it is still here.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(waiting(&far).await, 0);
-    assert_eq!(near.api.take("w1").await, second);
 }
 
 #[tokio::test]
@@ -384,6 +391,41 @@ async fn a_job_whose_submission_was_cut_off_by_a_restart_comes_back() {
     assert_eq!(near.api.status(&job).await.get("retries"), None);
 }
 
+/// A far endpoint that accepts jobs, and whose first answer to `/run` is lost: it comes when `answers` has a permit.
+fn mute(far: &Api, answers: &Arc<Semaphore>) -> Router {
+    let answers = Arc::clone(answers);
+    let is_first = Arc::new(AtomicBool::new(true));
+    far.router.clone().layer(from_fn(move |request: Request, next: Next| {
+        let (answers, is_first) = (Arc::clone(&answers), Arc::clone(&is_first));
+        async move {
+            let is_run = request.uri().path().ends_with("/run");
+            let answer = next.run(request).await;
+            if is_run && is_first.swap(false, Ordering::Relaxed) {
+                let _ = answers.acquire().await;
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            answer
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_was_lost_is_one_job_there() {
+    let far = Api::new();
+    let near = Near::start(&serve(mute(&far, &Arc::new(Semaphore::new(1)))).await, AT_ONCE);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let there = eventually("it is known there", async || {
+        let jobs = near.api.app.store.elsewhere("ep").await.unwrap();
+        jobs.first().and_then(|job| job.far_id.clone())
+    })
+    .await;
+    let taken = taken(&far).await;
+    assert_eq!((id(&taken), held(&far).await), (&*there, 1));
+    far.done("f1", id(&taken), r#"{"output": "once"}"#).await;
+    assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "once");
+    assert_eq!(near.counts.totals("ep").unwrap().returned, 0);
+}
+
 #[tokio::test]
 async fn a_result_that_is_too_large_fails_the_job_and_says_so() {
     let far = Router::new()
@@ -408,169 +450,4 @@ async fn no_other_worker_gets_jobs_under_the_name_of_the_overflow() {
     let job = near.api.run(r#"{"input": 1}"#).await;
     assert_eq!(near.api.get("job-take/overflow?gpu=L&job_in_progress=0").await.status, StatusCode::CONFLICT);
     assert_eq!(near.api.take("w1").await, job);
-}
-
-/// A server program.
-struct Program {
-    child: Child,
-    base: String,
-}
-
-impl Program {
-    async fn start(folder: &Path, args: &[&str]) -> Self {
-        let mut child = program().current_dir(folder).arg("serve").args(args).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
-        tokio::spawn(async move { while lines.next_line().await.is_ok_and(|line| line.is_some()) {} });
-        let url = line.split_once("http://").unwrap().1;
-        Self { child, base: format!("http://{}/v2/ep", url.split_once('/').unwrap().0) }
-    }
-
-    /// Like `kill -9`.
-    async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-
-    fn port(&self) -> &str {
-        self.base.rsplit_once(':').unwrap().1.split_once('/').unwrap().0
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let reply = Client::new().get(format!("{}/{path}", self.base)).send().await.unwrap();
-        serde_json::from_str(&reply.text().await.unwrap()).unwrap()
-    }
-
-    async fn post(&self, path: &str, body: &str) -> String {
-        let reply = Client::new().post(format!("{}/{path}", self.base)).body(body.to_owned()).send().await.unwrap();
-        assert!(reply.status().is_success(), "{path}: {}", reply.status());
-        reply.text().await.unwrap()
-    }
-
-    async fn reaches(&self, job: &str, state: &str) -> Value {
-        eventually(&format!("{job} is {state}"), async || {
-            Some(self.get(&format!("status/{job}")).await).filter(|document| document["status"] == state)
-        })
-        .await
-    }
-}
-
-/// A program that sends late jobs to `cloud`.
-async fn near_program(folder: &TempDir, cloud: &Program, lost_after: &str, args: &[&str]) -> Program {
-    let config = format!(
-        "[[endpoint]]\nid = \"ep\"\noverflow = {{ url = {:?}, after = \"0s\", lost_after = {lost_after:?} }}\n",
-        cloud.base
-    );
-    std::fs::write(folder.path().join("endpoints.toml"), config).unwrap();
-    let args = [&["--config", "endpoints.toml", "--bind", "127.0.0.1:0", "--endpoint-id", "ep"], args].concat();
-    Program::start(folder.path(), &args).await
-}
-
-async fn submit(near: &Program) -> String {
-    let reply: Value = serde_json::from_str(&near.post("run", r#"{"input": 1}"#).await).unwrap();
-    id(&reply).to_owned()
-}
-
-#[tokio::test]
-async fn a_cloud_that_is_killed_and_comes_back_with_its_jobs_finishes_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let cloud =
-        Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep", "--data", "c.db"]).await;
-    let near = near_program(&folder, &cloud, "60s", &[]).await;
-    let job = submit(&near).await;
-    let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
-    near.reaches(&job, "IN_PROGRESS").await;
-    let bind = format!("127.0.0.1:{}", cloud.port());
-    cloud.kill().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(near.get(&format!("status/{job}")).await["status"], "IN_PROGRESS", "it is waited for");
-    let cloud = Program::start(folder.path(), &["--bind", &bind, "--endpoint-id", "ep", "--data", "c.db"]).await;
-    cloud.post(&format!("job-done/f1/{}?gpu=FAR&isStream=false", id(&there)), r#"{"output": "late"}"#).await;
-    let ended = near.reaches(&job, "COMPLETED").await;
-    assert_eq!((ended["output"].as_str(), ended.get("retries")), (Some("late"), None));
-}
-
-#[tokio::test]
-async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_stays_away() {
-    for returns in [true, false] {
-        let folder = tempfile::tempdir().unwrap();
-        let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-        let near = near_program(&folder, &cloud, if returns { "60s" } else { "2s" }, &[]).await;
-        let job = submit(&near).await;
-        cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
-        near.reaches(&job, "IN_PROGRESS").await;
-        let bind = format!("127.0.0.1:{}", cloud.port());
-        cloud.kill().await;
-        let restarted = match returns {
-            true => Some(Program::start(folder.path(), &["--bind", &bind, "--endpoint-id", "ep"]).await),
-            false => None,
-        };
-        if let Some(cloud) = &restarted {
-            // Still late, so it is sent again, once.
-            let again = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
-            cloud.post(&format!("job-done/f1/{}?gpu=FAR&isStream=false", id(&again)), r#"{"output": "again"}"#).await;
-        } else {
-            let taken = eventually("it is here", async || {
-                let reply =
-                    Client::new().get(format!("{}/job-take/w1?job_in_progress=0", near.base)).send().await.ok()?;
-                (reply.status().as_u16() == 200).then_some(())
-            });
-            taken.await;
-            near.post(&format!("job-done/w1/{job}?gpu=L&isStream=false"), r#"{"output": "again"}"#).await;
-        }
-        let ended = near.reaches(&job, "COMPLETED").await;
-        assert_eq!((ended["output"].as_str(), ended.get("retries")), (Some("again"), None));
-    }
-}
-
-#[tokio::test]
-async fn an_endpoint_that_is_killed_finds_its_jobs_at_the_cloud_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
-    let job = submit(&near).await;
-    let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
-    near.reaches(&job, "IN_PROGRESS").await;
-    near.kill().await;
-    cloud.post(&format!("job-done/f1/{}?gpu=FAR&isStream=false", id(&there)), r#"{"output": "kept"}"#).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
-    assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "kept");
-    assert_eq!(cloud.get("health").await["jobs"]["completed"], 1);
-}
-
-#[tokio::test]
-async fn the_settings_of_the_guide_are_accepted() {
-    let guide = include_str!("../../../docs/endpoint.md");
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("endpoints.toml");
-    for (setting, shown) in
-        [("overflow =", "images.overflow-max-dollars-per-hour"), ("load_balancer =", "chat.load-balancer-bind")]
-    {
-        let block = guide.split("```").find(|block| block.starts_with("toml") && block.contains(setting)).unwrap();
-        std::fs::write(&path, block.strip_prefix("toml").unwrap()).unwrap();
-        let mut command = program();
-        command.args(["serve", "--check-config", "--config"]).arg(&path).env("RUNPOD_API_KEY", "hunter2");
-        let output = command.output().await.unwrap();
-        let lines = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(lines.contains(shown) && !lines.contains("hunter2"), "{lines}");
-    }
-}
-
-#[tokio::test]
-async fn settings_that_cannot_work_are_refused_before_anything_is_started() {
-    let folder = tempfile::tempdir().unwrap();
-    for (overflow, bind, part) in [
-        ("url = \"http://127.0.0.1:7777/v2/ep\", after = \"1s\"", "127.0.0.1:7777", "this endpoint itself"),
-        ("url = \"http://localhost:7777/v2/ep/\", after = \"1s\"", "0.0.0.0:7777", "this endpoint itself"),
-        ("url = \"https://h/v2/e\", after = \"1s\", key_env = \"NO_SUCH_KEY\"", "127.0.0.1:0", "NO_SUCH_KEY"),
-        ("url = \"https://user:hunter2@h/v2/e\", after = \"1s\"", "127.0.0.1:0", "key_file"),
-    ] {
-        let path = folder.path().join("endpoints.toml");
-        std::fs::write(&path, format!("[[endpoint]]\nid = \"ep\"\noverflow = {{ {overflow} }}")).unwrap();
-        let args = ["serve", "--insecure-no-auth", "--check-config", "--bind", bind, "--config"];
-        let output = program().args(args).arg(&path).output().await.unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{error}");
-        assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
-    }
 }

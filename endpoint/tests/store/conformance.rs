@@ -10,28 +10,9 @@ use runpod_endpoint::store::{
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, Memory, Postgres, SOON, Sqlite, done, failed, has_postgres, job_with, new_job, output_of, payload,
-    status, submit, take, take_ids, text, until, view,
+    EP, Engine, Memory, Postgres, SOON, Sqlite, done, every_store, failed, has_postgres, job_with, new_job, output_of,
+    payload, status, submit, take, take_ids, text, until, view,
 };
-
-/// One test for each store from each rule.
-macro_rules! every_store {
-    ($($rule:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test] async fn $rule() { super::$rule::<super::Memory>().await; })*
-        }
-        mod sqlite {
-            $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
-        }
-        mod postgres {
-            $(#[tokio::test] async fn $rule() {
-                if super::has_postgres() {
-                    super::$rule::<super::Postgres>().await;
-                }
-            })*
-        }
-    };
-}
 
 every_store!(
     jobs_leave_in_order_of_submission_and_low_priority_last,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use end_to_end_tests::{Daemon, Postgres as Server, eventually, run_tool, until as until_true};
-use rustix::process::Signal;
 use runpod_endpoint::store::{
     DatabaseError, DatabaseUrl, Idempotency, JobFilter, Limits, MoveError, Moved, OpenError, Seen, Setup, Store,
     WebhookEnd, WebhookQueue, export_file, import_file,
 };
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -299,7 +299,8 @@ async fn an_import_that_is_killed_leaves_nothing_behind_and_can_be_repeated() {
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
         AND wait_event = 'PgSleep'; DROP TRIGGER wait ON jobs";
     server.sql(&ends.url, end);
-    let tables = "SELECT (SELECT count(*) FROM jobs) + (SELECT count(*) FROM payloads) + (SELECT count(*) FROM endpoints)";
+    let tables =
+        "SELECT (SELECT count(*) FROM jobs) + (SELECT count(*) FROM payloads) + (SELECT count(*) FROM endpoints)";
     assert_eq!(server.sql(&ends.url, tables), "0");
     assert_eq!(ends.import().await.unwrap().jobs, jobs as u64);
     assert_eq!(server.sql(&ends.url, "SELECT count(*) FROM jobs WHERE waiting"), jobs.to_string());

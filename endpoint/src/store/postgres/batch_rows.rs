@@ -33,7 +33,7 @@ pub(super) const COUNT: &str = "SELECT count(*) FROM batches WHERE endpoint = $1
     AND (expires IS NULL OR expires > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)";
 
 /// The jobs of a batch in the order in which they were added.
-pub(super) const JOBS: &str = "SELECT number, id, next_item, unread_bytes, record FROM jobs \
+pub(super) const JOBS: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND batch = $2 ORDER BY number OFFSET $3 LIMIT $4";
 
 /// Every batch of an endpoint.

@@ -63,7 +63,7 @@ impl PostgresStore {
     }
 }
 
-/// What a batch's requests count against.
+/// What a batch's requests count against. They get their turns when the batch is finalized.
 fn room_for(jobs: &[NewJob]) -> Need {
     Need { numbers: jobs.len(), bounds: true, batch_bounds: true, ..Need::default() }
 }

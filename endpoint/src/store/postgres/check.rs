@@ -164,7 +164,8 @@ impl Look<'_> {
                     .to_owned(),
             ),
             (false, 0) => Verdict::Fix(
-                "none of these standbys is connected, and every change waits for one: start a standby with such a name".to_owned(),
+                "none of these standbys is connected, and every change waits for one: start a standby with such a name"
+                    .to_owned(),
             ),
             (false, _) => Verdict::Good,
         };
@@ -175,7 +176,9 @@ impl Look<'_> {
         let row = self.row(LIMITS).await?;
         let most: i64 = row.get("most");
         let fix = match () {
-            () if row.get::<_, i64>("server") == most => "ALTER SYSTEM SET max_connections = 100, and restart the server",
+            () if row.get::<_, i64>("server") == most => {
+                "ALTER SYSTEM SET max_connections = 100, and restart the server"
+            }
             () if i64::from(row.get::<_, i32>("role")) == most => "ALTER ROLE of this user CONNECTION LIMIT -1",
             () => "ALTER DATABASE of this name CONNECTION LIMIT -1",
         };
@@ -243,7 +246,9 @@ fn clock_finding(theirs: Duration, ours: Duration) -> Finding {
     let is_zone = distance >= Duration::from_secs(HOUR / 2) && beside_hours <= 2 * CLOCK_DISTANCE.as_secs();
     let cause = if is_zone { " Whole hours look like a local time that was set as if it were UTC." } else { "" };
     let verdict = Verdict::of(distance <= CLOCK_DISTANCE, || {
-        format!("the life of jobs and the times in the console follow the database's clock: set both machines by NTP.{cause}")
+        format!(
+            "the life of jobs and the times in the console follow the database's clock: set both machines by NTP.{cause}"
+        )
     });
     Finding { name: "clock of the server", value: format!("{:.1} s {direction}", distance.as_secs_f64()), verdict }
 }

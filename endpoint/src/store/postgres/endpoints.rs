@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 
 use super::failure::Failure;
 use super::local::Local;
-use super::shared::{Shared, unavailable};
+use super::shared::{ANSWER_LIMIT, Shared, unanswered, unavailable};
 use crate::store::error::StoreError;
 
 /// Endpoint ids in use at once, at all replicas.
@@ -35,16 +35,14 @@ impl Shared {
     }
 
     async fn find_or_create(&self, name: &str) -> Result<Arc<Local>, StoreError> {
-        let failed = |failure: Failure| match failure {
-            Failure::Away(reason) | Failure::Refused(reason) => unavailable(&reason),
-            Failure::Again => unavailable("other replicas are in the way"),
-        };
-        let client = self.client().await.map_err(failed)?;
-        client.batch_execute("BEGIN").await.map_err(|error| failed(error.into()))?;
-        let outcome = self.create(&client, name).await;
-        let end = if matches!(outcome, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
-        client.batch_execute(end).await.map_err(|error| failed(error.into()))?;
-        match outcome.map_err(failed)? {
+        let created = self.connected(ANSWER_LIMIT, async |client| {
+            client.batch_execute("BEGIN").await?;
+            let outcome = self.create(client, name).await;
+            let end = if matches!(outcome, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
+            client.batch_execute(end).await?;
+            outcome
+        });
+        match created.await.map_err(unanswered)? {
             true => Ok(self.local(name)),
             false => Err(StoreError::TooManyEndpoints),
         }

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::batch_rows;
 use super::failure::{Failure, Place};
@@ -16,6 +18,12 @@ use crate::store::clock::Timestamp;
 use crate::store::payload::Filed;
 use crate::store::queue::{Elsewhere, KeptBatch, Queue};
 use crate::store::request::{Digest, JobId};
+use crate::store::stream::StreamLeft;
+use crate::store::views::Overdue;
+
+/// When no replica could write for this long, workers could not report either. Time stands still then: nothing is over, until leases have
+/// got that time on top.
+pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// Everything that the operations of one unit need.
 #[derive(Default)]
@@ -26,6 +34,7 @@ pub(super) struct Needs {
     holders: BTreeSet<Arc<str>>,
     items: BTreeSet<JobId>,
     take: i64,
+    overdue: Option<Overdue>,
     purge: i64,
     running: bool,
     keys: BTreeSet<Digest>,
@@ -33,6 +42,7 @@ pub(super) struct Needs {
     /// Batches of which all jobs are needed.
     whole_batches: BTreeSet<BatchId>,
     numbers: i32,
+    shares: BTreeSet<(bool, Option<Arc<str>>)>,
     bounds: bool,
     batch_bounds: bool,
     all_workers: bool,
@@ -56,8 +66,11 @@ impl Needs {
                 all.whole_batches.extend(need.batch.clone());
             }
             all.take = all.take.saturating_add(count(need.take));
+            // One forwarder asks at a time.
+            all.overdue = need.overdue.clone().or(all.overdue);
             all.purge = all.purge.saturating_add(count(need.purge));
             all.numbers = all.numbers.saturating_add(i32::try_from(need.numbers).unwrap_or(i32::MAX));
+            all.shares.extend(need.shares.iter().cloned());
             all.running |= need.running;
             all.bounds |= need.bounds;
             all.batch_bounds |= need.batch_bounds;
@@ -77,18 +90,23 @@ pub(super) struct Found {
     /// `None` for a worker without a row.
     pub(super) workers: BTreeMap<Arc<str>, Option<LoadedWorker>>,
     pub(super) batches: HashMap<u64, KeptBatch>,
+    pub(super) streams: HashMap<u64, StreamLeft>,
 }
 
 /// Rows that are locked, in an otherwise empty queue.
 pub(super) struct Loaded {
     pub(super) queue: Queue<Filed>,
     pub(super) now: Timestamp,
+    /// What was due by then is over.
+    pub(super) due: Timestamp,
     pub(super) numbers: Vec<u64>,
     pub(super) found: Found,
     /// What the whole endpoint holds, where a bound is to be kept.
     usage: Option<Elsewhere>,
     /// Names under which the jobs are held.
     holders: BTreeSet<Arc<str>>,
+    /// The numbers of all jobs.
+    jobs: Vec<i64>,
     /// By number, where stream items are needed.
     with_items: Vec<i64>,
 }
@@ -113,14 +131,16 @@ impl Loaded {
 
     async fn lock_jobs(client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<Self, Failure> {
         let endpoint = place.endpoint;
-        let [lane, state, next, usage, batch_usage, lock, take, purge, running] = [
+        let [lane, state, next, turns, usage, batch_usage, lock, take, late, purge, running] = [
             client.prepare_cached(rows::LOCK_LANE).await?,
             client.prepare_cached(rows::STATE).await?,
             client.prepare_cached(rows::NUMBERS).await?,
+            client.prepare_cached(rows::TURNS).await?,
             client.prepare_cached(rows::USAGE).await?,
             client.prepare_cached(batch_rows::USAGE).await?,
             client.prepare_cached(rows::LOCK_JOBS).await?,
             client.prepare_cached(rows::LOCK_NEXT).await?,
+            client.prepare_cached(rows::LOCK_OVERDUE).await?,
             client.prepare_cached(rows::LOCK_UNTAKEN).await?,
             client.prepare_cached(rows::LOCK_RUNNING).await?,
         ];
@@ -129,18 +149,30 @@ impl Loaded {
         let keys: Vec<&[u8]> = needs.keys.iter().map(Digest::as_slice).collect();
         let batches: Vec<&str> = needs.whole_batches.iter().map(|id| &**id).collect();
         let names_jobs = !(ids.is_empty() && holders.is_empty() && keys.is_empty() && batches.is_empty());
-        let (low, floor) = (place.floor.low_priority, rows::integer(place.floor.number));
+        let has_places = needs.numbers > 0 || !batches.is_empty();
+        let low: Vec<bool> = needs.shares.iter().map(|(low, _)| *low).collect();
+        let shares: Vec<Option<&str>> = needs.shares.iter().map(|(_, share)| share.as_deref()).collect();
+        let first = place.floor;
+        let (first_low, first_round, first_place) =
+            (first.low_priority, rows::integer(first.round), rows::integer(first.number));
+        let next_ones: [&(dyn ToSql + Sync); 5] = [&endpoint, &needs.take, &first_low, &first_round, &first_place];
+        let overdue = needs.overdue.clone().unwrap_or_default();
+        let (after, max) = (rows::micros(overdue.after), count(overdue.max));
+        let longest = overdue.run_time.map(rows::micros);
+        let except: Vec<&str> = overdue.except.iter().map(|id| &**id).collect();
         // One round trip: each statement is sent before the answer to the one before has come.
-        let (_, _, state, numbers, usage, batch_usage, named, next, untaken, running) = tokio::try_join!(
+        let (_, _, state, numbers, turns, usage, batch_usage, named, next, late, untaken, running) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
             async { client.query_one(&lane, &[&endpoint, &place.replica, &place.lane]).await },
             async { client.query_one(&state, &[&endpoint]).await },
             optional(needs.numbers > 0, async { client.query(&next, &[&needs.numbers]).await }),
+            optional(has_places, async { client.query(&turns, &[&endpoint, &low, &shares, &ids, &batches]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
             optional(needs.batch_bounds, async { client.query(&batch_usage, &[&endpoint]).await }),
             optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches]).await }),
-            optional(needs.take > 0, async { client.query(&take, &[&endpoint, &needs.take, &low, &floor]).await }),
+            optional(needs.take > 0, async { client.query(&take, &next_ones).await }),
+            optional(max > 0, async { client.query(&late, &[&endpoint, &after, &except, &max, &longest]).await }),
             optional(needs.purge > 0, async { client.query(&purge, &[&endpoint, &needs.purge]).await }),
             optional(needs.running, async { client.query(&running, &[&endpoint]).await }),
         )?;
@@ -148,19 +180,27 @@ impl Loaded {
         let mut loaded = Self {
             queue: Queue::shared(place.limits, now),
             now,
+            due: state.get::<_, Option<i64>>("beat").map_or(now, |beat| now.min(rows::time(beat) + STANDSTILL)),
             numbers: numbers.iter().map(|row| rows::natural(row.get(0))).collect(),
             found: Found::default(),
             usage: usage.first().map(|row| rows::usage(row, batch_usage.first())),
             holders: BTreeSet::new(),
+            jobs: Vec::new(),
             with_items: Vec::new(),
         };
         loaded.queue.load_paused(state.get("paused"));
+        for row in &turns {
+            let share = row.get::<_, Option<&str>>("share").map(Arc::from);
+            let (last, served) = (rows::natural(row.get("last")), rows::natural(row.get("served")));
+            loaded.queue.note_turns(row.get("low"), share, last, served);
+        }
         let mut seen = HashSet::new();
-        for row in named.iter().chain(&next).chain(&untaken).chain(&running) {
+        for row in named.iter().chain(&next).chain(&late).chain(&untaken).chain(&running) {
             if seen.insert(row.get::<_, i64>("number")) {
                 loaded.put_job(row, needs)?;
             }
         }
+        loaded.jobs = seen.into_iter().collect();
         Ok(loaded)
     }
 
@@ -169,8 +209,7 @@ impl Loaded {
         if needs.items.contains(row.get::<_, &str>("id")) {
             self.with_items.push(number);
         }
-        let (next, unread) = (rows::natural(row.get("next_item")), rows::size(row.get("unread_bytes")));
-        self.holders.extend(self.queue.load_job(row.get("record"), next, unread)?);
+        self.holders.extend(self.queue.load_job(row.get("record"))?);
         Ok(())
     }
 
@@ -179,25 +218,27 @@ impl Loaded {
         let names: BTreeSet<_> = needs.workers.iter().chain(&self.holders).cloned().collect();
         let mut batches = self.queue.named_batches();
         batches.extend(needs.batches.iter().cloned());
-        if names.is_empty() && batches.is_empty() && self.with_items.is_empty() {
+        if names.is_empty() && batches.is_empty() && self.jobs.is_empty() {
             return Ok(());
         }
         let endpoint = place.endpoint;
-        let [lock_batches, lock, find, held, items] = [
+        let [lock_batches, lock, find, held, streams, items] = [
             client.prepare_cached(batch_rows::LOCK).await?,
             client.prepare_cached(rows::LOCK_WORKERS).await?,
             client.prepare_cached(rows::WORKERS).await?,
             client.prepare_cached(rows::HELD).await?,
+            client.prepare_cached(rows::STREAMS).await?,
             client.prepare_cached(rows::ITEMS).await?,
         ];
         let texts: Vec<&str> = names.iter().map(|name| &**name).collect();
         let ids: Vec<&str> = batches.iter().map(|id| &**id).collect();
-        let (batches, _, found, held, items) = tokio::try_join!(
+        let (batches, _, found, held, streams, items) = tokio::try_join!(
             biased;
             optional(!ids.is_empty(), async { client.query(&lock_batches, &[&endpoint, &ids]).await }),
             async { client.query(&lock, &[&endpoint, &texts]).await },
             async { client.query(&find, &[&endpoint, &texts, &needs.all_workers]).await },
             async { client.query(&held, &[&endpoint, &texts, &needs.all_workers]).await },
+            optional(!self.jobs.is_empty(), async { client.query(&streams, &[&self.jobs]).await }),
             optional(!self.with_items.is_empty(), async { client.query(&items, &[&self.with_items]).await }),
         )?;
         self.put_batches(&batches, needs)?;
@@ -215,11 +256,16 @@ impl Loaded {
         if needs.holders.iter().any(|holder| !self.queue.held_elsewhere(holder).is_empty()) {
             return Err(Failure::Again);
         }
-        let mut streams: HashMap<i64, Vec<_>> = HashMap::new();
-        for row in &items {
-            streams.entry(row.get(0)).or_default().push(rows::payload(row.get(1))?);
+        for row in &streams {
+            let (number, stream) = (rows::natural(row.get("job")), rows::stream(row));
+            self.queue.load_stream(number, stream);
+            self.found.streams.insert(number, stream);
         }
-        for (number, items) in streams {
+        let mut unread: HashMap<i64, Vec<_>> = HashMap::new();
+        for row in &items {
+            unread.entry(row.get(0)).or_default().push(rows::payload(row.get(1))?);
+        }
+        for (number, items) in unread {
             self.queue.load_items(rows::natural(number), items);
         }
         Ok(())

@@ -24,7 +24,6 @@ mod shared;
 mod store;
 mod transfer;
 mod unit;
-mod unsupported;
 mod upkeep;
 mod work;
 mod write;

@@ -16,14 +16,15 @@ use crate::store::job::{Position, Record, State};
 use crate::store::limits::Limits;
 use crate::store::moved::{MovedEndpoint, MovedJob, STEP_BYTES, STEP_JOBS};
 use crate::store::payload::{Part, Payload};
-use crate::store::queue::{Counters, KeptBatch, Queue, read_record};
+use crate::store::queue::{Counters, KeptBatch, Queue, Turn, read_record};
 
 /// An endpoint that has shown itself within this many microseconds, and has a connection, is one that runs.
 const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 10000000 \
     AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'runpod-endpoint' \
     AND pid <> pg_backend_pid()) ORDER BY seen DESC LIMIT 1";
 /// Nobody else writes until the end of the transaction.
-const LOCK_TABLES: &str = "LOCK TABLE endpoints, jobs, batches, payloads, chunks, workers, counters IN EXCLUSIVE MODE";
+const LOCK_TABLES: &str =
+    "LOCK TABLE endpoints, jobs, batches, payloads, streams, chunks, workers, counters IN EXCLUSIVE MODE";
 const COUNT: &str = "SELECT count(*) FROM jobs";
 const ADD_ENDPOINT: &str = "INSERT INTO endpoints (name) VALUES ($1) ON CONFLICT DO NOTHING";
 const LAST_NUMBER: &str = "SELECT last_value FROM numbers";
@@ -32,8 +33,8 @@ const SET_LAST_NUMBER: &str = "SELECT setval('numbers', greatest($1::bigint, 1))
 const BEAT: &str = "INSERT INTO beat (at) VALUES ($1) ON CONFLICT (one) DO UPDATE SET at = excluded.at";
 const ENDPOINTS: &str = "SELECT name, paused, coalesce(sum(completed), 0)::bigint, coalesce(sum(failed), 0)::bigint, \
     coalesce(sum(retried), 0)::bigint FROM endpoints LEFT JOIN counters ON endpoint = name GROUP BY name ORDER BY min(endpoints.number)";
-const JOBS: &str =
-    "SELECT number, next_item, record FROM jobs WHERE endpoint = $1 AND number > $2 ORDER BY number LIMIT $3";
+const JOBS: &str = "SELECT number, coalesce(next_item, 0) AS next_item, record FROM jobs LEFT JOIN streams ON job = number \
+    WHERE endpoint = $1 AND number > $2 ORDER BY number LIMIT $3";
 const PAYLOADS: &str = "SELECT job, part, body FROM payloads WHERE job = ANY($1::bigint[])";
 
 /// One transaction that keeps every endpoint away from the database.
@@ -97,6 +98,8 @@ pub(crate) struct DatabaseTarget {
     name: String,
     /// Its batches, with the counts of the jobs that were added.
     batches: BTreeMap<u64, KeptBatch>,
+    /// How far the shares of its queue are with the jobs that were added.
+    turns: Vec<Turn>,
 }
 
 impl DatabaseTarget {
@@ -114,13 +117,22 @@ impl DatabaseTarget {
         }
         let now = session.number(rows::CLOCK).await?;
         let last_number = session.number(LAST_NUMBER).await?;
-        Ok(Self { session, now: rows::integer(now), last_number, base: 0, name: String::new(), batches: BTreeMap::new() })
+        Ok(Self {
+            session,
+            now: rows::integer(now),
+            last_number,
+            base: 0,
+            name: String::new(),
+            batches: BTreeMap::new(),
+            turns: Vec::new(),
+        })
     }
 
     /// Adds an endpoint. Its jobs follow before the next one.
     pub(crate) async fn add_endpoint(&mut self, moved: &MovedEndpoint) -> Result<(), DatabaseError> {
         self.name.clone_from(&moved.name);
         self.base = self.last_number;
+        self.turns.clear();
         self.last_number += moved.counters.last_number;
         for mut record in moved.batches.iter().cloned() {
             record.number += self.base;
@@ -145,6 +157,11 @@ impl DatabaseTarget {
             texts.push(MovedTexts { number: record.number, payloads, items: items.clone() });
             queue.restore(now, record, items);
         }
+        for Turn { low_priority, share, last } in self.turns.drain(..) {
+            queue.note_turns(low_priority, share, last, 0);
+        }
+        queue.restored();
+        self.turns = queue.turns();
         for (number, KeptBatch { counts, .. }) in queue.kept_batches() {
             if let Some(batch) = self.batches.get_mut(&number) {
                 batch.counts += counts;
@@ -169,7 +186,9 @@ impl DatabaseTarget {
         self.session.query(BEAT, &[&rows::integer(now)]).await?;
         self.session.client.batch_execute("COMMIT").await.map_err(|error| {
             let reason = connect::reason(&error);
-            DatabaseError::Other(format!("whether the jobs are there is unknown ({reason}): import again, which is refused if they are"))
+            DatabaseError::Other(format!(
+                "whether the jobs are there is unknown ({reason}): import again, which is refused if they are"
+            ))
         })
     }
 
@@ -239,7 +258,9 @@ impl DatabaseSource {
         }
         let mut payloads: HashMap<i64, Vec<(Part, Payload)>> = HashMap::new();
         for row in self.session.query(PAYLOADS, &[&numbers]).await? {
-            let Some(part) = Part::ALL.into_iter().find(|part| rows::part(*part) == row.get::<_, i16>(1)) else { continue };
+            let Some(part) = Part::ALL.into_iter().find(|part| rows::part(*part) == row.get::<_, i16>(1)) else {
+                continue;
+            };
             payloads.entry(row.get(0)).or_default().push((part, rows::payload(row.get(2)).map_err(unreadable)?));
         }
         let mut items: HashMap<i64, Vec<Payload>> = HashMap::new();
@@ -250,7 +271,11 @@ impl DatabaseSource {
             let number = rows::integer(record.number);
             let unread = items.remove(&number).unwrap_or_default();
             let first = next_item.saturating_sub(unread.len() as u64);
-            MovedJob { payloads: payloads.remove(&number).unwrap_or_default(), items: (first..).zip(unread).collect(), record }
+            MovedJob {
+                payloads: payloads.remove(&number).unwrap_or_default(),
+                items: (first..).zip(unread).collect(),
+                record,
+            }
         };
         Ok(records.into_iter().map(job).collect())
     }

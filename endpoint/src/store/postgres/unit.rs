@@ -32,9 +32,9 @@ pub(super) async fn run(
     works: &mut [Box<dyn Work>],
     sent: &mut Option<Done>,
 ) -> Result<(), Failure> {
-    let Loaded { mut queue, now, numbers, found, .. } = Loaded::lock(client, place, &Needs::of(works)).await?;
+    let Loaded { mut queue, now, due, numbers, found, .. } = Loaded::lock(client, place, &Needs::of(works)).await?;
     let before = queue.contents();
-    queue.tick(now);
+    queue.tick(due);
     queue.give_numbers(numbers);
     for work in works.iter_mut() {
         work.decide(&mut queue, now);

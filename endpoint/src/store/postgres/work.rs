@@ -10,6 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
 use crate::store::request::{Digest, JobId};
+use crate::store::views::Overdue;
 
 /// The rows that an operation decides on. They are locked before it runs.
 #[derive(Debug, Clone, Default)]
@@ -22,12 +23,16 @@ pub(super) struct Need {
     pub(super) held: bool,
     /// How many jobs it may take from the queue.
     pub(super) take: usize,
+    /// Jobs that have waited for too long.
+    pub(super) overdue: Option<Overdue>,
     /// How many waiting jobs it may cancel.
     pub(super) purge: usize,
     /// Every job that some worker holds.
     pub(super) running: bool,
     /// How many new numbers it may give.
     pub(super) numbers: usize,
+    /// The priorities and shares of new jobs.
+    pub(super) shares: Vec<(bool, Option<Arc<str>>)>,
     /// Jobs by the keys of their submissions.
     pub(super) keys: Vec<Digest>,
     /// The batch that it is about.

@@ -9,7 +9,7 @@ use crate::store::batch::{BatchId, BatchState, BatchView};
 use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::job::State;
+use crate::store::job::{Position, State};
 use crate::store::payload::Content;
 use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
@@ -101,6 +101,9 @@ impl<P: Content> Queue<P> {
         for job in self.unfinished_members(&id) {
             let Some(record) = self.jobs.get_mut(&job).map(|job| &mut job.record) else { continue };
             record.submitted = now;
+            // Its turn comes after those of the jobs that wait already.
+            let Position { low_priority, number, .. } = record.position;
+            record.position = self.waiting.place(low_priority, number, &record.request.share);
             let position = record.position;
             self.enqueue(position, &job);
             self.changed(&job);

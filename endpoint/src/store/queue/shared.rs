@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeptBatch, Queue};
+use super::{KeptBatch, Queue, Turn};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
@@ -17,7 +17,7 @@ use crate::store::model::Model;
 use crate::store::payload::{Content, Filed, Payload};
 use crate::store::request::{Digest, JobId};
 use crate::store::status::Status;
-use crate::store::stream::Stream;
+use crate::store::stream::{Stream, StreamLeft};
 use crate::store::workers::{KeptWorker, OpenPolls};
 
 /// What counts against the bounds of an endpoint and is not in the queue at hand.
@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     pub(crate) retried: u64,
     pub(crate) paused: bool,
+    /// The latest rounds that workers have got jobs of; with normal and with low priority.
+    pub(crate) served: [u64; 2],
 }
 
 /// A job as a database keeps it.
@@ -53,10 +55,6 @@ pub(crate) struct KeptJob {
     pub(crate) number: u64,
     /// JSON, read by this module only.
     pub(crate) record: String,
-    /// Number of the next stream item.
-    pub(crate) next_item: u64,
-    /// Bytes of the stream items that no client has read.
-    pub(crate) unread_bytes: usize,
     /// What a database sorts, selects and counts by.
     pub(crate) keys: Keys,
 }
@@ -69,7 +67,12 @@ pub(crate) struct Keys {
     pub(crate) waiting: bool,
     pub(crate) untaken: bool,
     pub(crate) low_priority: bool,
+    pub(crate) round: u64,
     pub(crate) place: u64,
+    pub(crate) share: Option<Arc<str>>,
+    pub(crate) submitted: Timestamp,
+    /// How long it may run.
+    pub(crate) run_time: Timestamp,
     pub(crate) holder: Option<Arc<str>>,
     /// When something must happen to it without any request.
     pub(crate) due: Timestamp,
@@ -113,12 +116,7 @@ impl Queue<Filed> {
     ///
     /// # Errors
     /// When the record cannot be read.
-    pub(crate) fn load_job(
-        &mut self,
-        record: &str,
-        next_item: u64,
-        unread_bytes: usize,
-    ) -> serde_json::Result<Vec<Arc<str>>> {
+    pub(crate) fn load_job(&mut self, record: &str) -> serde_json::Result<Vec<Arc<str>>> {
         let Read { job: record, history } = serde_json::from_str(record)?;
         let (id, number) = (Arc::clone(&record.id), record.number);
         if self.jobs.contains_key(&id) {
@@ -138,7 +136,7 @@ impl Queue<Filed> {
         }
         self.keys.note(&record.request, &id);
         self.list_for_operators(number, record.status(), record.is_given_up());
-        let mut job = Job::new(record, Stream::left(next_item, unread_bytes));
+        let mut job = Job::new(record, Stream::default());
         job.history = history;
         job.armed = job.deadline();
         job.counted = job.size();
@@ -147,6 +145,30 @@ impl Queue<Filed> {
         self.by_age.insert(number, Arc::clone(&id));
         self.jobs.insert(id, Box::new(job));
         Ok(holders)
+    }
+
+    /// Where the stream of a job stands that was put in.
+    pub(crate) fn load_stream(&mut self, number: u64, left: StreamLeft) {
+        let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get_mut(id)) else { return };
+        job.stream = Stream::left(left);
+        self.size -= job.counted;
+        job.counted = job.size();
+        self.size += job.counted;
+    }
+
+    /// Where the stream of a job stands.
+    pub(crate) fn kept_stream(&self, number: u64) -> Option<StreamLeft> {
+        Some(self.jobs.get(self.by_age.get(&number)?)?.stream.standing())
+    }
+
+    /// How far a share of the queue is, and the latest round that a worker has got a job of.
+    pub(crate) fn note_turns(&mut self, low_priority: bool, share: Option<Arc<str>>, last: u64, served: u64) {
+        self.waiting.note_turns(low_priority, share, last, served);
+    }
+
+    /// How far the shares of the queue are.
+    pub(crate) fn turns(&self) -> Vec<Turn> {
+        self.waiting.turns()
     }
 
     /// The unread stream items of a job that was put in.
@@ -258,6 +280,7 @@ impl Queue<Filed> {
             failed: self.failed,
             retried: self.retried,
             paused: self.paused,
+            served: self.waiting.served(),
         }
     }
 
@@ -290,7 +313,11 @@ impl Queue<Filed> {
             waiting: matches!(record.state, State::Queued) && !is_draft,
             untaken: record.attempt.retries == 0,
             low_priority: record.position.low_priority,
+            round: record.position.round,
             place: record.position.number,
+            share: record.request.share.clone(),
+            submitted: record.submitted,
+            run_time: record.request.policy.run_time(),
             holder: match &record.state {
                 State::Running(run) => Some(Arc::clone(&run.worker)),
                 State::Queued | State::Finished { .. } => None,
@@ -302,7 +329,7 @@ impl Queue<Filed> {
             batch,
         };
         let record = serde_json::to_string(&Written { job: &record, history: &job.history })?;
-        Ok(Some(KeptJob { number, record, next_item: job.stream.next(), unread_bytes: job.stream.bytes(), keys }))
+        Ok(Some(KeptJob { number, record, keys }))
     }
 
     /// A worker as it is to be kept; `None` when it is forgotten.

@@ -151,9 +151,7 @@ fn name_with_changes(file: &File, path: &Path) -> Option<PathBuf> {
         let same = |found: std::fs::Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
         *name != path && std::fs::symlink_metadata(name).is_ok_and(same)
     };
-    let has_changes = |name: &PathBuf| {
-        std::fs::metadata(beside(name, "-wal")).is_ok_and(|log| log.len() > 0)
-    };
+    let has_changes = |name: &PathBuf| std::fs::metadata(beside(name, "-wal")).is_ok_and(|log| log.len() > 0);
     names.filter(is_other).find(has_changes)
 }
 
