@@ -26,7 +26,7 @@ openai_js_client := .venv/openai-js/.installed-$(openai_js_client_version)
 built_endpoint := RUNPOD_ENDPOINT_BIN=$(CURDIR)/target/debug/runpod-endpoint
 # End-to-end tests mostly wait, so more of them than there are cores run at the same time.
 test_threads := 8
-# How long `make soak` makes the chaos test.
+# How long `make soak` makes the tests with random failures.
 SOAK_SECONDS ?= 600
 # The official worker with PyTorch, which `make bench` sets beside ours; the versions that made the golden vectors.
 pytorch_packages := runpod==$(python_client_version) torch==2.11.0 sentence-transformers==6.2.0 transformers==5.23.0
@@ -96,9 +96,10 @@ image-test: libtorch image tools ## Run endpoint, example and new handlers from 
 	@tests/image/run.sh
 
 .PHONY: soak
-soak: tools libtorch python-client test-packages ## The chaos test for SOAK_SECONDS (600), and tests too long for `make test`
+soak: tools libtorch python-client test-packages soak-packages ## The random failures for SOAK_SECONDS (600) each, and tests too long for `make test`
 	cargo test --locked --package end-to-end-tests --test conformance -- --ignored
-	CHAOS_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- --nocapture --include-ignored chaos network::takes network::heartbeat
+	CHAOS_SECONDS=$(SOAK_SECONDS) SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- \
+		--nocapture --include-ignored chaos network::takes network::heartbeat scale_out::soak scale_out::patroni
 
 .PHONY: lint
 lint: tools libtorch ## Format, clippy, documentation; licences and sources if cargo-deny is installed
@@ -126,7 +127,7 @@ bench: tools libtorch models python-client pytorch-worker ## Measure the runtime
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-worker --bench redaction
-	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle
+	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle replicas
 
 .PHONY: bench-depth
 bench-depth: tools ## The endpoint with up to a million queued jobs: memory for each, time to take the next
@@ -200,10 +201,16 @@ $(js_client) $(openai_js_client): .venv/%:
 	touch $@
 
 # What tests start besides our own programs: a real Prometheus and Alertmanager for the shipped rules, `readelf` for what a program
-# links, a server with a self-signed certificate, a tracer in Python, a terminal, a database and a pooler.
+# links, a server with a self-signed certificate, a tracer in Python, a terminal, a database and a pooler, hosts in network namespaces,
+# a wrong clock.
 .PHONY: test-packages
 test-packages:
-	@tests/install-packages.sh prometheus prometheus-alertmanager binutils openssl python3 tmux postgresql-15 pgbouncer
+	@tests/install-packages.sh prometheus prometheus-alertmanager binutils openssl python3 tmux postgresql-15 pgbouncer iproute2 libfaketime
+
+# A database that fails over by itself.
+.PHONY: soak-packages
+soak-packages:
+	@tests/install-packages.sh patroni etcd-server
 
 .PHONY: tools
 tools:

@@ -1,15 +1,16 @@
 //! The HTTP server: opens the socket, serves all routes, and shuts down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runpod_http_server::{Budget, HttpServer, ServerLimits};
+use runpod_http_server::{Budget, HttpServer, ServerCounts, ServerLimits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, App, AppState, Keys, Options};
+use crate::balancer::{Balancer, Fronts};
 use crate::console::{self, Console};
 use crate::local::Local;
 use crate::monitoring::Monitoring;
@@ -83,6 +84,9 @@ pub struct Server {
     local: Local,
     webhooks: WebhookOutcomes,
     overflow: OverflowCounts,
+    balancers: BTreeMap<String, Arc<Balancer>>,
+    /// The counters of other servers of this program.
+    connections: Vec<Arc<ServerCounts>>,
 }
 
 impl Server {
@@ -98,7 +102,8 @@ impl Server {
         })?;
         let address = listener.local_addr().map_err(|error| ServerError::Bind(config.bind, error))?;
         let (local, webhooks, overflow) = (Local::default(), WebhookOutcomes::default(), OverflowCounts::default());
-        Ok(Self { listener, address, config, local, webhooks, overflow })
+        let (balancers, connections) = (BTreeMap::new(), Vec::new());
+        Ok(Self { listener, address, config, local, webhooks, overflow, balancers, connections })
     }
 
     /// Sets the local workers that the console and `/graphql` show.
@@ -117,6 +122,12 @@ impl Server {
     #[must_use]
     pub fn with_overflow(self, overflow: OverflowCounts) -> Self {
         Self { overflow, ..self }
+    }
+
+    /// Sets the load-balancing endpoints whose requests and connections `/metrics` shows.
+    #[must_use]
+    pub(crate) fn with_fronts(self, fronts: &Fronts) -> Self {
+        Self { balancers: fronts.balancers(), connections: fronts.connections(), ..self }
     }
 
     /// The endpoints that exist before their first job.
@@ -152,7 +163,8 @@ impl Server {
         let http = HttpServer::new("endpoint", self.config.limits);
         let monitoring =
             Monitoring::new(Arc::clone(&store), self.known_endpoints(), self.webhooks.clone(), drain.clone())
-                .with_connections(http.counts())
+                .with_connections(std::iter::once(http.counts()).chain(self.connections))
+                .with_balancers(self.balancers)
                 .with_overflow(self.overflow.clone());
         let request_memory = Budget::new(self.config.request_memory);
         let app = App::from(AppState {

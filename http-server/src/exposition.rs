@@ -4,8 +4,15 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::response::{IntoResponse, Response};
 
-const OPEN_METRICS: &str = "application/openmetrics-text";
-const PLAIN: &str = "text/plain";
+/// A format: its media type, and the versions under which scrapers know it.
+struct Format {
+    kind: &'static str,
+    subtype: &'static str,
+    versions: &'static [&'static str],
+}
+
+const OPEN_METRICS: Format = Format { kind: "application", subtype: "openmetrics-text", versions: &["1.0.0", "0.0.1"] };
+const PLAIN: Format = Format { kind: "text", subtype: "plain", versions: &["0.0.4"] };
 
 /// Answers a scrape with `text`, which is OpenMetrics. A scraper that accepts `text/plain` and not OpenMetrics, or prefers it, gets
 /// `text/plain; version=0.0.4`.
@@ -20,17 +27,42 @@ pub fn exposition(request: &HeaderMap, text: String) -> Response {
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"), vary], text).into_response()
 }
 
+/// Equal weights are for OpenMetrics. Whoever accepts neither gets it too: a scraper that does not say what it means is better served
+/// with something than with 406.
 fn prefers_plain(accept: &str) -> bool {
-    let weight = |wanted: &str| {
-        let weights = accept.split(',').filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_wanted = parts.next()?.eq_ignore_ascii_case(wanted);
-            let weight = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse::<f32>().ok());
-            is_wanted.then(|| weight.unwrap_or(1.0))
-        });
-        weights.fold(0.0, f32::max)
+    weight(accept, &PLAIN) > weight(accept, &OPEN_METRICS)
+}
+
+/// How much a format is wanted, from 0 to 1: what the most specific range says that it fits into (RFC 9110, section 12.5.1).
+fn weight(accept: &str, format: &Format) -> f32 {
+    let mut ranges: Vec<_> = accept.split(',').filter_map(|range| matched(range, format)).collect();
+    // Of several that are as specific, the one with the larger weight counts: scrapers list the versions of a format one by one.
+    ranges.sort_by(|(one, weight), (other, other_weight)| one.cmp(other).then(weight.total_cmp(other_weight)));
+    ranges.last().map_or(0.0, |(_, weight)| *weight)
+}
+
+/// How specific a range is that the format fits into, and its weight.
+fn matched(range: &str, format: &Format) -> Option<(u8, f32)> {
+    let mut parts = range.split(';').map(str::trim);
+    let (kind, subtype) = parts.next()?.split_once('/')?;
+    let is = |given: &str, own: &str| given.eq_ignore_ascii_case(own);
+    let mut specific = match (kind, subtype) {
+        ("*", "*") => 0,
+        (kind, "*") if is(kind, format.kind) => 1,
+        (kind, subtype) if is(kind, format.kind) && is(subtype, format.subtype) => 2,
+        _ => return None,
     };
-    weight(PLAIN) > weight(OPEN_METRICS)
+    let mut weight = 1.0;
+    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+        let value = value.trim().trim_matches('"');
+        match name.trim() {
+            name if is(name, "q") => weight = value.parse().ok().filter(|weight| (0.0..=1.0).contains(weight))?,
+            name if is(name, "version") && !format.versions.contains(&value) => return None,
+            name if is(name, "version") => specific = 3,
+            _ => {}
+        }
+    }
+    Some((specific, weight))
 }
 
 /// OpenMetrics as Prometheus' text format 0.0.4: a counter's name ends in `_total` in its header too, there are no units and no
@@ -85,6 +117,20 @@ mod tests {
             ("Text/Plain; q=0.5, */*; q=0.1", true),
             ("text/plain, application/openmetrics-text; q=0.5", true),
             ("application/openmetrics-text, text/plain", false),
+            ("application/openmetrics-text;q=0,*/*", true),
+            ("*/*, application/openmetrics-text; q=0.0", true),
+            ("text/*", true),
+            ("text/*;q=0.5, */*;q=0.4", true),
+            ("application/*, text/plain;q=0.9", false),
+            ("text/plain;q=0, text/*", false),
+            (
+                "text/plain;version=0.0.4;q=0.3, text/plain;version=1.0.0;q=0.9, application/openmetrics-text;q=0.5",
+                false,
+            ),
+            ("application/openmetrics-text;version=9.9.9, text/plain;q=0.1", true),
+            ("application/openmetrics-text;version=\"1.0.0\";Q=0.2, text/plain;q=0.1", false),
+            ("text/plain;q=2, application/openmetrics-text;q=0.1", false),
+            ("application/json", false),
         ] {
             assert_eq!(prefers_plain(accept), expected, "{accept}");
         }

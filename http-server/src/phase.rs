@@ -65,6 +65,11 @@ impl Activity {
         }
     }
 
+    /// Whether no byte has arrived on it.
+    pub(crate) fn is_new(&self) -> bool {
+        self.state.lock().0 == Phase::New
+    }
+
     /// Closes the connection.
     pub(crate) fn close(&self) {
         self.closed.cancel();

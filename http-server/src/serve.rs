@@ -21,13 +21,19 @@ use tower::ServiceExt;
 use crate::connection::Connection;
 use crate::counts::{Refusal, ServerCounts};
 use crate::limits::ServerLimits;
-use crate::phase::Phase;
+use crate::phase::{Activity, Phase};
 use crate::stream::GuardedStream;
 use crate::table::{Admitted, Table};
 use crate::tracked::{Part, TrackedBody};
 
 /// How long open requests may take to end once the server stops.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a new connection may take for its first request once the server stops: it is on its way already.
+const FIRST_REQUEST: Duration = Duration::from_millis(300);
+
+/// Connections that were made before the server stopped and are accepted afterwards.
+const MAX_LATE: usize = 128;
 
 /// Longest time between two checks of the connections' timeouts.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,7 +73,7 @@ impl HttpServer {
         Arc::clone(&self.counts)
     }
 
-    /// Serves until `shutdown` is cancelled, then waits at most 5 s for open requests.
+    /// Serves until `shutdown` is cancelled, then waits at most 5 s for open requests. Whoever has connected before that gets an answer.
     pub async fn serve(self, listener: TcpListener, router: Router, shutdown: &CancellationToken) {
         let table = Table::new(self.limits, Arc::clone(&self.counts));
         let sweeping = CancellationToken::new();
@@ -76,22 +82,23 @@ impl HttpServer {
         let closing = CancellationToken::new();
         let (open, mut all_ended) = mpsc::channel::<()>(1);
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        let begin = |stream: TcpStream| match table.admit() {
+            Some(admitted) => {
+                let (router, closing, open) = (router.clone(), closing.clone(), open.clone());
+                tokio::spawn(async move {
+                    serve_connection(stream, admitted, router, self.limits, closing).await;
+                    drop(open);
+                });
+            }
+            None => refuse(stream, &refusals),
+        };
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = shutdown.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => match table.admit() {
-                    Some(admitted) => {
-                        let (router, closing, open) = (router.clone(), closing.clone(), open.clone());
-                        tokio::spawn(async move {
-                            serve_connection(stream, admitted, router, self.limits, closing).await;
-                            drop(open);
-                        });
-                    }
-                    None => refuse(stream, &refusals),
-                },
+                Ok((stream, _)) => begin(stream),
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     if has_no_descriptor(&error) {
@@ -102,13 +109,25 @@ impl HttpServer {
                 }
             }
         }
-        drop((listener, open));
+        late(listener).for_each(begin);
+        drop(open);
         closing.cancel();
         // What has not ended by then is cut off when the program ends.
         let _ = timeout(CLOSE_GRACE, all_ended.recv()).await;
         sweeping.cancel();
         self.counts.log(self.name);
     }
+}
+
+/// Closes the socket; the connections that were made and not accepted yet. Without this they would be reset.
+fn late(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std();
+    let accept = move || {
+        let (stream, _) = listener.as_ref().ok()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    std::iter::from_fn(accept).take(MAX_LATE)
 }
 
 /// Closes connections whose time is over, and logs what was refused.
@@ -164,12 +183,20 @@ async fn serve_connection(
                 }
                 return;
             }
-            () = closing.cancelled(), if !is_closing => {
+            () = is_to_end(&closing, &admitted.activity), if !is_closing => {
                 is_closing = true;
                 serving.as_mut().graceful_shutdown();
             }
             () = admitted.activity.closed() => return,
         }
+    }
+}
+
+/// Waits until a connection is to end after the request that it serves.
+async fn is_to_end(closing: &CancellationToken, activity: &Activity) {
+    closing.cancelled().await;
+    if activity.is_new() {
+        sleep(FIRST_REQUEST).await;
     }
 }
 

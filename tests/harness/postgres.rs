@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -9,11 +10,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{Daemon, free_port, not_tested};
+use crate::{Daemon, free_port, not_tested, process};
 
 /// The user of all databases, and the password.
-const USER: &str = "jobs";
-const PASSWORD: &str = "a password of the tests";
+pub(crate) const USER: &str = "jobs";
+pub(crate) const PASSWORD: &str = "a password of the tests";
+
+/// Settings of a server that may forget everything when the machine fails, and of one that may not.
+const VOLATILE: &str =
+    "fsync = off\nfull_page_writes = off\nmax_connections = 400\nshared_buffers = 64MB\nmin_wal_size = 2MB\n";
+const DURABLE: &str = "max_connections = 100\nshared_buffers = 256MB\nmax_wal_size = 4GB\n";
 
 /// Folders in which the programs of a version are, the newest first.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -23,6 +29,7 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 pub struct Postgres {
     programs: PathBuf,
     folder: PathBuf,
+    settings: &'static str,
     port: u16,
     databases: AtomicU32,
     /// Ends the server once its standard input is closed.
@@ -44,14 +51,83 @@ impl Postgres {
     /// # Panics
     /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
     pub fn start() -> Option<Self> {
+        let server = Self::in_folder(TempDir::new(), VOLATILE)?;
+        server.create();
+        Some(server)
+    }
+
+    /// A server to measure, which syncs as one in production does, on a disk.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` when it is not installed.
+    pub fn durable() -> Option<Self> {
+        let server = Self::in_folder(TempDir::new_in("/var/tmp"), DURABLE)?;
+        server.create();
+        Some(server)
+    }
+
+    /// A server that follows this one. It can be read.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn standby(&self) -> Self {
+        let standby = Self::in_folder(TempDir::new(), VOLATILE).unwrap_or_else(|| panic!("PostgreSQL is gone"));
+        standby.give_to_server();
+        let (data, primary) = (standby.data().display().to_string(), self.url("postgres"));
+        standby.server_tool("pg_basebackup", &["-D", &data, "-d", &primary, "-R", "-c", "fast", "-X", "stream"]);
+        standby.set_up();
+        standby.run();
+        standby
+    }
+
+    fn in_folder(folder: std::io::Result<TempDir>, settings: &'static str) -> Option<Self> {
         let Some(programs) = programs() else {
             not_tested("PostgreSQL is not installed: apt-get install postgresql-15");
             return None;
         };
-        let folder = TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
-        let server = Self { programs, port: free_port(), databases: AtomicU32::new(0), _guard: guard(&folder), folder };
+        let folder = folder.map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
+        let (port, databases, guard) = (free_port(), AtomicU32::new(0), guard(&folder));
+        Some(Self { programs, folder, settings, port, databases, _guard: guard })
+    }
+
+    /// The server refuses to run as root.
+    fn give_to_server(&self) {
+        if is_root() {
+            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
+        }
+    }
+
+    /// What overrides other settings, those of the primary included.
+    fn set_up(&self) {
+        let file = self.data().join("postgresql.auto.conf");
+        let mut settings = fs::read_to_string(&file).unwrap_or_default();
+        settings += &format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n{}",
+            self.port,
+            self.folder.display(),
+            self.settings
+        );
+        fs::write(file, settings).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A server of the test's own, on a file system of so many MiB; `None`, after a report, where none can be mounted.
+    ///
+    /// # Panics
+    /// When it does not start; with `TEST_SKIPS=fail` where no file system can be mounted.
+    pub fn start_on_small_disk(mib: u32) -> Option<Self> {
+        let server = Self::in_folder(TempDir::new(), VOLATILE)?;
+        let mut mount = command("mount");
+        if !run(mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(&server.folder)) {
+            not_tested("a full disk of the database: this machine does not let us mount a small file system");
+            return None;
+        }
         server.create();
         Some(server)
+    }
+
+    /// Where everything of the server is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn data(&self) -> PathBuf {
@@ -61,23 +137,15 @@ impl Postgres {
     fn create(&self) {
         let password = self.folder.join("password");
         fs::write(&password, PASSWORD).unwrap_or_else(|error| panic!("{error}"));
-        if is_root() {
-            // The server refuses to run as root.
-            succeeded("chown", &tool(command("chown").args(["-R", "postgres"]).arg(&self.folder)));
-        }
+        self.give_to_server();
         let (data, password) = (self.data(), password.display().to_string());
         let data = data.display().to_string();
-        let args =
-            ["-D", &data, "-U", USER, "--pwfile", &password, "-A", "scram-sha-256", "-N", "-E", "UTF8", "--locale=C"];
+        let access = ["-U", USER, "--pwfile", &password, "-A", "scram-sha-256"];
+        // Small files, so that a small disk holds them.
+        let small = if self.settings == VOLATILE { &["--wal-segsize=1"][..] } else { &[] };
+        let args = [&["-D", &data, "-N", "-E", "UTF8", "--locale=C"], &access[..], small].concat();
         self.server_tool("initdb", &args);
-        let settings = format!(
-            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
-             max_connections = 400\nshared_buffers = 64MB\n",
-            self.port,
-            self.folder.display()
-        );
-        let file = self.data().join("postgresql.auto.conf");
-        fs::write(file, settings).unwrap_or_else(|error| panic!("{error}"));
+        self.set_up();
         self.run();
     }
 
@@ -87,10 +155,33 @@ impl Postgres {
         self.server_tool("pg_ctl", &["start", "-w", "-s", "-D", &data, "-l", &log]);
     }
 
+    /// Whether the server has not ended by itself.
+    pub fn is_running(&self) -> bool {
+        let data = self.data().display().to_string();
+        run(self.as_user("pg_ctl").args(["status", "-D", &data]).stdout(Stdio::null()))
+    }
+
     /// Ends the server at once, as a crash would.
     pub fn kill(&self) {
         let data = self.data().display().to_string();
         self.server_tool("pg_ctl", &["stop", "-w", "-s", "-m", "immediate", "-D", &data]);
+    }
+
+    /// Offers TLS with this certificate.
+    ///
+    /// # Panics
+    /// When the files cannot be copied, or the server cannot be set up.
+    pub fn use_certificate(&self, certificate: &Path, key: &Path) {
+        let copy = |from: &Path, name: &str| {
+            let to = self.data().join(name);
+            fs::copy(from, &to).unwrap_or_else(|error| panic!("{error}"));
+            succeeded("chmod", &tool(command("chmod").arg("600").arg(&to)));
+        };
+        copy(certificate, "server.crt");
+        copy(key, "server.key");
+        self.give_to_server();
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
     }
 
     /// A new database; returns its URL.
@@ -156,55 +247,91 @@ impl Postgres {
     /// # Panics
     /// When it fails.
     pub fn sql(&self, database: &str, sql: &str) -> String {
+        succeeded(sql, &self.psql(database, sql))
+    }
+
+    /// The same; `None` when it fails.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
+        let output = self.psql(database, sql);
+        output.status.success().then(|| succeeded(sql, &output))
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Output {
         let database = if database.contains("://") { database.to_owned() } else { self.url(database) };
         let args = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &database, "-c", sql];
-        let output = tool(command(self.programs.join("psql")).args(args));
-        succeeded(sql, &output)
+        tool(command(self.programs.join("psql")).args(args))
+    }
+
+    /// Opens a session, runs SQL in it and leaves it open: transactions and locks last until it is dropped.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn hold(&self, url: &str, sql: &str) -> Session {
+        let mut psql = command(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut session = psql.spawn().unwrap_or_else(|error| panic!("cannot start psql: {error}"));
+        let sent = session.stdin.as_mut().map(|stdin| writeln!(stdin, "{sql};\n\\echo held"));
+        assert!(matches!(sent, Some(Ok(()))), "psql has ended");
+        let lines = session.stdout.take().map(|stdout| BufReader::new(stdout).lines()).into_iter().flatten();
+        assert!(lines.map_while(Result::ok).any(|line| line == "held"), "{sql} has failed");
+        Session(session)
+    }
+
+    /// A program of the server, under the user that it runs as.
+    fn as_user(&self, name: &str) -> Command {
+        let program = self.programs.join(name);
+        if !is_root() {
+            return command(program);
+        }
+        let mut as_user = command("runuser");
+        as_user.args(["-u", "postgres", "--"]).arg(program);
+        as_user
     }
 
     fn server_tool(&self, name: &str, args: &[&str]) {
-        let program = self.programs.join(name);
-        let mut command = if is_root() {
-            let mut as_user = command("runuser");
-            as_user.args(["-u", "postgres", "--"]).arg(program);
-            as_user
-        } else {
-            command(program)
-        };
         // A server that inherited a pipe would hold it open.
+        let mut command = self.as_user(name);
         let status = run(command.args(args).current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null()));
         let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         assert!(status, "{name} has failed: {}", log());
     }
 }
 
+/// A session that somebody left open.
+#[derive(Debug)]
+pub struct Session(Child);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Ends the server and removes its folder once this process has ended, or dropped the guard.
 fn guard(folder: &Path) -> Child {
     let script = "cat >/dev/null; pid=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; \
-        for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; rm -rf \"$0\"";
-    let mut guard = command("sh");
-    guard.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Of a group of its own: the end of the test's group must not be the end of the guard.
-    std::os::unix::process::CommandExt::process_group(&mut guard, 0);
-    guard.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
+        for i in 1 2 3 4 5 6 7 8 9 10; do [ -e \"$0/data/postmaster.pid\" ] || break; sleep 0.2; done; \
+        umount \"$0\" 2>/dev/null; rm -rf \"$0\"";
+    process::guard(script, &[&folder.display().to_string()])
 }
 
-fn programs() -> Option<PathBuf> {
+pub(crate) fn programs() -> Option<PathBuf> {
     let folders = fs::read_dir(VERSIONS).ok()?.flatten().map(|entry| entry.path().join("bin"));
     let version = |folder: &PathBuf| folder.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
     folders.filter(|folder| folder.join("initdb").is_file()).max_by_key(version)
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
-fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 
-fn tool(command: &mut Command) -> Output {
+pub(crate) fn tool(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
@@ -212,7 +339,7 @@ fn run(command: &mut Command) -> bool {
     command.status().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")).success()
 }
 
-fn succeeded(what: &str, output: &Output) -> String {
+pub(crate) fn succeeded(what: &str, output: &Output) -> String {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

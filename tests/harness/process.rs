@@ -113,3 +113,14 @@ impl Drop for Daemon {
         let _ = self.child.wait();
     }
 }
+
+/// Runs a script, which waits for the end of its standard input, once this process has ended or dropped the guard. `$0` and what follows
+/// are `args`.
+#[expect(clippy::disallowed_methods, reason = "the harness starts the programs under test")]
+pub(crate) fn guard(script: &str, args: &[&str]) -> Child {
+    use std::os::unix::process::CommandExt as _;
+    let mut guard = Command::new("sh");
+    guard.args(["-c", script]).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Of a group of its own: the end of the test's group must not be the end of the guard.
+    guard.process_group(0).spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
+}

@@ -45,13 +45,22 @@ pub struct Endpoint {
     /// `http://127.0.0.1:PORT/v2`.
     pub base: String,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     folder: TempDir,
 }
 
 impl Endpoint {
     /// Starts one and waits until it answers.
     pub async fn start(args: &[&str]) -> Self {
-        Self::start_in(TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}")), args).await
+        Self::start_with(args, &[]).await
+    }
+
+    /// Starts one with additional environment variables, and waits until it answers.
+    ///
+    /// # Panics
+    /// When its folder cannot be created.
+    pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_in(TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}")), args, env).await
     }
 
     /// Starts one that keeps its jobs in a file, and waits until it answers.
@@ -61,15 +70,16 @@ impl Endpoint {
     pub async fn start_durable(args: &[&str]) -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder: {error}"));
         let data = folder.path().join("jobs.db").to_string_lossy().into_owned();
-        Self::start_in(folder, &[args, &["--data", &data]].concat()).await
+        Self::start_in(folder, &[args, &["--data", &data]].concat(), &[]).await
     }
 
-    async fn start_in(folder: TempDir, args: &[&str]) -> Self {
+    async fn start_in(folder: TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
         let port = free_port();
         let mut all = vec!["serve".to_owned(), "--bind".to_owned(), format!("127.0.0.1:{port}")];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        let daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &all, &[]);
-        let endpoint = Self { daemon, base: format!("http://127.0.0.1:{port}/v2"), args: all, folder };
+        let env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &all, &env);
+        let endpoint = Self { daemon, base: format!("http://127.0.0.1:{port}/v2"), args: all, env, folder };
         endpoint.answers().await;
         endpoint
     }
@@ -78,7 +88,7 @@ impl Endpoint {
     pub async fn restart(&mut self, signal: Signal) {
         self.daemon.signal(signal);
         self.daemon.wait(Duration::from_secs(30));
-        self.daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &self.args, &[]);
+        self.daemon = Daemon::start("endpoint", &binary("runpod-endpoint"), &self.args, &self.env);
         self.answers().await;
     }
 

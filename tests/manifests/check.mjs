@@ -11,6 +11,7 @@ const docker = new URL("../../docker/", import.meta.url).pathname;
 const operators = {
   "monitoring.coreos.com": "@kubernetes-models/prometheus-operator",
   "keda.sh": "@kubernetes-models/keda",
+  "postgresql.cnpg.io": "@kubernetes-models/cloudnative-pg",
 };
 let wrong = 0;
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
+mod database;
 mod incidents;
 mod live;
 mod operations;

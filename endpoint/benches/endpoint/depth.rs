@@ -6,10 +6,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Connection};
 use crate::process::resident_bytes;
-use crate::stores::{ENDPOINT, ENGINES, fill, open};
+use crate::stores::{ENDPOINT, engines, open};
 
 /// The argument with which this program calls itself.
 pub(crate) const CHILD: &str = "depth-of";
+
+/// The argument that leaves out the longest queue.
+const QUICK: &str = "quick";
 
 const DEPTHS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
@@ -20,22 +23,26 @@ const TAKES: usize = 200;
 const FLAT: f64 = 0.2;
 
 /// Each engine in a process of its own, so that memory freed by the first is not used by the second.
-pub(crate) fn measure_apart() {
+pub(crate) fn measure_apart(is_quick: bool) {
     println!("## Depth of the queue, 1 kB inputs\n");
-    for engine in ENGINES {
+    let depths = if is_quick { QUICK } else { "" };
+    for engine in engines() {
         #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
-        let status = std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine]).status();
+        let status =
+            std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine, depths]).status();
         assert!(status.unwrap().success());
     }
 }
 
-pub(crate) async fn measure(engine: &str) {
-    let (store, _folder) = open(engine);
+pub(crate) async fn measure(engine: &str, depths: &str) {
+    let depths = if depths == QUICK { &DEPTHS[..3] } else { &DEPTHS };
+    let opened = open(engine).await;
+    let store = &opened.store;
     let stop = CancellationToken::new();
     let address = http::serve(store.clone(), Duration::from_secs(25), stop.clone()).await;
     let mut connection = Connection::open(address).await;
     // What the first jobs bring into memory is no part of a job.
-    fill(&store, 0, 100, 10).await;
+    opened.fill(0, 100, 10).await;
     let mut queued = 100;
     let empty = resident_bytes();
     let mut submitted = queued;
@@ -44,11 +51,15 @@ pub(crate) async fn measure(engine: &str) {
         "| store | jobs queued | memory per job, B | take, store, median µs | p99 | take, HTTP, median µs | p99 |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for depth in DEPTHS {
+    for &depth in depths {
         let more = depth - queued;
-        fill(&store, submitted, submitted + more, 1000).await;
+        opened.fill(submitted, submitted + more, 1000).await;
         submitted += more;
-        let bytes = (resident_bytes() - empty) as f64 / (depth - 100) as f64;
+        // In a database, jobs are not in the memory of this process.
+        let bytes = match opened.database {
+            Some(_) => "–".to_owned(),
+            None => format!("{:.0}", (resident_bytes() - empty) as f64 / (depth - 100) as f64),
+        };
         let mut direct = Vec::new();
         let mut remote = Vec::new();
         for _ in 0..TAKES {
@@ -65,7 +76,7 @@ pub(crate) async fn measure(engine: &str) {
         let [direct, direct_p99] = summary(direct);
         let [remote, remote_p99] = summary(remote);
         medians.push(direct);
-        println!("| {engine} | {depth} | {bytes:.0} | {direct:.1} | {direct_p99:.1} | {remote:.1} | {remote_p99:.1} |");
+        println!("| {engine} | {depth} | {bytes} | {direct:.1} | {direct_p99:.1} | {remote:.1} | {remote_p99:.1} |");
     }
     stop.cancel();
     println!("\n{engine}: {}\n", verdict(&medians));
@@ -82,7 +93,7 @@ fn verdict(medians: &[f64]) -> String {
 }
 
 /// Median and 99th percentile in microseconds.
-fn summary(mut times: Vec<Duration>) -> [f64; 2] {
+pub(crate) fn summary(mut times: Vec<Duration>) -> [f64; 2] {
     times.sort_unstable();
     [times.len() / 2, times.len() * 99 / 100].map(|index| times[index].as_secs_f64() * 1e6)
 }

@@ -1,24 +1,114 @@
 //! The stores that are measured, and what is done with them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use runpod_endpoint::store::{Limits, MemoryStore, NewJob, Outcome, Payload, Policy, Request, SqliteStore, Store};
+use end_to_end_tests::Postgres;
+use runpod_endpoint::store::{
+    Limits, MemoryStore, NewJob, Outcome, Payload, Policy, PostgresStore, Request, SqliteStore, Store,
+};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-pub(crate) const ENGINES: [&str; 2] = ["memory", "file"];
 pub(crate) const ENDPOINT: &str = "bench";
 
-/// An empty store. A file lies in the current folder's target, on a disk, and goes with the returned folder.
-pub(crate) fn open(engine: &str) -> (Arc<dyn Store>, Option<TempDir>) {
-    let limits = Limits { max_bytes: usize::MAX, ..Limits::default() };
-    if engine == "memory" {
-        return (Arc::new(MemoryStore::new(limits)), None);
+/// Jobs that are submitted one by one to a deep database before they are copied.
+const SUBMITTED: usize = 2_000;
+
+/// A server that syncs every commit; `None` where PostgreSQL is not installed.
+static SERVER: LazyLock<Option<Postgres>> = LazyLock::new(Postgres::durable);
+
+/// The stores that can be measured here.
+pub(crate) fn engines() -> impl Iterator<Item = &'static str> {
+    let database = SERVER.as_ref().map(|_| "PostgreSQL");
+    ["memory", "file"].into_iter().chain(database)
+}
+
+/// A database of its own, where PostgreSQL is installed.
+pub(crate) fn database() -> Option<Database> {
+    SERVER.as_ref().map(|server| Database { server, url: server.database() })
+}
+
+/// A database without jobs.
+pub(crate) struct Database {
+    server: &'static Postgres,
+    pub(crate) url: String,
+}
+
+impl Database {
+    /// One more endpoint that uses it.
+    pub(crate) async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(self.url.parse().unwrap(), limits()).await.unwrap())
     }
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    (Arc::new(SqliteStore::open(folder.path(), limits).unwrap()), Some(folder))
+
+    /// Transactions so far, of everybody who uses it.
+    pub(crate) fn transactions(&self) -> u64 {
+        let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+        self.server.sql(&self.url, sql).parse().unwrap()
+    }
+
+    /// Queues many more jobs like the newest one.
+    fn copy_jobs(&self, count: usize) {
+        self.server.sql(
+            &self.url,
+            &format!(
+                "WITH one AS (SELECT * FROM jobs ORDER BY number DESC LIMIT 1), \
+                 numbers AS (SELECT nextval('numbers') AS number FROM generate_series(1, {count})), \
+                 copies AS (SELECT n.number, lpad(n.number::text, 36, 'c') || '-u1' AS id, one AS job FROM numbers n, one), \
+                 added AS (INSERT INTO jobs SELECT (jsonb_populate_record(job, jsonb_build_object('number', number, 'id', id, \
+                 'place', number, 'record', replace(replace((job).record, '\"id\":\"' || (job).id || '\"', '\"id\":\"' || id || '\"'), \
+                 '\"number\":' || (job).number, '\"number\":' || number)))).* FROM copies), \
+                 filled AS (INSERT INTO payloads SELECT number, part, body FROM copies JOIN payloads ON payloads.job = (copies.job).number) \
+                 UPDATE counters SET jobs = counters.jobs + {count}, in_queue = counters.in_queue + {count} \
+                 WHERE ctid = (SELECT min(ctid) FROM counters)"
+            ),
+        );
+        self.server.sql(&self.url, "VACUUM ANALYZE");
+    }
+}
+
+/// A store, and where its jobs are.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) database: Option<Database>,
+    _folder: Option<TempDir>,
+}
+
+fn limits() -> Limits {
+    Limits { max_bytes: usize::MAX, ..Limits::default() }
+}
+
+/// An empty store. A file lies in the current folder's target, on a disk, and goes with the returned folder.
+pub(crate) async fn open(engine: &str) -> Opened {
+    match engine {
+        "memory" => Opened { store: Arc::new(MemoryStore::new(limits())), database: None, _folder: None },
+        "file" => {
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let store = Arc::new(SqliteStore::open(folder.path(), limits()).unwrap());
+            Opened { store, database: None, _folder: Some(folder) }
+        }
+        _ => {
+            let database = database().unwrap();
+            Opened { store: database.open().await, database: Some(database), _folder: None }
+        }
+    }
+}
+
+impl Opened {
+    /// Queues jobs `from..to`, many at a time. In a database most of them are copies, which takes seconds instead of minutes.
+    pub(crate) async fn fill(&self, from: usize, to: usize, clients: usize) {
+        let submitted = match &self.database {
+            Some(_) => to.min(from + SUBMITTED),
+            None => to,
+        };
+        fill(&self.store, from, submitted, clients).await;
+        if let Some(database) = &self.database
+            && submitted < to
+        {
+            database.copy_jobs(to - submitted);
+        }
+    }
 }
 
 /// A JSON string of 1 kB.

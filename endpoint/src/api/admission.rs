@@ -69,11 +69,7 @@ impl Admission {
     }
 
     /// The checks that both APIs have in common. Who has no key learns nothing else.
-    fn check(
-        &self,
-        request: &mut Parts,
-        path: Result<RawPathParams, RawPathParamsRejection>,
-    ) -> Result<(), ApiError> {
+    fn check(&self, request: &mut Parts, path: Result<RawPathParams, RawPathParamsRejection>) -> Result<(), ApiError> {
         self.gate.admit(request)?;
         ids::check_path(path)?;
         if header_bytes(&request.headers) > limits::HEADERS {

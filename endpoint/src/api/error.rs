@@ -154,7 +154,6 @@ impl ApiError {
                 | StoreError::TooManyQueued(_)
                 | StoreError::TooManyEndpoints
                 | StoreError::TooManyBatches(_) => StatusCode::TOO_MANY_REQUESTS,
-                StoreError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
                 StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
@@ -254,14 +253,5 @@ mod tests {
             assert_eq!(error.into_response().headers()[RETRY_AFTER], seconds, "{text}");
         }
         assert!(!ApiError::NoRoute.into_response().headers().contains_key(RETRY_AFTER));
-    }
-
-    #[test]
-    fn what_the_store_cannot_do_is_not_implemented_and_does_not_pass_by_itself() {
-        let response = ApiError::from(StoreError::Unsupported("not with this; use that")).into_response();
-        assert_eq!(response.status(), StatusCode::NOT_IMPLEMENTED);
-        assert!(!response.headers().contains_key(RETRY_AFTER));
-        let text = response.extensions().get::<ErrorText>().map(|text| text.0.clone());
-        assert_eq!(text.as_deref(), Some("not with this; use that"));
     }
 }

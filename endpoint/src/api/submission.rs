@@ -83,7 +83,7 @@ pub(crate) async fn requested_job(
 /// A job with a new id and the endpoint's limits.
 pub(crate) fn new_job(app: &App, endpoint: &str, caller: &CallerKey, input: Payload, kind: &Submission) -> NewJob {
     let catalog = &app.options.catalog;
-    let share = catalog.fair_by(endpoint).and_then(|by| by.share(caller, &input));
+    let share = catalog.fair_by(endpoint).map(|by| by.share(caller, &input));
     let request = store::Request::new(input, catalog.policy(endpoint), kind.retention);
     NewJob {
         id: Arc::from(format!("{}{}-u1", kind.id_prefix, Uuid::new_v4())),

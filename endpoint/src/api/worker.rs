@@ -64,7 +64,11 @@ async fn take_batch(State(app): State<App>, call: WorkerCall) -> Result<Response
     Ok(delivery::respond(encode(&messages)?, receipt))
 }
 
-async fn take_jobs(app: &App, WorkerCall { endpoint, worker, .. }: &WorkerCall, max: usize) -> Result<Vec<TakenJob>, ApiError> {
+async fn take_jobs(
+    app: &App,
+    WorkerCall { endpoint, worker, .. }: &WorkerCall,
+    max: usize,
+) -> Result<Vec<TakenJob>, ApiError> {
     if app.drain.is_cancelled() {
         // Workers repeat an empty poll at once: without a hold, a draining worker would poll in a tight loop.
         tokio::select! {
@@ -84,10 +88,7 @@ fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(message).map_err(|error| ApiError::BadRequest(format!("the job cannot be encoded: {error}")))
 }
 
-async fn stop(
-    State(app): State<App>,
-    WorkerCall { endpoint, worker, .. }: WorkerCall,
-) -> Result<Response, ApiError> {
+async fn stop(State(app): State<App>, WorkerCall { endpoint, worker, .. }: WorkerCall) -> Result<Response, ApiError> {
     let jobs = tokio::select! {
         jobs = app.store.stops(&endpoint, &worker, app.hold) => jobs?,
         () = app.drain.cancelled() => app.store.stops(&endpoint, &worker, DRAIN_HOLD).await?,

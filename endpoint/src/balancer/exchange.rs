@@ -19,8 +19,16 @@ pub(super) enum ExchangeError {
     #[error("the worker cannot be reached: {0}")]
     Unreached(#[source] io::Error),
     /// It may have begun the request.
-    #[error("the connection to the worker broke: {0}")]
+    #[error("the connection to the worker broke before its answer: {0}")]
     Broken(#[from] hyper::Error),
+}
+
+/// Why a request has no answer.
+pub(super) enum SendError {
+    /// Nothing of it was sent: here it is again.
+    Unsent(Request<Body>),
+    /// It was sent, in part at least.
+    Broken(hyper::Error),
 }
 
 /// A connection to a worker.
@@ -28,9 +36,7 @@ pub(super) struct WorkerConnection(http1::SendRequest<Body>);
 
 impl WorkerConnection {
     pub(super) async fn open(address: SocketAddr) -> Result<Self, ExchangeError> {
-        let stream = timeout(CONNECT_TIME, TcpStream::connect(address)).await;
-        let stream =
-            stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ExchangeError::Unreached)?;
+        let stream = connect(address).await.map_err(ExchangeError::Unreached)?;
         let _ = stream.set_nodelay(true);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the exchange: nobody sends a second request on it.
@@ -39,7 +45,22 @@ impl WorkerConnection {
     }
 
     /// Sends the request, whose URI has a path and a query only, and waits for the head of the answer.
-    pub(super) async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        Ok(self.0.send_request(request).await?.map(Body::new))
+    pub(super) async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        match self.0.try_send_request(request).await {
+            Ok(answer) => Ok(answer.map(Body::new)),
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => SendError::Unsent(request),
+                None => SendError::Broken(error.into_error()),
+            }),
+        }
     }
+}
+
+/// Whether nobody listens any more where a worker was: its process has ended.
+pub(super) async fn is_gone(address: SocketAddr) -> bool {
+    connect(address).await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    timeout(CONNECT_TIME, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

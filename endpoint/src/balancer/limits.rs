@@ -11,6 +11,10 @@ pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
 pub(super) const REQUEST_TIME: Duration = Duration::from_secs(330);
 /// Bytes of a body, each way. A WebSocket has no such limit.
 pub(super) const BODY: usize = 30_000_000;
+/// Bytes of a request beyond that which are read and dropped, so that its client gets to see the answer.
+pub(super) const DISCARDED_BODY: usize = BODY;
+/// Between two looks whether the endpoint is paused.
+pub(super) const PAUSE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The limits with their names, for `--check-config`.
 pub(crate) fn describe() -> [(&'static str, String); 4] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 const MAX_CONCURRENCY: usize = 10_000;
+const MIN_WAIT: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// As it is written.
@@ -40,7 +41,7 @@ impl BalancerConfig {
         if !(1..=MAX_CONCURRENCY).contains(&self.concurrency) {
             return Some("`load_balancer.concurrency` must be 1 to 10000");
         }
-        (self.max_wait > HOUR).then_some("`load_balancer.max_wait` must be at most 1h")
+        (!(MIN_WAIT..=HOUR).contains(&self.max_wait)).then_some("`load_balancer.max_wait` must be 1s to 1h")
     }
 
     /// The values by name, for `--check-config`.

@@ -1,6 +1,6 @@
 //! Which worker gets a request: the decision alone, without clock and network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -37,14 +37,17 @@ pub(super) enum Pin {
     Preferred(String),
     /// This one and no other.
     Strict(String),
+    /// This one and no other; it is started again if it does not run.
+    Resume(String),
 }
 
 impl Pin {
-    /// Reads the header. `strict-resume` is `strict` here: local workers keep their ids when they start again.
+    /// Reads the header.
     pub(super) fn parse(header: &str) -> Self {
         let header = header.trim();
         match header.split_once(' ') {
-            Some(("strict" | "strict-resume", id)) => Self::Strict(id.trim().to_owned()),
+            Some(("strict", id)) => Self::Strict(id.trim().to_owned()),
+            Some(("strict-resume", id)) => Self::Resume(id.trim().to_owned()),
             _ if header.is_empty() => Self::Free,
             _ => Self::Preferred(header.to_owned()),
         }
@@ -65,13 +68,15 @@ pub(super) enum Choice {
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) workers: BTreeMap<Arc<str>, Backend>,
+    /// The ids of all workers that can be started.
+    pub(super) ids: BTreeSet<Arc<str>>,
     /// Requests that one worker answers at the same time.
     concurrency: usize,
 }
 
 impl Table {
     pub(super) fn new(concurrency: usize) -> Self {
-        Self { workers: BTreeMap::new(), concurrency }
+        Self { workers: BTreeMap::new(), ids: BTreeSet::new(), concurrency }
     }
 
     pub(super) fn add(&mut self, id: Arc<str>, address: SocketAddr) {
@@ -86,13 +91,14 @@ impl Table {
             |backend: &Backend| backend.readiness == Readiness::Ready && !backend.leaving && backend.busy < concurrency;
         let named = match pin {
             Pin::Free => None,
-            Pin::Preferred(id) | Pin::Strict(id) => self.workers.get_key_value(&**id),
+            Pin::Preferred(id) | Pin::Strict(id) | Pin::Resume(id) => self.workers.get_key_value(&**id),
         };
         let chosen = match (named, pin) {
             (Some((id, backend)), _) if has_room(backend) => Some(Arc::clone(id)),
             (None, Pin::Strict(_)) => return Choice::Gone,
             (Some((_, backend)), Pin::Strict(_)) if backend.leaving => return Choice::Gone,
-            (Some(_), Pin::Strict(_)) => None,
+            (None, Pin::Resume(id)) if !self.ids.contains(&**id) => return Choice::Gone,
+            (Some(_), Pin::Strict(_)) | (_, Pin::Resume(_)) => None,
             _ => {
                 let free = self.workers.iter().filter(|(_, backend)| has_room(backend));
                 free.min_by_key(|(_, backend)| (backend.busy, backend.served)).map(|(id, _)| Arc::clone(id))
@@ -103,6 +109,15 @@ impl Table {
         backend.busy += 1;
         backend.served += 1;
         Choice::Worker(id, backend.address)
+    }
+
+    /// Of these workers, those that can be started and do not run.
+    pub(super) fn absent(&self, wanted: impl Iterator<Item = String>) -> BTreeSet<Arc<str>> {
+        let absent = |id: String| {
+            let known = self.ids.get(&*id)?;
+            (!self.workers.contains_key(known)).then(|| Arc::clone(known))
+        };
+        wanted.filter_map(absent).collect()
     }
 
     /// A request at this worker has ended. The worker may have been replaced by another process meanwhile.
@@ -155,8 +170,25 @@ mod tests {
         assert_eq!((chosen(&mut table, "b"), chosen(&mut table, "strict b")), ("a".to_owned(), "Wait".to_owned()));
         assert_eq!((chosen(&mut table, "c"), chosen(&mut table, "strict c")), ("a".to_owned(), "Wait".to_owned()));
         assert_eq!((chosen(&mut table, "x"), chosen(&mut table, "strict x")), ("Wait".to_owned(), "Gone".to_owned()));
-        assert_eq!(chosen(&mut table, "strict-resume x"), "Gone");
         table.workers.get_mut("b").unwrap().leaving = true;
         assert_eq!(chosen(&mut table, "strict b"), "Gone");
+    }
+
+    #[test]
+    fn a_worker_that_does_not_run_is_waited_for_by_those_that_start_it_again() {
+        let mut table = table(&[("a", Readiness::Ready)]);
+        table.ids = ["a", "b"].map(Arc::from).into();
+        assert_eq!(
+            (chosen(&mut table, "strict b"), chosen(&mut table, "strict-resume b")),
+            ("Gone".to_owned(), "Wait".to_owned())
+        );
+        assert_eq!(
+            (chosen(&mut table, "strict-resume a"), chosen(&mut table, "strict-resume x")),
+            ("a".to_owned(), "Gone".to_owned())
+        );
+        table.workers.get_mut("a").unwrap().leaving = true;
+        assert_eq!(chosen(&mut table, "strict-resume a"), "Wait", "until it has left and comes back");
+        let wanted = ["a", "b", "x"].map(str::to_owned).into_iter();
+        assert_eq!(table.absent(wanted), [Arc::from("b")].into());
     }
 }

@@ -1,5 +1,9 @@
 //! Requests through a front to workers that are servers of this test.
 
+mod breaks;
+mod refusals;
+mod sockets;
+
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -24,6 +28,7 @@ use super::workers::Registration;
 use super::*;
 use crate::api::KeySet;
 use crate::secret::Secret;
+use crate::store::{MemoryStore, Setup};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -89,7 +94,15 @@ async fn answer(State(worker): State<Worker>, mut request: Request) -> Response 
             return (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "websocket")])
                 .into_response();
         }
-        _ => {}
+        "/endless" => {
+            let pieces = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 1_000_000]));
+            return Body::from_stream(pieces).into_response();
+        }
+        path => {
+            if let Some(bytes) = path.strip_prefix("/large/") {
+                return vec![b'x'; bytes.parse().unwrap()].into_response();
+            }
+        }
     }
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -102,31 +115,35 @@ async fn answer(State(worker): State<Worker>, mut request: Request) -> Response 
 }
 
 /// A front with its workers.
-struct Setup {
+struct Front {
     base: String,
     address: SocketAddr,
     balancer: Arc<Balancer>,
     registrations: Vec<Registration>,
+    store: Arc<dyn Store>,
+    drain: CancellationToken,
     _stop: tokio_util::sync::DropGuard,
 }
 
-async fn front(workers: &[&Worker], concurrency: usize, keys: Keys) -> Setup {
+async fn front(workers: &[&Worker], concurrency: usize, keys: Keys) -> Front {
     let mut fronts = Fronts::new(ServerLimits::default(), keys);
     let config = BalancerConfig { bind: "127.0.0.1:0".parse().unwrap(), concurrency, max_wait: Duration::from_secs(1) };
     fronts.bind("ep", &config).await.unwrap();
     let balancer = fronts.balancer("ep").unwrap();
     let address = fronts.addresses().next().unwrap().1;
-    let stop = CancellationToken::new();
-    fronts.start(&stop);
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Setup::default()));
+    fronts.start(&store, &drain, &stop);
     let registrations = workers
         .iter()
         .enumerate()
         .map(|(number, worker)| balancer.register(Arc::from(format!("w{number}")), worker.address));
     let registrations = registrations.collect();
-    Setup { base: format!("http://{address}"), address, balancer, registrations, _stop: stop.drop_guard() }
+    let base = format!("http://{address}");
+    Front { base, address, balancer, registrations, store, drain, _stop: stop.drop_guard() }
 }
 
-impl Setup {
+impl Front {
     fn ready(&self) -> usize {
         use crate::store::WorkerState::{Idle, Running};
         self.balancer.load().workers.iter().filter(|worker| matches!(worker.state, Idle | Running)).count()
@@ -270,78 +287,4 @@ async fn events_arrive_piece_by_piece_and_the_place_is_free_after_the_last() {
     }
     assert!(timeout(SOON, pieces.next()).await.unwrap().is_none());
     until("the place is free", || front.balancer.load().in_progress == 0).await;
-}
-
-#[tokio::test]
-async fn a_socket_is_open_in_both_directions_and_counts_as_load() {
-    let worker = Worker::start().await;
-    let front = front(&[&worker], 1, Keys::default()).await;
-    front.all_ready().await;
-    let mut socket = TcpStream::connect(front.address).await.unwrap();
-    let request = format!(
-        "GET /socket HTTP/1.1\r\nHost: {}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
-        front.address
-    );
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(SOON, socket.read_u8()).await.unwrap().unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
-    for line in ["HTTP/1.1 101", "upgrade: websocket", "x-runpod-worker-id: w0"] {
-        assert!(head.contains(line), "{head}");
-    }
-    for message in ["one", "two"] {
-        socket.write_all(message.as_bytes()).await.unwrap();
-        let mut echo = [0; 3];
-        timeout(SOON, socket.read_exact(&mut echo)).await.unwrap().unwrap();
-        assert_eq!(&echo, message.as_bytes());
-    }
-    assert_eq!(front.balancer.load().in_progress, 1);
-    assert_eq!(front.get("/", "").await.0, 400, "the worker is full");
-    socket.shutdown().await.unwrap();
-    let mut rest = String::new();
-    timeout(SOON, socket.read_to_string(&mut rest)).await.unwrap().unwrap();
-    assert_eq!(rest, "closed");
-    until("the place is free", || front.balancer.load().in_progress == 0).await;
-}
-
-#[tokio::test]
-async fn a_request_that_reached_a_worker_is_never_sent_to_another_one() {
-    // Reads the request and hangs up; answers probes.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut breaking = Worker::start().await;
-    breaking.address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut bytes = [0; 1024];
-            let read = stream.read(&mut bytes).await.unwrap_or_default();
-            if bytes[..read].starts_with(b"GET /ping") {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-            }
-        }
-    });
-    let other = Worker::start().await;
-    let front = front(&[&breaking, &other], 4, Keys::default()).await;
-    front.all_ready().await;
-    let (status, _, text) = front.get("/", "w0").await;
-    assert_eq!(status, 502, "{text}");
-    assert_eq!(other.requests.load(Ordering::Relaxed), 0);
-}
-
-#[tokio::test]
-async fn a_worker_that_cannot_be_reached_has_not_seen_the_request() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let other = Worker::start().await;
-    let front = front(&[&other], 4, Keys::default()).await;
-    front.all_ready().await;
-    let registration = front.balancer.register(Arc::from("gone"), gone);
-    eventually("it gets the request before its probe tells", async || {
-        front.balancer.set_ready("gone");
-        let (status, headers, _) = front.get("/", "gone").await;
-        (status == 200 && headers["x-runpod-worker-id"] == "w0").then_some(())
-    })
-    .await;
-    drop(registration);
 }

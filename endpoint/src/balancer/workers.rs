@@ -1,8 +1,9 @@
 //! The workers of a load-balancing endpoint: who is there, who is ready, and who waits for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -11,10 +12,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::counts::{CLASSES, RequestFigures, RequestTotals};
 use super::exchange::WorkerConnection;
 use super::limits::{PROBE_INTERVAL, PROBE_TIME};
-use super::table::{Choice, Pin, Readiness, Table};
-use crate::store::{Load, WorkerState, WorkerView};
+use super::table::{Backend, Choice, Pin, Readiness, Table};
+use crate::store::{Load, WorkerEvent, WorkerState, WorkerView};
 
 /// The path at which workers answer whether they are ready.
 pub(crate) const PROBE_PATH: &str = "/ping";
@@ -28,12 +30,21 @@ pub(super) enum NoWorker {
     Gone,
 }
 
+/// A request that waits for a worker.
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    /// The worker that is to be started for it.
+    resumes: Option<String>,
+}
+
 /// The workers of one load-balancing endpoint.
 #[derive(Debug)]
 pub(crate) struct Balancer {
     table: Mutex<Table>,
-    /// Requests that wait for a worker, with the time since when.
-    waiting: Mutex<BTreeMap<u64, Instant>>,
+    /// Requests that wait for a worker.
+    waiting: Mutex<BTreeMap<u64, Waiter>>,
+    totals: Mutex<RequestTotals>,
     /// A worker has room, or is gone.
     changed: Notify,
     numbers: std::sync::atomic::AtomicU64,
@@ -45,9 +56,21 @@ impl Balancer {
         Arc::new(Self {
             table: Mutex::new(Table::new(concurrency)),
             waiting: Mutex::default(),
+            totals: Mutex::default(),
             changed: Notify::new(),
             numbers: std::sync::atomic::AtomicU64::new(0),
         })
+    }
+
+    /// Names all workers that can be started: requests may wait for one that does not run.
+    pub(crate) fn name_workers(&self, ids: impl Iterator<Item = String>) {
+        self.table.lock().ids = ids.map(Arc::from).collect();
+    }
+
+    /// The workers that do not run and are to be started because requests wait for them.
+    pub(crate) fn resumed(&self) -> BTreeSet<Arc<str>> {
+        let wanted: Vec<_> = self.waiting.lock().values().filter_map(|waiter| waiter.resumes.clone()).collect();
+        self.table.lock().absent(wanted.into_iter())
     }
 
     /// Adds a worker, which gets requests once its probe answers 200. It is removed when the registration is dropped.
@@ -85,7 +108,7 @@ impl Balancer {
 
     /// The worker for a request; waits until one has room, or until `deadline`.
     pub(super) async fn acquire(self: &Arc<Self>, pin: &Pin, deadline: Instant) -> Result<Place, NoWorker> {
-        let _waiting = self.wait();
+        let _waiting = self.wait(pin);
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Registers before the look at the table, so that a change in between is noticed.
@@ -118,19 +141,46 @@ impl Balancer {
         }
     }
 
-    fn wait(self: &Arc<Self>) -> Waiting {
+    fn wait(self: &Arc<Self>, pin: &Pin) -> Waiting {
         let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.waiting.lock().insert(number, Instant::now());
+        let resumes = match pin {
+            Pin::Resume(id) => Some(id.clone()),
+            Pin::Free | Pin::Preferred(_) | Pin::Strict(_) => None,
+        };
+        self.waiting.lock().insert(number, Waiter { since: Instant::now(), resumes });
         Waiting { balancer: Arc::clone(self), number }
+    }
+
+    /// Counts an answer that begins.
+    pub(super) fn note_answer(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1;
+        self.totals.lock().answers[class] += 1;
+    }
+
+    /// Notes how long a request has waited for a worker.
+    pub(super) fn note_wait(&self, time: Duration) {
+        self.totals.lock().wait.observe(time);
+    }
+
+    /// Notes how long a request took in all.
+    pub(super) fn note_duration(&self, time: Duration) {
+        self.totals.lock().duration.observe(time);
+    }
+
+    /// What `/metrics` shows.
+    pub(crate) fn figures(&self) -> RequestFigures {
+        let in_progress = self.table.lock().workers.values().map(|backend| backend.busy).sum();
+        RequestFigures { totals: *self.totals.lock(), waiting: self.waiting.lock().len(), in_progress }
     }
 
     /// What a scaler decides on: requests take the place of jobs.
     pub(crate) fn load(&self) -> Load {
         let waiting = self.waiting.lock();
-        let (count, oldest) = (waiting.len(), waiting.values().min().map(|since| since.elapsed()));
+        let (count, oldest) =
+            (waiting.len(), waiting.values().map(|waiter| waiter.since).min().map(|since| since.elapsed()));
         drop(waiting);
         let table = self.table.lock();
-        let view = |(id, backend): (&Arc<str>, &super::table::Backend)| WorkerView {
+        let view = |(id, backend): (&Arc<str>, &Backend)| WorkerView {
             id: Arc::clone(id),
             state: match backend.readiness {
                 _ if backend.leaving => WorkerState::Leaving,
@@ -141,7 +191,7 @@ impl Balancer {
             },
             jobs: backend.busy,
             taken: backend.served,
-            silent_for: std::time::Duration::ZERO,
+            silent_for: Duration::ZERO,
             has_duplicate: false,
         };
         let in_progress = table.workers.values().map(|backend| backend.busy).sum();
@@ -166,6 +216,15 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
+    /// What the worker does, for those who are told of workers.
+    pub(crate) fn event(&self) -> WorkerEvent {
+        match self.balancer.table.lock().workers.get(&self.worker) {
+            Some(Backend { readiness: Readiness::Ready, busy, .. }) => WorkerEvent::Serving(*busy),
+            Some(Backend { readiness: Readiness::Unhealthy, .. }) => WorkerEvent::Failing,
+            Some(Backend { readiness: Readiness::Starting, .. }) | None => WorkerEvent::Starting,
+        }
+    }
+
     /// The worker finishes its requests and gets no more.
     pub(crate) fn leave(&self) {
         if let Some(backend) = self.balancer.table.lock().workers.get_mut(&self.worker) {

@@ -192,6 +192,9 @@ impl EndpointConfig {
         if self.workers_min.unwrap_or(0) > self.workers_max.unwrap_or(u16::MAX) {
             return Some("`workers_min` must not exceed `workers_max`");
         }
+        if self.idle_timeout.is_some_and(|time| time > WEEK) {
+            return Some("`idle_timeout` must be at most 7d");
+        }
         let scales = self.workers_min.is_some()
             || self.workers_max.is_some()
             || self.scaler.is_some()
@@ -203,6 +206,18 @@ impl EndpointConfig {
         {
             return Some(
                 "`load_balancer` needs a `handler`, and excludes `scaler` and `overflow`: it scales by `concurrency`",
+            );
+        }
+        let is_of_queue = self.execution_timeout.is_some()
+            || self.ttl.is_some()
+            || self.retries.is_some()
+            || self.max_queued.is_some()
+            || self.retention.is_some()
+            || self.fair_by.is_some();
+        if self.load_balancer.is_some() && is_of_queue {
+            return Some(
+                "`load_balancer` has no queue: `execution_timeout`, `ttl`, `retries`, `max_queued`, `retention` and `fair_by` have no \
+                 effect; remove them",
             );
         }
         let balancer = self.load_balancer.as_ref().and_then(BalancerConfig::mistake);
@@ -252,6 +267,16 @@ mod tests {
                 "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:1\", concurrency = 0 }",
                 "1 to 10000",
             ),
+            (
+                "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:1\", max_wait = \"0s\" }",
+                "1s to 1h",
+            ),
+            (
+                "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nttl = \"1h\"\nload_balancer = { bind = \"127.0.0.1:1\" }",
+                "no queue",
+            ),
+            ("[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nidle_timeout = \"1000y\"", "at most 7d"),
+            ("[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nscaler = \"queue-delay=1000y\"", "at most 7d"),
             ("[[endpoint]]\nid = \"a\"\noverflow = { url = \"https://h/v2/e\", after = \"8d\" }", "7d"),
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! Subcommands.
 
+mod addresses;
 mod args;
 mod ask;
 mod batch;

@@ -239,7 +239,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let fronts = fronts(&config, &server).await?;
     let (max_result_bytes, counts) = (server.max_result_bytes, OverflowCounts::default());
     let server = Server::bind(server).await?.with_local(local.clone()).with_webhooks(outcomes.clone());
-    let server = server.with_overflow(counts.clone());
+    let server = server.with_overflow(counts.clone()).with_fronts(&fronts);
     let timeout_status = if listen.jobs.report_timed_out { Status::TimedOut } else { Status::Failed };
     let schedule = match listen.webhooks.webhook_retry_for {
         WebhookSchedule::Platform => Schedule::platform(),
@@ -269,7 +269,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
         (None, None) => Arc::new(MemoryStore::new(setup)),
     };
     let webhooks = Webhooks::new(Arc::clone(&store), guard, signer)?.counting(outcomes).with_schedule(schedule);
-    let overflow = Overflow::new(&store, overflow, max_result_bytes, listen.data.is_some(), &counts)?;
+    let overflow = Overflow::new(&store, overflow, max_result_bytes, is_stored, &counts)?;
     let webhooks = Deliveries { webhooks, due };
     Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, fronts, local })
 }

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 
+use super::addresses::{collisions, needed_of};
 use super::args::{ListenArgs, WorkerArgs};
-use super::config::Config;
+use super::config::{Config, EndpointConfig};
 use super::effective::Effective;
 use crate::api::{Origin, limits};
 use crate::fleet::GpuChoice;
@@ -33,8 +35,9 @@ impl Settings<'_> {
             self.origins(),
             self.memory(),
             self.endpoints(),
-            self.database(),
+            self.overflows(),
             self.workers(),
+            self.addresses(),
             self.ports(),
             self.gpus(),
         ]
@@ -126,12 +129,6 @@ impl Settings<'_> {
                 endpoint.id
             )
         });
-        let circles = self.config.endpoint.iter().filter(|endpoint| {
-            endpoint.overflow.as_ref().is_some_and(|overflow| overflow.leads_to(self.listen.bind, &endpoint.id))
-        });
-        let circles = circles.map(|endpoint| {
-            format!("endpoint {:?}: `overflow.url` is this endpoint itself: give the URL of another one", endpoint.id)
-        });
         let keys = &self.listen.keys;
         let open = keys.api_key.is_none() && keys.api_key_file.is_none() && !keys.insecure_no_auth;
         let exposed = self.config.endpoint.iter().filter_map(|endpoint| {
@@ -144,26 +141,47 @@ impl Settings<'_> {
                 )
             })
         });
-        times.chain(twice).chain(circles).chain(exposed).collect()
+        times.chain(twice).chain(exposed).collect()
     }
 
-    /// What endpoints that share a database cannot do yet.
-    fn database(&self) -> Vec<String> {
-        if self.listen.database.is_none() {
-            return Vec::new();
-        }
-        let fix = "is not supported with --database: remove it or use --data";
-        let flag = self.listen.jobs.fair_by.iter().map(|_| format!("--fair-by {fix}"));
-        let settings = self.config.endpoint.iter().flat_map(|endpoint| {
-            let set = [
-                ("fair_by", endpoint.fair_by.is_some()),
-                ("overflow", endpoint.overflow.is_some()),
-                ("load_balancer", endpoint.load_balancer.is_some()),
-            ];
-            let names = set.into_iter().filter(|(_, is_set)| *is_set);
-            names.map(|(name, _)| format!("endpoint {:?}: `{name}` {fix}", endpoint.id))
-        });
-        flag.chain(settings).collect()
+    /// Where jobs go that wait for too long, when, and for which money.
+    fn overflows(&self) -> Vec<String> {
+        let problem = |endpoint: &EndpointConfig| {
+            let (overflow, policy) = (endpoint.overflow.as_ref()?, endpoint.policy());
+            let next = |from: &EndpointConfig| {
+                let overflow = from.overflow.as_ref()?;
+                self.config.endpoint.iter().find(|next| overflow.leads_to(self.listen.bind, &next.id))
+            };
+            let way = std::iter::successors(next(endpoint), |from| next(from)).take(self.config.endpoint.len());
+            let shown = |time| humantime::format_duration(time);
+            if way.clone().any(|next| next.id == endpoint.id) {
+                return Some(
+                    "`overflow.url` is, or leads back to, this endpoint itself: give the URL of another one".to_owned(),
+                );
+            }
+            if next(endpoint).is_some_and(|next| next.load_balancer.is_some()) {
+                return Some(
+                    "`overflow.url` is a load-balancing endpoint, which has no queue: give the URL of another one"
+                        .to_owned(),
+                );
+            }
+            if overflow.after >= policy.ttl {
+                return Some(format!(
+                    "`overflow.after` {} is not less than `ttl` {}, after which a job is removed: no job would be sent",
+                    shown(overflow.after),
+                    shown(policy.ttl)
+                ));
+            }
+            overflow.affords_none(policy.run_time()).then(|| {
+                format!(
+                    "`overflow.max_dollars_per_hour` is less than one job may cost, which may run for {}: no job would be sent; raise it, \
+                     or lower `execution_timeout`",
+                    shown(policy.run_time())
+                )
+            })
+        };
+        let problems = self.config.endpoint.iter().filter_map(|endpoint| Some((&endpoint.id, problem(endpoint)?)));
+        problems.map(|(id, problem)| format!("endpoint {id:?}: {problem}")).collect()
     }
 
     /// Numbers of workers.
@@ -180,7 +198,21 @@ impl Settings<'_> {
         problems
     }
 
-    /// The ports of the local workers: in the range of ports, and none is the server's own.
+    /// The sockets of this server, each with the setting that names its address.
+    fn sockets(&self) -> Vec<(String, SocketAddr)> {
+        let balancers = self.config.endpoint.iter().filter_map(|endpoint| {
+            let bind = endpoint.load_balancer.as_ref()?.bind;
+            Some((format!("`load_balancer.bind` of endpoint {:?}", endpoint.id), bind))
+        });
+        std::iter::once(("--bind".to_owned(), self.listen.bind)).chain(balancers).collect()
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        collisions(&self.sockets()).collect()
+    }
+
+    /// The ports of the local workers: in the range of ports, and none is one of the server's own. If they were not chosen, others are
+    /// taken.
     fn ports(&self) -> Vec<String> {
         let first = u32::from(self.workers.worker_http_port);
         if first == 0 || !self.starts_workers() {
@@ -191,19 +223,24 @@ impl Settings<'_> {
         let configured = self.config.endpoint.iter().filter(|endpoint| !endpoint.handler.is_empty());
         let configured: u32 = configured.map(|endpoint| u32::from(endpoint.worker_bounds(bounds).1)).sum();
         let last = first + (own + configured).saturating_sub(1);
-        let server = u32::from(self.listen.bind.port());
         if last > u32::from(u16::MAX) {
             return vec![format!(
                 "--worker-http-port {first} leaves no ports for {} workers: choose a lower one, or 0",
                 own + configured
             )];
         }
-        if (first..=last).contains(&server) {
-            return vec![format!(
-                "the workers' ports {first} to {last} include the server's own port {server}: choose another --worker-http-port, or 0"
-            )];
+        let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) else { return Vec::new() };
+        if self.effective.is_default("worker-http-port") {
+            return Vec::new();
         }
-        Vec::new()
+        let sockets = self.sockets();
+        let needed = needed_of(first..=last, &sockets);
+        let problem = needed.map(|(port, name)| {
+            format!(
+                "the workers' ports {first} to {last} include the server's own port {port} ({name}): choose another --worker-http-port, or 0"
+            )
+        });
+        problem.into_iter().collect()
     }
 
     /// A list of GPUs must fill sets of equal size. What `auto` finds is checked when the workers are planned.

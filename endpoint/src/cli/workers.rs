@@ -54,6 +54,9 @@ pub(crate) fn pools(
             local: opened.local.clone(),
             balancer,
         };
+        if let Some(balancer) = &plan.balancer {
+            balancer.name_workers((0..scale.max).map(|place| plan.worker(place)));
+        }
         if opened.local.endpoint() == Some(&*plan.endpoint) {
             tokio::spawn(keep_schema(plan.schema_command(&handler), opened.local.clone(), plan.rebuilds.clone()));
         }
@@ -130,7 +133,7 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
     let close = CancellationToken::new();
     webhooks.start(close.clone());
     alerts.start(Arc::clone(&store), close.clone());
-    fronts.start(&close);
+    fronts.start(&store, &stop.soon, &close);
     let overflow = overflow.start(&stop.soon, &close);
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
     let working = async {

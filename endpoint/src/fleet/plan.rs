@@ -56,6 +56,11 @@ impl WorkerPlan {
         Ok(WorkerCommand { program, args })
     }
 
+    /// The id of the worker in a place.
+    pub(crate) fn worker(&self, place: u16) -> String {
+        format!("{}-{place}", self.worker_prefix)
+    }
+
     /// `runpod-worker schema -- <handler>`
     pub(crate) fn schema_command(&self, handler: &[OsString]) -> WorkerCommand {
         let args = [&["schema".into(), "--".into()], handler].concat();

@@ -1,6 +1,6 @@
 //! The workers of one endpoint: starts and retires them as the scaler decides.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::error::FleetError;
 use super::plan::WorkerPlan;
 use super::scaler::{Action, Activity, OtherHosts, Reading, ScaleSettings, Scaler};
 use super::supervisor::{StopSignals, Supervisor};
-use crate::store::{Load, Store, StoreError, WorkerState, WorkerView};
+use crate::store::{Load, Store, StoreError, Task, WorkerState, WorkerView};
 
 /// How often queue and workers are read.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
@@ -144,19 +144,29 @@ impl Running {
         let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
         let others = known.values().filter(|worker| !own.contains(&worker.id));
         let other_hosts = if self.store.is_shared() { other_hosts(others) } else { OtherHosts::default() };
-        Ok(Reading { waiting, oldest, in_progress, places, other_hosts })
+        Ok(Reading { waiting, oldest, in_progress, places, resumed: self.resumed(), other_hosts })
     }
 
-    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn.
+    /// The places of workers that requests wait for.
+    fn resumed(&self) -> BTreeSet<u16> {
+        let wanted = self.plan.balancer.as_ref().map(|balancer| balancer.resumed()).unwrap_or_default();
+        let place = |id: &Arc<str>| id.strip_prefix(&*self.plan.worker_prefix)?.strip_prefix('-')?.parse().ok();
+        wanted.iter().filter_map(place).collect()
+    }
+
+    /// Whether workers may be added here: up to the least number always, beyond that only where it is this host's turn. The requests
+    /// of a load balancer are its own, and so is the decision.
     async fn may_add(&self, min: u16) -> bool {
         let present = self.places.values().filter(|place| !place.retire.is_cancelled()).count();
-        present < usize::from(min) || self.store.scaling_turn(&self.plan.endpoint).await.unwrap_or(false)
+        present < usize::from(min)
+            || self.plan.balancer.is_some()
+            || self.store.turn(&self.plan.endpoint, Task::Scaling).await.unwrap_or(false)
     }
 
     fn act(&mut self, action: Action) {
         match action {
             Action::Start(number) => {
-                let worker: Arc<str> = format!("{}-{number}", self.plan.worker_prefix).into();
+                let worker: Arc<str> = self.plan.worker(number).into();
                 // Stopping all retires each; retiring one stops no other.
                 let retire = self.stop.soon.child_token();
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };

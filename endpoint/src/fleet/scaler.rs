@@ -1,12 +1,15 @@
 //! How many workers there should be: the decision alone, without clock and processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 /// One worker is added at a time, so that a worker that starts quickly can show that it is enough.
 const STEP: Duration = Duration::from_secs(1);
+
+/// No job waits for longer.
+const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// When workers are added. RunPod's two scaling types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +39,14 @@ impl FromStr for ScalerRule {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FIX: &str = "give queue-delay, queue-delay=4s, request-count or request-count=4";
+        const FIX: &str = "give queue-delay, queue-delay=4s (at most 7d), request-count or request-count=4";
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         match (name, value) {
             ("queue-delay", None) => Ok(Self::default()),
-            ("queue-delay", Some(value)) => humantime::parse_duration(value).map(Self::QueueDelay).map_err(|_| FIX),
+            ("queue-delay", Some(value)) => match humantime::parse_duration(value) {
+                Ok(delay) if delay <= LONGEST_DELAY => Ok(Self::QueueDelay(delay)),
+                _ => Err(FIX),
+            },
             ("request-count", None) => Ok(Self::RequestCount(4)),
             ("request-count", Some(value)) => match value.parse() {
                 Ok(count @ 1..) => Ok(Self::RequestCount(count)),
@@ -91,6 +97,8 @@ pub(crate) struct Reading {
     pub(crate) in_progress: usize,
     /// Places in use.
     pub(crate) places: BTreeMap<u16, Activity>,
+    /// Places whose workers are to be started because requests wait for them alone.
+    pub(crate) resumed: BTreeSet<u16>,
     /// Workers at other hosts that take jobs from the same queue.
     pub(crate) other_hosts: OtherHosts,
 }
@@ -132,9 +140,12 @@ impl Scaler {
         let present = reading.places.values().filter(|activity| **activity != Activity::Leaving).count();
         let present = u16::try_from(present).unwrap_or(u16::MAX);
         let wanted = self.wanted(now, reading, present).clamp(min, max);
-        if wanted > present {
-            let free = (0..max).filter(|place| !reading.places.contains_key(place));
-            let starts: Vec<_> = free.take(usize::from(wanted - present)).map(Action::Start).collect();
+        let is_free = |place: &u16| *place < max && !reading.places.contains_key(place);
+        let resumed: BTreeSet<_> = reading.resumed.iter().copied().filter(is_free).collect();
+        let more = usize::from(wanted.saturating_sub(present)).saturating_sub(resumed.len());
+        if more > 0 || !resumed.is_empty() {
+            let free = (0..max).filter(|place| is_free(place) && !resumed.contains(place));
+            let starts: Vec<_> = resumed.iter().copied().chain(free.take(more)).map(Action::Start).collect();
             if !starts.is_empty() {
                 self.last_start = Some(now);
             }

@@ -1,11 +1,12 @@
 //! Keeps one worker running: starts it, watches it, replaces it.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::FleetError;
@@ -13,8 +14,9 @@ use super::plan::WorkerPlan;
 use super::process::WorkerProcess;
 use super::rebuild::Rebuilds;
 use super::restart::RestartPauses;
+use crate::balancer::Registration;
 use crate::faults::ProcessSignal;
-use crate::store::{Store, StoreError, WorkerEvent};
+use crate::store::{Store, StoreError, WorkerEvent, ping_interval};
 use crate::worker_env::{served_worker_env, worker_env};
 
 /// The exit status of a worker that cannot run until its configuration changes (`EX_USAGE`).
@@ -23,6 +25,9 @@ const CONFIGURATION_ERROR: i32 = 64;
 /// How long one call waits in the store for a worker that asks to be replaced; it is repeated while the worker runs. Short, because
 /// the last job of such a worker may end without a report from it.
 const REFRESH_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two looks at what a worker behind a balancer does.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Pause before a store that was unavailable is asked again.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -155,6 +160,7 @@ impl Supervisor {
             tokio::select! {
                 status = process.wait() => break self.ended(status).await,
                 () = self.refreshing() => break End::Refreshing,
+                Err(error) = self.report(registration.as_ref()) => return Err(error),
                 () = next_build(rebuilds) => {
                     tracing::info!(%worker, "The handler program has changed. The worker finishes its jobs and starts anew.");
                     break End::Rebuilt;
@@ -176,6 +182,23 @@ impl Supervisor {
         process.finish_output().await;
         self.note(WorkerEvent::Gone).await?;
         Ok(end)
+    }
+
+    /// Notes what a worker behind a balancer does: every change, and again within the lease.
+    async fn report(&self, registration: Option<&Registration>) -> Result<Infallible, FleetError> {
+        let Some(registration) = registration else { return std::future::pending().await };
+        let repeated = ping_interval(self.plan.lease);
+        let mut last = (WorkerEvent::Starting, Instant::now());
+        let mut ticks = interval(REPORT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let event = registration.event();
+            if event != last.0 || last.1.elapsed() >= repeated {
+                self.note(event).await?;
+                last = (event, Instant::now());
+            }
+        }
     }
 
     async fn scripted_signal(&self) -> ProcessSignal {

@@ -10,7 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::labels::OTHER;
+use super::labels::{OTHER, STATUS_CLASSES};
+use crate::balancer::{RequestFigures, RequestTotals};
 use crate::overflow::OverflowTotals;
 use crate::store::{DatabaseFigures, Distribution, Health, Model, Observation, Totals, WorkerCounts};
 
@@ -33,6 +34,8 @@ pub(super) struct Series {
     workers: [(&'static str, usize); 6],
     /// Absent where no endpoint has an overflow.
     overflow: Option<OverflowTotals>,
+    /// Absent where no endpoint is a load-balancing one.
+    balanced: Option<RequestFigures>,
     /// What runs the jobs; `None` where it is not known, and where several endpoints share the label.
     model: Option<Arc<Model>>,
 }
@@ -48,8 +51,13 @@ impl Series {
             oldest_wait: Duration::ZERO,
             workers: by_state(WorkerCounts::default()),
             overflow: None,
+            balanced: None,
             model: None,
         }
+    }
+
+    pub(super) fn add_balanced(&mut self, more: RequestFigures) {
+        *self.balanced.get_or_insert_default() += more;
     }
 
     pub(super) fn add_overflow(&mut self, more: &OverflowTotals) {
@@ -195,6 +203,7 @@ impl Collector for Collected {
             |series| &series.totals.execution,
         )?;
         self.overflow(encoder)?;
+        self.balanced(encoder)?;
         let mut webhooks = encoder.encode_descriptor(
             "runpod_endpoint_webhooks",
             "Webhooks by how their delivery ended.",
@@ -252,6 +261,57 @@ impl Collected {
         for (series, totals) in totals() {
             let labels = labels(series, "", "");
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&totals.dollars, None)?;
+        }
+        Ok(())
+    }
+
+    /// The requests to load-balancing endpoints.
+    fn balanced(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let figures = || self.series.iter().filter_map(|series| Some((labels(series, "", ""), series.balanced?)));
+        let help = "Requests to load-balancing endpoints by class of status, counted when the answer begins.";
+        let mut family = describe(encoder, "runpod_endpoint_balanced_requests", help, MetricType::Counter)?;
+        for (endpoint, figures) in figures() {
+            for (status, count) in STATUS_CLASSES.into_iter().zip(figures.totals.answers) {
+                let labels = [endpoint[0], ("status", status)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        for (name, help, gauge) in [
+            (
+                "runpod_endpoint_balanced_requests_in_progress",
+                "Requests at workers of load-balancing endpoints, open WebSockets included.",
+                (|figures| figures.in_progress) as fn(RequestFigures) -> usize,
+            ),
+            (
+                "runpod_endpoint_balanced_requests_waiting",
+                "Requests to load-balancing endpoints that wait for a worker.",
+                |figures| figures.waiting,
+            ),
+        ] {
+            let mut family = describe(encoder, name, help, MetricType::Gauge)?;
+            for (endpoint, figures) in figures() {
+                family.encode_family(&endpoint)?.encode_gauge(&count(gauge(figures)))?;
+            }
+        }
+        for (name, help, times) in [
+            (
+                "runpod_endpoint_balanced_request_wait_seconds",
+                "How long requests to load-balancing endpoints waited for a worker, whether they got one or not.",
+                (|totals| totals.wait) as fn(RequestTotals) -> Distribution,
+            ),
+            (
+                "runpod_endpoint_balanced_request_seconds",
+                "Time from a request to a load-balancing endpoint to the last byte of its answer, without WebSockets.",
+                |totals| totals.duration,
+            ),
+        ] {
+            let mut family = describe(encoder, name, help, MetricType::Histogram)?;
+            for (endpoint, figures) in figures() {
+                let times = times(figures.totals);
+                let buckets: Vec<_> = times.buckets().collect();
+                let mut metric = family.encode_family(&endpoint)?;
+                metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
+            }
         }
         Ok(())
     }
@@ -323,7 +383,7 @@ impl Collected {
 }
 
 fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fmt::Result {
-    let DatabaseFigures { is_up, latency, replicas, dead_rows } = figures;
+    let DatabaseFigures { is_up, latency, replicas, dead_rows, transactions, transaction_time, .. } = figures;
     for (name, help, value) in [
         (
             "runpod_endpoint_database_up",
@@ -341,10 +401,30 @@ fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fm
             "Rows of jobs that are no longer visible and not vacuumed yet, as the server estimates them.",
             count(dead_rows),
         ),
+        (
+            "runpod_endpoint_database_connections",
+            "Connections that the database server has open, for all its databases.",
+            count(figures.connections),
+        ),
+        (
+            "runpod_endpoint_database_connections_allowed",
+            "Connections that the database server allows.",
+            count(figures.max_connections),
+        ),
+        (
+            "runpod_endpoint_database_standbys",
+            "Standbys that are connected to the database server.",
+            count(figures.standbys),
+        ),
     ] {
         describe(encoder, name, help, MetricType::Gauge)?.encode_gauge(&value)?;
     }
-    Ok(())
+    let help = "Transactions of this endpoint on jobs.";
+    let mut family = describe(encoder, "runpod_endpoint_database_transactions", help, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&transactions, None)?;
+    let help = "Time that these transactions took together, the wait for each commit included.";
+    let mut family = describe(encoder, "runpod_endpoint_database_transaction_seconds", help, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&transaction_time.as_secs_f64(), None)
 }
 
 /// Begins a family of metrics. Its unit is part of its name.
@@ -379,16 +459,34 @@ mod tests {
 
     #[test]
     fn a_database_is_shown_where_there_is_one() {
-        let figures = DatabaseFigures { is_up: true, latency: Duration::from_millis(5), replicas: 2, dead_rows: 7 };
+        let figures = DatabaseFigures {
+            is_up: true,
+            latency: Duration::from_millis(5),
+            replicas: 2,
+            dead_rows: 7,
+            transactions: 40,
+            transaction_time: Duration::from_millis(1500),
+            connections: 34,
+            max_connections: 100,
+            standbys: 1,
+        };
         for database in [None, Some(figures)] {
             let mut registry = Registry::default();
             let (series, webhooks, requests, connections) = Default::default();
             registry.register_collector(Box::new(Collected { series, webhooks, requests, connections, database }));
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
-            for line in
-                ["database_up 1.0", "database_latency_seconds 0.005", "database_replicas 2.0", "database_dead_rows 7.0"]
-            {
+            for line in [
+                "database_up 1.0",
+                "database_latency_seconds 0.005",
+                "database_replicas 2.0",
+                "database_dead_rows 7.0",
+                "database_transactions_total 40",
+                "database_transaction_seconds_total 1.5",
+                "database_connections 34.0",
+                "database_connections_allowed 100.0",
+                "database_standbys 1.0",
+            ] {
                 let shown = text.contains(&format!("\nrunpod_endpoint_{line}\n"));
                 assert_eq!(shown, database.is_some(), "{line}: {text}");
             }

@@ -1,7 +1,10 @@
-//! Bounds the values of the label `endpoint`: clients may choose endpoint ids freely.
+//! Bounds the values of labels. Clients may choose endpoint ids freely.
 
 /// Endpoints with a label of their own.
 const MAX_ENDPOINTS: usize = 64;
+
+/// Classes of status, the values of the label `status`.
+pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The label of all others.
 pub(super) const OTHER: &str = "other";

@@ -14,6 +14,7 @@ use runpod_http_server::ServerCounts;
 
 use super::collector::{Collected, Requests, Series};
 use super::labels::EndpointLabels;
+use crate::balancer::Balancer;
 use crate::overflow::OverflowCounts;
 use crate::store::{Observation, Store, WebhookOutcomes};
 
@@ -25,19 +26,32 @@ pub(super) struct Metrics {
     endpoints: Vec<String>,
     labels: Mutex<EndpointLabels>,
     requests: Mutex<Requests>,
-    connections: OnceLock<Arc<ServerCounts>>,
+    connections: OnceLock<Vec<Arc<ServerCounts>>>,
+    balancers: OnceLock<BTreeMap<String, Arc<Balancer>>>,
     overflow: OnceLock<OverflowCounts>,
 }
 
 impl Metrics {
     pub(super) fn new(endpoints: Vec<String>, webhooks: WebhookOutcomes) -> Self {
-        let (connections, overflow) = (OnceLock::new(), OnceLock::new());
-        Self { webhooks, endpoints, labels: Mutex::default(), requests: Mutex::default(), connections, overflow }
+        Self {
+            webhooks,
+            endpoints,
+            labels: Mutex::default(),
+            requests: Mutex::default(),
+            connections: OnceLock::new(),
+            balancers: OnceLock::new(),
+            overflow: OnceLock::new(),
+        }
     }
 
-    /// Sets the server whose connections are shown. The first one stays.
-    pub(super) fn set_connections(&self, connections: Arc<ServerCounts>) {
+    /// Sets the servers whose connections are shown. The first ones stay.
+    pub(super) fn set_connections(&self, connections: Vec<Arc<ServerCounts>>) {
         let _ = self.connections.set(connections);
+    }
+
+    /// Sets the load-balancing endpoints. The first ones stay.
+    pub(super) fn set_balancers(&self, balancers: BTreeMap<String, Arc<Balancer>>) {
+        let _ = self.balancers.set(balancers);
     }
 
     /// Sets the overflow whose jobs are shown. The first one stays.
@@ -66,8 +80,7 @@ impl Metrics {
         let webhooks = self.webhooks.by_name();
         let requests = self.requests.lock().clone();
         let mut registry = Registry::default();
-        let connections = self.connections.get().cloned().unwrap_or_default();
-        let connections = (connections.open(), connections.refused().to_vec());
+        let connections = connections(self.connections.get().map(Vec::as_slice).unwrap_or_default());
         let collected =
             Collected { series: self.series(observed), webhooks, requests, connections, database: store.database() };
         registry.register_collector(Box::new(collected));
@@ -90,6 +103,9 @@ impl Metrics {
                     if let Some(totals) = self.overflow.get().and_then(|overflow| overflow.totals(&endpoint)) {
                         series.add_overflow(&totals);
                     }
+                    if let Some(balancer) = self.balancers.get().and_then(|balancers| balancers.get(&endpoint)) {
+                        series.add_balanced(balancer.figures());
+                    }
                 }
                 (_, None) => *entry = None,
                 (None, Some(_)) => {}
@@ -97,6 +113,15 @@ impl Metrics {
         }
         series.into_values().flatten().collect()
     }
+}
+
+/// The open connections of all servers, and those that were refused or closed, by reason.
+fn connections(servers: &[Arc<ServerCounts>]) -> (usize, Vec<(&'static str, u64)>) {
+    let mut refused = ServerCounts::default().refused();
+    for counts in servers {
+        refused.iter_mut().zip(counts.refused()).for_each(|((_, sum), (_, more))| *sum += more);
+    }
+    (servers.iter().map(|counts| counts.open()).sum(), refused.to_vec())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use axum::routing::get;
 
 use runpod_http_server::exposition;
 
-pub use requests::STATUS_CLASSES;
+pub use labels::STATUS_CLASSES;
 pub use state::Monitoring;
 
 impl Monitoring {

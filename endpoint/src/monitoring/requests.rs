@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::labels::STATUS_CLASSES;
 use super::metrics::Metrics;
 
 /// The operations of `/v2/{endpoint}/…`.
@@ -38,9 +39,6 @@ const OPERATIONS: [&str; 26] = [
     "hand-back",
     "goodbye",
 ];
-
-/// Classes of status, the values of the label `status`.
-pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// A request to an unknown route.
 const UNKNOWN: &str = "unknown";

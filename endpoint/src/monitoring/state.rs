@@ -1,11 +1,13 @@
 //! What the monitoring routes share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use runpod_http_server::ServerCounts;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
+use crate::balancer::Balancer;
 use crate::overflow::OverflowCounts;
 use crate::store::{Store, WebhookOutcomes};
 
@@ -30,10 +32,17 @@ impl Monitoring {
         Self { store, metrics: Arc::new(Metrics::new(endpoints, webhooks)), drain }
     }
 
-    /// Sets the counters of connections that `/metrics` shows.
+    /// Sets the counters of connections that `/metrics` shows, of all servers together.
     #[must_use]
-    pub fn with_connections(self, connections: Arc<ServerCounts>) -> Self {
-        self.metrics.set_connections(connections);
+    pub fn with_connections(self, connections: impl IntoIterator<Item = Arc<ServerCounts>>) -> Self {
+        self.metrics.set_connections(connections.into_iter().collect());
+        self
+    }
+
+    /// Sets the load-balancing endpoints whose requests `/metrics` shows.
+    #[must_use]
+    pub(crate) fn with_balancers(self, balancers: BTreeMap<String, Arc<Balancer>>) -> Self {
+        self.metrics.set_balancers(balancers);
         self
     }
 

@@ -10,15 +10,21 @@ use runpod_alerts::request_error_text;
 
 use super::limits::{CONNECT_TIME, REFUSAL, REPLY_HEAD, REQUEST_TIME, STREAM_HOLD, TRANSFER_TIME};
 use super::settings::{OverflowError, OverflowSettings};
-use super::wire::{Accepted, FarJob, FarStream, RunRequest, refusal};
+use super::wire::{Accepted, FarJob, FarStream, RunRequest, refusal, submission_key};
 use crate::api::is_id;
 use crate::store::TakenJob;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Why the far endpoint did not do what it was asked to. The texts name neither key nor URL.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FarError {
-    #[error("no answer: {0}")]
-    Unreachable(String),
+    #[error("no answer: {text}")]
+    Unreachable {
+        text: String,
+        /// The request may have arrived there.
+        was_sent: bool,
+    },
     #[error("it answered {status}: {text}")]
     Refused { status: u16, text: String },
     #[error("it does not know the job, or the endpoint id in the URL is wrong")]
@@ -35,6 +41,11 @@ impl FarError {
     /// Whether it refuses this job, and not every job.
     pub(super) fn is_of_job(&self) -> bool {
         matches!(self, Self::Refused { status: 400 | 413 | 422, .. })
+    }
+
+    /// Whether it may have done all the same what it was asked to: no answer came, or that of a server in between.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::Unreachable { was_sent: true, .. } | Self::Refused { status: 502 | 504 | 520..=524, .. })
     }
 }
 
@@ -70,10 +81,10 @@ impl FarEndpoint {
         Ok(Self { http, url: settings.url.clone(), max_bytes: max_result_bytes.saturating_add(REPLY_HEAD) })
     }
 
-    /// Submits a job; its id there.
+    /// Submits a job; its id there. A submission that is repeated is the same job there, if the far endpoint knows `Idempotency-Key`.
     pub(super) async fn submit(&self, job: &TakenJob) -> Result<String, FarError> {
         let body = serde_json::to_vec(&RunRequest::from(job))?;
-        let mut request = self.http.post(self.path(&["run"])).body(body);
+        let mut request = self.http.post(self.path(&["run"])).header(IDEMPOTENCY_KEY, submission_key(job)).body(body);
         if let Some(traceparent) = &job.request.traceparent {
             request = request.header("traceparent", &**traceparent);
         }
@@ -111,7 +122,10 @@ impl FarEndpoint {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Bytes, FarError> {
-        let unreachable = |error| FarError::Unreachable(request_error_text(error));
+        let unreachable = |error: reqwest::Error| {
+            let was_sent = !error.is_connect() && !error.is_builder();
+            FarError::Unreachable { text: request_error_text(error), was_sent }
+        };
         let mut reply = request.send().await.map_err(unreachable)?;
         let status = reply.status();
         let mut body = Vec::new();

@@ -84,7 +84,7 @@ impl Follower {
     pub(super) async fn submit(&self, job: &TakenJob) -> Departure {
         let shared = &self.shared;
         // Not dropped on a stop: what was submitted must be known, so that it can be cancelled.
-        let far_id = match shared.far.submit(job).await {
+        let far_id = match self.submission(job).await {
             Ok(far_id) => far_id,
             Err(error) => {
                 tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint does not accept a job. It goes back to the queue.");
@@ -94,6 +94,19 @@ impl Follower {
         tracing::debug!(endpoint = %shared.endpoint, job = %self.job, far_id, "A late job is run by the overflow endpoint.");
         self.patiently(|| shared.store.accepted_elsewhere(&shared.endpoint, &self.job, &far_id)).await;
         self.follow(&far_id).await
+    }
+
+    /// The id of the job there. When it is not known whether the job was accepted, the same submission is sent once more.
+    async fn submission(&self, job: &TakenJob) -> Result<String, FarError> {
+        let far = &self.shared.far;
+        match far.submit(job).await {
+            Err(error) if error.is_in_doubt() => {
+                tracing::debug!(endpoint = %self.shared.endpoint, job = %self.job, %error, "A submission to the overflow endpoint is repeated.");
+                sleep(RETRY_PAUSE).await;
+                far.submit(job).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Follows a job that was submitted before.

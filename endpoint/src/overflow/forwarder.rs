@@ -15,10 +15,11 @@ use super::counts::EndpointCounts;
 use super::follow::{Departure, Follower, How, Shared};
 use super::limits::{
     CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME,
+    STOP_TIME,
 };
 use super::settings::OverflowSettings;
 use super::spending::Spending;
-use crate::store::{Heartbeat, JobId, OVERFLOW, Overdue, Store, StoreError, TakenJob, ping_interval};
+use crate::store::{Heartbeat, JobId, OVERFLOW, Overdue, Store, StoreError, TakenJob, Task as Turn, ping_interval};
 
 /// One wait for stop signals.
 const STOPS_WAIT: Duration = Duration::from_secs(25);
@@ -27,7 +28,16 @@ const STOPS_WAIT: Duration = Duration::from_secs(25);
 struct Held {
     stop: CancellationToken,
     begun: Arc<OnceLock<Instant>>,
+    /// How long it may run.
+    run_time: Duration,
     task: AbortHandle,
+}
+
+impl Held {
+    /// How long its run takes at most, or has taken already.
+    fn longest(&self) -> Duration {
+        self.run_time.saturating_add(STOP_TIME).max(self.begun.get().map(Instant::elapsed).unwrap_or_default())
+    }
 }
 
 /// What is to be done with a job.
@@ -88,21 +98,61 @@ impl Forwarder {
         }
     }
 
-    /// Runs until `shutdown`.
+    /// Runs until `shutdown`. Of several programs that share a queue, one does at a time.
     pub(super) async fn run(mut self, drain: CancellationToken, shutdown: CancellationToken) {
-        let shared = Arc::clone(&self.shared);
-        if shutdown.run_until_cancelled(self.resume()).await.is_none() {
-            return;
+        loop {
+            let begun = async {
+                self.wait_for_turn().await;
+                self.resume().await;
+            };
+            if shutdown.run_until_cancelled(begun).await.is_none() {
+                return;
+            }
+            self.lead(&drain, &shutdown).await;
+            if shutdown.is_cancelled() {
+                break;
+            }
+            // The next one follows these jobs.
+            self.tasks.abort_all();
+            while self.tasks.join_next().await.is_some() {}
+            self.held.clear();
         }
+        self.leave.cancel();
+        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+
+    async fn wait_for_turn(&self) {
+        let Shared { store, endpoint, .. } = &*self.shared;
+        while !matches!(store.turn(endpoint, Turn::Overflow).await, Ok(true)) {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        if store.is_shared() {
+            tracing::info!(%endpoint, "This endpoint sends the late jobs of the queue to the overflow endpoint.");
+            // The one before may look as if it were there for a while, and its jobs must not wait.
+            if let Err(error) = store.goodbye(endpoint, OVERFLOW).await {
+                tracing::debug!(%endpoint, %error, "The overflow waits until the one before counts as gone.");
+            }
+        }
+    }
+
+    /// Sends and follows jobs until `shutdown`, or until it is another program's turn.
+    async fn lead(&mut self, drain: &CancellationToken, shutdown: &CancellationToken) {
+        let shared = Arc::clone(&self.shared);
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_beat = Instant::now();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                _ = looks.tick() => if !drain.is_cancelled() {
-                    self.look().await;
-                },
+                _ = looks.tick() => {
+                    if matches!(shared.store.turn(&shared.endpoint, Turn::Overflow).await, Ok(false)) {
+                        tracing::warn!(endpoint = %shared.endpoint, "Another endpoint has taken over the late jobs of the queue.");
+                        return;
+                    }
+                    if !drain.is_cancelled() {
+                        self.look().await;
+                    }
+                }
                 () = sleep_until(next_beat) => next_beat = Instant::now() + self.beat().await,
                 stops = shared.store.stops(&shared.endpoint, OVERFLOW, STOPS_WAIT) => match stops {
                     Ok(stops) => stops.iter().filter_map(|id| self.held.get(id)).for_each(|held| held.stop.cancel()),
@@ -111,8 +161,6 @@ impl Forwarder {
                 Some(left) = self.tasks.join_next() => self.note(left.ok()),
             }
         }
-        self.leave.cancel();
-        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
     }
 
     /// Takes up the jobs that the last process has left at the far endpoint.
@@ -127,13 +175,17 @@ impl Forwarder {
         };
         for job in jobs {
             match job.far_id {
-                Some(far_id) => self.hold(job.id, Task::Follow(far_id)),
-                None => {
-                    tracing::warn!(%endpoint, job = %job.id, "It is not known whether the overflow endpoint has accepted this job before the restart. It goes back to the queue, and may run twice.");
-                    if let Err(error) = store.hand_back(endpoint, OVERFLOW, &[Arc::clone(&job.id)]).await {
+                Some(far_id) => self.hold(job.id, job.run_time, Task::Follow(far_id)),
+                None => match store.taken_elsewhere(endpoint, &job.id).await {
+                    Ok(Some(taken)) => {
+                        tracing::warn!(%endpoint, job = %job.id, "It is not known whether the overflow endpoint has accepted this job before the restart. It is submitted again under the same Idempotency-Key.");
+                        self.hold(job.id, job.run_time, Task::Submit(Box::new(taken)));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
                         tracing::warn!(%endpoint, job = %job.id, %error, "The job waits until its lease ends.");
                     }
-                }
+                },
             }
         }
     }
@@ -153,15 +205,30 @@ impl Forwarder {
         while let Some(left) = self.tasks.try_join_next() {
             self.note(left.ok());
         }
-        let may_send = Instant::now() >= self.pause.until && self.is_affordable();
-        self.overdue.max = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
-        match store.take_overdue(endpoint, &self.overdue).await {
-            Ok(jobs) => jobs.into_iter().for_each(|job| self.hold(Arc::clone(&job.id), Task::Submit(Box::new(job)))),
-            Err(error) => tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment."),
+        let may_send = Instant::now() >= self.pause.until;
+        loop {
+            let room = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
+            self.overdue.run_time = self.affordable_time();
+            // Each job leaves less money for the next one.
+            self.overdue.max = if self.overdue.run_time.is_some() { room.min(1) } else { room };
+            let jobs = match store.take_overdue(endpoint, &self.overdue).await {
+                Ok(jobs) => jobs,
+                Err(error) => {
+                    tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment.");
+                    break;
+                }
+            };
+            let is_last = jobs.is_empty() || self.overdue.run_time.is_none();
+            for job in jobs {
+                self.hold(Arc::clone(&job.id), job.request.policy.run_time(), Task::Submit(Box::new(job)));
+            }
+            if is_last {
+                break;
+            }
         }
     }
 
-    fn hold(&mut self, job: JobId, task: Task) {
+    fn hold(&mut self, job: JobId, run_time: Duration, task: Task) {
         let (stop, begun) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let follower = Follower {
             shared: Arc::clone(&self.shared),
@@ -178,16 +245,17 @@ impl Forwarder {
             };
             (id, departure)
         });
-        self.held.insert(job, Held { stop, begun, task });
+        self.held.insert(job, Held { stop, begun, run_time, task });
     }
 
-    /// Whether the jobs of the last hour, with those that run now, leave something to spend.
-    fn is_affordable(&mut self) -> bool {
+    /// For how long one more job may run there; `None` without a limit on the money. What the jobs there may still cost is set aside,
+    /// whether they have begun or wait.
+    fn affordable_time(&mut self) -> Option<Duration> {
         let OverflowSettings { price, max_dollars_per_hour, .. } = self.shared.settings;
-        let (Some(max), Some(price)) = (max_dollars_per_hour, price) else { return true };
-        let running = self.held.values().filter_map(|held| held.begun.get());
-        let running: f64 = running.map(|since| price.of(since.elapsed())).sum();
-        self.spending.last_hour(self.started.elapsed()) + running < max
+        let (max, price) = (max_dollars_per_hour?, price?);
+        let set_aside: f64 = self.held.values().map(|held| price.of(held.longest())).sum();
+        let left = max - self.spending.last_hour(self.started.elapsed()) - set_aside;
+        Some(price.buys(left).saturating_sub(STOP_TIME))
     }
 
     /// Sends a heartbeat; how long until the next one.

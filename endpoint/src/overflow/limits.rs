@@ -28,6 +28,8 @@ pub(super) const CANCEL_TIME: Duration = Duration::from_secs(600);
 pub(super) const CANCEL_PAUSE: Duration = Duration::from_secs(5);
 /// Jobs whose cancelling is tried at once.
 pub(super) const CANCELS: usize = 1000;
+/// How much longer than its timeout a job may run before it has been stopped there.
+pub(super) const STOP_TIME: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the jobs to be cancelled or left in order.
 pub(super) const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
 /// How long cancelling a job may take then.
@@ -38,7 +40,7 @@ pub(super) const REPLY_HEAD: usize = 4 << 20;
 pub(super) const REFUSAL: usize = 200;
 
 /// The limits with their names, for `--check-config`.
-pub(crate) fn describe() -> [(&'static str, String); 9] {
+pub(crate) fn describe() -> [(&'static str, String); 10] {
     let time = |time| humantime::format_duration(time).to_string();
     [
         ("overflow-look-interval", time(LOOK_INTERVAL)),
@@ -49,6 +51,7 @@ pub(crate) fn describe() -> [(&'static str, String); 9] {
         ("overflow-longest-pause", time(LONGEST_PAUSE)),
         ("overflow-returns", MAX_RETURNS.to_string()),
         ("overflow-cancel-time", time(CANCEL_TIME)),
+        ("overflow-stop-time", time(STOP_TIME)),
         ("overflow-shutdown-time", time(SHUTDOWN_TIME)),
     ]
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::Url;
 use serde::{Deserialize, Deserializer};
 
+use super::limits::STOP_TIME;
 use super::spending::Price;
 use crate::secret::Secret;
 
@@ -48,7 +49,7 @@ pub struct OverflowConfig {
     url: Url,
     /// A job that has waited for this long is sent there.
     #[serde(deserialize_with = "time")]
-    after: Duration,
+    pub(crate) after: Duration,
     /// Jobs there at once.
     #[serde(default = "default_max_in_flight")]
     max_in_flight: usize,
@@ -57,7 +58,7 @@ pub struct OverflowConfig {
     lost_after: Duration,
     /// The price of one worker there, in dollars.
     price_per_hour: Option<f64>,
-    /// No job is sent while those of the last hour have cost as much.
+    /// What the jobs of an hour may cost there.
     max_dollars_per_hour: Option<f64>,
     /// A file that holds the API key.
     key_file: Option<PathBuf>,
@@ -116,11 +117,17 @@ impl OverflowConfig {
             .then_some("`overflow.key_file` and `overflow.key_env` exclude each other: remove one")
     }
 
+    /// Whether the money of an hour is not enough for one job that may run for `run_time`.
+    pub(crate) fn affords_none(&self, run_time: Duration) -> bool {
+        let (Some(price), Some(max)) = (self.price_per_hour, self.max_dollars_per_hour) else { return false };
+        Price(price).buys(max) < run_time.saturating_add(STOP_TIME)
+    }
+
     /// Whether jobs would be sent to the endpoint that they come from.
     pub(crate) fn leads_to(&self, bind: SocketAddr, endpoint: &str) -> bool {
         let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let is_here = match host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback() || ip == bind.ip(),
+            Ok(ip) => ip.is_loopback() || ip.is_unspecified() || ip == bind.ip(),
             Err(_) => host == "localhost",
         };
         is_here

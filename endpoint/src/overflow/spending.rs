@@ -23,6 +23,12 @@ impl Price {
         self.0 * time.as_secs_f64() / HOUR.as_secs_f64()
     }
 
+    /// For how long a worker can run for this money.
+    pub(super) fn buys(self, dollars: f64) -> Duration {
+        let seconds = dollars.max(0.0) / self.0 * HOUR.as_secs_f64();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
     /// The cost of a job, in the form in which workers report it.
     pub(super) fn cost(self, time: Duration) -> Option<Payload> {
         let cost = json!({ "gpuSeconds": time.as_secs_f64(), "dollars": self.of(time) });
@@ -80,6 +86,13 @@ mod tests {
         assert_eq!((spending.minutes.len(), spending.last_hour(at(59))), (2, 3.5));
         assert_eq!(spending.last_hour(at(61)), 2.5);
         assert_eq!(spending.last_hour(at(200)), 0.0);
+    }
+
+    #[test]
+    fn money_buys_the_time_that_costs_as_much() {
+        let price = Price(3.6);
+        assert_eq!(price.buys(price.of(Duration::from_secs(90))), Duration::from_secs(90));
+        assert_eq!((price.buys(-1.0), price.buys(f64::MAX)), (Duration::ZERO, Duration::MAX));
     }
 
     #[test]

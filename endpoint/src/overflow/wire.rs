@@ -35,16 +35,23 @@ struct RunPolicy {
 impl<'a> From<&'a TakenJob> for RunRequest<'a> {
     fn from(job: &'a TakenJob) -> Self {
         let request = &job.request;
-        let left = request.policy.ttl.saturating_sub(job.delay).clamp(TTL.0, TTL.1);
+        // In whole milliseconds, as they are written down: a submission that is repeated after a restart has the same bytes.
+        let waited = (job.submitted + job.delay).as_millis() - job.submitted.as_millis();
+        let left = request.policy.ttl.as_millis().saturating_sub(waited).clamp(TTL.0.as_millis(), TTL.1.as_millis());
         Self {
             input: &request.input,
             policy: RunPolicy {
                 execution_timeout: request.policy.execution_timeout.map(|time| time.as_millis()),
-                ttl: left.as_millis(),
+                ttl: left,
             },
             s3_config: request.s3_config.as_deref().map(AsRef::as_ref),
         }
     }
+}
+
+/// Names one submission: the same when it is repeated, another one for each attempt and after `/retry`.
+pub(super) fn submission_key(job: &TakenJob) -> String {
+    format!("{}-{}-{}", job.id, job.submitted.as_millis(), job.attempt)
 }
 
 /// The reply of `/run`.
@@ -87,14 +94,15 @@ impl FarJob {
 
     /// The end of a job that has ended there.
     pub(super) fn outcome(self) -> Outcome {
-        let Report::Final(Outcome { ending, timed_out, .. }) = self.report else { return Outcome::default() };
+        let Report::Final(Outcome { ending, timed_out, mistake, .. }) = self.report else { return Outcome::default() };
         let Ending { output, error, cost } = ending;
         let error = match self.status {
             Status::Completed => None,
             status => Some(error.unwrap_or_else(|| format!("the job is {} and has no error text", status.name()))),
         };
         let timed_out = timed_out || self.status == Status::TimedOut || error.as_deref() == Some(TIMEOUT_ERROR);
-        Outcome { ending: Ending { output, error, cost }, timed_out, ..Outcome::default() }
+        let mistake = mistake.filter(|_| error.is_some());
+        Outcome { ending: Ending { output, error, cost }, timed_out, mistake, ..Outcome::default() }
     }
 }
 
@@ -126,7 +134,10 @@ pub(super) fn refusal(body: &[u8], longest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::store::{CallerMistake, Policy, Request};
 
     fn outcome(body: &str) -> Outcome {
         FarJob::parse(body.as_bytes()).unwrap().outcome()
@@ -151,6 +162,54 @@ mod tests {
             (r#"{"status": "FAILED", "error": "bad input"}"#, false),
         ] {
             assert_eq!(outcome(body).timed_out, timed_out, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_the_caller_is_known_by_the_type_of_the_error() {
+        for (body, mistake) in [
+            (
+                r#"{"status": "FAILED", "error": "{\"error_type\":\"validation\",\"error_message\":\"m\"}"}"#,
+                Some(CallerMistake::Validation),
+            ),
+            (
+                r#"{"status": "FAILED", "error": "{\"error_type\":\"model_not_found\"}"}"#,
+                Some(CallerMistake::ModelNotFound),
+            ),
+            (r#"{"status": "FAILED", "error": "{\"error_type\":\"oom\"}"}"#, None),
+            (r#"{"status": "COMPLETED", "error": "{\"error_type\":\"validation\"}"}"#, None),
+        ] {
+            assert_eq!(outcome(body).mistake, mistake, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_submission_that_is_repeated_is_the_same_to_the_byte_and_the_next_attempt_is_another() {
+        let request_at = |nanos: u64| {
+            let (submitted, delay) = (Duration::from_nanos(7_000_900_000 + nanos), Duration::from_nanos(2_000_300_000));
+            TakenJob { id: "j".into(), attempt: 2, submitted, delay, request: request() }
+        };
+        // What is written down are milliseconds: 7.000 and 9.001 s.
+        let kept = TakenJob { submitted: Duration::from_secs(7), delay: Duration::from_millis(2001), ..request_at(0) };
+        let taken = request_at(0);
+        let body = |job: &TakenJob| serde_json::to_string(&RunRequest::from(job)).unwrap();
+        assert_eq!((body(&taken), submission_key(&taken)), (body(&kept), submission_key(&kept)));
+        assert!(body(&taken).contains(r#""ttl":57999"#), "{}", body(&taken));
+        let later = [TakenJob { attempt: 3, ..request_at(0) }, request_at(1_000_000)];
+        assert!(later.iter().all(|job| submission_key(job) != submission_key(&taken)));
+    }
+
+    fn request() -> Request {
+        Request {
+            input: Arc::from(RawValue::from_string("1".to_owned()).unwrap()),
+            s3_config: None,
+            webhook: None,
+            traceparent: None,
+            batch: None,
+            policy: Policy { ttl: Duration::from_secs(60), ..Policy::default() },
+            retention: Duration::from_secs(60),
+            idempotency: None,
+            share: None,
         }
     }
 

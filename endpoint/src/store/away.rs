@@ -82,6 +82,7 @@ away! {
         accepted_elsewhere(&str, &str, &str) -> ();
         begun_elsewhere(&str, &str, Duration) -> ();
         elsewhere(&str) -> Vec<JobElsewhere>;
+        taken_elsewhere(&str, &str) -> Option<TakenJob>;
         worker_event(&str, &str, WorkerEvent) -> ();
         refreshing(&str, &str, Duration) -> bool;
         observe(&str) -> Observation;

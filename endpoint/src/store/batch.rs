@@ -1,5 +1,6 @@
 //! A batch: thousands of jobs with one state, which run when no other job waits.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use super::clock::Timestamp;
@@ -57,6 +58,16 @@ pub struct BatchCounts {
     pub failed: usize,
     /// Cancelled.
     pub cancelled: usize,
+}
+
+impl AddAssign for BatchCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.in_progress += other.in_progress;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+    }
 }
 
 impl BatchCounts {

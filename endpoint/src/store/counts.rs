@@ -182,6 +182,16 @@ pub struct DatabaseFigures {
     pub replicas: usize,
     /// Rows of jobs that are no longer visible and not vacuumed yet, as the server estimates them.
     pub dead_rows: usize,
+    /// Transactions of this endpoint on jobs, and how long they took together, the wait for each commit included.
+    pub transactions: u64,
+    /// See [`transactions`](Self::transactions).
+    pub transaction_time: Duration,
+    /// Connections that the server has open, for all its databases, and how many it allows.
+    pub connections: usize,
+    /// See [`connections`](Self::connections).
+    pub max_connections: usize,
+    /// Standbys that are connected to the server.
+    pub standbys: usize,
 }
 
 /// The totals of one endpoint and what `/health` shows at the same moment.

@@ -73,9 +73,6 @@ pub enum StoreError {
     /// Large results that are being sent fill their memory.
     #[error("too many large results are being sent; try again in 1 s")]
     ReadMemoryFull,
-    /// The engine cannot do this; nothing was changed. The text says what to do instead.
-    #[error("{0}")]
-    Unsupported(&'static str),
     /// The data file or the database cannot be written or read at the moment.
     #[error("the endpoint cannot use its data at the moment: {0}; send the request again later")]
     Unavailable(Arc<str>),

@@ -30,8 +30,7 @@ pub(crate) enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) low_priority: bool,
-    /// Not kept on disk: rounds are given anew to the jobs that wait when a file is opened. A database has none.
-    #[serde(skip)]
+    /// Not kept in a file: rounds are given anew to the jobs that wait when it is opened.
     pub(crate) round: u64,
     pub(crate) number: u64,
 }

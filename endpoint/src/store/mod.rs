@@ -13,6 +13,7 @@ mod history;
 mod job;
 mod limits;
 mod model;
+mod moved;
 mod operations;
 mod payload;
 mod postgres;
@@ -25,6 +26,8 @@ mod size;
 mod sqlite;
 mod status;
 mod stream;
+mod task;
+mod transfer;
 mod views;
 mod wakers;
 mod watchers;
@@ -48,7 +51,7 @@ pub use limits::{Limits, ping_interval};
 pub use model::Model;
 pub use operations::Operations;
 pub use payload::{Content, Part, Payload};
-pub use postgres::{DatabaseError, DatabaseUrl, Finding, PostgresStore, check_database, migrate_database};
+pub use postgres::{DatabaseError, DatabaseUrl, Finding, PostgresStore, Verdict, check_database, migrate_database};
 pub use queue::{Effect, Queue};
 pub use queue_store::{MemoryStore, QueueStore};
 pub use request::{Digest, Idempotency, JobId, NewJob, Policy, Request};
@@ -56,6 +59,8 @@ pub use setup::{Overrides, Setup};
 pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
+pub use task::Task;
+pub use transfer::{MoveError, Moved, export_file, import_file};
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
     MAX_SEARCHED, Overdue, Page, RetriedFailed, Seen, TakenJob, Webhook, WorkerState, WorkerView,
@@ -131,6 +136,9 @@ pub trait Store: Operations + Batches + 'static {
     async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError>;
     /// The jobs that the worker [`OVERFLOW`] holds: after a restart, those of the last process.
     async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError>;
+    /// Such a job that no other endpoint is known to have accepted, as it was taken, so that its submission can be repeated. `None`
+    /// for any other job.
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError>;
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;
@@ -150,8 +158,8 @@ pub trait Store: Operations + Batches + 'static {
     fn database(&self) -> Option<DatabaseFigures> {
         None
     }
-    /// Whether it is this program's turn to add local workers: of several that share a queue, one decides at a time.
-    async fn scaling_turn(&self, _endpoint: &str) -> Result<bool, StoreError> {
+    /// Whether it is this program's turn: of several that share a queue, one does a task at a time. A turn ends unless it is taken again.
+    async fn turn(&self, _endpoint: &str, _task: Task) -> Result<bool, StoreError> {
         Ok(true)
     }
     /// What an endpoint has counted.

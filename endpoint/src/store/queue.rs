@@ -42,10 +42,11 @@ use journal::Journal;
 use transitions::End;
 use waiting::Waiting;
 
-pub(crate) use batch_table::BatchRecord;
+pub(crate) use batch_table::{BatchRecord, KeptBatch};
 pub(crate) use journal::{Change, Changes, Counters, Mark};
-pub(crate) use shared::{Elsewhere, KeptJob, Tally};
+pub(crate) use shared::{Elsewhere, KeptJob, Tally, read_record};
 pub(crate) use snapshot::Snapshot;
+pub(crate) use waiting::Turn;
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
 const MAX_DUE: usize = 1000;

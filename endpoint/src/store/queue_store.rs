@@ -171,8 +171,8 @@ impl<B: Backing> QueueStore<B> {
         let requests = taken.iter().map(|job| job.request.clone()).collect();
         let loaded = self.loaded_requests(endpoint, requests).await?;
         let with_text = |(job, request): (TakenJob<B::Content>, Option<Request>)| {
-            let TakenJob { id, attempt, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, delay, request })
+            let TakenJob { id, attempt, submitted, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, submitted, delay, request })
         };
         Ok(taken.into_iter().zip(loaded).filter_map(with_text).collect())
     }
@@ -404,6 +404,12 @@ impl<B: Backing> Store for QueueStore<B> {
     async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
         Ok(endpoint.with(|queue, _| queue.elsewhere()).0)
+    }
+
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
+        let (taken, mark) = endpoint.with(|queue, _| queue.taken_elsewhere(id));
+        Ok(self.settled_assignments(&endpoint, taken.into_iter().collect(), mark).await?.pop())
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {

@@ -9,11 +9,24 @@ pub const MAX_ITEMS: usize = 500;
 /// Bytes of these items.
 const MAX_ITEM_BYTES: usize = 4 << 20;
 
+/// A stream as a shared store has it, without its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamLeft {
+    /// Number of the first unread item.
+    pub(crate) first: u64,
+    /// Number of the next item.
+    pub(crate) next: u64,
+    /// Bytes of the unread items.
+    pub(crate) bytes: usize,
+}
+
 /// The unread items of one job.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     unread: VecDeque<Payload>,
     bytes: usize,
+    /// Number of the first unread item.
+    first: u64,
     /// Number of the next item; counts on when items are removed.
     next: u64,
 }
@@ -23,14 +36,20 @@ impl Stream {
     pub(crate) fn restored(items: Vec<(u64, Payload)>) -> Self {
         Self {
             bytes: items.iter().map(|(_, item)| item.get().len()).sum(),
+            first: items.first().map_or(0, |(number, _)| *number),
             next: items.last().map_or(0, |(number, _)| number + 1),
             unread: items.into_iter().map(|(_, item)| item).collect(),
         }
     }
 
     /// As a shared store has it: what it holds in all. The items follow where somebody reads them.
-    pub(crate) fn left(next: u64, bytes: usize) -> Self {
-        Self { unread: VecDeque::new(), bytes, next }
+    pub(crate) fn left(StreamLeft { first, next, bytes }: StreamLeft) -> Self {
+        Self { unread: VecDeque::new(), bytes, first, next }
+    }
+
+    /// Where it stands.
+    pub(crate) fn standing(&self) -> StreamLeft {
+        StreamLeft { first: self.first, next: self.next, bytes: self.bytes }
     }
 
     /// The unread items of a stream that was put in without.
@@ -46,7 +65,7 @@ impl Stream {
 
     /// Removes and returns the unread items.
     pub(crate) fn drain(&mut self) -> Vec<Payload> {
-        self.bytes = 0;
+        (self.bytes, self.first) = (0, self.next);
         self.unread.drain(..).collect()
     }
 
@@ -66,9 +85,8 @@ impl Stream {
 
     /// The unread items from number `from` on, as many as fit into one record, and the number of the first one.
     pub(crate) fn look(&self, from: u64) -> (u64, Vec<Payload>) {
-        let removed = self.next.saturating_sub(self.unread.len() as u64);
-        let first = from.max(removed);
-        let skipped = usize::try_from(first - removed).unwrap_or(usize::MAX);
+        let first = from.max(self.first);
+        let skipped = usize::try_from(first - self.first).unwrap_or(usize::MAX);
         let mut bytes = 0;
         let fits = |item: &&Payload| {
             let before = bytes;

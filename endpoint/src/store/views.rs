@@ -59,6 +59,8 @@ pub struct TakenJob<P = Payload> {
     pub id: JobId,
     /// Which attempt this is; a return of an earlier attempt is ignored.
     pub attempt: u32,
+    /// When it was submitted, or queued again by `/retry`.
+    pub submitted: Timestamp,
     /// How long the job has waited.
     pub delay: Duration,
     /// What is to be done.
@@ -72,6 +74,8 @@ pub struct Overdue {
     pub after: Duration,
     /// How many to take.
     pub max: usize,
+    /// Only those that may run for this long at most.
+    pub run_time: Option<Duration>,
     /// Those that must go on waiting.
     pub except: HashSet<JobId>,
 }
@@ -85,6 +89,8 @@ pub struct JobElsewhere {
     pub far_id: Option<Arc<str>>,
     /// A worker has begun it there.
     pub has_begun: bool,
+    /// How long it may run.
+    pub run_time: Duration,
 }
 
 /// A finished job that is to be reported to its webhook.

@@ -51,6 +51,8 @@ pub enum WorkerEvent {
     Failing,
     /// This machine has no room for its process at the moment; starting it is tried again.
     Throttled,
+    /// It answers requests itself and takes no jobs: this many now. To be repeated within the lease.
+    Serving(usize),
     /// Its process has exited. Jobs that it held are lost.
     Gone,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Worker {
     /// Jobs of this process that have ended, as far as processes of this worker can be told apart.
     ended: Ended,
     throttled: bool,
+    /// Requests that it answers now, of a worker that takes no jobs.
+    serving: Option<usize>,
     /// Its latest heartbeat named no job, as the first one of a fresh process does.
     introduced: bool,
     refreshing: bool,
@@ -112,7 +116,13 @@ impl Worker {
     }
 
     fn is_silent(&self, now: Timestamp, limits: &Limits) -> bool {
-        (self.heartbeat_seen || self.polled) && self.polls_open == 0 && now > self.last_contact + limits.lease
+        let is_known_by_sign = self.heartbeat_seen || self.polled || self.serving.is_some();
+        is_known_by_sign && self.polls_open == 0 && now > self.last_contact + limits.lease
+    }
+
+    /// The jobs or requests that it works on.
+    fn load(&self) -> usize {
+        self.held.len() + self.serving.unwrap_or_default()
     }
 
     /// A new process uses the id of one that left.
@@ -313,6 +323,12 @@ impl Workers {
         worker.throttled = true;
     }
 
+    /// Notes what a worker does that answers requests itself. It can work, whatever was noted before.
+    pub(crate) fn serve(&mut self, now: Timestamp, id: &str, requests: usize, limits: &Limits) {
+        let (_, worker) = self.contact(now, id, limits);
+        (worker.serving, worker.unhealthy, worker.throttled) = (Some(requests), false, false);
+    }
+
     /// Notes that heartbeats of this worker were seen before the endpoint was started again.
     pub(crate) fn expect_heartbeats(&mut self, id: &str) {
         if let Some(worker) = self.by_id.get_mut(id) {
@@ -410,12 +426,12 @@ impl Workers {
             _ if worker.left => WorkerState::Leaving,
             _ if worker.unhealthy => WorkerState::Unhealthy,
             _ if worker.throttled => WorkerState::Throttled,
-            _ if !worker.held.is_empty() => WorkerState::Running,
+            _ if worker.load() > 0 => WorkerState::Running,
             _ if worker.refreshing => WorkerState::Leaving,
             _ if *id == *ANONYMOUS && self.by_id.len() > 1 => return None,
             _ if worker.is_silent(now, limits) => WorkerState::Lost,
             _ if *id == *OVERFLOW => WorkerState::Standby,
-            _ if worker.polled => WorkerState::Idle,
+            _ if worker.polled || worker.serving.is_some() => WorkerState::Idle,
             _ => WorkerState::Initializing,
         })
     }
@@ -445,7 +461,7 @@ impl Workers {
                 _ => Timestamp::ZERO,
             };
             let has_duplicate = worker.presence.has_duplicate(now);
-            let (id, jobs, taken) = (Arc::clone(id), worker.held.len(), worker.taken);
+            let (id, jobs, taken) = (Arc::clone(id), worker.load(), worker.taken);
             Some(WorkerView { id, state, jobs, taken, silent_for, has_duplicate })
         };
         let mut list: Vec<_> = self.by_id.iter().filter_map(view).collect();

@@ -64,6 +64,31 @@ async fn a_worker_without_room_on_the_machine_is_throttled_until_its_process_sta
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_answers_requests_itself_is_idle_or_runs_and_is_lost_when_nothing_more_is_heard() {
+    let api = Api::new();
+    let store = &api.app.store;
+    let note = async |event| store.worker_event("ep", "ep-0", event).await.unwrap();
+    note(WorkerEvent::Starting).await;
+    for (event, state, requests) in [
+        (WorkerEvent::Serving(0), "idle", 0),
+        (WorkerEvent::Serving(2), "running", 2),
+        (WorkerEvent::Failing, "unhealthy", 2),
+        (WorkerEvent::Serving(1), "running", 1),
+        (WorkerEvent::Serving(0), "idle", 0),
+    ] {
+        note(event).await;
+        let workers = api.get("health").await.json()["workers"].clone();
+        assert_eq!(workers[state], 1, "{event:?}: {workers}");
+        assert_eq!(store.workers("ep", 9).await.unwrap()[0].jobs, requests, "{event:?}");
+    }
+    assert_eq!(api.get("health").await.json()["workers"]["ready"], 1);
+    sleep(Duration::from_secs(41)).await;
+    assert_eq!(store.health("ep").await.unwrap().workers.lost, 1);
+    note(WorkerEvent::Gone).await;
+    assert!(store.workers("ep", 9).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_holds_its_poll_open_is_not_silent() {
     let api = Api::new();
     let polling = api.clone();

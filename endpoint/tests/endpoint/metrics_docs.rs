@@ -46,6 +46,14 @@ fn families(text: &str) -> BTreeMap<String, Family> {
     // A load meets only some of them.
     let requests = families.get_mut("runpod_endpoint_http_requests").unwrap();
     requests.labels.insert("status".to_owned(), STATUS_CLASSES.map(str::to_owned).into());
+    // And none of a load-balancing endpoint.
+    let balanced = families.iter_mut().filter(|(name, _)| name.starts_with("runpod_endpoint_balanced_"));
+    for (name, family) in balanced {
+        family.labels.insert("endpoint".to_owned(), BTreeSet::new());
+        if name == "runpod_endpoint_balanced_requests" {
+            family.labels.insert("status".to_owned(), STATUS_CLASSES.map(str::to_owned).into());
+        }
+    }
     families
 }
 

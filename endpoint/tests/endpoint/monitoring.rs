@@ -7,12 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use end_to_end_tests::eventually;
+use end_to_end_tests::{Postgres, eventually, repository};
 use runpod_endpoint::api::{Keys, Options, Secret};
 use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
 use runpod_endpoint::store::{
-    Limits, MemoryStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
+    Limits, MemoryStore, PostgresStore, SqliteStore, Status, Store, WebhookOutcomes, WebhookQueue, WorkerEvent,
 };
 use runpod_endpoint::webhooks::{Guard, TargetCheck, Webhooks};
 use rusqlite::Connection;
@@ -63,6 +63,25 @@ async fn a_scraper_that_asks_for_the_older_format_gets_it() {
     assert!(counters.clone().count() > 3 && counters.clone().all(|line| line.contains("_total ")), "{text}");
     let names = |text: &str| series(text).into_keys().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(&text), names(&open_metrics[1]), "the series are the same");
+}
+
+#[tokio::test]
+async fn a_database_is_measured_and_each_figure_is_in_the_documents() {
+    let Some(server) = Postgres::shared() else { return };
+    let store = PostgresStore::open(server.database().parse().unwrap(), Limits::default()).await.unwrap();
+    let api = watched(&Api::build(Keys::default(), Options::default(), store), &["ep"], WebhookOutcomes::default());
+    api.run(r#"{"input": 1}"#).await;
+    let text = scrape(&api.router).await;
+    let prefix = "runpod_endpoint_database_";
+    let figures: BTreeMap<&str, f64> =
+        series(&text).into_iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value))).collect();
+    assert_eq!((figures["up"], figures["replicas"], figures["connections_allowed"]), (1.0, 1.0, 400.0));
+    assert!(figures["transactions_total"] >= 1.0 && figures["transaction_seconds_total"] > 0.0, "{figures:?}");
+    assert!(figures["latency_seconds"] > 0.0 && figures["connections"] >= 1.0, "{figures:?}");
+    let guide = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let listed: Vec<&str> =
+        guide.lines().filter_map(|line| line.strip_prefix("| `")?.strip_prefix(prefix)?.split('`').next()).collect();
+    assert_eq!(listed.iter().copied().collect::<std::collections::BTreeSet<_>>(), figures.into_keys().collect());
 }
 
 /// Every series with its value.

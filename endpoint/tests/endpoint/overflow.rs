@@ -1,19 +1,25 @@
 //! Jobs that wait too long are run by another endpoint: one of ours, in the place of the cloud.
 
-mod kill;
-mod settings;
+mod costs;
+mod programs;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use end_to_end_tests::eventually;
 use runpod_endpoint::api::{KeySet, Keys, Options, Secret};
 use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
 use runpod_endpoint::store::{Limits, MemoryStore, Overdue, Setup, SqliteStore, Store, WorkerState};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +78,11 @@ async fn taken(far: &Api) -> Value {
 
 fn id(job: &Value) -> &str {
     job["id"].as_str().unwrap()
+}
+
+/// Jobs that wait, and those that a worker holds.
+async fn held(far: &Api) -> usize {
+    far.get("requests").await.json()["requests"].as_array().unwrap().len()
 }
 
 const AT_ONCE: &str = "after = \"0s\"";
@@ -175,6 +186,21 @@ async fn errors_and_timeouts_pass_through() {
         assert_eq!((failed["error"].as_str(), failed.get("retries")), (Some(error), None));
     }
     assert_eq!(near.counts.totals("ep").unwrap().failed, 2);
+}
+
+#[tokio::test]
+async fn mistakes_of_callers_are_told_from_failures_there_too() {
+    let far = Api::new();
+    let near = Near::start(&serve(far.router.clone()).await, AT_ONCE);
+    for (kind, totals) in [("validation", (1, 1, 0)), ("model_not_found", (2, 1, 1)), ("oom", (3, 1, 1))] {
+        let job = near.api.run(r#"{"input": 1}"#).await;
+        let there = taken(&far).await;
+        let error = json!({"error_type": kind, "error_message": "m"}).to_string();
+        far.done("f1", id(&there), &json!({ "error": error }).to_string()).await;
+        near.reaches(&job, "FAILED").await;
+        let seen = near.api.app.store.observe("ep").await.unwrap().totals;
+        assert_eq!((seen.failed, seen.invalid, seen.model_not_found), totals, "{kind}");
+    }
 }
 
 #[tokio::test]
@@ -315,23 +341,6 @@ async fn no_more_is_sent_than_may_be_in_flight_or_be_spent() {
     })
     .await;
     near.stop().await;
-
-    let far = Api::new();
-    let costs = "max_in_flight = 1\nprice_per_hour = 3600.0\nmax_dollars_per_hour = 0.001";
-    let near = Near::start(&serve(far.router.clone()).await, &format!("{AT_ONCE}\n{costs}"));
-    let (first, second) = (near.api.run(r#"{"input": 1}"#).await, near.api.run(r#"{"input": 2}"#).await);
-    let there = taken(&far).await;
-    near.reaches(&first, "IN_PROGRESS").await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    far.done("f1", id(&there), "{}").await;
-    let ended = near.reaches(&first, "COMPLETED").await;
-    let dollars = ended["cost"]["dollars"].as_f64().unwrap();
-    assert!(dollars >= 0.001, "a dollar a second: {ended}");
-    assert_eq!(near.counts.totals("ep").unwrap().dollars, dollars);
-    // Two looks later it is still here.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(waiting(&far).await, 0);
-    assert_eq!(near.api.take("w1").await, second);
 }
 
 #[tokio::test]
@@ -380,6 +389,41 @@ async fn a_job_whose_submission_was_cut_off_by_a_restart_comes_back() {
     let near = Near::with("http://127.0.0.1:9/v2/ep", "after = \"1h\"", store, true);
     assert_eq!(near.api.take("w1").await, job);
     assert_eq!(near.api.status(&job).await.get("retries"), None);
+}
+
+/// A far endpoint that accepts jobs, and whose first answer to `/run` is lost: it comes when `answers` has a permit.
+fn mute(far: &Api, answers: &Arc<Semaphore>) -> Router {
+    let answers = Arc::clone(answers);
+    let is_first = Arc::new(AtomicBool::new(true));
+    far.router.clone().layer(from_fn(move |request: Request, next: Next| {
+        let (answers, is_first) = (Arc::clone(&answers), Arc::clone(&is_first));
+        async move {
+            let is_run = request.uri().path().ends_with("/run");
+            let answer = next.run(request).await;
+            if is_run && is_first.swap(false, Ordering::Relaxed) {
+                let _ = answers.acquire().await;
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            answer
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_was_lost_is_one_job_there() {
+    let far = Api::new();
+    let near = Near::start(&serve(mute(&far, &Arc::new(Semaphore::new(1)))).await, AT_ONCE);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let there = eventually("it is known there", async || {
+        let jobs = near.api.app.store.elsewhere("ep").await.unwrap();
+        jobs.first().and_then(|job| job.far_id.clone())
+    })
+    .await;
+    let taken = taken(&far).await;
+    assert_eq!((id(&taken), held(&far).await), (&*there, 1));
+    far.done("f1", id(&taken), r#"{"output": "once"}"#).await;
+    assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "once");
+    assert_eq!(near.counts.totals("ep").unwrap().returned, 0);
 }
 
 #[tokio::test]

@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails is a test that fails")]
 
+mod batches;
 mod conformance;
 mod crash;
 mod doubt;
 mod durable;
+mod failures;
 mod files;
-mod lacks;
 mod model;
 mod operators;
 mod replicas;
 mod support;
+mod together;
+mod transfer;

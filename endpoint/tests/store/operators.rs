@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runpod_endpoint::store::{
-    Idempotency, Limits, NewJob, Overrides, Policy, RetriedFailed, Setup, Status, Store, StoreError,
+    Idempotency, JobElsewhere, Limits, NewJob, OVERFLOW, Overdue, Overrides, Policy, RetriedFailed, Setup, Status,
+    Store, StoreError,
 };
 use tokio::time::timeout;
 
-use crate::lacks::is_lacking;
 use crate::support::{
-    EP, Engine, Memory, Postgres, SOON, Sqlite, done, has_postgres, job_with, new_job, output_of, status, submit, take,
-    take_ids, view,
+    EP, Engine, Memory, SOON, done, every_store, job_with, new_job, output_of, status, submit, take, take_ids, view,
 };
 
 fn with_key(id: &str, key: u8, body: u8) -> NewJob {
@@ -126,13 +125,64 @@ async fn shares_take_turns<E: Engine>() {
     for number in 1..=2 {
         store.submit(EP, of_share(&format!("b{number}"), "b")).await.unwrap();
     }
-    submit(&*store, "none").await;
+    store.submit(EP, of_share("none", "")).await.unwrap();
     assert_eq!(take_ids(&*store, "w", 4).await, ["a1", "b1", "none", "a2"]);
     assert_eq!(store.hand_back(EP, "w", &["a2".into()]).await, Ok(1));
     drop(store);
     let Some(store) = engine.reopen() else { return };
     store.submit(EP, of_share("b3", "b")).await.unwrap();
     assert_eq!(take_ids(&*store, "w", 9).await, ["a2", "b2", "a3", "b3", "a4"]);
+}
+
+async fn late_jobs_are_given_to_the_overflow_once<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    let low = job_with("low", |request| request.policy.low_priority = true);
+    store.submit(EP, low).await.unwrap();
+    for id in ["a", "b", "c"] {
+        submit(&*store, id).await;
+    }
+    let late = |max, after: u64| {
+        let (after, except) = (Duration::from_secs(after), ["a".into()].into());
+        Overdue { max, after, except, ..Overdue::default() }
+    };
+    assert_eq!(store.elsewhere(EP).await.unwrap(), []);
+    assert!(store.take_overdue(EP, &late(9, 3600)).await.unwrap().is_empty(), "nothing has waited for that long");
+    assert!(store.take_overdue(EP, &late(0, 0)).await.unwrap().is_empty());
+    let short = Overdue { run_time: Some(Duration::from_secs(1)), ..late(1, 0) };
+    assert!(store.take_overdue(EP, &short).await.unwrap().is_empty(), "all of them may run for longer");
+    let second = job_with("short", |request| request.policy.execution_timeout = Some(Duration::from_secs(1)));
+    store.submit(EP, second).await.unwrap();
+    assert_eq!(&*store.take_overdue(EP, &short).await.unwrap()[0].id, "short", "though others wait before it");
+    store.cancel(EP, "short").await.unwrap();
+    let taken = store.take_overdue(EP, &late(9, 0)).await.unwrap();
+    let ids: Vec<_> = taken.iter().map(|job| (&*job.id, job.request.input.get())).collect();
+    assert_eq!(ids, [("b", "\"input of b\""), ("c", "\"input of c\"")], "neither the excepted one nor low priority");
+    assert!(store.take_overdue(EP, &late(9, 0)).await.unwrap().is_empty());
+    assert_eq!(status(&*store, "b").await, Status::InQueue, "it waits there");
+    let again = store.taken_elsewhere(EP, "c").await.unwrap().unwrap();
+    assert_eq!((&*again.id, again.request.input.get(), again.attempt), ("c", "\"input of c\"", 1));
+    assert!(store.taken_elsewhere(EP, "a").await.unwrap().is_none());
+    assert_eq!(take_ids(&*store, "w", 9).await, ["a", "low"]);
+    assert_eq!(store.load(EP).await.unwrap().in_progress, 2, "no worker is started for what is elsewhere");
+    store.accepted_elsewhere(EP, "b", "far-b").await.unwrap();
+    store.begun_elsewhere(EP, "b", Duration::from_secs(1)).await.unwrap();
+    store.accepted_elsewhere(EP, "unknown", "far").await.unwrap();
+    drop(store);
+    let Some(store) = engine.reopen() else { return };
+    let far = |id: &str, far_id: Option<&str>, has_begun| JobElsewhere {
+        id: id.into(),
+        far_id: far_id.map(Into::into),
+        has_begun,
+        run_time: Policy::EXECUTION_TIMEOUT,
+    };
+    assert_eq!(store.elsewhere(EP).await.unwrap(), [far("b", Some("far-b"), true), far("c", None, false)]);
+    assert_eq!(status(&*store, "b").await, Status::InProgress);
+    assert_eq!(store.hand_back(EP, OVERFLOW, &["c".into()]).await, Ok(1));
+    store.finish(EP, OVERFLOW, "b", done("7")).await.unwrap();
+    assert_eq!(output_of(&view(&*store, "b").await), Some("7"));
+    assert_eq!(store.elsewhere(EP).await.unwrap(), []);
+    assert_eq!(take_ids(&*store, "w", 9).await, ["c"]);
 }
 
 async fn results_are_kept_for_as_long_as_the_operator_wants<E: Engine>() {
@@ -183,31 +233,13 @@ async fn kept_results_make_room_for_new_jobs<E: Engine>() {
     assert_eq!(take_ids(&*store, "w", 9).await, ["c", "d"]);
 }
 
-/// One test for each rule, with each store.
-macro_rules! rules {
-    ($($rule:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test] async fn $rule() { super::$rule::<super::Memory>().await; })*
-        }
-        mod sqlite {
-            $(#[tokio::test] async fn $rule() { super::$rule::<super::Sqlite>().await; })*
-        }
-        mod postgres {
-            $(#[tokio::test] async fn $rule() {
-                if super::has_postgres() && !super::is_lacking(stringify!($rule)) {
-                    super::$rule::<super::Postgres>().await;
-                }
-            })*
-        }
-    };
-}
-
-rules!(
+every_store!(
     repeated_submissions_are_one_job,
     concurrent_repetitions_are_one_job,
     more_jobs_than_may_wait_are_refused_and_leave_nothing,
     failed_jobs_are_retried_until_as_many_wait_as_may,
     shares_take_turns,
+    late_jobs_are_given_to_the_overflow_once,
     results_are_kept_for_as_long_as_the_operator_wants,
     kept_results_make_room_for_new_jobs,
 );

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use end_to_end_tests::Postgres as Server;
 use futures_util::StreamExt;
 use runpod_endpoint::store::{
-    Heartbeat, HistoryQuery, Idempotency, Limits, Model, Setup, Status, Store, StoreError, WebhookEnd, WebhookQueue,
+    Heartbeat, HistoryQuery, Idempotency, Limits, Model, Setup, Status, Store, StoreError, Task, WebhookEnd,
+    WebhookQueue,
 };
 use tokio::time::timeout;
 
@@ -17,7 +18,7 @@ use crate::support::{
 };
 
 /// Two replicas; `None` where there is no PostgreSQL.
-fn two() -> Option<[Arc<dyn Store>; 2]> {
+pub(crate) fn two() -> Option<[Arc<dyn Store>; 2]> {
     has_postgres().then(|| {
         let engine = Postgres::new();
         [engine.open(Limits::default()), engine.open(Limits::default())]
@@ -25,7 +26,7 @@ fn two() -> Option<[Arc<dyn Store>; 2]> {
 }
 
 /// Runs `act` once somebody waits in `wait`, and returns how long the news took from one to the other.
-async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -> (T, Duration) {
+pub(crate) async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -> (T, Duration) {
     let mut acted = Instant::now();
     let acting = async {
         // Long enough for the wait to have begun at the other replica.
@@ -39,8 +40,27 @@ async fn news<T>(wait: impl Future<Output = T>, act: impl Future<Output = ()>) -
 
 #[tokio::test]
 async fn what_waits_at_one_replica_is_woken_by_the_other() {
-    let Some([a, b]) = two() else { return };
-    let (taken, _) = news(b.take(EP, "w", 1, SOON * 10), submit(&*a, "a")).await;
+    let Some(replicas) = two() else { return };
+    wakes_whoever_waits(&replicas).await;
+}
+
+/// The hints do not get through: whoever waits looks once a second.
+#[tokio::test]
+async fn a_hint_that_is_lost_does_not_leave_anybody_waiting() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.database();
+    let name = url.rsplit('/').next().unwrap();
+    // The owner of the database, who is no superuser: rights count for nobody else.
+    let user = format!("owner_of_{name}");
+    server.sql(&url, &format!("CREATE ROLE {user} LOGIN PASSWORD 'hunter2'; ALTER DATABASE {name} OWNER TO {user}"));
+    let owned = server.url_of(&user, "hunter2", name);
+    let replicas = [(); 2].map(|()| Arc::new(open_database(&owned, &Setup::default()).unwrap()) as Arc<dyn Store>);
+    server.sql(&url, "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC");
+    wakes_whoever_waits(&replicas).await;
+}
+
+async fn wakes_whoever_waits([a, b]: &[Arc<dyn Store>; 2]) {
+    let (taken, _) = news(b.take(EP, "w", 1, SOON * 10), submit(&**a, "a")).await;
     assert_eq!(&*taken.unwrap()[0].id, "a");
     let (read, _) = news(a.drain(EP, "a", SOON * 10), async {
         b.stream_item(EP, "w", "a", payload("1")).await.unwrap();
@@ -48,8 +68,8 @@ async fn what_waits_at_one_replica_is_woken_by_the_other() {
     .await;
     assert_eq!(read.unwrap().1[0].get(), "1");
     let (stops, _) = news(b.stops(EP, "w", SOON * 10), async {
-        submit(&*a, "b").await;
-        take(&*a, "w", 1).await;
+        submit(&**a, "b").await;
+        take(&**a, "w", 1).await;
         a.cancel(EP, "b").await.unwrap();
     })
     .await;
@@ -203,15 +223,15 @@ async fn workers_are_added_by_one_replica_at_a_time() {
     assert!(a.is_shared());
     let both_seen = || a.database().is_some_and(|figures| figures.replicas == 2);
     end_to_end_tests::until("the first replica to see the second", both_seen).await;
-    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn(EP).await), (Ok(true), Ok(false)));
-    assert_eq!((a.scaling_turn(EP).await, b.scaling_turn("other").await), (Ok(true), Ok(true)));
+    assert_eq!((a.turn(EP, Task::Scaling).await, b.turn(EP, Task::Scaling).await), (Ok(true), Ok(false)));
+    assert_eq!((a.turn(EP, Task::Scaling).await, b.turn("other", Task::Scaling).await), (Ok(true), Ok(true)));
     let passed_on = async {
-        while b.scaling_turn(EP).await != Ok(true) {
+        while b.turn(EP, Task::Scaling).await != Ok(true) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(SOON, passed_on).await.expect("a turn that is not taken again ends");
-    assert_eq!(a.scaling_turn(EP).await, Ok(false));
+    assert_eq!(a.turn(EP, Task::Scaling).await, Ok(false));
 }
 
 #[tokio::test]

@@ -180,3 +180,23 @@ pub(crate) async fn until(store: &dyn Store, id: &str, wanted: impl Fn(Result<&J
     })
     .await;
 }
+
+/// One test for each store from each rule.
+macro_rules! every_store {
+    ($($rule:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $rule() { super::$rule::<$crate::support::Memory>().await; })*
+        }
+        mod sqlite {
+            $(#[tokio::test] async fn $rule() { super::$rule::<$crate::support::Sqlite>().await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $rule() {
+                if $crate::support::has_postgres() {
+                    super::$rule::<$crate::support::Postgres>().await;
+                }
+            })*
+        }
+    };
+}
+pub(crate) use every_store;

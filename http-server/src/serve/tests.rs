@@ -265,3 +265,26 @@ async fn a_reset_sends_nothing_of_the_response() {
     let error = socket.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[tokio::test]
+async fn whoever_has_connected_before_the_server_stops_gets_an_answer() {
+    let router = Router::new().route("/", get(|| async { "here" }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        sockets.push(socket);
+    }
+    let silent = TcpStream::connect(address).await.unwrap();
+    timeout(SOON, HttpServer::new("test", limits()).serve(listener, router, &stop)).await.unwrap();
+    for socket in sockets {
+        let answer = rest(socket).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"), "{answer:?}");
+    }
+    assert_eq!(rest(silent).await, "");
+    TcpStream::connect(address).await.unwrap_err();
+}

@@ -12,11 +12,12 @@ mod raw;
 mod start;
 mod step;
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use runpod_handler_sdk::files::{FileInput, Upload};
 use runpod_handler_sdk::{
@@ -38,6 +39,8 @@ enum Do {
     Ok,
     /// Sleeps without a stop point, then returns.
     SleepMs { ms: u64 },
+    /// Sleeps without a stop point, and adds a line to a file before and after it: what, job, worker, and the time.
+    Diary { file: PathBuf, ms: u64 },
     /// Waits until a file exists at this path, then returns.
     WaitFor { path: PathBuf },
     /// Computes for ever, and ignores a cancel.
@@ -114,6 +117,17 @@ struct Puppet {
     leaked: Vec<Vec<u8>>,
 }
 
+impl Puppet {
+    /// Adds a line to a file that other processes write too.
+    fn note(&self, file: &Path, what: &str, job: &str) -> Result<(), HandlerError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let line = format!("{what} {job} {} {now}\n", self.worker_id);
+        // At once, so that lines of several processes do not mix.
+        File::options().create(true).append(true).open(file)?.write_all(line.as_bytes())?;
+        Ok(())
+    }
+}
+
 impl Handler for Puppet {
     type Input = Do;
     type Output = Value;
@@ -135,6 +149,11 @@ impl Handler for Puppet {
         match input {
             Do::Ok => {}
             Do::SleepMs { ms } => sleep(Duration::from_millis(ms)),
+            Do::Diary { file, ms } => {
+                self.note(&file, "begin", job.id())?;
+                sleep(Duration::from_millis(ms));
+                self.note(&file, "end", job.id())?;
+            }
             Do::WaitFor { path } => {
                 // Thousands may wait at the same time.
                 let mut pause = Duration::from_millis(10);

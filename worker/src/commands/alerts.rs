@@ -8,7 +8,7 @@ use runpod_alerts::{Alert, AlertState, Counters, Message, Readings, Rule, Webhoo
 use runpod_handler_protocol::ErrorKind;
 use serde_json::Value;
 
-use super::{complain, print};
+use super::{complain, endpoint_readings, print};
 use crate::alerts::AlertConfig;
 use crate::cli::AlertsArgs;
 use crate::config::{EXIT_CONFIG, Environment as _, ProcessEnvironment, load_alerts};
@@ -63,15 +63,25 @@ async fn fetch_readings(url: &str) -> Result<Readings, String> {
     let paths: &[&str] = if is_bare { &["health", "v2/local/health"] } else { &["health"] };
     for path in paths {
         let url = format!("{base}/{path}");
-        let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
-        let answer = reqwest::Client::new().get(&url).timeout(HEALTH_TIMEOUT).send().await.map_err(failed)?;
-        let body = answer.bytes().await.map_err(failed)?;
-        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if let Some(readings) = readings(&document) {
-            return Ok(readings);
-        }
+        let document: Value = serde_json::from_str(&fetch(&url).await?).unwrap_or_default();
+        let Some(readings) = readings(&document) else { continue };
+        // An endpoint of this project says more in its metrics.
+        let endpoint = url.trim_end_matches("/health").rsplit_once("/v2/");
+        return Ok(match endpoint {
+            Some((root, id)) => {
+                let metrics = fetch(&format!("{root}/metrics")).await.unwrap_or_default();
+                endpoint_readings::readings(&metrics, id).unwrap_or(readings)
+            }
+            None => readings,
+        });
     }
     Err(format!("{base}/health does not answer with a health document; check --url"))
+}
+
+async fn fetch(url: &str) -> Result<String, String> {
+    let failed = |error| format!("{url} cannot be read: {}; check --url", request_error_text(error));
+    let answer = reqwest::Client::new().get(url).timeout(HEALTH_TIMEOUT).send().await.map_err(failed)?;
+    answer.text().await.map_err(failed)
 }
 
 /// The address as a URL, without `/health`.
@@ -100,7 +110,7 @@ fn readings(document: &Value) -> Option<Readings> {
         counters: Counters {
             completed: count("jobs", "completed"),
             failed: count("jobs", "failed"),
-            // An endpoint's document has RunPod's counters only: there they are among the failed jobs.
+            // The document of RunPod's endpoints has no such counters: there they are among the failed jobs.
             caller_mistakes: ErrorKind::ALL
                 .iter()
                 .filter(|kind| kind.is_caller_mistake())
@@ -164,6 +174,26 @@ mod tests {
             }
             let elsewhere = fetch_readings(&format!("{address}/v2/other")).await.unwrap_err();
             assert!(elsewhere.contains("--url"), "{elsewhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn mistakes_of_callers_are_no_failures_of_an_endpoint_whose_metrics_name_them() {
+        let health = r#"{"jobs": {"completed": 3, "failed": 9, "inQueue": 0}, "workers": {}}"#;
+        let metrics = "runpod_endpoint_queue_depth{endpoint=\"images\"} 0.0\n\
+                       runpod_endpoint_jobs_total{endpoint=\"images\",status=\"failed\"} 9\n\
+                       runpod_endpoint_caller_mistakes_total{endpoint=\"images\",kind=\"validation\"} 9\n";
+        let health = axum::routing::get(move || async move { health });
+        let router = axum::Router::new()
+            .route("/v2/images/health", health.clone())
+            .route("/v2/elsewhere/health", health)
+            .route("/metrics", axum::routing::get(move || async move { metrics }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        for (endpoint, mistakes) in [("images", 9), ("elsewhere", 0)] {
+            let seen = fetch_readings(&format!("{address}/v2/{endpoint}")).await.unwrap();
+            assert_eq!((seen.counters.failed, seen.counters.caller_mistakes), (9, mistakes), "{endpoint}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod alerts;
 mod check;
 mod dead_letters;
+mod endpoint_readings;
 mod fixed_limits;
 mod libtorch;
 mod lifecycle;

@@ -12,7 +12,8 @@ use crate::secret::Secret;
 #[command(after_help = "\
 Examples:
   runpod-endpoint database check --database postgres://jobs@db-1,db-2/jobs --database-password-file password
-  runpod-endpoint database migrate --database postgres://jobs@db-1/jobs")]
+  runpod-endpoint database migrate --database postgres://jobs@db-1/jobs
+  runpod-endpoint database import --database postgres://jobs@db-1/jobs --data /var/lib/runpod-endpoint")]
 pub struct DatabaseArgs {
     /// What to do.
     #[command(subcommand)]
@@ -26,6 +27,10 @@ pub enum DatabaseCommand {
     Migrate(DatabaseTarget),
     /// Look at the server, its settings and this user's rights; exit status 1 with the fix if something is wrong
     Check(DatabaseTarget),
+    /// Copy all jobs of a data file into a database without jobs: all of them or none
+    Import(DatabaseTransfer),
+    /// Copy all jobs of a database into a new data file: all of them or none
+    Export(DatabaseTransfer),
 }
 
 /// Which database.
@@ -37,4 +42,15 @@ pub struct DatabaseTarget {
     /// File with the password on its first line; otherwise the password of the URL, or PGPASSWORD
     #[arg(long, value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
+}
+
+/// Between which database and which file. No endpoint may use either of them.
+#[derive(Debug, Args)]
+pub struct DatabaseTransfer {
+    /// The database.
+    #[command(flatten)]
+    pub target: DatabaseTarget,
+    /// The data file, or a folder that has one
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
 }

@@ -14,7 +14,7 @@ pub(crate) use client::{
     EndpointArgs, HealthArgs, JobArgs, ProbeArgs, ProbeKind, RetryArgs, ServerArgs, SubmitArgs, TargetArgs, TopArgs,
     WatchArgs, WebhooksArgs,
 };
-pub(crate) use database::{DatabaseArgs, DatabaseCommand, DatabaseTarget};
+pub(crate) use database::{DatabaseArgs, DatabaseCommand, DatabaseTarget, DatabaseTransfer};
 pub(crate) use parse::{WebhookSchedule, endpoint_id, is_endpoint_url};
 pub(crate) use server::{
     AlertArgs, AlertFormat, ConnectionArgs, DevArgs, FaultArgs, KeyArgs, ListenArgs, LogArgs, RateLimitChoice,

@@ -32,6 +32,14 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
     if fits { Ok(time) } else { Err("give 100ms to 1h".to_owned()) }
 }
 
+pub(super) fn idle_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text, 0..=7 * 24 * 3600, "give at most 7d")
+}
+
+pub(super) fn stop_grace(text: &str) -> Result<Duration, String> {
+    seconds(text, 0..=24 * 3600, "give at most 1d")
+}
+
 pub(super) fn batch_retention(text: &str) -> Result<Duration, String> {
     seconds(text, 60..=90 * 24 * 3600, "give 1m to 90d")
 }

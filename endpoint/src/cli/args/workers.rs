@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::parse::{idle_timeout, stop_grace};
 use crate::fleet::{GpuChoice, ScalerRule};
 
 /// How workers are started, scaled and ended.
@@ -25,10 +26,10 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "queue-delay=4s", value_name = "RULE")]
     pub scaler: ScalerRule,
     /// A worker beyond the minimum leaves after this time without a job
-    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = idle_timeout)]
     pub idle_timeout: Duration,
     /// How long workers may finish their jobs when this program is stopped or a worker is no longer needed
-    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = stop_grace)]
     pub stop_grace: Duration,
     /// GPUs to share out to workers as CUDA_VISIBLE_DEVICES: auto, none or a list like 0,1
     #[arg(long, default_value = "auto", value_name = "LIST")]

@@ -75,6 +75,61 @@ fn endpoints_of_the_file_are_checked_with_the_flags() {
 }
 
 #[test]
+fn sockets_that_need_one_address_are_refused() {
+    let balancers = |one: &str, other: &str| {
+        let endpoint = |id, bind| {
+            format!("[[endpoint]]\nid = \"{id}\"\nhandler = [\"h\"]\nload_balancer = {{ bind = \"{bind}\" }}\n")
+        };
+        endpoint("a", one) + &endpoint("b", other)
+    };
+    for (args, file, part) in [
+        (&[][..], balancers("127.0.0.1:8100", "127.0.0.1:8100"), "of endpoint \"a\" 127.0.0.1:8100 and"),
+        (&["--insecure-no-auth"], balancers("0.0.0.0:8100", "127.0.0.1:8100"), "of endpoint \"b\" 127.0.0.1:8100 need"),
+        (&[], balancers("127.0.0.1:8100", "127.0.0.1:8000"), "--bind 127.0.0.1:8000 and `load_balancer.bind`"),
+        (
+            &["--worker-http-port", "8100"],
+            balancers("127.0.0.1:8099", "127.0.0.1:8101"),
+            "own port 8101 (`load_balancer.bind` of endpoint \"b\")",
+        ),
+    ] {
+        let text = problems(args, &file);
+        assert!(text.contains(part), "{file}: {text}");
+    }
+    // Ports that nobody has chosen are taken elsewhere.
+    assert_eq!(problems(&[], &balancers("127.0.0.1:8001", "127.0.0.1:8002")), "");
+    assert_eq!(problems(&[], &balancers("127.0.0.1:0", "127.0.0.1:0")), "");
+}
+
+#[test]
+fn an_overflow_that_sends_nothing_or_sends_in_circles_is_refused() {
+    let overflow = |id: &str, to: &str, rest: &str| {
+        format!("[[endpoint]]\nid = \"{id}\"\noverflow = {{ url = \"http://{to}\", after = \"20s\"{rest} }}\n")
+    };
+    let own = |id| format!("127.0.0.1:8000/v2/{id}");
+    let cost = ", price_per_hour = 1.0, max_dollars_per_hour = 0.1";
+    for (file, part) in [
+        (overflow("a", &own("a"), ""), "endpoint \"a\": `overflow.url` is, or leads back to, this endpoint itself"),
+        (overflow("a", &own("b"), "") + &overflow("b", &own("a"), ""), "endpoint \"b\": `overflow.url` is, or leads"),
+        (
+            overflow("a", &own("b"), "")
+                + "[[endpoint]]\nid = \"b\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:8100\" }",
+            "has no queue",
+        ),
+        (overflow("a", "far/v2/x", "").replace("20s\"", "20s\" }\nttl = \"15s\"\n#"), "no job would be sent"),
+        (overflow("a", "far/v2/x", cost), "one job may cost, which may run for 10m"),
+    ] {
+        let text = problems(&[], &file);
+        assert!(text.contains(part), "{file}: {text}");
+    }
+    for file in [
+        overflow("a", &own("b"), "") + &overflow("b", "far/v2/x", ""),
+        overflow("a", "far/v2/x", cost) + "execution_timeout = \"5m\"",
+    ] {
+        assert_eq!(problems(&[], &file), "", "{file}");
+    }
+}
+
+#[test]
 fn usual_settings_are_accepted() {
     for (args, file) in [
         (&[][..], ""),
@@ -92,22 +147,4 @@ fn usual_settings_are_accepted() {
     ] {
         assert_eq!(problems(args, file), "", "{args:?}");
     }
-}
-
-#[test]
-fn what_a_shared_database_cannot_do_is_refused_with_it_alone() {
-    let overflow = "[[endpoint]]\nid = \"a\"\noverflow = { url = \"https://api.runpod.ai/v2/abc\", after = \"30s\" }";
-    let balancer = "[[endpoint]]\nid = \"a\"\nhandler = [\"h\"]\nload_balancer = { bind = \"127.0.0.1:9000\" }";
-    for (args, file, part) in [
-        (&["--fair-by", "client-key"][..], "", "--fair-by is not supported with --database: remove it or use --data"),
-        (&[], "[[endpoint]]\nid = \"a\"\nfair_by = \"client-key\"", "endpoint \"a\": `fair_by` is not supported"),
-        (&[], overflow, "endpoint \"a\": `overflow` is not supported"),
-        (&[], balancer, "endpoint \"a\": `load_balancer` is not supported"),
-    ] {
-        assert_eq!(problems(args, file), "", "without a database");
-        let shared = [args, &["--database", "postgres://jobs@db-1/jobs"]].concat();
-        let text = problems(&shared, file);
-        assert!(text.contains(part), "{file}: {text}");
-    }
-    assert_eq!(problems(&["--max-queued", "5", "--retention", "1h", "--database", "postgres://db-1/jobs"], ""), "");
 }

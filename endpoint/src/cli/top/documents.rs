@@ -34,6 +34,8 @@ pub(super) struct Counters {
     pub(super) running: u64,
     pub(super) unhealthy: u64,
     pub(super) throttled: u64,
+    /// Jobs are accepted, and none is given to a worker.
+    pub(super) paused: bool,
 }
 
 /// A line of the list of jobs. Durations are milliseconds.
@@ -102,6 +104,7 @@ pub(super) struct Step {
 #[serde(default)]
 pub(super) struct Health {
     jobs: JobCounts,
+    paused: bool,
     workers: WorkerCounts,
 }
 
@@ -139,6 +142,7 @@ impl Health {
             initializing: workers.initializing,
             running: workers.running,
             throttled: workers.throttled,
+            paused: self.paused,
             unhealthy: workers.unhealthy,
         }
     }

@@ -118,6 +118,20 @@ fn an_endpoint_with_nothing_but_health() {
 }
 
 #[test]
+fn a_paused_endpoint_says_so_even_where_there_is_little_room() {
+    let title = |model: &Model| draw(model, 60, 12, true).backend().to_string().lines().next().unwrap().to_owned();
+    let mut paused = overview();
+    paused.counters.paused = true;
+    let mut model = model();
+    assert!(!title(&model).contains("PAUSED"));
+    model.update(paused);
+    assert!(title(&model).contains("PAUSED"), "{}", title(&model));
+    let health: Health = serde_json::from_value(json!({"jobs": {}, "paused": true, "workers": {}})).unwrap();
+    let model = Model::new("x", Overview { counters: health.counters(NOW), ..Overview::default() });
+    assert!(title(&model).contains("PAUSED"));
+}
+
+#[test]
 fn without_colours_no_cell_has_one() {
     let has_colours = |colours| {
         let terminal = draw(&model(), 120, 28, colours);

@@ -63,7 +63,7 @@ const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme) {
     let [title, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
-    frame.render_widget(title_line(model), title);
+    frame.render_widget(title_line(model, theme), title);
     match &model.screen {
         Screen::Overview => draw_overview(frame, body, model, theme),
         Screen::Job { id, scroll } => draw_job(frame, body, model, id, *scroll, theme),
@@ -71,12 +71,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme) {
     frame.render_widget(foot_line(model, theme), foot);
 }
 
-fn title_line(model: &Model) -> Line<'_> {
+fn title_line(model: &Model, theme: Theme) -> Line<'_> {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(model.overview.counters.at);
     let time = humantime::format_rfc3339_seconds(at).to_string();
     let time = time.get(11..19).unwrap_or_default().to_owned();
+    let paused = if model.overview.counters.paused { "  PAUSED" } else { "" };
     Line::from(vec![
         Span::styled("runpod-endpoint top", BOLD),
+        Span::styled(paused, theme.colour(Color::Yellow).add_modifier(Modifier::BOLD)),
         Span::raw(format!("  {}  ", model.url)),
         Span::styled(format!("{time} UTC"), DIM),
     ])

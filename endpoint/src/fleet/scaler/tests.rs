@@ -13,6 +13,7 @@ fn reading(waiting: usize, oldest: u64, in_progress: usize, places: &[Activity])
         oldest: (waiting > 0).then(|| Duration::from_secs(oldest)),
         in_progress,
         places,
+        resumed: BTreeSet::new(),
         other_hosts: OtherHosts::default(),
     }
 }
@@ -27,6 +28,23 @@ fn play(settings: ScaleSettings, events: &[(u64, Reading, &[Action])]) {
 
 use Action::{Retire, Start};
 use Activity::{Busy, Leaving, Starting};
+
+#[test]
+fn a_place_that_a_request_waits_for_is_started_whatever_else_runs() {
+    let resumed = |places: &[u16], reading| Reading { resumed: places.iter().copied().collect(), ..reading };
+    play(
+        settings(0, 3, "request-count=2"),
+        &[
+            (0, resumed(&[2], reading(1, 0, 0, &[])), &[Start(2)]),
+            (1, resumed(&[1], reading(1, 0, 0, &[IDLE])), &[Start(1)]),
+            (2, resumed(&[2], reading(5, 0, 0, &[Busy])), &[Start(2), Start(1)]),
+            // It is there already, still leaves, or does not exist.
+            (3, resumed(&[0], reading(1, 0, 0, &[Starting])), &[]),
+            (4, resumed(&[0], reading(1, 0, 0, &[Leaving])), &[Start(1)]),
+            (5, resumed(&[3], reading(1, 0, 0, &[Busy])), &[]),
+        ],
+    );
+}
 
 #[test]
 fn workers_at_other_hosts_count() {

@@ -1,9 +1,12 @@
 //! What is to be known of a database before jobs are entrusted to it, and what of it is set up badly.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use deadpool_postgres::Client;
+use tokio_postgres::Row;
 
 use super::connect::{self, DatabaseError, DatabaseUrl};
-use super::{notify, schema};
+use super::{notify, rows, schema};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +15,25 @@ pub struct Finding {
     pub name: &'static str,
     /// What was found.
     pub value: String,
-    /// What is wrong with it and what to do; `None` when it is as it should be.
-    pub fix: Option<String>,
+    /// What is to be said about it.
+    pub verdict: Verdict,
+}
+
+/// What is to be said about a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as it should be.
+    Good,
+    /// A choice that has a price; the text names both.
+    Note(String),
+    /// Something is wrong; the text says what to do.
+    Fix(String),
+}
+
+impl Verdict {
+    fn of(is_good: bool, fix: impl FnOnce() -> String) -> Self {
+        if is_good { Self::Good } else { Self::Fix(fix()) }
+    }
 }
 
 /// How a setting should be, and what to do when it is not.
@@ -27,38 +47,62 @@ const RULES: [Rule; 6] = [
     Rule {
         name: "fsync",
         is_good: |value| value == "on",
-        fix: "a power failure may lose or damage everything: ALTER SYSTEM SET fsync = on",
+        fix: "a power failure may lose or damage everything: ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()",
     },
     Rule {
         name: "full_page_writes",
         is_good: |value| value == "on",
-        fix: "a power failure may damage the database: ALTER SYSTEM SET full_page_writes = on",
+        fix: "a power failure may damage the database: ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf()",
     },
     Rule {
         name: "synchronous_commit",
         is_good: |value| value != "off" && value != "local",
-        fix: "jobs that were acknowledged may be lost: ALTER SYSTEM SET synchronous_commit = on",
-    },
-    Rule {
-        name: "synchronous_standby_names",
-        is_good: |value| !value.is_empty(),
-        fix: "without a synchronous standby, the loss of this server's disk loses acknowledged jobs: \
-              set synchronous_standby_names = 'ANY 1 (…)', or keep backups",
+        fix: "jobs that were acknowledged may be lost: ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf(), and remove \
+              the setting from this user and this database",
     },
     Rule {
         name: "autovacuum",
         is_good: |value| value == "on",
-        fix: "dead rows will slow the queue down: ALTER SYSTEM SET autovacuum = on",
+        fix: "dead rows will slow the queue down: ALTER SYSTEM SET autovacuum = on; SELECT pg_reload_conf()",
     },
     Rule {
-        name: "max_connections",
-        is_good: |value| value.parse().is_ok_and(|value: u32| value >= 50),
-        fix: "each endpoint opens up to 18 connections: ALTER SYSTEM SET max_connections = 100, and restart the server",
+        name: "track_counts",
+        is_good: |value| value == "on",
+        fix: "autovacuum does nothing without it: ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf()",
+    },
+    Rule {
+        name: "server_encoding",
+        is_good: |value| value == "UTF8",
+        fix: "texts of jobs may be refused: createdb --encoding UTF8 --template template0 NAME",
     },
 ];
 
+/// Connections that two endpoints with their listeners, and a check, may need.
+const CONNECTIONS: i64 = 2 * 17 + 1;
+
 /// The age of a transaction from which on it keeps dead rows alive for too long, in seconds.
 const LONG: f64 = 60.0;
+
+/// How far the database's clock may be from this machine's, and how close to whole hours a distance is when a time zone is mistaken.
+const CLOCK_DISTANCE: Duration = Duration::from_secs(5);
+const HOUR: u64 = 3600;
+
+/// How many connections this user may open, and what sets that bound.
+const LIMITS: &str = "SELECT least(settings.most, role.rolconnlimit, base.datconnlimit)::bigint AS most, \
+    settings.most::bigint AS server, role.rolconnlimit AS role, base.datconnlimit AS base FROM \
+    (SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most) AS settings, \
+    (SELECT CASE WHEN rolconnlimit < 0 THEN 2147483647 ELSE rolconnlimit END FROM pg_roles WHERE rolname = current_user) AS role, \
+    (SELECT CASE WHEN datconnlimit < 0 THEN 2147483647 ELSE datconnlimit END FROM pg_database WHERE datname = current_database()) AS base";
+/// Tables of ours that this user may not use, and those that are not vacuumed by themselves.
+const TABLES: &str = "SELECT coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE NOT \
+    has_table_privilege(oid, 'SELECT') OR NOT has_table_privilege(oid, 'INSERT') OR NOT has_table_privilege(oid, 'UPDATE') \
+    OR NOT has_table_privilege(oid, 'DELETE')), '') AS closed, \
+    coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE reloptions::text ILIKE '%autovacuum_enabled=false%' \
+    OR reloptions::text ILIKE '%autovacuum_enabled=off%'), '') AS unvacuumed FROM pg_class \
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+/// Not everybody may see in which way a standby is connected, only that it is.
+const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication \
+    WHERE sync_state IN ('sync', 'quorum') OR NOT pg_has_role('pg_read_all_stats', 'USAGE'))";
 
 /// Brings the tables to this program's version; returns the one that was found.
 ///
@@ -73,44 +117,161 @@ pub async fn migrate_database(url: &DatabaseUrl) -> Result<i32, DatabaseError> {
 /// Looks at the server, its settings and what this user may do. Changes nothing.
 ///
 /// # Errors
-/// When the database cannot be reached.
+/// When the database cannot be reached, or cannot be used as it is.
 pub async fn check_database(url: &DatabaseUrl) -> Result<Vec<Finding>, DatabaseError> {
     let tls = connect::tls()?;
     let pool = connect::pool(url, tls.clone())?;
     let client = connect::first(&pool, url).await?;
-    let ask = async |sql: &str| -> Result<String, DatabaseError> {
-        let row = client.query_one(sql, &[]).await.map_err(|error| url.explain(&error))?;
-        Ok(row.get(0))
-    };
-    let mut findings = vec![Finding { name: "server_version", value: ask("SHOW server_version").await?, fix: None }];
+    let look = Look { client: &client, url };
+    let server_version = schema::check_server(&client, url).await?;
+    // First of all: what is found through a pooler of the wrong kind may come from several sessions.
+    notify::probe(url, &tls, &client).await?;
+    let mut findings = vec![
+        Finding { name: "server_version", value: server_version, verdict: Verdict::Good },
+        Finding { name: "notifications", value: "arrive".to_owned(), verdict: Verdict::Good },
+    ];
     for Rule { name, is_good, fix } in RULES {
-        let value = ask(&format!("SHOW {name}")).await?;
-        let fix = (!is_good(&value)).then(|| fix.to_owned());
-        findings.push(Finding { name, value, fix });
+        let value: String = look.row(&format!("SHOW {name}")).await?.get(0);
+        let verdict = Verdict::of(is_good(&value), || fix.to_owned());
+        findings.push(Finding { name, value, verdict });
     }
-    let may_create = ask("SELECT has_schema_privilege('public', 'CREATE')::text").await?;
-    let fix =
-        (may_create != "true").then(|| "run as a superuser: GRANT CREATE ON SCHEMA public TO this user".to_owned());
-    findings.push(Finding { name: "may create tables", value: may_create, fix });
-    findings.push(long_transaction(&client, url).await?);
-    let arrives = notify::probe(url, &tls, &client).await;
-    let (value, fix) = match arrives {
-        Ok(()) => ("arrive".to_owned(), None),
-        Err(DatabaseError::Pooler) => ("do not arrive".to_owned(), Some(DatabaseError::Pooler.to_string())),
-        Err(error) => return Err(error),
-    };
-    findings.push(Finding { name: "notifications", value, fix });
+    findings.push(look.standbys().await?);
+    findings.push(look.connections().await?);
+    let tables = schema::version(&client, url).await?;
+    findings.extend(look.rights(tables).await?);
+    findings.push(look.oldest_transaction().await?);
+    findings.push(look.clock().await?);
     Ok(findings)
 }
 
-async fn long_transaction(client: &Client, url: &DatabaseUrl) -> Result<Finding, DatabaseError> {
-    let sql = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 FROM pg_stat_activity \
-        WHERE pid <> pg_backend_pid() AND datname = current_database()";
-    let row = client.query_one(sql, &[]).await.map_err(|error| url.explain(&error))?;
-    let age: f64 = row.get(0);
-    let fix = (age > LONG).then(|| {
-        "dead rows cannot be removed meanwhile and slow the queue down: end it, or set idle_in_transaction_session_timeout for its user"
-            .to_owned()
+struct Look<'a> {
+    client: &'a Client,
+    url: &'a DatabaseUrl,
+}
+
+impl Look<'_> {
+    async fn row(&self, sql: &str) -> Result<Row, DatabaseError> {
+        self.client.query_one(sql, &[]).await.map_err(|error| self.url.explain(&error))
+    }
+
+    async fn standbys(&self) -> Result<Finding, DatabaseError> {
+        let row = self.row(STANDBYS).await?;
+        let (names, connected): (String, i64) = (row.get(0), row.get(1));
+        let verdict = match (names.is_empty(), connected) {
+            (true, _) => Verdict::Note(
+                "without a synchronous standby, the loss of this server's disk loses acknowledged jobs: set \
+                 synchronous_standby_names = 'ANY 1 (…)', or keep backups"
+                    .to_owned(),
+            ),
+            (false, 0) => Verdict::Fix(
+                "none of these standbys is connected, and every change waits for one: start a standby with such a name"
+                    .to_owned(),
+            ),
+            (false, _) => Verdict::Good,
+        };
+        Ok(Finding { name: "synchronous_standby_names", value: names, verdict })
+    }
+
+    async fn connections(&self) -> Result<Finding, DatabaseError> {
+        let row = self.row(LIMITS).await?;
+        let most: i64 = row.get("most");
+        let fix = match () {
+            () if row.get::<_, i64>("server") == most => {
+                "ALTER SYSTEM SET max_connections = 100, and restart the server"
+            }
+            () if i64::from(row.get::<_, i32>("role")) == most => "ALTER ROLE of this user CONNECTION LIMIT -1",
+            () => "ALTER DATABASE of this name CONNECTION LIMIT -1",
+        };
+        let verdict = Verdict::of(most >= CONNECTIONS, || {
+            format!("each endpoint opens up to 17 connections, so two of them and this check need {CONNECTIONS}: {fix}")
+        });
+        Ok(Finding { name: "connections allowed", value: most.to_string(), verdict })
+    }
+
+    async fn rights(&self, tables: Option<i32>) -> Result<Vec<Finding>, DatabaseError> {
+        let may_create: bool = self.row("SELECT has_schema_privilege('public', 'CREATE')").await?.get(0);
+        let fix = || "run as a superuser in this database: GRANT CREATE ON SCHEMA public TO this user".to_owned();
+        let mut findings = vec![
+            Finding {
+                name: "version of the tables",
+                value: tables.map_or_else(|| "none yet".to_owned(), |version| version.to_string()),
+                verdict: Verdict::Good,
+            },
+            Finding { name: "may create tables", value: may_create.to_string(), verdict: Verdict::of(may_create, fix) },
+        ];
+        if tables.is_some() {
+            let row = self.row(TABLES).await?;
+            let (closed, unvacuumed): (String, String) = (row.get("closed"), row.get("unvacuumed"));
+            let verdict = Verdict::of(closed.is_empty(), || {
+                "run as their owner: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO this user; GRANT USAGE, \
+                 UPDATE ON ALL SEQUENCES IN SCHEMA public TO this user; better, use one user for all endpoints"
+                    .to_owned()
+            });
+            findings.push(Finding { name: "tables without rights", value: closed, verdict });
+            let verdict = Verdict::of(unvacuumed.is_empty(), || {
+                "dead rows will slow the queue down: ALTER TABLE of each RESET (autovacuum_enabled)".to_owned()
+            });
+            findings.push(Finding { name: "tables without autovacuum", value: unvacuumed, verdict });
+        }
+        Ok(findings)
+    }
+
+    async fn oldest_transaction(&self) -> Result<Finding, DatabaseError> {
+        let sql = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 FROM pg_stat_activity \
+            WHERE pid <> pg_backend_pid() AND datname = current_database()";
+        let age: f64 = self.row(sql).await?.get(0);
+        let verdict = Verdict::of(age <= LONG, || {
+            "dead rows cannot be removed meanwhile and slow the queue down: end it, or set idle_in_transaction_session_timeout for its \
+             user"
+                .to_owned()
+        });
+        Ok(Finding { name: "oldest transaction", value: format!("{age:.0} s"), verdict })
+    }
+
+    async fn clock(&self) -> Result<Finding, DatabaseError> {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let asked = now();
+        let theirs = rows::time(self.row(rows::CLOCK).await?.get("now"));
+        // It was read somewhere between the two.
+        let ours = theirs.clamp(asked, now());
+        Ok(clock_finding(theirs, ours))
+    }
+}
+
+/// Endpoints use the database's clock for everything, so what is wrong with it is wrong with every time that clients see.
+fn clock_finding(theirs: Duration, ours: Duration) -> Finding {
+    let distance = theirs.abs_diff(ours);
+    let direction = if theirs < ours { "behind" } else { "ahead" };
+    let beside_hours = (distance.as_secs() + CLOCK_DISTANCE.as_secs()) % HOUR;
+    let is_zone = distance >= Duration::from_secs(HOUR / 2) && beside_hours <= 2 * CLOCK_DISTANCE.as_secs();
+    let cause = if is_zone { " Whole hours look like a local time that was set as if it were UTC." } else { "" };
+    let verdict = Verdict::of(distance <= CLOCK_DISTANCE, || {
+        format!(
+            "the life of jobs and the times in the console follow the database's clock: set both machines by NTP.{cause}"
+        )
     });
-    Ok(Finding { name: "oldest transaction", value: format!("{age:.0} s"), fix })
+    Finding { name: "clock of the server", value: format!("{:.1} s {direction}", distance.as_secs_f64()), verdict }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_hours_wrong_is_told_from_one_that_drifts() {
+        let ours = Duration::from_secs(1_700_000_000);
+        let fix = |theirs: Duration| match clock_finding(theirs, ours).verdict {
+            Verdict::Fix(text) => text,
+            verdict => format!("{verdict:?}"),
+        };
+        assert_eq!(fix(ours + Duration::from_secs(4)), "Good");
+        assert_eq!(fix(ours - Duration::from_secs(4)), "Good");
+        let drifted = fix(ours - Duration::from_secs(90));
+        assert!(drifted.contains("NTP") && !drifted.contains("UTC"), "{drifted}");
+        for seconds in [2 * HOUR, 2 * HOUR - 3, 2 * HOUR + 3] {
+            let zone = fix(ours + Duration::from_secs(seconds));
+            assert!(zone.contains("UTC"), "{seconds}: {zone}");
+        }
+        assert_eq!(clock_finding(ours - Duration::from_secs(90), ours).value, "90.0 s behind");
+    }
 }

@@ -7,12 +7,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
@@ -23,6 +26,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long data may be unacknowledged before a connection counts as lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two questions whether the server is still there, on a connection that was idle for [`SILENCE_LIMIT`]. The one that listens
+/// is idle always; left to the system, a server that is gone would be noticed after minutes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Ends a transaction whose replica is gone without a goodbye: it holds locks. A row that was waited for must be read as it is now.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
@@ -38,12 +45,15 @@ pub enum DatabaseError {
     /// The file with the password cannot be read.
     #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
     PasswordFile(PathBuf, std::io::Error),
+    /// The file with authorities cannot be used.
+    #[error("PGSSLROOTCERT={}: no certificates ({}); name a file with the server's authority in PEM format", .0.display(), .1)]
+    RootCertificates(PathBuf, String),
     /// No server answers.
     #[error("--database: no PostgreSQL answers at {0} ({1}); start it, or correct host and port")]
     Unreachable(String, String),
     /// TLS could not be agreed upon.
     #[error(
-        "--database: no TLS with {0} ({1}); add its authority to the trusted certificates (SSL_CERT_FILE), or use ?sslmode=disable on a trusted network"
+        "--database: no TLS with {0} ({1}); name its authority with PGSSLROOTCERT=FILE, or use ?sslmode=disable on a trusted network"
     )]
     Tls(String, String),
     /// Wrong name or password.
@@ -85,6 +95,22 @@ pub enum DatabaseError {
         "--database: user {0:?} may not create tables ({1}); run as a superuser: GRANT CREATE ON SCHEMA public TO {0:?}"
     )]
     Rights(String, String),
+    /// An endpoint would go on meanwhile.
+    #[error("--database: the endpoint on {0} uses it; stop every endpoint of this database first")]
+    InUse(String),
+    /// There are jobs already.
+    #[error(
+        "--database: there are {0} jobs in it already; import into an empty database, such as a new one: createdb NAME"
+    )]
+    NotEmpty(u64),
+    /// Nothing to read.
+    #[error("--database: it has no tables of runpod-endpoint; correct the name of the database")]
+    NoTables,
+    /// Locked by another one that creates, updates or moves its content.
+    #[error(
+        "--database: another runpod-endpoint is about to move or migrate its content, or a transaction of another program holds locks; try again when it has ended"
+    )]
+    Busy,
     /// Anything else.
     #[error("--database: {0}; look into the log of the server")]
     Other(String),
@@ -122,7 +148,9 @@ impl FromStr for DatabaseUrl {
             .application_name("runpod-endpoint")
             .connect_timeout(CONNECT_LIMIT)
             .tcp_user_timeout(SILENCE_LIMIT)
-            .keepalives_idle(SILENCE_LIMIT);
+            .keepalives_idle(SILENCE_LIMIT)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(3);
         Ok(Self(config))
     }
 }
@@ -174,11 +202,8 @@ impl DatabaseUrl {
     pub(super) fn explain(&self, error: &tokio_postgres::Error) -> DatabaseError {
         let Some(refusal) = error.as_db_error() else {
             let text = reason(error);
-            let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
             return match () {
-                () if io.is_some_and(|io| io.to_string().contains("does not allow writes")) => {
-                    DatabaseError::ReadOnly(self.hosts())
-                }
+                () if is_read_only(error) => DatabaseError::ReadOnly(self.hosts()),
                 () if text.contains("TLS") || text.contains("certificate") => DatabaseError::Tls(self.hosts(), text),
                 () if text.contains("password") => DatabaseError::Password(self.user(), text),
                 () => DatabaseError::Unreachable(self.hosts(), text),
@@ -194,6 +219,7 @@ impl DatabaseUrl {
             () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => DatabaseError::ReadOnly(self.hosts()),
             () if is(&[SqlState::INSUFFICIENT_PRIVILEGE]) => DatabaseError::Rights(self.user(), text),
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
+            () if is(&[SqlState::LOCK_NOT_AVAILABLE]) => DatabaseError::Busy,
             // A statement that was prepared in another session: the pooler changes sessions in between.
             () if is(&[SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT]) => DatabaseError::Pooler,
             () => DatabaseError::Other(text),
@@ -209,10 +235,18 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// TLS that trusts what this machine trusts.
+/// TLS that trusts what this machine trusts, and the authorities in the file that `PGSSLROOTCERT` names.
 pub(super) fn tls() -> Result<MakeRustlsConnect, DatabaseError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = std::env::var_os("PGSSLROOTCERT").map(PathBuf::from) {
+        let found = rustls_native_certs::load_certs_from_paths(Some(&file), None);
+        if found.certs.is_empty() {
+            let reason = found.errors.first().map_or_else(|| "there is none in it".to_owned(), ToString::to_string);
+            return Err(DatabaseError::RootCertificates(file, reason));
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let config = ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
@@ -220,6 +254,78 @@ pub(super) fn tls() -> Result<MakeRustlsConnect, DatabaseError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(MakeRustlsConnect::new(config))
+}
+
+/// What a connection reads and writes.
+type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+/// Connects to the host that takes writes. All hosts are asked at once: one that is silent must not hold up the others.
+pub(super) async fn open(
+    config: &Config,
+    tls: &MakeRustlsConnect,
+) -> Result<(Client, Connection<Socket, TlsStream>), tokio_postgres::Error> {
+    let single = single_hosts(config);
+    let mut asked: FuturesUnordered<_> = single.iter().map(|one| one.connect(tls.clone())).collect();
+    let mut failure: Option<tokio_postgres::Error> = None;
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(connected) => return Ok(connected),
+            Err(error) => {
+                if failure.as_ref().is_none_or(|known| weight(known) < weight(&error)) {
+                    failure = Some(error);
+                }
+            }
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => config.connect(tls.clone()).await,
+    }
+}
+
+/// How much a failure says: what a server answers, then that it is a standby, then that there is none.
+fn weight(error: &tokio_postgres::Error) -> u8 {
+    match () {
+        () if error.as_db_error().is_some_and(|refusal| *refusal.code() != SqlState::CANNOT_CONNECT_NOW) => 2,
+        () if is_read_only(error) => 1,
+        () => 0,
+    }
+}
+
+fn is_read_only(error: &tokio_postgres::Error) -> bool {
+    reason(error).contains("does not allow writes")
+}
+
+/// The same settings, once for each host.
+fn single_hosts(config: &Config) -> Vec<Config> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let one = |at: usize| {
+        let mut one = Config::new();
+        match hosts.get(at) {
+            Some(Host::Tcp(name)) => drop(one.host(name)),
+            Some(Host::Unix(path)) => drop(one.host_path(path)),
+            None => {}
+        }
+        addresses.get(at).map(|address| one.hostaddr(*address));
+        ports.get(at).or_else(|| ports.first()).map(|port| one.port(*port));
+        config.get_user().map(|user| one.user(user));
+        config.get_password().map(|password| one.password(password));
+        config.get_dbname().map(|name| one.dbname(name));
+        config.get_options().map(|options| one.options(options));
+        config.get_application_name().map(|name| one.application_name(name));
+        config.get_connect_timeout().map(|limit| one.connect_timeout(*limit));
+        config.get_tcp_user_timeout().map(|limit| one.tcp_user_timeout(*limit));
+        config.get_keepalives_interval().map(|interval| one.keepalives_interval(interval));
+        config.get_keepalives_retries().map(|retries| one.keepalives_retries(retries));
+        one.ssl_mode(config.get_ssl_mode())
+            .ssl_negotiation(config.get_ssl_negotiation())
+            .keepalives(config.get_keepalives())
+            .keepalives_idle(config.get_keepalives_idle())
+            .target_session_attrs(config.get_target_session_attrs())
+            .channel_binding(config.get_channel_binding());
+        one
+    };
+    (0..hosts.len().max(addresses.len())).map(one).collect()
 }
 
 /// The pool of one replica. Opens nothing yet.
@@ -254,7 +360,7 @@ impl Connect for Careful {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
         let (tls, config) = (self.tls.clone(), config.clone());
         Box::pin(async move {
-            let (client, mut connection) = config.connect(tls).await?;
+            let (client, mut connection) = open(&config, &tls).await?;
             let driver = tokio::spawn(async move {
                 while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
                     match message {

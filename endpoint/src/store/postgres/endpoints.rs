@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 
 use super::failure::Failure;
 use super::local::Local;
-use super::shared::{Shared, unavailable};
+use super::shared::{ANSWER_LIMIT, Shared, unanswered, unavailable};
 use crate::store::error::StoreError;
 
 /// Endpoint ids in use at once, at all replicas.
@@ -14,9 +14,10 @@ const MAX_ENDPOINTS: i64 = 1000;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453286513714)";
 const FIND: &str = "SELECT EXISTS (SELECT 1 FROM endpoints WHERE name = $1), (SELECT count(*) FROM endpoints)";
-/// The oldest endpoint that has neither jobs nor workers and is not configured.
+/// The oldest endpoint that has neither jobs nor workers nor batches and is not configured.
 const MAKE_ROOM: &str = "DELETE FROM endpoints WHERE name = (SELECT name FROM endpoints WHERE name <> ALL($1::text[]) AND NOT paused \
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE endpoint = name) AND NOT EXISTS (SELECT 1 FROM workers WHERE endpoint = name) \
+    AND NOT EXISTS (SELECT 1 FROM batches WHERE endpoint = name) \
     ORDER BY number LIMIT 1) RETURNING name";
 const ADD: &str = "INSERT INTO endpoints (name) VALUES ($1) ON CONFLICT DO NOTHING";
 
@@ -34,16 +35,14 @@ impl Shared {
     }
 
     async fn find_or_create(&self, name: &str) -> Result<Arc<Local>, StoreError> {
-        let failed = |failure: Failure| match failure {
-            Failure::Away(reason) | Failure::Refused(reason) => unavailable(&reason),
-            Failure::Again => unavailable("other replicas are in the way"),
-        };
-        let client = self.client().await.map_err(failed)?;
-        client.batch_execute("BEGIN").await.map_err(|error| failed(error.into()))?;
-        let outcome = self.create(&client, name).await;
-        let end = if matches!(outcome, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
-        client.batch_execute(end).await.map_err(|error| failed(error.into()))?;
-        match outcome.map_err(failed)? {
+        let created = self.connected(ANSWER_LIMIT, async |client| {
+            client.batch_execute("BEGIN").await?;
+            let outcome = self.create(client, name).await;
+            let end = if matches!(outcome, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
+            client.batch_execute(end).await?;
+            outcome
+        });
+        match created.await.map_err(unanswered)? {
             true => Ok(self.local(name)),
             false => Err(StoreError::TooManyEndpoints),
         }

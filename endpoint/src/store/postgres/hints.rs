@@ -50,9 +50,13 @@ impl Notifier {
         if !self.has_others.load(Ordering::Relaxed) {
             return;
         }
+        let mut has_told_of_jobs = false;
         for effect in effects {
             let (kind, key) = match effect {
                 // What a hint stands for may be many jobs.
+                Effect::JobWaiting | Effect::DispatchResumed if std::mem::replace(&mut has_told_of_jobs, true) => {
+                    continue;
+                }
                 Effect::JobWaiting | Effect::DispatchResumed => (Kind::Q, ""),
                 Effect::JobChanged(id) => (Kind::J, &**id),
                 Effect::StopWaiting(worker) => (Kind::S, &**worker),

@@ -4,6 +4,8 @@
 //! [`Queue`](super::queue::Queue), which decides; what changed is written in the same transaction, and hints wake whoever waits here or
 //! at another replica.
 
+mod batch_rows;
+mod batches;
 mod check;
 mod connect;
 mod endpoints;
@@ -11,6 +13,7 @@ mod failure;
 mod floor;
 mod hints;
 mod local;
+mod lock;
 mod notify;
 mod operations;
 mod poll;
@@ -19,8 +22,8 @@ mod rows;
 mod schema;
 mod shared;
 mod store;
+mod transfer;
 mod unit;
-mod unsupported;
 mod upkeep;
 mod work;
 mod write;
@@ -32,8 +35,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use check::{Finding, check_database, migrate_database};
+pub use check::{Finding, Verdict, check_database, migrate_database};
 pub use connect::{DatabaseError, DatabaseUrl};
+pub(crate) use transfer::{DatabaseSource, DatabaseTarget};
 
 use super::setup::Setup;
 use hints::Notifier;

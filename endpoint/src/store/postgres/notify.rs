@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{DatabaseError, DatabaseUrl, reason};
+use super::connect::{self, DatabaseError, DatabaseUrl, reason};
 use super::hints::{Hint, Kind, messages};
 use super::shared::Shared;
 
@@ -26,6 +26,9 @@ const MAX_AT_ONCE: usize = 2000;
 
 /// Before a lost connection is opened again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long it may take to listen. A server that accepts connections and does nothing else would hold the listener for ever.
+const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a notification may take at the start.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -51,16 +54,17 @@ pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
 /// Listens for as long as the store lives. After a lost connection everybody looks once.
 pub(super) async fn listen(shared: Arc<Shared>, tls: MakeRustlsConnect) {
     loop {
-        match subscribe(&shared.url, &tls).await {
-            Ok((_client, mut notifications)) => {
+        match timeout(SUBSCRIBE_LIMIT, subscribe(&shared.url, &tls)).await {
+            Ok(Ok((_client, mut notifications))) => {
                 wake_everybody(&shared);
                 while let Some(message) = notifications.recv().await {
                     receive(&shared, &message);
                 }
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "Hints of other replicas do not arrive. Whoever waits looks once a second.");
             }
+            Err(_) => tracing::debug!("The database does not answer; hints of other replicas do not arrive."),
         }
         sleep(RECONNECT_PAUSE).await;
     }
@@ -70,7 +74,7 @@ async fn subscribe(
     url: &DatabaseUrl,
     tls: &MakeRustlsConnect,
 ) -> Result<(tokio_postgres::Client, mpsc::Receiver<String>), DatabaseError> {
-    let (client, mut connection) = url.config().connect(tls.clone()).await.map_err(|error| url.explain(&error))?;
+    let (client, mut connection) = connect::open(url.config(), tls).await.map_err(|error| url.explain(&error))?;
     let (sender, receiver) = mpsc::channel(1024);
     tokio::spawn(async move {
         while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {

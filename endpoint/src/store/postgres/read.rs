@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::batch_rows;
 use super::local::Local;
+use super::lock::held_by;
 use super::rows::{self, LoadedWorker};
 use super::shared::{Shared, unavailable};
-use super::unit::held_by;
+use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
 use crate::store::counts::Health;
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
-use crate::store::queue::Queue;
+use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::{JobId, Request};
 use crate::store::views::{GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page};
+use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
 const MAX_COUNTED: i64 = 10_000;
@@ -46,9 +49,13 @@ impl Shared {
         let Some(mut queue) = self.look(endpoint, id).await? else { return Ok(None) };
         let Some(snapshot) = queue.snapshot(id) else { return Ok(None) };
         let number = rows::integer(snapshot.number);
-        let items = self.query(rows::ITEMS, &[&vec![number]]).await?;
-        let items = items.iter().map(|row| rows::payload(row.get(1))).collect::<Result<Vec<_>, _>>();
-        queue.load_items(snapshot.number, items.map_err(|error| unreadable(&error))?);
+        let found = self.query(rows::STREAM, &[&number]).await?;
+        if let Some(row) = found.first() {
+            queue.load_stream(snapshot.number, rows::stream(row));
+        }
+        let items = found.iter().filter_map(|row| row.get::<_, Option<String>>("body")).map(rows::payload);
+        let items = items.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
+        queue.load_items(snapshot.number, items);
         Ok(Some(queue))
     }
 
@@ -60,8 +67,7 @@ impl Shared {
     fn queue_of(&self, endpoint: &str, now: Timestamp, rows: &[Row]) -> Result<Queue<Filed>, StoreError> {
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
         for row in rows {
-            let (next, unread) = (rows::natural(row.get("next_item")), rows::size(row.get("unread_bytes")));
-            queue.load_job(row.get("record"), next, unread).map_err(|error| unreadable(&error))?;
+            queue.load_job(row.get("record")).map_err(|error| unreadable(&error))?;
         }
         Ok(queue)
     }
@@ -98,6 +104,21 @@ impl Shared {
             next = next.or(rows.last().map(|row| rows::natural(row.get("number"))));
         }
         Ok(HistoryPage { rows: found.into_iter().map(without_output).collect(), next })
+    }
+
+    /// Some requests of a batch, in the order in which they were added.
+    pub(super) async fn look_batch_requests(
+        &self,
+        endpoint: &str,
+        batch: KeptBatch,
+        offset: i64,
+        limit: i64,
+    ) -> Result<Page<BatchRequest<Filed>>, StoreError> {
+        let id = Arc::clone(&batch.record.id);
+        let rows = self.query(batch_rows::JOBS, &[&endpoint, &&*id, &offset, &limit]).await?;
+        let mut queue = self.queue_of(endpoint, Timestamp::ZERO, &rows)?;
+        queue.load_batches([batch]);
+        queue.batch_requests(&id, 0, rows.len())
     }
 
     /// Ended jobs that may make room for another one.
@@ -199,19 +220,20 @@ impl Shared {
     /// What a scaler decides on.
     pub(super) async fn look_load(&self, endpoint: &str) -> Result<Load, StoreError> {
         let (health, now, queue) = self.look_health(endpoint).await?;
+        let workers = queue.workers(now, usize::MAX);
+        let in_progress = health.in_progress.saturating_sub(queue.held_elsewhere(OVERFLOW).len());
         if health.paused {
             // What is not given out needs no worker.
-            let workers = queue.workers(now, usize::MAX);
-            return Ok(Load { waiting: 0, oldest: None, in_progress: health.in_progress, workers });
+            return Ok(Load { waiting: 0, oldest: None, in_progress, workers });
         }
         let waiting = self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?;
+        let waiting = match first_count(&waiting) {
+            // Batches need a worker, but not more of them while they wait.
+            0 => self.query(batch_rows::ANY_WAITS, &[&endpoint]).await?.len(),
+            urgent => urgent,
+        };
         let oldest = self.look_oldest(endpoint, now, true).await?;
-        Ok(Load {
-            waiting: waiting.first().map(|row| rows::size(row.get(0))).unwrap_or_default(),
-            oldest,
-            in_progress: health.in_progress,
-            workers: queue.workers(now, usize::MAX),
-        })
+        Ok(Load { waiting, oldest, in_progress, workers })
     }
 
     /// The text of payloads; `None` for what is no longer there.
@@ -259,7 +281,7 @@ fn without_output(row: JobRow<Filed>) -> JobRow {
     JobRow { view: row.view.and_then(|_| None), submitted: row.submitted }
 }
 
-fn first_count(rows: &[Row]) -> usize {
+pub(super) fn first_count(rows: &[Row]) -> usize {
     rows.first().map(|row| rows::size(row.get(0))).unwrap_or_default()
 }
 

@@ -10,16 +10,13 @@ const VERSION: i32 = 1;
 /// Statements that bring the tables from version 0, 1 … to the next one. Each must leave older programs working.
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
 
-/// Keeps other replicas from migrating at the same moment.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453286513713)";
+/// Keeps other replicas from migrating at the same moment, and from starting while jobs are moved.
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453286513713)";
 
 /// Checks the server and brings the tables to this program's version; returns the version that was found.
 pub(super) async fn migrate(client: &Client, url: &DatabaseUrl) -> Result<i32, DatabaseError> {
     let explain = |error: tokio_postgres::Error| url.explain(&error);
-    let row =
-        client.query_one("SELECT current_setting('server_version_num')::int, current_setting('server_version')", &[]);
-    let row = row.await.map_err(explain)?;
-    check_server(row.get(0), row.get(1))?;
+    check_server(client, url).await?;
     client.batch_execute("BEGIN").await.map_err(explain)?;
     let outcome = migrate_locked(client, url).await;
     let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
@@ -30,25 +27,16 @@ pub(super) async fn migrate(client: &Client, url: &DatabaseUrl) -> Result<i32, D
 async fn migrate_locked(client: &Client, url: &DatabaseUrl) -> Result<i32, DatabaseError> {
     let explain = |error: tokio_postgres::Error| url.explain(&error);
     client.execute(LOCK, &[]).await.map_err(explain)?;
-    let known = "SELECT to_regclass('runpod_endpoint_version') IS NOT NULL, to_regclass('jobs') IS NOT NULL";
-    let row = client.query_one(known, &[]).await.map_err(explain)?;
-    let (is_ours, has_jobs): (bool, bool) = (row.get(0), row.get(1));
-    if !is_ours && has_jobs {
-        return Err(DatabaseError::Foreign);
+    let found = version(client, url).await?;
+    if found == Some(VERSION) {
+        return Ok(VERSION);
     }
-    let found = match is_ours {
-        true => client.query_one("SELECT version FROM runpod_endpoint_version", &[]).await.map_err(explain)?.get(0),
-        false => 0,
-    };
-    check_version(found)?;
-    if found == VERSION {
-        return Ok(found);
-    }
-    if !is_ours {
+    if found.is_none() {
         let create = "CREATE TABLE runpod_endpoint_version (version integer NOT NULL); \
             INSERT INTO runpod_endpoint_version VALUES (0)";
         client.batch_execute(create).await.map_err(explain)?;
     }
+    let found = found.unwrap_or_default();
     let done = usize::try_from(found).unwrap_or_default();
     for step in STEPS.iter().skip(done) {
         client.batch_execute(step).await.map_err(explain)?;
@@ -58,9 +46,32 @@ async fn migrate_locked(client: &Client, url: &DatabaseUrl) -> Result<i32, Datab
     Ok(found)
 }
 
-fn check_server(number: i32, name: String) -> Result<(), DatabaseError> {
+/// The version of the tables; `None` where there are none.
+pub(super) async fn version(client: &Client, url: &DatabaseUrl) -> Result<Option<i32>, DatabaseError> {
+    let explain = |error: tokio_postgres::Error| url.explain(&error);
+    let known = "SELECT to_regclass('runpod_endpoint_version') IS NOT NULL, to_regclass('jobs') IS NOT NULL";
+    let row = client.query_one(known, &[]).await.map_err(explain)?;
+    let (is_ours, has_jobs): (bool, bool) = (row.get(0), row.get(1));
+    if !is_ours {
+        return if has_jobs { Err(DatabaseError::Foreign) } else { Ok(None) };
+    }
+    let row = client.query_one("SELECT version FROM runpod_endpoint_version", &[]).await.map_err(explain)?;
+    check_version(row.get(0))?;
+    Ok(Some(row.get(0)))
+}
+
+/// The version of the server, unless it is too old.
+pub(super) async fn check_server(client: &Client, url: &DatabaseUrl) -> Result<String, DatabaseError> {
+    let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_version')";
+    let row = client.query_one(sql, &[]).await.map_err(|error| url.explain(&error))?;
+    let (number, name): (i32, String) = (row.get(0), row.get(1));
+    check_number(number, &name)?;
+    Ok(name)
+}
+
+fn check_number(number: i32, name: &str) -> Result<(), DatabaseError> {
     let too_old = u32::try_from(number).unwrap_or_default() < MIN_VERSION * 10_000;
-    if too_old { Err(DatabaseError::TooOld(name)) } else { Ok(()) }
+    if too_old { Err(DatabaseError::TooOld(name.to_owned())) } else { Ok(()) }
 }
 
 fn check_version(found: i32) -> Result<(), DatabaseError> {
@@ -73,9 +84,9 @@ mod tests {
 
     #[test]
     fn an_old_server_and_newer_tables_are_refused() {
-        let old = check_server(130_014, "13.14".to_owned()).unwrap_err().to_string();
+        let old = check_number(130_014, "13.14").unwrap_err().to_string();
         assert!(old.contains("13.14") && old.contains("14 or newer"), "{old}");
-        assert!(check_server(140_000, "14.0".to_owned()).is_ok());
+        assert!(check_number(140_000, "14.0").is_ok());
         let newer = check_version(VERSION + 1).unwrap_err().to_string();
         assert!(newer.contains("upgrade runpod-endpoint"), "{newer}");
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Object, Pool, PoolError};
+use deadpool_postgres::{Client, Object, Pool, PoolError, TimeoutType};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +26,7 @@ use crate::store::setup::Setup;
 use crate::store::wakers::Wakers;
 
 /// How long one request waits for the database.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Tries of a unit that others get in the way of.
 const MAX_CONFLICTS: u32 = 100;
@@ -47,6 +47,17 @@ pub(super) struct Shared {
     pub(super) figures: Mutex<DatabaseFigures>,
     /// Why the database cannot be used, while it cannot.
     pub(super) away: watch::Sender<Option<Arc<str>>>,
+}
+
+/// Why nothing is known of a database that is silent.
+const DOES_NOT_ANSWER: &str = "it does not answer";
+
+/// What a request is told when the database did not do what was asked of it.
+pub(super) fn unanswered(failure: Failure) -> StoreError {
+    match failure {
+        Failure::Refused(reason) | Failure::Away(reason) => unavailable(&reason),
+        Failure::Again => unavailable("other operations are in the way"),
+    }
 }
 
 /// The error of a request while the database is away.
@@ -198,10 +209,11 @@ impl Shared {
         sent: &mut Option<Done>,
     ) -> Result<(), Failure> {
         let client = self.client().await?;
+        let begun = Instant::now();
         let outcome = match timeout(UNIT_LIMIT, unit::run(&client, place, works, sent)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let reason = "it does not answer".into();
+                let reason = DOES_NOT_ANSWER.into();
                 self.note_away(&reason);
                 Err(Failure::Away(reason))
             }
@@ -214,6 +226,9 @@ impl Shared {
             }
         } else {
             self.note_back();
+            let mut figures = self.figures.lock();
+            figures.transactions += 1;
+            figures.transaction_time += begun.elapsed();
         }
         outcome
     }
@@ -221,15 +236,8 @@ impl Shared {
     /// Asks until there is an answer.
     async fn was_committed(&self, place: &Place<'_>, token: &str) -> bool {
         loop {
-            let asked = async {
-                let client = self.client().await?;
-                let asked = unit::was_committed(&client, place, token).await;
-                if asked.is_err() {
-                    drop(Object::take(client));
-                }
-                asked
-            };
-            if let Ok(Ok(was_committed)) = timeout(UNIT_LIMIT, asked).await {
+            let asked = self.connected(UNIT_LIMIT, async |client| unit::was_committed(client, place, token).await);
+            if let Ok(was_committed) = asked.await {
                 self.note_back();
                 tracing::info!(was_committed, "The outcome of a commit was unknown and has been looked up.");
                 return was_committed;
@@ -254,33 +262,50 @@ impl Shared {
     /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
         self.pool.get().await.map_err(|error| {
-            let PoolError::Backend(error) = error else { return Failure::Away(error.to_string().into()) };
-            let reason = self.url.explain(&error).to_string().into();
+            let reason: Arc<str> = match &error {
+                PoolError::Backend(error) => self.url.explain(error).to_string().into(),
+                PoolError::Timeout(TimeoutType::Create) => DOES_NOT_ANSWER.into(),
+                // All are in use.
+                _ => return Failure::Away(error.to_string().into()),
+            };
             self.note_away(&reason);
             Failure::Away(reason)
         })
     }
 
+    /// Works on a connection. One that is lost, or on which the work has not ended in time, goes to nobody else.
+    pub(super) async fn connected<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let client = self.client().await?;
+        let outcome =
+            timeout(limit, work(&client)).await.unwrap_or_else(|_| Err(Failure::Away(DOES_NOT_ANSWER.into())));
+        if matches!(outcome, Err(Failure::Away(_))) {
+            drop(Object::take(client));
+        }
+        outcome
+    }
+
     /// Reads outside of a unit of work. A connection that turns out to be lost is replaced once.
     pub(super) async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         self.ready()?;
-        let mut last = None;
-        for _ in 0..2 {
-            match timeout(ANSWER_LIMIT, self.query_once(sql, values)).await {
-                Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(Failure::Refused(reason))) => return Err(unavailable(&reason)),
-                Ok(Err(Failure::Away(reason))) => last = Some(reason),
-                Ok(Err(Failure::Again)) => last = Some("reading was interrupted".into()),
-                Err(_) => return Err(unavailable("it does not answer in time")),
-            }
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        match self.query_once(sql, values).await {
+            Err(Failure::Away(_) | Failure::Again) if Instant::now() < deadline => self.query_once(sql, values).await,
+            outcome => outcome,
         }
-        Err(unavailable(&last.unwrap_or_default()))
+        .map_err(unanswered)
     }
 
-    async fn query_once(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(sql).await?;
-        Ok(client.query(&statement, values).await?)
+    /// The same, once, and although the database may be away.
+    pub(super) async fn query_once(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        self.connected(ANSWER_LIMIT, async |client| {
+            let statement = client.prepare_cached(sql).await?;
+            Ok(client.query(&statement, values).await?)
+        })
+        .await
     }
 }
 

@@ -9,9 +9,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
-use super::poll::{AsksFor, Poll, Taken};
+use super::poll::{AsksFor, Taken};
 use super::rows;
-use super::unsupported::{FAIR_BY, OVERFLOW};
 use super::work::Need;
 use crate::store::Store;
 use crate::store::clock::Timestamp;
@@ -22,30 +21,18 @@ use crate::store::payload::{Filed, Payload};
 use crate::store::queue::Queue;
 use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
+use crate::store::task::Task;
 use crate::store::views::{
     HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
     Webhook, WorkerView,
 };
-use crate::store::workers::{Heartbeat, WorkerEvent};
+use crate::store::workers::{Heartbeat, OVERFLOW, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
 
 /// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
 const REFUSED_HOLD: Duration = Duration::from_secs(5);
-
-/// How long the turn to add workers lasts, unless it is taken again before: long enough for a worker that is started to be counted by
-/// the others. A lock that is held during the decision would not be.
-const TURN: Duration = Duration::from_secs(2);
-
-/// What a look for jobs has found.
-struct Look {
-    taken: Taken,
-    /// Whether the worker may get jobs at all.
-    is_eligible: bool,
-    /// The poll ended with this look.
-    has_ended: bool,
-}
 
 impl PostgresStore {
     /// The endpoint, for what needs a job in it: nothing is created.
@@ -72,73 +59,16 @@ impl PostgresStore {
         let need = Need { jobs: vec![Arc::clone(&id)], ..need };
         self.shared.run(&local, need, move |queue, now| decide(queue, now, &id)).await
     }
-
-    /// One look for jobs, as part of a poll.
-    async fn look_for_jobs(&self, poll: &Poll, max: usize, is_first: bool, is_last: bool) -> Result<Look, StoreError> {
-        let worker = Arc::clone(&poll.worker);
-        let need = Need { take: max, ..Need::worker(&worker) };
-        let (shared, local, taker) = (Arc::clone(&self.shared), Arc::clone(&poll.local), Arc::clone(&worker));
-        let decide = move |queue: &mut Queue<Filed>, now: Timestamp| {
-            if is_first {
-                queue.poll_started(now, &worker);
-            }
-            let jobs = queue.take(now, &worker, max);
-            let is_eligible = queue.is_eligible(&worker);
-            let has_ended = is_last || !jobs.is_empty();
-            if has_ended {
-                queue.poll_ended(now, &worker, true);
-            }
-            (jobs, is_eligible, has_ended)
-        };
-        let seen = move |(jobs, is_eligible, has_ended)| {
-            let taken = Taken { shared, local, worker: taker, jobs };
-            Look { taken, is_eligible, has_ended }
-        };
-        self.shared.run_seen(&poll.local, need, decide, seen).await
-    }
-
-    async fn end_poll(&self, mut poll: Poll) {
-        let worker = Arc::clone(&poll.worker);
-        let asks_for = poll.asks_for;
-        let ended = self.shared.run(&poll.local, Need::worker(&poll.worker), move |queue, now| match asks_for {
-            AsksFor::Jobs => queue.poll_ended(now, &worker, true),
-            AsksFor::Stops => queue.stop_poll_ended(now, &worker, true),
-        });
-        poll.is_open = ended.await.is_err();
-    }
-
-    fn poll(&self, local: &Arc<Local>, worker: &str, asks_for: AsksFor) -> Poll {
-        Poll {
-            shared: Arc::clone(&self.shared),
-            local: Arc::clone(local),
-            worker: Arc::from(worker),
-            asks_for,
-            is_open: true,
-        }
-    }
-
-    async fn delivered(&self, mut taken: Taken) -> Result<Vec<TakenJob>, StoreError> {
-        let requests = taken.jobs.iter().map(|job| job.request.clone()).collect();
-        let loaded = self.shared.with_payloads(requests).await?;
-        let jobs = std::mem::take(&mut taken.jobs);
-        let with_text = |(job, request): (TakenJob<Filed>, Option<_>)| {
-            let TakenJob { id, attempt, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, delay, request })
-        };
-        Ok(jobs.into_iter().zip(loaded).filter_map(with_text).collect())
-    }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError> {
-        if job.request.share.is_some() {
-            return Err(FAIR_BY);
-        }
         let local = self.shared.endpoint(endpoint).await?;
         let job = NewJob { id: job.id, request: job.request.map(|_, payload| Filed::Fresh(payload)) };
         let keys = job.request.idempotency.iter().map(|idempotency| idempotency.key).collect();
-        let need = Need { numbers: 1, bounds: true, keys, ..Need::job(&job.id) };
+        let shares = vec![(job.request.policy.low_priority, job.request.share.clone())];
+        let need = Need { numbers: 1, shares, bounds: true, keys, ..Need::job(&job.id) };
         let submit = move |queue: &mut Queue<Filed>, now| queue.submit(now, job.clone());
         let view = match self.shared.run(&local, need.clone(), submit.clone()).await? {
             Err(StoreError::QueueFull) => {
@@ -407,20 +337,42 @@ impl Store for PostgresStore {
         Ok(Vec::new())
     }
 
-    async fn take_overdue(&self, _: &str, _: &Overdue) -> Result<Vec<TakenJob>, StoreError> {
-        Err(OVERFLOW)
+    async fn take_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<Vec<TakenJob>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let worker: Arc<str> = Arc::from(OVERFLOW);
+        let overdue = overdue.clone();
+        let need = Need { overdue: Some(overdue.clone()).filter(|overdue| overdue.max > 0), ..Need::worker(&worker) };
+        let (shared, taken_at) = (Arc::clone(&self.shared), Arc::clone(&local));
+        let decide = move |queue: &mut Queue<Filed>, now| queue.take_overdue(now, &overdue);
+        let seen = move |jobs| Taken { shared, local: taken_at, worker, jobs };
+        let taken = self.shared.run_seen(&local, need, decide, seen).await?;
+        self.delivered(taken).await
     }
 
-    async fn accepted_elsewhere(&self, _: &str, _: &str, _: &str) -> Result<(), StoreError> {
-        Err(OVERFLOW)
+    async fn accepted_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError> {
+        let far_id = far_id.to_owned();
+        let noted = self.on_job(endpoint, id, Need::default(), move |queue, _, id| {
+            queue.accepted_elsewhere(id, &far_id);
+        });
+        ignore_unknown(noted.await)
     }
 
-    async fn begun_elsewhere(&self, _: &str, _: &str, _: Duration) -> Result<(), StoreError> {
-        Err(OVERFLOW)
+    async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError> {
+        let noted = self.on_job(endpoint, id, Need::default(), move |queue, now, id| {
+            queue.begun_elsewhere(now, id, ago);
+        });
+        ignore_unknown(noted.await)
     }
 
-    async fn elsewhere(&self, _: &str) -> Result<Vec<JobElsewhere>, StoreError> {
-        Err(OVERFLOW)
+    async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let need = Need { held: true, ..Need::worker(OVERFLOW) };
+        self.shared.run(&local, need, |queue, _| queue.elsewhere()).await
+    }
+
+    async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError> {
+        let found = self.shared.look(endpoint, id).await?.and_then(|queue| queue.taken_elsewhere(id));
+        Ok(self.with_texts(found.into_iter().collect()).await?.pop())
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
@@ -459,9 +411,9 @@ impl Store for PostgresStore {
         true
     }
 
-    async fn scaling_turn(&self, endpoint: &str) -> Result<bool, StoreError> {
-        let (replica, lasts) = (&self.shared.replica, rows::micros(TURN));
-        Ok(!self.shared.query(rows::TAKE_TURN, &[&endpoint, replica, &lasts]).await?.is_empty())
+    async fn turn(&self, endpoint: &str, task: Task) -> Result<bool, StoreError> {
+        let (replica, lasts, task) = (&self.shared.replica, rows::micros(task.lasts()), task.name());
+        Ok(!self.shared.query(rows::TAKE_TURN, &[&endpoint, replica, &lasts, &task]).await?.is_empty())
     }
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {

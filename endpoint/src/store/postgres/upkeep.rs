@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use deadpool_postgres::Client;
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::batch_rows;
 use super::failure::Failure;
+use super::lock::STANDSTILL;
 use super::rows;
-use super::shared::Shared;
-use super::unit::UNIT_LIMIT;
+use super::shared::{Shared, unanswered, unavailable};
 use super::work::Need;
+use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::job::Position;
 use crate::store::request::JobId;
@@ -27,12 +30,15 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 /// A replica that was not seen for this long asks no more for the outcome of its last commits.
 const GONE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// When no replica could write for this long, workers could not report either: leases get that time on top.
-const STANDSTILL: Duration = Duration::from_secs(5);
+/// How long it may take to note that, with all that is owed after a standstill.
+const BEAT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Records ended in one step, and jobs in one unit.
 const MAX_DUE: i64 = 1000;
 const UNIT: usize = 200;
+
+/// Steps in which batches are deleted in one round.
+const MAX_BATCH_STEPS: usize = 100;
 
 /// Rounds between two lookups of what changes seldom.
 const SELDOM: u32 = 5;
@@ -50,25 +56,30 @@ const ADOPT: &str = "UPDATE jobs SET webhook_owner = $1 WHERE webhook_owner IS N
 /// The counts of replicas that are gone for good become one row.
 const FOLD: &str = "WITH gone AS (DELETE FROM counters WHERE replica <> '' AND replica NOT IN (SELECT id FROM replicas WHERE seen > $1) \
     RETURNING *) INSERT INTO counters SELECT endpoint, '', 0, '', sum(jobs), sum(bytes), sum(streamed), sum(in_queue), sum(in_progress), \
-    sum(completed), sum(failed), sum(retried) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
+    sum(completed), sum(failed), sum(retried), max(served), max(served_low) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
     DO UPDATE SET jobs = counters.jobs + excluded.jobs, bytes = counters.bytes + excluded.bytes, \
     streamed = counters.streamed + excluded.streamed, in_queue = counters.in_queue + excluded.in_queue, \
     in_progress = counters.in_progress + excluded.in_progress, completed = counters.completed + excluded.completed, \
-    failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried";
+    failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried, \
+    served = greatest(counters.served, excluded.served), served_low = greatest(counters.served_low, excluded.served_low)";
 const FORGET_REPLICAS: &str = "DELETE FROM replicas WHERE seen <= $1";
 const WAITING: &str = "SELECT open.name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = open.name AND waiting LIMIT polls) AS found) \
     FROM unnest($1::text[], $2::bigint[]) AS open(name, polls) JOIN endpoints ON endpoints.name = open.name AND NOT paused";
 /// The first place at which an urgent job waits; where none does, the last one that was given. Beyond the places of low priority a new
 /// urgent job would not be seen.
-const FIRST: &str = "SELECT name, coalesce(place, (SELECT last_value FROM numbers)) \
-    FROM unnest($1::text[]) AS open(name) LEFT JOIN LATERAL (SELECT place FROM jobs \
-    WHERE endpoint = name AND waiting AND NOT low ORDER BY low, place LIMIT 1) AS waiting ON true";
+const FIRST: &str = "SELECT name, coalesce(place, (SELECT last_value FROM numbers)), coalesce(round, 0) \
+    FROM unnest($1::text[]) AS open(name) LEFT JOIN LATERAL (SELECT round, place FROM jobs \
+    WHERE endpoint = name AND waiting AND NOT low ORDER BY low, round, place LIMIT 1) AS waiting ON true";
 const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     LEFT JOIN jobs ON endpoint = name AND id = wanted \
-    WHERE id IS NULL OR unread_bytes > 0 OR NOT (waiting OR holder IS NOT NULL)";
+    WHERE id IS NULL OR NOT (waiting OR holder IS NOT NULL) \
+    OR coalesce((SELECT unread_bytes > 0 FROM streams WHERE job = number), false)";
 const STOPPED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     JOIN workers ON endpoint = name AND id = wanted WHERE has_stops";
-const DEAD_ROWS: &str = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'";
+/// What every user may see of the server.
+const SERVER: &str = "SELECT (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'), \
+    (SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database), current_setting('max_connections')::bigint, \
+    (SELECT count(*) FROM pg_stat_replication)";
 const ENDPOINTS: &str = "SELECT name FROM endpoints";
 
 /// Runs for as long as the store lives.
@@ -86,21 +97,21 @@ pub(super) async fn run(shared: Arc<Shared>, host: String) {
 
 /// One round.
 pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result<(), StoreError> {
-    // Asked although the database is known to be away: this is how it is found to be back.
-    let asked = Instant::now();
-    let now = match shared.clock().await {
-        Ok(now) => now,
-        Err(error) => {
-            if let Failure::Away(reason) | Failure::Refused(reason) = &error {
-                shared.note_away(reason);
-            }
+    let (now, latency, others) = match appear(shared, host).await {
+        Ok(seen) => seen,
+        Err(Failure::Away(reason)) => {
+            shared.note_away(&reason);
             return shared.ready();
         }
+        Err(Failure::Refused(reason)) => {
+            // A full disk, perhaps: what can be read is still of use.
+            shared.note_back();
+            return Err(unavailable(&reason));
+        }
+        // Whatever is in the way may be a change that waits for the standbys.
+        Err(Failure::Again) => return shared.ready(),
     };
-    let latency = asked.elapsed();
     shared.note_back();
-    let others = shared.query(SEEN, &[&shared.replica, &host, &now, &micros(DEAD_AFTER)]).await?;
-    let others = others.first().map(|row| rows::size(row.get(0))).unwrap_or_default();
     shared.notifier.set_has_others(others > 0);
     {
         let mut figures = shared.figures.lock();
@@ -108,11 +119,17 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
     }
     beat(shared, now).await?;
     end_what_is_over(shared, now).await?;
+    delete_batches(shared, now).await?;
     look_for_lost_hints(shared).await?;
     if round.is_multiple_of(SELDOM) {
         take_over(shared, now).await?;
-        let dead_rows = shared.query(DEAD_ROWS, &[]).await?;
-        shared.figures.lock().dead_rows = dead_rows.first().map(|row| rows::size(row.get(0))).unwrap_or_default();
+        if let Some(row) = shared.query(SERVER, &[]).await?.first() {
+            let mut figures = shared.figures.lock();
+            let [dead_rows, connections, max_connections, standbys] =
+                [0, 1, 2, 3].map(|column| rows::size(row.get(column)));
+            (figures.dead_rows, figures.connections) = (dead_rows, connections);
+            (figures.max_connections, figures.standbys) = (max_connections, standbys);
+        }
         let endpoints: Vec<String> =
             shared.query(ENDPOINTS, &[]).await?.iter().map(|row| row.get::<_, String>(0)).collect();
         shared.locals.lock().retain(|name, local| Arc::strong_count(local) > 1 || endpoints.contains(name));
@@ -124,35 +141,54 @@ fn micros(time: Duration) -> i64 {
     rows::micros(time)
 }
 
+/// Shows that this replica lives; returns the database's time, how long that took, and how many other replicas there are. Asked
+/// although the database is known to be away, this is how it is found to be back: a server that can be read but waits for its standbys
+/// is of no use.
+async fn appear(shared: &Shared, host: &str) -> Result<(i64, Duration, usize), Failure> {
+    let asked = Instant::now();
+    let now = shared.query_once(rows::CLOCK, &[]).await?;
+    let latency = asked.elapsed();
+    let now = now.first().map(|row| row.get(0)).unwrap_or_default();
+    let others = shared.query_once(SEEN, &[&shared.replica, &host, &now, &micros(DEAD_AFTER)]).await?;
+    Ok((now, latency, others.first().map(|row| rows::size(row.get(0))).unwrap_or_default()))
+}
+
 /// Notes that somebody could write. After a standstill, jobs that are held get more time first: whoever looks meanwhile waits here.
 async fn beat(shared: &Arc<Shared>, now: i64) -> Result<(), StoreError> {
-    let failed = |error: tokio_postgres::Error| StoreError::Unavailable(super::connect::reason(&error).into());
-    let Ok(client) = shared.client().await else { return shared.ready() };
-    let steady = "UPDATE beat SET at = greatest(at, $1::bigint) WHERE at > $1::bigint - $2::bigint";
-    if client.execute(steady, &[&now, &micros(STANDSTILL)]).await.map_err(failed)? > 0 {
-        return Ok(());
-    }
-    client.batch_execute("BEGIN").await.map_err(failed)?;
-    let outcome: Result<(), StoreError> = async {
-        client.execute("INSERT INTO beat (at) VALUES ($1) ON CONFLICT DO NOTHING", &[&now]).await.map_err(failed)?;
-        let row = client.query_one("SELECT at FROM beat FOR UPDATE", &[]).await.map_err(failed)?;
-        let gap = now - row.get::<_, i64>(0);
-        if gap > micros(STANDSTILL) {
-            let gap = rows::time(gap);
-            tracing::warn!(?gap, "The database has stood still. Jobs that workers hold get that time on top.");
-            for row in shared.query(HELD_ENDPOINTS, &[]).await? {
-                let local = shared.local(row.get(0));
-                let need = Need { running: true, ..Need::default() };
-                shared.run(&local, need, move |queue, _| queue.extend_leases(gap)).await?;
-            }
+    let beaten = shared.connected(BEAT_LIMIT, async |client| {
+        let steady = "UPDATE beat SET at = greatest(at, $1::bigint) WHERE at > $1::bigint - $2::bigint";
+        if client.execute(steady, &[&now, &micros(STANDSTILL)]).await? > 0 {
+            return Ok(Ok(()));
         }
-        client.execute("UPDATE beat SET at = $1", &[&now]).await.map_err(failed)?;
-        Ok(())
+        client.batch_execute("BEGIN").await?;
+        let outcome = after_standstill(shared, client, now).await;
+        let end = if matches!(outcome, Ok(Ok(()))) { "COMMIT" } else { "ROLLBACK" };
+        client.batch_execute(end).await?;
+        outcome
+    });
+    beaten.await.map_err(unanswered)?
+}
+
+async fn after_standstill(shared: &Arc<Shared>, client: &Client, now: i64) -> Result<Result<(), StoreError>, Failure> {
+    client.execute("INSERT INTO beat (at) VALUES ($1) ON CONFLICT DO NOTHING", &[&now]).await?;
+    let gap = now - client.query_one("SELECT at FROM beat FOR UPDATE", &[]).await?.get::<_, i64>(0);
+    if gap > micros(STANDSTILL) {
+        if let Err(error) = extend_leases(shared, rows::time(gap)).await {
+            return Ok(Err(error));
+        }
     }
-    .await;
-    let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    client.batch_execute(end).await.map_err(failed)?;
-    outcome
+    client.execute("UPDATE beat SET at = $1", &[&now]).await?;
+    Ok(Ok(()))
+}
+
+async fn extend_leases(shared: &Arc<Shared>, gap: Timestamp) -> Result<(), StoreError> {
+    tracing::warn!(?gap, "The database has stood still. Jobs that workers hold get that time on top.");
+    for row in shared.query(HELD_ENDPOINTS, &[]).await? {
+        let local = shared.local(row.get(0));
+        let need = Need { running: true, ..Need::default() };
+        shared.run(&local, need, move |queue, _| queue.extend_leases(gap)).await?;
+    }
+    Ok(())
 }
 
 /// Jobs whose time is over, and workers that were silent for long. The state machine decides what becomes of them, as before every
@@ -181,6 +217,19 @@ async fn end_what_is_over(shared: &Arc<Shared>, now: i64) -> Result<(), StoreErr
         async move { shared.run(&local, Need::worker(row.get(1)), |_, _| ()).await }
     });
     join_all(forget).await.into_iter().collect()
+}
+
+/// Batches whose life is over, with their jobs. What is put in of them is deleted by the state machine, as before every operation.
+async fn delete_batches(shared: &Arc<Shared>, now: i64) -> Result<(), StoreError> {
+    for _ in 0..MAX_BATCH_STEPS {
+        let due = shared.query(batch_rows::DUE, &[&now, &MAX_DUE]).await?;
+        let Some(row) = due.first() else { return Ok(()) };
+        let local = shared.local(row.get(0));
+        let jobs = row.get::<_, Vec<&str>>("jobs").into_iter().map(Arc::from).collect();
+        let need = Need { jobs, batch: Some(Arc::from(row.get::<_, &str>("id"))), ..Need::default() };
+        shared.run(&local, need, |_, _| ()).await?;
+    }
+    Ok(())
 }
 
 /// What a dead replica has left behind.
@@ -229,7 +278,8 @@ async fn look_for_lost_hints(shared: &Arc<Shared>) -> Result<(), StoreError> {
         }
         for row in shared.query(FIRST, &[&names]).await? {
             let Some(local) = shared.find(row.get(0)) else { continue };
-            let first = Position { low_priority: false, round: 0, number: rows::natural(row.get(1)) };
+            let (round, number) = (rows::natural(row.get(2)), rows::natural(row.get(1)));
+            let first = Position { low_priority: false, round, number };
             local.floor.lock().note(Instant::now(), first);
         }
     }
@@ -248,15 +298,4 @@ async fn look_for_lost_hints(shared: &Arc<Shared>) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-impl Shared {
-    /// The database's time, in microseconds. Asked even while the database is known to be away.
-    async fn clock(&self) -> Result<i64, Failure> {
-        let asked = async {
-            let client = self.client().await?;
-            Ok(client.query_one(rows::CLOCK, &[]).await?.get(0))
-        };
-        timeout(UNIT_LIMIT, asked).await.unwrap_or_else(|_| Err(Failure::Away("it does not answer".into())))
-    }
 }

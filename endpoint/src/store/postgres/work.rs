@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::store::batch::BatchId;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
 use crate::store::request::{Digest, JobId};
+use crate::store::views::Overdue;
 
 /// The rows that an operation decides on. They are locked before it runs.
 #[derive(Debug, Clone, Default)]
@@ -21,16 +23,26 @@ pub(super) struct Need {
     pub(super) held: bool,
     /// How many jobs it may take from the queue.
     pub(super) take: usize,
+    /// Jobs that have waited for too long.
+    pub(super) overdue: Option<Overdue>,
     /// How many waiting jobs it may cancel.
     pub(super) purge: usize,
     /// Every job that some worker holds.
     pub(super) running: bool,
     /// How many new numbers it may give.
     pub(super) numbers: usize,
+    /// The priorities and shares of new jobs.
+    pub(super) shares: Vec<(bool, Option<Arc<str>>)>,
     /// Jobs by the keys of their submissions.
     pub(super) keys: Vec<Digest>,
+    /// The batch that it is about.
+    pub(super) batch: Option<BatchId>,
+    /// All jobs of this batch.
+    pub(super) whole_batch: bool,
     /// What counts against the bounds of the endpoint.
     pub(super) bounds: bool,
+    /// The bounds on batches too.
+    pub(super) batch_bounds: bool,
     /// The stream items of its jobs.
     pub(super) items: bool,
     /// A look at all workers.

@@ -21,12 +21,34 @@ pub(crate) struct BatchRecord {
     pub(crate) expires: Option<Timestamp>,
 }
 
+/// A batch as a database keeps it: with the counts of all its jobs, wherever they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeptBatch {
+    pub(crate) record: BatchRecord,
+    pub(crate) counts: BatchCounts,
+}
+
+impl KeptBatch {
+    /// The batch as readers see it.
+    pub(crate) fn view(&self) -> BatchView {
+        view(&self.record, self.counts)
+    }
+}
+
+fn view(record: &BatchRecord, counts: BatchCounts) -> BatchView {
+    let BatchRecord { id, name, state, created, .. } = record;
+    BatchView { id: Arc::clone(id), name: name.clone(), state: *state, counts, created: *created }
+}
+
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) record: BatchRecord,
-    /// The numbers of its jobs.
+    /// The numbers of its jobs, as far as they are in this queue.
     pub(super) members: BTreeSet<u64>,
+    /// All of its jobs.
     pub(super) counts: BatchCounts,
+    /// Its life is over, and only its jobs are not deleted yet.
+    pub(super) is_over: bool,
 }
 
 impl Batch {
@@ -35,8 +57,7 @@ impl Batch {
     }
 
     pub(super) fn view(&self) -> BatchView {
-        let BatchRecord { id, name, state, created, .. } = &self.record;
-        BatchView { id: Arc::clone(id), name: name.clone(), state: *state, counts: self.counts, created: *created }
+        view(&self.record, self.counts)
     }
 }
 
@@ -79,11 +100,28 @@ impl BatchTable {
         let id = Arc::clone(&record.id);
         self.by_age.insert(record.number, Arc::clone(&id));
         self.deadlines.extend(record.expires.map(|at| (at, Arc::clone(&id))));
-        self.by_id.insert(id, Batch { record, members: BTreeSet::new(), counts: BatchCounts::default() });
+        let (members, counts) = (BTreeSet::new(), BatchCounts::default());
+        self.by_id.insert(id, Batch { record, members, counts, is_over: false });
+    }
+
+    /// Puts a batch in as it was left. Of its jobs, those that are here follow.
+    pub(super) fn load(&mut self, KeptBatch { record, counts }: KeptBatch) {
+        let id = Arc::clone(&record.id);
+        self.insert(record);
+        self.jobs += counts.total();
+        if let Some(batch) = self.by_id.get_mut(&id) {
+            batch.counts = counts;
+        }
+    }
+
+    /// Batches as they are to be kept, by their numbers.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (u64, KeptBatch)> {
+        let kept = |batch: &Batch| KeptBatch { record: batch.record.clone(), counts: batch.counts };
+        self.by_id.values().map(move |batch| (batch.record.number, kept(batch)))
     }
 
     pub(super) fn get(&self, id: &str) -> Result<&Batch, StoreError> {
-        self.by_id.get(id).ok_or(StoreError::BatchNotFound)
+        self.by_id.get(id).filter(|batch| !batch.is_over).ok_or(StoreError::BatchNotFound)
     }
 
     pub(super) fn set_expires(&mut self, id: &str, expires: Option<Timestamp>) {
@@ -104,9 +142,12 @@ impl BatchTable {
         match now {
             Some(now) => {
                 *batch.counts.of(now) += 1;
-                self.jobs += usize::from(batch.members.insert(number));
+                batch.members.insert(number);
             }
-            None => self.jobs -= usize::from(batch.members.remove(&number)),
+            None => {
+                batch.members.remove(&number);
+            }
         }
+        self.jobs = self.jobs + usize::from(now.is_some()) - usize::from(before.is_some());
     }
 }

@@ -9,7 +9,7 @@ use crate::store::batch::{BatchId, BatchState, BatchView};
 use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::job::State;
+use crate::store::job::{Position, State};
 use crate::store::payload::Content;
 use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
@@ -26,17 +26,17 @@ impl<P: Content> Queue<P> {
         id: &BatchId,
         jobs: Vec<NewJob<P>>,
     ) -> Result<BatchView, StoreError> {
-        if self.batches.by_id.values().filter(|batch| batch.is_active()).count() >= self.limits.max_batches {
+        if self.active_batches() + self.elsewhere.batches >= self.limits.max_batches {
             return Err(StoreError::TooManyBatches(self.limits.max_batches));
         }
         if self.batches.by_id.contains_key(id) {
             return Err(StoreError::DuplicateJob);
         }
         self.check_batch_room(0, jobs.len())?;
-        self.last_number += 1;
+        let number = self.new_number();
         self.batches.insert(BatchRecord {
             id: Arc::clone(id),
-            number: self.last_number,
+            number,
             name: None,
             state: BatchState::Draft,
             created: now,
@@ -52,7 +52,7 @@ impl<P: Content> Queue<P> {
     /// When the batch is unknown or no draft, has too many requests, or when there is no room for more jobs.
     pub fn add_to_batch(&mut self, now: Timestamp, id: &str, jobs: Vec<NewJob<P>>) -> Result<BatchView, StoreError> {
         let batch = self.draft(id)?;
-        let (id, members) = (Arc::clone(&batch.record.id), batch.members.len());
+        let (id, members) = (Arc::clone(&batch.record.id), batch.counts.total());
         self.check_batch_room(members, jobs.len())?;
         self.insert_members(now, &id, jobs);
         self.batches.set_expires(&id, Some(now + self.limits.batch_retention));
@@ -80,7 +80,8 @@ impl<P: Content> Queue<P> {
     /// # Errors
     /// When the batch is unknown.
     pub fn rename_batch(&mut self, id: &str, name: Option<Arc<str>>) -> Result<BatchView, StoreError> {
-        let batch = self.batches.by_id.get_mut(id).ok_or(StoreError::BatchNotFound)?;
+        let found = self.batches.by_id.get_mut(id).filter(|batch| !batch.is_over);
+        let batch = found.ok_or(StoreError::BatchNotFound)?;
         batch.record.name = name;
         self.journal.batch_touched(&batch.record.id);
         self.batch_view(id)
@@ -92,7 +93,7 @@ impl<P: Content> Queue<P> {
     /// When the batch is unknown, no draft, or empty.
     pub fn finalize_batch(&mut self, now: Timestamp, id: &str) -> Result<BatchView, StoreError> {
         let batch = self.draft(id)?;
-        if batch.members.is_empty() {
+        if batch.counts.total() == 0 {
             return Err(StoreError::EmptyBatch);
         }
         let id = Arc::clone(&batch.record.id);
@@ -100,6 +101,9 @@ impl<P: Content> Queue<P> {
         for job in self.unfinished_members(&id) {
             let Some(record) = self.jobs.get_mut(&job).map(|job| &mut job.record) else { continue };
             record.submitted = now;
+            // Its turn comes after those of the jobs that wait already.
+            let Position { low_priority, number, .. } = record.position;
+            record.position = self.waiting.place(low_priority, number, &record.request.share);
             let position = record.position;
             self.enqueue(position, &job);
             self.changed(&job);
@@ -151,13 +155,13 @@ impl<P: Content> Queue<P> {
     /// # Errors
     /// When the batch is unknown.
     pub fn batch_requests(&self, id: &str, offset: usize, limit: usize) -> Result<Page<BatchRequest<P>>, StoreError> {
-        let members = &self.batches.get(id)?.members;
+        let Batch { members, counts, .. } = self.batches.get(id)?;
         let entries = members.iter().skip(offset).take(limit).filter_map(|number| {
             let job = self.jobs.get(self.by_age.get(number)?)?;
             let (started, completed) = job.times();
             Some(BatchRequest { view: job.view(), started, completed })
         });
-        Ok(Page { entries: entries.collect(), total: members.len() })
+        Ok(Page { entries: entries.collect(), total: counts.total() })
     }
 
     /// Counts a job in its new state, and follows with its batch.
@@ -193,12 +197,12 @@ impl<P: Content> Queue<P> {
     pub(super) fn expire_batches(&mut self, now: Timestamp) {
         while let Some((_, id)) = self.batches.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
             let members: Vec<_> = self.members(&id).take(MAX_DUE).collect();
-            let is_last = members.len() < MAX_DUE;
             for job in members {
                 self.totals.expired += u64::from(self.jobs.get(&job).is_some_and(|job| !job.status().is_terminal()));
                 self.forget(&job);
             }
-            if !is_last {
+            if let Some(batch) = self.batches.by_id.get_mut(&id).filter(|batch| batch.counts.total() > 0) {
+                batch.is_over = true;
                 return;
             }
             self.batches.set_expires(&id, None);
@@ -207,6 +211,11 @@ impl<P: Content> Queue<P> {
                 self.journal.batch_gone(batch.record.number);
             }
         }
+    }
+
+    /// The batches that have not ended.
+    pub(super) fn active_batches(&self) -> usize {
+        self.batches.by_id.values().filter(|batch| batch.is_active()).count()
     }
 
     fn draft(&self, id: &str) -> Result<&Batch, StoreError> {
@@ -218,7 +227,7 @@ impl<P: Content> Queue<P> {
     }
 
     fn members(&self, id: &str) -> impl Iterator<Item = JobId> {
-        let members = self.batches.get(id).ok().map(|batch| batch.members.iter());
+        let members = self.batches.by_id.get(id).map(|batch| batch.members.iter());
         members.into_iter().flatten().filter_map(move |number| self.by_age.get(number)).cloned()
     }
 
@@ -242,8 +251,10 @@ impl<P: Content> Queue<P> {
         if members + more > max {
             return Err(StoreError::BatchTooLarge(max));
         }
-        let is_full = self.is_full() || self.size.bytes >= self.limits.max_bytes / 2;
-        if more > 0 && (is_full || self.batches.jobs + more > self.limits.max_jobs / 2) {
+        let (bytes, batched) =
+            (self.size.bytes + self.elsewhere.bytes, self.batches.jobs + self.elsewhere.jobs_of_batches);
+        let is_full = self.is_full() || bytes >= self.limits.max_bytes / 2;
+        if more > 0 && (is_full || batched + more > self.limits.max_jobs / 2) {
             return Err(StoreError::QueueFull);
         }
         Ok(())

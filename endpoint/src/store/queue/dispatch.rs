@@ -48,7 +48,8 @@ impl<P: Content> Queue<P> {
         record.attempt.worker = Some(Arc::clone(&worker));
         record.state = State::Running(run);
         let (attempt, delay) = (record.attempt.number, now.saturating_sub(record.submitted));
-        let taken = TakenJob { id: Arc::clone(id), attempt, delay, request: record.request.clone() };
+        let (submitted, request) = (record.submitted, record.request.clone());
+        let taken = TakenJob { id: Arc::clone(id), attempt, submitted, delay, request };
         self.totals.in_progress += 1;
         self.in_progress += 1;
         self.workers.hold(&worker, id);

@@ -27,8 +27,12 @@ impl<P: Content> Queue<P> {
         if !known.is_eligible() || self.paused {
             return Vec::new();
         }
-        let is_late =
-            |id: &JobId| self.jobs.get(id).is_some_and(|job| now.saturating_sub(job.record.submitted) >= overdue.after);
+        let is_late = |id: &JobId| {
+            let Some(job) = self.jobs.get(id) else { return false };
+            let run_time = job.record.request.policy.run_time();
+            now.saturating_sub(job.record.submitted) >= overdue.after
+                && overdue.run_time.is_none_or(|longest| run_time <= longest)
+        };
         // Where clients take turns, older jobs stand behind younger ones.
         let late = self.waiting.urgent().take(MAX_LOOKED_AT).filter(|id| is_late(id));
         let wanted = late.filter(|id| !overdue.except.contains(*id)).take(overdue.max);
@@ -75,15 +79,33 @@ impl<P: Content> Queue<P> {
     #[must_use]
     pub fn elsewhere(&self) -> Vec<JobElsewhere> {
         let held = self.workers.get(OVERFLOW).into_iter().flat_map(|worker| &worker.held);
-        let view = |id: &JobId| match &self.jobs.get(id)?.record.state {
-            State::Running(run) => {
-                Some(JobElsewhere { id: Arc::clone(id), far_id: run.far_id.clone(), has_begun: !run.waits_elsewhere() })
-            }
-            State::Queued | State::Finished { .. } => None,
+        let view = |id: &JobId| {
+            let record = &self.jobs.get(id)?.record;
+            let State::Running(run) = &record.state else { return None };
+            Some(JobElsewhere {
+                id: Arc::clone(id),
+                far_id: run.far_id.clone(),
+                has_begun: !run.waits_elsewhere(),
+                run_time: record.request.policy.run_time(),
+            })
         };
         let mut jobs: Vec<_> = held.filter_map(view).collect();
         jobs.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         jobs
+    }
+
+    /// A job that the worker [`OVERFLOW`] holds and that no other endpoint is known to have accepted, as it was taken.
+    #[must_use]
+    pub fn taken_elsewhere(&self, id: &str) -> Option<TakenJob<P>> {
+        let record = &self.jobs.get(id)?.record;
+        let State::Running(run) = &record.state else { return None };
+        (*run.worker == *OVERFLOW && run.far_id.is_none()).then(|| TakenJob {
+            id: Arc::clone(&record.id),
+            attempt: record.attempt.number,
+            submitted: record.submitted,
+            delay: run.since.saturating_sub(record.submitted),
+            request: record.request.clone(),
+        })
     }
 
     fn run_elsewhere(&mut self, id: &str) -> Option<(JobId, &mut Run)> {

@@ -114,6 +114,7 @@ impl<P: Content> Queue<P> {
             WorkerEvent::Leaving => self.workers.refresh(now, worker, &self.limits),
             WorkerEvent::Failing => self.workers.fail(now, worker, &self.limits),
             WorkerEvent::Throttled => self.workers.throttle(now, worker, &self.limits),
+            WorkerEvent::Serving(requests) => self.workers.serve(now, worker, requests, &self.limits),
             WorkerEvent::Gone => self.lose_worker(now, worker),
         }
     }

@@ -1,13 +1,14 @@
 //! A queue that holds what one unit of work needs, out of a database that several processes share: the rows that it locked go in, the
 //! state machine decides, and what changed goes back. Nothing is renewed or counted anew when a row goes in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Queue;
 use super::waiting::Entry;
+use super::{KeptBatch, Queue, Turn};
+use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
 use crate::store::counts::Totals;
 use crate::store::history::History;
@@ -17,7 +18,7 @@ use crate::store::model::Model;
 use crate::store::payload::{Content, Filed, Payload};
 use crate::store::request::{Digest, JobId};
 use crate::store::status::Status;
-use crate::store::stream::Stream;
+use crate::store::stream::{Stream, StreamLeft};
 use crate::store::workers::{KeptWorker, OpenPolls};
 
 /// What counts against the bounds of an endpoint and is not in the queue at hand.
@@ -28,6 +29,10 @@ pub(crate) struct Elsewhere {
     pub(crate) waiting: usize,
     pub(crate) bytes: usize,
     pub(crate) streamed: usize,
+    /// Batches that have not ended.
+    pub(crate) batches: usize,
+    /// The jobs of all batches.
+    pub(crate) jobs_of_batches: usize,
 }
 
 /// What a unit of work has changed in the numbers of an endpoint; before and after it: what the queue at hand holds.
@@ -42,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     pub(crate) retried: u64,
     pub(crate) paused: bool,
+    /// The latest rounds that workers have got jobs of; with normal and with low priority.
+    pub(crate) served: [u64; 2],
 }
 
 /// A job as a database keeps it.
@@ -50,10 +57,6 @@ pub(crate) struct KeptJob {
     pub(crate) number: u64,
     /// JSON, read by this module only.
     pub(crate) record: String,
-    /// Number of the next stream item.
-    pub(crate) next_item: u64,
-    /// Bytes of the stream items that no client has read.
-    pub(crate) unread_bytes: usize,
     /// What a database sorts, selects and counts by.
     pub(crate) keys: Keys,
 }
@@ -66,7 +69,12 @@ pub(crate) struct Keys {
     pub(crate) waiting: bool,
     pub(crate) untaken: bool,
     pub(crate) low_priority: bool,
+    pub(crate) round: u64,
     pub(crate) place: u64,
+    pub(crate) share: Option<Arc<str>>,
+    pub(crate) submitted: Timestamp,
+    /// How long it may run.
+    pub(crate) run_time: Timestamp,
     pub(crate) holder: Option<Arc<str>>,
     /// When something must happen to it without any request.
     pub(crate) due: Timestamp,
@@ -74,6 +82,7 @@ pub(crate) struct Keys {
     pub(crate) given_up: bool,
     /// The key of its submission.
     pub(crate) idempotency: Option<Digest>,
+    pub(crate) batch: Option<BatchId>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +98,14 @@ struct Read {
     history: History,
 }
 
+/// The record of a job as a database has it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_record(text: &str) -> serde_json::Result<Record<usize>> {
+    Ok(serde_json::from_str::<Read>(text)?.job)
+}
+
 impl Queue<Filed> {
     /// An empty queue that notes every change, renewed leases included.
     pub(crate) fn shared(limits: Limits, now: Timestamp) -> Self {
@@ -101,12 +118,7 @@ impl Queue<Filed> {
     ///
     /// # Errors
     /// When the record cannot be read.
-    pub(crate) fn load_job(
-        &mut self,
-        record: &str,
-        next_item: u64,
-        unread_bytes: usize,
-    ) -> serde_json::Result<Vec<Arc<str>>> {
+    pub(crate) fn load_job(&mut self, record: &str) -> serde_json::Result<Vec<Arc<str>>> {
         let Read { job: record, history } = serde_json::from_str(record)?;
         let (id, number) = (Arc::clone(&record.id), record.number);
         if self.jobs.contains_key(&id) {
@@ -124,7 +136,7 @@ impl Queue<Filed> {
         }
         self.keys.note(&record.request, &id);
         self.list_for_operators(number, record.status(), record.is_given_up());
-        let mut job = Job::new(record, Stream::left(next_item, unread_bytes));
+        let mut job = Job::new(record, Stream::default());
         job.history = history;
         job.armed = job.deadline();
         job.counted = job.size();
@@ -135,11 +147,69 @@ impl Queue<Filed> {
         Ok(holders)
     }
 
+    /// Where the stream of a job stands that was put in.
+    pub(crate) fn load_stream(&mut self, number: u64, left: StreamLeft) {
+        let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get_mut(id)) else { return };
+        job.stream = Stream::left(left);
+        self.size -= job.counted;
+        job.counted = job.size();
+        self.size += job.counted;
+    }
+
+    /// Where the stream of a job stands.
+    pub(crate) fn kept_stream(&self, number: u64) -> Option<StreamLeft> {
+        Some(self.jobs.get(self.by_age.get(&number)?)?.stream.standing())
+    }
+
+    /// How far a share of the queue is, and the latest round that a worker has got a job of.
+    pub(crate) fn note_turns(&mut self, low_priority: bool, share: Option<Arc<str>>, last: u64, served: u64) {
+        self.waiting.note_turns(low_priority, share, last, served);
+    }
+
+    /// How far the shares of the queue are.
+    pub(crate) fn turns(&self) -> Vec<Turn> {
+        self.waiting.turns()
+    }
+
     /// The unread stream items of a job that was put in.
     pub(crate) fn load_items(&mut self, number: u64, items: Vec<Payload>) {
         if let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get_mut(id)) {
             job.stream.load(items);
         }
+    }
+
+    /// The batches of the jobs that were put in.
+    pub(crate) fn named_batches(&self) -> BTreeSet<BatchId> {
+        self.jobs.values().filter_map(|job| job.record.request.batch.clone()).collect()
+    }
+
+    /// Puts the batches of the jobs in as they were left, once the jobs are there.
+    pub(crate) fn load_batches(&mut self, batches: impl IntoIterator<Item = KeptBatch>) {
+        batches.into_iter().for_each(|batch| self.batches.load(batch));
+        for job in self.jobs.values_mut() {
+            let Some(id) = &job.record.request.batch else { continue };
+            let Some(batch) = self.batches.by_id.get_mut(id) else { continue };
+            batch.members.insert(job.record.number);
+            job.tallied = Some(job.status());
+            if batch.record.state == BatchState::Draft {
+                self.waiting.remove(&job.record.position);
+            }
+        }
+    }
+
+    /// Whether all jobs of a batch are in here.
+    pub(crate) fn has_whole_batch(&self, id: &str) -> bool {
+        self.batches.by_id.get(id).is_none_or(|batch| batch.members.len() == batch.counts.total())
+    }
+
+    /// Batches as they are to be kept, by their numbers.
+    pub(crate) fn kept_batches(&self) -> impl Iterator<Item = (u64, KeptBatch)> {
+        self.batches.kept()
+    }
+
+    /// What of the bounds on batches is taken in here: batches that have not ended, and jobs of batches.
+    pub(crate) fn batch_usage(&self) -> (usize, usize) {
+        (self.active_batches(), self.batches.jobs)
     }
 
     /// Puts a worker in as it was left, with the ids of all jobs that it holds.
@@ -210,6 +280,7 @@ impl Queue<Filed> {
             failed: self.failed,
             retried: self.retried,
             paused: self.paused,
+            served: self.waiting.served(),
         }
     }
 
@@ -234,13 +305,19 @@ impl Queue<Filed> {
     pub(crate) fn kept_job(&self, number: u64) -> serde_json::Result<Option<KeptJob>> {
         let Some(job) = self.by_age.get(&number).and_then(|id| self.jobs.get(id)) else { return Ok(None) };
         let record = job.record.clone().map(|_, content| content.bytes());
+        let batch = record.request.batch.clone();
+        let is_draft = batch.as_deref().and_then(|batch| self.batches.state_of(batch)) == Some(BatchState::Draft);
         let keys = Keys {
             id: Arc::clone(&record.id),
             status: job.status(),
-            waiting: matches!(record.state, State::Queued),
+            waiting: matches!(record.state, State::Queued) && !is_draft,
             untaken: record.attempt.retries == 0,
             low_priority: record.position.low_priority,
+            round: record.position.round,
             place: record.position.number,
+            share: record.request.share.clone(),
+            submitted: record.submitted,
+            run_time: record.request.policy.run_time(),
             holder: match &record.state {
                 State::Running(run) => Some(Arc::clone(&run.worker)),
                 State::Queued | State::Finished { .. } => None,
@@ -249,9 +326,10 @@ impl Queue<Filed> {
             webhook_due: matches!(record.notices.report, Report::Due { .. }),
             given_up: job.record.is_given_up(),
             idempotency: record.request.idempotency.as_ref().map(|idempotency| idempotency.key),
+            batch,
         };
         let record = serde_json::to_string(&Written { job: &record, history: &job.history })?;
-        Ok(Some(KeptJob { number, record, next_item: job.stream.next(), unread_bytes: job.stream.bytes(), keys }))
+        Ok(Some(KeptJob { number, record, keys }))
     }
 
     /// A worker as it is to be kept; `None` when it is forgotten.

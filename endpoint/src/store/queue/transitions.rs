@@ -54,8 +54,14 @@ impl<P: Content> Queue<P> {
     }
 
     pub(super) fn new_position(&mut self, low_priority: bool, share: &Option<Arc<str>>) -> Position {
+        let number = self.new_number();
+        self.waiting.place(low_priority, number, share)
+    }
+
+    /// The next number of a job, a position or a batch.
+    pub(super) fn new_number(&mut self) -> u64 {
         self.last_number = self.given_numbers.pop_front().unwrap_or(self.last_number + 1);
-        self.waiting.place(low_priority, self.last_number, share)
+        self.last_number
     }
 
     pub(super) fn enqueue(&mut self, position: Position, id: &JobId) {

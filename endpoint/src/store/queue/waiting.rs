@@ -2,9 +2,9 @@
 //!
 //! Jobs may name a share, such as the client that they are from. The first waiting job of every share is of one round, the second one
 //! of the next round, and so on. A share that joins late begins with the round that is being served, so that nobody waits for what
-//! others have queued before. Jobs without a share are of one share: with no others, the order is that of submission.
+//! others have queued before. A job without a share is behind all that wait: where nobody takes turns, the order is that of submission.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::store::job::{Position, Record};
@@ -16,15 +16,25 @@ const MAX_FRONT: usize = 1000;
 /// Who shares the queue with others.
 type Share = Option<Arc<str>>;
 
+/// How far a share is: the round of its last job. Without a share: that of the last job of all.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) low_priority: bool,
+    pub(crate) share: Share,
+    pub(crate) last: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     jobs: BTreeMap<Position, Entry>,
     /// Those that are requests of batches.
     of_batches: usize,
-    /// The shares that have jobs in here. Those of low priority have rounds of their own.
-    shares: HashMap<(bool, Share), Turns>,
+    /// The shares that have jobs in here, and where. Those of low priority have rounds of their own.
+    shares: HashMap<(bool, Arc<str>), BTreeSet<Position>>,
     /// The latest round that a worker has got a job of; with normal and with low priority.
     served: [u64; 2],
+    /// The round of the last job of a share, where jobs that are not in here wait too; without a share: that of the last job of all.
+    elsewhere: HashMap<(bool, Share), u64>,
 }
 
 /// A job that waits.
@@ -43,33 +53,73 @@ impl Entry {
     }
 }
 
-/// The waiting jobs of one share.
-#[derive(Debug, Default)]
-struct Turns {
-    jobs: usize,
-    /// The round of the last one.
-    last: u64,
-}
-
 impl Waiting {
     /// The position of a new job behind all that its share has in here.
     pub(super) fn place(&self, low_priority: bool, number: u64, share: &Share) -> Position {
-        let last = self.shares.get(&(low_priority, share.clone())).map_or(0, |turns| turns.last);
-        Position { low_priority, round: last.max(self.served[usize::from(low_priority)]) + 1, number }
+        let elsewhere = self.elsewhere.get(&(low_priority, share.clone())).copied().unwrap_or_default();
+        let round = match share {
+            None => self.last_round(low_priority).max(elsewhere),
+            Some(share) => {
+                let last = self.shares.get(&(low_priority, Arc::clone(share))).and_then(BTreeSet::last);
+                let last = last.map_or(0, |position| position.round).max(elsewhere);
+                last.max(self.served[usize::from(low_priority)]) + 1
+            }
+        };
+        Position { low_priority, round, number }
+    }
+
+    fn last_round(&self, low_priority: bool) -> u64 {
+        let first = Position { low_priority, round: 0, number: 0 };
+        let last = Position { low_priority, round: u64::MAX, number: u64::MAX };
+        self.jobs.range(first..=last).next_back().map_or(0, |(position, _)| position.round)
+    }
+
+    /// Notes how far a share is, and the latest round that a worker has got a job of, where others queue jobs too.
+    pub(super) fn note_turns(&mut self, low_priority: bool, share: Share, last: u64, served: u64) {
+        self.elsewhere.insert((low_priority, share), last);
+        let known = &mut self.served[usize::from(low_priority)];
+        *known = served.max(*known);
+    }
+
+    /// How far every share is, here and elsewhere.
+    pub(super) fn turns(&self) -> Vec<Turn> {
+        let mut last = self.elsewhere.clone();
+        let mut note = |low_priority: bool, share: Share, round: u64| {
+            let known = last.entry((low_priority, share)).or_default();
+            *known = round.max(*known);
+        };
+        for ((low_priority, share), positions) in &self.shares {
+            let round = positions.last().map_or(0, |position| position.round);
+            note(*low_priority, Some(Arc::clone(share)), round);
+        }
+        for low_priority in [false, true] {
+            note(low_priority, None, self.last_round(low_priority));
+        }
+        last.into_iter().map(|((low_priority, share), last)| Turn { low_priority, share, last }).collect()
+    }
+
+    /// The latest round that a worker has got a job of; with normal and with low priority.
+    pub(super) fn served(&self) -> [u64; 2] {
+        self.served
     }
 
     pub(super) fn insert(&mut self, position: Position, entry: Entry) {
-        let turns = self.shares.entry((position.low_priority, entry.share.clone())).or_default();
-        turns.jobs += 1;
-        turns.last = turns.last.max(position.round);
+        if let Some(share) = &entry.share {
+            self.shares.entry((position.low_priority, Arc::clone(share))).or_default().insert(position);
+        }
         self.of_batches += usize::from(entry.is_of_batch);
         self.jobs.insert(position, entry);
     }
 
     pub(super) fn remove(&mut self, position: &Position) {
-        if let Some(entry) = self.jobs.remove(position) {
-            self.of_batches -= usize::from(entry.is_of_batch);
-            self.one_less(position.low_priority, entry.share);
+        let Some(entry) = self.jobs.remove(position) else { return };
+        self.of_batches -= usize::from(entry.is_of_batch);
+        let Some(share) = entry.share else { return };
+        let key = (position.low_priority, share);
+        let Some(turns) = self.shares.get_mut(&key) else { return };
+        turns.remove(position);
+        if turns.is_empty() {
+            self.shares.remove(&key);
         }
     }
 
@@ -85,15 +135,6 @@ impl Waiting {
         let served = &mut self.served[usize::from(position.low_priority)];
         *served = position.round.max(*served);
         self.remove(position);
-    }
-
-    fn one_less(&mut self, low_priority: bool, share: Share) {
-        let key = (low_priority, share);
-        let Some(turns) = self.shares.get_mut(&key) else { return };
-        turns.jobs -= 1;
-        if turns.jobs == 0 {
-            self.shares.remove(&key);
-        }
     }
 
     /// Takes all out, in order.
@@ -113,7 +154,8 @@ impl Waiting {
 
     /// How many jobs at the front have the oldest one among them.
     pub(super) fn front(&self) -> usize {
-        if self.shares.len() <= 1 { 1 } else { (2 * self.shares.len()).min(MAX_FRONT) }
+        // One more for the jobs without a share.
+        if self.shares.is_empty() { 1 } else { (2 * (self.shares.len() + 1)).min(MAX_FRONT) }
     }
 
     #[cfg(test)]
@@ -217,11 +259,29 @@ mod tests {
     #[test]
     fn a_job_that_comes_back_is_ahead_of_what_its_share_has_queued_since() {
         let mut line = Line::default();
-        let position = line.0.place(false, 0, &None);
-        line.add("--b");
-        assert_eq!(line.take(1), "-1");
-        line.0.insert(position, entry("back", None));
-        line.add("-");
-        assert_eq!(line.take(9), "back b3 -2 -4");
+        let share: Share = Some(Arc::from("a"));
+        let position = line.0.place(false, 0, &share);
+        line.add("aab");
+        assert_eq!(line.take(1), "a1");
+        line.0.insert(position, entry("back", share));
+        line.add("a");
+        assert_eq!(line.take(9), "back b3 a2 a4");
+    }
+
+    #[test]
+    fn a_job_without_a_share_is_behind_all_that_wait() {
+        let mut line = Line::default();
+        line.add("-aab--b");
+        assert_eq!(line.take(9), "-1 a2 b4 a3 -5 -6 b7");
+    }
+
+    #[test]
+    fn jobs_that_wait_elsewhere_have_their_turns_too() {
+        let mut line = Line::default();
+        line.0.note_turns(false, Some(Arc::from("a")), 7, 4);
+        line.0.note_turns(false, None, 8, 4);
+        line.add("a-ab");
+        assert_eq!(line.take(9), "b4 a1 -2 a3");
+        assert_eq!(line.0.served(), [9, 0]);
     }
 }

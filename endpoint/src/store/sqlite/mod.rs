@@ -7,6 +7,7 @@ mod load;
 mod open;
 mod rows;
 mod shared;
+mod transfer;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use open::Lock;
 use write::{FreePages, Message, Progress, Writer};
 
 pub use open::OpenError;
+pub(crate) use transfer::{FileSource, FileTarget};
 
 /// The store in a file.
 pub type SqliteStore = QueueStore<SqliteFile>;

@@ -42,6 +42,12 @@ pub enum OpenError {
     /// No folder to create it in.
     #[error("--data {}: the folder does not exist; create it or choose another path", .0.display())]
     NoFolder(PathBuf),
+    /// Nothing to read.
+    #[error("--data {}: there is no such file; name a data file of runpod-endpoint", .0.display())]
+    Missing(PathBuf),
+    /// Something is there that would be overwritten.
+    #[error("--data {}: the file exists already; choose another path, or move it away", .0.display())]
+    Exists(PathBuf),
     /// Locked.
     #[error("--data {}: another process uses this file; stop it or choose another path", .0.display())]
     InUse(PathBuf),
@@ -88,20 +94,42 @@ pub(super) struct Lock {
 
 /// The connection that writes, and the lock that keeps other processes away.
 pub(super) fn open(path: &Path) -> Result<(Connection, Lock), OpenError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    let beside = locked(private_file(Path::new(&beside), path)?, path)?;
+    let beside = locked(private_file(&beside(path, ".lock"), path)?, path)?;
     // SQLite would create it readable for everyone; jobs may hold secrets.
     let file = locked(private_file(path, path)?, path)?;
     if let Some(other) = name_with_changes(&file, path) {
         return Err(OpenError::OtherName { path: path.to_owned(), other });
     }
-    let connection = prepare(path).map_err(|error| match error {
-        Problem::Sqlite(error) => explain(path, &error),
-        Problem::Foreign => OpenError::Foreign(path.to_owned()),
-        Problem::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
-    })?;
+    let connection = prepare(path).map_err(|error| explain_problem(path, error))?;
     Ok((connection, Lock { _file: file, _beside: beside }))
+}
+
+/// A connection to a file that is written anew, and the lock that keeps others from doing so. What an earlier try has left is removed. Not
+/// every change is on disk before the file is complete.
+pub(super) fn create(path: &Path) -> Result<(Connection, File), OpenError> {
+    let lock = locked(private_file(&beside(path, ".lock"), path)?, path)?;
+    for name in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(OpenError::ReadOnly(path.to_owned(), error.to_string()));
+            }
+            _ => {}
+        }
+    }
+    drop(private_file(path, path)?);
+    let prepared = prepare(path).and_then(|connection| {
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        Ok(connection)
+    });
+    let connection = prepared.map_err(|error| explain_problem(path, error))?;
+    Ok((connection, lock))
+}
+
+/// A name that begins with that of the file.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 /// Locks the file as such, and not its name: links and mounts lead to the same lock.
@@ -123,11 +151,7 @@ fn name_with_changes(file: &File, path: &Path) -> Option<PathBuf> {
         let same = |found: std::fs::Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
         *name != path && std::fs::symlink_metadata(name).is_ok_and(same)
     };
-    let has_changes = |name: &PathBuf| {
-        let mut log = name.as_os_str().to_owned();
-        log.push("-wal");
-        std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
-    };
+    let has_changes = |name: &PathBuf| std::fs::metadata(beside(name, "-wal")).is_ok_and(|log| log.len() > 0);
     names.filter(is_other).find(has_changes)
 }
 
@@ -151,6 +175,14 @@ enum Problem {
 impl From<rusqlite::Error> for Problem {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)
+    }
+}
+
+fn explain_problem(path: &Path, error: Problem) -> OpenError {
+    match error {
+        Problem::Sqlite(error) => explain(path, &error),
+        Problem::Foreign => OpenError::Foreign(path.to_owned()),
+        Problem::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
     }
 }
 

@@ -201,7 +201,7 @@ fn shrink_a_step(connection: &Connection, is_idle: bool) -> rusqlite::Result<boo
     Ok(!is_done || !is_idle)
 }
 
-fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite::Result<()> {
+pub(super) fn apply(connection: &Connection, endpoint: u32, changes: &Changes) -> rusqlite::Result<()> {
     for change in &changes.list {
         match change {
             Change::Job { record, payloads } => {

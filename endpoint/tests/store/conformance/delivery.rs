@@ -7,7 +7,9 @@ use std::time::Duration;
 use runpod_endpoint::store::{ANONYMOUS, Heartbeat, Limits, Status, WorkerEvent};
 use tokio::time::timeout;
 
-use crate::support::{EP, Engine, SOON, done, job_with, output_of, payload, submit, take, take_ids, text, until, view};
+use crate::support::{
+    EP, Engine, SOON, done, every_store, job_with, output_of, payload, submit, take, take_ids, text, until, view,
+};
 
 every_store!(
     jobs_leave_in_order_of_submission_and_low_priority_last,

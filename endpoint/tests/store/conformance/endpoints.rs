@@ -6,7 +6,9 @@ use std::time::Duration;
 use runpod_endpoint::store::{Limits, Overrides, Setup, Status, StoreError, WorkerEvent};
 use tokio::time::timeout;
 
-use crate::support::{EP, Engine, SOON, done, failed, job_with, new_job, payload, status, submit, take, take_ids};
+use crate::support::{
+    EP, Engine, SOON, done, every_store, failed, job_with, new_job, payload, status, submit, take, take_ids,
+};
 
 every_store!(
     purge_cancels_what_no_worker_has_taken,

@@ -6,7 +6,8 @@ use runpod_endpoint::store::{Limits, Outcome, Status, StoreError, WebhookEnd};
 use tokio::time::timeout;
 
 use crate::support::{
-    EP, Engine, SOON, done, failed, job_with, output_of, payload, status, submit, take, take_ids, until, view,
+    EP, Engine, SOON, done, every_store, failed, job_with, output_of, payload, status, submit, take, take_ids, until,
+    view,
 };
 
 every_store!(

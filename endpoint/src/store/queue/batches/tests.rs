@@ -58,6 +58,21 @@ fn other_jobs_come_first_and_one_worker_is_started_for_a_batch() {
 }
 
 #[test]
+fn the_requests_of_batches_take_turns_once_they_are_finalized() {
+    let mut queue: Queue = Queue::new(Limits::default());
+    for share in ["a", "b"] {
+        let of_share = |number: usize| {
+            let mut job = new_job(&format!("{share}{number}"), Policy::default());
+            job.request.share = Some(share.into());
+            job
+        };
+        queue.create_batch(AT, &share.into(), (1..=2).map(of_share).collect()).unwrap();
+        queue.finalize_batch(AT, share).unwrap();
+    }
+    assert_eq!(taken(&mut queue, AT, 9), ["a1", "b1", "a2", "b2"]);
+}
+
+#[test]
 fn a_batch_is_finalized_for_ever_and_is_kept_with_its_results() {
     let mut queue = queue_with(Limits::default(), &["1", "2"]);
     taken(&mut queue, AT, 2);

@@ -14,7 +14,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn overdue(after: u64, max: usize) -> Overdue {
-    Overdue { after: seconds(after), max, except: HashSet::new() }
+    Overdue { after: seconds(after), max, ..Overdue::default() }
 }
 
 #[test]
@@ -74,15 +74,40 @@ fn only_jobs_of_the_overflow_are_elsewhere() {
         queue.accepted_elsewhere(id, "far");
         queue.begun_elsewhere(AT, id, Duration::ZERO);
     }
-    let b = JobElsewhere { id: Arc::from("b"), far_id: Some(Arc::from("far")), has_begun: true };
+    let run_time = Policy::EXECUTION_TIMEOUT;
+    let b = JobElsewhere { id: Arc::from("b"), far_id: Some(Arc::from("far")), has_begun: true, run_time };
     assert_eq!(queue.elsewhere(), [b]);
     assert_eq!(queue.hand_back(AT, OVERFLOW, &["a", "b"]), 1);
     assert!(queue.elsewhere().is_empty());
     // A second time it starts from nothing.
     assert_eq!(ids(&queue.take_overdue(AT, &overdue(0, 1))), ["b"]);
-    let b = JobElsewhere { id: Arc::from("b"), far_id: None, has_begun: false };
+    let b = JobElsewhere { id: Arc::from("b"), far_id: None, has_begun: false, run_time };
     assert_eq!(queue.elsewhere(), [b]);
     assert_eq!((queue.view("b").unwrap().attempt.retries, queue.view("b").unwrap().status), (0, Status::InQueue));
+}
+
+#[test]
+fn only_jobs_that_end_in_time_are_taken_where_a_longest_time_is_given() {
+    let mut queue = queue_with(&["usual"]);
+    let short = Policy { execution_timeout: Some(seconds(30)), ..Policy::default() };
+    queue.submit(AT, new_job("short", short)).unwrap();
+    let within = |time| Overdue { run_time: Some(seconds(time)), ..overdue(0, 9) };
+    assert!(queue.take_overdue(AT, &within(29)).is_empty());
+    assert_eq!(ids(&queue.take_overdue(AT, &within(30))), ["short"]);
+    assert_eq!(ids(&queue.take_overdue(AT, &within(600))), ["usual"]);
+}
+
+#[test]
+fn a_job_that_no_one_has_accepted_can_be_submitted_again_as_it_was_taken() {
+    let mut queue = queue_with(&["a", "b"]);
+    let now = AT + seconds(7);
+    queue.take(now, "w", 1);
+    let taken = queue.take_overdue(now, &overdue(0, 1)).remove(0);
+    let again = queue.taken_elsewhere("b").unwrap();
+    assert_eq!((&again.id, again.attempt, again.submitted, again.delay), (&taken.id, taken.attempt, AT, seconds(7)));
+    assert!(queue.taken_elsewhere("a").is_none(), "a worker of this endpoint has it");
+    queue.accepted_elsewhere("b", "far");
+    assert!(queue.taken_elsewhere("b").is_none());
 }
 
 #[test]

@@ -1,19 +1,14 @@
-//! Both endpoints as programs, and what becomes of the jobs when one of them is killed.
+//! Two programs, one of which is killed.
 
 use std::path::Path;
-use std::time::Duration;
 
-use end_to_end_tests::eventually;
 use reqwest::Client;
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
-use tokio::time::timeout;
 
-use super::id;
+use super::*;
 use crate::commands::program;
-use crate::support::SOON;
 
 /// A server program.
 struct Program {
@@ -60,10 +55,9 @@ impl Program {
 }
 
 /// A program that sends late jobs to `cloud`.
-async fn near_program(folder: &TempDir, cloud: &Program, lost_after: &str, args: &[&str]) -> Program {
+async fn near_program(folder: &TempDir, cloud: &str, lost_after: &str, args: &[&str]) -> Program {
     let config = format!(
-        "[[endpoint]]\nid = \"ep\"\noverflow = {{ url = {:?}, after = \"0s\", lost_after = {lost_after:?} }}\n",
-        cloud.base
+        "[[endpoint]]\nid = \"ep\"\noverflow = {{ url = {cloud:?}, after = \"0s\", lost_after = {lost_after:?} }}\n"
     );
     std::fs::write(folder.path().join("endpoints.toml"), config).unwrap();
     let args = [&["--config", "endpoints.toml", "--bind", "127.0.0.1:0", "--endpoint-id", "ep"], args].concat();
@@ -76,11 +70,31 @@ async fn submit(near: &Program) -> String {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_killed_in_the_middle_of_a_submission_submits_the_same_job_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = Api::new();
+    let url = serve(mute(&far, &Arc::new(Semaphore::new(0)))).await;
+    let near = near_program(&folder, &url, "60s", &["--data", "near.db"]).await;
+    let job = submit(&near).await;
+    eventually("it is there", async || (held(&far).await == 1).then_some(())).await;
+    near.kill().await;
+    let near = near_program(&folder, &url, "60s", &["--data", "near.db"]).await;
+    let there = taken(&far).await;
+    near.reaches(&job, "IN_PROGRESS").await;
+    assert_eq!(held(&far).await, 1);
+    far.done("f1", id(&there), r#"{"output": "once"}"#).await;
+    let ended = near.reaches(&job, "COMPLETED").await;
+    assert_eq!((ended["output"].as_str(), ended.get("retries")), (Some("once"), None));
+    let counters = far.get("health").await.json()["jobs"].clone();
+    assert_eq!((&counters["completed"], &counters["inQueue"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test]
 async fn a_cloud_that_is_killed_and_comes_back_with_its_jobs_finishes_them() {
     let folder = tempfile::tempdir().unwrap();
     let cloud =
         Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep", "--data", "c.db"]).await;
-    let near = near_program(&folder, &cloud, "60s", &[]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &[]).await;
     let job = submit(&near).await;
     let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
     near.reaches(&job, "IN_PROGRESS").await;
@@ -99,7 +113,7 @@ async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_st
     for returns in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-        let near = near_program(&folder, &cloud, if returns { "60s" } else { "2s" }, &[]).await;
+        let near = near_program(&folder, &cloud.base, if returns { "60s" } else { "2s" }, &[]).await;
         let job = submit(&near).await;
         cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
         near.reaches(&job, "IN_PROGRESS").await;
@@ -131,13 +145,51 @@ async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_st
 async fn an_endpoint_that_is_killed_finds_its_jobs_at_the_cloud_again() {
     let folder = tempfile::tempdir().unwrap();
     let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &["--data", "near.db"]).await;
     let job = submit(&near).await;
     let there = cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
     near.reaches(&job, "IN_PROGRESS").await;
     near.kill().await;
     cloud.post(&format!("job-done/f1/{}?gpu=FAR&isStream=false", id(&there)), r#"{"output": "kept"}"#).await;
-    let near = near_program(&folder, &cloud, "60s", &["--data", "near.db"]).await;
+    let near = near_program(&folder, &cloud.base, "60s", &["--data", "near.db"]).await;
     assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "kept");
     assert_eq!(cloud.get("health").await["jobs"]["completed"], 1);
+}
+
+#[tokio::test]
+async fn the_settings_of_the_guide_are_accepted() {
+    let guide = include_str!("../../../../docs/endpoint.md");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("endpoints.toml");
+    for (setting, shown) in
+        [("overflow =", "images.overflow-max-dollars-per-hour"), ("load_balancer =", "chat.load-balancer-bind")]
+    {
+        let block = guide.split("```").find(|block| block.starts_with("toml") && block.contains(setting)).unwrap();
+        std::fs::write(&path, block.strip_prefix("toml").unwrap()).unwrap();
+        let mut command = program();
+        command.args(["serve", "--check-config", "--config"]).arg(&path).env("RUNPOD_API_KEY", "hunter2");
+        let output = command.output().await.unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(lines.contains(shown) && !lines.contains("hunter2"), "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    for (overflow, bind, part) in [
+        ("url = \"http://127.0.0.1:7777/v2/ep\", after = \"1s\"", "127.0.0.1:7777", "this endpoint itself"),
+        ("url = \"http://localhost:7777/v2/ep/\", after = \"1s\"", "0.0.0.0:7777", "this endpoint itself"),
+        ("url = \"https://h/v2/e\", after = \"1s\", key_env = \"NO_SUCH_KEY\"", "127.0.0.1:0", "NO_SUCH_KEY"),
+        ("url = \"https://user:hunter2@h/v2/e\", after = \"1s\"", "127.0.0.1:0", "key_file"),
+    ] {
+        let path = folder.path().join("endpoints.toml");
+        std::fs::write(&path, format!("[[endpoint]]\nid = \"ep\"\noverflow = {{ {overflow} }}")).unwrap();
+        let args = ["serve", "--insecure-no-auth", "--check-config", "--bind", bind, "--config"];
+        let output = program().args(args).arg(&path).output().await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{error}");
+        assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+    }
 }

@@ -1,0 +1,99 @@
+//! Workers that break connections, and those that are gone.
+
+use axum::http::Method;
+
+use super::*;
+
+/// What a worker does with a request that it has read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It closes the connection and lives on.
+    HangsUp,
+    /// Its process ends.
+    Dies,
+}
+
+/// A worker that answers probes, and no request.
+async fn breaking(end: End) -> Worker {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let worker = Worker { address: listener.local_addr().unwrap(), ..Worker::start().await };
+    let requests = Arc::clone(&worker.requests);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; 1024];
+            let read = stream.read(&mut bytes).await.unwrap_or_default();
+            if bytes[..read].starts_with(b"GET /ping") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            } else if read > 0 {
+                requests.fetch_add(1, Ordering::Relaxed);
+                if end == End::Dies {
+                    drop(listener);
+                    return;
+                }
+            }
+        }
+    });
+    worker
+}
+
+async fn send(front: &Front, method: Method, body: &'static str) -> (u16, String) {
+    let request = Client::new().request(method, &front.base).header("x-runpod-worker-id", "w0").body(body);
+    let reply = timeout(SOON, request.send()).await.unwrap().unwrap();
+    (reply.status().as_u16(), reply.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_request_that_reached_a_worker_which_lives_on_is_never_sent_to_another_one() {
+    let (breaking, other) = (breaking(End::HangsUp).await, Worker::start().await);
+    let front = front(&[&breaking, &other], 4, Keys::default()).await;
+    front.all_ready().await;
+    for method in [Method::GET, Method::POST] {
+        let (status, text) = send(&front, method, "").await;
+        assert_eq!(status, 502, "{text}");
+        assert!(detail(&text).contains("connection to the worker broke before its answer"), "{text}");
+        assert!(detail(&text).contains("it was not sent to another one"), "{text}");
+    }
+    assert_eq!((breaking.requests.load(Ordering::Relaxed), other.requests.load(Ordering::Relaxed)), (2, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_can_be_repeated_goes_to_another_worker_when_its_own_has_died() {
+    for (method, body, expected) in
+        [(Method::GET, "", 200), (Method::DELETE, "", 200), (Method::POST, "", 502), (Method::PUT, "x", 502)]
+    {
+        let (dying, other) = (breaking(End::Dies).await, Worker::start().await);
+        let front = front(&[&dying, &other], 4, Keys::default()).await;
+        front.all_ready().await;
+        let (status, text) = send(&front, method.clone(), body).await;
+        assert_eq!(status, expected, "{method}: {text}");
+        let seen = other.requests.load(Ordering::Relaxed);
+        assert_eq!((dying.requests.load(Ordering::Relaxed), seen), (1, usize::from(expected == 200)), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_ends_its_workers_is_repeated_once() {
+    let workers = [breaking(End::Dies).await, breaking(End::Dies).await, breaking(End::Dies).await];
+    let front = front(&workers.each_ref(), 4, Keys::default()).await;
+    front.all_ready().await;
+    assert_eq!(send(&front, Method::GET, "").await.0, 502);
+    let seen: usize = workers.iter().map(|worker| worker.requests.load(Ordering::Relaxed)).sum();
+    assert_eq!(seen, 2);
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_reached_has_not_seen_the_request() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let other = Worker::start().await;
+    let front = front(&[&other], 4, Keys::default()).await;
+    front.all_ready().await;
+    let registration = front.balancer.register(Arc::from("gone"), gone);
+    eventually("it gets the request before its probe tells", async || {
+        front.balancer.set_ready("gone");
+        let (status, headers, _) = front.get("/", "gone").await;
+        (status == 200 && headers["x-runpod-worker-id"] == "w0").then_some(())
+    })
+    .await;
+    drop(registration);
+}
