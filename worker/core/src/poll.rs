@@ -69,6 +69,8 @@ impl Worker {
             Some(PollBlocker::Refreshing)
         } else if let Some(pause) = self.poll.pause(now) {
             Some(pause)
+        } else if self.delivery_behind {
+            Some(PollBlocker::DeliveryBehind)
         } else if self.free_places() == 0 {
             Some(PollBlocker::NoFreeSlot)
         } else {

@@ -229,6 +229,11 @@ impl<S: ResultSink> Deliverer<S> {
     /// danger than those, unless there are very many: writing it down would only make all of them wait longer. Returns whether it
     /// is overdue, and kept on disk.
     async fn turn(&self, message: &Message) -> (Option<SemaphorePermit<'_>>, bool) {
+        // Fails as long as somebody waits, so nobody is overtaken.
+        if let Ok(permit) = self.posts.try_acquire() {
+            return (Some(permit), false);
+        }
+        let place = self.shared.line.enter();
         let begun = Instant::now();
         let mut turn = pin!(self.permit());
         let mut accepted = self.accepted.load(Ordering::Relaxed);
@@ -238,6 +243,8 @@ impl<S: ResultSink> Deliverer<S> {
             }
             let before = std::mem::replace(&mut accepted, self.accepted.load(Ordering::Relaxed));
             if accepted == before || begun.elapsed() >= OVERDUE_IN_LINE {
+                // What is on disk is safe, however long the posts of others take.
+                drop(place);
                 let (permit, ()) = tokio::join!(turn, self.overdue(message));
                 return (permit, true);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, StopReason, ToHandler};
 
 use super::world::{World, taken};
-use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState};
+use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, PollBlocker, ProcessEvent, TakenJob, WorkerState};
 
 pub(super) const SEGV: ExitReason = ExitReason::Signal(11);
 
@@ -293,6 +293,18 @@ fn a_full_outbox_stops_the_polling() {
     world.feed(Event::Poll(PollAnswer::Aborted));
     assert_eq!(world.poll, None);
     world.feed(Event::Delivery(DeliveryEvent::Full(false)));
+    assert_eq!(world.poll, Some(2));
+}
+
+#[test]
+fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_flight() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(2), None));
+    world.feed(Event::Poll(PollAnswer::Empty));
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (None, Some(PollBlocker::DeliveryBehind)));
+    assert_eq!((world.snapshot().state, world.snapshot().reason), (WorkerState::Idle, None));
+    world.feed(Event::Delivery(DeliveryEvent::Behind(false)));
     assert_eq!(world.poll, Some(2));
 }
 
