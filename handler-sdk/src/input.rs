@@ -32,10 +32,7 @@ pub(crate) fn parse_envelope(job: &Bytes) -> Result<Envelope, HandlerError> {
 
 /// Reads the input as `T`, and holds it to the JSON Schema of `T`. A missing input counts as `{}`, because the platform drops
 /// empty objects. So does `null`, unless `T` accepts `null`.
-pub(crate) fn parse_input<T: DeserializeOwned>(
-    input: Option<&[u8]>,
-    schema: &InputSchema,
-) -> Result<T, HandlerError> {
+pub(crate) fn parse_input<T: DeserializeOwned>(input: Option<&[u8]>, schema: &InputSchema) -> Result<T, HandlerError> {
     let mut text = input.unwrap_or(b"{}");
     if text == b"null" {
         if let Ok(value) = serde_json::from_slice(text) {

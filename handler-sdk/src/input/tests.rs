@@ -25,7 +25,10 @@ fn raw(value: &serde_json::Value) -> Box<RawValue> {
 }
 
 fn read<T: DeserializeOwned + JsonSchema>(raw: Option<&RawValue>) -> Result<T, HandlerError> {
-    parse_input(raw.map(|raw| raw.get().as_bytes()), &InputSchema::compile(schemars::schema_for!(T).as_value()).unwrap())
+    parse_input(
+        raw.map(|raw| raw.get().as_bytes()),
+        &InputSchema::compile(schemars::schema_for!(T).as_value()).unwrap(),
+    )
 }
 
 fn message<T: DeserializeOwned + JsonSchema + std::fmt::Debug>(input: &serde_json::Value) -> String {

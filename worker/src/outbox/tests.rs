@@ -12,7 +12,7 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::queue::{PostReply, RequestError};
+use crate::queue::{PostReply, RequestError, ResultBody};
 use runpod_worker_core::FinalResult;
 
 /// One attempt as the queue saw it.
@@ -72,12 +72,12 @@ impl MemorySink {
 }
 
 impl ResultSink for MemorySink {
-    async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.attempt(if streamed { "streamed" } else { "final" }, None, job, body).await
+    async fn post_final(&self, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, None, job, body.whole()).await
     }
 
-    async fn post_final_of(&self, worker: &str, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.attempt(if streamed { "streamed" } else { "final" }, Some(worker), job, body).await
+    async fn post_final_of(&self, worker: &str, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, Some(worker), job, body.whole()).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, StopReason, ToHandler};
 
 use super::world::{World, taken};
-use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, PollBlocker, ProcessEvent, TakenJob, WorkerState};
+use crate::{
+    DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, PollBlocker, ProcessEvent, TakenJob, WorkerState,
+};
 
 pub(super) const SEGV: ExitReason = ExitReason::Signal(11);
 
