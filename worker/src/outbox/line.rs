@@ -8,36 +8,48 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// The line. It is long when twice as many results wait as are posted at the same time, until it is as long as that again.
+use super::limits::LINE_BYTES;
+
+/// The line. It is long when twice as many results wait as are posted at the same time, or [`LINE_BYTES`], until it is half as long.
 pub(super) struct Line {
-    posts: usize,
-    waiting: Mutex<usize>,
+    most: usize,
+    waiting: Mutex<Waiting>,
     is_long: watch::Sender<bool>,
 }
 
-/// A place in the line, until it is dropped.
-pub(super) struct Place(Arc<Line>);
+#[derive(Default)]
+struct Waiting {
+    results: usize,
+    bytes: usize,
+}
+
+/// The place of a result of this many bytes, until it is dropped.
+pub(super) struct Place(Arc<Line>, usize);
 
 impl Line {
     pub(super) fn new(posts: usize) -> Self {
-        Self { posts, waiting: Mutex::default(), is_long: watch::Sender::new(false) }
+        Self { most: posts * 2, waiting: Mutex::default(), is_long: watch::Sender::new(false) }
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> Place {
-        self.change(|waiting| waiting + 1);
-        Place(Arc::clone(self))
+    pub(super) fn enter(self: &Arc<Self>, bytes: usize) -> Place {
+        self.change(|waiting| {
+            waiting.results += 1;
+            waiting.bytes += bytes;
+        });
+        Place(Arc::clone(self), bytes)
     }
 
     pub(super) fn is_long(&self) -> watch::Receiver<bool> {
         self.is_long.subscribe()
     }
 
-    fn change(&self, change: impl FnOnce(usize) -> usize) {
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.waiting.lock();
-        *waiting = change(*waiting);
+        change(&mut waiting);
         // Under the lock, so that the last state belongs to the last length.
         self.is_long.send_if_modified(|is_long| {
-            let now = *waiting > if *is_long { self.posts } else { self.posts * 2 };
+            let part = if *is_long { 2 } else { 1 };
+            let now = waiting.results > self.most / part || waiting.bytes > LINE_BYTES / part;
             std::mem::replace(is_long, now) != now
         });
     }
@@ -45,6 +57,9 @@ impl Line {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.change(|waiting| waiting - 1);
+        self.0.change(|waiting| {
+            waiting.results -= 1;
+            waiting.bytes -= self.1;
+        });
     }
 }
