@@ -34,7 +34,7 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let limits: [(&str, &dyn LimitValue); 27] = [
+    let limits: [(&str, &dyn LimitValue); 28] = [
         ("handshake-timeout", &policy.handshake_timeout),
         ("ping-interval", &policy.ping_interval),
         ("pong-timeout", &policy.pong_timeout),
