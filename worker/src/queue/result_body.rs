@@ -78,7 +78,7 @@ mod tests {
                 (body.len(), body.parts().count(), shared),
                 (len + 2, if len < SHORT { 1 } else { 3 }, len == SHORT)
             );
-            assert_eq!(body.whole(), [b"{", output.as_ref(), b"}"].concat());
+            assert_eq!(body.whole(), [b"{".as_slice(), &output, b"}"].concat());
             assert_eq!(ResultBody::from(body.whole()), body);
         }
     }
