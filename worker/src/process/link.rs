@@ -160,3 +160,23 @@ impl Buf for Parts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_may_end_anywhere_in_the_frames() {
+        let frame = |header, payload| Frame { header: Bytes::from_static(header), payload, is_job: false };
+        let frames = || [frame(b"ab", Bytes::from_static(b"cde")), frame(b"f", Bytes::new()), frame(b"gh", "i".into())];
+        for cut in 0..=9 {
+            let mut parts = Parts::new(frames().into_iter());
+            parts.advance(cut);
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = parts.chunks_vectored(&mut slices);
+            let left: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!(left, b"abcdefghi"[cut..], "after {cut} bytes");
+            assert_eq!((parts.remaining(), parts.has_remaining()), (9 - cut, cut < 9));
+        }
+    }
+}
