@@ -6,6 +6,9 @@ use bytes::Bytes;
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
 use serde::Serialize;
 
+/// A piece of JSON, such as a text, that is worth room of its own.
+const LARGE_PIECE: usize = 64 * 1024;
+
 /// Why a value cannot be sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +55,10 @@ impl Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.len += bytes.len();
         if self.len <= MAX_PAYLOAD_LEN {
+            if bytes.len() > LARGE_PIECE {
+                // With room for what follows, so that it is not moved for a closing bracket.
+                self.kept.reserve(bytes.len() + LARGE_PIECE);
+            }
             self.kept.extend_from_slice(bytes);
         } else {
             self.kept = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -16,29 +17,28 @@ const MAX_UNKNOWN_FIELDS: usize = 100;
 /// A job as the queue sent it.
 #[derive(Debug)]
 pub(crate) struct Envelope {
-    pub(crate) input: Option<Box<RawValue>>,
+    /// Its JSON text. It can be large, so it is a part of the job's and not a copy.
+    pub(crate) input: Option<Bytes>,
     /// The other top-level fields.
     pub(crate) fields: HashMap<String, Box<RawValue>>,
 }
 
-pub(crate) fn parse_envelope(job: &[u8]) -> Result<Envelope, HandlerError> {
-    let mut fields: HashMap<String, Box<RawValue>> = serde_json::from_slice(job)
+pub(crate) fn parse_envelope(job: &Bytes) -> Result<Envelope, HandlerError> {
+    let mut fields: HashMap<String, &RawValue> = serde_json::from_slice(job)
         .map_err(|error| HandlerError::validation(format!("the job is not a JSON object: {error}")))?;
-    Ok(Envelope { input: fields.remove("input"), fields })
+    let input = fields.remove("input").map(|input| job.slice_ref(input.get().as_bytes()));
+    Ok(Envelope { input, fields: fields.into_iter().map(|(name, value)| (name, value.to_owned())).collect() })
 }
 
 /// Reads the input as `T`, and holds it to the JSON Schema of `T`. A missing input counts as `{}`, because the platform drops
 /// empty objects. So does `null`, unless `T` accepts `null`.
-pub(crate) fn parse_input<T: DeserializeOwned>(
-    raw: Option<&RawValue>,
-    schema: &InputSchema,
-) -> Result<T, HandlerError> {
-    let mut text = raw.map_or("{}", RawValue::get);
-    if text == "null" {
-        if let Ok(value) = serde_json::from_str(text) {
+pub(crate) fn parse_input<T: DeserializeOwned>(input: Option<&[u8]>, schema: &InputSchema) -> Result<T, HandlerError> {
+    let mut text = input.unwrap_or(b"{}");
+    if text == b"null" {
+        if let Ok(value) = serde_json::from_slice(text) {
             return Ok(value);
         }
-        text = "{}";
+        text = b"{}";
     }
     let (value, problems) = match parse(text, |unknown| warn_unknown("input", unknown)) {
         Ok(value) => (Some(value), schema.problems_beyond_serde(text)),
@@ -54,8 +54,8 @@ pub(crate) fn parse_input<T: DeserializeOwned>(
 }
 
 /// The first problem, at which serde stopped, and all others by the schema.
-fn with_others(first: Problem, text: &str, schema: &InputSchema) -> Vec<Problem> {
-    let Ok(value) = serde_json::from_str(text) else { return vec![first] };
+fn with_others(first: Problem, text: &[u8], schema: &InputSchema) -> Vec<Problem> {
+    let Ok(value) = serde_json::from_slice(text) else { return vec![first] };
     let is_new = |problem: &Problem| {
         problem.path != first.path || problem.about_a_field && !first.text.starts_with(&problem.text)
     };
@@ -66,7 +66,7 @@ fn with_others(first: Problem, text: &str, schema: &InputSchema) -> Vec<Problem>
 /// Reads another top-level field. Serde's message quotes the value, which may be a secret, so the error only names what was
 /// expected.
 pub(crate) fn parse_field<T: DeserializeOwned>(name: &str, raw: &RawValue) -> Result<Option<T>, HandlerError> {
-    parse(raw.get(), |unknown| warn_unknown(name, unknown)).map_err(|problem| {
+    parse(raw.get().as_bytes(), |unknown| warn_unknown(name, unknown)).map_err(|problem| {
         let text = match problem.text.rsplit_once(", expected ") {
             Some((_, expected)) => format!("expected {expected}"),
             None if problem.about_a_field => problem.text,
@@ -76,9 +76,9 @@ pub(crate) fn parse_field<T: DeserializeOwned>(name: &str, raw: &RawValue) -> Re
     })
 }
 
-fn parse<T: DeserializeOwned>(text: &str, mut unknown: impl FnMut(&str)) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(text: &[u8], mut unknown: impl FnMut(&str)) -> Result<T, Problem> {
     let mut track = serde_path_to_error::Track::new();
-    let mut json = serde_json::Deserializer::from_str(text);
+    let mut json = serde_json::Deserializer::from_slice(text);
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     serde_ignored::deserialize(tracked, |path| unknown(&path.to_string())).map_err(|error: serde_json::Error| {
         let track = track.path();

@@ -63,12 +63,12 @@ impl InputSchema {
 
     /// The problems of an input that serde has read. Serde decides which fields are required and which are unknown, because it
     /// knows aliases, which the schema does not show.
-    pub(crate) fn problems_beyond_serde(&self, text: &str) -> Vec<Problem> {
+    pub(crate) fn problems_beyond_serde(&self, text: &[u8]) -> Vec<Problem> {
         if self.validator.is_none() {
             return Vec::new();
         }
         // Serde has read the same text.
-        serde_json::from_str(text)
+        serde_json::from_slice(text)
             .map_or_else(|_| Vec::new(), |value| self.find(&value, |error| !is_about_names(error)))
     }
 

@@ -26,7 +26,8 @@ fn main() -> anyhow::Result<()> {
     println!("{:>12}  {:>5}  {:>10}  {:>10}  {:>10}  {:>12}", "bytes", "runs", "median", "p95", "worst", "remove");
     for (bytes, runs) in [(2_000, 200), (200_000, 50), (20_000_000, 20)] {
         let body = Bytes::from(vec![b'x'; bytes]);
-        let record = Record { job: "bench".into(), streamed: false, attempt: 1, time_ms: 0, body, origin: None };
+        let record =
+            Record { job: "bench".into(), streamed: false, attempt: 1, time_ms: 0, body: body.into(), origin: None };
         let (mut writes, mut removes) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             let entry = spool.new_entry();

@@ -19,7 +19,7 @@ use clap::Parser as _;
 use runpod_worker::app::{self, Control};
 use runpod_worker::cli::{Cli, Command as Verb};
 use runpod_worker::config::{Config, ProcessEnvironment};
-use runpod_worker::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+use runpod_worker::queue::{JobSource, PostReply, ResultBody, ResultSink, StopReply, TakeReply};
 use runpod_worker_core::{DrainCause, Event, JobId, TakenJob};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -64,7 +64,7 @@ impl Queue {
 }
 
 impl ResultSink for Queue {
-    async fn post_final(&self, job: &JobId, _body: Bytes, _streamed: bool) -> PostReply {
+    async fn post_final(&self, job: &JobId, _body: ResultBody, _streamed: bool) -> PostReply {
         self.hear(job).await
     }
 

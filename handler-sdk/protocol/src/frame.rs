@@ -17,6 +17,8 @@ pub const MAX_PAYLOAD_LEN: usize = 64 * 1024 * 1024;
 
 const PREFIX_LEN: usize = 8;
 const READ_CHUNK: usize = 64 * 1024;
+/// Least room for a blocking read: several small frames.
+const MIN_READ: usize = 4 * 1024;
 /// Most bytes read at once: more than a socket holds.
 const MAX_READ: usize = 1024 * 1024;
 
@@ -90,7 +92,10 @@ pub fn encode_header<M: Serialize>(message: &M, payload_len: usize) -> Result<Ve
 /// call [`next`](Self::next) until it returns `None`.
 #[derive(Debug)]
 pub struct Decoder<M> {
+    /// What was received, and after it `room` zeros.
     buffer: BytesMut,
+    /// How many bytes at the end of the buffer wait for a blocking reader. They are zeroed once, not for each read.
+    room: usize,
     /// Bytes of an oversize payload that are still to be skipped.
     skip: usize,
     _message: PhantomData<fn() -> M>,
@@ -98,7 +103,7 @@ pub struct Decoder<M> {
 
 impl<M> Default for Decoder<M> {
     fn default() -> Self {
-        Self { buffer: BytesMut::new(), skip: 0, _message: PhantomData }
+        Self { buffer: BytesMut::new(), room: 0, skip: 0, _message: PhantomData }
     }
 }
 
@@ -110,6 +115,8 @@ impl<M: DeserializeOwned> Decoder<M> {
 
     /// The buffer to which received bytes are appended, for callers that read from the stream themselves.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
+        self.buffer.truncate(self.received());
+        self.room = 0;
         self.buffer.reserve(self.missing().max(READ_CHUNK));
         &mut self.buffer
     }
@@ -119,14 +126,16 @@ impl<M: DeserializeOwned> Decoder<M> {
     /// # Errors
     /// The error of the reader.
     pub fn read_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
-        let start = self.buffer.len();
-        // Room for the whole frame at once, so that what is already here is not moved again and again.
-        let missing = self.missing();
-        self.buffer.reserve(missing);
-        self.buffer.resize(start + missing.clamp(READ_CHUNK, MAX_READ), 0);
-        let result = reader.read(&mut self.buffer[start..]);
-        self.buffer.truncate(start + *result.as_ref().unwrap_or(&0));
-        result
+        let (start, missing) = (self.received(), self.missing());
+        if self.room < missing.clamp(MIN_READ, MAX_READ) {
+            // Room for the whole frame at once, so that what is already here is not moved again and again.
+            self.buffer.reserve(missing.max(READ_CHUNK).saturating_sub(self.room));
+            self.room = missing.clamp(READ_CHUNK, MAX_READ);
+            self.buffer.resize(start + self.room, 0);
+        }
+        let read = reader.read(&mut self.buffer[start..])?;
+        self.room -= read.min(self.room);
+        Ok(read)
     }
 
     /// The next complete message, or `None` when more bytes are needed.
@@ -139,7 +148,7 @@ impl<M: DeserializeOwned> Decoder<M> {
     )]
     pub fn next(&mut self) -> Result<Option<Received<M>>, FrameError> {
         self.discard();
-        if self.skip > 0 || self.buffer.len() < PREFIX_LEN {
+        if self.skip > 0 || self.received() < PREFIX_LEN {
             return Ok(None);
         }
         let (header_len, payload_len) = self.lengths();
@@ -148,7 +157,7 @@ impl<M: DeserializeOwned> Decoder<M> {
         }
         let oversize = payload_len > MAX_PAYLOAD_LEN;
         let wanted = PREFIX_LEN + header_len + if oversize { 0 } else { payload_len };
-        if self.buffer.len() < wanted {
+        if self.received() < wanted {
             return Ok(None);
         }
         self.buffer.advance(PREFIX_LEN);
@@ -175,32 +184,37 @@ impl<M: DeserializeOwned> Decoder<M> {
         if self.skip > 0 {
             return Err(FrameError::Truncated { missing: self.skip });
         }
-        if self.buffer.is_empty() {
+        if self.received() == 0 {
             return Ok(());
         }
-        let wanted = if self.buffer.len() < PREFIX_LEN {
+        let wanted = if self.received() < PREFIX_LEN {
             PREFIX_LEN
         } else {
             let (header_len, payload_len) = self.lengths();
             PREFIX_LEN + header_len + payload_len
         };
-        Err(FrameError::Truncated { missing: wanted.saturating_sub(self.buffer.len()) })
+        Err(FrameError::Truncated { missing: wanted.saturating_sub(self.received()) })
+    }
+
+    /// How many bytes of the buffer were received.
+    fn received(&self) -> usize {
+        self.buffer.len() - self.room
     }
 
     /// How many bytes of the first frame are known to be still to come. Nothing is known of a frame over a limit.
     fn missing(&self) -> usize {
-        if self.skip > 0 || self.buffer.len() < PREFIX_LEN {
+        if self.skip > 0 || self.received() < PREFIX_LEN {
             return 0;
         }
         let (header_len, payload_len) = self.lengths();
         if header_len > MAX_HEADER_LEN || payload_len > MAX_PAYLOAD_LEN {
             return 0;
         }
-        (PREFIX_LEN + header_len + payload_len).saturating_sub(self.buffer.len())
+        (PREFIX_LEN + header_len + payload_len).saturating_sub(self.received())
     }
 
     fn discard(&mut self) {
-        let now = self.skip.min(self.buffer.len());
+        let now = self.skip.min(self.received());
         self.buffer.advance(now);
         self.skip -= now;
     }

@@ -126,7 +126,7 @@ mod tests {
     fn parse(input: &serde_json::Value) -> Result<Input, String> {
         let raw = serde_json::value::to_raw_value(input).unwrap();
         let schema = InputSchema::compile(schemars::schema_for!(Input).as_value()).unwrap();
-        parse_input(Some(&raw), &schema).map_err(|error| error.to_string())
+        parse_input(Some(raw.get().as_bytes()), &schema).map_err(|error| error.to_string())
     }
 
     #[test]

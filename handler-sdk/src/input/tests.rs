@@ -25,7 +25,10 @@ fn raw(value: &serde_json::Value) -> Box<RawValue> {
 }
 
 fn read<T: DeserializeOwned + JsonSchema>(raw: Option<&RawValue>) -> Result<T, HandlerError> {
-    parse_input(raw, &InputSchema::compile(schemars::schema_for!(T).as_value()).unwrap())
+    parse_input(
+        raw.map(|raw| raw.get().as_bytes()),
+        &InputSchema::compile(schemars::schema_for!(T).as_value()).unwrap(),
+    )
 }
 
 fn message<T: DeserializeOwned + JsonSchema + std::fmt::Debug>(input: &serde_json::Value) -> String {
@@ -98,9 +101,9 @@ fn a_field_error_never_quotes_the_value() {
 
 #[test]
 fn a_job_that_is_not_an_object_is_rejected() {
-    let error = parse_envelope(b"[1]").unwrap_err().to_string();
+    let error = parse_envelope(&Bytes::from_static(b"[1]")).unwrap_err().to_string();
     assert!(error.starts_with("the job is not a JSON object:"), "{error}");
-    let envelope = parse_envelope(br#"{"id": "a", "s3Config": {}}"#).unwrap();
+    let envelope = parse_envelope(&Bytes::from_static(br#"{"id": "a", "s3Config": {}}"#)).unwrap();
     assert!(envelope.input.is_none() && envelope.fields.contains_key("s3Config"));
 }
 

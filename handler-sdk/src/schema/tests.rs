@@ -11,7 +11,11 @@ fn lines(schema: &Value, value: &Value) -> Vec<String> {
 }
 
 fn beyond_serde(schema: &Value, value: &Value) -> Vec<String> {
-    compile(schema).problems_beyond_serde(&value.to_string()).iter().map(|problem| problem.line("input")).collect()
+    compile(schema)
+        .problems_beyond_serde(value.to_string().as_bytes())
+        .iter()
+        .map(|problem| problem.line("input"))
+        .collect()
 }
 
 #[test]

@@ -3,12 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use runpod_handler_protocol::records::{DEVICE_BYTES, PEAK_DEVICE_BYTES, PEAK_HOST_BYTES, RESERVED_DEVICE_BYTES};
 use runpod_handler_protocol::{ErrorKind, ErrorReport};
 
 use crate::fake_device::FakeDevice;
+
+/// How long a reading of the peak counts for all slots. To read it costs more than a job that does nothing.
+const PEAK_AGE: Duration = Duration::from_millis(10);
+
+/// The files of the kernel about this process.
+static FILES: LazyLock<ProcFiles> = LazyLock::new(ProcFiles::open);
 
 /// Measures the memory of one slot's jobs. Peaks are those of the whole process: with several slots, the peak of a job includes
 /// the jobs that run beside it.
@@ -16,8 +24,6 @@ use crate::fake_device::FakeDevice;
 pub(crate) struct JobMemory {
     #[cfg(feature = "torch")]
     device: tch::Device,
-    /// The files of the kernel about this process. They stay open, because they are used for every job.
-    files: Arc<ProcFiles>,
     /// Whether a probe tests the device that the jobs use.
     can_probe: bool,
 }
@@ -32,7 +38,6 @@ impl JobMemory {
         Self {
             #[cfg(feature = "torch")]
             device: known.unwrap_or(tch::Device::Cpu),
-            files: Arc::new(ProcFiles::open()),
             can_probe: known.is_some(),
         }
     }
@@ -40,7 +45,7 @@ impl JobMemory {
     /// Resets the peaks at the start of a job, unless another slot may be running one (`alone` is false).
     pub(crate) fn begin(&self, alone: bool) {
         if alone {
-            self.files.reset_peak();
+            FILES.reset_peak();
             #[cfg(feature = "torch")]
             crate::torch::memory::reset_peak(self.device);
         }
@@ -48,7 +53,7 @@ impl JobMemory {
 
     /// Adds the memory of the finished job to the values that its handler recorded.
     pub(crate) fn record(&self, records: &mut BTreeMap<String, f64>) {
-        if let Some(peak) = self.files.peak() {
+        if let Some(peak) = FILES.peak() {
             records.insert(PEAK_HOST_BYTES.to_owned(), peak as f64);
         }
         if let Some((allocated, reserved, peak)) = self.device_bytes() {
@@ -107,26 +112,39 @@ impl JobMemory {
     }
 }
 
-/// Files of the kernel about this process; `None` for one that cannot be opened.
+/// Files of the kernel about this process; `None` for one that cannot be opened. They stay open, because every job needs them.
 #[derive(Debug)]
 struct ProcFiles {
     status: Option<File>,
     clear_refs: Option<File>,
+    /// The last reading of the peak, since it was last reset.
+    last_peak: Mutex<Option<(Instant, u64)>>,
 }
 
 impl ProcFiles {
     fn open() -> Self {
         let clear_refs = File::options().write(true).open("/proc/self/clear_refs").ok();
-        Self { status: File::open("/proc/self/status").ok(), clear_refs }
+        Self { status: File::open("/proc/self/status").ok(), clear_refs, last_peak: Mutex::default() }
     }
 
     /// Resets the peak of the resident set, which proc(5) describes. Where that is forbidden, the peak is that of the process.
     fn reset_peak(&self) {
         let _ = self.clear_refs.as_ref().map(|file| file.write_at(b"5", 0));
+        *self.last_peak.lock() = None;
     }
 
-    /// The peak of the resident set in bytes.
+    /// The peak of the resident set in bytes, read a moment ago at most.
     fn peak(&self) -> Option<u64> {
+        let mut last = self.last_peak.lock();
+        if let Some((_, peak)) = last.filter(|(read_at, _)| read_at.elapsed() < PEAK_AGE) {
+            return Some(peak);
+        }
+        let peak = self.read_peak()?;
+        *last = Some((Instant::now(), peak));
+        Some(peak)
+    }
+
+    fn read_peak(&self) -> Option<u64> {
         // About 1,500 bytes; what is looked for is in the first half.
         let mut text = [0; 4096];
         let len = self.status.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -159,6 +177,19 @@ mod tests {
         assert!(records[PEAK_HOST_BYTES] > 1024.0, "{records:?}");
         assert_eq!(records.len(), 1, "{records:?}");
         assert_eq!(memory.probe(), Ok(()));
+    }
+
+    #[test]
+    fn a_reading_of_the_peak_counts_for_a_moment_and_not_beyond_a_reset() {
+        let files = ProcFiles::open();
+        let old = Instant::now().checked_sub(2 * PEAK_AGE);
+        *files.last_peak.lock() = Some((Instant::now() + Duration::from_secs(60), 7));
+        assert_eq!(files.peak(), Some(7));
+        *files.last_peak.lock() = old.map(|read_at| (read_at, 7));
+        assert!(files.peak() > Some(1024));
+        *files.last_peak.lock() = Some((Instant::now() + Duration::from_secs(60), 7));
+        files.reset_peak();
+        assert!(files.peak() > Some(1024));
     }
 
     #[test]

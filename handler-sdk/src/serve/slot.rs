@@ -163,7 +163,7 @@ fn run_job<H: Handler>(model: &mut Loaded<H>, received: ReceivedJob, setup: &Slo
 ///
 /// The report must reach the worker before user code can crash the process: the worker runs a job that was not started again,
 /// without blaming it for the crash.
-fn begin(running: &RunningJob, queue: &SendQueue, payload: &[u8]) -> Result<Envelope, HandlerError> {
+fn begin(running: &RunningJob, queue: &SendQueue, payload: &Bytes) -> Result<Envelope, HandlerError> {
     let started = ToSupervisor::Started { job: running.id.clone(), attempt: running.attempt, model: None };
     if running.stopped().is_none() {
         queue.push(&started, Bytes::new());

@@ -17,7 +17,7 @@ impl Worker {
             }
         } else if blocker.is_none() {
             self.poll.start();
-            let want = self.free_places().min(self.policy.poll_jobs);
+            let want = self.free_places().min(self.policy.poll_jobs).min(self.poll.jobs_in(self.policy.poll_bytes));
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
         }
     }
@@ -69,6 +69,8 @@ impl Worker {
             Some(PollBlocker::Refreshing)
         } else if let Some(pause) = self.poll.pause(now) {
             Some(pause)
+        } else if self.delivery_behind {
+            Some(PollBlocker::DeliveryBehind)
         } else if self.free_places() == 0 {
             Some(PollBlocker::NoFreeSlot)
         } else {

@@ -69,7 +69,7 @@ impl Worker {
             Some(PollBlocker::QueueUnavailable) => {
                 self.poll.failure.clone().or_else(|| Some(PollBlocker::QueueUnavailable.to_string()))
             }
-            Some(PollBlocker::NoFreeSlot) => None,
+            Some(PollBlocker::DeliveryBehind | PollBlocker::NoFreeSlot) => None,
             Some(blocker) => Some(blocker.to_string()),
             // The queue's last answer was 429, and the next one is awaited.
             None if state == WorkerState::Throttled && self.poll.is_rate_limited() => {

@@ -37,6 +37,8 @@ pub struct Worker {
     pub(crate) trouble: Option<String>,
     /// The outbox is over its limit, or its disk does not work.
     pub(crate) outbox_full: bool,
+    /// Many results wait for their turn to be posted.
+    pub(crate) delivery_behind: bool,
     pub(crate) undelivered: UndeliveredResults,
     pub(crate) gpu_slowdowns: Vec<GpuSlowdown>,
     /// Effects of the event at hand.
@@ -67,6 +69,7 @@ impl Worker {
             accounted_until: Time::default(),
             trouble: None,
             outbox_full: false,
+            delivery_behind: false,
             undelivered: UndeliveredResults::default(),
             gpu_slowdowns: Vec::new(),
             effects: Vec::new(),
@@ -169,6 +172,7 @@ impl Worker {
                 }
             }
             DeliveryEvent::Full(full) => self.outbox_full = full,
+            DeliveryEvent::Behind(behind) => self.delivery_behind = behind,
         }
     }
 

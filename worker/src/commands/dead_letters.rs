@@ -86,7 +86,7 @@ fn show(dead: &DeadLetters, name: &str) -> ExitCode {
     let reason = printable(reason);
     let finished = time(letter.record.time_ms);
     let _ = writeln!(io::stderr(), "id: {id}\njob: {job}\nfinished: {finished}\nstatus: {status}\nreason: {reason}");
-    print(&String::from_utf8_lossy(&letter.record.body))
+    print(&String::from_utf8_lossy(&letter.record.body.whole()))
 }
 
 /// Applies `act` to the named dead letters, or to all. Goes on after a failure.

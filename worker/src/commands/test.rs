@@ -17,7 +17,7 @@ use crate::app::{self, Control, StartError};
 use crate::checks;
 use crate::cli::TestArgs;
 use crate::config::{Config, EXIT_CONFIG};
-use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply, wire};
+use crate::queue::{JobSource, PostReply, ResultBody, ResultSink, StopReply, TakeReply, wire};
 use runpod_handler_protocol::CheckReport;
 use runpod_worker_core::{DrainCause, Event, JobId, TakenJob, WorkerState};
 
@@ -286,8 +286,8 @@ impl JobSource for OneJob {
 }
 
 impl ResultSink for OneJob {
-    async fn post_final(&self, _job: &JobId, body: Bytes, _streamed: bool) -> PostReply {
-        self.accept(QueueMessage::Final(body)).await
+    async fn post_final(&self, _job: &JobId, body: ResultBody, _streamed: bool) -> PostReply {
+        self.accept(QueueMessage::Final(body.whole())).await
     }
 
     async fn post_chunk(&self, _job: &JobId, body: Bytes) -> PostReply {

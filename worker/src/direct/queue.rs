@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::limits::{MAX_BODIES, MAX_UNREAD_MESSAGES, POLL_TIMEOUT, READ_TIMEOUT};
-use crate::queue::{JobSource, PostReply, ResultSink, StopReply, TakeReply};
+use crate::queue::{JobSource, PostReply, ResultBody, ResultSink, StopReply, TakeReply};
 
 /// Why a job is rejected, or ends without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -241,8 +241,8 @@ impl JobSource for DirectQueue {
 }
 
 impl ResultSink for DirectQueue {
-    async fn post_final(&self, job: &JobId, body: Bytes, _streamed: bool) -> PostReply {
-        self.send(job, CallerMessage::Final(body)).await
+    async fn post_final(&self, job: &JobId, body: ResultBody, _streamed: bool) -> PostReply {
+        self.send(job, CallerMessage::Final(body.whole())).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {

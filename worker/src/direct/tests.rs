@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::queue::{CallerMessage, DirectQueue, Rejection};
-use crate::queue::{JobSource as _, ResultSink as _, StopReply, TakeReply};
+use crate::queue::{JobSource as _, ResultBody, ResultSink as _, StopReply, TakeReply};
 use runpod_worker_core::{JobId, TakenJob};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ async fn a_caller_receives_the_messages_of_its_job_in_order() {
     assert_eq!(taken(&queue, 5).await, ["1".into(), "2".into()]);
     queue.post_progress(&"1".into(), Bytes::from_static(b"p")).await;
     queue.post_chunk(&"1".into(), Bytes::from_static(b"c")).await;
-    queue.post_final(&"1".into(), Bytes::from_static(b"f"), true).await;
+    queue.post_final(&"1".into(), "f".into(), true).await;
     assert!(matches!(first.next().await, CallerMessage::Progress(body) if body == "p"));
     assert!(matches!(first.next().await, CallerMessage::Chunk(body) if body == "c"));
     assert!(matches!(first.next().await, CallerMessage::Final(body) if body == "f"));
@@ -69,7 +69,7 @@ async fn a_caller_who_leaves_with_the_result_stops_no_job() {
     let queue = queue(8);
     let mut ticket = queue.submit(job("1"), queue.share()).unwrap();
     taken(&queue, 1).await;
-    queue.post_final(&"1".into(), Bytes::new(), false).await;
+    queue.post_final(&"1".into(), ResultBody::default(), false).await;
     ticket.next().await;
     drop(ticket);
     let left = queue.submit(job("2"), queue.share()).unwrap();
@@ -97,7 +97,7 @@ async fn a_job_that_waits_too_long_for_a_slot_is_rejected() {
     assert_eq!(taken(&queue, 5).await, ["running".into()]);
     let answer = tokio::spawn(async move { running.next().await });
     tokio::time::sleep(10 * WAIT).await;
-    queue.post_final(&"running".into(), Bytes::new(), false).await;
+    queue.post_final(&"running".into(), ResultBody::default(), false).await;
     assert!(matches!(answer.await.unwrap(), CallerMessage::Final(_)), "a job that runs has its own deadline");
 }
 
@@ -110,7 +110,7 @@ async fn a_closed_queue_rejects_waiting_jobs_and_lets_running_ones_finish() {
     queue.close();
     assert!(matches!(waiting.next().await, CallerMessage::Rejected(Rejection::Closed)));
     assert_eq!(queue.submit(job("new"), queue.share()).unwrap_err(), Rejection::Closed);
-    queue.post_final(&"running".into(), Bytes::new(), false).await;
+    queue.post_final(&"running".into(), ResultBody::default(), false).await;
     assert!(matches!(running.next().await, CallerMessage::Final(_)));
 }
 

@@ -20,7 +20,7 @@ use runpod_worker_core::{
 struct NoQueue;
 
 impl ResultSink for NoQueue {
-    async fn post_final(&self, _: &runpod_worker_core::JobId, _: bytes::Bytes, _: bool) -> PostReply {
+    async fn post_final(&self, _: &runpod_worker_core::JobId, _: crate::queue::ResultBody, _: bool) -> PostReply {
         PostReply::NoRoute
     }
 

@@ -32,6 +32,16 @@ enum Message {
     Chunk(Bytes),
 }
 
+impl Message {
+    /// Bytes of its body.
+    fn len(&self) -> usize {
+        match self {
+            Self::Final(pending) => pending.record.body.len(),
+            Self::Chunk(body) => body.len(),
+        }
+    }
+}
+
 /// How a series of tries ended.
 enum Outcome {
     Accepted,
@@ -229,6 +239,11 @@ impl<S: ResultSink> Deliverer<S> {
     /// danger than those, unless there are very many: writing it down would only make all of them wait longer. Returns whether it
     /// is overdue, and kept on disk.
     async fn turn(&self, message: &Message) -> (Option<SemaphorePermit<'_>>, bool) {
+        // Fails as long as somebody waits, so nobody is overtaken.
+        if let Ok(permit) = self.posts.try_acquire() {
+            return (Some(permit), false);
+        }
+        let place = self.shared.line.enter(message.len());
         let begun = Instant::now();
         let mut turn = pin!(self.permit());
         let mut accepted = self.accepted.load(Ordering::Relaxed);
@@ -238,6 +253,8 @@ impl<S: ResultSink> Deliverer<S> {
             }
             let before = std::mem::replace(&mut accepted, self.accepted.load(Ordering::Relaxed));
             if accepted == before || begun.elapsed() >= OVERDUE_IN_LINE {
+                // What is on disk is safe, however long the posts of others take.
+                drop(place);
                 let (permit, ()) = tokio::join!(turn, self.overdue(message));
                 return (permit, true);
             }

@@ -1,9 +1,7 @@
 //! How many bytes the outbox holds, and whether that is too many.
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
-
-use runpod_worker_core::{DeliveryEvent, Event};
+use tokio::sync::watch;
 
 /// Bytes held, against a limit. Over the limit the outbox is full, until half of the limit is free again, so that the
 /// worker does not start and stop taking jobs with every result.
@@ -55,20 +53,5 @@ impl HeldBytes {
 
     pub(super) fn full(&self) -> watch::Receiver<bool> {
         self.full.subscribe()
-    }
-}
-
-/// Tells the dispatcher when the outbox becomes full and when it no longer is. Ends with the outbox or the dispatcher.
-pub(super) async fn report_full(mut state: watch::Receiver<bool>, events: mpsc::Sender<Event>) {
-    let mut reported = false;
-    while state.changed().await.is_ok() {
-        let full = *state.borrow_and_update();
-        if full == reported {
-            continue;
-        }
-        reported = full;
-        if events.send(Event::Delivery(DeliveryEvent::Full(full))).await.is_err() {
-            return;
-        }
     }
 }

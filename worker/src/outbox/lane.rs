@@ -36,7 +36,7 @@ impl Step {
             Self::Chunk(chunk) => cost(&chunk.payload),
             Self::Progress(payload) => cost(payload),
             Self::Final(result) => final_cost(result),
-            Self::Recovered(pending) => cost(&pending.record.body),
+            Self::Recovered(pending) => pending.record.body.len() + ITEM_OVERHEAD,
         }
     }
 }
@@ -93,7 +93,7 @@ impl Lane {
         if let Some(entry) = pending.entry.clone() {
             lane.set_entry(entry);
         }
-        let held = cost(&pending.record.body);
+        let held = pending.record.body.len() + ITEM_OVERHEAD;
         held_bytes.add(held);
         *lane.items.lock() = Items { recovered: Some(Box::new(pending)), closed: true, held, ..Items::default() };
         lane

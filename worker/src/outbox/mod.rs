@@ -6,6 +6,7 @@ mod deliver;
 mod held_bytes;
 mod lane;
 pub(crate) mod limits;
+mod line;
 mod pending;
 mod shared;
 mod spool;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use runpod_worker_core::{DeliveryEvent, Event, JobId, OutboxItem};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::base::Identity;
 use crate::queue::ResultSink;
@@ -36,6 +37,7 @@ pub use self::stats::{OutboxStats, SpoolStats};
 use self::deliver::Deliverer;
 use self::held_bytes::HeldBytes;
 use self::lane::Lane;
+use self::line::Line;
 use self::pending::PendingResult;
 use self::shared::Shared;
 use self::spool_handle::SpoolHandle;
@@ -146,10 +148,12 @@ fn start<S: ResultSink>(
     let shared = Arc::new(Shared {
         lanes: Mutex::default(),
         held_bytes: Arc::new(HeldBytes::new(limits.max_bytes)),
+        line: Arc::new(Line::new(limits.max_posts)),
         counters: Counters::default(),
         spool,
     });
-    tokio::spawn(held_bytes::report_full(shared.held_bytes.full(), events.clone()));
+    tokio::spawn(report(shared.held_bytes.full(), events.clone(), DeliveryEvent::Full));
+    tokio::spawn(report(shared.line.is_long(), events.clone(), DeliveryEvent::Behind));
     if let Some(spool) = &shared.spool {
         tokio::spawn(spool.retry_until_writable(Arc::downgrade(&shared.held_bytes)));
     }
@@ -171,6 +175,21 @@ fn start<S: ResultSink>(
         });
     };
     Outbox { shared, start: Arc::new(start) }
+}
+
+/// Tells the dispatcher about each change of a state. Ends with the outbox or the dispatcher.
+async fn report(mut state: watch::Receiver<bool>, events: mpsc::Sender<Event>, event: fn(bool) -> DeliveryEvent) {
+    let mut reported = false;
+    while state.changed().await.is_ok() {
+        let now = *state.borrow_and_update();
+        if now == reported {
+            continue;
+        }
+        reported = now;
+        if events.send(Event::Delivery(event(now))).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

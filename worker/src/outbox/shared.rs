@@ -9,6 +9,7 @@ use runpod_worker_core::JobId;
 
 use super::held_bytes::HeldBytes;
 use super::lane::Lane;
+use super::line::Line;
 use super::spool_handle::SpoolHandle;
 use super::stats::Counters;
 
@@ -16,6 +17,7 @@ use super::stats::Counters;
 pub(super) struct Shared {
     pub(super) lanes: Mutex<HashMap<JobId, Arc<Lane>>>,
     pub(super) held_bytes: Arc<HeldBytes>,
+    pub(super) line: Arc<Line>,
     pub(super) counters: Counters,
     pub(super) spool: Option<SpoolHandle>,
 }

@@ -25,6 +25,7 @@ mod recover;
 mod undelivered;
 
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -215,9 +216,11 @@ impl Spool {
         let temporary = folder.join(format!("{stem}{TEMPORARY}"));
         let whole = folder.join(format!("{stem}{RESULT}"));
         let header = record.header(&self.owner, &self.origin);
+        let parts: Vec<&[u8]> =
+            iter::once(header.as_slice()).chain(record.body.parts().map(|part| &part[..])).collect();
         let stored = self
             .files
-            .write(&temporary, &[&header, &record.body])
+            .write(&temporary, &parts)
             .and_then(|()| self.files.rename(&temporary, &whole))
             .and_then(|()| self.files.sync_folder(folder));
         if stored.is_err() {

@@ -12,7 +12,7 @@ use runpod_handler_protocol::{ErrorKind, ErrorReport};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::queue::{PostReply, RequestError};
+use crate::queue::{PostReply, RequestError, ResultBody};
 use runpod_worker_core::FinalResult;
 
 /// One attempt as the queue saw it.
@@ -72,12 +72,12 @@ impl MemorySink {
 }
 
 impl ResultSink for MemorySink {
-    async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.attempt(if streamed { "streamed" } else { "final" }, None, job, body).await
+    async fn post_final(&self, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, None, job, body.whole()).await
     }
 
-    async fn post_final_of(&self, worker: &str, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.attempt(if streamed { "streamed" } else { "final" }, Some(worker), job, body).await
+    async fn post_final_of(&self, worker: &str, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.attempt(if streamed { "streamed" } else { "final" }, Some(worker), job, body.whole()).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {
@@ -127,7 +127,7 @@ impl Rig {
             match self.event().await {
                 DeliveryEvent::Chunk { seq, .. } => chunks.push(seq),
                 DeliveryEvent::Final { accepted, .. } => return (accepted, chunks),
-                DeliveryEvent::Full(_) | DeliveryEvent::Undelivered(_) => {}
+                DeliveryEvent::Full(_) | DeliveryEvent::Behind(_) | DeliveryEvent::Undelivered(_) => {}
             }
         }
     }
@@ -274,9 +274,10 @@ async fn the_outbox_is_full_over_the_limit_and_goes_at_half_of_it() {
         rig.send(job, done(&"x".repeat(3000)));
     }
     let mut events = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         events.push(match rig.event().await {
             DeliveryEvent::Full(full) => full.to_string(),
+            DeliveryEvent::Behind(behind) => format!("behind {behind}"),
             DeliveryEvent::Final { .. } => "final".to_owned(),
             DeliveryEvent::Chunk { .. } | DeliveryEvent::Undelivered(_) => "other".to_owned(),
         });
@@ -287,6 +288,42 @@ async fn the_outbox_is_full_over_the_limit_and_goes_at_half_of_it() {
     let finals_before = events[..at("false")].iter().filter(|event| *event == "final").count();
     assert!((2..=3).contains(&finals_before), "{events:?}");
     assert_eq!(rig.outbox.stats().held_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn delivery_is_behind_while_many_results_wait_for_their_turn() {
+    let limits = OutboxLimits { max_posts: 2, ..OutboxLimits::default() };
+    let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((100, code(200)), 7)), limits);
+    for job in 0..7 {
+        rig.send(&job.to_string(), done("1"));
+    }
+    // Two are posted and five wait, more than four. After the first two posts three wait, after the next two one does.
+    let mut finals = 0;
+    let mut changes = Vec::new();
+    while finals < 7 {
+        match rig.event().await {
+            DeliveryEvent::Behind(behind) => changes.push((behind, finals)),
+            DeliveryEvent::Final { .. } => finals += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let [(true, 0), (false, posted)] = changes[..] else { panic!("{changes:?}") };
+    assert!((2..=5).contains(&posted), "{changes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_accepts_nothing_does_not_keep_the_delivery_behind() {
+    // Results on disk are safe: the limit on bytes decides.
+    let limits = OutboxLimits { max_posts: 1, ..OutboxLimits::default() };
+    let mut rig = Rig::with_limits(MemorySink::new(std::iter::repeat_n((60_000, code(200)), 4)), limits);
+    for job in 0..4 {
+        rig.send(&job.to_string(), done("1"));
+    }
+    let began = Instant::now();
+    for expected in [true, false] {
+        assert!(matches!(rig.event().await, DeliveryEvent::Behind(behind) if behind == expected));
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,8 @@ limits! {
     pub(super) const SEND_QUEUE_PER_SLOT: usize = 4;
     /// Messages that may wait for any process, whatever its slots. The memory for them is taken when they wait.
     pub(super) const SEND_QUEUE_MAX: usize = 1 << 22;
+    /// Messages that are written with one system call.
+    pub(super) const FRAMES_AT_ONCE: usize = 32;
     /// Lines of stderr kept for the report about the exit.
     pub(super) const LAST_LINES: usize = 20;
     /// Longest line of output that is logged, in bytes; the rest of it is counted.

@@ -1,5 +1,8 @@
 //! The socket to a handler process: a reader that turns frames into events, a writer that turns messages into frames.
 
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
 use bytes::{Buf, Bytes};
 use runpod_handler_protocol::{Decoder, FrameError, Received, ToHandler, ToSupervisor, encode_header};
 use rustix::net::{Shutdown, shutdown};
@@ -9,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
+use super::limits::FRAMES_AT_ONCE;
 use super::running_jobs::RunningJobs;
 use super::secret_inputs::SecretInputs;
 use crate::logs::redact;
@@ -99,7 +103,8 @@ fn admit(message: &ToSupervisor, payload: Bytes, secrets: &SecretInputs) -> Byte
     }
 }
 
-/// Writes frames in order until the queue closes or the handler no longer reads.
+/// Writes frames in order until the queue closes or the handler no longer reads. Those that wait are written together, so that a
+/// handler with many slots wakes up once for the jobs of a poll.
 ///
 /// The secret inputs of a job are masked before the handler has them, so that it cannot print one too early.
 pub(super) async fn write(
@@ -108,13 +113,70 @@ pub(super) async fn write(
     secrets: SecretInputs,
     process: usize,
 ) {
-    while let Some(Frame { header, payload, is_job }) = frames.recv().await {
-        if is_job {
-            secrets.mask(&payload);
-        }
-        if let Err(error) = socket.write_all_buf(&mut header.chain(payload)).await {
+    let mut waiting = Vec::new();
+    while frames.recv_many(&mut waiting, FRAMES_AT_ONCE).await > 0 {
+        waiting.iter().filter(|frame| frame.is_job).for_each(|frame| secrets.mask(&frame.payload));
+        let mut parts = Parts::new(waiting.drain(..));
+        if let Err(error) = socket.write_all_buf(&mut parts).await {
             tracing::debug!(process, %error, "A handler process no longer reads its messages.");
             return;
+        }
+    }
+}
+
+/// Frames that are written together, without copying them.
+#[derive(Debug)]
+struct Parts(VecDeque<Bytes>);
+
+impl Parts {
+    fn new(frames: impl Iterator<Item = Frame>) -> Self {
+        let parts = frames.flat_map(|frame| [frame.header, frame.payload]);
+        Self(parts.filter(|part| !part.is_empty()).collect())
+    }
+}
+
+impl Buf for Parts {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |part| part)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let filled = slices.iter_mut().zip(&self.0).map(|(slice, part)| *slice = IoSlice::new(part));
+        filled.count()
+    }
+
+    fn advance(&mut self, mut bytes: usize) {
+        while let Some(first) = self.0.front_mut().filter(|_| bytes > 0) {
+            let of_first = bytes.min(first.len());
+            first.advance(of_first);
+            bytes -= of_first;
+            if first.is_empty() {
+                self.0.pop_front();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_may_end_anywhere_in_the_frames() {
+        let frame = |header, payload| Frame { header: Bytes::from_static(header), payload, is_job: false };
+        let frames = || [frame(b"ab", Bytes::from_static(b"cde")), frame(b"f", Bytes::new()), frame(b"gh", "i".into())];
+        for cut in 0..=9 {
+            let mut parts = Parts::new(frames().into_iter());
+            parts.advance(cut);
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = parts.chunks_vectored(&mut slices);
+            let left: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!(left, b"abcdefghi"[cut..], "after {cut} bytes");
+            assert_eq!((parts.remaining(), parts.has_remaining()), (9 - cut, cut < 9));
         }
     }
 }

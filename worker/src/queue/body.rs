@@ -3,11 +3,9 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::result_body::{ResultBody, STOP_POD};
 use crate::base::{Identity, VERSION};
 use runpod_worker_core::{FinalResult, JobCost};
-
-/// How the body ends that asks for a fresh worker.
-const STOP_POD: &[u8] = b",\"stopPod\":true}";
 
 /// The JSON text inside `error`: the six fields of RunPod's SDK, all strings.
 #[derive(Serialize)]
@@ -30,17 +28,20 @@ struct Cost {
 }
 
 /// The job-done body of a final result.
-pub fn result_body(result: &FinalResult, identity: &Identity) -> Bytes {
-    let mut body = Vec::new();
+pub fn result_body(result: &FinalResult, identity: &Identity) -> ResultBody {
+    let mut end = Vec::new();
+    if let Some(JobCost { gpu_time, dollars }) = result.cost {
+        end.extend_from_slice(b",\"cost\":");
+        end.extend_from_slice(json_text(&Cost { gpu_seconds: gpu_time.as_secs_f64(), dollars }).as_bytes());
+    }
+    end.extend_from_slice(if result.stop_pod { STOP_POD } else { b"}" });
     match &result.result {
-        Ok(output) => {
+        Ok(output) if output.is_empty() || output.as_ref() == b"null" => {
             // A streamed job without an output of its own ends with an empty list, as RunPod's SDK has it.
-            let nothing: &[u8] = if result.streamed { b"[]" } else { b"null" };
-            let output = if output.is_empty() || output.as_ref() == b"null" { nothing } else { output };
-            body.reserve(output.len() + 32);
-            body.extend_from_slice(b"{\"output\":");
-            body.extend_from_slice(output);
+            let nothing: &'static [u8] = if result.streamed { b"[]" } else { b"null" };
+            ResultBody::new(b"{\"output\":", &Bytes::from_static(nothing), &end)
         }
+        Ok(output) => ResultBody::new(b"{\"output\":", output, &end),
         Err(report) => {
             let text = ErrorText {
                 error_type: report.kind.as_str(),
@@ -50,16 +51,9 @@ pub fn result_body(result: &FinalResult, identity: &Identity) -> Bytes {
                 worker_id: &identity.worker_id,
                 runpod_version: VERSION,
             };
-            body.extend_from_slice(b"{\"error\":");
-            body.extend_from_slice(json_text(&json_text(&text)).as_bytes());
+            ResultBody::new(b"{\"error\":", &json_text(&json_text(&text)).into(), &end)
         }
     }
-    if let Some(JobCost { gpu_time, dollars }) = result.cost {
-        body.extend_from_slice(b",\"cost\":");
-        body.extend_from_slice(json_text(&Cost { gpu_seconds: gpu_time.as_secs_f64(), dollars }).as_bytes());
-    }
-    body.extend_from_slice(if result.stop_pod { STOP_POD } else { b"}" });
-    body.into()
 }
 
 /// The job-done body of a result that an earlier run has left: the fresh worker that it may ask for is here.
@@ -105,7 +99,7 @@ mod tests {
             stop_pod,
             cost: None,
         };
-        String::from_utf8(result_body(&result, &identity()).to_vec()).unwrap()
+        String::from_utf8(result_body(&result, &identity()).whole().to_vec()).unwrap()
     }
 
     #[test]

@@ -92,6 +92,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::queue::ResultBody;
 
     /// Answers with scripted replies, the last of them for ever.
     #[derive(Default)]
@@ -114,7 +115,7 @@ mod tests {
     }
 
     impl ResultSink for Script {
-        async fn post_final(&self, _: &JobId, _: Bytes, _: bool) -> PostReply {
+        async fn post_final(&self, _: &JobId, _: ResultBody, _: bool) -> PostReply {
             PostReply::NoRoute
         }
 

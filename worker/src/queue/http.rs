@@ -1,10 +1,12 @@
 //! RunPod's queue over HTTP: job-take, job-take-batch, job-stop, job-done, job-stream.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use futures_util::stream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use runpod_handler_protocol::MAX_PAYLOAD_LEN;
@@ -15,8 +17,8 @@ use super::limits::{
     POST_BODY_TIMEOUT, POST_BYTES_PER_SECOND, POST_TIMEOUT, POST_TIMEOUT_MAX, PROGRESS_TIMEOUT,
 };
 use super::{
-    Extension, Extensions, JobSource, Outage, PostReply, QueueConfig, RequestError, ResultSink, StopReply, TakeReply,
-    TenantField, wire,
+    Extension, Extensions, JobSource, Outage, PostReply, QueueConfig, RequestError, ResultBody, ResultSink, StopReply,
+    TakeReply, TenantField, wire,
 };
 use crate::base::url::append;
 use crate::base::{ClientError, UrlTemplate, excerpt, http_client, request_error_text, retry_after};
@@ -116,14 +118,28 @@ impl HttpQueue {
         sent.map_err(request_error)
     }
 
-    async fn post_result(&self, mut url: String, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
+    async fn post_result(&self, mut url: String, job: &JobId, body: &ResultBody, streamed: bool) -> PostReply {
         append(&mut url, "isStream", if streamed { "true" } else { "false" });
         let limit = post_timeout(body.len());
-        self.post(&url, job, body, limit).await
+        if body.parts().count() < 2 {
+            return self.post(&url, job, body.whole(), limit).await;
+        }
+        let parts: Vec<Bytes> = body.parts().cloned().collect();
+        let in_parts = reqwest::Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<_, Infallible>)));
+        let request = self.posts.post(&url).header(CONTENT_LENGTH, body.len()).body(in_parts);
+        match self.post_request(request, job, limit).await {
+            // The client can follow a redirect only with a body in one piece.
+            PostReply::Status { code: 307 | 308, .. } => self.post(&url, job, body.whole(), limit).await,
+            reply => reply,
+        }
     }
 
     async fn post(&self, url: &str, job: &JobId, body: Bytes, limit: Duration) -> PostReply {
-        let mut request = self.extensions.sign(self.posts.post(url)).body(body).timeout(limit);
+        self.post_request(self.posts.post(url).body(body), job, limit).await
+    }
+
+    async fn post_request(&self, request: RequestBuilder, job: &JobId, limit: Duration) -> PostReply {
+        let mut request = self.extensions.sign(request).timeout(limit);
         // The queue finds the job by the URL, so an id that cannot stand in a header does no harm.
         if let Ok(id) = HeaderValue::from_str(job.as_str()) {
             request = request.header(REQUEST_ID, id);
@@ -234,12 +250,12 @@ impl ResultSink for HttpQueue {
         self.outage.clone()
     }
 
-    async fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.post_result(self.done.for_job(job), job, body, streamed).await
+    async fn post_final(&self, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.post_result(self.done.for_job(job), job, &body, streamed).await
     }
 
-    async fn post_final_of(&self, worker: &str, job: &JobId, body: Bytes, streamed: bool) -> PostReply {
-        self.post_result(self.done.for_job_of(worker, job), job, body, streamed).await
+    async fn post_final_of(&self, worker: &str, job: &JobId, body: ResultBody, streamed: bool) -> PostReply {
+        self.post_result(self.done.for_job_of(worker, job), job, &body, streamed).await
     }
 
     async fn post_chunk(&self, job: &JobId, body: Bytes) -> PostReply {

@@ -7,6 +7,7 @@ mod http;
 pub(crate) mod limits;
 mod outage;
 pub mod poller;
+mod result_body;
 pub mod stop;
 mod tenant;
 pub mod wire;
@@ -22,6 +23,7 @@ pub use body::{chunk_body, progress_body, result_body, without_stop_pod};
 pub use extensions::{Extension, Extensions, ping_interval};
 pub use http::{HttpQueue, request_error};
 pub use outage::Outage;
+pub use result_body::ResultBody;
 pub use tenant::TenantField;
 
 /// Where jobs come from.
@@ -42,14 +44,14 @@ pub trait JobSource: Send + Sync + 'static {
 /// Where results go. Each call is one try.
 pub trait ResultSink: Send + Sync + 'static {
     /// Posts a final result. `streamed` says that the handler streams.
-    fn post_final(&self, job: &JobId, body: Bytes, streamed: bool) -> impl Future<Output = PostReply> + Send;
+    fn post_final(&self, job: &JobId, body: ResultBody, streamed: bool) -> impl Future<Output = PostReply> + Send;
 
     /// Posts a final result of another worker, `worker`, as that worker would have.
     fn post_final_of(
         &self,
         worker: &str,
         job: &JobId,
-        body: Bytes,
+        body: ResultBody,
         streamed: bool,
     ) -> impl Future<Output = PostReply> + Send {
         let _ = worker;

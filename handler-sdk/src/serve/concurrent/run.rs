@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::StopReason;
-use serde_json::value::RawValue;
 
 use super::polls::Polls;
 use crate::async_handler::AsyncHandler;
@@ -64,7 +63,7 @@ pub(super) async fn run_job<H: AsyncHandler>(shared: Arc<Running<H>>, polls: Arc
 }
 
 /// A job, and its input as JSON.
-type Begun = (Arc<Job<AwaitedChunks>>, Option<Box<RawValue>>);
+type Begun = (Arc<Job<AwaitedChunks>>, Option<Bytes>);
 
 /// Reads the job object. A job that was stopped while it waited does not run.
 fn begin<H>(shared: &Running<H>, received: ReceivedJob) -> Result<Begun, HandlerError> {
@@ -81,7 +80,7 @@ fn begin<H>(shared: &Running<H>, received: ReceivedJob) -> Result<Begun, Handler
 async fn execute<H: AsyncHandler>(
     shared: &Running<H>,
     job: &Arc<Job<AwaitedChunks>>,
-    input: Option<Box<RawValue>>,
+    input: Option<Bytes>,
 ) -> Result<Bytes, HandlerError> {
     let parsed = parse_input(input.as_deref(), &shared.schema)?;
     drop(input);

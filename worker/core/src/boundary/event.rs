@@ -232,6 +232,8 @@ pub enum DeliveryEvent {
     },
     /// The outbox is full: over its limit, or unable to keep results safe (`true`), or that is over (`false`).
     Full(bool),
+    /// Many results wait for their turn while others are posted (`true`), or few do again (`false`).
+    Behind(bool),
     /// An earlier run left the results of these jobs; the outbox is about to deliver them. Sent once, before anything else.
     Undelivered(Vec<JobId>),
 }

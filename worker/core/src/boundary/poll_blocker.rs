@@ -21,13 +21,15 @@ pub enum PollBlocker {
     RateLimited,
     /// The last request failed; the next one follows after a pause.
     QueueUnavailable,
+    /// Jobs end faster than their results are posted: the results that wait for their turn come first.
+    DeliveryBehind,
     /// Every slot is busy or loading, and the prefetch is used up.
     NoFreeSlot,
 }
 
 impl PollBlocker {
     /// All of them, in the order in which they are looked at.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Draining,
         Self::NotServing,
         Self::OutboxFull,
@@ -36,6 +38,7 @@ impl PollBlocker {
         Self::Refreshing,
         Self::RateLimited,
         Self::QueueUnavailable,
+        Self::DeliveryBehind,
         Self::NoFreeSlot,
     ];
 
@@ -50,13 +53,14 @@ impl PollBlocker {
             Self::Refreshing => "refreshing",
             Self::RateLimited => "rate_limited",
             Self::QueueUnavailable => "queue_unavailable",
+            Self::DeliveryBehind => "delivery_behind",
             Self::NoFreeSlot => "no_free_slot",
         }
     }
 
     /// Whether it only delays the next request and says nothing against the one in flight.
     pub fn only_delays(self) -> bool {
-        matches!(self, Self::RateLimited | Self::QueueUnavailable | Self::NoFreeSlot)
+        matches!(self, Self::RateLimited | Self::QueueUnavailable | Self::DeliveryBehind | Self::NoFreeSlot)
     }
 }
 
@@ -76,6 +80,7 @@ impl fmt::Display for PollBlocker {
             Self::Refreshing => "a job asked for a fresh worker, so this one takes no jobs for a few seconds",
             Self::RateLimited => "the queue asked for fewer requests (429)",
             Self::QueueUnavailable => "the last request for jobs failed; the next one follows after a pause",
+            Self::DeliveryBehind => "results wait for their turn to be posted, so jobs are taken a moment later",
             Self::NoFreeSlot => "every slot is busy or loading its model",
         })
     }

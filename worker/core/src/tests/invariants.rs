@@ -131,6 +131,7 @@ impl Ledger {
                 assert!(!self.gone || away >= AWAY, "polls {away:?} after the queue was told that it is gone");
                 self.gone = false;
                 assert!(!worker.outbox_full, "polls although the outbox is full");
+                assert!(!worker.delivery_behind, "polls although many results wait to be posted");
                 assert!(
                     !worker.undelivered.delays_polling(),
                     "polls before the results of an earlier run are delivered"

@@ -51,6 +51,7 @@ enum Action {
     Delivered(usize, bool),
     ChunkDelivered(u8),
     OutboxFull(bool),
+    DeliveryBehind(bool),
     GpuSlowdown(bool),
     Wait(u32),
     Drain,
@@ -87,6 +88,7 @@ fn usual() -> impl Strategy<Value = Action> {
         2 => (process, 1u32..6).prop_map(|(index, jobs)| Concurrency(index, jobs)),
         8 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(which, accepted)| Delivered(which, accepted)),
         2 => (0u8..12).prop_map(ChunkDelivered),
+        1 => prop::bool::weighted(0.3).prop_map(DeliveryBehind),
         1 => any::<bool>().prop_map(GpuSlowdown),
         6 => (0u32..20_000).prop_map(Wait),
     ]
@@ -257,6 +259,7 @@ fn act(world: &mut World, action: Action) {
             let job = JobId::from(name(job));
             world.feed(Event::Delivery(DeliveryEvent::Chunk { job, attempt: 1, seq: 1 }));
         }
+        Action::DeliveryBehind(behind) => world.feed(Event::Delivery(DeliveryEvent::Behind(behind))),
         Action::OutboxFull(full) => world.feed(Event::Delivery(DeliveryEvent::Full(full))),
         Action::GpuSlowdown(hot) => {
             let gpu = GpuSlowdown { gpu: 0, reasons: vec![SlowdownReason::HwThermal] };

@@ -5,7 +5,9 @@ use std::time::Duration;
 use runpod_handler_protocol::{ErrorKind, PROTOCOL_VERSION, StopReason, ToHandler};
 
 use super::world::{World, taken};
-use crate::{DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, ProcessEvent, TakenJob, WorkerState};
+use crate::{
+    DeliveryEvent, Event, ExitReason, JobId, Policy, PollAnswer, PollBlocker, ProcessEvent, TakenJob, WorkerState,
+};
 
 pub(super) const SEGV: ExitReason = ExitReason::Signal(11);
 
@@ -293,6 +295,34 @@ fn a_full_outbox_stops_the_polling() {
     world.feed(Event::Poll(PollAnswer::Aborted));
     assert_eq!(world.poll, None);
     world.feed(Event::Delivery(DeliveryEvent::Full(false)));
+    assert_eq!(world.poll, Some(2));
+}
+
+#[test]
+fn a_poll_asks_for_as_many_large_jobs_as_fit_into_its_bytes() {
+    let mut world = World::serving_with(Policy { slots: 9, poll_bytes: 1000, ..Policy::default() });
+    let jobs = |world: &mut World, names: &[&str], len: usize| {
+        let jobs = names.iter().map(|name| TakenJob::new((*name).into(), Ok(vec![b' '; len].into()))).collect();
+        world.feed(Event::Poll(PollAnswer::Jobs(jobs)));
+        world.poll
+    };
+    assert_eq!(world.poll, Some(9));
+    assert_eq!(jobs(&mut world, &["a", "b"], 400), Some(2));
+    world.feed(Event::Poll(PollAnswer::Empty));
+    assert_eq!(world.poll, Some(2));
+    assert_eq!(jobs(&mut world, &["c"], 4000), Some(1), "one is always asked for");
+    assert_eq!(jobs(&mut world, &["d"], 10), Some(5), "all that are free");
+}
+
+#[test]
+fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_flight() {
+    let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(2), None));
+    world.feed(Event::Poll(PollAnswer::Empty));
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (None, Some(PollBlocker::DeliveryBehind)));
+    assert_eq!((world.snapshot().state, world.snapshot().reason), (WorkerState::Idle, None));
+    world.feed(Event::Delivery(DeliveryEvent::Behind(false)));
     assert_eq!(world.poll, Some(2));
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::queue::{PostReply, ResultSink, without_stop_pod};
+use crate::queue::{PostReply, ResultBody, ResultSink, without_stop_pod};
 use runpod_worker_core::JobId;
 
 /// Format of the files.
@@ -40,7 +40,7 @@ pub struct Record {
     /// When the job had finished, in milliseconds since 1970.
     pub time_ms: u64,
     /// The job-done body.
-    pub body: Bytes,
+    pub body: ResultBody,
     /// Who ran the job, for a result that was read from a file; `None` for a result of this worker.
     pub origin: Option<Origin>,
 }
@@ -129,7 +129,7 @@ impl Record {
         line.push(b'\n');
         let mut sum = crc32fast::Hasher::new();
         sum.update(&line);
-        sum.update(&self.body);
+        self.body.parts().for_each(|part| sum.update(part));
         let mut text = format!("{MAGIC}{VERSION} crc32={:08x}\n", sum.finalize()).into_bytes();
         text.append(&mut line);
         text
@@ -152,7 +152,7 @@ impl Record {
             streamed: header.streamed,
             attempt: header.attempt,
             time_ms: header.time_ms,
-            body: without_stop_pod(&file.slice(body..)),
+            body: without_stop_pod(&file.slice(body..)).into(),
             origin: (!origin.worker.is_empty()).then_some(origin),
         })
     }
@@ -224,14 +224,8 @@ mod tests {
     use super::*;
 
     fn file(body: &'static str) -> Vec<u8> {
-        let record = Record {
-            job: "j-1".into(),
-            streamed: true,
-            attempt: 1,
-            time_ms: 7,
-            body: Bytes::from_static(body.as_bytes()),
-            origin: None,
-        };
+        let record =
+            Record { job: "j-1".into(), streamed: true, attempt: 1, time_ms: 7, body: body.into(), origin: None };
         [
             record.header("w1", &Origin::new("w 1", "http://h/job-done/$RUNPOD_POD_ID/$ID?gpu=A")).as_slice(),
             body.as_bytes(),
@@ -243,7 +237,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let record = Record::decode(file("{\"output\":\"\n\"}"), "w1").unwrap();
         assert_eq!((record.job.as_str(), record.streamed, record.attempt, record.time_ms), ("j-1", true, 1, 7));
-        assert_eq!(record.body, "{\"output\":\"\n\"}");
+        assert_eq!(record.body.whole(), "{\"output\":\"\n\"}");
         let origin = Origin::new("w 1", "http://h/job-done/$RUNPOD_POD_ID/$ID?gpu=B");
         assert_eq!(record.origin, Some(origin), "the same queue, whatever the GPU");
     }

@@ -20,7 +20,7 @@ fn start(files: &FaultyFilesystem) -> (Spool, Undelivered) {
 
 fn record(job: &str, version: u32) -> Record {
     let body = Bytes::from(format!("{{\"output\":\"{job} {version} {}\"}}", "x".repeat(version as usize % 50)));
-    Record { job: job.into(), streamed: false, attempt: 1, time_ms: 1, body, origin: None }
+    Record { job: job.into(), streamed: false, attempt: 1, time_ms: 1, body: body.into(), origin: None }
 }
 
 fn jobs(undelivered: &Undelivered) -> Vec<&str> {
@@ -285,10 +285,10 @@ fn torn_and_foreign_files_are_set_aside_and_the_rest_is_delivered() {
     let foreign = record("b", 1);
     let put = |name: &str, parts: &[&[u8]]| files.write(&Path::new("/spool/w1/results").join(name), parts).unwrap();
     put("000000000002.result", &[&whole[..whole.len() - 3]]);
-    put("000000000003.result", &[&foreign.header("w2", &Origin::default()), &foreign.body]);
+    put("000000000003.result", &[&foreign.header("w2", &Origin::default()), &foreign.body.whole()]);
     put("notes.txt", &[b"hello"]);
     // Whole, but the crash came before it had its name.
-    put("000000000005.tmp", &[&foreign.header(OWNER, &Origin::default()), &foreign.body]);
+    put("000000000005.tmp", &[&foreign.header(OWNER, &Origin::default()), &foreign.body.whole()]);
     // Cut off at any byte, the first included: an end of the worker that harmed nobody.
     for len in 0..whole.len() {
         put(&format!("{:012}.tmp", 100 + len), &[&whole[..len]]);

@@ -28,7 +28,7 @@ struct Refusing {
 }
 
 impl ResultSink for Refusing {
-    async fn post_final(&self, job: &JobId, _: Bytes, _: bool) -> PostReply {
+    async fn post_final(&self, job: &JobId, _: ResultBody, _: bool) -> PostReply {
         self.attempts.lock().push((job.to_string(), Instant::now()));
         let refuses = self.is_on.load(Ordering::SeqCst) && self.jobs.contains(&job.as_str());
         code(if refuses { 503 } else { 200 })

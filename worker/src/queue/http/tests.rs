@@ -277,6 +277,30 @@ async fn redirects_that_keep_the_method_are_followed_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_result_in_parts_is_sent_as_one_in_one_piece_and_follows_the_same_redirects() {
+    let to = "/v2/other?kept=1";
+    let server =
+        Server::start([status(200), redirect(307, to), redirect(307, to), status(200), redirect(302, to)]).await;
+    let queue = server.queue();
+    let job = JobId::from("j1");
+    let body = ResultBody::new(b"{\"output\":", &format!("\"{}\"", "x".repeat(100_000)).into(), b"}");
+    assert!(body.parts().count() > 1);
+    for code in [200, 200, 302] {
+        assert_eq!(queue.post_final(&job, body.clone(), false).await, PostReply::Status { code, retry_after: None });
+    }
+    let seen = server.seen();
+    let lines: Vec<&str> = seen.iter().map(|seen| seen.line.split('/').nth(2).unwrap()).collect();
+    assert_eq!(lines, ["ep", "ep", "ep", "other?kept=1", "ep"]);
+    for seen in &seen {
+        assert_eq!(seen.body, body.whole());
+        assert_eq!(seen.header("content-length"), Some(body.len().to_string().as_str()));
+        assert_eq!(seen.header("transfer-encoding"), None);
+        assert_eq!(seen.header("authorization"), Some("hunter2"));
+        assert_eq!(seen.header("x-request-id"), Some("j1"));
+    }
+}
+
+#[tokio::test]
 async fn a_closed_port_is_a_failure_and_its_text_holds_no_secret() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let server = Server { address, seen: Arc::default() };

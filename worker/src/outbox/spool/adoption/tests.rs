@@ -27,7 +27,7 @@ fn open_within(root: &Path, worker: &str, limits: AdoptionLimits) -> (Spool, Und
 
 fn record(job: &str) -> Record {
     let body = Bytes::from(format!("{{\"output\":\"{job}\"}}"));
-    Record { job: job.into(), streamed: false, attempt: 1, time_ms: now_ms(), body, origin: None }
+    Record { job: job.into(), streamed: false, attempt: 1, time_ms: now_ms(), body: body.into(), origin: None }
 }
 
 /// A worker that ends without having delivered the results of these jobs.
