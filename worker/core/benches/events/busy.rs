@@ -1,15 +1,9 @@
-//! What one event costs the core, by the number of jobs that the worker holds: `cargo bench -p runpod-worker-core`.
-//!
-//! One job after the other is taken, started, done and delivered, beside all the others, which run on. A snapshot is made for each
-//! event, as the worker does.
-#![expect(clippy::disallowed_types, reason = "a bench measures with the clock that the core does not have")]
-#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
-#![expect(clippy::expect_used, reason = "a worker that does not behave as expected has no figure")]
+//! A worker that holds many jobs. The bar on instructions (`tests/instructions`) measures it too.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use runpod_handler_protocol::{Manifest, PROTOCOL_VERSION, ToHandler, ToSupervisor};
@@ -19,33 +13,11 @@ use runpod_worker_core::{
 };
 use serde_json::Value;
 
-const HELD: [u32; 3] = [10, 1_000, 100_000];
-const ROUNDS: usize = 7;
-const JOBS: u32 = 4_000;
-/// Poll answer, `Started`, `Done`, delivery.
-const EVENTS: u32 = 4 * JOBS;
-
-fn main() {
-    let mut workers = HELD.map(Busy::new);
-    let mut times = HELD.map(|_| Vec::new());
-    // Alternating, so that a slow moment of the machine does not hit one size only.
-    for _ in 0..ROUNDS {
-        for (worker, times) in workers.iter_mut().zip(&mut times) {
-            times.push(worker.round() / EVENTS);
-        }
-    }
-    println!("{:>10}  {:>14}  {:>12}", "jobs held", "one event", "ratio");
-    let medians = times.map(|mut times| {
-        times.sort();
-        times[ROUNDS / 2]
-    });
-    for (held, median) in HELD.iter().zip(medians) {
-        println!("{held:>10}  {median:>14.2?}  {:>12.2}", median.as_secs_f64() / medians[0].as_secs_f64());
-    }
-}
+/// What one job is to the core: poll answer, `Started`, `Done`, delivery.
+pub(crate) const EVENTS: u32 = 4;
 
 /// A worker with one or two free slots, all others busy.
-struct Busy {
+pub(crate) struct Busy {
     worker: Worker,
     now: Time,
     next: u64,
@@ -53,7 +25,8 @@ struct Busy {
 }
 
 impl Busy {
-    fn new(jobs: u32) -> Self {
+    /// With so many jobs that run on.
+    pub(crate) fn new(jobs: u32) -> Self {
         let policy = Policy { job_timeout: Duration::from_secs(1_000_000), ..Policy::default() };
         let mut busy = Self { worker: Worker::new(policy), now: Time::default(), next: 0, held: Arc::default() };
         busy.handle(Event::Timer);
@@ -85,9 +58,9 @@ impl Busy {
         busy
     }
 
-    fn round(&mut self) -> Duration {
-        let begin = Instant::now();
-        for _ in 0..JOBS {
+    /// Takes and finishes so many jobs, one after the other. Each is [`EVENTS`] events.
+    pub(crate) fn run(&mut self, jobs: u32) {
+        for _ in 0..jobs {
             let job = self.new_job();
             let (job, attempt) = self.take(vec![job]).pop().expect("a slot is free");
             self.message(ToSupervisor::Started { job: job.clone(), attempt, model: None }, Bytes::new());
@@ -96,7 +69,6 @@ impl Busy {
             self.message(done, Bytes::from_static(b"1"));
             self.handle(Event::Delivery(DeliveryEvent::Final { job: id, accepted: true }));
         }
-        begin.elapsed()
     }
 
     fn new_job(&mut self) -> TakenJob {
