@@ -123,6 +123,7 @@ bench: tools libtorch models python-client pytorch-worker ## Measure the runtime
 	cargo bench --locked --package end-to-end-tests --bench runtime
 	cargo bench --locked --package end-to-end-tests --bench async_handler
 	cargo bench --locked --package end-to-end-tests --bench embeddings
+	@$(MAKE) --no-print-directory gpu-check
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-worker --bench redaction

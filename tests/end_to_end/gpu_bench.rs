@@ -27,7 +27,14 @@ fn run(model: &Path, flags: &[&str]) -> Value {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let mut args = vec![path(&script)];
     args.extend(["--device", "cpu", "--only", "ours", "--quick"].map(str::to_owned));
-    args.extend(["--bin".to_owned(), path(&programs), "--model".to_owned(), path(model), "--out".to_owned(), path(&out)]);
+    args.extend([
+        "--bin".to_owned(),
+        path(&programs),
+        "--model".to_owned(),
+        path(model),
+        "--out".to_owned(),
+        path(&out),
+    ]);
     args.extend(flags.iter().map(|flag| (*flag).to_owned()));
     let mut bench = Daemon::start("bench.py", Path::new("python3"), &args, &[]);
     let status = bench.wait(Duration::from_secs(300));

@@ -32,9 +32,9 @@ const LABEL: f64 = 76.0;
 
 const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}\
-.small{font-size:11px;fill:#59636e}.grid{stroke:#d1d9e0}.one{stroke:#59636e;stroke-width:1.5}.way{stroke:#d1d9e0;stroke-width:3}\
+.small{font-size:11px;fill:#59636e}.grid{stroke:#d1d9e0}.one{stroke:#59636e;stroke-width:1.5}\
 .ours{fill:#0969da}.theirs{fill:#bc4c00}.value{font-size:11px}\
-@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.small{fill:#9198a1}.grid,.way{stroke:#3d444d}.one{stroke:#9198a1}\
+@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.small{fill:#9198a1}.grid{stroke:#3d444d}.one{stroke:#9198a1}\
 .ours{fill:#4493f8}.theirs{fill:#f0883e}}";
 
 /// The chart of a file that the benchmark has written.
@@ -52,7 +52,10 @@ pub(crate) fn chart(figures: &Value) -> String {
         escaped(&description(&rows))
     ));
     put(format!("<style>{STYLE}</style>"));
-    put(format!(r#"<circle class="ours" cx="{ONE}" cy="14" r="5"/><text x="{}" y="18">runpod-worker</text>"#, ONE + 11.0));
+    put(format!(
+        r#"<circle class="ours" cx="{ONE}" cy="14" r="5"/><text x="{}" y="18">runpod-worker</text>"#,
+        ONE + 11.0
+    ));
     put(format!(
         r#"<rect class="theirs" x="{}" y="9" width="10" height="10"/><text x="{}" y="18">RunPod's Python worker {}</text>"#,
         ONE + 125.0,
@@ -89,7 +92,8 @@ struct Row {
 impl Row {
     fn read(figures: &Value, name: &str, label: &str) -> Self {
         let rows = figures["rows"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["what"] == name).unwrap_or_else(|| panic!("the figures have no row {name}"));
+        let row =
+            rows.iter().find(|row| row["what"] == name).unwrap_or_else(|| panic!("the figures have no row {name}"));
         let median = |program: &str| row[program]["median"].as_f64();
         Self {
             label: label.to_owned(),
@@ -110,16 +114,22 @@ impl Row {
     }
 
     fn draw(&self, y: f64) -> String {
-        let text = y + 4.0;
+        // Above the line, so that nothing crosses the value.
+        let text = y - 4.0;
         let ours = at(self.cost(self.worker));
         let theirs = self.official.map(|value| at(self.cost(value)));
-        let far = theirs.unwrap_or(ours).max(ours);
-        let mut svg = format!(r#"<text x="0" y="{text:.1}">{}</text>"#, escaped(&self.label));
-        let _ = write!(svg, r#"<line class="way" x1="{ONE}" y1="{y:.1}" x2="{far:.1}" y2="{y:.1}"/>"#);
+        let mut svg = format!(r#"<text x="0" y="{:.1}">{}</text>"#, y + 4.0, escaped(&self.label));
+        let _ = write!(svg, r#"<line class="grid" x1="{ONE}" y1="{y:.1}" x2="{END}" y2="{y:.1}"/>"#);
         let _ = write!(svg, r#"<circle class="ours" cx="{ours:.1}" cy="{y:.1}" r="5"/>"#);
-        svg += &label(ours, text, theirs.is_some_and(|other| ours <= other && other - ours < LABEL), &self.named(self.worker));
+        svg += &label(
+            ours,
+            text,
+            theirs.is_some_and(|other| ours <= other && other - ours < LABEL),
+            &self.named(self.worker),
+        );
         if let (Some(value), Some(x)) = (self.official, theirs) {
-            let _ = write!(svg, r#"<rect class="theirs" x="{:.1}" y="{:.1}" width="10" height="10"/>"#, x - 5.0, y - 5.0);
+            let _ =
+                write!(svg, r#"<rect class="theirs" x="{:.1}" y="{:.1}" width="10" height="10"/>"#, x - 5.0, y - 5.0);
             svg += &label(x, text, ours > x && ours - x < LABEL, &self.named(value));
         }
         svg
@@ -148,12 +158,7 @@ fn description(rows: &[Row]) -> String {
 
 fn origin(figures: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    format!(
-        "{} cores of {}, {}",
-        figures["machine"]["cores"],
-        text(&figures["machine"]["cpu"]),
-        text(&figures["date"])
-    )
+    format!("{} cores of {}, {}", figures["machine"]["cores"], text(&figures["machine"]["cpu"]), text(&figures["date"]))
 }
 
 /// Three digits that matter.

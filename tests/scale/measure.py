@@ -67,7 +67,7 @@ class Endpoint:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [program, "serve", "--bind", f"127.0.0.1:{self.port}", "--max-connections", "20000", "--log-level", "warn"]
+        command = [program, "serve", "--bind", f"127.0.0.1:{self.port}", "--max-connections", "10000", "--log-level", "warn"]
         if store == "file":
             command += ["--data", f"{folder}/jobs.db"]
         elif store != "memory":

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn the_count_is_the_total_at_the_end_of_the_file() {
-        let text = "# callgrind format\nversion: 1\nevents: Ir\nsummary: 7\n\nfn=(1) totals: 3\n12 4\n\ntotals: 123456789\n";
+        let text =
+            "# callgrind format\nversion: 1\nevents: Ir\nsummary: 7\n\nfn=(1) totals: 3\n12 4\n\ntotals: 123456789\n";
         assert_eq!(total(text), Some(123_456_789));
         assert_eq!(total("events: Ir\n"), None);
     }

@@ -31,7 +31,8 @@ pub struct Verdict {
 /// Compares. With `whole`, a row of the baseline that was not counted is a failure too.
 #[must_use]
 pub fn compare(before: &Baseline, now: &BTreeMap<String, u64>, flat: &[Flat], whole: bool) -> Verdict {
-    let mut table = format!("{:<52} {:>12} {:>12} {:>9}\n", "instructions for one operation", "baseline", "now", "change");
+    let mut table =
+        format!("{:<52} {:>12} {:>12} {:>9}\n", "instructions for one operation", "baseline", "now", "change");
     let mut failures = Vec::new();
     for (name, count) in now {
         let Some(base) = before.instructions.get(name) else {
@@ -40,7 +41,7 @@ pub fn compare(before: &Baseline, now: &BTreeMap<String, u64>, flat: &[Flat], wh
             continue;
         };
         let change = percent(*base, *count);
-        let is_slower = change > TOLERANCE;
+        let is_slower = *count as f64 * 100.0 > *base as f64 * (100.0 + TOLERANCE);
         let mark = if is_slower { "  ← slower" } else { "" };
         line(&mut table, name, &grouped(*base), &grouped(*count), &format!("{change:+.1} %{mark}"));
         if is_slower {

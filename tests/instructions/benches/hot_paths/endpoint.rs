@@ -13,7 +13,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Submits, gives out and finishes one job after the other, in a queue in which `queued` others wait.
 pub(crate) fn cycles(queued: usize, rounds: u32) {
-    let mut endpoint = Endpoint { queue: Queue::new(Limits::default()), now: Duration::from_secs(1_800_000_000), next: 0 };
+    let mut endpoint =
+        Endpoint { queue: Queue::new(Limits::default()), now: Duration::from_secs(1_800_000_000), next: 0 };
     for _ in 0..queued {
         endpoint.submit();
         endpoint.queue.take_effects();

@@ -19,13 +19,7 @@ const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e-u1";
 
 /// The header of a job for the handler.
 pub(crate) fn write_frame(rounds: u32) {
-    let run = ToHandler::Run {
-        job: ID.to_owned(),
-        attempt: 1,
-        slot: 0,
-        deadline_ms: 600_000,
-        traceparent: None,
-    };
+    let run = ToHandler::Run { job: ID.to_owned(), attempt: 1, slot: 0, deadline_ms: 600_000, traceparent: None };
     for _ in 0..rounds {
         black_box(encode_header(black_box(&run), 1_000).expect("the header is short"));
     }
@@ -48,7 +42,8 @@ pub(crate) fn read_frame(rounds: u32) {
 
 /// The answer to job-take with so many jobs.
 pub(crate) fn take(jobs: usize, rounds: u32) {
-    let job = format!(r#"{{"id":"{ID}","input":{},"policy":{{"executionTimeout":600000}},"delayTime":3}}"#, text(1_000));
+    let job =
+        format!(r#"{{"id":"{ID}","input":{},"policy":{{"executionTimeout":600000}},"delayTime":3}}"#, text(1_000));
     let list = format!("[{}]", vec![job.as_str(); jobs].join(","));
     let body = Bytes::from(if jobs == 1 { job } else { list });
     for _ in 0..rounds {
