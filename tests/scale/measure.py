@@ -31,6 +31,8 @@ HEARTBEAT = 10
 KILOBYTE = json.dumps("x" * 998)
 MEGABYTE = json.dumps("x" * 999_998)
 PREFIX = "/v2/scale"
+# By worker, in the process of a caller.
+RUNNING = {}
 
 
 class Connection:
@@ -124,6 +126,24 @@ def large(connection, worker, job):
     cycle(connection, worker, job, MEGABYTE)
 
 
+def running(connection, worker, first):
+    """The id of a job that this worker runs: its first one."""
+    if first:
+        submit(connection, worker, None)
+        RUNNING[worker] = json.loads(expect(connection.ask("GET", f"{PREFIX}/job-take/{worker}"), 200))["id"]
+    return RUNNING[worker]
+
+
+def status(connection, worker, number):
+    job = running(connection, worker, number == 0)
+    expect(connection.ask("GET", f"{PREFIX}/status/{job}"), 200)
+
+
+def item(connection, worker, number):
+    job = running(connection, worker, number == 0)
+    expect(connection.ask("POST", f"{PREFIX}/job-stream/{worker}/{job}", f'{{"output":{KILOBYTE}}}'), 200)
+
+
 def expect(answer, status):
     if answer[0] != status:
         raise SystemExit(f"{answer[0]} instead of {status}: {answer[1][:300]}")
@@ -196,6 +216,8 @@ def measure(program, store, count, seconds):
         rows.append(("a job of 1 kB: accepted", *cost(endpoint, submit, count)))
         queued = (endpoint.resident() - small) / count
         rows.append(("a job of 1 kB: taken and done", *cost(endpoint, cycle, count)))
+        rows.append(("a status", *cost(endpoint, status, count)))
+        rows.append(("an item of a stream, 1 kB", *cost(endpoint, item, count)))
         rows.append(("a job of 1 MB in and out: all of it", *cost(endpoint, large, 320)))
         print(f"\n| {name} | processor time of the endpoint, ms | a second, {CALLERS} callers |\n| --- | ---: | ---: |")
         for what, milliseconds, rate in rows:
