@@ -119,6 +119,7 @@ bench: tools libtorch models python-client pytorch-worker ## Measure the runtime
 	cargo bench --locked --package text-embeddings --bench callers
 	cargo bench --locked --package text-generation --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
+	cargo bench --locked --package runpod-worker-core --bench events
 	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler --package echo --package text-embeddings
 	cargo bench --locked --package end-to-end-tests --bench runtime
 	cargo bench --locked --package end-to-end-tests --bench async_handler
