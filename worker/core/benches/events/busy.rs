@@ -16,7 +16,10 @@ use serde_json::Value;
 /// What one job is to the core: poll answer, `Started`, `Done`, delivery.
 pub(crate) const EVENTS: u32 = 4;
 
-/// A worker with one or two free slots, all others busy.
+/// Handler processes of each worker: as many as the largest one needs, because one process has at most 8,192 slots.
+const PROCESSES: u32 = 13;
+
+/// A worker with a few free slots, all others busy.
 pub(crate) struct Busy {
     worker: Worker,
     now: Time,
@@ -24,13 +27,23 @@ pub(crate) struct Busy {
     held: Arc<[JobId]>,
 }
 
+/// One run of a job, in this process.
+struct Run {
+    process: ProcessId,
+    job: String,
+    attempt: u32,
+}
+
 impl Busy {
     /// With so many jobs that run on.
     pub(crate) fn new(jobs: u32) -> Self {
-        let policy = Policy { job_timeout: Duration::from_secs(1_000_000), ..Policy::default() };
+        let policy = Policy {
+            job_timeout: Duration::from_secs(1_000_000),
+            processes: PROCESSES as usize,
+            ..Policy::default()
+        };
         let mut busy = Self { worker: Worker::new(policy), now: Time::default(), next: 0, held: Arc::default() };
         busy.handle(Event::Timer);
-        busy.process_event(ProcessEvent::Spawned { pid: 1 });
         // One model with slots for two batches: room for one more job.
         let manifest = Manifest {
             name: "bench".into(),
@@ -40,21 +53,25 @@ impl Busy {
             input_schema: Value::Null,
             output_schema: Value::Null,
             chunk_schema: None,
-            max_batch_items: Some(jobs / 2 + 1),
+            max_batch_items: Some((jobs + 1).div_ceil(2 * PROCESSES)),
             max_waiting_items: None,
             max_concurrency: None,
         };
         let manifest = serde_json::to_vec(&manifest).expect("a manifest is JSON");
-        let hello = ToSupervisor::Hello { protocol: PROTOCOL_VERSION, sdk_version: "0".into() };
-        busy.message(hello, manifest.into());
-        let loaded = ToSupervisor::Loaded { slot: 0, device: "cpu".into(), millis: 1, warm_up_millis: 0 };
-        busy.message(loaded, Bytes::new());
+        for process in (0..PROCESSES as usize).map(ProcessId) {
+            busy.process_event(process, ProcessEvent::Spawned { pid: 1 });
+            let hello = ToSupervisor::Hello { protocol: PROTOCOL_VERSION, sdk_version: "0".into() };
+            busy.message(process, hello, manifest.clone().into());
+            let loaded = ToSupervisor::Loaded { slot: 0, device: "cpu".into(), millis: 1, warm_up_millis: 0 };
+            busy.message(process, loaded, Bytes::new());
+        }
         let taken = (0..jobs).map(|_| busy.new_job()).collect();
-        for (job, attempt) in busy.take(taken) {
-            busy.message(ToSupervisor::Started { job, attempt, model: None }, Bytes::new());
+        let runs = busy.take(taken);
+        assert_eq!(runs.len(), jobs as usize, "all jobs run");
+        for Run { process, job, attempt } in runs {
+            busy.message(process, ToSupervisor::Started { job, attempt, model: None }, Bytes::new());
         }
         busy.held = busy.worker.held();
-        assert_eq!(busy.held.len(), jobs as usize, "all jobs are held");
         busy
     }
 
@@ -62,11 +79,11 @@ impl Busy {
     pub(crate) fn run(&mut self, jobs: u32) {
         for _ in 0..jobs {
             let job = self.new_job();
-            let (job, attempt) = self.take(vec![job]).pop().expect("a slot is free");
-            self.message(ToSupervisor::Started { job: job.clone(), attempt, model: None }, Bytes::new());
+            let Run { process, job, attempt } = self.take(vec![job]).pop().expect("a slot is free");
+            self.message(process, ToSupervisor::Started { job: job.clone(), attempt, model: None }, Bytes::new());
             let id = JobId::from(job.as_str());
             let done = ToSupervisor::Done { job, attempt, refresh: false, records: BTreeMap::new() };
-            self.message(done, Bytes::from_static(b"1"));
+            self.message(process, done, Bytes::from_static(b"1"));
             self.handle(Event::Delivery(DeliveryEvent::Final { job: id, accepted: true }));
         }
     }
@@ -79,21 +96,23 @@ impl Busy {
     }
 
     /// Takes jobs; returns the runs that this begins.
-    fn take(&mut self, jobs: Vec<TakenJob>) -> Vec<(String, u32)> {
+    fn take(&mut self, jobs: Vec<TakenJob>) -> Vec<Run> {
         let effects = self.handle(Event::Poll(PollAnswer::Jobs(jobs)));
         let runs = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Send { message: ToHandler::Run { job, attempt, .. }, .. } => Some((job, attempt)),
+            Effect::Send { process, message: ToHandler::Run { job, attempt, .. }, .. } => {
+                Some(Run { process, job, attempt })
+            }
             _ => None,
         });
         runs.collect()
     }
 
-    fn message(&mut self, message: ToSupervisor, payload: Bytes) {
-        self.process_event(ProcessEvent::Message { message, payload });
+    fn message(&mut self, process: ProcessId, message: ToSupervisor, payload: Bytes) {
+        self.process_event(process, ProcessEvent::Message { message, payload });
     }
 
-    fn process_event(&mut self, event: ProcessEvent) {
-        self.handle(Event::Process { id: ProcessId(0), incarnation: Incarnation(1), event });
+    fn process_event(&mut self, process: ProcessId, event: ProcessEvent) {
+        self.handle(Event::Process { id: process, incarnation: Incarnation(1), event });
     }
 
     fn handle(&mut self, event: Event) -> Vec<Effect> {
