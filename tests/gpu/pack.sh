@@ -48,7 +48,7 @@ for libc in _2_28 _2_27 _2_26 _2_24 _2_17 2014 _2_12 2010 _2_5 1; do
     platforms+=(--platform "manylinux${libc}_x86_64")
 done
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$pack/site" \
-    --python-version "$python" --implementation cp --only-binary=:all: "${platforms[@]}" "runpod==$runpod_version"
+    --no-warn-conflicts --python-version "$python" --implementation cp --only-binary=:all: "${platforms[@]}" "runpod==$runpod_version"
 # The worker never loads these, which are half of its packages.
 rm -rf "$pack"/site/{boto3,botocore,s3transfer,uvloop,sentry_sdk,opentelemetry,google,pydantic,pydantic_core,fastapi,bin}
 find "$pack/site" -name __pycache__ -prune -exec rm -rf {} +
