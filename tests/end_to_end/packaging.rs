@@ -62,7 +62,18 @@ fn every_crate_that_is_published_is_in_the_makefile_and_has_its_licences() {
 
 /// The features that each crate of other people is compiled with, as often as it is.
 fn features(edges: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let args = ["tree", "--workspace", "--offline", "--no-dedupe", "--prefix", "none", "--format", "{p}|{f}", "--edges", edges];
+    let args = [
+        "tree",
+        "--workspace",
+        "--offline",
+        "--no-dedupe",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}|{f}",
+        "--edges",
+        edges,
+    ];
     let tree = String::from_utf8(run_tool("cargo", &args).stdout).unwrap();
     let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (package, list) in tree.lines().filter(|line| !line.contains("(/")).filter_map(|line| line.split_once('|')) {
@@ -80,7 +91,10 @@ fn tests_need_no_second_build_of_what_the_programs_are_made_of() {
     for (package, lists) in features("normal,build,dev") {
         let Some(built) = programs.get(&package) else { continue };
         let more: Vec<&String> = lists.difference(built).collect();
-        assert!(more.is_empty(), "tests ask for {package} with {more:?}, programs have {built:?}: see tokio in tests/Cargo.toml");
+        assert!(
+            more.is_empty(),
+            "tests ask for {package} with {more:?}, programs have {built:?}: see tokio in tests/Cargo.toml"
+        );
     }
 }
 

@@ -3,7 +3,6 @@
 //! `make figures` takes over the output of the last `make bench` and draws the chart anew: this test does so with `FIGURES=write`.
 
 #![cfg(test)]
-#![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod chart;
 

@@ -37,11 +37,8 @@ struct Run {
 impl Busy {
     /// With so many jobs that run on.
     pub(crate) fn new(jobs: u32) -> Self {
-        let policy = Policy {
-            job_timeout: Duration::from_secs(1_000_000),
-            processes: PROCESSES as usize,
-            ..Policy::default()
-        };
+        let policy =
+            Policy { job_timeout: Duration::from_secs(1_000_000), processes: PROCESSES as usize, ..Policy::default() };
         let mut busy = Self { worker: Worker::new(policy), now: Time::default(), next: 0, held: Arc::default() };
         busy.handle(Event::Timer);
         // One model with slots for two batches: room for one more job.
