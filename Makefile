@@ -39,7 +39,7 @@ demo_packages := --package runpod-endpoint --package runpod-worker --package tex
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: libtorch
 libtorch: ## Install libtorch into .libtorch (once, about 550 MB to download)
@@ -120,14 +120,43 @@ bench: tools libtorch models python-client pytorch-worker ## Measure the runtime
 	cargo bench --locked --package text-embeddings --bench callers
 	cargo bench --locked --package text-generation --bench throughput
 	cargo bench --locked --package runpod-worker --bench time_to_free
+	cargo bench --locked --package runpod-worker-core --bench events
 	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package puppet-handler --package echo --package text-embeddings
 	cargo bench --locked --package end-to-end-tests --bench runtime
 	cargo bench --locked --package end-to-end-tests --bench async_handler
 	cargo bench --locked --package end-to-end-tests --bench embeddings
+	@$(MAKE) --no-print-directory gpu-check
 	cargo bench --locked --package runpod-worker --bench spool
 	cargo bench --locked --package runpod-worker --bench metrics
 	cargo bench --locked --package runpod-worker --bench redaction
 	cargo bench --locked --package runpod-endpoint --bench endpoint -- throughput idle replicas
+	@tests/install-packages.sh valgrind
+	cargo bench --locked --package instructions
+
+.PHONY: bench-instructions
+bench-instructions: tools ## The instructions of the hot paths; fails when one takes over 5 % more than the committed baseline
+	@tests/install-packages.sh valgrind
+	cargo bench --locked --package instructions
+
+.PHONY: accept-instructions
+accept-instructions: tools ## Count them, and make the figures the new baseline
+	@tests/install-packages.sh valgrind
+	cargo bench --locked --package instructions -- --accept
+
+.PHONY: figures
+figures: tools ## Take the figures of the last `make bench` over into the documents, and draw the chart of the README
+	install -D --mode=644 target/bench/runtime.json docs/figures/runtime.json
+	FIGURES=write cargo test --locked --package end-to-end-tests --test figures
+
+.PHONY: gpu-pack
+gpu-pack: tools libtorch model ## Pack the benchmark for a machine with a GPU and no network: target/gpu-bench.tar.xz
+	tests/gpu/pack.sh
+
+.PHONY: gpu-check
+gpu-check: tools libtorch model pytorch-worker ## The same benchmark without a GPU, short: everything but the launch of kernels on one
+	cargo build --release --locked --package runpod-worker --package runpod-endpoint --package text-embeddings
+	PYTHONPATH=.venv/pytorch python3 tests/gpu/bench.py --device cpu --precision f32 --quick --bin target/release \
+		--model .models/all-MiniLM-L6-v2 --out target/bench/gpu-check.json
 
 .PHONY: bench-depth
 bench-depth: tools ## The endpoint with up to a million queued jobs: memory for each, time to take the next

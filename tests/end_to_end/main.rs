@@ -17,6 +17,7 @@ mod endpoint_guide;
 mod failures;
 mod files;
 mod gpu;
+mod gpu_bench;
 mod gpu_figures;
 mod lifecycle;
 mod logs;

@@ -1,5 +1,6 @@
 //! Promises about the shape of the code and of what is built from it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use end_to_end_tests::{binary, repository, run_tool};
@@ -57,6 +58,44 @@ fn every_crate_that_is_published_is_in_the_makefile_and_has_its_licences() {
         count += 1;
     }
     assert!(count > 5, "only {count} crates are published");
+}
+
+/// The features that each crate of other people is compiled with, as often as it is.
+fn features(edges: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let args = [
+        "tree",
+        "--workspace",
+        "--offline",
+        "--no-dedupe",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}|{f}",
+        "--edges",
+        edges,
+    ];
+    let tree = String::from_utf8(run_tool("cargo", &args).stdout).unwrap();
+    let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (package, list) in tree.lines().filter(|line| !line.contains("(/")).filter_map(|line| line.split_once('|')) {
+        features.entry(package.to_owned()).or_default().insert(list.to_owned());
+    }
+    assert!(features.len() > 300, "cargo tree does not work: {tree}");
+    features
+}
+
+/// `make test` builds the programs and then the tests. A feature that only a test asks for would make a second copy of its crate and of
+/// everything on top of that, our own crates included.
+#[test]
+fn tests_need_no_second_build_of_what_the_programs_are_made_of() {
+    let programs = features("normal,build");
+    for (package, lists) in features("normal,build,dev") {
+        let Some(built) = programs.get(&package) else { continue };
+        let more: Vec<&String> = lists.difference(built).collect();
+        assert!(
+            more.is_empty(),
+            "tests ask for {package} with {more:?}, programs have {built:?}: see tokio in tests/Cargo.toml"
+        );
+    }
 }
 
 #[test]

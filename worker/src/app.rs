@@ -122,16 +122,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     if config.stop_with_stdin {
         parent::watch(events.clone()).map_err(StartError::Signals)?;
     }
-    // The handler does not send what would not be logged.
-    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
-    let handler = HandlerCommand { program: config.handler.program.clone(), args: config.handler.args.clone(), env };
-    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes =
-        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
-    for (index, device) in config.handler.devices.iter().enumerate() {
-        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
-        processes = processes.with_process_env(ProcessId(index), env);
-    }
+    let processes = processes(&config.handler, &config.log, config.policy.recycle.max_rss.is_some(), events.clone());
     let spool = match spool.await {
         Ok(spool) => spool?,
         // Nobody cancels it, so this is a panic; it goes on here.
@@ -222,10 +213,15 @@ impl<Q: ResultSink> Parts<Q> {
 }
 
 /// The handler processes, none of them started yet.
-fn processes(handler: HandlerConfig, log: LogConfig, watches_memory: bool, events: mpsc::Sender<Event>) -> Processes {
+fn processes(
+    handler: &HandlerConfig,
+    log: &LogConfig,
+    watches_memory: bool,
+    events: mpsc::Sender<Event>,
+) -> Processes {
     // The handler does not send what would not be logged.
     let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), log.level.to_string().into())];
-    let command = HandlerCommand { program: handler.program, args: handler.args, env };
+    let command = HandlerCommand { program: handler.program.clone(), args: handler.args.clone(), env };
     let memory_interval = watches_memory.then_some(MEMORY_INTERVAL);
     let mut processes = Processes::new(command, events).watching_memory(memory_interval).with_log_rate(log.rate);
     for (index, device) in handler.devices.iter().enumerate() {

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use runpod_handler_sdk::testing::Harness;
 use runpod_handler_sdk::{Handler, HandlerError, Job, LoadEnv, NoChunks};
 use serde_json::{Value, json};
-use text_embeddings::{Encoder, Input, ModelError, TextEmbeddings};
+use text_embeddings::{Encoder, Input, ModelError, Precision, TextEmbeddings};
 
 const CALLERS: usize = 32;
 /// Number of measurements of each kind, in turn. The median is used.
@@ -29,7 +29,7 @@ impl Handler for Unbatched {
 
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
         let fill = |variables: &mut tch::nn::VarStore, path: &Path| variables.load(path).map_err(ModelError::from);
-        Ok(Self(Encoder::load(Path::new(MODEL), env.device()?, fill)?))
+        Ok(Self(Encoder::load(Path::new(MODEL), env.device()?, Precision::F32, fill)?))
     }
 
     fn run(&mut self, input: Input, _: &Job<NoChunks>) -> Result<Self::Output, HandlerError> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tch::Device;
-use text_embeddings::{Encoder, ModelError};
+use text_embeddings::{Encoder, ModelError, Precision};
 
 /// Number of texts in a full batch of the encoder.
 const BATCH: usize = 32;
@@ -22,8 +22,9 @@ const PARAGRAPH: &str = "A serverless worker takes a job from the queue, runs it
 
 fn main() -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
-    let encoder =
-        Encoder::load(&folder, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))?;
+    let encoder = Encoder::load(&folder, Device::Cpu, Precision::F32, |variables, path| {
+        variables.load(path).map_err(ModelError::from)
+    })?;
 
     println!("{}", hardware());
     println!("{:<10} {:>6}  {:>10}  {:>12}  {:>6}", "text", "tokens", "one by one", "batches of 32", "ratio");

@@ -22,6 +22,16 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A setting of the program has a value that it does not know.
+    #[error("{variable} is {value:?}: use {known}")]
+    Setting {
+        /// The environment variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that it may have.
+        known: &'static str,
+    },
     /// The tokenizer failed.
     #[error("the text cannot be tokenized: {0}")]
     Tokenize(String),

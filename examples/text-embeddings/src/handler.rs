@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoder::{Embedding, Encoder};
 use crate::input::Texts;
+use crate::precision::Precision;
 
 /// Environment variable with the directory of the model.
 const MODEL_DIR_VARIABLE: &str = "TEXT_EMBEDDINGS_MODEL_DIR";
@@ -105,7 +106,8 @@ impl BatchHandler for TextEmbeddings {
 
     fn load(env: &LoadEnv) -> Result<Self, HandlerError> {
         let dir = std::env::var_os(MODEL_DIR_VARIABLE).map_or_else(|| DEFAULT_MODEL_DIR.into(), PathBuf::from);
-        let encoder = Encoder::load(&dir, env.device()?, |variables, path| {
+        let precision = Precision::of_environment()?;
+        let encoder = Encoder::load(&dir, env.device()?, precision, |variables, path| {
             load_safetensors(variables, path, env).map_err(HandlerError::from)
         })?;
         Ok(Self { name: model_name(&dir), encoder })
@@ -114,7 +116,7 @@ impl BatchHandler for TextEmbeddings {
     /// The first pass through the network allocates memory. The two texts form a padded batch, which also uses the mask.
     fn warm_up(&mut self) -> Result<(), HandlerError> {
         self.encoder.embed(&["warm", "up with another length"], |_| Ok::<_, HandlerError>(()))?;
-        Ok(())
+        Ok(self.encoder.warm_up()?)
     }
 
     fn run_batch(

@@ -6,8 +6,10 @@ mod error;
 mod handler;
 pub mod input;
 pub mod pooling;
+mod precision;
 pub mod tokenizer;
 
 pub use encoder::{Embedding, Encoder};
 pub use error::ModelError;
 pub use handler::{Input, Output, TextEmbeddings};
+pub use precision::Precision;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use tch::Device;
-use text_embeddings::{Embedding, Encoder, ModelError};
+use text_embeddings::{Embedding, Encoder, ModelError, Precision};
 
 const GOLDEN: &str = include_str!("../golden/golden.json");
 
@@ -33,7 +33,11 @@ fn encoder() -> Encoder {
 }
 
 fn load(dir: &Path) -> Result<Encoder, ModelError> {
-    Encoder::load(dir, Device::Cpu, |variables, path| variables.load(path).map_err(ModelError::from))
+    load_as(dir, Precision::F32)
+}
+
+fn load_as(dir: &Path, precision: Precision) -> Result<Encoder, ModelError> {
+    Encoder::load(dir, Device::Cpu, precision, |variables, path| variables.load(path).map_err(ModelError::from))
 }
 
 fn embed(encoder: &Encoder, texts: &[&str]) -> Vec<Embedding> {
@@ -71,6 +75,23 @@ fn all_texts_in_one_padded_batch_match_the_reference() {
     for (case, embedding) in cases.iter().zip(&actual) {
         assert_eq!(embedding.tokens, case.tokens, "{}", case.name);
         assert_same(&case.name, &embedding.vector, &case.embedding);
+    }
+}
+
+/// The digits that half precision has are enough to find the same texts.
+#[test]
+fn half_precision_points_in_the_same_direction() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-MiniLM-L6-v2");
+    let cases = cases();
+    let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+    for (precision, least) in [(Precision::F16, 0.9999), (Precision::Bf16, 0.999)] {
+        let actual = embed(&load_as(&dir, precision).unwrap(), &texts);
+        for (case, embedding) in cases.iter().zip(&actual) {
+            let cosine = dot(&embedding.vector, &case.embedding);
+            assert!(cosine >= least, "{precision:?}, {}: cosine {cosine}", case.name);
+            let length = dot(&embedding.vector, &embedding.vector);
+            assert!((length - 1.0).abs() < 1e-5, "{precision:?}, {}: length {length}", case.name);
+        }
     }
 }
 

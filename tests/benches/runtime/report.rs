@@ -54,6 +54,7 @@ impl Report {
         let rows: Vec<Value> = self.rows.iter().map(document).collect();
         let document = json!({
             "mode": mode,
+            "date": output("date", &["--utc", "+%F"]),
             "machine": machine(),
             "versions": {
                 "worker": env!("CARGO_PKG_VERSION"),
