@@ -225,7 +225,7 @@ impl Collector for Collected {
         }
         let (open, refused) = &self.connections;
         let mut connections =
-            describe(encoder, "runpod_endpoint_connections", "Open connections to the server.", MetricType::Gauge)?;
+            describe(encoder, "runpod_endpoint_connections", "Open connections to the server and to load-balancing endpoints.", MetricType::Gauge)?;
         connections.encode_gauge(&count(*open))?;
         let mut family = encoder.encode_descriptor(
             "runpod_endpoint_connections_refused",
