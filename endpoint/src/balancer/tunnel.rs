@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -20,7 +21,7 @@ pub(super) async fn tunnel(client: OnUpgrade, worker: OnUpgrade, place: Place) {
             return;
         }
     };
-    let id = place.worker.clone();
+    let id = Arc::clone(&place.worker);
     if let Err(error) = pass(TokioIo::new(client), TokioIo::new(worker), place).await {
         tracing::debug!(worker = %id, %error, "An upgraded connection broke.");
     }
