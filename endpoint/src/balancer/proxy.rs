@@ -126,10 +126,10 @@ async fn exchange(proxy: &Proxy, head: &Head, body: Body) -> Result<(Place, Inst
         let request = head.request(&place, body.take().unwrap_or_default());
         match timeout_at(ends, connection.send(request)).await.map_err(|_| Refusal::TooSlow)? {
             Ok(answer) => return Ok((place, ends, answer)),
-            Err(SendError::Unsent(request)) => {
+            Err(SendError::Unsent(unsent)) => {
                 tracing::debug!(worker = %place.worker, "A connection to a worker broke before the request was sent, which goes to another one.");
                 proxy.balancer.unreachable(&place);
-                body = Some(request.into_body());
+                body = Some(unsent);
             }
             Err(SendError::Broken(error)) => {
                 if is_repeated || !head.is_repeatable || !is_gone(place.address).await {
