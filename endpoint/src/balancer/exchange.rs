@@ -25,8 +25,8 @@ pub(super) enum ExchangeError {
 
 /// Why a request has no answer.
 pub(super) enum SendError {
-    /// Nothing of it was sent: here it is again.
-    Unsent(Request<Body>),
+    /// Nothing of it was sent: here is its body again.
+    Unsent(Body),
     /// It was sent, in part at least.
     Broken(hyper::Error),
 }
@@ -49,7 +49,7 @@ impl WorkerConnection {
         match self.0.try_send_request(request).await {
             Ok(answer) => Ok(answer.map(Body::new)),
             Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendError::Unsent(request),
+                Some(request) => SendError::Unsent(request.into_body()),
                 None => SendError::Broken(error.into_error()),
             }),
         }

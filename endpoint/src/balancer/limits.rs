@@ -13,6 +13,8 @@ pub(super) const REQUEST_TIME: Duration = Duration::from_secs(330);
 pub(super) const BODY: usize = 30_000_000;
 /// Bytes of a request beyond that which are read and dropped, so that its client gets to see the answer.
 pub(super) const DISCARDED_BODY: usize = BODY;
+/// How long the client of an upgraded connection may take to end its side once the worker has ended its own.
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// Between two looks whether the endpoint is paused.
 pub(super) const PAUSE_INTERVAL: Duration = Duration::from_millis(500);
 

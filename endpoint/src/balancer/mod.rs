@@ -15,6 +15,7 @@ mod proxy;
 mod refusal;
 mod settings;
 mod table;
+mod tunnel;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -8,9 +8,6 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
@@ -20,6 +17,7 @@ use super::headers::{WORKER_ID, clean, for_worker, is_upgrade};
 use super::limits::REQUEST_TIME;
 use super::refusal::Refusal;
 use super::table::Pin;
+use super::tunnel::tunnel;
 use super::workers::{Balancer, NoWorker, Place};
 
 /// What the proxy of one endpoint needs.
@@ -128,10 +126,10 @@ async fn exchange(proxy: &Proxy, head: &Head, body: Body) -> Result<(Place, Inst
         let request = head.request(&place, body.take().unwrap_or_default());
         match timeout_at(ends, connection.send(request)).await.map_err(|_| Refusal::TooSlow)? {
             Ok(answer) => return Ok((place, ends, answer)),
-            Err(SendError::Unsent(request)) => {
+            Err(SendError::Unsent(unsent)) => {
                 tracing::debug!(worker = %place.worker, "A connection to a worker broke before the request was sent, which goes to another one.");
                 proxy.balancer.unreachable(&place);
-                body = Some(request.into_body());
+                body = Some(unsent);
             }
             Err(SendError::Broken(error)) => {
                 if is_repeated || !head.is_repeatable || !is_gone(place.address).await {
@@ -160,19 +158,5 @@ async fn connect(balancer: &Arc<Balancer>, pin: &Pin, deadline: Instant) -> Resu
             }
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// Passes bytes in both directions until both have ended. An open socket occupies its place at the worker.
-async fn tunnel(client: OnUpgrade, worker: OnUpgrade, place: Place) {
-    let (client, worker) = match tokio::try_join!(client, worker) {
-        Ok(both) => both,
-        Err(error) => {
-            tracing::debug!(worker = %place.worker, %error, "A connection was not upgraded.");
-            return;
-        }
-    };
-    if let Err(error) = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(worker)).await {
-        tracing::debug!(worker = %place.worker, %error, "An upgraded connection broke.");
     }
 }

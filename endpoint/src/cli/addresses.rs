@@ -1,6 +1,7 @@
 //! The addresses at which this program listens: no two of its sockets may need the same one.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 /// Whether two sockets cannot be open at the same time.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
@@ -12,7 +13,7 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// Pairs of sockets that need the same address; each has the name of the setting that it comes from.
-pub(super) fn collisions<'a>(sockets: &'a [(String, SocketAddr)]) -> impl Iterator<Item = String> + 'a {
+pub(super) fn collisions(sockets: &[(String, SocketAddr)]) -> impl Iterator<Item = String> {
     let pairs =
         sockets.iter().enumerate().flat_map(|(at, one)| sockets[at + 1..].iter().map(move |other| (one, other)));
     pairs.filter(|((_, one), (_, other))| collide(*one, *other)).map(|((name, address), (other, other_address))| {
@@ -21,10 +22,7 @@ pub(super) fn collisions<'a>(sockets: &'a [(String, SocketAddr)]) -> impl Iterat
 }
 
 /// The first of these ports on this machine that one of the sockets needs, with the socket's name.
-pub(super) fn needed_of<'a>(
-    ports: std::ops::RangeInclusive<u16>,
-    sockets: &'a [(String, SocketAddr)],
-) -> Option<(u16, &'a str)> {
+pub(super) fn needed_of(ports: RangeInclusive<u16>, sockets: &[(String, SocketAddr)]) -> Option<(u16, &str)> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let (name, address) = sockets
         .iter()

@@ -152,9 +152,9 @@ impl Settings<'_> {
                 let overflow = from.overflow.as_ref()?;
                 self.config.endpoint.iter().find(|next| overflow.leads_to(self.listen.bind, &next.id))
             };
-            let way = std::iter::successors(next(endpoint), |from| next(from)).take(self.config.endpoint.len());
+            let mut way = std::iter::successors(next(endpoint), |from| next(from)).take(self.config.endpoint.len());
             let shown = |time| humantime::format_duration(time);
-            if way.clone().any(|next| next.id == endpoint.id) {
+            if way.any(|next| next.id == endpoint.id) {
                 return Some(
                     "`overflow.url` is, or leads back to, this endpoint itself: give the URL of another one".to_owned(),
                 );

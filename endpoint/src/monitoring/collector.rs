@@ -224,8 +224,12 @@ impl Collector for Collected {
             requests.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
         }
         let (open, refused) = &self.connections;
-        let mut connections =
-            describe(encoder, "runpod_endpoint_connections", "Open connections to the server.", MetricType::Gauge)?;
+        let mut connections = describe(
+            encoder,
+            "runpod_endpoint_connections",
+            "Open connections to the server and to load-balancing endpoints.",
+            MetricType::Gauge,
+        )?;
         connections.encode_gauge(&count(*open))?;
         let mut family = encoder.encode_descriptor(
             "runpod_endpoint_connections_refused",
