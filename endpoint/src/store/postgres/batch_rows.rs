@@ -13,9 +13,10 @@ use crate::store::queue::{BatchRecord, KeptBatch};
 pub(super) const LOCK: &str =
     "SELECT * FROM batches WHERE endpoint = $1 AND id = ANY($2::text[]) ORDER BY number FOR UPDATE";
 
-/// What counts against the bounds on batches.
+/// What counts against the bounds on batches, and not against that on jobs that wait.
 pub(super) const USAGE: &str = "SELECT count(*) FILTER (WHERE state = 'DRAFT' OR waiting + in_progress > 0) AS active, \
-    coalesce(sum(waiting + in_progress + completed + failed + cancelled), 0)::bigint AS jobs FROM batches WHERE endpoint = $1";
+    coalesce(sum(waiting + in_progress + completed + failed + cancelled), 0)::bigint AS jobs, \
+    coalesce(sum(waiting) FILTER (WHERE state <> 'DRAFT'), 0)::bigint AS waiting FROM batches WHERE endpoint = $1";
 
 /// Whether a batch waits for a worker.
 pub(super) const ANY_WAITS: &str =

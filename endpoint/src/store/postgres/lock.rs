@@ -117,9 +117,10 @@ impl Loaded {
         loaded.lock_others(client, place, needs).await?;
         if let Some(total) = loaded.usage {
             let (here, (batches, jobs_of_batches)) = (loaded.queue.contents(), loaded.queue.batch_usage());
+            let waiting = here.in_queue.saturating_sub(loaded.queue.waiting_of_batches());
             loaded.queue.set_elsewhere(Elsewhere {
                 jobs: total.jobs.saturating_sub(here.jobs),
-                waiting: total.waiting.saturating_sub(here.in_queue),
+                waiting: total.waiting.saturating_sub(waiting),
                 bytes: total.bytes.saturating_sub(here.bytes),
                 streamed: total.streamed.saturating_sub(here.streamed),
                 batches: total.batches.saturating_sub(batches),
@@ -149,6 +150,8 @@ impl Loaded {
         let keys: Vec<&[u8]> = needs.keys.iter().map(Digest::as_slice).collect();
         let batches: Vec<&str> = needs.whole_batches.iter().map(|id| &**id).collect();
         let names_jobs = !(ids.is_empty() && holders.is_empty() && keys.is_empty() && batches.is_empty());
+        // Requests of batches do not count among the jobs that may wait.
+        let bounds_waiting = needs.bounds && place.limits.max_queued.is_some();
         let has_places = needs.numbers > 0 || !batches.is_empty();
         let low: Vec<bool> = needs.shares.iter().map(|(low, _)| *low).collect();
         let shares: Vec<Option<&str>> = needs.shares.iter().map(|(_, share)| share.as_deref()).collect();
@@ -169,7 +172,7 @@ impl Loaded {
             optional(needs.numbers > 0, async { client.query(&next, &[&needs.numbers]).await }),
             optional(has_places, async { client.query(&turns, &[&endpoint, &low, &shares, &ids, &batches]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
-            optional(needs.batch_bounds, async { client.query(&batch_usage, &[&endpoint]).await }),
+            optional(needs.batch_bounds || bounds_waiting, async { client.query(&batch_usage, &[&endpoint]).await }),
             optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches]).await }),
             optional(needs.take > 0, async { client.query(&take, &next_ones).await }),
             optional(max > 0, async { client.query(&late, &[&endpoint, &after, &except, &max, &longest]).await }),

@@ -205,7 +205,7 @@ pub(super) fn usage(row: &Row, batches: Option<&Row>) -> Elsewhere {
     let of_batches = |column| batches.map(|row| size(row.get(column))).unwrap_or_default();
     Elsewhere {
         jobs: size(row.get("jobs")),
-        waiting: size(row.get("in_queue")),
+        waiting: size(row.get("in_queue")).saturating_sub(of_batches("waiting")),
         bytes: size(row.get("bytes")),
         streamed: size(row.get("streamed")),
         batches: of_batches("active"),

@@ -212,6 +212,16 @@ impl Queue<Filed> {
         (self.active_batches(), self.batches.jobs)
     }
 
+    /// The jobs of batches that wait in here.
+    pub(crate) fn waiting_of_batches(&self) -> usize {
+        let waits = |job: &Job<Filed>| {
+            let batch = job.record.request.batch.as_deref();
+            let is_draft = batch.and_then(|batch| self.batches.state_of(batch)) == Some(BatchState::Draft);
+            batch.is_some() && !is_draft && matches!(job.record.state, State::Queued)
+        };
+        self.jobs.values().filter(|job| waits(job)).count()
+    }
+
     /// Puts a worker in as it was left, with the ids of all jobs that it holds.
     ///
     /// # Errors
