@@ -47,7 +47,7 @@ async fn the_guide_leads_from_a_fresh_server_to_a_job_through_each_of_two_replic
     let mut served = shell("scale-out.md: serve", &serve, folder.path());
     assert!(served.wait(LIMIT).success(), "{}", served.log());
     let log = served.log();
-    for words in ["\"text\": \"one\"", "\"text\": \"two\"", "fsync = \"on\": ok"] {
+    for words in ["{\"text\":\"one\"}", "{\"text\":\"two\"}", "fsync = \"on\": ok"] {
         assert!(log.contains(words), "no {words} in {log}");
     }
     let completed = server.sql(&server.url("guide"), "SELECT count(*) FROM jobs WHERE status = 'COMPLETED'");
