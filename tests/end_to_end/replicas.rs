@@ -1,6 +1,8 @@
 //! Two endpoints on one database, as two hosts would run them.
 
-use end_to_end_tests::{Client, Endpoint, Postgres, Worker, WorkerOptions, binary, eventually, not_tested, run_tool};
+use end_to_end_tests::{
+    Client, Endpoint, Postgres, Worker, WorkerOptions, binary, eventually, not_tested, run_tool, until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -375,7 +375,8 @@ mod tests {
 
     #[test]
     fn each_host_is_asked_with_all_settings_of_the_url() {
-        let rest = "/jobs?sslmode=require&channel_binding=require&options=-cgeqo%3Doff&connect_timeout=7&keepalives_idle=9";
+        let rest =
+            "/jobs?sslmode=require&channel_binding=require&options=-cgeqo%3Doff&connect_timeout=7&keepalives_idle=9";
         let all: DatabaseUrl = format!("postgres://someone:hunter2@db-1:1,db-2:2{rest}").parse().unwrap();
         let single = single_hosts(all.config());
         assert_eq!(single.len(), 2);
