@@ -13,7 +13,8 @@ use crate::support::{EP, SOON, done, new_job, open_database, status, submit, tak
 /// How long the beat of the replicas has stood still, in seconds.
 const STANDS_STILL: &str = "SELECT extract(epoch FROM clock_timestamp())::bigint - at / 1000000 FROM beat";
 
-const LEASE: Duration = Duration::from_secs(3);
+/// Longer than the five seconds after which time stands still.
+const LEASE: Duration = Duration::from_secs(8);
 
 fn seconds(server: &Server, url: &str, sql: &str) -> u64 {
     server.sql(url, sql).parse().unwrap()
@@ -31,7 +32,7 @@ async fn keeps_its_jobs(lock: &str) {
     store.heartbeat(EP, "w", held.clone()).await.unwrap();
 
     let session = server.hold(&url, &format!("BEGIN; {lock}"));
-    let long = 6 + LEASE.as_secs() * 2;
+    let long = LEASE.as_secs() + 3;
     until("the beat to stand still", || seconds(server, &url, STANDS_STILL) > long).await;
     drop(session);
     timeout(SOON, async { while store.heartbeat(EP, "w", held.clone()).await.is_err() {} }).await.unwrap();

@@ -402,6 +402,19 @@ mod tests {
     }
 
     #[test]
+    fn each_host_is_asked_with_all_settings_of_the_url() {
+        let rest =
+            "/jobs?sslmode=require&channel_binding=require&options=-cgeqo%3Doff&connect_timeout=7&keepalives_idle=9";
+        let all: DatabaseUrl = format!("postgres://someone:hunter2@db-1:1,db-2:2{rest}").parse().unwrap();
+        let single = single_hosts(all.config());
+        assert_eq!(single.len(), 2);
+        for (one, host) in single.iter().zip(["db-1:1", "db-2:2"]) {
+            let alone: DatabaseUrl = format!("postgres://someone:hunter2@{host}{rest}").parse().unwrap();
+            assert_eq!(one, alone.config());
+        }
+    }
+
+    #[test]
     fn what_is_no_url_is_refused_with_an_example() {
         for text in ["", "jobs.db", "mysql://a/b", "postgres:///jobs", "postgres://db:port/jobs"] {
             let error = text.parse::<DatabaseUrl>().unwrap_err().to_string();
