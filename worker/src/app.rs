@@ -151,7 +151,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(http, listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
-    let (hand_backs, mut hand_back_task) = hand_back::spawn(Arc::clone(&queue));
+    let (hand_backs, hand_back_task) = hand_back::spawn(Arc::clone(&queue));
     let handlers = EffectHandlers {
         processes,
         poller: poller::spawn(queue, events.clone()),
@@ -213,12 +213,7 @@ impl<Q: ResultSink> Parts<Q> {
 }
 
 /// The handler processes, none of them started yet.
-fn processes(
-    handler: &HandlerConfig,
-    log: &LogConfig,
-    watches_memory: bool,
-    events: mpsc::Sender<Event>,
-) -> Processes {
+fn processes(handler: &HandlerConfig, log: &LogConfig, watches_memory: bool, events: mpsc::Sender<Event>) -> Processes {
     // The handler does not send what would not be logged.
     let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), log.level.to_string().into())];
     let command = HandlerCommand { program: handler.program.clone(), args: handler.args.clone(), env };

@@ -65,6 +65,13 @@ impl PartialEq for ResultBody {
 impl Eq for ResultBody {}
 
 #[cfg(test)]
+impl PartialEq<&'static str> for ResultBody {
+    fn eq(&self, other: &&'static str) -> bool {
+        *self == Self::from(*other)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

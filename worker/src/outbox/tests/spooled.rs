@@ -235,7 +235,8 @@ async fn the_substitute_of_a_result_is_posted_as_its_worker_would() {
     let (spool, _) = Spool::start(Arc::new(files.clone()), Path::new(OWN), "w1", limits).unwrap();
     let origin = Some(Origin::new("w0", "http://h/job-done/$RUNPOD_POD_ID/$ID"));
     let body = Bytes::from_static(br#"{"output":1}"#);
-    let record = Record { job: "j".into(), streamed: false, attempt: 1, time_ms: spool::now_ms(), body, origin };
+    let record =
+        Record { job: "j".into(), streamed: false, attempt: 1, time_ms: spool::now_ms(), body: body.into(), origin };
     spool.write(&spool.new_entry(), &record).unwrap();
     let mut it = Spooled::on(files, [(0, code(413))], false);
     assert!(!it.rig.until_final().await.0);

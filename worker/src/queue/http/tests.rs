@@ -143,7 +143,7 @@ async fn every_answer_to_a_take_is_understood() {
     let gzip = gzip.body(Reply::from(GZIP_JOB)).unwrap();
     let created = response(201).header("content-type", "application/json").body(Reply::from(JOB)).unwrap();
     let pieces = ["{\"id\":\"c\",", "\"input\":1}"].map(Ok::<_, std::io::Error>);
-    let chunked = Reply::from_stream(futures_util::stream::iter(pieces));
+    let chunked = Reply::from_stream(stream::iter(pieces));
     let chunked = response(200).header("content-type", "application/json").body(chunked).unwrap();
     let cases = [
         (json(JOB), "j1"),
