@@ -46,7 +46,7 @@ pub(super) const LOCK_OVERDUE: &str = "SELECT number, id, record FROM jobs WHERE
      SELECT number FROM (SELECT number, id, submitted, run_time, round, place FROM jobs WHERE endpoint = $1 AND waiting AND NOT low \
       ORDER BY low, round, place LIMIT (SELECT CASE WHEN $5::bigint IS NOT NULL \
        OR EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) \
-       THEN 10000 ELSE $4 + cardinality($3::text[]) END)) AS first \
+       THEN 10000 ELSE $4::bigint + cardinality($3::text[]) END)) AS first \
      WHERE submitted <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2::bigint AND id <> ALL($3) \
      AND ($5 IS NULL OR run_time <= $5) ORDER BY round, place LIMIT $4::bigint)) \
     ORDER BY round, place FOR UPDATE SKIP LOCKED";
