@@ -88,8 +88,6 @@ pub async fn run<Q: JobSource + ResultSink>(
     other_servers: Vec<NamedCounts>,
     started: oneshot::Sender<Control>,
 ) -> Result<u8, StartError> {
-    // It waits for the disk, and nothing else here does.
-    let spool = tokio::spawn(open_spool(config.spool.clone()));
     let listener = match config.http_bind {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -118,21 +116,7 @@ pub async fn run<Q: JobSource + ResultSink>(
     if config.stop_with_stdin {
         parent::watch(events.clone()).map_err(StartError::Signals)?;
     }
-    // The handler does not send what would not be logged.
-    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
-    let handler = HandlerCommand { program: config.handler.program.clone(), args: config.handler.args.clone(), env };
-    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
-    let mut processes =
-        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
-    for (index, device) in config.handler.devices.iter().enumerate() {
-        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
-        processes = processes.with_process_env(ProcessId(index), env);
-    }
-    let spool = match spool.await {
-        Ok(spool) => spool?,
-        // Nobody cancels it, so this is a panic; it goes on here.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(
         config.heartbeat,
@@ -156,6 +140,16 @@ pub async fn run<Q: JobSource + ResultSink>(
         tokio::spawn(http::serve(http, listener, http::router(state), over.clone()))
     });
     stop::spawn(Arc::clone(&queue), events.clone(), over.clone());
+    // The handler does not send what would not be logged.
+    let env = vec![("RUNPOD_WORKER_LOG_LEVEL".into(), config.log.level.to_string().into())];
+    let handler = HandlerCommand { program: config.handler.program, args: config.handler.args, env };
+    let memory_interval = config.policy.recycle.max_rss.map(|_| MEMORY_INTERVAL);
+    let mut processes =
+        Processes::new(handler, events.clone()).watching_memory(memory_interval).with_log_rate(config.log.rate);
+    for (index, device) in config.handler.devices.iter().enumerate() {
+        let env = vec![("CUDA_VISIBLE_DEVICES".into(), device.into())];
+        processes = processes.with_process_env(ProcessId(index), env);
+    }
     let (hand_backs, mut hand_back_task) = hand_back::spawn(Arc::clone(&queue));
     let handlers = EffectHandlers {
         processes,
