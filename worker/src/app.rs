@@ -92,8 +92,6 @@ pub async fn run<Q: JobSource + ResultSink>(
     other_servers: Vec<NamedCounts>,
     started: oneshot::Sender<Control>,
 ) -> Result<u8, StartError> {
-    // It waits for the disk, and nothing else here does.
-    let spool = tokio::spawn(open_spool(config.spool.clone()));
     let listener = match config.http_bind {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -123,11 +121,7 @@ pub async fn run<Q: JobSource + ResultSink>(
         parent::watch(events.clone()).map_err(StartError::Signals)?;
     }
     let processes = processes(&config.handler, &config.log, config.policy.recycle.max_rss.is_some(), events.clone());
-    let spool = match spool.await {
-        Ok(spool) => spool?,
-        // Nobody cancels it, so this is a panic; it goes on here.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    let spool = open_spool(config.spool.clone()).await?;
     let outbox = start_outbox(&config, Arc::clone(&queue), spool, &events).await;
     let heartbeat = Arc::new(heartbeat::spawn(
         config.heartbeat,

@@ -21,8 +21,8 @@ limits! {
     "dispatcher";
     /// Events handled before the next snapshot is published.
     const BATCH: usize = 64;
-    /// Longest time between two beats of the pulse. Each wakes an idle worker.
-    const PULSE: Duration = Duration::from_secs(5);
+    /// Longest time between two beats of the pulse.
+    const PULSE: Duration = Duration::from_secs(2);
     /// Greatest age of the list of held jobs that heartbeats go by. With many jobs the list costs more than an event.
     const HELD_AGE: Duration = Duration::from_millis(50);
 }

@@ -17,7 +17,7 @@ impl Worker {
             }
         } else if blocker.is_none() {
             self.poll.start();
-            let want = self.free_places().min(self.policy.poll_jobs).min(self.poll.jobs_in(self.policy.poll_bytes));
+            let want = self.free_places().min(self.policy.poll_jobs);
             self.emit(Effect::Poll { want, holding: !self.jobs.is_empty() });
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn fixed_limits(config: &Config) -> Description {
 
 /// The limits of the state machine that no setting changes.
 fn of_core(policy: &Policy) -> Vec<(String, String)> {
-    let limits: [(&str, &dyn LimitValue); 28] = [
+    let limits: [(&str, &dyn LimitValue); 27] = [
         ("handshake-timeout", &policy.handshake_timeout),
         ("ping-interval", &policy.ping_interval),
         ("pong-timeout", &policy.pong_timeout),
@@ -52,7 +52,6 @@ fn of_core(policy: &Policy) -> Vec<(String, String)> {
         ("deadline-slack", &policy.deadline_slack),
         ("chunk-window", &policy.chunk_window),
         ("poll-jobs", &policy.poll_jobs),
-        ("poll-bytes", &policy.poll_bytes),
         ("early-stop-limit", &policy.early_stop_limit),
         ("ended-jobs", &policy.ended_jobs),
         ("recent-results", &policy.recent_results),
@@ -98,7 +97,7 @@ mod tests {
         assert_eq!(value("core.crash-limit"), "5 (fixed)");
         assert_eq!(value("outbox.max-age"), "1day (fixed)");
         assert_eq!(value("queue.post-timeout"), "15s (fixed)");
-        assert_eq!(value("heartbeat.max-missed-beats"), "10 (fixed)");
+        assert_eq!(value("heartbeat.max-missed-beats"), "30 (fixed)");
     }
 
     /// Every duration is in a `limits!` block, but for the ranges of settings and the limits of single commands.

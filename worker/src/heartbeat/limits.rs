@@ -27,10 +27,10 @@ limits! {
     /// Longest reason in an unhealthy report, in characters.
     pub(super) const MAX_REASON: usize = 256;
     /// Time between two looks at the dispatcher.
-    pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(6);
+    pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
     /// Looks in a row without a beat after which the dispatcher counts as stuck. Looks are counted, not seconds: a process
     /// that was suspended has missed time but no look.
-    pub(super) const MAX_MISSED_BEATS: u32 = 10;
+    pub(super) const MAX_MISSED_BEATS: u32 = 30;
     /// An abort waits this long for the log, which is written by another thread.
     pub(super) const LOG_GRACE: Duration = Duration::from_millis(200);
 }

@@ -32,16 +32,6 @@ enum Message {
     Chunk(Bytes),
 }
 
-impl Message {
-    /// Bytes of its body.
-    fn len(&self) -> usize {
-        match self {
-            Self::Final(pending) => pending.record.body.len(),
-            Self::Chunk(body) => body.len(),
-        }
-    }
-}
-
 /// How a series of tries ended.
 enum Outcome {
     Accepted,
@@ -243,7 +233,7 @@ impl<S: ResultSink> Deliverer<S> {
         if let Ok(permit) = self.posts.try_acquire() {
             return (Some(permit), false);
         }
-        let place = self.shared.line.enter(message.len());
+        let place = self.shared.line.enter();
         let begun = Instant::now();
         let mut turn = pin!(self.permit());
         let mut accepted = self.accepted.load(Ordering::Relaxed);

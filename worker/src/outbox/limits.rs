@@ -34,8 +34,6 @@ limits! {
     pub(super) const OVERDUE_AFTER: Duration = Duration::from_millis(250);
     /// The same for one that waits for its turn, while the queue accepts those before it.
     pub(super) const OVERDUE_IN_LINE: Duration = Duration::from_secs(2);
-    /// Bytes of results that may wait for their turn before no more jobs are taken.
-    pub(super) const LINE_BYTES: usize = 8 * 1024 * 1024;
     /// First pause between two tries to post.
     pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
     /// Longest pause between two tries to post.

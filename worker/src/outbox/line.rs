@@ -8,48 +8,36 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::limits::LINE_BYTES;
-
-/// The line. It is long when twice as many results wait as are posted at the same time, or [`LINE_BYTES`], until it is half as long.
+/// The line. It is long when twice as many results wait as are posted at the same time, until it is as long as that again.
 pub(super) struct Line {
-    most: usize,
-    waiting: Mutex<Waiting>,
+    posts: usize,
+    waiting: Mutex<usize>,
     is_long: watch::Sender<bool>,
 }
 
-#[derive(Default)]
-struct Waiting {
-    results: usize,
-    bytes: usize,
-}
-
-/// The place of a result of this many bytes, until it is dropped.
-pub(super) struct Place(Arc<Line>, usize);
+/// A place in the line, until it is dropped.
+pub(super) struct Place(Arc<Line>);
 
 impl Line {
     pub(super) fn new(posts: usize) -> Self {
-        Self { most: posts * 2, waiting: Mutex::default(), is_long: watch::Sender::new(false) }
+        Self { posts, waiting: Mutex::default(), is_long: watch::Sender::new(false) }
     }
 
-    pub(super) fn enter(self: &Arc<Self>, bytes: usize) -> Place {
-        self.change(|waiting| {
-            waiting.results += 1;
-            waiting.bytes += bytes;
-        });
-        Place(Arc::clone(self), bytes)
+    pub(super) fn enter(self: &Arc<Self>) -> Place {
+        self.change(|waiting| waiting + 1);
+        Place(Arc::clone(self))
     }
 
     pub(super) fn is_long(&self) -> watch::Receiver<bool> {
         self.is_long.subscribe()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
         let mut waiting = self.waiting.lock();
-        change(&mut waiting);
+        *waiting = change(*waiting);
         // Under the lock, so that the last state belongs to the last length.
         self.is_long.send_if_modified(|is_long| {
-            let part = if *is_long { 2 } else { 1 };
-            let now = waiting.results > self.most / part || waiting.bytes > LINE_BYTES / part;
+            let now = *waiting > if *is_long { self.posts } else { self.posts * 2 };
             std::mem::replace(is_long, now) != now
         });
     }
@@ -57,9 +45,6 @@ impl Line {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.change(|waiting| {
-            waiting.results -= 1;
-            waiting.bytes -= self.1;
-        });
+        self.0.change(|waiting| waiting - 1);
     }
 }

@@ -50,8 +50,6 @@ pub struct Policy {
     /// Most jobs asked for with one poll. The next poll follows at once, so that many free slots are filled step by step, while the
     /// first jobs run: a thousand jobs that begin at the same moment end no sooner, and cost more.
     pub poll_jobs: usize,
-    /// A poll asks for as many jobs as have this many bytes together, by the size of those of the last one; at least for one.
-    pub poll_bytes: usize,
     /// `auto`, `cpu` or `cuda`, passed to the handler.
     pub device: String,
     /// Chunks of one job that may be undelivered before the handler has to wait.
@@ -149,7 +147,6 @@ impl Default for Policy {
             slots: 1,
             prefetch: 0,
             poll_jobs: 100,
-            poll_bytes: 16 * 1024 * 1024,
             device: "auto".to_owned(),
             chunk_window: 32,
             checks: None,

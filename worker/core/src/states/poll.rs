@@ -16,8 +16,6 @@ pub(crate) struct Poll {
     pub begun: bool,
     /// The next poll may not start earlier.
     pub not_before: Time,
-    /// Bytes of a job, on average over those of the last poll that had any; 0 before that.
-    job_bytes: usize,
     /// Why `not_before` lies ahead.
     pause: Option<PollBlocker>,
     /// What went wrong with the last poll, if it failed.
@@ -46,12 +44,7 @@ impl Poll {
         self.not_before = now;
         self.failure = None;
         match answer {
-            PollAnswer::Jobs(jobs) => {
-                self.pause = None;
-                let bytes: usize = jobs.iter().map(|job| job.body.as_ref().map_or(0, bytes::Bytes::len)).sum();
-                self.job_bytes = bytes / jobs.len().max(1);
-            }
-            PollAnswer::Empty => self.pause = None,
+            PollAnswer::Jobs(_) | PollAnswer::Empty => self.pause = None,
             PollAnswer::RateLimited { retry_after } => {
                 self.pause = Some(PollBlocker::RateLimited);
                 self.not_before = now + *retry_after;
@@ -64,11 +57,6 @@ impl Poll {
             }
             PollAnswer::Aborted => {}
         }
-    }
-
-    /// How many jobs have this many bytes together, by the size of the last ones; at least one.
-    pub(crate) fn jobs_in(&self, bytes: usize) -> usize {
-        bytes.checked_div(self.job_bytes).map_or(usize::MAX, |jobs| jobs.max(1))
     }
 
     /// The pause after a failed poll ends now. One that the queue has asked for by 429 is kept.

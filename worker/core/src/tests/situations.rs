@@ -299,22 +299,6 @@ fn a_full_outbox_stops_the_polling() {
 }
 
 #[test]
-fn a_poll_asks_for_as_many_large_jobs_as_fit_into_its_bytes() {
-    let mut world = World::serving_with(Policy { slots: 9, poll_bytes: 1000, ..Policy::default() });
-    let jobs = |world: &mut World, names: &[&str], len: usize| {
-        let jobs = names.iter().map(|name| TakenJob::new((*name).into(), Ok(vec![b' '; len].into()))).collect();
-        world.feed(Event::Poll(PollAnswer::Jobs(jobs)));
-        world.poll
-    };
-    assert_eq!(world.poll, Some(9));
-    assert_eq!(jobs(&mut world, &["a", "b"], 400), Some(2));
-    world.feed(Event::Poll(PollAnswer::Empty));
-    assert_eq!(world.poll, Some(2));
-    assert_eq!(jobs(&mut world, &["c"], 4000), Some(1), "one is always asked for");
-    assert_eq!(jobs(&mut world, &["d"], 10), Some(5), "all that are free");
-}
-
-#[test]
 fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_flight() {
     let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
     world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
