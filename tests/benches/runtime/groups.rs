@@ -54,6 +54,10 @@ fn of(rates: &BTreeMap<Kind, Vec<Rate>>, kind: Kind, figure: impl Fn(&Rate) -> f
     rates.get(&kind).into_iter().flatten().map(figure).collect()
 }
 
+fn of_slots(slots: u32) -> String {
+    if slots == 1 { "1 slot".to_owned() } else { format!("{slots} slots") }
+}
+
 /// Jobs that do nothing, with a queue that is never empty.
 pub(crate) async fn throughput(queue: &Queue, plan: &Plan, report: &mut Report) -> Result<()> {
     const SLOTS: [u32; 4] = [1, 50, 200, 1000];
@@ -67,14 +71,14 @@ pub(crate) async fn throughput(queue: &Queue, plan: &Plan, report: &mut Report) 
         let bare = rate(Kind::Bare(peer));
         // The official worker with more is not measured: it takes none before all have ended.
         let official = if slots <= 50 { rate(Kind::Official(peer)) } else { Samples::default() };
-        report.row(&format!("no-op, {slots} slots"), "jobs/s", rate(Kind::Worker(slots)), bare, official);
+        report.row(&format!("no-op, {}", of_slots(slots)), "jobs/s", rate(Kind::Worker(slots)), bare, official);
     }
     for slots in [1, 50, 1000] {
         let cpu = |kind| of(&rates, kind, |rate| rate.cpu_ms);
         let peer = if slots == 1 { 1 } else { 50 };
         let official = if slots <= 50 { cpu(Kind::Official(peer)) } else { Samples::default() };
         report.row(
-            &format!("no-op, {slots} slots: CPU"),
+            &format!("no-op, {}: CPU", of_slots(slots)),
             "ms/job",
             cpu(Kind::Worker(slots)),
             cpu(Kind::Bare(peer)),

@@ -175,6 +175,7 @@ impl Soak {
     }
 
     /// One round: something is broken, for a moment, and mended.
+    #[expect(clippy::print_stderr, reason = "a failed run is understood from what was broken when")]
     async fn round(&mut self, blow: Option<Blow>, mishap: Option<Mishap>) {
         let database = blow.map_or(Damage::Nothing, |blow| self.strike_database(blow));
         let other = mishap.map_or(Damage::Nothing, |mishap| self.strike(mishap));

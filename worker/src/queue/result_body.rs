@@ -67,7 +67,7 @@ impl Eq for ResultBody {}
 #[cfg(test)]
 impl PartialEq<&'static str> for ResultBody {
     fn eq(&self, other: &&'static str) -> bool {
-        *self == Self::from(*other)
+        self.parts().flatten().eq(other.as_bytes())
     }
 }
 

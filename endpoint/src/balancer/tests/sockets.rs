@@ -13,10 +13,10 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A worker that echoes messages, and the codes of the close frames that it gets. `close` makes it close the socket, `die` breaks
 /// its connection.
-async fn echo() -> (Worker, mpsc::UnboundedReceiver<u16>) {
+async fn echo() -> (Worker, mpsc::Receiver<u16>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let worker = Worker { address: listener.local_addr().unwrap(), ..Worker::start().await };
-    let (codes, received) = mpsc::unbounded_channel();
+    let (codes, received) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -36,7 +36,7 @@ async fn echo() -> (Worker, mpsc::UnboundedReceiver<u16>) {
                             socket.close(Some(frame)).await.unwrap();
                         }
                         Message::Text(text) if text.as_str() == "die" => return,
-                        Message::Close(Some(frame)) => codes.send(frame.code.into()).unwrap(),
+                        Message::Close(Some(frame)) => codes.send(frame.code.into()).await.unwrap(),
                         message if message.is_text() || message.is_binary() => socket.send(message).await.unwrap(),
                         _ => {}
                     }

@@ -172,10 +172,10 @@ async fn beat(shared: &Arc<Shared>, now: i64) -> Result<(), StoreError> {
 async fn after_standstill(shared: &Arc<Shared>, client: &Client, now: i64) -> Result<Result<(), StoreError>, Failure> {
     client.execute("INSERT INTO beat (at) VALUES ($1) ON CONFLICT DO NOTHING", &[&now]).await?;
     let gap = now - client.query_one("SELECT at FROM beat FOR UPDATE", &[]).await?.get::<_, i64>(0);
-    if gap > micros(STANDSTILL) {
-        if let Err(error) = extend_leases(shared, rows::time(gap)).await {
-            return Ok(Err(error));
-        }
+    if gap > micros(STANDSTILL)
+        && let Err(error) = extend_leases(shared, rows::time(gap)).await
+    {
+        return Ok(Err(error));
     }
     client.execute("UPDATE beat SET at = $1", &[&now]).await?;
     Ok(Ok(()))
