@@ -104,8 +104,8 @@ async fn dead_rows(prometheus: &Prometheus, server: &Postgres, database: &str) {
     server.sql(database, "ALTER TABLE jobs SET (autovacuum_enabled = off)");
     server.sql(
         database,
-        "BEGIN; INSERT INTO jobs SELECT (jsonb_populate_record(one, jsonb_build_object('number', -n, 'id', n))).* \
-         FROM (SELECT * FROM jobs LIMIT 1) AS one, generate_series(1, 120000) AS n; ROLLBACK",
+        "BEGIN; INSERT INTO jobs SELECT copy.* FROM (SELECT jobs AS job FROM jobs LIMIT 1) AS one, generate_series(1, 120000) AS n, \
+         LATERAL jsonb_populate_record(job, jsonb_build_object('number', -n, 'id', n)) AS copy; ROLLBACK",
     );
     prometheus.fires(ALERT).await;
     server.sql(database, "VACUUM jobs");
