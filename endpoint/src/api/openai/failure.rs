@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::super::cors::SHOULD_RETRY;
-use super::super::error::ApiError;
+use super::super::error::{ApiError, retry_after};
+use super::super::json as wire_json;
 use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
 use crate::store::{JobView, Status, StoreError};
 
@@ -51,7 +52,7 @@ struct OpenAiError {
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
-    /// When to try again.
+    /// When to try again, where it is known.
     retry_after: Option<u64>,
     /// The error object.
     error: Value,
@@ -116,7 +117,7 @@ impl Failure {
             #[serde(default, rename = "type")]
             kind: Value,
         }
-        let answer: Answer = serde_json::from_str(output).ok()?;
+        let answer: Answer = wire_json::object(output.as_bytes()).ok()?;
         let is_nested = answer.error.is_object();
         if !is_nested && answer.object.as_deref() != Some("error") {
             return None;
@@ -168,7 +169,8 @@ impl IntoResponse for Failure {
             // Somebody cancelled the job on purpose, and the official clients repeat after a 409 otherwise.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        headers.extend(self.retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
+        let retry_after = self.retry_after.or_else(|| Some(retry_after(self.status)?.as_secs()));
+        headers.extend(retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
         response
     }
 }
