@@ -13,6 +13,7 @@ use runpod_http_server::names_this_machine;
 use sha2::Sha256;
 
 use super::cors::Origins;
+use super::encoding;
 use super::error::ApiError;
 use super::keys::KeySet;
 use crate::secret::Secret;
@@ -48,6 +49,7 @@ impl Gate {
 pub(crate) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     gate.admit(&mut parts)?;
+    encoding::check(&parts.extensions)?;
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
