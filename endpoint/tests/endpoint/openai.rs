@@ -170,6 +170,7 @@ async fn a_job_that_expires_in_the_queue_is_a_timeout() {
     let reader = stream(&api);
     let answer = chat(&api).await;
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (StatusCode::GATEWAY_TIMEOUT, &json!("server_error")));
+    assert!(answer.text.contains("has expired"), "{}", answer.text);
     assert!(reader.await.unwrap().1.contains("has expired"));
 }
 

@@ -77,12 +77,17 @@ impl Failure {
         Self { retry_after: Some(RESTART_SECONDS), ..failure }
     }
 
+    fn expired() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "the job was not done before its `ttl` ended, and has expired")
+    }
+
     /// Why a job has no output; `None` when it has one.
     pub(super) fn of_job(job: &JobView) -> Option<Self> {
         let error = job.ending.error.as_deref().unwrap_or_default();
         Some(match job.status {
             Status::Completed => return None,
             Status::Failed => Self::of_error(error),
+            Status::TimedOut if error.is_empty() => Self::expired(),
             Status::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, KnownError::of(error).message(error)),
             Status::Cancelled => Self::new(StatusCode::CONFLICT, "the job was cancelled"),
             Status::InQueue | Status::InProgress => Self::shutting_down(),
@@ -149,9 +154,7 @@ impl From<StoreError> for Failure {
     /// Of a job that was accepted.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::JobNotFound => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "the job was not done before its `ttl` ended, and has expired")
-            }
+            StoreError::JobNotFound => Self::expired(),
             other => {
                 let error = ApiError::from(other);
                 let retry_after = error.retry_after().map(|after| after.as_secs());
