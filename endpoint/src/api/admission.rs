@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 
 use super::app::App;
 use super::auth::{CallerKey, Gate};
-use super::encoding;
 use super::error::ApiError;
 use super::extensions;
 use super::head::Methods;
@@ -20,6 +19,7 @@ use super::ids;
 use super::limits;
 use super::rate_limit::{Caller, Open};
 use super::route::route_of;
+use super::unreadable;
 
 /// The checks of one API.
 ///
@@ -80,7 +80,7 @@ impl Admission {
     /// The checks that both APIs have in common. Who has no key learns nothing else.
     fn check(&self, request: &mut Parts, path: Result<RawPathParams, RawPathParamsRejection>) -> Result<(), ApiError> {
         self.gate.admit(request)?;
-        encoding::check(&request.extensions)?;
+        unreadable::check(&request.extensions)?;
         ids::check_path(path)?;
         if header_bytes(&request.headers) > limits::HEADERS {
             return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });

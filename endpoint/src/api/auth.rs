@@ -13,9 +13,9 @@ use runpod_http_server::names_this_machine;
 use sha2::Sha256;
 
 use super::cors::Origins;
-use super::encoding;
 use super::error::ApiError;
 use super::keys::KeySet;
+use super::unreadable;
 use crate::secret::Secret;
 use crate::store::Digest;
 
@@ -49,7 +49,7 @@ impl Gate {
 pub(crate) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     gate.admit(&mut parts)?;
-    encoding::check(&parts.extensions)?;
+    unreadable::check(&parts.extensions)?;
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 

@@ -17,18 +17,9 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use super::error::ApiError;
 use super::extensions;
 use super::limits;
-
-/// Marks a request whose body nobody can read. It is refused where its route is known: only there it is known who may read the refusal.
-#[derive(Debug, Clone, Copy)]
-struct UnknownEncoding;
-
-/// Refuses a request whose body nobody can read.
-pub(super) fn check(request: &Extensions) -> Result<(), ApiError> {
-    request.get::<UnknownEncoding>().map_or(Ok(()), |UnknownEncoding| Err(ApiError::UnknownEncoding))
-}
+use super::unreadable::UnknownEncoding;
 
 /// Passes a request on with its body decompressed, and compresses the answer. The limits of bodies hold for what they are when
 /// decompressed, because they are counted while they are read.

@@ -34,6 +34,7 @@ mod shared_json;
 mod submission;
 mod time;
 mod trace;
+mod unreadable;
 mod wire;
 mod worker;
 
