@@ -14,10 +14,12 @@ use super::app::App;
 use super::auth::{CallerKey, Gate};
 use super::error::ApiError;
 use super::extensions;
+use super::head::Methods;
 use super::ids;
 use super::limits;
 use super::rate_limit::{Caller, Open};
 use super::route::route_of;
+use super::unreadable;
 
 /// The checks of one API.
 ///
@@ -25,16 +27,17 @@ use super::route::route_of;
 struct Admission {
     app: App,
     gate: Gate,
+    methods: Methods,
 }
 
 /// Checks requests to the client API: key, ids, headers, endpoint and rate limit.
-pub(crate) fn for_clients(routes: Router<App>, app: &App, gate: Gate) -> Router<App> {
-    routes.layer(from_fn_with_state(Admission::new(app, gate), admit_client))
+pub(crate) fn for_clients(routes: Router<App>, app: &App, gate: Gate, methods: Methods) -> Router<App> {
+    routes.layer(from_fn_with_state(Admission::new(app, gate, methods), admit_client))
 }
 
 /// Checks requests to the worker API, which has no rate limits, and announces its extensions.
 pub(crate) fn for_workers(routes: Router<App>, app: &App, gate: Gate) -> Router<App> {
-    routes.layer(from_fn_with_state(Admission::new(app, gate), admit_worker))
+    routes.layer(from_fn_with_state(Admission::new(app, gate, Methods::of_workers()), admit_worker))
 }
 
 async fn admit_client(
@@ -46,6 +49,9 @@ async fn admit_client(
     let (mut parts, body) = request.into_parts();
     admission.check(&mut parts, path)?;
     let _open = admission.limit_rate(&parts)?;
+    if let Some(refusal) = admission.methods.refusal(&parts) {
+        return Ok(refusal);
+    }
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
@@ -57,20 +63,24 @@ async fn admit_worker(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let response = match admission.check(&mut parts, path) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) => match admission.methods.refusal(&parts) {
+            Some(refusal) => refusal,
+            None => next.run(Request::from_parts(parts, body)).await,
+        },
         Err(error) => error.into_response(),
     };
     extensions::announce(response)
 }
 
 impl Admission {
-    fn new(app: &App, gate: Gate) -> Arc<Self> {
-        Arc::new(Self { app: app.clone(), gate })
+    fn new(app: &App, gate: Gate, methods: Methods) -> Arc<Self> {
+        Arc::new(Self { app: app.clone(), gate, methods })
     }
 
     /// The checks that both APIs have in common. Who has no key learns nothing else.
     fn check(&self, request: &mut Parts, path: Result<RawPathParams, RawPathParamsRejection>) -> Result<(), ApiError> {
         self.gate.admit(request)?;
+        unreadable::check(&request.extensions)?;
         ids::check_path(path)?;
         if header_bytes(&request.headers) > limits::HEADERS {
             return Err(ApiError::HeadersTooLarge { limit: limits::HEADERS });

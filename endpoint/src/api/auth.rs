@@ -15,6 +15,7 @@ use sha2::Sha256;
 use super::cors::Origins;
 use super::error::ApiError;
 use super::keys::KeySet;
+use super::unreadable;
 use crate::secret::Secret;
 use crate::store::Digest;
 
@@ -48,6 +49,7 @@ impl Gate {
 pub(crate) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     gate.admit(&mut parts)?;
+    unreadable::check(&parts.extensions)?;
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 

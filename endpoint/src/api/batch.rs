@@ -147,6 +147,7 @@ struct RequestDocument<'a> {
 #[derive(Debug, Deserialize, ToSchema)]
 struct AddRequests {
     /// Each like the body of `/run`.
+    #[serde(deserialize_with = "json::objects")]
     requests: Vec<SubmitRequest>,
 }
 
@@ -169,9 +170,10 @@ struct Attributes {
 async fn create(State(app): State<App>, Path(endpoint): Path<String>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let body = read(&app, body).await?;
-    let requests: Vec<SubmitRequest> = serde_json::from_slice(&body).map_err(|error| {
+    let requests: Vec<json::Object<SubmitRequest>> = serde_json::from_slice(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON array like [{{\"input\": {{...}}}}, ...]: {error}"))
     })?;
+    let requests = requests.into_iter().map(|json::Object(request)| request).collect();
     let jobs = jobs(&app, &endpoint, &parts, requests).await?;
     let batch = app.store.create_batch(&endpoint, Arc::from(format!("batch-{}", Uuid::new_v4())), jobs).await?;
     Ok(Json(NewBatch { id: &batch.id, status: batch.state.name() }).into_response())

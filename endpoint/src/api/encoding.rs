@@ -9,31 +9,32 @@ use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::http::{Extensions, HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
-use futures_util::TryStreamExt as _;
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
 use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use super::error::ApiError;
 use super::extensions;
 use super::limits;
+use super::unreadable::UnknownEncoding;
 
 /// Passes a request on with its body decompressed, and compresses the answer. The limits of bodies hold for what they are when
 /// decompressed, because they are counted while they are read.
-pub(super) async fn translate(request: Request, next: Next) -> Result<Response, ApiError> {
+pub(super) async fn translate(request: Request, next: Next) -> Response {
     let wants_compression = request.headers().contains_key(ACCEPT_ENCODING);
-    let request = decompressed(request)?;
+    let request = decompressed(request);
     if !wants_compression {
-        return Ok(next.run(request).await);
+        return next.run(request).await;
     }
     let compression = CompressionLayer::new()
         // Compressing costs the server's time, and most clients are near: the fastest level is enough.
         .quality(CompressionLevel::Fastest)
         .compress_when(worth_it());
     let Ok(response) = compression.layer(next).oneshot(request).await;
-    Ok(response.map(Body::new))
+    response.map(Body::new)
 }
 
 fn worth_it() -> impl Predicate {
@@ -48,17 +49,22 @@ fn is_for_a_client(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extension
     !extensions::is_for_a_worker(headers)
 }
 
-/// The request with its body decompressed. One in another encoding than gzip is refused: it would be read as it is.
-fn decompressed(request: Request) -> Result<Request, ApiError> {
+/// The request with its body decompressed. One in another encoding than gzip is marked, and has a body that cannot be read.
+fn decompressed(mut request: Request) -> Request {
     let mut encodings = request.headers().get_all(CONTENT_ENCODING).iter();
     let is_gzip = match (encodings.next(), encodings.next()) {
-        (None, _) => return Ok(request),
+        (None, _) => return request,
         (Some(only), None) => match &*only.to_str().unwrap_or("?").trim().to_ascii_lowercase() {
-            "gzip" | "x-gzip" => true,
-            "identity" | "" => false,
-            _ => return Err(ApiError::UnknownEncoding),
+            "gzip" | "x-gzip" => Some(true),
+            "identity" | "" => Some(false),
+            _ => None,
         },
-        _ => return Err(ApiError::UnknownEncoding),
+        _ => None,
+    };
+    let Some(is_gzip) = is_gzip else {
+        request.extensions_mut().insert(UnknownEncoding);
+        return request
+            .map(|_| Body::from_stream(stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::InvalidData))])));
     };
     let (mut parts, mut body) = request.into_parts();
     parts.headers.remove(CONTENT_ENCODING);
@@ -66,7 +72,7 @@ fn decompressed(request: Request) -> Result<Request, ApiError> {
         parts.headers.remove(CONTENT_LENGTH);
         body = gunzipped(body);
     }
-    Ok(Request::from_parts(parts, body))
+    Request::from_parts(parts, body)
 }
 
 /// What is in a gzip body of any number of members, as the format has it. Other bytes behind them, or a member that is cut off, make the

@@ -174,10 +174,17 @@ impl ApiError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match (self.status(), self) {
             (_, Self::RateLimited { after }) => Some(*after),
-            (StatusCode::TOO_MANY_REQUESTS, _) => Some(FULL_RETRY),
-            (StatusCode::SERVICE_UNAVAILABLE, _) => Some(UNAVAILABLE_RETRY),
-            _ => None,
+            (status, _) => retry_after(status),
         }
+    }
+}
+
+/// When to try again after an answer with this status, unless it is known better.
+pub(crate) fn retry_after(status: StatusCode) -> Option<Duration> {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Some(FULL_RETRY),
+        StatusCode::SERVICE_UNAVAILABLE => Some(UNAVAILABLE_RETRY),
+        _ => None,
     }
 }
 

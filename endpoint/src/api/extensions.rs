@@ -16,6 +16,7 @@ use serde_json::json;
 use super::app::App;
 use super::body;
 use super::error::ApiError;
+use super::json;
 use super::limits;
 use super::query::Params;
 use crate::store::{JobId, Model, ping_interval};
@@ -110,7 +111,7 @@ pub(crate) async fn hand_back(
 ) -> Result<Response, ApiError> {
     let body = body::read(body, limits::HAND_BACK_BODY, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(limits::HAND_BACK_BODY))?;
-    let HandBack { jobs } = serde_json::from_slice(&body)
+    let HandBack { jobs } = json::object(&body)
         .map_err(|error| ApiError::BadRequest(format!("the body must be like {{\"jobs\": [\"<id>\"]}}: {error}")))?;
     if jobs.len() > limits::BATCH {
         return Err(ApiError::BadRequest(format!("name at most {} jobs in one request", limits::BATCH)));

@@ -15,6 +15,7 @@ mod extensions;
 mod fair_by;
 mod fault_injection;
 pub(crate) mod graphql;
+mod head;
 mod idempotency;
 mod ids;
 mod json;
@@ -33,6 +34,7 @@ mod shared_json;
 mod submission;
 mod time;
 mod trace;
+mod unreadable;
 mod wire;
 mod worker;
 
@@ -41,7 +43,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use app::{App, AppState};
@@ -49,6 +51,7 @@ use auth::Gate;
 pub use cors::{Origin, Origins};
 pub use error::ApiError;
 pub use fair_by::FairBy;
+use head::Methods;
 pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
 pub(crate) use ids::{is_id, is_reserved_id};
 pub use keys::{KeyFileError, KeySet, Keys};
@@ -82,7 +85,7 @@ pub fn with_common_layer<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
 
 async fn common(request: Request, next: Next) -> Response {
     let is_openai = openai::is_asked_by(&request);
-    let response = encoding::translate(request, next).await.into_response();
+    let response = encoding::translate(request, next).await;
     if is_openai { openai::in_its_form(response) } else { response }
 }
 
@@ -90,13 +93,12 @@ async fn common(request: Request, next: Next) -> Response {
 pub fn router(app: App, keys: Keys) -> Router {
     // Layers run from the last to the first.
     let origins = &app.options.origins;
-    let client = |routes| {
-        let gate = Gate { keys: keys.client.clone(), local: keys.local, origins: origins.clone() };
-        admission::for_clients(routes, &app, gate)
-    };
     let (documented, document) = documented_routes().split_for_parts();
-    // A browser asks for permission without a key, and with a method that no route has.
-    let clients = client(documented.merge(metrics::routes())).method_not_allowed_fallback(wrong_method);
+    let gate = Gate { keys: keys.client, local: keys.local, origins: origins.clone() };
+    let methods = Methods::documented(&document);
+    let clients = admission::for_clients(documented.merge(metrics::routes()), &app, gate, methods);
+    // A browser asks for permission without a key, with a method that no route has, and for paths that do not exist.
+    let clients = clients.method_not_allowed_fallback(wrong_method).fallback(|| async { ApiError::NoRoute });
     let clients = match origins.layer() {
         Some(cors) => clients.layer(cors),
         None => clients,
@@ -107,12 +109,7 @@ pub fn router(app: App, keys: Keys) -> Router {
         worker = worker.layer(from_fn_with_state(app.clone(), fault_injection::inject));
     }
     let worker = admission::for_workers(worker, &app, worker_gate);
-    clients
-        .merge(worker)
-        .merge(docs::routes(document))
-        .fallback(|| async { ApiError::NoRoute })
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
+    clients.merge(worker).merge(docs::routes(document)).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
 async fn wrong_method() -> ApiError {

@@ -115,7 +115,7 @@ async fn with_body(
 }
 
 async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Result<Response, ApiError> {
-    let (Parts { headers, extensions, method, .. }, body) = request.into_parts();
+    let (Parts { headers, extensions, method, uri, .. }, body) = request.into_parts();
     let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
     // After its body was read: a client that is still sending it would see a broken connection, and try again.
@@ -123,7 +123,8 @@ async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Resu
         return Err(ApiError::FormBody);
     }
     let (request, options) = read_request(&method, &body)?;
-    let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}") };
+    let query = uri.query().filter(|query| !query.is_empty()).map(|query| format!("?{query}")).unwrap_or_default();
+    let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}{query}") };
     let input =
         to_raw_value(&input).map_err(|error| ApiError::BadRequest(format!("the request cannot be queued: {error}")))?;
     let job = new_job(&app, &endpoint, &CallerKey::of(&extensions), Arc::from(input), &RUNSYNC);

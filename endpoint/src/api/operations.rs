@@ -149,7 +149,7 @@ async fn failed(
     post,
     path = "/v2/{endpoint}/retry-failed",
     params(("endpoint" = String, Path, description = "Endpoint id")),
-    responses((status = 200, body = Retried, description = "The number of jobs that are queued again, and of those that are not, with the reason"), (status = 429, body = Problem, description = "As many jobs wait as may: none was queued again")),
+    responses((status = 200, body = Retried, description = "The number of jobs that are queued again, and of those that are not, with the reason"), (status = 409, body = Problem, description = "Only requests of cancelled batches have failed: none was queued again"), (status = 429, body = Problem, description = "As many jobs wait as may: none was queued again")),
 )]
 async fn retry_failed(State(app): State<App>, Path(endpoint): Path<String>) -> Result<Response, ApiError> {
     let RetriedFailed { retried, left, refusal } = app.store.retry_failed(&endpoint).await?;

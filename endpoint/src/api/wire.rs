@@ -21,7 +21,7 @@ pub(crate) struct SubmitRequest {
     #[serde(default)]
     pub(crate) webhook: Option<String>,
     /// Limits of this job.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::optional_object")]
     pub(crate) policy: Option<PolicyRequest>,
     /// Bucket credentials for the handler, passed through.
     #[serde(default, rename = "s3Config")]

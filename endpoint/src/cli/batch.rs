@@ -118,23 +118,25 @@ async fn fill(
     endpoint: &Endpoint,
     id: &str,
     name: Option<&str>,
-    requests: &[String],
+    all: &[Line],
     output: &mut Output,
 ) -> Result<Batch, CommandError> {
     let path = batch_path(id, "/requests")?;
-    let mut rest = requests;
+    let mut rest = all;
     while !rest.is_empty() {
         let mut bytes = 0;
-        let fits = |request: &String| {
-            bytes += request.len() + 1;
+        let fits = |line: &Line| {
+            bytes += line.request.len() + 1;
             bytes <= CHUNK
         };
         // A request that is too large for any chunk is refused by the endpoint, which says so.
         let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
         let (chunk, later) = rest.split_at(count);
-        endpoint.post(&path, format!("{{\"requests\":[{}]}}", chunk.join(","))).await?;
+        let requests: Vec<_> = chunk.iter().map(|line| &*line.request).collect();
+        let added = endpoint.post(&path, format!("{{\"requests\":[{}]}}", requests.join(","))).await;
+        added.map_err(|error| with_line(error, chunk))?;
         rest = later;
-        output.note(&format!("{}/{} sent", requests.len() - rest.len(), requests.len()));
+        output.note(&format!("{}/{} sent", all.len() - rest.len(), all.len()));
     }
     if let Some(name) = name {
         endpoint.put(&batch_path(id, "")?, json!({ "name": name }).to_string()).await?;
@@ -216,8 +218,28 @@ fn print_summary(text: &str, as_json: bool, output: &mut Output) -> Result<(), C
     Ok(())
 }
 
-/// The request of each line.
-fn read(file: &Path) -> Result<Vec<String>, RequestError> {
+/// A line of the file that has a request.
+struct Line {
+    /// Counted from 1.
+    number: usize,
+    request: String,
+}
+
+/// The error, with the line of the file in place of the request's place among those that were sent with it.
+fn with_line(error: ClientError, sent: &[Line]) -> ClientError {
+    let in_file = |text: &str| {
+        let (place, reason) = text.strip_prefix("request ")?.split_once(": ")?;
+        let line = sent.get(place.parse::<usize>().ok()?)?;
+        Some(format!("line {}: {reason}", line.number))
+    };
+    match error {
+        ClientError::Refused { status, text } => ClientError::Refused { status, text: in_file(&text).unwrap_or(text) },
+        other => other,
+    }
+}
+
+/// The lines with a request.
+fn read(file: &Path) -> Result<Vec<Line>, RequestError> {
     let lines: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {
@@ -228,7 +250,8 @@ fn read(file: &Path) -> Result<Vec<String>, RequestError> {
         let line = line.map_err(|error| unreadable(file, error))?;
         if !without_mark(&line).trim().is_empty() {
             let request = as_request(&line).map_err(|error| RequestError::Line(number + 1, error))?;
-            requests.push(serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?);
+            let request = serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?;
+            requests.push(Line { number: number + 1, request });
         }
     }
     if requests.is_empty() { Err(RequestError::NoLines(file.display().to_string())) } else { Ok(requests) }

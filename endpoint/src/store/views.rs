@@ -268,6 +268,15 @@ pub struct RetriedFailed {
     pub retried: usize,
     /// Those that are not, because of `refusal`.
     pub left: usize,
-    /// Why the first of them was refused.
+    /// Why they are not: if for several reasons, the one that kept the later ones from being tried.
     pub refusal: Option<StoreError>,
+}
+
+impl RetriedFailed {
+    /// Adds what became of later ones.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.retried += later.retried;
+        self.left += later.left;
+        self.refusal = later.refusal.or(self.refusal.take());
+    }
 }

@@ -98,6 +98,30 @@ async fn a_batch_is_a_draft_until_it_is_finalized() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_array_is_no_object() {
+    let api = Api::new();
+    let batch = create(&api, Vec::new()).await;
+    for (path, body) in [
+        ("run", r#"[{"a": 1}]"#),
+        ("run", r#"{"input": 1, "policy": [6000, 20000, true]}"#),
+        ("batch", r#"[[{"a": 1}]]"#),
+        ("batch", r#"[{"input": 1, "policy": [6000, 20000, true]}]"#),
+        (&*format!("batch/{batch}/requests"), r#"[[{"input": 1}]]"#),
+        (&*format!("batch/{batch}/requests"), r#"{"requests": [[{"a": 1}]]}"#),
+        ("openai/v1/completions", "[true]"),
+        ("hand-back/w", r#"[["a"]]"#),
+    ] {
+        let refused = api.post(path, body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path} {body}: {}", refused.text);
+        assert!(refused.text.contains("expected an object"), "{path} {body}: {}", refused.text);
+    }
+    let refused = request(&api, Method::PUT, &format!("batch/{batch}"), json!(["name"])).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
+    let whole = r#"{"input": 1, "policy": null}"#;
+    assert_eq!(api.post("run", whole).await.status, StatusCode::OK, "no policy is none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn results_and_errors_are_read_in_pages() {
     let api = Api::new();
     let other = api.run(r#"{"input": 0}"#).await;
@@ -248,4 +272,11 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
         assert!(refused.status.code() == Some(64) && error.contains(part), "{error}");
     }
     assert_eq!(api.get("batch").await.json()["total"], 1, "nothing was created for a bad file");
+    let with_mistake = "\n{\"n\": 0}\n\n{\"input\": 1, \"policy\": {\"ttl\": 1}}\n";
+    std::fs::write(&file, with_mistake).unwrap();
+    let mut submit = program();
+    submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit"]).arg(&file);
+    let refused = timeout(SOON, submit.output()).await.unwrap().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("line 4: policy.ttl is 1"), "{error}");
 }

@@ -252,6 +252,29 @@ async fn with_a_key_the_browser_can_read_why_a_request_was_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permitted_page_can_read_every_refusal() {
+    let keys = Keys { client: Some(runpod_endpoint::api::Secret::from("key")).into(), ..Keys::default() };
+    let catalog =
+        Catalog { policies: [("ep".to_owned(), Policy::default())].into(), closed: true, ..Catalog::default() };
+    let limits = Limits { max_queued: Some(0), ..Limits::default() };
+    let origins = Origins::new([PAGE.parse().unwrap()]);
+    let api = Api::build(keys, Options { catalog, origins, ..Options::default() }, MemoryStore::new(limits));
+    let refused = ["/v2/ep/run", "/v2/ep/openai/v1/completions"].map(refused_by_every_layer);
+    let unknown = ["/v2/ep/openai", "/v2/ep/none"].map(|path| (Request::get(path).body(Body::empty()).unwrap(), 404));
+    for (mut request, status) in refused.into_iter().flatten().chain(unknown) {
+        let name = format!("{} {} {:?}", request.method(), request.uri(), request.headers().keys());
+        request.headers_mut().insert("origin", PAGE.parse().unwrap());
+        let reply = api.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(reply.status().as_u16(), status, "{name}");
+        assert_eq!(reply.headers()["access-control-allow-origin"], PAGE, "{name}");
+    }
+    let preflight = Request::options("/v2/ep/none").header("access-control-request-method", "POST");
+    let preflight = preflight.header("origin", PAGE).body(Body::empty()).unwrap();
+    let reply = api.router.clone().oneshot(preflight).await.unwrap();
+    assert_eq!(reply.headers()["access-control-allow-origin"], PAGE, "else the page never asks");
+}
+
+#[tokio::test(start_paused = true)]
 async fn by_default_no_page_of_another_site_may_do_anything() {
     let api = Api::new();
     let (status, headers) = from_page(&api, Method::POST, "run", PAGE).await;

@@ -13,6 +13,7 @@ mod console;
 mod dev;
 mod extensions;
 mod faults;
+mod head;
 mod health;
 mod lease;
 mod metrics_docs;

@@ -60,6 +60,29 @@ async fn a_route_without_a_body_has_no_openai_input() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_handler_gets_the_query_with_the_route() {
+    let api = Api::new();
+    for (path, route) in [
+        ("v1/files?after=file-1&limit=2", "/v1/files?after=file-1&limit=2"),
+        ("v1/files?", "/v1/files"),
+        ("v1/files?name=a%20b", "/v1/files?name=a%20b"),
+    ] {
+        let job = work(&api, r#"{"output": {}}"#);
+        api.get(&format!("openai/{path}")).await;
+        let job = job.await.unwrap();
+        assert!(job.contains(&format!(r#""openai_route":"{route}""#)), "{job}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_looks_like_the_fields_of_an_error_is_an_answer() {
+    let api = Api::new();
+    work(&api, r#"{"output": ["error", {"message": "m"}, 404]}"#);
+    let answer = chat(&api).await;
+    assert_eq!((answer.status, &*answer.text), (StatusCode::OK, r#"["error", {"message": "m"}, 404]"#));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_status_of_a_failure_tells_whether_to_try_again() {
     let known =
         |kind: &str| json!({"error": json!({"error_type": kind, "error_message": "why", "hostname": "h"}).to_string()});
@@ -125,6 +148,21 @@ async fn a_full_queue_says_when_to_try_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_that_is_too_busy_says_when_to_try_again() {
+    for (status, seconds) in [(429, "5"), (503, "1")] {
+        for stream in [false, true] {
+            let api = Api::new();
+            work(&api, &json!({"output": {"error": {"message": "busy", "code": status}}}).to_string());
+            let body = Body::from(json!({ "stream": stream }).to_string());
+            let request = Request::post("/v2/ep/openai/v1/completions").body(body).unwrap();
+            let response = api.router.oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["retry-after"], seconds, "{status}, stream: {stream}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_expires_in_the_queue_is_a_timeout() {
     let policy = Policy { ttl: Duration::from_secs(60), ..Policy::default() };
     let catalog = Catalog { policies: [("ep".to_owned(), policy)].into(), closed: true, ..Catalog::default() };
@@ -132,6 +170,7 @@ async fn a_job_that_expires_in_the_queue_is_a_timeout() {
     let reader = stream(&api);
     let answer = chat(&api).await;
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (StatusCode::GATEWAY_TIMEOUT, &json!("server_error")));
+    assert!(answer.text.contains("has expired"), "{}", answer.text);
     assert!(reader.await.unwrap().1.contains("has expired"));
 }
 
@@ -235,6 +274,26 @@ async fn the_output_of_a_job_that_has_streamed_is_no_event() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     api.done("w1", &id, r#"{"output": {"whole": 1}}"#).await;
     assert_eq!(reader.await.unwrap().1, "data: {\"d\": 1}\n\ndata: [DONE]\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_was_not_streamed_is_the_stream() {
+    let done = "data: [DONE]\n\n";
+    for (output, events) in [
+        (r#"{"d": 1}"#, format!("data: {{\"d\": 1}}\n\n{done}")),
+        (r#"[{"d": 1}, "two", 3]"#, format!("data: {{\"d\": 1}}\n\ndata: \"two\"\n\ndata: 3\n\n{done}")),
+        (r#""a text""#, format!("data: \"a text\"\n\n{done}")),
+        (r#""data: 1\n\ndata: [DONE]\n\n""#, format!("data: 1\n\n{done}")),
+        (r#"["da", "ta: 1"]"#, format!("data: 1\n\n{done}")),
+        ("7", format!("data: 7\n\n{done}")),
+        ("null", done.to_owned()),
+        ("[]", done.to_owned()),
+    ] {
+        let expected = (StatusCode::OK, events);
+        assert_eq!(streamed(&[], &format!(r#"{{"output": {output}}}"#)).await, expected, "{output}");
+    }
+    let (status, text) = streamed(&[], r#"{"output": [{"error": {"message": "no", "code": 404}}]}"#).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use end_to_end_tests::eventually;
-use runpod_endpoint::store::{BatchState, Limits, NewJob, Status, Store, StoreError};
+use runpod_endpoint::store::{BatchState, Limits, NewJob, RetriedFailed, Status, Store, StoreError};
 
 use crate::support::{EP, Engine, done, every_store, failed, new_job, output_of, submit, take, take_ids, view};
 
@@ -16,6 +16,7 @@ every_store!(
     batches_have_bounds_and_leave_room_for_other_jobs,
     a_batch_is_deleted_with_its_requests,
     a_draft_is_not_purged_and_counts_only_once_it_is_finalized,
+    failed_requests_of_a_cancelled_batch_are_left_with_the_reason,
 );
 
 fn jobs(ids: impl IntoIterator<Item = &'static str>) -> Vec<NewJob> {
@@ -204,4 +205,20 @@ async fn a_draft_is_not_purged_and_counts_only_once_it_is_finalized<E: Engine>()
     assert_eq!(store.purge(EP).await, Ok(2));
     let batch = store.batch(EP, "b").await.unwrap();
     assert_eq!((batch.counts.cancelled, store.health(EP).await.unwrap().in_queue), (2, 0));
+}
+
+async fn failed_requests_of_a_cancelled_batch_are_left_with_the_reason<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    finalized(&*store, "b", jobs(["1", "2"])).await;
+    assert_eq!(take_ids(&*store, "w", 1).await, ["1"]);
+    submit(&*store, "other").await;
+    assert_eq!(take_ids(&*store, "w", 1).await, ["other"]);
+    for id in ["1", "other"] {
+        store.finish(EP, "w", id, failed("bad")).await.unwrap();
+    }
+    store.cancel_batch(EP, "b").await.unwrap();
+    let left = |retried| RetriedFailed { retried, left: 1, refusal: Some(StoreError::BatchCancelled) };
+    assert_eq!(store.retry_failed(EP).await, Ok(left(1)), "the others are queued again");
+    assert_eq!(store.retry_failed(EP).await, Ok(left(0)));
 }

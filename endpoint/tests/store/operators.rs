@@ -98,7 +98,8 @@ async fn failed_jobs_are_retried_until_as_many_wait_as_may<E: Engine>() {
     submit(&*store, "waits").await;
     assert_eq!(retry().await, left(2, 1));
     assert_eq!(retry().await, left(0, 1));
-    assert_eq!(take_ids(&*store, "w", 9).await, ["waits", "a", "b"], "the oldest ones");
+    // The first worker has failed too often.
+    assert_eq!(take_ids(&*store, "another", 9).await, ["waits", "a", "b"], "the oldest ones");
     assert_eq!(retry().await, RetriedFailed { retried: 1, ..RetriedFailed::default() });
 }
 

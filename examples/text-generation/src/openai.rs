@@ -43,7 +43,8 @@ impl Asked {
             input.request.check("input")?;
             return Ok(Self::Text(Form::Plain, input.request));
         };
-        let form = match route.trim_start_matches("/v1") {
+        let path = route.split_once('?').map_or(&**route, |(path, _query)| path);
+        let form = match path.trim_start_matches("/v1") {
             "/models" => return Ok(Self::Models),
             "/chat/completions" => Form::Chat,
             "/completions" => Form::Completion,

@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::body;
 use super::error::ApiError;
+use super::json;
 use super::limits;
 use super::{Keys, client_only};
 use crate::local::{Local, LocalWorker, WorkerFigures};
@@ -54,7 +55,7 @@ fn schema(local: Local) -> Pods {
 async fn answer(State(executor): State<Executor>, body: Body) -> Result<Response, ApiError> {
     let body = body::read(body, limits::GRAPHQL_BODY, &executor.request_memory).await;
     let body = body.map_err(|error| error.of_client(limits::GRAPHQL_BODY))?;
-    let request: Request = serde_json::from_slice(&body).map_err(|error| {
+    let request: Request = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"query\": \"...\"}}: {error}"))
     })?;
     // Never closed.

@@ -87,7 +87,7 @@ impl EventText {
 }
 
 /// An event with this JSON. Line breaks of pretty-printed JSON would end it; JSON strings contain none.
-pub(super) fn event(json: &RawValue) -> String {
+fn event(json: &RawValue) -> String {
     format!("data: {}\n\n", json.get().replace(['\n', '\r'], " "))
 }
 

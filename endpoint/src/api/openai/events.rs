@@ -7,12 +7,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _, stream};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::super::app::App;
 use super::caller::CancelOnDrop;
-use super::event_text::{EventText, event, first_data};
+use super::event_text::{EventText, first_data};
 use super::failure::Failure;
+use crate::store::Payload;
 
 /// Length of one wait for items. Until the first one has passed, a failure is the status of the response; after that the response
 /// begins, and comments keep it alive while the job waits for a worker.
@@ -102,10 +104,11 @@ impl EventReader {
         let job = self.app.store.view(&self.endpoint, &self.id, None).await.map_err(Failure::from);
         let output = job.and_then(|job| Failure::of_job(&job).map_or(Ok(job.ending.output), Err));
         if !self.has_streamed {
-            // The handler does not stream: its result is the only event.
-            if let Some(output) = output?.filter(|output| output.get().starts_with('{')) {
-                text.push_str(&event(&output));
+            // The handler does not stream: its result is what would have been streamed.
+            for item in output?.iter().flat_map(items_of) {
+                self.events.push(text, &item);
             }
+            self.events.finish(text);
         } else {
             self.events.finish(text);
             if let Err(failure) = output {
@@ -116,5 +119,13 @@ impl EventReader {
         }
         self.events.done(text);
         Ok(())
+    }
+}
+
+/// The items of a result: those of a list, otherwise the result itself. `null` is none.
+fn items_of(output: &Payload) -> Vec<Payload> {
+    match serde_json::from_str::<Option<Vec<Box<RawValue>>>>(output.get()) {
+        Ok(items) => items.unwrap_or_default().into_iter().map(Payload::from).collect(),
+        Err(_) => vec![Payload::clone(output)],
     }
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::super::cors::SHOULD_RETRY;
-use super::super::error::ApiError;
+use super::super::error::{ApiError, retry_after};
+use super::super::json as wire_json;
 use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
 use crate::store::{JobView, Status, StoreError};
 
@@ -51,7 +52,7 @@ struct OpenAiError {
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
-    /// When to try again.
+    /// When to try again, where it is known.
     retry_after: Option<u64>,
     /// The error object.
     error: Value,
@@ -76,12 +77,17 @@ impl Failure {
         Self { retry_after: Some(RESTART_SECONDS), ..failure }
     }
 
+    fn expired() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "the job was not done before its `ttl` ended, and has expired")
+    }
+
     /// Why a job has no output; `None` when it has one.
     pub(super) fn of_job(job: &JobView) -> Option<Self> {
         let error = job.ending.error.as_deref().unwrap_or_default();
         Some(match job.status {
             Status::Completed => return None,
             Status::Failed => Self::of_error(error),
+            Status::TimedOut if error.is_empty() => Self::expired(),
             Status::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, KnownError::of(error).message(error)),
             Status::Cancelled => Self::new(StatusCode::CONFLICT, "the job was cancelled"),
             Status::InQueue | Status::InProgress => Self::shutting_down(),
@@ -116,7 +122,7 @@ impl Failure {
             #[serde(default, rename = "type")]
             kind: Value,
         }
-        let answer: Answer = serde_json::from_str(output).ok()?;
+        let answer: Answer = wire_json::object(output.as_bytes()).ok()?;
         let is_nested = answer.error.is_object();
         if !is_nested && answer.object.as_deref() != Some("error") {
             return None;
@@ -148,9 +154,7 @@ impl From<StoreError> for Failure {
     /// Of a job that was accepted.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::JobNotFound => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "the job was not done before its `ttl` ended, and has expired")
-            }
+            StoreError::JobNotFound => Self::expired(),
             other => {
                 let error = ApiError::from(other);
                 let retry_after = error.retry_after().map(|after| after.as_secs());
@@ -168,7 +172,8 @@ impl IntoResponse for Failure {
             // Somebody cancelled the job on purpose, and the official clients repeat after a 409 otherwise.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        headers.extend(self.retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
+        let retry_after = self.retry_after.or_else(|| Some(retry_after(self.status)?.as_secs()));
+        headers.extend(retry_after.map(|after| (RETRY_AFTER, HeaderValue::from(after))));
         response
     }
 }

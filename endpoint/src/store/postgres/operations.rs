@@ -28,18 +28,25 @@ fn integer(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Queues failed jobs again until one is refused; returns how many, and the refusal. Another endpoint may have changed some meanwhile,
-/// and those of cancelled batches stay as they are.
-fn retry_all(queue: &mut Queue<Filed>, now: Timestamp, jobs: &[JobId]) -> (usize, Option<StoreError>) {
-    let mut retried = 0;
+/// Queues failed jobs again until one is refused, which is not counted as left, nor are those after it. Another endpoint may have changed
+/// some meanwhile, and those of cancelled batches stay as they are.
+fn retry_all(queue: &mut Queue<Filed>, now: Timestamp, jobs: &[JobId]) -> RetriedFailed {
+    let mut all = RetriedFailed::default();
     for id in jobs {
         match queue.retry(now, id) {
-            Ok(_) => retried += 1,
-            Err(StoreError::JobNotFound | StoreError::NotRetryable(_) | StoreError::BatchCancelled) => {}
-            Err(refusal) => return (retried, Some(refusal)),
+            Ok(_) => all.retried += 1,
+            Err(StoreError::JobNotFound | StoreError::NotRetryable(_)) => {}
+            Err(refusal) => {
+                let goes_on = refusal == StoreError::BatchCancelled;
+                all.refusal = Some(refusal);
+                if !goes_on {
+                    return all;
+                }
+                all.left += 1;
+            }
         }
     }
-    (retried, None)
+    all
 }
 
 impl PostgresStore {
@@ -83,11 +90,10 @@ impl Operations for PostgresStore {
             let jobs = ids(&some);
             let need = Need { jobs: jobs.clone(), numbers: jobs.len(), bounds: true, ..Need::default() };
             let retry = move |queue: &mut Queue<Filed>, now| retry_all(queue, now, &jobs);
-            let (retried, refusal) = self.shared.run(&self.shared.local(endpoint), need, retry).await?;
-            all.retried += retried;
-            if refusal.is_some() {
+            all.add(self.shared.run(&self.shared.local(endpoint), need, retry).await?);
+            if all.refusal.as_ref().is_some_and(|refusal| *refusal != StoreError::BatchCancelled) {
                 let (left, _) = self.count_failed(endpoint).await?;
-                return Ok(RetriedFailed { left: rows::size(left), refusal, ..all });
+                return Ok(RetriedFailed { left: rows::size(left), ..all });
             }
         }
     }

@@ -52,10 +52,13 @@ impl<P: Content> Queue<P> {
             let Some(id) = self.by_age.get(&number).cloned() else { continue };
             match self.retry(now, &id) {
                 Ok(_) => outcome.retried += 1,
-                // Nobody wants it to run.
-                Err(StoreError::BatchCancelled) => {}
+                // Nobody wants it to run; the others go on.
+                Err(refusal @ StoreError::BatchCancelled) => {
+                    outcome.left += 1;
+                    outcome.refusal = Some(refusal);
+                }
                 Err(refusal) => {
-                    outcome.left = self.failed_jobs.range(number..=*numbers.end()).count();
+                    outcome.left += self.failed_jobs.range(number..=*numbers.end()).count();
                     outcome.refusal = Some(refusal);
                     return (outcome, None);
                 }

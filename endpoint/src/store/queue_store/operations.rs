@@ -40,7 +40,7 @@ impl<B: Backing> Operations for QueueStore<B> {
             let (some, rest) =
                 self.commit(&endpoint, |queue, now| queue.retry_failed(now, from..=newest, STEP)).await?;
             next = rest;
-            all = RetriedFailed { retried: all.retried + some.retried, ..some };
+            all.add(some);
         }
         Ok(all)
     }

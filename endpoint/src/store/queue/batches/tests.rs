@@ -152,7 +152,7 @@ fn nothing_of_a_cancelled_batch_runs_again() {
     taken(&mut queue, AT, 1);
     queue.finish(AT, "w", "other", Outcome::failed("bad"));
     let (outcome, rest) = queue.retry_failed(AT, 0..=u64::MAX, 10);
-    assert_eq!((outcome.retried, outcome.left, outcome.refusal, rest), (1, 0, None, None));
+    assert_eq!((outcome.retried, outcome.left, outcome.refusal, rest), (1, 2, Some(StoreError::BatchCancelled), None));
     // The first worker has failed too often.
     let again = queue.take(AT, "another", 9);
     assert_eq!(again.iter().map(|job| &*job.id).collect::<Vec<_>>(), ["other"]);
