@@ -7,6 +7,7 @@
 //! - The header of a request must arrive in time, and its size is checked while it is read.
 //! - A request body and the reader of a response must make progress.
 //! - Request bodies share a [`Budget`] of bytes.
+//! - Of a request that is refused before its body was read, up to 64 MiB are read and dropped: its client is to see the answer.
 //!
 //! [`exposition()`] answers a scraper of metrics in the format that it asks for.
 //!
@@ -20,6 +21,7 @@ mod exposition;
 mod host;
 mod limits;
 mod phase;
+mod rest;
 mod serve;
 mod stream;
 mod table;

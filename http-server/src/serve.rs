@@ -1,11 +1,13 @@
 //! Accepts connections and serves them.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
+use axum::http::header::EXPECT;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,6 +24,7 @@ use crate::connection::Connection;
 use crate::counts::{Refusal, ServerCounts};
 use crate::limits::ServerLimits;
 use crate::phase::{Activity, Phase};
+use crate::rest::lend;
 use crate::stream::GuardedStream;
 use crate::table::{Admitted, Table};
 use crate::tracked::{Part, TrackedBody};
@@ -162,9 +165,17 @@ async fn serve_connection(
         let activity = Arc::clone(&activity);
         activity.enter(Phase::Answer);
         request.extensions_mut().insert(ConnectInfo(handle.clone()));
-        let request = request.map(|inner| TrackedBody { inner, activity: Arc::clone(&activity), part: Part::Request });
-        let answer = router.clone().oneshot(request);
-        async move { answer.await.map(|answer| answer.map(|inner| TrackedBody { inner, activity, part: Part::Answer })) }
+        let (head, body) = request.into_parts();
+        let body = TrackedBody { inner: body, activity: Arc::clone(&activity), part: Part::Request };
+        let (body, rest) = lend(body, head.headers.contains_key(EXPECT));
+        let answer = router.clone().oneshot(Request::from_parts(head, body));
+        async move {
+            let answer = answer.await?;
+            if answer.status().is_client_error() || answer.status().is_server_error() {
+                rest.discard().await;
+            }
+            Ok::<_, Infallible>(answer.map(|inner| TrackedBody { inner, activity, part: Part::Answer }))
+        }
     });
     let mut http = http1::Builder::new();
     // The table keeps the time of headers: hyper's timeout would include the wait for the next request.

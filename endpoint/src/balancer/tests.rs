@@ -259,6 +259,20 @@ async fn a_pin_is_kept_and_a_strict_one_to_nobody_is_refused() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_one_worker_is_no_reason_for_another_one() {
+    let front = front(&[], 1, Keys::default()).await;
+    front.balancer.name_workers(["w0", "w7"].map(str::to_owned).into_iter());
+    let seen = async |waiting: usize, resumed: usize| {
+        let balancer = &front.balancer;
+        until("all wait", || balancer.figures().waiting == waiting + resumed).await;
+        let load = balancer.load();
+        assert_eq!((load.waiting, load.oldest.is_some(), balancer.resumed().len()), (waiting, waiting > 0, resumed));
+    };
+    tokio::join!(front.get("/", "strict-resume w7"), seen(0, 1));
+    tokio::join!(front.get("/", "strict-resume w7"), front.get("/", ""), seen(1, 1));
+}
+
+#[tokio::test]
 async fn thirty_megabytes_pass_and_one_byte_more_does_not_reach_the_worker() {
     let worker = Worker::start().await;
     let front = front(&[&worker], 4, Keys::default()).await;

@@ -176,8 +176,9 @@ impl Balancer {
     /// What a scaler decides on: requests take the place of jobs.
     pub(crate) fn load(&self) -> Load {
         let waiting = self.waiting.lock();
-        let (count, oldest) =
-            (waiting.len(), waiting.values().map(|waiter| waiter.since).min().map(|since| since.elapsed()));
+        // A request that waits for one worker, which is started for it, is no reason for another one.
+        let since = || waiting.values().filter(|waiter| waiter.resumes.is_none()).map(|waiter| waiter.since);
+        let (count, oldest) = (since().count(), since().min().map(|since| since.elapsed()));
         drop(waiting);
         let table = self.table.lock();
         let view = |(id, backend): (&Arc<str>, &Backend)| WorkerView {

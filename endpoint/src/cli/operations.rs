@@ -17,7 +17,9 @@ use crate::store::Status;
 pub(super) const PAGE: usize = 1000;
 
 pub(crate) async fn pause(args: &EndpointArgs, output: &mut Output) -> CommandResult {
-    post(&args.target, "pause", "PAUSED: jobs are accepted and wait until `runpod-endpoint resume`", output).await
+    const MEANING: &str =
+        "PAUSED until `runpod-endpoint resume`: jobs are accepted and wait, a load balancer refuses requests";
+    post(&args.target, "pause", MEANING, output).await
 }
 
 pub(crate) async fn resume(args: &EndpointArgs, output: &mut Output) -> CommandResult {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -28,6 +29,8 @@ pub(crate) struct Pool {
 struct Place {
     worker: Arc<str>,
     retire: CancellationToken,
+    /// It exits again and again.
+    is_failing: Arc<AtomicBool>,
 }
 
 type Ended = (u16, Result<(), FleetError>);
@@ -119,6 +122,17 @@ fn other_hosts<'a>(workers: impl Iterator<Item = &'a WorkerView>) -> OtherHosts 
     other_hosts
 }
 
+/// What a worker of this pool does, from its state if it is known.
+fn activity(known: Option<(WorkerState, u64)>, is_failing: bool) -> Activity {
+    match known {
+        Some((WorkerState::Running, _)) => Activity::Busy,
+        Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
+        Some((WorkerState::Unhealthy, _)) => Activity::Out,
+        _ if is_failing => Activity::Out,
+        _ => Activity::Starting,
+    }
+}
+
 impl Running {
     async fn load(&self) -> Result<Load, StoreError> {
         match &self.plan.balancer {
@@ -134,11 +148,8 @@ impl Running {
             if place.retire.is_cancelled() {
                 return Activity::Leaving;
             }
-            match known.get(&place.worker).map(|worker| (worker.state, worker.taken)) {
-                Some((WorkerState::Running, _)) => Activity::Busy,
-                Some((WorkerState::Idle, taken)) => Activity::Idle { taken },
-                _ => Activity::Starting,
-            }
+            let is_failing = place.is_failing.load(Ordering::Relaxed);
+            activity(known.get(&place.worker).map(|worker| (worker.state, worker.taken)), is_failing)
         };
         let places = self.places.iter().map(|(number, place)| (*number, activity(place))).collect();
         let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
@@ -171,8 +182,10 @@ impl Running {
                 let retire = self.stop.soon.child_token();
                 let stop = StopSignals { soon: retire.clone(), now: self.stop.now.clone() };
                 let (plan, store) = (Arc::clone(&self.plan), Arc::clone(&self.store));
-                let supervisor = Supervisor { plan, store, number, worker: Arc::clone(&worker), stop };
-                self.places.insert(number, Place { worker, retire });
+                let is_failing = Arc::new(AtomicBool::new(false));
+                let place = Place { worker: Arc::clone(&worker), retire, is_failing: Arc::clone(&is_failing) };
+                let supervisor = Supervisor { plan, store, number, worker, is_failing, stop };
+                self.places.insert(number, place);
                 self.tasks.spawn(async move { (number, supervisor.run().await) });
             }
             Action::Retire(number) => {
@@ -221,6 +234,15 @@ mod tests {
         };
         let scale = ScaleSettings { min: 1, max: 1, rule: ScalerRule::default(), idle_timeout: Duration::ZERO };
         Pool { plan, scale }
+    }
+
+    #[test]
+    fn an_unhealthy_worker_and_one_that_waits_for_its_next_start_after_failing_are_out() {
+        assert_eq!(activity(Some((WorkerState::Unhealthy, 3)), false), Activity::Out);
+        for known in [None, Some((WorkerState::Initializing, 0))] {
+            assert_eq!((activity(known, true), activity(known, false)), (Activity::Out, Activity::Starting));
+        }
+        assert_eq!(activity(Some((WorkerState::Idle, 3)), true), Activity::Idle { taken: 3 });
     }
 
     #[tokio::test(start_paused = true)]

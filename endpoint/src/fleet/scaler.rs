@@ -75,6 +75,8 @@ pub(crate) struct ScaleSettings {
 pub(crate) enum Activity {
     /// Not ready for jobs yet, or waiting for its restart after a crash.
     Starting,
+    /// It cannot take jobs, and it is not known whether it ever can again: unhealthy.
+    Out,
     /// Without a job; `taken` so far.
     Idle {
         /// Jobs taken so far: a change means that it was busy between two readings.
@@ -137,12 +139,17 @@ impl Scaler {
     pub(crate) fn decide(&mut self, now: Duration, reading: &Reading) -> Vec<Action> {
         self.note_idle(now, reading);
         let ScaleSettings { min, max, .. } = self.settings;
-        let present = reading.places.values().filter(|activity| **activity != Activity::Leaving).count();
-        let present = u16::try_from(present).unwrap_or(u16::MAX);
-        let wanted = self.wanted(now, reading, present).clamp(min, max);
+        let count = |counts: fn(&Activity) -> bool| {
+            u16::try_from(reading.places.values().filter(|activity| counts(activity)).count()).unwrap_or(u16::MAX)
+        };
+        let out = count(|activity| *activity == Activity::Out);
+        let able = count(|activity| !matches!(activity, Activity::Out | Activity::Leaving));
+        let wanted = self.wanted(now, reading, able).min(max);
         let is_free = |place: &u16| *place < max && !reading.places.contains_key(place);
         let resumed: BTreeSet<_> = reading.resumed.iter().copied().filter(is_free).collect();
-        let more = usize::from(wanted.saturating_sub(present)).saturating_sub(resumed.len());
+        // Jobs wait for workers that can take them. Without jobs, one that is out is not replaced: the next one may fail in the same way.
+        let needed = wanted.max(min.saturating_sub(out));
+        let more = usize::from(needed.saturating_sub(able)).saturating_sub(resumed.len());
         if more > 0 || !resumed.is_empty() {
             let free = (0..max).filter(|place| is_free(place) && !resumed.contains(place));
             let starts: Vec<_> = resumed.iter().copied().chain(free.take(more)).map(Action::Start).collect();
@@ -151,7 +158,7 @@ impl Scaler {
             }
             return starts;
         }
-        let surplus = present.saturating_sub(wanted);
+        let surplus = able.saturating_sub(wanted.max(min));
         let idle_timeout = self.settings.idle_timeout;
         let expired = self.idle.iter().rev().filter(|(_, (since, _))| now.saturating_sub(*since) >= idle_timeout);
         expired.take(usize::from(surplus)).map(|(place, _)| Action::Retire(*place)).collect()

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -58,6 +59,8 @@ pub(crate) struct Supervisor {
     pub(crate) number: u16,
     /// The id of every process of this worker, so that the next one finds the spool of the last one.
     pub(crate) worker: Arc<str>,
+    /// Whether it exits again and again, for its pool.
+    pub(crate) is_failing: Arc<AtomicBool>,
     pub(crate) stop: StopSignals,
 }
 
@@ -83,6 +86,7 @@ impl Supervisor {
                 End::Refreshing => (Duration::ZERO, None),
                 End::Rebuilt => {
                     pauses = RestartPauses::new();
+                    self.is_failing.store(false, Ordering::Relaxed);
                     continue;
                 }
                 End::NoRoom => (pauses.next(Duration::ZERO), Some(WorkerEvent::Throttled)),
@@ -97,11 +101,13 @@ impl Supervisor {
                     let pause = pauses.next(started.elapsed());
                     let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
                     tracing::warn!(worker = %self.worker, %status, ?pause, "The worker has exited. It is started again.");
+                    self.is_failing.store(pauses.is_unhealthy(), Ordering::Relaxed);
                     (pause, pauses.is_unhealthy().then_some(WorkerEvent::Failing))
                 }
             };
             if self.pause(pause, meanwhile, &mut rebuilds).await? {
                 pauses = RestartPauses::new();
+                self.is_failing.store(false, Ordering::Relaxed);
             }
         }
         Ok(())

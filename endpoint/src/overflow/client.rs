@@ -37,10 +37,29 @@ pub(super) enum FarError {
     Id,
 }
 
+/// Why a job came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The far endpoint would refuse it again.
+    OfJob,
+    /// The far endpoint had it, or may have had it, and has lost it.
+    Lost,
+    /// The far endpoint takes no jobs at the moment.
+    NoneTaken,
+}
+
 impl FarError {
-    /// Whether it refuses this job, and not every job.
-    pub(super) fn is_of_job(&self) -> bool {
-        matches!(self, Self::Refused { status: 400 | 413 | 422, .. })
+    /// Why a job comes back that was submitted with this error.
+    pub(super) fn why(&self) -> Why {
+        match self {
+            Self::Refused { status: 400 | 413 | 422, .. } => Why::OfJob,
+            // It may run there: not again and again.
+            _ if self.is_in_doubt() => Why::Lost,
+            Self::Refused { status: 300..=399 | 401..=403 | 408 | 425 | 429 | 500.., .. }
+            | Self::Unreachable { .. }
+            | Self::NotFound => Why::NoneTaken,
+            Self::Refused { .. } | Self::TooLarge(_) | Self::Reply(_) | Self::Id => Why::Lost,
+        }
     }
 
     /// Whether it may have done all the same what it was asked to: no answer came, or that of a server in between.

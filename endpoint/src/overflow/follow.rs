@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{FarEndpoint, FarError};
+use super::client::{FarEndpoint, FarError, Why};
 use super::counts::EndpointCounts;
 use super::limits::{
     CANCEL_PAUSE, CANCEL_TIME, LAST_CANCEL_TIME, REQUEST_TIME, RETRY_PAUSE, STATUS_INTERVAL, STREAM_INTERVAL,
@@ -37,10 +37,7 @@ pub(super) enum How {
     /// With its result.
     Ended,
     /// Back to the queue.
-    Returned {
-        /// Because of the job: the far endpoint would refuse it again.
-        of_job: bool,
-    },
+    Returned(Why),
     /// It was over before, on this side.
     Stopped,
     /// It is left to the next process, or to nobody.
@@ -88,7 +85,7 @@ impl Follower {
             Ok(far_id) => far_id,
             Err(error) => {
                 tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint does not accept a job. It goes back to the queue.");
-                return self.give_back(error.is_of_job()).await;
+                return self.give_back(error.why()).await;
             }
         };
         tracing::debug!(endpoint = %shared.endpoint, job = %self.job, far_id, "A late job is run by the overflow endpoint.");
@@ -141,7 +138,7 @@ impl Follower {
             let is_lost = matches!(error, FarError::NotFound);
             if is_lost || heard.elapsed() >= self.shared.settings.lost_after {
                 tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, %error, "The overflow endpoint has lost a job. It goes back to the queue.");
-                let departure = self.give_back(false).await;
+                let departure = self.give_back(Why::Lost).await;
                 if !is_lost {
                     self.cancel(far_id, Duration::ZERO).await;
                 }
@@ -170,7 +167,7 @@ impl Follower {
             match job.status {
                 Status::Cancelled => {
                     tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, "A job was cancelled at the overflow endpoint. It goes back to the queue.");
-                    return Ok(Some(self.give_back(false).await));
+                    return Ok(Some(self.give_back(Why::Lost).await));
                 }
                 status if status.is_terminal() => return self.finish(far_id, job).await.map(Some),
                 _ => self.pass_progress(&job, seen).await,
@@ -243,13 +240,13 @@ impl Follower {
     }
 
     /// Puts the job back to its place in the queue.
-    async fn give_back(&self, of_job: bool) -> Departure {
+    async fn give_back(&self, why: Why) -> Departure {
         let Shared { store, endpoint, counts, .. } = &*self.shared;
         let ids = [Arc::clone(&self.job)];
         if self.patiently(|| store.hand_back(endpoint, OVERFLOW, &ids)).await.is_some_and(|returned| returned > 0) {
             counts.note(|totals| totals.returned += 1);
         }
-        self.charged(How::Returned { of_job })
+        self.charged(How::Returned(why))
     }
 
     async fn stopped(&self, far_id: &str) -> Departure {

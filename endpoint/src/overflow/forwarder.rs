@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::client::FarEndpoint;
+use super::client::{FarEndpoint, Why};
 use super::counts::EndpointCounts;
 use super::follow::{Departure, Follower, How, Shared};
 use super::limits::{
@@ -48,10 +48,26 @@ enum Task {
 }
 
 /// After failures no job is sent for a while.
+#[derive(Debug)]
 struct Pause {
+    since: Instant,
     until: Instant,
     next: Duration,
 }
+
+impl Pause {
+    /// A job has come back that was sent then. Jobs that were sent before the pause are part of the failure that it follows.
+    fn note(&mut self, sent: Instant) {
+        if sent >= self.since {
+            self.since = Instant::now();
+            self.until = self.since + self.next;
+            self.next = (self.next * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// A job with the time at which it was sent.
+type Left = (JobId, Instant, Departure);
 
 /// The overflow of one endpoint.
 pub(super) struct Forwarder {
@@ -63,8 +79,8 @@ pub(super) struct Forwarder {
     started: Instant,
     overdue: Overdue,
     held: HashMap<JobId, Held>,
-    tasks: JoinSet<(JobId, Departure)>,
-    /// How often jobs came back.
+    tasks: JoinSet<Left>,
+    /// How often jobs were lost.
     returns: HashMap<JobId, u32>,
     pause: Pause,
     spending: Spending,
@@ -92,7 +108,7 @@ impl Forwarder {
             held: HashMap::new(),
             tasks: JoinSet::new(),
             returns: HashMap::new(),
-            pause: Pause { until: now, next: FIRST_PAUSE },
+            pause: Pause { since: now, until: now, next: FIRST_PAUSE },
             spending: Spending::default(),
             leave: CancellationToken::new(),
         }
@@ -237,13 +253,13 @@ impl Forwarder {
             leave: self.leave.clone(),
             begun: Arc::clone(&begun),
         };
-        let id = Arc::clone(&job);
+        let (id, sent) = (Arc::clone(&job), Instant::now());
         let task = self.tasks.spawn(async move {
             let departure = match task {
                 Task::Submit(job) => follower.submit(&job).await,
                 Task::Follow(far_id) => follower.follow(&far_id).await,
             };
-            (id, departure)
+            (id, sent, departure)
         });
         self.held.insert(job, Held { stop, begun, run_time, task });
     }
@@ -266,36 +282,85 @@ impl Forwarder {
     }
 
     /// Notes that a task has ended. A job whose task has panicked is missing from the heartbeats from now on.
-    fn note(&mut self, left: Option<(JobId, Departure)>) {
+    fn note(&mut self, left: Option<Left>) {
         self.held.retain(|_, held| !held.task.is_finished());
-        let Some((job, Departure { how, dollars })) = left else { return };
+        let Some((job, sent, Departure { how, dollars })) = left else { return };
         self.spending.note(self.started.elapsed(), dollars);
         match how {
             How::Ended => {
                 self.pause.next = FIRST_PAUSE;
                 self.returns.remove(&job);
             }
-            How::Returned { of_job } => self.note_return(job, of_job),
+            How::Returned(why) => self.note_return(job, sent, why),
             How::Stopped | How::Left => {
                 self.returns.remove(&job);
             }
         }
     }
 
-    fn note_return(&mut self, job: JobId, of_job: bool) {
+    fn note_return(&mut self, job: JobId, sent: Instant, why: Why) {
         if self.returns.len() + self.overdue.except.len() >= REMEMBERED_RETURNS {
             self.returns.clear();
             self.overdue.except.clear();
         }
-        if !of_job {
-            self.pause.until = Instant::now() + self.pause.next;
-            self.pause.next = (self.pause.next * 2).min(LONGEST_PAUSE);
+        if why != Why::OfJob {
+            self.pause.note(sent);
         }
-        let times = self.returns.entry(Arc::clone(&job)).or_default();
-        *times += 1;
-        if of_job || *times >= MAX_RETURNS {
+        let is_over = match why {
+            Why::OfJob => true,
+            // However long that lasts, it says nothing about the job.
+            Why::NoneTaken => false,
+            Why::Lost => {
+                let times = self.returns.entry(Arc::clone(&job)).or_default();
+                *times += 1;
+                *times >= MAX_RETURNS
+            }
+        };
+        if is_over {
             self.returns.remove(&job);
             self.overdue.except.insert(job);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::OverflowConfig;
+    use super::*;
+    use crate::store::{MemoryStore, Setup};
+
+    fn forwarder() -> Forwarder {
+        let config: OverflowConfig = toml::from_str("url = \"http://127.0.0.1:9/v2/far\"\nafter = \"0s\"").unwrap();
+        let settings = config.open().unwrap();
+        let far = FarEndpoint::new(&settings, 1 << 20).unwrap();
+        let store = Arc::new(MemoryStore::new(Setup::default()));
+        Forwarder::new(store, Arc::from("ep"), far, settings, EndpointCounts::default(), false)
+    }
+
+    #[tokio::test]
+    async fn only_what_says_something_about_a_job_ends_its_overflow() {
+        let mut forwarder = forwarder();
+        for (why, times) in [(Why::NoneTaken, 100), (Why::Lost, MAX_RETURNS), (Why::OfJob, 1)] {
+            let job: JobId = format!("{why:?}").into();
+            for time in 1..=times {
+                assert!(forwarder.overdue.except.is_empty(), "{why:?} {time}");
+                forwarder.note(Some((Arc::clone(&job), Instant::now(), How::Returned(why).into())));
+            }
+            assert_eq!(forwarder.overdue.except.remove(&job), why != Why::NoneTaken, "{why:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_that_come_back_from_one_failure_make_one_pause_and_the_next_failure_a_longer_one() {
+        let sent = Instant::now();
+        let mut pause = Pause { since: sent, until: sent, next: FIRST_PAUSE };
+        tokio::time::advance(Duration::from_millis(5)).await;
+        for _ in 0..12 {
+            pause.note(sent);
+            tokio::time::advance(Duration::from_millis(200)).await;
+        }
+        assert_eq!((pause.until - pause.since, pause.next), (FIRST_PAUSE, FIRST_PAUSE * 2));
+        pause.note(Instant::now());
+        assert_eq!(pause.until - Instant::now(), FIRST_PAUSE * 2);
     }
 }

@@ -19,9 +19,9 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// No job is sent for this long after the far endpoint has failed; doubled with each failure in a row, up to the second.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A job that came back this often is not sent again.
+/// A job that was lost this often is not sent again.
 pub(super) const MAX_RETURNS: u32 = 3;
-/// Jobs remembered because they came back; then all are forgotten.
+/// Jobs remembered because they were lost or refused; then all are forgotten.
 pub(super) const REMEMBERED_RETURNS: usize = 10_000;
 /// How long, and how often, cancelling a job at the far endpoint is tried.
 pub(super) const CANCEL_TIME: Duration = Duration::from_secs(600);

@@ -303,6 +303,7 @@ async fn an_endpoint_is_paused_and_resumed() {
     let url = serve(api.router.clone()).await;
     let paused = run(&url, &["pause"]).await;
     assert!(text(&paused.stdout).starts_with("PAUSED"), "{}", text(&paused.stdout));
+    assert!(text(&paused.stdout).contains("a load balancer refuses requests"), "{}", text(&paused.stdout));
     let id = api.run(r#"{"input": 1}"#).await;
     let load = api.app.store.load("ep").await.unwrap();
     assert_eq!((load.waiting, api.get("health").await.json()["paused"].as_bool()), (0, Some(true)));

@@ -5,7 +5,7 @@ mod programs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -292,6 +292,27 @@ async fn a_job_that_is_refused_there_waits_here_and_holds_up_no_other() {
     assert_eq!(near.api.status(&bad).await.get("retries"), None);
     // The id of the other one is not known there: it comes back too, as often as is allowed.
     assert_eq!(near.api.take("w1").await, good);
+}
+
+#[tokio::test]
+async fn a_job_is_sent_again_however_often_nothing_was_taken_there() {
+    let (far, refusals) = (Api::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&refusals);
+    // As often as a job may be lost.
+    let away = from_fn(move |request: Request, next: Next| {
+        let is_away = counted.fetch_add(1, Ordering::Relaxed) < 3;
+        async move { if is_away { StatusCode::SERVICE_UNAVAILABLE.into_response() } else { next.run(request).await } }
+    });
+    let near = Near::start(&serve(far.router.clone().layer(away)).await, AT_ONCE);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let there = eventually("it is there", async || {
+        let reply = far.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
+        (reply.status == StatusCode::OK).then(|| reply.json())
+    })
+    .await;
+    assert_eq!(near.counts.totals("ep").unwrap().returned, 3);
+    far.done("f1", id(&there), r#"{"output": "late"}"#).await;
+    near.reaches(&job, "COMPLETED").await;
 }
 
 #[tokio::test]

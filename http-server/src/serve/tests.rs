@@ -1,4 +1,3 @@
-use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use axum::body::{Body, to_bytes};
@@ -30,7 +29,7 @@ struct Running {
     _stop: tokio_util::sync::DropGuard,
 }
 
-/// `/` answers at once, `/held` when it is released, `/large` with 64 MiB, `/echo` with the length of the body, `/late` reads the body
+/// `/` answers at once, `/refused` with 403, `/held` when it is released, `/large` with 64 MiB, `/echo` with the length of the body, `/late` reads the body
 /// after a second.
 async fn start(limits: ServerLimits) -> Running {
     let release = Arc::new(Notify::new());
@@ -44,6 +43,7 @@ async fn start(limits: ServerLimits) -> Running {
     };
     let router = Router::new()
         .route("/", get(|| async { "here" }))
+        .route("/refused", post(|| async { axum::http::StatusCode::FORBIDDEN }))
         .route("/held", get(move || async move { held.notified().await }))
         .route("/large", get(|| async { Bytes::from(vec![b'x'; 64 << 20]) }))
         .route("/echo", post(length))
@@ -227,6 +227,30 @@ async fn a_body_that_stalls_is_cut_off_and_one_that_nobody_reads_yet_is_not() {
     patient.write_all(b"67890").await.unwrap();
     assert!(rest(patient).await.ends_with("10"));
     assert_eq!(server.refused(Refusal::BodyStalled), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_large_body_sees_why_it_was_refused_early() {
+    const BYTES: usize = 40 << 20;
+    let running = start(limits()).await;
+    for _ in 0..4 {
+        let head = format!("POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: {BYTES}\r\n\r\n");
+        let mut socket = running.send(&head).await;
+        for _ in 0..BYTES >> 20 {
+            socket.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        }
+        // The next request on the same connection is answered too.
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let answers = rest(socket).await;
+        assert!(answers.starts_with("HTTP/1.1 403") && answers.ends_with("here"), "{answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_for_its_body_is_refused_without_it() {
+    let running = start(limits()).await;
+    let head = "POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n";
+    assert!(rest(running.send(head).await).await.starts_with("HTTP/1.1 403"));
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ enum End {
     HangsUp,
     /// Its process ends.
     Dies,
+    /// Its process ends, and the socket at which it listens is closed a moment after the connection.
+    DiesSlowly,
 }
 
 /// A worker that answers probes, and no request.
@@ -27,9 +29,17 @@ async fn breaking(end: End) -> Worker {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
             } else if read > 0 {
                 requests.fetch_add(1, Ordering::Relaxed);
-                if end == End::Dies {
-                    drop(listener);
-                    return;
+                match end {
+                    End::HangsUp => {}
+                    End::Dies => {
+                        drop(listener);
+                        return;
+                    }
+                    End::DiesSlowly => {
+                        drop(stream);
+                        sleep(Duration::from_millis(30)).await;
+                        return;
+                    }
                 }
             }
         }
@@ -59,10 +69,13 @@ async fn a_request_that_reached_a_worker_which_lives_on_is_never_sent_to_another
 
 #[tokio::test]
 async fn a_request_that_can_be_repeated_goes_to_another_worker_when_its_own_has_died() {
-    for (method, body, expected) in
-        [(Method::GET, "", 200), (Method::DELETE, "", 200), (Method::POST, "", 502), (Method::PUT, "x", 502)]
+    let ends = [End::Dies, End::DiesSlowly];
+    let requests =
+        [(Method::GET, "", 200), (Method::DELETE, "", 200), (Method::POST, "", 502), (Method::PUT, "x", 502)];
+    for (end, (method, body, expected)) in
+        ends.into_iter().flat_map(|end| requests.clone().map(|request| (end, request)))
     {
-        let (dying, other) = (breaking(End::Dies).await, Worker::start().await);
+        let (dying, other) = (breaking(end).await, Worker::start().await);
         let front = front(&[&dying, &other], 4, Keys::default()).await;
         front.all_ready().await;
         let (status, text) = send(&front, method.clone(), body).await;

@@ -35,6 +35,33 @@ async fn a_body_of_unknown_length_that_is_too_large_is_answered_with_413_too() {
 }
 
 #[tokio::test]
+async fn whoever_is_refused_before_the_body_was_read_sees_why() {
+    let worker = Worker::start().await;
+    let keys = Keys { client: KeySet::new([Secret::from("k")]), ..Keys::default() };
+    let front = front(&[&worker], 4, keys).await;
+    front.all_ready().await;
+    let refused = async |bytes: usize, key: &str, pin: &str, expected: u16| {
+        let mut stream = TcpStream::connect(front.address).await.unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nx-runpod-worker-id: {pin}\r\n\
+             connection: close\r\ncontent-length: {bytes}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; bytes]).await.unwrap();
+        let mut reply = String::new();
+        timeout(SOON, stream.read_to_string(&mut reply)).await.unwrap().unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {expected}")), "{reply}");
+    };
+    for _ in 0..3 {
+        refused(limits::BODY + 1, "k", "", 413).await;
+        refused(20_000_000, "x", "", 401).await;
+        refused(20_000_000, "k", "strict nobody", 404).await;
+    }
+    front.store.set_paused("ep", true).await.unwrap();
+    refused(20_000_000, "k", "", 503).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_large_is_an_error_of_the_worker_and_one_of_unknown_length_is_cut_off() {
     let worker = Worker::start().await;
     let front = front(&[&worker], 4, Keys::default()).await;

@@ -27,7 +27,7 @@ fn play(settings: ScaleSettings, events: &[(u64, Reading, &[Action])]) {
 }
 
 use Action::{Retire, Start};
-use Activity::{Busy, Leaving, Starting};
+use Activity::{Busy, Leaving, Out, Starting};
 
 #[test]
 fn a_place_that_a_request_waits_for_is_started_whatever_else_runs() {
@@ -114,6 +114,26 @@ fn a_queue_that_waits_too_long_adds_workers_one_by_one_up_to_the_maximum() {
 #[test]
 fn a_worker_that_is_starting_covers_one_waiting_job() {
     play(settings(0, 3, "queue-delay=4s"), &[(9, reading(1, 8, 1, &[Busy, Starting]), &[])]);
+}
+
+#[test]
+fn a_worker_that_is_out_keeps_no_job_waiting_and_is_not_replaced_without_one() {
+    for rule in ["request-count=2", "queue-delay=4s"] {
+        play(
+            settings(1, 3, rule),
+            &[
+                (0, reading(0, 0, 0, &[Out]), &[]),
+                (1, reading(1, 0, 0, &[Out]), &[Start(1)]),
+                (2, reading(1, 1, 0, &[Out, Starting]), &[]),
+                (3, reading(1, 2, 0, &[Out, Out]), &[Start(2)]),
+                (4, reading(1, 3, 0, &[Out, Out, Out]), &[]),
+                // The one that took its place stays for as long as it is the least number.
+                (5, reading(0, 0, 0, &[Out, IDLE]), &[]),
+                (30, reading(0, 0, 0, &[Out, IDLE]), &[]),
+                (31, reading(0, 0, 0, &[IDLE, IDLE]), &[Retire(1)]),
+            ],
+        );
+    }
 }
 
 #[test]
