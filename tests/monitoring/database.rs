@@ -46,7 +46,7 @@ async fn incidents_of_a_database_fire_their_alerts_and_end() {
     fire(prometheus, &["RunpodDatabaseDown"]).await;
     server.run();
     over(prometheus, &["RunpodDatabaseDown"]).await;
-    many_connections(prometheus, &database).await;
+    many_connections(prometheus, &server, &database).await;
 }
 
 async fn fire(prometheus: &Prometheus, alerts: &[&str]) {
@@ -104,8 +104,8 @@ async fn dead_rows(prometheus: &Prometheus, server: &Postgres, database: &str) {
     server.sql(database, "ALTER TABLE jobs SET (autovacuum_enabled = off)");
     server.sql(
         database,
-        "BEGIN; INSERT INTO jobs SELECT (jsonb_populate_record(one, jsonb_build_object('number', -n, 'id', n))).* \
-         FROM (SELECT * FROM jobs LIMIT 1) AS one, generate_series(1, 120000) AS n; ROLLBACK",
+        "BEGIN; INSERT INTO jobs SELECT copy.* FROM (SELECT jobs AS job FROM jobs LIMIT 1) AS one, generate_series(1, 120000) AS n, \
+         LATERAL jsonb_populate_record(job, jsonb_build_object('number', -n, 'id', n)) AS copy; ROLLBACK",
     );
     prometheus.fires(ALERT).await;
     server.sql(database, "VACUUM jobs");
@@ -113,12 +113,15 @@ async fn dead_rows(prometheus: &Prometheus, server: &Postgres, database: &str) {
 }
 
 /// Other programs take what connections there are.
-async fn many_connections(prometheus: &Prometheus, database: &str) {
+async fn many_connections(prometheus: &Prometheus, server: &Postgres, database: &str) {
     const ALERT: &str = "RunpodDatabaseConnections";
     prometheus.is_over(ALERT).await;
     let args = ["-X", "-d", database, "-c", "SELECT pg_sleep(600)"].map(str::to_owned);
     let crowd = [(); 26].map(|()| Daemon::start("psql", Path::new("/usr/bin/psql"), &args, &[]));
     prometheus.fires(ALERT).await;
     drop(crowd);
+    // The server notices that a client is gone when it answers.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    server.sql(database, end);
     prometheus.is_over(ALERT).await;
 }

@@ -53,12 +53,13 @@ impl Database {
         self.server.sql(
             &self.url,
             &format!(
-                "WITH one AS (SELECT * FROM jobs ORDER BY number DESC LIMIT 1), \
+                "WITH one AS (SELECT jobs AS job FROM jobs ORDER BY number DESC LIMIT 1), \
                  numbers AS (SELECT nextval('numbers') AS number FROM generate_series(1, {count})), \
-                 copies AS (SELECT n.number, lpad(n.number::text, 36, 'c') || '-u1' AS id, one AS job FROM numbers n, one), \
-                 added AS (INSERT INTO jobs SELECT (jsonb_populate_record(job, jsonb_build_object('number', number, 'id', id, \
-                 'place', number, 'record', replace(replace((job).record, '\"id\":\"' || (job).id || '\"', '\"id\":\"' || id || '\"'), \
-                 '\"number\":' || (job).number, '\"number\":' || number)))).* FROM copies), \
+                 copies AS (SELECT number, lpad(number::text, 36, 'c') || '-u1' AS id, job FROM numbers, one), \
+                 added AS (INSERT INTO jobs SELECT copy.* FROM copies, LATERAL jsonb_populate_record(job, jsonb_build_object( \
+                 'number', number, 'id', copies.id, 'place', number, 'record', replace(replace((job).record, \
+                 '\"id\":\"' || (job).id || '\"', '\"id\":\"' || copies.id || '\"'), \
+                 '\"number\":' || (job).number, '\"number\":' || number))) AS copy), \
                  filled AS (INSERT INTO payloads SELECT number, part, body FROM copies JOIN payloads ON payloads.job = (copies.job).number) \
                  UPDATE counters SET jobs = counters.jobs + {count}, in_queue = counters.in_queue + {count} \
                  WHERE ctid = (SELECT min(ctid) FROM counters)"

@@ -59,8 +59,9 @@ impl PostgresStore {
         let tls = connect::tls()?;
         let pool = connect::pool(&url, tls.clone())?;
         let client = connect::first(&pool, &url).await?;
-        schema::migrate(&client, &url).await?;
+        // Before anything is created: through a pooler of the wrong kind it would be by several sessions.
         notify::probe(&url, &tls, &client).await?;
+        schema::migrate(&client, &url).await?;
         drop(client);
         let (notifier, hints) = Notifier::new();
         let shared = Arc::new(Shared {
