@@ -1,6 +1,6 @@
 //! Mistakes of callers. Each answer names the mistake and its place.
 
-use end_to_end_tests::{Stack, WorkerOptions};
+use end_to_end_tests::{Endpoint, Postgres, Stack, WorkerOptions};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,4 +30,33 @@ async fn requests_that_are_not_jobs_are_refused_by_the_endpoint() {
     }
     assert_eq!(stack.client.get("/status/unknown").await["status"], 404);
     assert_eq!(stack.client.health().await["jobs"]["inQueue"], 0);
+}
+
+/// Names with a NUL are taken, and those of its callers who look for such a name find nothing.
+async fn takes_a_nul(endpoint: &Endpoint) {
+    let client = endpoint.client();
+    client.submit(json!({"user": "a\0"})).await;
+    let batch = client.post("/batch", json!([])).await;
+    let url = client.url(&format!("/batch/{}", batch["id"].as_str().unwrap()));
+    let http = reqwest::Client::new();
+    let named = http.put(&url).json(&json!({"name": "a\0"})).send().await.unwrap();
+    assert_eq!(named.status(), 200);
+    assert_eq!(named.json::<Value>().await.unwrap()["name"], "a\u{fffd}");
+
+    let ping = http.get(client.url("/ping/w?job_id=a%00")).send().await.unwrap();
+    assert_eq!(ping.status(), 200);
+    let handed_back = client.post("/hand-back/w", json!({"jobs": ["a\0"]})).await;
+    assert_eq!(handed_back, json!({"handedBack": 0}));
+    assert_eq!(client.health().await["jobs"]["inQueue"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_in_the_text_of_a_client_is_no_matter_wherever_jobs_are_kept() {
+    let flags = ["--fair-by", "input.user"];
+    takes_a_nul(&Endpoint::start(&flags).await).await;
+    takes_a_nul(&Endpoint::start_durable(&flags).await).await;
+    if let Some(server) = Postgres::shared() {
+        let database = server.database();
+        takes_a_nul(&Endpoint::start(&[&flags[..], &["--database", &database]].concat()).await).await;
+    }
 }

@@ -1,5 +1,6 @@
 //! `runpod-endpoint dev` with the real worker: what the death of one leaves behind.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 
 use end_to_end_tests::{Client, Daemon, binary, eventually, free_port, repository};
@@ -7,9 +8,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 async fn dev(handler: &str, flags: &[&str], env: &[(&str, &str)]) -> (Daemon, Client) {
+    dev_with(handler, &[&["--worker-http-port", "0"], flags].concat(), env).await
+}
+
+async fn dev_with(handler: &str, flags: &[&str], env: &[(&str, &str)]) -> (Daemon, Client) {
     let address = format!("127.0.0.1:{}", free_port());
     let handler = binary(handler).to_string_lossy().into_owned();
-    let args = [&["dev", "--bind", &address, "--worker-http-port", "0"], flags, &["--", &handler]].concat();
+    let args = [&["dev", "--bind", &address], flags, &["--", &handler]].concat();
     let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
     let env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let daemon = Daemon::start("dev", &binary("runpod-endpoint"), &args, &env);
@@ -65,6 +70,18 @@ async fn a_killed_worker_is_replaced_and_a_killed_endpoint_leaves_nothing_runnin
         second.iter().all(|pid| is_gone(*pid)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_port_is_taken_before_it_starts_serves_at_another_one() {
+    let (dev, client) = dev_with("echo", &["--workers-min", "0"], &[]).await;
+    let log = dev.log();
+    let later = log.split_once("own servers use ").and_then(|(_, port)| port.split(' ').next()?.parse().ok());
+    let port = later.unwrap_or(8001_u16);
+    // Unless another program has it already.
+    let held = TcpListener::bind(("127.0.0.1", port));
+    at_work(&dev, &client).await;
+    assert!(held.is_err() || dev.log().contains(&format!("Port {port} is in use")), "{}", dev.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

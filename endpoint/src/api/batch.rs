@@ -27,7 +27,7 @@ use super::shared_json::SharedJson;
 use super::submission::{RUN, requested_job};
 use super::time::rfc3339;
 use super::wire::SubmitRequest;
-use crate::store::{BatchRequest, BatchView, NewJob, Page, Status};
+use crate::store::{BatchRequest, BatchView, NewJob, Page, Status, storable};
 
 /// The routes and their OpenAPI document.
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -250,7 +250,7 @@ async fn rename(State(app): State<App>, Path((endpoint, id)): BatchPath, body: B
     if name.chars().count() > limits::BATCH_NAME {
         return Err(ApiError::BadRequest(format!("`name` is longer than {} characters", limits::BATCH_NAME)));
     }
-    let name = Some(name).filter(|name| !name.is_empty()).map(Arc::from);
+    let name = Some(name).filter(|name| !name.is_empty()).map(|name| storable(&name));
     Ok(document(&endpoint, &app.store.rename_batch(&endpoint, &id, name).await?))
 }
 

@@ -156,6 +156,7 @@ impl ApiError {
                 | StoreError::TooManyBatches(_) => StatusCode::TOO_MANY_REQUESTS,
                 StoreError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 StoreError::StreamFull | StoreError::StreamsFull => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
                 StoreError::Unavailable(_) | StoreError::ReadMemoryFull => StatusCode::SERVICE_UNAVAILABLE,
                 StoreError::WorkerIdInUse(_)
                 | StoreError::BatchState(_)
@@ -260,5 +261,7 @@ mod tests {
             assert_eq!(error.into_response().headers()[RETRY_AFTER], seconds, "{text}");
         }
         assert!(!ApiError::NoRoute.into_response().headers().contains_key(RETRY_AFTER));
+        let refused = ApiError::from(StoreError::Refused("a reason".into())).into_response();
+        assert_eq!((refused.status(), refused.headers().get(RETRY_AFTER)), (StatusCode::INTERNAL_SERVER_ERROR, None));
     }
 }

@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::json;
 use super::limits;
 use super::query::Params;
-use crate::store::{JobId, Model, ping_interval};
+use crate::store::{JobId, Model, ping_interval, storable};
 
 /// The header of the announcement.
 const EXTENSIONS: HeaderName = HeaderName::from_static("x-runpod-endpoint-extensions");
@@ -116,6 +116,7 @@ pub(crate) async fn hand_back(
     if jobs.len() > limits::BATCH {
         return Err(ApiError::BadRequest(format!("name at most {} jobs in one request", limits::BATCH)));
     }
+    let jobs: Vec<_> = jobs.iter().map(|id| storable(id)).collect();
     let handed_back = app.store.hand_back(&endpoint, &worker, &jobs).await?;
     if handed_back > 0 {
         tracing::info!(worker, jobs = handed_back, "A worker has handed jobs back. They are queued again.");

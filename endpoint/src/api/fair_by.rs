@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::auth::CallerKey;
+use crate::store::storable;
 
 /// Characters of a field's value that tell shares apart.
 const MAX_SHARE: usize = 64;
@@ -53,7 +54,7 @@ impl FairBy {
     pub(crate) fn share(&self, caller: &CallerKey, input: &RawValue) -> Arc<str> {
         match self {
             Self::ClientKey => caller.share().unwrap_or_default(),
-            Self::Field(path) => field(path, input).unwrap_or_default().into(),
+            Self::Field(path) => field(path, input).map(|value| storable(&value)).unwrap_or_default(),
         }
     }
 }
@@ -96,6 +97,7 @@ mod tests {
         };
         assert_eq!(share(r#"{"user": {"id": "ann", "age": 7}}"#).as_ref(), "ann");
         assert_eq!(share(r#"{"user": {"id": 7}}"#).as_ref(), "7");
+        assert_eq!(share(r#"{"user": {"id": "a\u0000"}}"#).as_ref(), "a\u{fffd}");
         for without in [r#"{"user": "ann"}"#, r#"{"user": {"id": null}}"#, "[1]", "7", "{}"] {
             assert_eq!(share(without).as_ref(), "", "{without}");
         }

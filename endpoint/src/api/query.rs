@@ -1,13 +1,14 @@
 //! Path segments and query strings, including those that the official worker glues together.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use utoipa::IntoParams;
 
 use super::error::ApiError;
 use super::limits;
-use crate::store::ANONYMOUS;
+use crate::store::{ANONYMOUS, storable};
 
 /// The placeholder that RunPod's app runtime leaves in the URL of job-take.
 const ID: &str = "$ID";
@@ -31,20 +32,27 @@ impl PageQuery {
     }
 }
 
-/// Query parameters; of repeated names the last one counts.
+/// Query parameters, as they can be looked for in every store; of repeated names the last one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Params(HashMap<String, String>);
+pub(crate) struct Params(HashMap<String, Arc<str>>);
 
 impl Params {
     pub(crate) fn parse(query: Option<&str>) -> Self {
-        Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect())
+        let mut params = Self::default();
+        params.add(query.unwrap_or_default());
+        params
+    }
+
+    fn add(&mut self, query: &str) {
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        self.0.extend(pairs.map(|(name, value)| (name.into_owned(), storable(&value))));
     }
 
     /// The official worker appends `&name=value` to URLs that have no `?`, so that the parameters end up in the last
     /// path segment: `w1&job_in_progress=0`. Returns the segment proper.
     pub(crate) fn split_segment<'a>(&mut self, segment: &'a str) -> &'a str {
         let Some((name, glued)) = segment.split_once('&') else { return segment };
-        self.0.extend(form_urlencoded::parse(glued.as_bytes()).into_owned());
+        self.add(glued);
         name
     }
 
@@ -58,7 +66,7 @@ impl Params {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name).map(|value| &**value)
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
@@ -119,5 +127,6 @@ mod tests {
         assert_eq!(params.split_segment("w1&batch_size=3&job_in_progress=0"), "w1");
         assert_eq!(params.number("batch_size"), Some(3));
         assert_eq!(params.get("gpu"), Some("A B"));
+        assert_eq!(Params::parse(Some("job_id=a%00")).get("job_id"), Some("a\u{fffd}"));
     }
 }

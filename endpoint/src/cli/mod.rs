@@ -20,7 +20,6 @@ mod operations;
 mod outcome;
 mod output;
 mod pairs;
-mod ports;
 mod print;
 mod probe;
 mod request;

@@ -11,11 +11,11 @@ use super::effective::Effective;
 use super::exit::Exit;
 use super::open::{Extra, Opened, Rebuild};
 use super::output::Output;
-use super::ports::first_port;
 use super::signals::StopRequests;
 use crate::balancer::Balancer;
 use crate::fleet::{
-    FleetError, Gpus, Pool, Rebuilds, ScaleSettings, ScalerRule, StopSignals, WorkerPlan, keep_schema, run_pools,
+    FleetError, Gpus, HttpPorts, Pool, Rebuilds, ScaleSettings, ScalerRule, StopSignals, WorkerPlan, keep_schema,
+    run_pools,
 };
 
 /// The pools of the command line's own handler, if there is one, and of the configured endpoints that have one.
@@ -32,7 +32,7 @@ pub(crate) fn pools(
     }
     let gpus = Gpus::new(&args.gpus, usize::from(args.gpus_per_worker))?;
     let workers = wanted.iter().fold(0_u16, |sum, pool| sum.saturating_add(pool.scale.max));
-    let first_port = first_port(args.worker_http_port, workers, !effective.is_default("worker-http-port"))?;
+    let http_ports = HttpPorts::find(args.worker_http_port, workers, !effective.is_default("worker-http-port"))?;
     // Ports and GPUs are dealt out to the workers of all pools, one after the other.
     let mut earlier: u16 = 0;
     let mut pools = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn pools(
             lease: lease.unwrap_or(listen.jobs.lease),
             command: WorkerPlan::command(args.worker_bin.as_deref(), mode, &args.worker_args, &handler)?,
             rebuilds: handler.first().filter(|_| rebuild == Rebuild::Restart).and_then(|it| Rebuilds::watch(it)),
-            http_port: if first_port == 0 { 0 } else { first_port.saturating_add(earlier) },
+            http_ports: http_ports.after(earlier),
             stop_grace: args.stop_grace,
             gpus: gpus.after(earlier),
             log_format: listen.log.log_format.into(),

@@ -9,6 +9,7 @@ use runpod_log_line::LogFormat;
 
 use super::error::FleetError;
 use super::gpu_sets::Gpus;
+use super::ports::HttpPorts;
 use super::process::WorkerCommand;
 use super::program;
 use super::rebuild::Rebuilds;
@@ -30,8 +31,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) command: WorkerCommand,
     /// With it, workers are started anew when the handler program is built anew.
     pub(crate) rebuilds: Option<Rebuilds>,
-    /// Port of the first worker's own HTTP server.
-    pub(crate) http_port: u16,
+    /// Where the workers' own HTTP servers are.
+    pub(crate) http_ports: HttpPorts,
     pub(crate) stop_grace: Duration,
     /// Form of the workers' log lines, unless their own environment sets one.
     pub(crate) log_format: LogFormat,

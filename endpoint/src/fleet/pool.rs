@@ -210,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::gpu_sets::Gpus;
+    use crate::fleet::ports::HttpPorts;
     use crate::fleet::process::WorkerCommand;
     use crate::fleet::scaler::ScalerRule;
     use crate::local::Local;
@@ -224,7 +225,7 @@ mod tests {
             lease: Duration::from_secs(40),
             command: WorkerCommand { program: "/no/such/worker".into(), args: Vec::new() },
             rebuilds: None,
-            http_port: 0,
+            http_ports: HttpPorts::default(),
             log_format: runpod_log_line::LogFormat::Text,
             stop_grace: Duration::ZERO,
             gpus: Gpus::default(),

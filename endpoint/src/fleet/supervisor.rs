@@ -157,11 +157,12 @@ impl Supervisor {
         }
         self.note(WorkerEvent::Starting).await?;
         let address = plan.balancer.as_ref().map(|_| free_address()).transpose()?;
-        let mut process = WorkerProcess::start(&plan.command, self.env(address), &plan.local)?;
+        let port = plan.http_ports.next_of(self.number);
+        let mut process = WorkerProcess::start(&plan.command, self.env(address, port), &plan.local)?;
         let served = plan.balancer.as_ref().zip(address);
         let registration = served.map(|(balancer, address)| balancer.register(Arc::clone(worker), address));
         tracing::info!(%worker, "The worker has started.");
-        let _listed = process.id().map(|pid| plan.local.list(worker, pid, self.http_port()));
+        let _listed = process.id().map(|pid| plan.local.list(worker, pid, port));
         let end = loop {
             tokio::select! {
                 status = process.wait() => break self.ended(status).await,
@@ -250,19 +251,14 @@ impl Supervisor {
         }
     }
 
-    /// `None` lets the system choose.
-    fn http_port(&self) -> Option<u16> {
-        (self.plan.http_port != 0).then(|| self.plan.http_port.saturating_add(self.number))
-    }
-
-    /// `address` is where a worker behind a balancer answers requests.
-    fn env(&self, address: Option<SocketAddr>) -> Vec<(&'static str, String)> {
+    /// `address` is where a worker behind a balancer answers requests, `port` that of its own server.
+    fn env(&self, address: Option<SocketAddr>, port: Option<u16>) -> Vec<(&'static str, String)> {
         let plan = &self.plan;
         let mut env = match address {
             None => worker_env(&plan.base_url, &plan.endpoint, &self.worker, plan.worker_key.as_ref(), plan.lease),
             Some(address) => served_worker_env(&plan.endpoint, &self.worker, address),
         };
-        let port = self.http_port().unwrap_or_default();
+        let port = port.unwrap_or_default();
         env.extend(plan.gpus.set(self.number).map(|set| ("CUDA_VISIBLE_DEVICES", set)));
         env.push(("RUNPOD_WORKER_HTTP_BIND", format!("127.0.0.1:{port}")));
         if std::env::var_os("RUNPOD_WORKER_LOG_FORMAT").is_none() {

@@ -76,4 +76,7 @@ pub enum StoreError {
     /// The data file or the database cannot be written or read at the moment.
     #[error("the endpoint cannot use its data at the moment: {0}; send the request again later")]
     Unavailable(Arc<str>),
+    /// The database refuses what is to be written or looked for.
+    #[error("the database refuses this request, and would again: {0}; nothing was changed, send another one")]
+    Refused(Arc<str>),
 }

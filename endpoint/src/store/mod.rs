@@ -27,6 +27,7 @@ mod sqlite;
 mod status;
 mod stream;
 mod task;
+mod text;
 mod transfer;
 mod views;
 mod wakers;
@@ -60,6 +61,7 @@ pub use sqlite::{OpenError, SqliteStore};
 pub use status::Status;
 pub use stream::MAX_ITEMS;
 pub use task::Task;
+pub(crate) use text::storable;
 pub use transfer::{MoveError, Moved, export_file, import_file};
 pub use views::{
     Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,

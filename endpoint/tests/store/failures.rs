@@ -8,7 +8,7 @@ use runpod_endpoint::store::{Heartbeat, Limits, Setup, Status, Store, StoreError
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{EP, SOON, done, new_job, open_database, status, submit, take_ids, view};
+use crate::support::{EP, SOON, done, job_with, new_job, open_database, status, submit, take_ids, view};
 
 /// How long the beat of the replicas has stood still, in seconds.
 const STANDS_STILL: &str = "SELECT extract(epoch FROM clock_timestamp())::bigint - at / 1000000 FROM beat";
@@ -126,4 +126,29 @@ async fn a_replica_goes_on_while_a_newer_one_changes_the_tables() {
     submit(&*store, "last").await;
     assert_eq!(server.sql(&url, "SELECT more FROM jobs WHERE id = 'last'"), "7");
     assert_eq!(take_ids(&*store, "w", 1).await, ["last"]);
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_of_one_operation_fails_no_other_one() {
+    const EACH: usize = 40;
+    let Some(server) = Server::shared() else { return };
+    let store: Arc<dyn Store> = Arc::new(open_database(&server.database(), &Setup::default()).unwrap());
+    // Many at once, so that they are of the same units.
+    let mut submissions = JoinSet::new();
+    for number in 0..2 * EACH {
+        let (store, is_good) = (Arc::clone(&store), number % 2 == 0);
+        let job = job_with(&format!("job-{number}"), |request| {
+            request.share = Some(if is_good { "a" } else { "a\0" }.into());
+        });
+        submissions.spawn(async move { (is_good, store.submit(EP, job).await.map(|_| ())) });
+    }
+    for (is_good, outcome) in timeout(SOON, submissions.join_all()).await.unwrap() {
+        match outcome {
+            Ok(()) => assert!(is_good, "a text with a NUL was stored"),
+            Err(StoreError::Refused(reason)) => assert!(!is_good && reason.contains("0x00"), "{is_good}: {reason}"),
+            Err(other) => panic!("{is_good}: {other}"),
+        }
+    }
+    assert_eq!(store.health(EP).await.unwrap().in_queue, EACH);
+    assert_eq!(store.ready(), Ok(()), "the database is not away");
 }

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 
 use super::PostgresStore;
 use super::batch_rows;
-use super::failure::Failure;
-use super::shared::unavailable;
+use super::shared::unanswered;
 use super::work::Need;
 use crate::store::batch::{BatchId, BatchView};
 use crate::store::batches::{BatchRequest, Batches};
@@ -29,10 +28,7 @@ fn filed(jobs: Vec<NewJob>) -> Vec<NewJob<Filed>> {
 
 /// A batch out of a row that nobody has locked.
 fn read(row: &tokio_postgres::Row) -> Result<KeptBatch, StoreError> {
-    batch_rows::batch(row).map_err(|failure| match failure {
-        Failure::Refused(reason) | Failure::Away(reason) => unavailable(&reason),
-        Failure::Again => unavailable("reading was interrupted"),
-    })
+    batch_rows::batch(row).map_err(unanswered)
 }
 
 impl PostgresStore {

@@ -19,15 +19,20 @@ pub(super) struct Place<'a> {
 }
 
 /// Why a unit did not come about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Failure {
     /// Another unit was in the way. Nothing was changed.
     Again,
-    /// The database refuses it. Nothing was changed.
+    /// The database refuses it at the moment. Nothing was changed.
     Refused(Arc<str>),
+    /// The database refuses what was sent, and would again. Nothing was changed.
+    Unacceptable(Arc<str>),
     /// The connection is lost. Whether it was committed is unknown if it was sent.
     Away(Arc<str>),
 }
+
+/// Classes of errors that are those of the values sent: a data exception, a violated constraint, a limit of the server.
+const UNACCEPTABLE: [&str; 3] = ["22", "23", "54"];
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
@@ -52,6 +57,7 @@ impl From<tokio_postgres::Error> for Failure {
         match () {
             () if in_the_way.contains(code) => Self::Again,
             () if away.contains(code) => Self::Away(text),
+            () if UNACCEPTABLE.iter().any(|class| code.code().starts_with(class)) => Self::Unacceptable(text),
             () => Self::Refused(text),
         }
     }

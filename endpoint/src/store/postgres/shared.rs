@@ -55,7 +55,9 @@ const DOES_NOT_ANSWER: &str = "it does not answer";
 /// What a request is told when the database did not do what was asked of it.
 pub(super) fn unanswered(failure: Failure) -> StoreError {
     match failure {
-        Failure::Refused(reason) | Failure::Away(reason) => unavailable(&reason),
+        Failure::Away(reason) => unavailable(&reason),
+        Failure::Refused(reason) => StoreError::Unavailable(format!("the database refuses it: {reason}").into()),
+        Failure::Unacceptable(reason) => StoreError::Refused(reason),
         Failure::Again => unavailable("other operations are in the way"),
     }
 }
@@ -162,19 +164,42 @@ impl Shared {
         }
     }
 
-    /// Gets a unit through: past other units in its way, and past a connection that is lost at the commit.
-    async fn perform(&self, local: &Local, lane: i16, mut works: Vec<Box<dyn Work>>) {
+    /// Gets a unit through. What the database refuses is refused to the operation whose fault it is, and not to others of its unit:
+    /// then each is a unit of its own.
+    async fn perform(&self, local: &Local, lane: i16, works: Vec<Box<dyn Work>>) {
+        let Err((works, failure)) = self.get_through(local, lane, works).await else { return };
+        if works.len() == 1 || matches!(failure, Failure::Again) {
+            return self.fail(local, works, &failure);
+        }
+        for work in works {
+            if let Err((works, failure)) = self.get_through(local, lane, vec![work]).await {
+                self.fail(local, works, &failure);
+            }
+        }
+    }
+
+    /// Past other units in its way, and past a connection that is lost at the commit. Operations that it cannot get through are
+    /// given back.
+    async fn get_through(
+        &self,
+        local: &Local,
+        lane: i16,
+        mut works: Vec<Box<dyn Work>>,
+    ) -> Result<(), (Vec<Box<dyn Work>>, Failure)> {
         let floor = local.floor.lock().at(Instant::now());
         let place = Place { endpoint: &local.name, limits: local.limits, replica: &self.replica, floor, lane };
         let mut conflicts = 0;
         loop {
             works.retain(|work| work.is_wanted());
             if works.is_empty() {
-                return;
+                return Ok(());
             }
             let mut sent = None;
             let failure = match self.attempt(&place, &mut works, &mut sent).await {
-                Ok(()) => return self.finish(local, sent, works),
+                Ok(()) => {
+                    self.finish(local, sent, works);
+                    return Ok(());
+                }
                 Err(failure) => failure,
             };
             match (failure, sent) {
@@ -182,17 +207,16 @@ impl Shared {
                     conflicts += 1;
                     sleep(Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0] % 16))).await;
                 }
-                (Failure::Again, _) => return fail(works, &unavailable("too many operations are in each other's way")),
-                (Failure::Refused(reason), _) => {
-                    tracing::error!(error = &*reason, endpoint = &*local.name, "The database refuses a change.");
-                    return fail(works, &unavailable(&reason));
+                (failure @ (Failure::Again | Failure::Refused(_) | Failure::Unacceptable(_)), _) => {
+                    return Err((works, failure));
                 }
                 (Failure::Away(reason), sent) => {
                     tracing::debug!(error = &*reason, "A connection to the database was lost.");
                     match sent {
                         // Never repeated blindly: it may have been committed.
                         Some(done) if self.was_committed(&place, &done.token).await => {
-                            return self.finish(local, Some(done), works);
+                            self.finish(local, Some(done), works);
+                            return Ok(());
                         }
                         Some(_) => {}
                         None => sleep(RETRY_PAUSE).await,
@@ -200,6 +224,14 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Answers operations that did not come about.
+    fn fail(&self, local: &Local, works: Vec<Box<dyn Work>>, failure: &Failure) {
+        if let Failure::Refused(reason) | Failure::Unacceptable(reason) = failure {
+            tracing::error!(error = &**reason, endpoint = &*local.name, "The database refuses a change.");
+        }
+        works.into_iter().for_each(|work| work.answer(Err(unanswered(failure.clone()))));
     }
 
     async fn attempt(
@@ -306,12 +338,5 @@ impl Shared {
             Ok(client.query(&statement, values).await?)
         })
         .await
-    }
-}
-
-fn fail(works: Vec<Box<dyn Work>>, error: &StoreError) {
-    for work in works {
-        let StoreError::Unavailable(reason) = error else { continue };
-        work.answer(Err(StoreError::Unavailable(Arc::clone(reason))));
     }
 }

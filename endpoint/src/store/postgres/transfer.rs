@@ -17,6 +17,7 @@ use crate::store::limits::Limits;
 use crate::store::moved::{MovedEndpoint, MovedJob, STEP_BYTES, STEP_JOBS};
 use crate::store::payload::{Part, Payload};
 use crate::store::queue::{Counters, KeptBatch, Queue, Turn, read_record};
+use crate::store::text::storable;
 
 /// An endpoint that has shown itself within this many microseconds, and has a connection, is one that runs.
 const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 10000000 \
@@ -82,7 +83,9 @@ impl Session {
     fn failed(failure: Failure) -> DatabaseError {
         match failure {
             Failure::Again => DatabaseError::Busy,
-            Failure::Refused(reason) | Failure::Away(reason) => DatabaseError::Other(reason.to_string()),
+            Failure::Refused(reason) | Failure::Unacceptable(reason) | Failure::Away(reason) => {
+                DatabaseError::Other(reason.to_string())
+            }
         }
     }
 }
@@ -136,6 +139,7 @@ impl DatabaseTarget {
         self.last_number += moved.counters.last_number;
         for mut record in moved.batches.iter().cloned() {
             record.number += self.base;
+            record.name = record.name.map(|name| storable(&name));
             self.batches.insert(record.number, KeptBatch { record, counts: BatchCounts::default() });
         }
         self.session.query(ADD_ENDPOINT, &[&moved.name]).await?;
@@ -151,6 +155,7 @@ impl DatabaseTarget {
         for MovedJob { mut record, payloads, items } in jobs {
             record.number += self.base;
             record.position.number += self.base;
+            record.request.share = record.request.share.map(|share| storable(&share));
             if let State::Running(run) = &record.state {
                 holders.extend([Arc::clone(&run.worker), Arc::clone(&run.poller)]);
             }

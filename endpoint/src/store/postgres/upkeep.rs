@@ -103,7 +103,7 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
             shared.note_away(&reason);
             return shared.ready();
         }
-        Err(Failure::Refused(reason)) => {
+        Err(Failure::Refused(reason) | Failure::Unacceptable(reason)) => {
             // A full disk, perhaps: what can be read is still of use.
             shared.note_back();
             return Err(unavailable(&reason));
