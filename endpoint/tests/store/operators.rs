@@ -194,7 +194,7 @@ async fn results_are_kept_for_as_long_as_the_operator_wants<E: Engine>() {
     let short = || {
         job_with("a", |request| {
             request.retention = Duration::from_millis(1);
-            request.policy = Policy { ttl: Duration::from_millis(700), ..Policy::default() };
+            request.policy = Policy { ttl: Duration::from_millis(2500), ..Policy::default() };
         })
     };
     for endpoint in ["kept", EP] {
@@ -202,7 +202,7 @@ async fn results_are_kept_for_as_long_as_the_operator_wants<E: Engine>() {
         store.take(endpoint, "w", 1, Duration::ZERO).await.unwrap();
         store.finish(endpoint, "w", "a", done("7")).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(2800)).await;
     assert_eq!(
         output_of(&store.view("kept", "a", None).await.unwrap()),
         Some("7"),

@@ -204,6 +204,8 @@ impl Ledger {
                 let ready: usize = worker.processes.iter().map(Process::ready_slots).sum();
                 assert!(ready + self.prefetch <= worker.waiting.len(), "no job is asked for although a slot is free");
             }
+            // A busy worker is behind for moments only. `blockedBy` shows it, beside the results that wait.
+            Some(PollBlocker::DeliveryBehind) => assert!(worker.delivery_behind, "nothing waits to be posted"),
             Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
         }
     }
