@@ -237,7 +237,7 @@ async fn bounds_metrics_console_and_webhooks_are_those_of_the_whole_queue() {
         let metrics = http.get(format!("{root}/metrics")).send().await.unwrap().text().await.unwrap();
         let is_depth = |line: &&str| line.starts_with("runpod_endpoint_queue_depth{") && line.contains("\"test\"");
         let depth = metrics.lines().find(is_depth);
-        assert!(depth.is_some_and(|line| line.ends_with(" 2")), "{metrics}");
+        assert!(depth.is_some_and(|line| line.ends_with(" 2.0")), "{metrics}");
         let console = http.get(format!("{root}/console/test/overview")).send().await.unwrap();
         let console: Value = console.json().await.unwrap();
         assert_eq!(console["jobs"].as_array().map(Vec::len), Some(2), "{console}");

@@ -136,7 +136,8 @@ impl Cut {
 impl Drop for Cut {
     fn drop(&mut self) {
         for rule in &self.rules {
-            must("ip", &self.args("del", rule));
+            // After a failure the network may be gone already, and a second panic would end all tests.
+            assert!(succeeds("ip", &self.args("del", rule)) || thread::panicking(), "{rule} stays");
         }
     }
 }

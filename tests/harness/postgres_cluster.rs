@@ -79,6 +79,11 @@ impl PostgresCluster {
         write(&file, &format!("{defaults}\n{SETTINGS}"));
     }
 
+    /// How a tool reaches the primary: it may be busy, and nothing is tried again.
+    fn source(&self) -> String {
+        self.conninfo(self.primary).replace("connect_timeout=3", "connect_timeout=60") + " dbname=postgres"
+    }
+
     /// How the servers reach this one.
     fn conninfo(&self, node: usize) -> String {
         format!("host={} port=5432 user={USER} password='{PASSWORD}' connect_timeout=3", self.nodes[node].host.address)
@@ -87,7 +92,7 @@ impl PostgresCluster {
     /// Copies the primary.
     fn copy(&self, node: usize) {
         let _ = fs::remove_dir_all(self.nodes[node].data());
-        let from = format!("{} dbname=postgres", self.conninfo(self.primary));
+        let from = self.source();
         self.tool(node, "pg_basebackup", &["-D", &self.nodes[node].data(), "-d", &from, "-X", "stream", "-c", "fast"]);
         self.follow_from_start(node);
     }
@@ -203,7 +208,7 @@ impl PostgresCluster {
 
     /// Brings a server that was fenced back as a standby. What it wrote and nobody has read is taken back.
     pub fn rejoin(&mut self, node: usize) {
-        let source = format!("{} dbname=postgres", self.conninfo(self.primary));
+        let source = self.source();
         let args = ["-D", &self.nodes[node].data(), "--source-server", &source];
         if self.try_tool(node, "pg_rewind", &args) {
             self.follow_from_start(node);
