@@ -75,7 +75,7 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 test: tools libtorch models python-client js-client openai-client openai-js-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
-	TEST_SKIPS=fail cargo test --locked --package end-to-end-tests --test end_to_end -- --ignored scale_out::soak
+	TEST_SKIPS=fail cargo test --workspace --locked --test end_to_end -- --ignored scale_out::soak
 	$(built_endpoint) tests/console/run.sh
 	$(built_endpoint) tests/schemathesis/run.sh
 	tests/manifests/run.sh
