@@ -44,7 +44,8 @@ async def asynchronous():
         job = await endpoint.run({"items": 3})
         items = [item async for item in job.stream()]
         seen = {"stream": items, "output": await job.output(timeout=30), "status": await job.status()}
-        other = await endpoint.run({"items": 1})
+        # Long enough that it does not end before it is cancelled.
+        other = await endpoint.run({"items": 1000})
         seen["cancel"] = await other.cancel()
         seen["health"] = await endpoint.health()
         seen["purge"] = await endpoint.purge_queue()
