@@ -115,12 +115,11 @@ async fn of_several_jobs_in_a_crashed_process_only_the_one_that_crashed_it_fails
     let worker = Worker::start_with(queue.worker_env(), &binary("puppet-handler"), options);
     worker.ready().await;
     let job = |id: &str, input: Value| json!({"id": id, "input": input});
-    let jobs = [
-        job("innocent-1", json!({"do": "sleep_ms", "ms": 700})),
-        job("guilty", json!({"do": "segv"})),
-        job("innocent-2", json!({"do": "sleep_ms", "ms": 700})),
-    ];
-    queue.take(Reply::json(Value::from(jobs.to_vec()).to_string()));
+    let innocent = |id| job(id, json!({"do": "sleep_ms", "ms": 700}));
+    queue.take(Reply::json(json!([innocent("innocent-1"), innocent("innocent-2")]).to_string()));
+    // A job that has not begun is above suspicion.
+    eventually("two busy slots", async || (worker.health().await["worker"]["slots"]["busy"] == 2).then_some(())).await;
+    queue.take(Reply::json(json!([job("guilty", json!({"do": "segv"}))]).to_string()));
     for innocent in ["innocent-1", "innocent-2"] {
         assert_eq!(queue.result(innocent).await["output"]["attempt"], 2);
     }
