@@ -75,7 +75,6 @@ dev: tools curl libtorch model ## The same endpoint and worker, left running for
 test: tools libtorch models python-client js-client openai-client openai-js-client test-packages lint ## Everything that CI runs: lint, all tests
 	cargo build --workspace --locked
 	TEST_SKIPS=fail RUST_TEST_THREADS=$(test_threads) cargo test --workspace --locked
-	TEST_SKIPS=fail cargo test --workspace --locked --test end_to_end -- --ignored scale_out::soak
 	$(built_endpoint) tests/console/run.sh
 	$(built_endpoint) tests/schemathesis/run.sh
 	tests/manifests/run.sh
@@ -101,6 +100,7 @@ soak: tools libtorch python-client test-packages soak-packages ## The random fai
 	cargo test --locked --package end-to-end-tests --test conformance -- --ignored
 	CHAOS_SECONDS=$(SOAK_SECONDS) SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --package end-to-end-tests --test end_to_end -- \
 		--nocapture --include-ignored chaos network::takes network::heartbeat scale_out::soak scale_out::patroni
+	cargo test --locked --package end-to-end-tests --test monitoring -- --ignored
 
 .PHONY: lint
 lint: tools libtorch ## Format, clippy, documentation; licences and sources if cargo-deny is installed

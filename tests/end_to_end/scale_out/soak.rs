@@ -274,7 +274,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "it needs the machine for itself: `make test` runs it after the others, `make soak` for longer"]
+#[ignore = "it needs the machine for itself, and minutes: `make soak`"]
 fn no_acknowledged_job_is_lost_or_ends_twice_whatever_is_killed_or_cut_off() {
     // Built outside of the lab, from which no registry is reached.
     binary("runpod-endpoint");
