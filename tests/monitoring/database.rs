@@ -47,7 +47,7 @@ async fn incidents_of_a_database_fire_their_alerts_and_end() {
     fire(prometheus, &["RunpodDatabaseDown"]).await;
     server.run();
     over(prometheus, &["RunpodDatabaseDown"]).await;
-    many_connections(prometheus, &server, &database).await;
+    many_connections(prometheus, &database).await;
 }
 
 async fn fire(prometheus: &Prometheus, alerts: &[&str]) {
