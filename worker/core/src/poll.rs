@@ -69,7 +69,7 @@ impl Worker {
             Some(PollBlocker::Refreshing)
         } else if let Some(pause) = self.poll.pause(now) {
             Some(pause)
-        } else if self.delivery_behind {
+        } else if self.is_delivery_behind() {
             Some(PollBlocker::DeliveryBehind)
         } else if self.free_places() == 0 {
             Some(PollBlocker::NoFreeSlot)
@@ -81,6 +81,14 @@ impl Worker {
     /// Whether a job that may have crashed its process waits for its next run, or is in it.
     pub(crate) fn has_suspects(&self) -> bool {
         self.jobs.totals().suspects > 0
+    }
+
+    /// Whether jobs end faster than their results are posted: many results wait for their turn, and more results than there are slots
+    /// are not delivered yet. As many as there are slots end together when all jobs take equally long; without that allowance the
+    /// slots would stay empty until they are posted.
+    pub(crate) fn is_delivery_behind(&self) -> bool {
+        let slots = |process: &Process| process.slots.ready() + process.slots.busy();
+        self.delivery_behind && self.jobs.totals().delivering >= self.processes.iter().map(slots).sum::<usize>()
     }
 
     /// How many more jobs can be held: in ready slots, and beyond them up to the prefetch.

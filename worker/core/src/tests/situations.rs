@@ -301,11 +301,20 @@ fn a_full_outbox_stops_the_polling() {
 #[test]
 fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_flight() {
     let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+    world.arrive(&["a", "b"]);
+    world.started("a");
+    world.started("b");
+    world.done("a");
     world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
-    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(2), None));
+    // There are fewer results than slots.
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(1), None));
+    world.done("b");
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(1), None));
     world.feed(Event::Poll(PollAnswer::Empty));
     assert_eq!((world.poll, world.snapshot().poll.blocked_by), (None, Some(PollBlocker::DeliveryBehind)));
     assert_eq!((world.snapshot().state, world.snapshot().reason), (WorkerState::Idle, None));
+    world.deliver(0);
+    assert_eq!(world.poll, Some(2));
     world.feed(Event::Delivery(DeliveryEvent::Behind(false)));
     assert_eq!(world.poll, Some(2));
 }
