@@ -100,7 +100,7 @@ impl Worker {
             self.close_job(now, id);
             return;
         };
-        self.post_result(id, result, cost, extras.refresh);
+        self.post_result(now, id, result, cost, extras.refresh);
         self.refresh(now, process, extras.refresh);
     }
 
@@ -196,7 +196,7 @@ impl Worker {
         !matches!(job.state, JobState::Stopping { slot, .. } if !self.processes[slot.process.0].job_deadlines_apply())
     }
 
-    fn post_result(&mut self, id: &JobId, result: Result<Bytes, ErrorReport>, cost: JobCost, refresh: bool) {
+    fn post_result(&mut self, now: Time, id: &JobId, result: Result<Bytes, ErrorReport>, cost: JobCost, refresh: bool) {
         let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
         let stop_pod = refresh || self.policy.refresh_worker;
         let cost = self.policy.cost_in_result.then_some(cost);
@@ -205,6 +205,7 @@ impl Worker {
         self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
         if let Some(mut job) = self.jobs.get_mut(id) {
             job.state = JobState::Delivering;
+            job.decided_at = Some(now);
             job.stop_pod = stop_pod;
             job.failed = result.result.is_err();
             job.body = Bytes::new();

@@ -301,22 +301,29 @@ fn a_full_outbox_stops_the_polling() {
 #[test]
 fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_flight() {
     let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
-    world.arrive(&["a", "b"]);
-    world.started("a");
-    world.started("b");
-    world.done("a");
     world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
-    // There are fewer results than slots.
-    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(1), None));
-    world.done("b");
-    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(1), None));
+    assert_eq!((world.poll, world.snapshot().poll.blocked_by), (Some(2), None));
     world.feed(Event::Poll(PollAnswer::Empty));
     assert_eq!((world.poll, world.snapshot().poll.blocked_by), (None, Some(PollBlocker::DeliveryBehind)));
     assert_eq!((world.snapshot().state, world.snapshot().reason), (WorkerState::Idle, None));
-    world.deliver(0);
-    assert_eq!(world.poll, Some(2));
     world.feed(Event::Delivery(DeliveryEvent::Behind(false)));
     assert_eq!(world.poll, Some(2));
+}
+
+#[test]
+fn jobs_that_run_much_longer_than_results_wait_are_taken_although_many_results_wait() {
+    for (run, delivery, is_taken) in [(100, 20, true), (100, 30, false)] {
+        let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+        world.arrive(&["a"]);
+        world.started("a");
+        world.wait(Duration::from_millis(run));
+        world.done("a");
+        world.wait(Duration::from_millis(delivery));
+        world.deliver(0);
+        world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
+        world.feed(Event::Poll(PollAnswer::Empty));
+        assert_eq!(world.poll.is_some(), is_taken, "{run} ms and {delivery} ms");
+    }
 }
 
 #[test]
