@@ -17,7 +17,9 @@ use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::{JobId, Request};
-use crate::store::views::{GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page};
+use crate::store::views::{
+    CancelElsewhere, GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page,
+};
 use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
@@ -106,6 +108,12 @@ impl Shared {
         Ok(HistoryPage { rows: found.into_iter().map(without_output).collect(), next })
     }
 
+    /// The jobs that still have to be cancelled at another endpoint.
+    pub(super) async fn look_cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        let rows = self.query(rows::CANCELLED_ELSEWHERE, &[&endpoint]).await?;
+        Ok(self.queue_of(endpoint, Timestamp::ZERO, &rows)?.cancels_elsewhere())
+    }
+
     /// Some requests of a batch, in the order in which they were added.
     pub(super) async fn look_batch_requests(
         &self,
@@ -168,12 +176,14 @@ impl Shared {
         queue.load_paused(usage.get("paused"));
         load_workers(&mut queue, &workers, &held)?;
         let natural = |column| rows::natural(usage.get(column));
+        let elsewhere = held.iter().filter(|row| row.get("waits")).count();
         let health = Health {
             completed: natural("completed"),
             failed: natural("failed"),
             retried: natural("retried"),
-            in_queue: rows::size(usage.get("in_queue")),
-            in_progress: rows::size(usage.get("in_progress")),
+            in_queue: rows::size(usage.get("in_queue")) + elsewhere,
+            in_progress: rows::size(usage.get("in_progress")).saturating_sub(elsewhere),
+            elsewhere,
             ..queue.health(now)
         };
         Ok((health, now, queue))
@@ -221,7 +231,8 @@ impl Shared {
     pub(super) async fn look_load(&self, endpoint: &str) -> Result<Load, StoreError> {
         let (health, now, queue) = self.look_health(endpoint).await?;
         let workers = queue.workers(now, usize::MAX);
-        let in_progress = health.in_progress.saturating_sub(queue.held_elsewhere(OVERFLOW).len());
+        let held = health.in_progress + health.elsewhere;
+        let in_progress = held.saturating_sub(queue.held_elsewhere(OVERFLOW).len());
         if health.paused {
             // What is not given out needs no worker.
             return Ok(Load { waiting: 0, oldest: None, in_progress, workers });

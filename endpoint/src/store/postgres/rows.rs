@@ -51,6 +51,15 @@ pub(super) const LOCK_OVERDUE: &str = "SELECT number, id, record FROM jobs WHERE
      AND ($5 IS NULL OR run_time <= $5) ORDER BY round, place LIMIT $4::bigint)) \
     ORDER BY round, place FOR UPDATE SKIP LOCKED";
 
+/// A job that has waited for long enough, however long it may run.
+pub(super) const ANY_OVERDUE: &str = "SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low \
+    AND submitted <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2::bigint AND id <> ALL($3::text[]) \
+    AND NOT coalesce((SELECT paused FROM endpoints WHERE name = $1), false) LIMIT 1";
+
+/// Jobs that still have to be cancelled at another endpoint.
+pub(super) const CANCELLED_ELSEWHERE: &str = "SELECT number, id, record FROM jobs \
+    WHERE endpoint = $1 AND cancelled_elsewhere ORDER BY number";
+
 /// Waiting jobs that no worker has lost.
 pub(super) const LOCK_UNTAKEN: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND untaken ORDER BY low, round, place LIMIT $2 FOR UPDATE SKIP LOCKED";
@@ -67,7 +76,8 @@ pub(super) const WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
     WHERE w.endpoint = $1 AND ($3 OR w.id = ANY($2::text[])) GROUP BY w.endpoint, w.id";
 
-pub(super) const HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL \
+/// The jobs that workers hold. Those that wait at another endpoint are in the queue for their clients.
+pub(super) const HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL \
     AND ($3 OR holder = ANY($2::text[]))";
 
 pub(super) const STREAMS: &str =

@@ -23,8 +23,8 @@ use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
 use crate::store::task::Task;
 use crate::store::views::{
-    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
-    Webhook, WorkerView,
+    CancelElsewhere, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue,
+    Seen, TakenJob, Webhook, WorkerView,
 };
 use crate::store::workers::{Heartbeat, OVERFLOW, WorkerEvent};
 
@@ -147,7 +147,7 @@ impl Store for PostgresStore {
         let mut removed = 0;
         while left > 0 {
             let step = left.min(PURGE_STEP);
-            let need = Need { purge: step, ..Need::default() };
+            let need = Need { purge: step, held: true, ..Need::worker(OVERFLOW) };
             let local = self.shared.local(endpoint);
             let some = self.shared.run(&local, need, move |queue, now| queue.purge(now, step)).await?;
             if some == 0 {
@@ -373,6 +373,23 @@ impl Store for PostgresStore {
     async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError> {
         let found = self.shared.look(endpoint, id).await?.and_then(|queue| queue.taken_elsewhere(id));
         Ok(self.with_texts(found.into_iter().collect()).await?.pop())
+    }
+
+    async fn is_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<bool, StoreError> {
+        let (after, except) = (rows::micros(overdue.after), overdue.except.iter().map(|id| &**id).collect::<Vec<_>>());
+        Ok(!self.shared.query(rows::ANY_OVERDUE, &[&endpoint, &after, &except]).await?.is_empty())
+    }
+
+    async fn cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        self.shared.look_cancels_elsewhere(endpoint).await
+    }
+
+    async fn cancelled_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError> {
+        let far_id = far_id.to_owned();
+        let noted = self.on_job(endpoint, id, Need::default(), move |queue, _, id| {
+            queue.cancelled_elsewhere(id, &far_id);
+        });
+        ignore_unknown(noted.await)
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
