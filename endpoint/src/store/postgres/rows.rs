@@ -154,9 +154,9 @@ pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoin
 pub(super) const ENDED: &str = "SELECT id FROM jobs WHERE endpoint = $1 AND NOT waiting AND holder IS NULL \
     AND webhook_owner IS NULL AND (given_up OR $2) ORDER BY due LIMIT $3";
 
-/// The first waiting job, urgent ones alone if `$2`; where clients take turns, enough to have the oldest one among them.
+/// The first urgent job that waits; where clients take turns, enough to have the oldest one among them.
 pub(super) const FIRST: &str = "SELECT number, id, record FROM jobs \
-    WHERE endpoint = $1 AND waiting AND NOT (low AND $2) ORDER BY low, round, place \
+    WHERE endpoint = $1 AND waiting AND NOT low ORDER BY round, place \
     LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) THEN 100 ELSE 1 END)";
 
 /// A turn: taken again, or taken over once it has ended.
@@ -167,6 +167,9 @@ pub(super) const TAKE_TURN: &str = "INSERT INTO turns SELECT $1::text, $4::text,
 
 pub(super) const URGENT: &str =
     "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS found";
+
+/// The jobs of low priority that workers hold.
+pub(super) const HELD_LOW: &str = "SELECT count(*) FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL AND low";
 
 pub(super) fn natural(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()

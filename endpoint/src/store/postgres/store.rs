@@ -101,7 +101,7 @@ impl Store for PostgresStore {
             match (self.shared.look_view(endpoint, id).await?, latest) {
                 (Some(view), _) if view.status.is_terminal() => break view,
                 (Some(view), _) => latest = Some(view),
-                (None, Some(last)) => break JobView { status: Status::TimedOut, ..last },
+                (None, Some(last)) => break last.expired(),
                 (None, None) => return Err(StoreError::JobNotFound),
             }
             if timeout_at(deadline, woken).await.is_err() {
@@ -435,9 +435,10 @@ impl Store for PostgresStore {
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
         let (health, now, queue) = self.shared.look_health(endpoint).await?;
-        let oldest_wait = self.shared.look_oldest(endpoint, now, false).await?;
+        let batch_requests = self.shared.look_unended(endpoint).await?;
+        let oldest_wait = self.shared.look_oldest(endpoint, now).await?;
         let totals = self.shared.find(endpoint).map(|local| *local.totals.lock()).unwrap_or_default();
-        Ok(Observation { health, totals, oldest_wait, model: queue.newest_model() })
+        Ok(Observation { health, totals, batch_requests, oldest_wait, model: queue.newest_model() })
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, StoreError> {
