@@ -164,11 +164,10 @@ impl Shared {
 
     /// The counters of `/health`, and all workers in a queue of their own.
     pub(super) async fn look_health(&self, endpoint: &str) -> Result<(Health, Timestamp, Queue<Filed>), StoreError> {
-        let none = Vec::<&str>::new();
         let (usage, workers, held) = tokio::try_join!(
             async { self.query(rows::USAGE, &[&endpoint]).await },
-            async { self.query(rows::WORKERS, &[&endpoint, &none, &true]).await },
-            async { self.query(rows::HELD, &[&endpoint, &none, &true]).await },
+            async { self.query(rows::ALL_WORKERS, &[&endpoint]).await },
+            async { self.query(rows::ALL_HELD, &[&endpoint]).await },
         )?;
         let Some(usage) = usage.first() else { return Err(unavailable("it counts nothing")) };
         let now = rows::time(usage.get("now"));
@@ -196,7 +195,7 @@ impl Shared {
         worker: &str,
         instance: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker], &false]).await?;
+        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker]]).await?;
         let now = found.first().map(|row| rows::time(row.get("now"))).unwrap_or_default();
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
         load_workers(&mut queue, &found, &[])?;
@@ -206,10 +205,9 @@ impl Shared {
     /// Whether a worker that asked to be replaced holds no job.
     pub(super) async fn is_refreshing(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
         let one = vec![worker];
-        let (found, held) =
-            tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await }, async {
-                self.query(rows::HELD, &[&endpoint, &one, &false]).await
-            },)?;
+        let (found, held) = tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one]).await }, async {
+            self.query(rows::HELD, &[&endpoint, &one]).await
+        },)?;
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), Timestamp::ZERO);
         load_workers(&mut queue, &found, &held)?;
         Ok(queue.is_refreshing(worker))
