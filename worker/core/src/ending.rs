@@ -174,8 +174,7 @@ impl Worker {
     /// Deadlines of jobs: waiting ones time out, running ones are asked to stop, and one that does not stop costs its
     /// process.
     pub(crate) fn expire_jobs(&mut self, now: Time) {
-        let due = self.jobs.by_deadline().take_while(|(deadline, _)| *deadline <= now);
-        let due = due.filter(|(_, job)| self.job_deadline_applies(job)).map(|(_, job)| job.id.clone());
+        let due = self.jobs.due(now).filter(|job| self.job_deadline_applies(job)).map(|job| job.id.clone());
         let due: Vec<JobId> = due.collect();
         for id in due {
             match self.jobs.get(&id).map(|job| job.state) {
