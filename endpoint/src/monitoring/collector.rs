@@ -1,5 +1,8 @@
 //! The store's counters as metrics.
 
+mod balanced;
+mod overflow;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,10 +11,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::labels::STATUS_CLASSES;
 use super::series::Series;
-use crate::balancer::{RequestFigures, RequestTotals};
-use crate::store::{BatchRequests, DatabaseFigures, Distribution};
+use crate::store::DatabaseFigures;
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
@@ -76,7 +77,7 @@ impl Collector for Collected {
             "",
             |series| [("", series.totals.execution_timeouts)],
         )?;
-        let waiting = "Jobs that wait for a worker, without the requests of batches.";
+        let waiting = "Jobs that wait for a worker, here or at the overflow endpoint, without the requests of batches.";
         self.gauges(encoder, "runpod_endpoint_queue_depth", waiting, "", |series| [("", count(series.in_queue))])?;
         // The names that rules for workers and for other systems use.
         let waiting = "Jobs that wait for a worker, as runpod_endpoint_queue_depth. A worker counts jobs that it holds under this name.";
@@ -95,7 +96,7 @@ impl Collector for Collected {
         self.gauges(
             encoder,
             "runpod_endpoint_oldest_wait_seconds",
-            "How long the oldest job has waited, those of low priority apart; 0 when none waits.",
+            "How long the oldest of the jobs that wait here has waited, those of low priority apart; 0 when none does.",
             "",
             |series| [("", series.oldest_wait.as_secs_f64())],
         )?;
@@ -167,81 +168,6 @@ impl Collector for Collected {
 }
 
 impl Collected {
-    fn overflow(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let totals = || self.series.iter().filter_map(|series| Some((series, series.overflow?)));
-        let help = "Jobs that went to the overflow endpoint, by how they left it.";
-        let mut family = describe(encoder, "runpod_endpoint_overflow_jobs", help, MetricType::Counter)?;
-        for (series, totals) in totals() {
-            for (outcome, count) in [
-                ("completed", totals.completed),
-                ("failed", totals.failed),
-                ("returned", totals.returned),
-                ("stopped", totals.stopped),
-            ] {
-                let labels = series.labels("outcome", outcome);
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-            }
-        }
-        let help = "Cost of the jobs at the overflow endpoint.";
-        let mut family = describe(encoder, "runpod_endpoint_overflow_dollars", help, MetricType::Counter)?;
-        for (series, totals) in totals() {
-            let labels = series.labels("", "");
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&totals.dollars, None)?;
-        }
-        Ok(())
-    }
-
-    /// The requests to load-balancing endpoints.
-    fn balanced(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let figures = || self.series.iter().filter_map(|series| Some((series.labels("", ""), series.balanced?)));
-        let help = "Requests to load-balancing endpoints by class of status, counted when the answer begins.";
-        let mut family = describe(encoder, "runpod_endpoint_balanced_requests", help, MetricType::Counter)?;
-        for (endpoint, figures) in figures() {
-            for (status, count) in STATUS_CLASSES.into_iter().zip(figures.totals.answers) {
-                let labels = [endpoint[0], ("status", status)];
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-            }
-        }
-        for (name, help, gauge) in [
-            (
-                "runpod_endpoint_balanced_requests_in_progress",
-                "Requests at workers of load-balancing endpoints, open WebSockets included.",
-                (|figures| figures.in_progress) as fn(RequestFigures) -> usize,
-            ),
-            (
-                "runpod_endpoint_balanced_requests_waiting",
-                "Requests to load-balancing endpoints that wait for a worker.",
-                |figures| figures.waiting,
-            ),
-        ] {
-            let mut family = describe(encoder, name, help, MetricType::Gauge)?;
-            for (endpoint, figures) in figures() {
-                family.encode_family(&endpoint)?.encode_gauge(&count(gauge(figures)))?;
-            }
-        }
-        for (name, help, times) in [
-            (
-                "runpod_endpoint_balanced_request_wait_seconds",
-                "How long requests to load-balancing endpoints waited for a worker, whether they got one or not.",
-                (|totals| totals.wait) as fn(RequestTotals) -> Distribution,
-            ),
-            (
-                "runpod_endpoint_balanced_request_seconds",
-                "Time from a request to a load-balancing endpoint to the last byte of its answer, without WebSockets.",
-                |totals| totals.duration,
-            ),
-        ] {
-            let mut family = describe(encoder, name, help, MetricType::Histogram)?;
-            for (endpoint, figures) in figures() {
-                let times = times(figures.totals);
-                let buckets: Vec<_> = times.buckets().collect();
-                let mut metric = family.encode_family(&endpoint)?;
-                metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
-            }
-        }
-        Ok(())
-    }
-
     fn counters<const N: usize>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,

@@ -60,6 +60,12 @@ impl Metrics {
         let _ = self.overflow.set(overflow);
     }
 
+    /// Shows these counters from the start. Those that have counted keep what they have.
+    pub(super) fn expect_requests(&self, none: Requests) {
+        let mut requests = self.requests.lock();
+        none.into_iter().for_each(|(labels, _)| *requests.entry(labels).or_default() += 0);
+    }
+
     pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {
         *self.requests.lock().entry((operation, status)).or_default() += 1;
     }

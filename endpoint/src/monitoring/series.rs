@@ -56,6 +56,8 @@ impl Series {
         sum.returned += more.returned;
         sum.stopped += more.stopped;
         sum.dollars += more.dollars;
+        sum.is_away |= more.is_away;
+        sum.held_back = sum.held_back.or(more.held_back);
     }
 
     pub(super) fn add(&mut self, observation: &Observation) {

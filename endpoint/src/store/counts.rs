@@ -33,10 +33,12 @@ pub struct Health {
     pub completed: u64,
     /// Jobs failed since the endpoint was created.
     pub failed: u64,
-    /// Jobs held by workers.
+    /// Jobs held by workers, those that wait at another endpoint left out.
     pub in_progress: usize,
-    /// Jobs waiting.
+    /// Jobs waiting, here or at another endpoint.
     pub in_queue: usize,
+    /// Of these, jobs that wait at another endpoint. Not part of RunPod's document.
+    pub elsewhere: usize,
     /// Retries of lost jobs since the endpoint was created.
     pub retried: u64,
     /// Whether the endpoint gives out no jobs until it is resumed. Not part of RunPod's document.

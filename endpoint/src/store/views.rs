@@ -57,6 +57,16 @@ impl<P> JobView<P> {
     }
 }
 
+/// One hand-over of a job to another endpoint. Until that is known not to have the job, all attempts are one hand-over, and are to send
+/// the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handover {
+    /// How many were before it.
+    pub number: u32,
+    /// When it was first tried.
+    pub since: Timestamp,
+}
+
 /// A job on its way to a worker.
 #[derive(Debug, Clone)]
 pub struct TakenJob<P = Payload> {
@@ -64,6 +74,8 @@ pub struct TakenJob<P = Payload> {
     pub id: JobId,
     /// Which attempt this is; a return of an earlier attempt is ignored.
     pub attempt: u32,
+    /// Which hand-over this is, if it goes to another endpoint.
+    pub handover: Handover,
     /// When it was submitted, or queued again by `/retry`.
     pub submitted: Timestamp,
     /// How long the job has waited.
@@ -94,6 +106,17 @@ pub struct JobElsewhere {
     pub far_id: Option<Arc<str>>,
     /// A worker has begun it there.
     pub has_begun: bool,
+    /// How long it may run.
+    pub run_time: Duration,
+}
+
+/// A job that must not run at another endpoint any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelElsewhere {
+    /// Its id here.
+    pub id: JobId,
+    /// Its id there.
+    pub far_id: Arc<str>,
     /// How long it may run.
     pub run_time: Duration,
 }

@@ -17,7 +17,9 @@ use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::{JobId, Request};
-use crate::store::views::{GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page};
+use crate::store::views::{
+    CancelElsewhere, GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page,
+};
 use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
@@ -106,6 +108,12 @@ impl Shared {
         Ok(HistoryPage { rows: found.into_iter().map(without_output).collect(), next })
     }
 
+    /// The jobs that still have to be cancelled at another endpoint.
+    pub(super) async fn look_cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        let rows = self.query(rows::CANCELLED_ELSEWHERE, &[&endpoint]).await?;
+        Ok(self.queue_of(endpoint, Timestamp::ZERO, &rows)?.cancels_elsewhere())
+    }
+
     /// Some requests of a batch, in the order in which they were added.
     pub(super) async fn look_batch_requests(
         &self,
@@ -156,11 +164,10 @@ impl Shared {
 
     /// The counters of `/health`, and all workers in a queue of their own.
     pub(super) async fn look_health(&self, endpoint: &str) -> Result<(Health, Timestamp, Queue<Filed>), StoreError> {
-        let none = Vec::<&str>::new();
         let (usage, workers, held) = tokio::try_join!(
             async { self.query(rows::USAGE, &[&endpoint]).await },
-            async { self.query(rows::WORKERS, &[&endpoint, &none, &true]).await },
-            async { self.query(rows::HELD, &[&endpoint, &none, &true]).await },
+            async { self.query(rows::ALL_WORKERS, &[&endpoint]).await },
+            async { self.query(rows::ALL_HELD, &[&endpoint]).await },
         )?;
         let Some(usage) = usage.first() else { return Err(unavailable("it counts nothing")) };
         let now = rows::time(usage.get("now"));
@@ -168,12 +175,14 @@ impl Shared {
         queue.load_paused(usage.get("paused"));
         load_workers(&mut queue, &workers, &held)?;
         let natural = |column| rows::natural(usage.get(column));
+        let elsewhere = held.iter().filter(|row| row.get("waits")).count();
         let health = Health {
             completed: natural("completed"),
             failed: natural("failed"),
             retried: natural("retried"),
-            in_queue: rows::size(usage.get("in_queue")),
-            in_progress: rows::size(usage.get("in_progress")),
+            in_queue: rows::size(usage.get("in_queue")) + elsewhere,
+            in_progress: rows::size(usage.get("in_progress")).saturating_sub(elsewhere),
+            elsewhere,
             ..queue.health(now)
         };
         Ok((health, now, queue))
@@ -186,7 +195,7 @@ impl Shared {
         worker: &str,
         instance: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker], &false]).await?;
+        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker]]).await?;
         let now = found.first().map(|row| rows::time(row.get("now"))).unwrap_or_default();
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
         load_workers(&mut queue, &found, &[])?;
@@ -196,10 +205,9 @@ impl Shared {
     /// Whether a worker that asked to be replaced holds no job.
     pub(super) async fn is_refreshing(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
         let one = vec![worker];
-        let (found, held) =
-            tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await }, async {
-                self.query(rows::HELD, &[&endpoint, &one, &false]).await
-            },)?;
+        let (found, held) = tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one]).await }, async {
+            self.query(rows::HELD, &[&endpoint, &one]).await
+        },)?;
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), Timestamp::ZERO);
         load_workers(&mut queue, &found, &held)?;
         Ok(queue.is_refreshing(worker))
@@ -223,7 +231,8 @@ impl Shared {
         let (health, now, queue) = self.look_health(endpoint).await?;
         let workers = queue.workers(now, usize::MAX);
         let low = first_count(&self.query(rows::HELD_LOW, &[&endpoint]).await?);
-        let in_progress = health.in_progress.saturating_sub(queue.held_elsewhere(OVERFLOW).len() + low);
+        let held = health.in_progress + health.elsewhere;
+        let in_progress = held.saturating_sub(queue.held_elsewhere(OVERFLOW).len() + low);
         if health.paused {
             // What is not given out needs no worker.
             return Ok(Load { waiting: 0, oldest: None, in_progress, background: low > 0, workers });

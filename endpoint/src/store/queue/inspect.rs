@@ -15,11 +15,13 @@ impl<P: Content> Queue<P> {
     /// The counters of `/health`.
     #[must_use]
     pub fn health(&self, now: Timestamp) -> Health {
+        let elsewhere = self.waiting_elsewhere().count();
         Health {
             completed: self.completed,
             failed: self.failed,
-            in_progress: self.in_progress,
-            in_queue: self.waiting.len(),
+            in_progress: self.in_progress.saturating_sub(elsewhere),
+            in_queue: self.waiting.len() + elsewhere,
+            elsewhere,
             retried: self.retried,
             paused: self.paused,
             workers: self.workers.counts(now, &self.limits),
