@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::series::Series;
-use crate::store::DatabaseFigures;
+use crate::store::{BatchRequests, DatabaseFigures, Distribution};
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
