@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Connection};
 use crate::process::resident_bytes;
-use crate::stores::{ENDPOINT, engines, open};
+use crate::stores::{ENDPOINT, open};
 
 /// The argument with which this program calls itself.
 pub(crate) const CHILD: &str = "depth-of";
@@ -23,10 +23,10 @@ const TAKES: usize = 200;
 const FLAT: f64 = 0.2;
 
 /// Each engine in a process of its own, so that memory freed by the first is not used by the second.
-pub(crate) fn measure_apart(is_quick: bool) {
+pub(crate) fn measure_apart(engines: &[&str], is_quick: bool) {
     println!("## Depth of the queue, 1 kB inputs\n");
     let depths = if is_quick { QUICK } else { "" };
-    for engine in engines() {
+    for &engine in engines {
         #[expect(clippy::disallowed_methods, reason = "the program runs itself")]
         let status =
             std::process::Command::new(std::env::current_exe().unwrap()).args([CHILD, engine, depths]).status();

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Connection};
 use crate::process::cpu_time;
-use crate::stores::{ENDPOINT, Opened, engines, open};
+use crate::stores::{ENDPOINT, Opened, open};
 
 const WORKERS: usize = 1000;
 const HOLD: Duration = Duration::from_secs(25);
@@ -17,14 +17,14 @@ const MEASURED: Duration = Duration::from_secs(20);
 /// Polls are held for longer, so that none begins or ends meanwhile.
 const HELD: Duration = Duration::from_secs(10);
 
-pub(crate) async fn measure() {
+pub(crate) async fn measure(engines: &[&str]) {
     println!("## {WORKERS} idle workers: a poll held for {HOLD:?}, a heartbeat every {HEARTBEAT:?}\n");
     println!(
         "| store | processor time, % of one core (server and workers together) | transactions/s in the database while polls are held | \
          with new polls and heartbeats | without workers |"
     );
     println!("| --- | ---: | ---: | ---: | ---: |");
-    for engine in engines() {
+    for &engine in engines {
         let opened = open(engine).await;
         let stop = CancellationToken::new();
         let address = http::serve(opened.store.clone(), HOLD, stop.clone()).await;

@@ -8,18 +8,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Connection, id};
-use crate::stores::{empty, engines, fill, kilobyte, open};
+use crate::stores::{empty, fill, kilobyte, open};
 
 const JOBS: usize = 20_000;
 
-pub(crate) async fn measure() {
+const CALLERS: [usize; 3] = [1, 64, 512];
+
+/// `callers`: how many of them; none for all that there are.
+pub(crate) async fn measure(engines: &[&str], callers: &[usize]) {
+    let all_callers = if callers.is_empty() { &CALLERS } else { callers };
     println!("## Throughput, 1 kB inputs and outputs\n");
     println!(
         "| store | callers | accepted jobs/s, HTTP | take→done cycles/s, HTTP | accepted jobs/s, store | take→done cycles/s, store |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
-    for engine in engines() {
-        for callers in [1, 64, 512] {
+    for &engine in engines {
+        for &callers in all_callers {
             // One caller at a time waits for the disk each time.
             let jobs = if callers == 1 && engine != "memory" { JOBS / 40 } else { JOBS };
             let opened = open(engine).await;

@@ -56,10 +56,12 @@ pub(crate) fn with_ping_interval(mut response: Response, lease: Duration) -> Res
     response
 }
 
-/// A request to one of the routes that a worker's process uses for itself. A second process with the id of the worker is refused.
+/// A request to one of the routes that a worker's process uses for itself.
 pub(crate) struct WorkerCall {
     pub(crate) endpoint: String,
     pub(crate) worker: String,
+    /// What the process calls itself.
+    pub(crate) instance: Option<String>,
     pub(crate) params: Params,
 }
 
@@ -71,9 +73,21 @@ impl FromRequestParts<App> for WorkerCall {
         let Path((endpoint, segment)) = path.map_err(|_| ApiError::InvalidId)?;
         let mut params = Params::parse(parts.uri.query());
         let worker = params.worker(&segment).to_owned();
-        let instance = parts.headers.get(INSTANCE).map(instance).transpose()?;
-        app.store.admit(&endpoint, &worker, instance).await?;
-        Ok(Self { endpoint, worker, params })
+        let instance = parts.headers.get(INSTANCE).map(instance).transpose()?.map(str::to_owned);
+        Ok(Self { endpoint, worker, instance, params })
+    }
+}
+
+/// Such a request, once its process is admitted: a second one with the id of the worker is refused.
+pub(crate) struct Admitted(pub(crate) WorkerCall);
+
+impl FromRequestParts<App> for Admitted {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let call = WorkerCall::from_request_parts(parts, app).await?;
+        app.store.admit(&call.endpoint, &call.worker, call.instance.as_deref()).await?;
+        Ok(Self(call))
     }
 }
 
@@ -106,7 +120,7 @@ struct HandBack {
 /// Takes jobs back that a worker does not finish. May be repeated: a job that the worker does not hold is left alone.
 pub(crate) async fn hand_back(
     State(app): State<App>,
-    WorkerCall { endpoint, worker, .. }: WorkerCall,
+    Admitted(WorkerCall { endpoint, worker, .. }): Admitted,
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = body::read(body, limits::HAND_BACK_BODY, &app.request_memory).await;
@@ -127,7 +141,7 @@ pub(crate) async fn hand_back(
 /// Notes that a worker leaves.
 pub(crate) async fn goodbye(
     State(app): State<App>,
-    WorkerCall { endpoint, worker, .. }: WorkerCall,
+    Admitted(WorkerCall { endpoint, worker, .. }): Admitted,
 ) -> Result<Response, ApiError> {
     app.store.goodbye(&endpoint, &worker).await?;
     tracing::info!(worker, "The worker has left.");

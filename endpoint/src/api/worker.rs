@@ -16,7 +16,7 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
-use super::extensions::{self, WorkerCall};
+use super::extensions::{self, Admitted, WorkerCall};
 use super::large_result;
 use super::limits;
 use super::query::Params;
@@ -66,7 +66,7 @@ async fn take_batch(State(app): State<App>, call: WorkerCall) -> Result<Response
 
 async fn take_jobs(
     app: &App,
-    WorkerCall { endpoint, worker, .. }: &WorkerCall,
+    WorkerCall { endpoint, worker, instance, .. }: &WorkerCall,
     max: usize,
 ) -> Result<Vec<TakenJob>, ApiError> {
     if app.drain.is_cancelled() {
@@ -78,7 +78,7 @@ async fn take_jobs(
         return Ok(Vec::new());
     }
     tokio::select! {
-        jobs = app.store.take(endpoint, worker, max, app.hold) => Ok(jobs?),
+        jobs = app.store.take_as(endpoint, worker, instance.as_deref(), max, app.hold) => Ok(jobs?),
         () = app.drain.cancelled() => Ok(Vec::new()),
         () = app.shutdown.cancelled() => Ok(Vec::new()),
     }
@@ -88,7 +88,10 @@ fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(message).map_err(|error| ApiError::BadRequest(format!("the job cannot be encoded: {error}")))
 }
 
-async fn stop(State(app): State<App>, WorkerCall { endpoint, worker, .. }: WorkerCall) -> Result<Response, ApiError> {
+async fn stop(
+    State(app): State<App>,
+    Admitted(WorkerCall { endpoint, worker, .. }): Admitted,
+) -> Result<Response, ApiError> {
     let jobs = tokio::select! {
         jobs = app.store.stops(&endpoint, &worker, app.hold) => jobs?,
         () = app.drain.cancelled() => app.store.stops(&endpoint, &worker, DRAIN_HOLD).await?,
@@ -157,7 +160,7 @@ async fn stream_item(
 
 async fn ping(
     State(app): State<App>,
-    WorkerCall { endpoint, worker, params }: WorkerCall,
+    Admitted(WorkerCall { endpoint, worker, params, .. }): Admitted,
 ) -> Result<Response, ApiError> {
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");

@@ -190,7 +190,8 @@ impl Balancer {
             has_duplicate: false,
         };
         let in_progress = table.workers.values().map(|backend| backend.busy).sum();
-        Load { waiting: count, oldest, in_progress, workers: table.workers.iter().map(view).collect() }
+        let workers = table.workers.iter().map(view).collect();
+        Load { waiting: count, oldest, in_progress, background: false, workers }
     }
 }
 

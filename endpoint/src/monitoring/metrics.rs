@@ -12,8 +12,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use runpod_http_server::ServerCounts;
 
-use super::collector::{Collected, Requests, Series};
+use super::collector::{Collected, Requests};
 use super::labels::EndpointLabels;
+use super::series::Series;
 use crate::balancer::Balancer;
 use crate::overflow::OverflowCounts;
 use crate::store::{Observation, Store, WebhookOutcomes};

@@ -6,6 +6,7 @@ mod labels;
 mod metrics;
 mod probes;
 mod requests;
+mod series;
 mod state;
 
 use std::sync::Arc;

@@ -44,7 +44,8 @@ pub(crate) use away::Away;
 pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
 pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
-pub use counts::{BUCKETS, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
+pub use counts::{BUCKETS, BatchRequests, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
+pub(crate) use ending::EXPIRED;
 pub use ending::{CallerMistake, Ending, NotBegun, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
@@ -112,6 +113,18 @@ pub trait Store: Operations + Batches + 'static {
     /// Gives at most `max` jobs to a worker; waits for the first one, at most `wait`.
     async fn take(&self, endpoint: &str, worker: &str, max: usize, wait: Duration)
     -> Result<Vec<TakenJob>, StoreError>;
+    /// The same for the process `instance` of a worker, which is [admitted](Self::admit) first.
+    async fn take_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<TakenJob>, StoreError> {
+        self.admit(endpoint, worker, instance).await?;
+        self.take(endpoint, worker, max, wait).await
+    }
     /// Puts a job that did not reach its worker back to its old position in the queue.
     async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError>;
     /// Puts unfinished jobs that a worker hands back to their old positions in the queue, without a retry; returns how many.

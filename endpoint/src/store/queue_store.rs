@@ -216,7 +216,7 @@ impl<B: Backing> Store for QueueStore<B> {
         let finished = endpoint.wakers.job_readers.wait(id, deadline, look).await;
         let snapshot = match (finished, latest) {
             (Some(Some(seen)), _) | (None, Some(seen)) => seen,
-            (Some(None), Some(last)) => Snapshot { view: JobView { status: Status::TimedOut, ..last.view }, ..last },
+            (Some(None), Some(last)) => Snapshot { view: last.view.expired(), ..last },
             (_, None) => return Err(StoreError::JobNotFound),
         };
         self.durable_view(&endpoint, snapshot).await

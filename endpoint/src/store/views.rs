@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
-use super::ending::Ending;
+use super::ending::{EXPIRED, Ending};
 use super::error::StoreError;
 use super::history::Transition;
 use super::payload::Payload;
@@ -46,6 +46,11 @@ pub struct JobView<P = Payload> {
 }
 
 impl<P> JobView<P> {
+    /// What whoever still waits for the job sees once its life is over.
+    pub(crate) fn expired(self) -> Self {
+        Self { status: Status::TimedOut, ending: Ending::failed(EXPIRED), ..self }
+    }
+
     /// The same with its output in another form; without one when that form is `None`.
     pub(crate) fn and_then<Q>(self, form: impl FnOnce(P) -> Option<Q>) -> JobView<Q> {
         JobView { id: self.id, status: self.status, attempt: self.attempt, ending: self.ending.and_then(form) }
@@ -278,8 +283,10 @@ pub struct Load {
     pub waiting: usize,
     /// How long the first of them has waited.
     pub oldest: Option<Timestamp>,
-    /// Jobs held by workers, without those that another endpoint runs.
+    /// Jobs held by workers, without those of low priority and those that another endpoint runs.
     pub in_progress: usize,
+    /// Whether there is work for one worker beside these jobs: requests of batches wait, or jobs of low priority run.
+    pub background: bool,
     /// The workers, sorted by id.
     pub workers: Vec<WorkerView>,
 }

@@ -190,6 +190,41 @@ async fn a_worker_is_one_and_the_same_at_every_replica() {
 }
 
 #[tokio::test]
+async fn a_poll_admits_its_process_with_the_first_look() {
+    let Some([a, b]) = two() else { return };
+    let units = |store: &Arc<dyn Store>| store.database().unwrap().transactions;
+    for job in ["one", "two"] {
+        submit(&*a, job).await;
+    }
+    let before = units(&a);
+    let taken = a.take_as(EP, "w", Some("first"), 1, Duration::ZERO).await.unwrap();
+    assert_eq!(units(&a) - before, 1, "one transaction admits, takes and reads the input");
+    assert_eq!(taken[0].request.input.get(), new_job("one").request.input.get());
+    let refused = b.take_as(EP, "w", Some("second"), 1, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(refused, StoreError::WorkerIdInUse(_)), "{refused}");
+    let health = b.health(EP).await.unwrap();
+    assert_eq!((health.in_queue, health.in_progress), (1, 1), "a process that is refused takes nothing");
+    // A poll that was refused is not open: it would keep the id in use for ever.
+    let held = Arc::clone(&b);
+    let poll = tokio::spawn(async move { held.take_as(EP, "w", Some("first"), 1, SOON).await });
+    assert_eq!(timeout(SOON, poll).await.unwrap().unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_gets_large_inputs_beside_small_ones() {
+    let Some([a, _]) = two() else { return };
+    let inputs: Vec<_> = [700_000, 10, 700_000, 20].map(|length| format!("\"{}\"", "x".repeat(length))).into();
+    for (number, input) in inputs.iter().enumerate() {
+        let mut job = new_job(&number.to_string());
+        job.request.input = payload(input);
+        a.submit(EP, job).await.unwrap();
+    }
+    let taken = a.take(EP, "w", inputs.len(), Duration::ZERO).await.unwrap();
+    let got: Vec<_> = taken.iter().map(|job| job.request.input.get()).collect();
+    assert_eq!(got, inputs);
+}
+
+#[tokio::test]
 async fn many_clients_and_workers_at_two_replicas_lose_nothing_and_do_nothing_twice() {
     const JOBS: usize = 100;
     let Some([a, b]) = two() else { return };

@@ -5,7 +5,7 @@ use std::fmt;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::{Collected, count, describe, labels};
+use super::{Collected, count, describe};
 use crate::balancer::{RequestFigures, RequestTotals};
 use crate::monitoring::labels::STATUS_CLASSES;
 use crate::store::Distribution;
@@ -13,7 +13,7 @@ use crate::store::Distribution;
 impl Collected {
     /// The requests to load-balancing endpoints.
     pub(super) fn balanced(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let figures = || self.series.iter().filter_map(|series| Some((labels(series, "", ""), series.balanced?)));
+        let figures = || self.series.iter().filter_map(|series| Some((series.labels("", ""), series.balanced?)));
         let help = "Requests to load-balancing endpoints by class of status, counted when the answer begins.";
         let mut family = describe(encoder, "runpod_endpoint_balanced_requests", help, MetricType::Counter)?;
         for (endpoint, figures) in figures() {

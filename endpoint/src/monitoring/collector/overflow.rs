@@ -5,7 +5,7 @@ use std::fmt;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::{Collected, describe, labels};
+use super::{Collected, describe};
 use crate::overflow::HeldBack;
 
 impl Collected {
@@ -20,26 +20,26 @@ impl Collected {
                 ("returned", totals.returned),
                 ("stopped", totals.stopped),
             ] {
-                let labels = labels(series, "outcome", outcome);
+                let labels = series.labels("outcome", outcome);
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
         let help = "Cost of the jobs at the overflow endpoint.";
         let mut family = describe(encoder, "runpod_endpoint_overflow_dollars", help, MetricType::Counter)?;
         for (series, totals) in totals() {
-            let labels = labels(series, "", "");
+            let labels = series.labels("", "");
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&totals.dollars, None)?;
         }
         let help = "1 while the overflow endpoint takes jobs and answers, 0 after it has not, until it does again.";
         let mut family = describe(encoder, "runpod_endpoint_overflow_up", help, MetricType::Gauge)?;
         for (series, totals) in totals() {
-            family.encode_family(&labels(series, "", ""))?.encode_gauge(&f64::from(!totals.is_away))?;
+            family.encode_family(&series.labels("", ""))?.encode_gauge(&f64::from(!totals.is_away))?;
         }
         let help = "1 while late jobs wait here because of a limit of the overflow, by limit, else 0.";
         let mut family = describe(encoder, "runpod_endpoint_overflow_held_back", help, MetricType::Gauge)?;
         for (series, totals) in totals() {
             for reason in HeldBack::ALL {
-                let labels = labels(series, "reason", reason.as_str());
+                let labels = series.labels("reason", reason.as_str());
                 family.encode_family(&labels)?.encode_gauge(&f64::from(totals.held_back == Some(reason)))?;
             }
         }

@@ -15,8 +15,9 @@ use crate::store::counts::Totals;
 use crate::store::limits::Limits;
 use crate::store::wakers::Wakers;
 
-/// Units that run at the same time for one endpoint.
-const LANES: i16 = 4;
+/// Units that run at the same time for one endpoint. Few, so that many operations share the cost of one; more than one, because a large
+/// payload or a lock of somebody else holds one up.
+const LANES: i16 = 3;
 
 /// Operations in one unit. More would make the first of them wait for too long.
 const MAX_BATCH: usize = 64;

@@ -42,7 +42,12 @@ pub(super) struct Needs {
     /// Batches of which all jobs are needed.
     whole_batches: BTreeSet<BatchId>,
     numbers: i32,
-    shares: BTreeSet<(bool, Option<Arc<str>>)>,
+    /// The priorities and shares of new jobs.
+    shares: BTreeSet<(bool, Arc<str>)>,
+    /// There are new jobs without a share.
+    unshared: bool,
+    /// Jobs that are queued once more, behind others.
+    requeued: BTreeSet<JobId>,
     bounds: bool,
     batch_bounds: bool,
     all_workers: bool,
@@ -70,7 +75,15 @@ impl Needs {
             all.overdue = need.overdue.clone().or(all.overdue);
             all.purge = all.purge.saturating_add(count(need.purge));
             all.numbers = all.numbers.saturating_add(i32::try_from(need.numbers).unwrap_or(i32::MAX));
-            all.shares.extend(need.shares.iter().cloned());
+            for (low, share) in &need.shares {
+                match share {
+                    Some(share) => drop(all.shares.insert((*low, Arc::clone(share)))),
+                    None => all.unshared = true,
+                }
+            }
+            if need.numbers > 0 && need.shares.is_empty() {
+                all.requeued.extend(need.jobs.iter().cloned());
+            }
             all.running |= need.running;
             all.bounds |= need.bounds;
             all.batch_bounds |= need.batch_bounds;
@@ -132,10 +145,11 @@ impl Loaded {
 
     async fn lock_jobs(client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<Self, Failure> {
         let endpoint = place.endpoint;
-        let [lane, state, next, turns, usage, batch_usage, lock, take, late, purge, running] = [
+        let [lane, state, next, next_turn, turns, usage, batch_usage, lock, take, late, purge, running] = [
             client.prepare_cached(rows::LOCK_LANE).await?,
             client.prepare_cached(rows::STATE).await?,
             client.prepare_cached(rows::NUMBERS).await?,
+            client.prepare_cached(rows::NEXT_TURN).await?,
             client.prepare_cached(rows::TURNS).await?,
             client.prepare_cached(rows::USAGE).await?,
             client.prepare_cached(batch_rows::USAGE).await?,
@@ -152,9 +166,10 @@ impl Loaded {
         let names_jobs = !(ids.is_empty() && holders.is_empty() && keys.is_empty() && batches.is_empty());
         // Requests of batches do not count among the jobs that may wait.
         let bounds_waiting = needs.bounds && place.limits.max_queued.is_some();
-        let has_places = needs.numbers > 0 || !batches.is_empty();
         let low: Vec<bool> = needs.shares.iter().map(|(low, _)| *low).collect();
-        let shares: Vec<Option<&str>> = needs.shares.iter().map(|(_, share)| share.as_deref()).collect();
+        let shares: Vec<&str> = needs.shares.iter().map(|(_, share)| &**share).collect();
+        let requeued: Vec<&str> = needs.requeued.iter().map(|id| &**id).collect();
+        let has_turns = !(shares.is_empty() && requeued.is_empty() && batches.is_empty());
         let first = place.floor;
         let (first_low, first_round, first_place) =
             (first.low_priority, rows::integer(first.round), rows::integer(first.number));
@@ -164,13 +179,14 @@ impl Loaded {
         let longest = overdue.run_time.map(rows::micros);
         let except: Vec<&str> = overdue.except.iter().map(|id| &**id).collect();
         // One round trip: each statement is sent before the answer to the one before has come.
-        let (_, _, state, numbers, turns, usage, batch_usage, named, next, late, untaken, running) = tokio::try_join!(
+        let (_, _, state, numbers, next_turn, turns, usage, batch_usage, named, next, late, untaken, running) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
             async { client.query_one(&lane, &[&endpoint, &place.replica, &place.lane]).await },
             async { client.query_one(&state, &[&endpoint]).await },
             optional(needs.numbers > 0, async { client.query(&next, &[&needs.numbers]).await }),
-            optional(has_places, async { client.query(&turns, &[&endpoint, &low, &shares, &ids, &batches]).await }),
+            optional(needs.unshared, async { client.query(&next_turn, &[&endpoint]).await }),
+            optional(has_turns, async { client.query(&turns, &[&endpoint, &low, &shares, &requeued, &batches]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
             optional(needs.batch_bounds || bounds_waiting, async { client.query(&batch_usage, &[&endpoint]).await }),
             optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches]).await }),
@@ -192,7 +208,7 @@ impl Loaded {
             with_items: Vec::new(),
         };
         loaded.queue.load_paused(state.get("paused"));
-        for row in &turns {
+        for row in next_turn.iter().chain(&turns) {
             let share = row.get::<_, Option<&str>>("share").map(Arc::from);
             let (last, served) = (rows::natural(row.get("last")), rows::natural(row.get("served")));
             loaded.queue.note_turns(row.get("low"), share, last, served);
@@ -225,22 +241,27 @@ impl Loaded {
             return Ok(());
         }
         let endpoint = place.endpoint;
+        let (find, held) = match needs.all_workers {
+            true => (rows::ALL_WORKERS, rows::ALL_HELD),
+            false => (rows::WORKERS, rows::HELD),
+        };
         let [lock_batches, lock, find, held, streams, items] = [
             client.prepare_cached(batch_rows::LOCK).await?,
             client.prepare_cached(rows::LOCK_WORKERS).await?,
-            client.prepare_cached(rows::WORKERS).await?,
-            client.prepare_cached(rows::HELD).await?,
+            client.prepare_cached(find).await?,
+            client.prepare_cached(held).await?,
             client.prepare_cached(rows::STREAMS).await?,
             client.prepare_cached(rows::ITEMS).await?,
         ];
         let texts: Vec<&str> = names.iter().map(|name| &**name).collect();
         let ids: Vec<&str> = batches.iter().map(|id| &**id).collect();
+        let of_workers: &[&(dyn ToSql + Sync)] = if needs.all_workers { &[&endpoint] } else { &[&endpoint, &texts] };
         let (batches, _, found, held, streams, items) = tokio::try_join!(
             biased;
             optional(!ids.is_empty(), async { client.query(&lock_batches, &[&endpoint, &ids]).await }),
             async { client.query(&lock, &[&endpoint, &texts]).await },
-            async { client.query(&find, &[&endpoint, &texts, &needs.all_workers]).await },
-            async { client.query(&held, &[&endpoint, &texts, &needs.all_workers]).await },
+            async { client.query(&find, of_workers).await },
+            async { client.query(&held, of_workers).await },
             optional(!self.jobs.is_empty(), async { client.query(&streams, &[&self.jobs]).await }),
             optional(!self.with_items.is_empty(), async { client.query(&items, &[&self.with_items]).await }),
         )?;

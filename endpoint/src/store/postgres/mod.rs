@@ -22,6 +22,7 @@ mod rows;
 mod schema;
 mod shared;
 mod store;
+mod texts;
 mod transfer;
 mod unit;
 mod upkeep;

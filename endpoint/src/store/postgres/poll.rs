@@ -1,6 +1,10 @@
 //! Polls that are held open, and jobs on their way to a worker.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
@@ -36,6 +40,11 @@ impl Drop for Taken {
     }
 }
 
+/// The payloads of jobs that were taken.
+pub(super) fn payloads(jobs: &mut [TakenJob<Filed>]) -> Vec<&mut Filed> {
+    jobs.iter_mut().flat_map(|job| job.request.payloads_mut().map(|(_, payload)| payload)).collect()
+}
+
 /// What a poll asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AsksFor {
@@ -66,29 +75,96 @@ impl Drop for Poll {
     }
 }
 
-/// What a look for jobs has found.
-pub(super) struct Look {
-    pub(super) taken: Taken,
-    /// Whether the worker may get jobs at all.
-    pub(super) is_eligible: bool,
-    /// The poll ended with this look.
-    pub(super) has_ended: bool,
+/// Who asks for jobs.
+pub(super) enum Caller {
+    /// It is known to be the right one.
+    Admitted,
+    /// A process of the worker, by what it calls itself. It is admitted with the first look.
+    Process(Option<Arc<str>>),
 }
 
+/// What a look for jobs has found.
+struct Look {
+    taken: Taken,
+    /// Whether the worker may get jobs at all.
+    is_eligible: bool,
+    /// The poll ended with this look.
+    has_ended: bool,
+}
+
+/// The same, as it is decided: jobs, whether there may be any, whether the poll has ended.
+type Found = (Vec<TakenJob<Filed>>, bool, bool);
+
+fn payloads_of_found(found: &mut Result<Found, StoreError>) -> Vec<&mut Filed> {
+    found.as_mut().map(|(jobs, ..)| payloads(jobs)).unwrap_or_default()
+}
+
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+const REFUSED_HOLD: Duration = Duration::from_secs(5);
+
 impl PostgresStore {
-    /// One look for jobs, as part of a poll.
-    pub(super) async fn look_for_jobs(
+    /// Waits for jobs.
+    pub(super) async fn poll_for_jobs(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        caller: Caller,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<TakenJob>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let deadline = Instant::now() + wait;
+        let mut poll = self.poll(&local, worker, AsksFor::Jobs);
+        let _waiting = local.wait_for_jobs();
+        let mut begins = Some(caller);
+        loop {
+            let mut woken = pin!(local.wakers.jobs_waiting.notified());
+            // Registers before the look, so that a job submitted in between wakes this poll.
+            woken.as_mut().enable();
+            let look = self.look_for_jobs(&poll, max, begins.take(), wait.is_zero()).await?;
+            // One that was refused was never open.
+            poll.is_open = look.as_ref().is_ok_and(|look| !look.has_ended);
+            let look = look?;
+            if look.has_ended {
+                if !look.taken.jobs.is_empty() {
+                    // A hint of another replica may stand for many jobs. Whoever finds some wakes the next one here.
+                    local.wakers.jobs_waiting.notify_one();
+                }
+                return self.delivered(look.taken).await;
+            }
+            if !look.is_eligible {
+                // This one is held all the same: after an empty answer the worker would poll again at once. Its wake-up is not missed:
+                // those who wait look once a second.
+                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
+                break;
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                break;
+            }
+        }
+        self.end_poll(poll).await;
+        Ok(Vec::new())
+    }
+
+    /// One look for jobs, as part of a poll; the first one admits its `caller`.
+    ///
+    /// # Errors
+    /// When it did not come about. The inner error: the caller is refused.
+    async fn look_for_jobs(
         &self,
         poll: &Poll,
         max: usize,
-        is_first: bool,
+        caller: Option<Caller>,
         is_last: bool,
-    ) -> Result<Look, StoreError> {
+    ) -> Result<Result<Look, StoreError>, StoreError> {
         let worker = Arc::clone(&poll.worker);
         let need = Need { take: max, ..Need::worker(&worker) };
         let (shared, local, taker) = (Arc::clone(&self.shared), Arc::clone(&poll.local), Arc::clone(&worker));
-        let decide = move |queue: &mut Queue<Filed>, now: Timestamp| {
-            if is_first {
+        let decide = move |queue: &mut Queue<Filed>, now: Timestamp| -> Result<Found, StoreError> {
+            if let Some(Caller::Process(instance)) = &caller {
+                queue.admit(now, &worker, instance.as_deref())?;
+            }
+            if caller.is_some() {
                 queue.poll_started(now, &worker);
             }
             let jobs = queue.take(now, &worker, max);
@@ -97,13 +173,14 @@ impl PostgresStore {
             if has_ended {
                 queue.poll_ended(now, &worker, true);
             }
-            (jobs, is_eligible, has_ended)
+            Ok((jobs, is_eligible, has_ended))
         };
-        let seen = move |(jobs, is_eligible, has_ended)| {
+        let seen = move |decided: Result<Found, StoreError>| {
+            let (jobs, is_eligible, has_ended) = decided?;
             let taken = Taken { shared, local, worker: taker, jobs };
-            Look { taken, is_eligible, has_ended }
+            Ok(Look { taken, is_eligible, has_ended })
         };
-        self.shared.run_seen(&poll.local, need, decide, seen).await
+        self.shared.run_seen(&poll.local, need, decide, payloads_of_found, seen).await
     }
 
     pub(super) async fn end_poll(&self, mut poll: Poll) {

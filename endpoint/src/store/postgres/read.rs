@@ -12,7 +12,7 @@ use super::rows::{self, LoadedWorker};
 use super::shared::{Shared, unavailable};
 use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
-use crate::store::counts::Health;
+use crate::store::counts::{BatchRequests, Health};
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{KeptBatch, Queue};
@@ -164,11 +164,10 @@ impl Shared {
 
     /// The counters of `/health`, and all workers in a queue of their own.
     pub(super) async fn look_health(&self, endpoint: &str) -> Result<(Health, Timestamp, Queue<Filed>), StoreError> {
-        let none = Vec::<&str>::new();
         let (usage, workers, held) = tokio::try_join!(
             async { self.query(rows::USAGE, &[&endpoint]).await },
-            async { self.query(rows::WORKERS, &[&endpoint, &none, &true]).await },
-            async { self.query(rows::HELD, &[&endpoint, &none, &true]).await },
+            async { self.query(rows::ALL_WORKERS, &[&endpoint]).await },
+            async { self.query(rows::ALL_HELD, &[&endpoint]).await },
         )?;
         let Some(usage) = usage.first() else { return Err(unavailable("it counts nothing")) };
         let now = rows::time(usage.get("now"));
@@ -196,7 +195,7 @@ impl Shared {
         worker: &str,
         instance: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker], &false]).await?;
+        let found = self.query(rows::WORKERS, &[&endpoint, &vec![worker]]).await?;
         let now = found.first().map(|row| rows::time(row.get("now"))).unwrap_or_default();
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), now);
         load_workers(&mut queue, &found, &[])?;
@@ -206,23 +205,23 @@ impl Shared {
     /// Whether a worker that asked to be replaced holds no job.
     pub(super) async fn is_refreshing(&self, endpoint: &str, worker: &str) -> Result<bool, StoreError> {
         let one = vec![worker];
-        let (found, held) =
-            tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one, &false]).await }, async {
-                self.query(rows::HELD, &[&endpoint, &one, &false]).await
-            },)?;
+        let (found, held) = tokio::try_join!(async { self.query(rows::WORKERS, &[&endpoint, &one]).await }, async {
+            self.query(rows::HELD, &[&endpoint, &one]).await
+        },)?;
         let mut queue = Queue::shared(self.setup.limits_of(endpoint), Timestamp::ZERO);
         load_workers(&mut queue, &found, &held)?;
         Ok(queue.is_refreshing(worker))
     }
 
-    /// How long the first job has waited; the first urgent one if `urgent`.
-    pub(super) async fn look_oldest(
-        &self,
-        endpoint: &str,
-        now: Timestamp,
-        urgent: bool,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let rows = self.query(rows::FIRST, &[&endpoint, &urgent]).await?;
+    /// The requests of batches that have not ended.
+    pub(super) async fn look_unended(&self, endpoint: &str) -> Result<BatchRequests, StoreError> {
+        let usage = self.query(batch_rows::USAGE, &[&endpoint]).await?;
+        Ok(usage.first().map(batch_rows::requests).unwrap_or_default())
+    }
+
+    /// How long the first urgent job has waited.
+    pub(super) async fn look_oldest(&self, endpoint: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let rows = self.query(rows::FIRST, &[&endpoint]).await?;
         let queue = self.queue_of(endpoint, now, &rows)?;
         Ok(queue.observe(now).oldest_wait)
     }
@@ -231,20 +230,17 @@ impl Shared {
     pub(super) async fn look_load(&self, endpoint: &str) -> Result<Load, StoreError> {
         let (health, now, queue) = self.look_health(endpoint).await?;
         let workers = queue.workers(now, usize::MAX);
+        let low = first_count(&self.query(rows::HELD_LOW, &[&endpoint]).await?);
         let held = health.in_progress + health.elsewhere;
-        let in_progress = held.saturating_sub(queue.held_elsewhere(OVERFLOW).len());
+        let in_progress = held.saturating_sub(queue.held_elsewhere(OVERFLOW).len() + low);
         if health.paused {
             // What is not given out needs no worker.
-            return Ok(Load { waiting: 0, oldest: None, in_progress, workers });
+            return Ok(Load { waiting: 0, oldest: None, in_progress, background: low > 0, workers });
         }
-        let waiting = self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?;
-        let waiting = match first_count(&waiting) {
-            // Batches need a worker, but not more of them while they wait.
-            0 => self.query(batch_rows::ANY_WAITS, &[&endpoint]).await?.len(),
-            urgent => urgent,
-        };
-        let oldest = self.look_oldest(endpoint, now, true).await?;
-        Ok(Load { waiting, oldest, in_progress, workers })
+        let waiting = first_count(&self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?);
+        let background = low > 0 || self.look_unended(endpoint).await?.waiting > 0;
+        let oldest = self.look_oldest(endpoint, now).await?;
+        Ok(Load { waiting, oldest, in_progress, background, workers })
     }
 
     /// The text of payloads; `None` for what is no longer there.

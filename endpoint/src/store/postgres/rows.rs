@@ -71,14 +71,24 @@ pub(super) const LOCK_RUNNING: &str = "SELECT number, id, record FROM jobs \
 pub(super) const LOCK_WORKERS: &str = "SELECT pg_advisory_xact_lock(key) FROM (SELECT DISTINCT \
     hashtextextended($1 || '/' || name, 7) AS key FROM unnest($2::text[]) AS name ORDER BY key) AS keys";
 
-pub(super) const WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p.jobs, 0)), 0)::bigint AS jobs, \
-    coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops, \
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id \
-    WHERE w.endpoint = $1 AND ($3 OR w.id = ANY($2::text[])) GROUP BY w.endpoint, w.id";
+/// Workers by their ids. Apart from [`ALL_WORKERS`]: a statement that serves both reads all of them.
+pub(super) const WORKERS: &str = "SELECT id, record, coalesce(polls.jobs, 0) AS jobs, coalesce(polls.stops, 0) AS stops, \
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers \
+    LEFT JOIN LATERAL (SELECT sum(greatest(jobs, 0))::bigint AS jobs, sum(greatest(stops, 0))::bigint AS stops FROM polls \
+     WHERE polls.endpoint = workers.endpoint AND polls.worker = workers.id) AS polls ON true \
+    WHERE endpoint = $1 AND id = ANY($2::text[])";
 
-/// The jobs that workers hold. Those that wait at another endpoint are in the queue for their clients.
-pub(super) const HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL \
-    AND ($3 OR holder = ANY($2::text[]))";
+pub(super) const ALL_WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p.jobs, 0)), 0)::bigint AS jobs, \
+     coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops, \
+     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w \
+     LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id WHERE w.endpoint = $1 GROUP BY w.endpoint, w.id";
+
+/// Which jobs these workers hold. Those that wait at another endpoint are in the queue for their clients.
+pub(super) const HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs \
+     WHERE endpoint = $1 AND holder = ANY($2::text[])";
+
+pub(super) const ALL_HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs \
+     WHERE endpoint = $1 AND holder IS NOT NULL";
 
 pub(super) const STREAMS: &str =
     "SELECT job, first_item, next_item, unread_bytes FROM streams WHERE job = ANY($1::bigint[])";
@@ -90,6 +100,13 @@ pub(super) const ITEMS: &str = "SELECT s.job, c.body FROM streams s JOIN chunks 
 /// A stream with its unread items; one row without an item where there are none.
 pub(super) const STREAM: &str = "SELECT s.job, s.first_item, s.next_item, s.unread_bytes, c.body FROM streams s \
     LEFT JOIN chunks c ON c.job = s.job AND c.n >= s.first_item WHERE s.job = $1 ORDER BY c.n";
+
+/// Which turn comes after the others: for new jobs without a share, of either priority. Apart from [`TURNS`], which the server plans anew
+/// each time.
+pub(super) const NEXT_TURN: &str = "SELECT kind.low, NULL::text AS share, CASE WHEN kind.low THEN served.low ELSE served.urgent END AS served, \
+    coalesce((SELECT max(round) FROM jobs WHERE endpoint = $1 AND waiting AND round > 0 AND low = kind.low), 0) AS last \
+    FROM (VALUES (false), (true)) AS kind(low), (SELECT coalesce(max(served), 0) AS urgent, coalesce(max(served_low), 0) AS low \
+     FROM counters WHERE endpoint = $1) AS served";
 
 /// Whose turns come after which: for new jobs of these shares, for jobs by id, and for those of batches. Where nobody takes turns,
 /// the indexes that this looks into are empty.
@@ -154,9 +171,9 @@ pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoin
 pub(super) const ENDED: &str = "SELECT id FROM jobs WHERE endpoint = $1 AND NOT waiting AND holder IS NULL \
     AND webhook_owner IS NULL AND (given_up OR $2) ORDER BY due LIMIT $3";
 
-/// The first waiting job, urgent ones alone if `$2`; where clients take turns, enough to have the oldest one among them.
+/// The first urgent job that waits; where clients take turns, enough to have the oldest one among them.
 pub(super) const FIRST: &str = "SELECT number, id, record FROM jobs \
-    WHERE endpoint = $1 AND waiting AND NOT (low AND $2) ORDER BY low, round, place \
+    WHERE endpoint = $1 AND waiting AND NOT low ORDER BY round, place \
     LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) THEN 100 ELSE 1 END)";
 
 /// A turn: taken again, or taken over once it has ended.
@@ -167,6 +184,9 @@ pub(super) const TAKE_TURN: &str = "INSERT INTO turns SELECT $1::text, $4::text,
 
 pub(super) const URGENT: &str =
     "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS found";
+
+/// The jobs of low priority that workers hold.
+pub(super) const HELD_LOW: &str = "SELECT count(*) FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL AND low";
 
 pub(super) fn natural(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()

@@ -115,20 +115,22 @@ impl Shared {
         need: Need,
         decide: impl Fn(&mut Queue<Filed>, Timestamp) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run_seen(local, need, decide, |decided| decided).await
+        self.run_seen(local, need, decide, |_| Vec::new(), |decided| decided).await
     }
 
-    /// The same, with `seen` applied to the outcome once it lasts, whether or not somebody still waits for it.
+    /// The same, with `payloads` of the outcome loaded where they are small, and with `seen` applied to it once it lasts, whether or
+    /// not somebody still waits for it.
     pub(super) async fn run_seen<T: Send + 'static, U: Send + 'static>(
         self: &Arc<Self>,
         local: &Arc<Local>,
         need: Need,
         decide: impl Fn(&mut Queue<Filed>, Timestamp) -> T + Send + 'static,
+        payloads: fn(&mut T) -> Vec<&mut Filed>,
         seen: impl FnOnce(T) -> U + Send + 'static,
     ) -> Result<U, StoreError> {
         self.ready()?;
         let (reply, answer) = oneshot::channel();
-        self.file(local, Box::new(Asked { need, decide, decided: None, seen, reply }));
+        self.file(local, Box::new(Asked { need, decide, decided: None, payloads, seen, reply }));
         match timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(unavailable("the operation was given up")),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
-use super::poll::{AsksFor, Taken};
+use super::poll::{AsksFor, Caller, Taken, payloads};
 use super::rows;
 use super::work::Need;
 use crate::store::Store;
@@ -30,9 +30,6 @@ use crate::store::workers::{Heartbeat, OVERFLOW, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
-
-/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
-const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
 impl PostgresStore {
     /// The endpoint, for what needs a job in it: nothing is created.
@@ -101,7 +98,7 @@ impl Store for PostgresStore {
             match (self.shared.look_view(endpoint, id).await?, latest) {
                 (Some(view), _) if view.status.is_terminal() => break view,
                 (Some(view), _) => latest = Some(view),
-                (None, Some(last)) => break JobView { status: Status::TimedOut, ..last },
+                (None, Some(last)) => break last.expired(),
                 (None, None) => return Err(StoreError::JobNotFound),
             }
             if timeout_at(deadline, woken).await.is_err() {
@@ -201,37 +198,18 @@ impl Store for PostgresStore {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<TakenJob>, StoreError> {
-        let local = self.shared.endpoint(endpoint).await?;
-        let deadline = Instant::now() + wait;
-        let mut poll = self.poll(&local, worker, AsksFor::Jobs);
-        let _waiting = local.wait_for_jobs();
-        let mut is_first = true;
-        loop {
-            let mut woken = pin!(local.wakers.jobs_waiting.notified());
-            // Registers before the look, so that a job submitted in between wakes this poll.
-            woken.as_mut().enable();
-            let look = self.look_for_jobs(&poll, max, is_first, wait.is_zero()).await?;
-            is_first = false;
-            poll.is_open = !look.has_ended;
-            if look.has_ended {
-                if !look.taken.jobs.is_empty() {
-                    // A hint of another replica may stand for many jobs. Whoever finds some wakes the next one here.
-                    local.wakers.jobs_waiting.notify_one();
-                }
-                return self.delivered(look.taken).await;
-            }
-            if !look.is_eligible {
-                // This one is held all the same: after an empty answer the worker would poll again at once. Its wake-up is not missed:
-                // those who wait look once a second.
-                sleep_until(deadline.min(Instant::now() + REFUSED_HOLD)).await;
-                break;
-            }
-            if timeout_at(deadline, woken).await.is_err() {
-                break;
-            }
-        }
-        self.end_poll(poll).await;
-        Ok(Vec::new())
+        self.poll_for_jobs(endpoint, worker, Caller::Admitted, max, wait).await
+    }
+
+    async fn take_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<TakenJob>, StoreError> {
+        self.poll_for_jobs(endpoint, worker, Caller::Process(instance.map(Arc::from)), max, wait).await
     }
 
     async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
@@ -345,7 +323,7 @@ impl Store for PostgresStore {
         let (shared, taken_at) = (Arc::clone(&self.shared), Arc::clone(&local));
         let decide = move |queue: &mut Queue<Filed>, now| queue.take_overdue(now, &overdue);
         let seen = move |jobs| Taken { shared, local: taken_at, worker, jobs };
-        let taken = self.shared.run_seen(&local, need, decide, seen).await?;
+        let taken = self.shared.run_seen(&local, need, decide, |jobs: &mut Vec<_>| payloads(jobs), seen).await?;
         self.delivered(taken).await
     }
 
@@ -435,9 +413,10 @@ impl Store for PostgresStore {
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
         let (health, now, queue) = self.shared.look_health(endpoint).await?;
-        let oldest_wait = self.shared.look_oldest(endpoint, now, false).await?;
+        let batch_requests = self.shared.look_unended(endpoint).await?;
+        let oldest_wait = self.shared.look_oldest(endpoint, now).await?;
         let totals = self.shared.find(endpoint).map(|local| *local.totals.lock()).unwrap_or_default();
-        Ok(Observation { health, totals, oldest_wait, model: queue.newest_model() })
+        Ok(Observation { health, totals, batch_requests, oldest_wait, model: queue.newest_model() })
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, StoreError> {

@@ -8,6 +8,7 @@ use deadpool_postgres::ClientWrapper;
 use super::failure::{Failure, Place};
 use super::lock::{Loaded, Needs};
 use super::rows;
+use super::texts::Wanted;
 use super::work::Work;
 use super::write::Writes;
 use crate::store::counts::Totals;
@@ -49,8 +50,11 @@ pub(super) async fn run(
         return Ok(());
     }
     writes.prepare(client).await?;
+    let wanted = Wanted::of(works);
     let token = sent.insert(done).token.clone();
-    writes.commit(client, place, &token).await?;
+    let (committed, texts) = tokio::join!(biased; writes.commit(client, place, &token), wanted.read(client));
+    committed?;
+    texts.put_into(works);
     Ok(())
 }
 

@@ -66,6 +66,8 @@ pub(super) trait Work: Send {
     fn is_wanted(&self) -> bool;
     /// Runs it. May be called again when the transaction did not come about.
     fn decide(&mut self, queue: &mut Queue<Filed>, now: Timestamp);
+    /// The payloads in what was decided that are answered with their texts.
+    fn payloads(&mut self) -> Vec<&mut Filed>;
     /// Passes on what was decided, once it lasts.
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -76,6 +78,8 @@ pub(super) struct Asked<T, U, Decide, Seen> {
     pub(super) need: Need,
     pub(super) decide: Decide,
     pub(super) decided: Option<T>,
+    /// The payloads in the outcome that are answered with their texts.
+    pub(super) payloads: fn(&mut T) -> Vec<&mut Filed>,
     pub(super) seen: Seen,
     pub(super) reply: oneshot::Sender<Result<U, StoreError>>,
 }
@@ -97,6 +101,10 @@ where
 
     fn decide(&mut self, queue: &mut Queue<Filed>, now: Timestamp) {
         self.decided = Some((self.decide)(queue, now));
+    }
+
+    fn payloads(&mut self) -> Vec<&mut Filed> {
+        self.decided.as_mut().map(self.payloads).unwrap_or_default()
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
@@ -128,6 +136,10 @@ impl<Decide: Fn(&mut Queue<Filed>, Timestamp) + Send> Work for Noted<Decide> {
 
     fn decide(&mut self, queue: &mut Queue<Filed>, now: Timestamp) {
         (self.decide)(queue, now);
+    }
+
+    fn payloads(&mut self) -> Vec<&mut Filed> {
+        Vec::new()
     }
 
     fn answer(self: Box<Self>, _: Result<(), StoreError>) {}

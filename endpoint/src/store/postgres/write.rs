@@ -237,6 +237,7 @@ impl Writes {
             batch_rows::DELETE,
             SET_PAUSED,
             COUNT,
+            rows::PAYLOADS,
         ] {
             client.prepare_cached(statement).await?;
         }

@@ -26,7 +26,7 @@ impl<P: Content> Queue<P> {
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);
             record.attempt.delay = Some(delay);
-            if record.attempt.retries == 0 {
+            if record.attempt.retries == 0 && record.request.batch.is_none() {
                 self.totals.delay.observe(delay);
             }
             let execution_deadline = Some(now + record.request.policy.run_time() + limits.timeout_grace);

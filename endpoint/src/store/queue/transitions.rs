@@ -7,7 +7,7 @@ use super::waiting::Entry;
 use super::{Effect, Queue};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
-use crate::store::ending::{CallerMistake, Ending};
+use crate::store::ending::{CallerMistake, EXPIRED, Ending};
 use crate::store::job::{Position, Record, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
@@ -190,7 +190,7 @@ impl<P: Content> Queue<P> {
             self.totals.expired += 1;
             return self.forget(id);
         }
-        let ending = Ending::failed("the job has expired: its ttl was over before it ended");
+        let ending = Ending::failed(EXPIRED);
         self.close(now, id, End { ending, expired: true, ..End::of(Status::TimedOut) });
     }
 
