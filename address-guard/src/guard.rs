@@ -26,6 +26,20 @@ impl PrivateAddress {
     }
 }
 
+/// The text is no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("give a network such as 10.0.0.0/8 or fd00::/8, or one address such as 127.0.0.1")]
+pub struct BadNetwork;
+
+/// The network that a text names; an address is a network of its own.
+///
+/// # Errors
+/// [`BadNetwork`] with the forms that there are.
+pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
+    let text = text.trim();
+    text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip))).map_err(|_| BadNetwork)
+}
+
 impl Guard {
     /// A guard that also lets `allowed` through.
     #[must_use]
@@ -103,6 +117,22 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_a_network_of_its_own() {
+        for (text, inside, outside) in [
+            ("127.0.0.1", "127.0.0.1", "127.0.0.2"),
+            (" 10.0.0.0/8 ", "10.9.9.9", "11.0.0.1"),
+            ("fd00::1", "fd00::1", "fd00::2"),
+        ] {
+            let network = network(text).unwrap();
+            let contains = |ip: &str| network.contains(&ip.parse::<IpAddr>().unwrap());
+            assert!(contains(inside) && !contains(outside), "{text}");
+        }
+        for bad in ["", "localhost", "127.0.0.1:80", "10.0.0.0/33", "[::1]"] {
+            assert!(network(bad).unwrap_err().to_string().contains("127.0.0.1"), "{bad}");
+        }
+    }
 
     #[test]
     fn only_public_addresses_pass() {

@@ -6,5 +6,5 @@
 mod guard;
 mod resolver;
 
-pub use guard::{Guard, PrivateAddress, names_a_host};
+pub use guard::{BadNetwork, Guard, PrivateAddress, names_a_host, network};
 pub use resolver::{GuardedResolver, Lookup, system_lookup};

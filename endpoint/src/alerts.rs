@@ -60,7 +60,7 @@ fn readings(seen: &Observation) -> Readings {
     let (health, totals) = (&seen.health, &seen.totals);
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Readings {
-        waiting: count(health.in_queue),
+        waiting: count(seen.waiting()),
         running: count(health.in_progress),
         idle_workers: count(health.workers.idle),
         unhealthy_workers: count(health.workers.unhealthy),

@@ -158,7 +158,8 @@ impl Server {
     /// Answers requests until `shutdown` is cancelled, then closes within a few seconds. Once `drain` is cancelled, workers get no
     /// jobs.
     pub async fn run(self, store: Arc<dyn Store>, drain: CancellationToken, shutdown: CancellationToken) {
-        let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone());
+        let balanced = self.balancers.keys().cloned().collect();
+        let console = Console::new(Arc::clone(&store), self.local.clone(), shutdown.clone()).with_balanced(balanced);
         tokio::spawn(console.samples.clone().collect(Arc::clone(&store), shutdown.clone()));
         let http = HttpServer::new("endpoint", self.config.limits);
         let monitoring =

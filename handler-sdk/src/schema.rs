@@ -3,11 +3,14 @@
 //! Serde reads an input by the same Rust type and stops at its first problem. It does not know the rest of the schema, such as
 //! ranges, lengths and patterns.
 
+mod without_texts;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
+use self::without_texts::{WithoutTexts, reads_texts};
 use crate::error::HandlerError;
 use crate::text::cut;
 
@@ -39,6 +42,8 @@ impl Problem {
 pub(crate) struct InputSchema {
     /// `None` for a schema that permits everything.
     validator: Option<Validator>,
+    /// It says something about the contents of texts.
+    reads_texts: bool,
 }
 
 impl InputSchema {
@@ -46,14 +51,14 @@ impl InputSchema {
     /// When the schema is not a valid one, for example because of a pattern that is not a regular expression.
     pub(crate) fn compile(schema: &Value) -> Result<Self, HandlerError> {
         if permits_everything(schema) {
-            return Ok(Self { validator: None });
+            return Ok(Self { validator: None, reads_texts: false });
         }
         // The linear-time engine: a pattern must not make an input expensive.
         let options = jsonschema::options().with_pattern_options(PatternOptions::regex());
         let validator = options
             .build(schema)
             .map_err(|error| HandlerError::from(format!("the JSON Schema of the input type is not valid: {error}")))?;
-        Ok(Self { validator: Some(validator) })
+        Ok(Self { validator: Some(validator), reads_texts: reads_texts(schema) })
     }
 
     /// The problems of an input that serde could not read, at most [`MAX_PROBLEMS`].
@@ -67,9 +72,13 @@ impl InputSchema {
         if self.validator.is_none() {
             return Vec::new();
         }
+        let value = if self.reads_texts {
+            serde_json::from_slice(text)
+        } else {
+            serde_json::from_slice(text).map(|WithoutTexts(value)| value)
+        };
         // Serde has read the same text.
-        serde_json::from_slice(text)
-            .map_or_else(|_| Vec::new(), |value| self.find(&value, |error| !is_about_names(error)))
+        value.map_or_else(|_| Vec::new(), |value| self.find(&value, |error| !is_about_names(error)))
     }
 
     fn find(&self, value: &Value, counts: impl Fn(&ValidationError<'_>) -> bool) -> Vec<Problem> {

@@ -17,13 +17,16 @@ pub struct ServerLimits {
     pub body_timeout: Duration,
     /// Time in which the reader of a response must accept 32 KiB, or the rest.
     pub write_timeout: Duration,
+    /// After how long without a byte the kernel asks whether the client is still there, WebSockets included. One that does not answer for
+    /// as long again is gone.
+    pub keepalive: Duration,
     /// Bytes of a request's header, checked while it is read.
     pub max_header_bytes: usize,
 }
 
 impl ServerLimits {
     /// Each limit with its name, for lists of settings.
-    pub fn describe(&self) -> [(&'static str, String); 6] {
+    pub fn describe(&self) -> [(&'static str, String); 7] {
         let time = |time| humantime::format_duration(time).to_string();
         [
             ("connections", self.max_connections.to_string()),
@@ -31,6 +34,7 @@ impl ServerLimits {
             ("idle-timeout-of-connections", time(self.idle_timeout)),
             ("body-timeout", time(self.body_timeout)),
             ("write-timeout", time(self.write_timeout)),
+            ("keepalive", time(self.keepalive)),
             ("header-bytes", self.max_header_bytes.to_string()),
         ]
     }
@@ -44,6 +48,7 @@ impl Default for ServerLimits {
             idle_timeout: Duration::from_secs(120),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            keepalive: Duration::from_secs(60),
             max_header_bytes: 64 << 10,
         }
     }

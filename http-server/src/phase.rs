@@ -27,6 +27,8 @@ pub(crate) enum Phase {
     Body,
     /// A request is being answered.
     Answer,
+    /// It speaks another protocol, such as WebSocket, and this server only counts it.
+    Upgraded,
 }
 
 /// One connection, as the server's table sees it.
@@ -87,13 +89,13 @@ impl Activity {
             Phase::New | Phase::Header => (limits.header_timeout, Expiry::Refused(Refusal::HeaderTimeout)),
             Phase::Idle => (limits.idle_timeout, Expiry::Idle),
             Phase::Body => (limits.body_timeout, Expiry::Refused(Refusal::BodyStalled)),
-            Phase::Answer => return None,
+            Phase::Answer | Phase::Upgraded => return None,
         };
         (since.elapsed() >= limit).then_some(expiry)
     }
 
     /// The rank of the connection among those that may be closed to make room for another one: the highest is closed first. `None`
-    /// while it is being answered. Idle connections rank above incomplete requests, long waits above short ones.
+    /// while it is being answered, and once it is upgraded. Idle connections rank above incomplete requests, long waits above short ones.
     pub(crate) fn eviction_rank(&self) -> Option<(u8, Duration)> {
         let (phase, since) = *self.state.lock();
         let waited = since.elapsed();
@@ -101,7 +103,7 @@ impl Activity {
             Phase::New | Phase::Idle => Some((3, waited)),
             Phase::Header => (waited >= HEADER_GRACE).then_some((2, waited)),
             Phase::Body => (waited >= BODY_GRACE).then_some((1, waited)),
-            Phase::Answer => None,
+            Phase::Answer | Phase::Upgraded => None,
         }
     }
 }

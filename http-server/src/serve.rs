@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
+use axum::http::StatusCode;
 use axum::http::header::EXPECT;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -51,6 +53,9 @@ const HEADER_SLACK: usize = 8 << 10;
 const MAX_REFUSALS: usize = 64;
 /// How long each of them is kept open.
 const REFUSAL_TIME: Duration = Duration::from_millis(300);
+
+/// Questions without an answer after which a client is gone.
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// The body of the answer when all connections are in use.
 const FULL: &str = r#"{"error":"all connections of this server are in use; try again in 1 s","status":503}"#;
@@ -145,7 +150,7 @@ async fn sweep(table: Arc<Table>, limits: ServerLimits, name: &'static str, stop
 }
 
 /// Serves one connection until it ends or must be closed. Once `closing` is cancelled, it ends after the request that it serves. A
-/// connection that is upgraded goes on without this server.
+/// connection that is upgraded goes on without this server, which counts it for as long as its socket is open.
 async fn serve_connection(
     stream: TcpStream,
     admitted: Admitted,
@@ -157,10 +162,13 @@ async fn serve_connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection delays small packets.");
     }
-    let handle = Connection::default();
-    let (activity, counts) = (Arc::clone(&admitted.activity), Arc::clone(admitted.counts()));
-    let stream =
-        GuardedStream::new(stream, Arc::clone(&activity), Arc::clone(&counts), handle.clone(), limits.write_timeout);
+    if let Err(error) = keep_alive(&stream, limits.keepalive) {
+        tracing::debug!(%error, "It is not looked at whether the client of a connection is still there.");
+    }
+    let (handle, admitted) = (Connection::default(), Arc::new(admitted));
+    let (current, counts) = (Arc::clone(&admitted.activity), Arc::clone(admitted.counts()));
+    let activity = Arc::clone(&current);
+    let stream = GuardedStream::new(stream, admitted, handle.clone(), limits.write_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let activity = Arc::clone(&activity);
         activity.enter(Phase::Answer);
@@ -174,7 +182,14 @@ async fn serve_connection(
             if answer.status().is_client_error() || answer.status().is_server_error() {
                 rest.discard().await;
             }
-            Ok::<_, Infallible>(answer.map(|inner| TrackedBody { inner, activity, part: Part::Answer }))
+            let part = match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => {
+                    activity.enter(Phase::Upgraded);
+                    Part::Upgrade
+                }
+                _ => Part::Answer,
+            };
+            Ok::<_, Infallible>(answer.map(|inner| TrackedBody { inner, activity, part }))
         }
     });
     let mut http = http1::Builder::new();
@@ -194,13 +209,21 @@ async fn serve_connection(
                 }
                 return;
             }
-            () = is_to_end(&closing, &admitted.activity), if !is_closing => {
+            () = is_to_end(&closing, &current), if !is_closing => {
                 is_closing = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = admitted.activity.closed() => return,
+            () = current.closed() => return,
         }
     }
+}
+
+/// Has the kernel ask a client that sends nothing whether it is still there: a machine that has vanished closes no connection.
+fn keep_alive(stream: &TcpStream, after: Duration) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, after)?;
+    sockopt::set_tcp_keepintvl(stream, (after / KEEPALIVE_PROBES).max(Duration::from_secs(1)))?;
+    Ok(sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?)
 }
 
 /// Waits until a connection is to end after the request that it serves.

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::connection::Connection;
-use crate::counts::{Refusal, ServerCounts};
-use crate::phase::Activity;
+use crate::counts::Refusal;
+use crate::table::Admitted;
 
 /// Bytes that a reader must accept within the write timeout.
 const MIN_PROGRESS: usize = 32 << 10;
@@ -20,8 +20,7 @@ const MIN_PROGRESS: usize = 32 << 10;
 /// The socket of one connection.
 pub(crate) struct GuardedStream {
     inner: TcpStream,
-    activity: Arc<Activity>,
-    counts: Arc<ServerCounts>,
+    admitted: Arc<Admitted>,
     connection: Connection,
     write_timeout: Duration,
     /// The time limit for the next [`MIN_PROGRESS`] bytes. It runs while the reader is behind.
@@ -33,12 +32,11 @@ pub(crate) struct GuardedStream {
 impl GuardedStream {
     pub(crate) fn new(
         inner: TcpStream,
-        activity: Arc<Activity>,
-        counts: Arc<ServerCounts>,
+        admitted: Arc<Admitted>,
         connection: Connection,
         write_timeout: Duration,
     ) -> Self {
-        Self { inner, activity, counts, connection, write_timeout, stalled: None, progress: 0 }
+        Self { inner, admitted, connection, write_timeout, stalled: None, progress: 0 }
     }
 
     fn check_reset(&self) -> io::Result<()> {
@@ -62,7 +60,7 @@ impl GuardedStream {
         let limit = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         if stalled.as_mut().poll(context).is_ready() {
-            self.counts.add(Refusal::WriteStalled);
+            self.admitted.counts().add(Refusal::WriteStalled);
             // The unsent rest must not stay in the kernel.
             let _ = self.inner.set_zero_linger();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -84,7 +82,7 @@ impl AsyncRead for GuardedStream {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.activity.received();
+            self.admitted.activity.received();
         }
         read
     }

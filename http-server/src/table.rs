@@ -83,7 +83,7 @@ impl Table {
     }
 }
 
-/// The entry of an admitted connection. Dropping it makes room for another.
+/// The entry of an admitted connection. Dropping it makes room for another. The socket has it, whoever has the socket.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     table: Arc<Table>,

@@ -22,6 +22,8 @@ pub(crate) enum Part {
     Request,
     /// When the body is sent or dropped, the connection is idle.
     Answer,
+    /// The answer that upgrades the connection.
+    Upgrade,
 }
 
 impl<B: Body + Unpin> Body for TrackedBody<B> {
@@ -36,7 +38,7 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
         match self.part {
             Part::Request if frame.is_pending() => self.activity.enter(Phase::Body),
             Part::Request => self.activity.leave_body(),
-            Part::Answer => {}
+            Part::Answer | Part::Upgrade => {}
         }
         frame
     }
@@ -55,6 +57,7 @@ impl<B> Drop for TrackedBody<B> {
         match self.part {
             Part::Request => self.activity.leave_body(),
             Part::Answer => self.activity.enter(Phase::Idle),
+            Part::Upgrade => {}
         }
     }
 }

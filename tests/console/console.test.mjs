@@ -1,9 +1,11 @@
 // What a person does with the console, in a real browser.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { browser, dev, eventually, jobStatus, serve, submit } from "./support.mjs";
+import { browser, dev, eventually, fakeWorker, freePort, jobStatus, serve, submit } from "./support.mjs";
 
 const LIMIT = { timeout: 120_000 };
 let endpoint;
@@ -270,7 +272,21 @@ describe("operations", LIMIT, () => {
     await batch.getByText("Cancelled · 6 of 6").waitFor();
     await choose("{}\nno json");
     await page.locator(".toast", { hasText: "line 2 is not JSON" }).waitFor();
+    for (const encoding of ["latin1", "utf16le"]) {
+      await choose(Buffer.from('{"prompt": "Möwe"}\n', encoding));
+      await page.locator(".toast", { hasText: "long.jsonl is not UTF-8" }).waitFor();
+      await page.locator(".toast").evaluateAll((toasts) => toasts.forEach((toast) => toast.remove()));
+    }
     assert.equal(await page.locator(".batches li").count(), 2, "nothing was created");
+    // A page that is left while it sends the file leaves no draft.
+    await page.route("**/batch/*/requests", () => {});
+    await choose(lines.join("\n"));
+    const newest = async () => (await (await fetch(`${endpoint.url}/v2/local/batch?limit=1`)).json()).batches[0].status;
+    await eventually("a draft", async () => (await newest()) === "DRAFT");
+    await page.goto("about:blank");
+    await eventually("its end", async () => (await newest()) === "CANCELLED");
+    await page.goto(endpoint.url);
+    await page.locator(".batches li").nth(2).waitFor();
     assert.equal(await overflow(page), 0);
     await page.setViewportSize({ width: 375, height: 812 });
     assert.equal(await overflow(page), 0, "at phone width");
@@ -338,6 +354,31 @@ describe("access", LIMIT, () => {
     await line.waitFor();
     assert.equal(await line.textContent(), "24 of 32 running, 7 waiting, batches of 21.4, last 24 (cost), budget 4096 of 8192");
     await page.close();
+  });
+
+  test("a load balancer shows its workers and their requests, and no jobs", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "console-test-"));
+    const [file, port] = [join(folder, "endpoints.toml"), await freePort()];
+    writeFileSync(file, `[[endpoint]]\nid = "chat"\nhandler = ["./chat"]\nworkers_min = 2\n`
+      + `load_balancer = { bind = "127.0.0.1:${port}", concurrency = 4 }\n`);
+    const balanced = await serve(0, "--config", file, "--worker-bin", fakeWorker, "--stop-grace", "0s");
+    const page = await chrome.page({ width: 375, height: 812 });
+    try {
+      await page.goto(`${balanced.url}/#/chat`);
+      await page.locator(".workers .badge", { hasText: "Idle" }).nth(1).waitFor();
+      const slow = new AbortController();
+      fetch(`http://127.0.0.1:${port}/slow`, { signal: slow.signal }).catch(() => {});
+      await page.locator(".workers").getByText("1 request", { exact: true }).waitFor();
+      slow.abort();
+      assert.deepEqual(await page.getByRole("heading", { level: 2 }).allTextContents(), ["Worker states", "Workers"]);
+      await page.getByRole("button", { name: "Pause" }).click();
+      await page.getByText("new requests are refused until it is resumed").waitFor();
+      assert.equal(await overflow(page), 0, "at phone width");
+    } finally {
+      await page.close();
+      await balanced.stop();
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test("nothing overflows at phone width", async () => {

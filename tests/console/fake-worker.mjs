@@ -104,6 +104,12 @@ async function run() {
   }
 }
 
+/** A worker of a load-balancing endpoint; it leaves `/slow` unanswered. */
+function serve() {
+  createServer((request, response) => request.url === "/slow" || response.end("ok")).listen(Number(env.PORT), "127.0.0.1");
+}
+
 process.on("SIGTERM", () => process.exit(0));
 if (process.argv[2] === "schema") console.log(JSON.stringify(MANIFEST));
+else if (process.argv.includes("serve")) serve();
 else await run();

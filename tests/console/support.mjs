@@ -56,10 +56,12 @@ const freePorts = async (count) => {
   }
 };
 
+export const fakeWorker = join(here, "fake-worker.mjs");
+
 /** The endpoint with fake workers, which serve `/health` at ports in a row. */
 export const dev = async (workers, ...args) =>
   start(["dev", "--bind", "127.0.0.1:0", "--workers", String(workers), "--worker-http-port", String(await freePorts(workers)),
-    "--stop-grace", "2s", "--worker-bin", join(here, "fake-worker.mjs"), ...args, "--", "./storyteller"]);
+    "--stop-grace", "2s", "--worker-bin", fakeWorker, ...args, "--", "./storyteller"]);
 
 export async function submit(url, input, more = {}) {
   const response = await fetch(`${url}/v2/local/run`, { method: "POST", body: JSON.stringify({ input, ...more }) });

@@ -202,6 +202,27 @@ async fn requests_after_a_worker_was_killed_go_to_the_others_or_wait_for_the_nex
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_somebody_stops_is_not_unhealthy_while_it_finishes_its_request() {
+    let balanced = Balanced::start("puppet-handler", "").await;
+    balanced.workers_become("idle", 1).await;
+    let request = balanced.run_until("go");
+    balanced.workers_become("running", 1).await;
+    let pid = pid_of_worker(&balanced, "lb-0").await;
+    kill_process(pid, Signal::TERM).unwrap();
+    balanced.server.logs("readiness=Draining").await;
+    for _ in 0..20 {
+        let workers = balanced.workers().await;
+        assert_eq!((&workers["running"], &workers["unhealthy"]), (&json!(1), &json!(0)), "{workers}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    std::fs::write(balanced.file("go"), "").unwrap();
+    assert_eq!(request.await.unwrap().status().as_u16(), 200);
+    // Another process takes its place.
+    assert_eq!(balanced.run(json!({"do": "ok"}), "").await.status().as_u16(), 200);
+    assert_eq!(balanced.workers().await["unhealthy"], 0);
+}
+
 /// The process that serves as this worker, found by its environment.
 async fn pid_of_worker(balanced: &Balanced, id: &str) -> Pid {
     let wanted = format!("RUNPOD_POD_ID={id}");

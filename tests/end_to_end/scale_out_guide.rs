@@ -72,6 +72,12 @@ async fn the_scaler_on_the_database_counts_what_needs_a_worker() {
     let http = reqwest::Client::new();
     let taken = http.get(client.url("/job-take/w")).send().await.unwrap();
     assert_eq!((taken.status().as_u16(), &*server.sql(&url, &query)), (200, "3"), "two wait and one runs");
+    let batch = http.post(client.url("/batch")).json(&json!([{"input": 1}, {"input": 2}, {"input": 3}]));
+    let batch: serde_json::Value = batch.send().await.unwrap().json().await.unwrap();
+    assert_eq!(server.sql(&url, &query), "3", "nothing of a draft runs");
+    let finalize = client.url(&format!("/batch/{}/finalize", batch["id"].as_str().unwrap()));
+    assert_eq!(http.post(finalize).send().await.unwrap().status(), 200);
+    assert_eq!(server.sql(&url, &query), "5", "a batch is for one worker, which is two jobs here");
     http.post(client.url("/pause")).send().await.unwrap();
     assert_eq!(server.sql(&url, &query), "1");
 }

@@ -100,12 +100,12 @@ fn requests(balancer: &str) -> Traffic {
     }))
 }
 
-/// The settings of a load-balancing endpoint at this address.
-fn load_balancing(folder: &Path, balancer: &str) -> String {
+/// The settings of a load-balancing endpoint at this address, and of one with an overflow.
+fn endpoints(folder: &Path, balancer: &str) -> String {
     let (file, handler) = (folder.join("endpoints.toml"), binary("puppet-handler"));
-    let text =
-        format!("[[endpoint]]\nid = \"lb\"\nhandler = [{handler:?}]\nload_balancer = {{ bind = {balancer:?} }}\n");
-    std::fs::write(&file, text).unwrap();
+    let lb = format!("[[endpoint]]\nid = \"lb\"\nhandler = [{handler:?}]\nload_balancer = {{ bind = {balancer:?} }}\n");
+    let late = "[[endpoint]]\nid = \"late\"\noverflow = { url = \"http://127.0.0.1:9/v2/far\", after = \"1h\" }\n";
+    std::fs::write(&file, lb + late).unwrap();
     file.to_string_lossy().into_owned()
 }
 
@@ -165,7 +165,7 @@ async fn every_query_has_data_and_alerts_start_and_end() {
     let receiver = Receiver::start().await;
     let alertmanager = Alertmanager::start(&receiver.url).await;
     let (folder, balancer) = (tempfile::tempdir().unwrap(), format!("127.0.0.1:{}", free_port()));
-    let config = load_balancing(folder.path(), &balancer);
+    let config = endpoints(folder.path(), &balancer);
     // A worker that is silent for 5 s counts as gone.
     let endpoint = Endpoint::start(&["--lease", "5s", "--worker-http-port", "0", "--config", &config]).await;
     let address = format!("127.0.0.1:{}", free_port());

@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod database;
+mod endpoints;
 mod incidents;
 mod live;
 mod operations;

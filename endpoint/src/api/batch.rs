@@ -24,7 +24,7 @@ use super::json;
 use super::limits;
 use super::query::{PageQuery, Params};
 use super::shared_json::SharedJson;
-use super::submission::{RUN, requested_job};
+use super::submission::{RUN, requested_job, undeliverable};
 use super::time::rfc3339;
 use super::wire::SubmitRequest;
 use crate::store::{BatchRequest, BatchView, NewJob, Page, Status, storable};
@@ -210,14 +210,18 @@ async fn read(app: &App, body: Body) -> Result<Received, ApiError> {
     body.map_err(|error| error.of_client(limits::BATCH_BODY))
 }
 
-/// The jobs of these requests, or the first mistake with its place.
+/// The jobs of these requests, or a mistake with its place.
 async fn jobs(app: &App, endpoint: &str, parts: &Parts, requests: Vec<SubmitRequest>) -> Result<Vec<NewJob>, ApiError> {
     let caller = CallerKey::of(&parts.extensions);
+    let at = |number: usize, error: ApiError| ApiError::BadRequest(format!("request {number}: {error}"));
     let mut jobs = Vec::with_capacity(requests.len());
     for (number, request) in requests.into_iter().enumerate() {
-        let job = requested_job(app, endpoint, &parts.headers, &caller, request, &RUN).await;
-        jobs.push(job.map_err(|error| ApiError::BadRequest(format!("request {number}: {error}")))?);
+        let job = requested_job(app, endpoint, &parts.headers, &caller, request, &RUN);
+        jobs.push(job.map_err(|error| at(number, error))?);
     }
+    let webhooks = jobs.iter().enumerate().filter_map(|(number, job)| Some((number, job.request.webhook.as_deref()?)));
+    let checked = app.options.webhooks.check_all(webhooks).await;
+    checked.map_err(|(number, error)| at(number, undeliverable(&error)))?;
     Ok(jobs)
 }
 

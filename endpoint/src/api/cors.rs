@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue};
+use reqwest::Url;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 /// Whether the official OpenAI clients repeat a request, whatever the status is.
@@ -24,14 +25,18 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const ADVICE: &str =
             "give an origin as a browser sends it, such as https://app.example.org or http://localhost:3000, or *";
-        // Browsers write it in small letters and without a path.
         let text = text.trim().to_ascii_lowercase();
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._:[]".contains(letter);
         if text != "*" && !host.is_some_and(|host| !host.is_empty() && host.chars().all(fits)) {
             return Err(ADVICE);
         }
-        HeaderValue::from_str(&text).map(Self).map_err(|_| ADVICE)
+        if text == "*" {
+            return Ok(Self(HeaderValue::from_static("*")));
+        }
+        // As browsers write it: without a path, and without the port that the scheme has anyway.
+        let origin = Url::parse(&text).map_err(|_| ADVICE)?.origin().ascii_serialization();
+        HeaderValue::from_str(&origin).map(Self).map_err(|_| ADVICE)
     }
 }
 
@@ -98,8 +103,24 @@ mod tests {
             "null",
             "https://*.a",
             "https://a b",
+            "https://a:99999",
         ] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_compared_as_browsers_write_it() {
+        for (given, sent) in [
+            ("https://a.org:443", "https://a.org"),
+            ("http://a.org:80", "http://a.org"),
+            ("https://a.org:80", "https://a.org:80"),
+            ("HTTPS://A.org:8443", "https://a.org:8443"),
+            ("https://a.org:", "https://a.org"),
+            ("http://[0:0:0:0:0:0:0:1]:80", "http://[::1]"),
+        ] {
+            let origins = Origins::new([given.parse().unwrap()]);
+            assert!(origins.allow(&HeaderValue::from_static(sent)), "{given} is {sent}");
         }
     }
 

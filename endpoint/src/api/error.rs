@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::body::HttpBody as _;
+use axum::http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -238,6 +239,25 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(ErrorText(text));
         response
     }
+}
+
+/// Gives refusals of the router itself, which have no body, the form of all others.
+pub(super) fn with_reason(response: Response) -> Response {
+    let error = match response.status() {
+        StatusCode::NOT_FOUND => ApiError::NoRoute,
+        StatusCode::METHOD_NOT_ALLOWED => ApiError::WrongMethod,
+        _ => return response,
+    };
+    if response.body().size_hint().exact() != Some(0) {
+        return response;
+    }
+    let mut refusal = error.into_response();
+    // Such as the methods that there are.
+    let others = response.headers().iter().filter(|(name, _)| **name != CONTENT_LENGTH);
+    for (name, value) in others {
+        refusal.headers_mut().entry(name).or_insert_with(|| value.clone());
+    }
+    refusal
 }
 
 #[cfg(test)]

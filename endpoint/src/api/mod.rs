@@ -85,7 +85,7 @@ pub fn with_common_layer<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
 
 async fn common(request: Request, next: Next) -> Response {
     let is_openai = openai::is_asked_by(&request);
-    let response = encoding::translate(request, next).await;
+    let response = error::with_reason(encoding::translate(request, next).await);
     if is_openai { openai::in_its_form(response) } else { response }
 }
 

@@ -2,6 +2,8 @@
 //! `openai_input`, and its output is the answer.
 
 mod caller;
+mod error_object;
+mod event_stream;
 mod event_text;
 mod events;
 mod failure;

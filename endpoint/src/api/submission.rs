@@ -19,6 +19,7 @@ use super::trace;
 use super::wire::SubmitRequest;
 use crate::faults;
 use crate::store::{self, JobView, NewJob, Payload};
+use crate::webhooks::BadTarget;
 
 /// What differs between `/run` and `/runsync`.
 pub(crate) struct Submission {
@@ -46,7 +47,10 @@ pub(crate) async fn submit(
     let request: SubmitRequest = json::object(&body).map_err(|error| {
         ApiError::BadRequest(format!("the body must be a JSON object like {{\"input\": {{...}}}}: {error}"))
     })?;
-    let mut job = requested_job(app, endpoint, &headers, &caller, request, kind).await?;
+    let mut job = requested_job(app, endpoint, &headers, &caller, request, kind)?;
+    if let Some(url) = &job.request.webhook {
+        app.options.webhooks.check(url).await.map_err(|error| undeliverable(&error))?;
+    }
     job.request.idempotency = idempotency::of(&headers, &caller, &body)?;
     if let (Some(faults), Some(header)) = (&app.options.faults, headers.get(faults::HEADER)) {
         faults.attach(&job.id, header.to_str().unwrap_or_default())?;
@@ -54,8 +58,8 @@ pub(crate) async fn submit(
     Ok(app.store.submit(endpoint, job).await?)
 }
 
-/// The job that a request asks for, if it can be run and reported as asked.
-pub(crate) async fn requested_job(
+/// The job that a request asks for, if it can be run as asked. Whether it can be reported is for the caller to check.
+pub(crate) fn requested_job(
     app: &App,
     endpoint: &str,
     headers: &HeaderMap,
@@ -67,8 +71,9 @@ pub(crate) async fn requested_job(
         return Err(ApiError::BadRequest("`input` is missing: send {\"input\": {...}}".to_owned()));
     };
     let webhook = request.webhook.filter(|url| !url.is_empty());
-    if let Some(url) = &webhook {
-        check_webhook(app, url).await?;
+    if webhook.as_ref().is_some_and(|url| url.len() > limits::WEBHOOK_URL) {
+        let limit = limits::WEBHOOK_URL >> 10;
+        return Err(ApiError::BadRequest(format!("`webhook` is longer than {limit} KiB; give a shorter URL")));
     }
     let mut job = new_job(app, endpoint, caller, Arc::from(input), kind);
     job.request.s3_config = request.s3_config.map(Arc::from);
@@ -91,13 +96,7 @@ pub(crate) fn new_job(app: &App, endpoint: &str, caller: &CallerKey, input: Payl
     }
 }
 
-async fn check_webhook(app: &App, url: &str) -> Result<(), ApiError> {
-    if url.len() > limits::WEBHOOK_URL {
-        return Err(ApiError::BadRequest(format!(
-            "`webhook` is longer than {} KiB; give a shorter URL",
-            limits::WEBHOOK_URL >> 10
-        )));
-    }
-    let checked = app.options.webhooks.check(url).await;
-    checked.map_err(|error| ApiError::BadRequest(format!("`webhook` can never be delivered: {error}")))
+/// The refusal of a webhook.
+pub(crate) fn undeliverable(error: &BadTarget) -> ApiError {
+    ApiError::BadRequest(format!("`webhook` can never be delivered: {error}"))
 }

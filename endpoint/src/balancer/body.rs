@@ -1,7 +1,6 @@
 //! Bodies on their way through: bounded in size and in time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::body::{Body, HttpBody as _};
 use futures_util::StreamExt as _;
@@ -10,13 +9,39 @@ use tokio::time::{Instant, timeout_at};
 use super::limits::{BODY, DISCARDED_BODY};
 use super::refusal::Refusal;
 
-/// Whether a body was cut off because it had too many bytes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct TooLarge(Arc<AtomicBool>);
+/// Why a body ended before its end. If it is that of a request, the client is to blame for what follows, and not the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CutOff {
+    /// It has too many bytes.
+    TooLarge,
+    /// It is not what its header says: its chunks cannot be read, or the client has gone.
+    Broken,
+    /// It did not come in time.
+    TooSlow,
+}
 
-impl TooLarge {
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl From<CutOff> for Refusal {
+    fn from(reason: CutOff) -> Self {
+        match reason {
+            CutOff::TooLarge => Self::TooLarge,
+            CutOff::Broken => Self::BrokenBody,
+            CutOff::TooSlow => Self::SlowBody,
+        }
+    }
+}
+
+/// Whether a body was cut off, and why.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fate(Arc<OnceLock<CutOff>>);
+
+impl Fate {
+    pub(super) fn cut_off(&self) -> Option<CutOff> {
+        self.0.get().copied()
+    }
+
+    /// Notes the first reason; its text.
+    fn note(&self, reason: CutOff) -> String {
+        Refusal::from(*self.0.get_or_init(|| reason)).to_string()
     }
 }
 
@@ -26,40 +51,40 @@ pub(super) fn is_too_large(body: &Body) -> bool {
 }
 
 /// The body of a request. What is too much is discarded for a while: a client that is not read from does not see its answer.
-pub(super) fn of_request(body: Body, ends: Instant, too_large: &TooLarge) -> Body {
-    limited(body, ends, DISCARDED_BODY, too_large.clone(), ())
+pub(super) fn of_request(body: Body, ends: Instant, fate: &Fate) -> Body {
+    limited(body, ends, DISCARDED_BODY, fate.clone(), ())
 }
 
 /// The body of an answer, which keeps `guard` to its end. Its head is gone when it turns out to be too large: it is cut off.
 pub(super) fn of_answer<G: Send + 'static>(body: Body, ends: Instant, guard: G) -> Body {
-    limited(body, ends, 0, TooLarge::default(), guard)
+    limited(body, ends, 0, Fate::default(), guard)
 }
 
-fn limited<G: Send + 'static>(body: Body, ends: Instant, discarded: usize, too_large: TooLarge, guard: G) -> Body {
+fn limited<G: Send + 'static>(body: Body, ends: Instant, discarded: usize, fate: Fate, guard: G) -> Body {
     if body.is_end_stream() {
         // One of unknown length would be announced as one in chunks.
         return Body::empty();
     }
     let state = (body.into_data_stream(), 0_usize, guard);
     let parts = futures_util::stream::unfold(Some(state), move |state| {
-        let too_large = too_large.clone();
+        let fate = fate.clone();
         async move {
             let (mut parts, mut bytes, guard) = state?;
             loop {
                 let part = match timeout_at(ends, parts.next()).await {
                     Ok(None) if bytes <= BODY => return None,
-                    Ok(None) => return Some((Err(Refusal::TooLarge.to_string()), None)),
+                    Ok(None) => return Some((Err(fate.note(CutOff::TooLarge)), None)),
                     Ok(Some(Ok(part))) => part,
-                    Ok(Some(Err(error))) => return Some((Err(error.to_string()), None)),
-                    Err(_) => return Some((Err(Refusal::TooSlow.to_string()), None)),
+                    Ok(Some(Err(_))) => return Some((Err(fate.note(CutOff::Broken)), None)),
+                    Err(_) => return Some((Err(fate.note(CutOff::TooSlow)), None)),
                 };
                 bytes += part.len();
                 if bytes <= BODY {
                     return Some((Ok(part), Some((parts, bytes, guard))));
                 }
-                too_large.0.store(true, Ordering::Relaxed);
+                let text = fate.note(CutOff::TooLarge);
                 if bytes > BODY + discarded {
-                    return Some((Err(Refusal::TooLarge.to_string()), None));
+                    return Some((Err(text), None));
                 }
             }
         }

@@ -8,9 +8,9 @@ use axum::http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::limits::{CONNECT_TIME, GONE_LOOKS};
+use super::limits::CONNECT_TIME;
 
 /// Why a worker did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,18 +54,6 @@ impl WorkerConnection {
             }),
         }
     }
-}
-
-/// Whether nobody listens any more where a worker was: its process has ended. The sockets of a process that was killed are closed one
-/// after the other, and the one at which it listens may be the last one.
-pub(super) async fn is_gone(address: SocketAddr) -> bool {
-    for pause in GONE_LOOKS {
-        sleep(pause).await;
-        if connect(address).await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-    }
-    false
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {

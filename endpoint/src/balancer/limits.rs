@@ -5,11 +5,10 @@ use std::time::Duration;
 /// Between two probes of a worker, and how long one may take.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) const PROBE_TIME: Duration = Duration::from_secs(5);
+/// Bytes of the answer to a probe that are read.
+pub(super) const PROBE_BODY: usize = 64 << 10;
 /// How long connecting to a worker may take.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// Before each look whether a worker that broke a connection is gone.
-pub(super) const GONE_LOOKS: [Duration; 4] =
-    [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(30), Duration::from_millis(60)];
 /// How long a worker may take for one request, a WebSocket excepted.
 pub(super) const REQUEST_TIME: Duration = Duration::from_secs(330);
 /// Bytes of a body, each way. A WebSocket has no such limit.

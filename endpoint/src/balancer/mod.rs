@@ -11,6 +11,7 @@ mod gate;
 mod headers;
 pub(crate) mod limits;
 mod measure;
+mod probe;
 mod proxy;
 mod refusal;
 mod settings;
@@ -32,9 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 use admission::Admission;
 pub(crate) use counts::{RequestFigures, RequestTotals};
+pub(crate) use probe::PROBE_PATH;
 use proxy::Proxy;
 pub(crate) use settings::BalancerConfig;
-pub(crate) use workers::{Balancer, PROBE_PATH, Registration};
+pub(crate) use workers::{Balancer, Registration};
 
 use crate::api::Keys;
 use crate::store::Store;

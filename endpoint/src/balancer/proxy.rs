@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
-use super::body::{self, TooLarge, is_too_large};
-use super::exchange::{ExchangeError, SendError, WorkerConnection, is_gone};
+use super::body::{self, Fate, is_too_large};
+use super::exchange::{ExchangeError, SendError, WorkerConnection};
 use super::headers::{WORKER_ID, clean, for_worker, is_upgrade};
 use super::limits::REQUEST_TIME;
 use super::refusal::Refusal;
@@ -41,12 +41,17 @@ async fn forward(proxy: &Proxy, mut request: Request) -> Result<Response, Refusa
     let client = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (head, body) = Head::of(request, client.is_some());
     let ends = Instant::now() + proxy.max_wait + REQUEST_TIME;
-    let too_large = TooLarge::default();
-    let body = body::of_request(body, ends, &too_large);
-    let (place, ends, mut answer) = match exchange(proxy, &head, body).await {
-        Err(Refusal::Broken(_)) if too_large.is_set() => return Err(Refusal::TooLarge),
-        exchanged => exchanged?,
+    let fate = Fate::default();
+    let body = body::of_request(body, ends, &fate);
+    let exchanged = exchange(proxy, &head, body).await;
+    // The connection to the worker breaks when the body that is sent on it does.
+    let blame = |refusal| match (refusal, fate.cut_off()) {
+        (Refusal::Broken(_) | Refusal::TooSlow, Some(reason)) => reason.into(),
+        (refusal, _) => refusal,
     };
+    let (place, ends, mut answer) = exchanged.map_err(blame)?;
+    // That of the worker concerns its own connection.
+    *answer.version_mut() = Version::HTTP_11;
     if is_too_large(answer.body()) {
         return Err(Refusal::AnswerTooLarge);
     }
@@ -76,8 +81,6 @@ struct Head {
     headers: HeaderMap,
     pin: Pin,
     is_upgrade: bool,
-    /// A second run of it does no harm, and it has no body.
-    is_repeatable: bool,
 }
 
 impl Head {
@@ -86,7 +89,6 @@ impl Head {
         let pin = parts.headers.get(WORKER_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
         let head = Self {
             pin: Pin::parse(pin),
-            is_repeatable: parts.method.is_idempotent() && body.is_end_stream(),
             uri: parts.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
             method: parts.method,
             headers: parts.headers,
@@ -106,12 +108,12 @@ impl Head {
 
 /// The answer of a worker, with its place and the time at which it must be complete.
 ///
-/// A request of which nothing was sent goes to another worker. So does, once, one that can be repeated, when its worker's process has
-/// ended without a byte of an answer. Any other one may have been begun.
+/// A request of which nothing was sent has reached no worker, and goes to another one. Any other one may have been begun, whatever its
+/// method is: it is sent to nobody else.
 async fn exchange(proxy: &Proxy, head: &Head, body: Body) -> Result<(Place, Instant, Response), Refusal> {
     let started = Instant::now();
     let deadline = started + proxy.max_wait;
-    let (mut body, mut is_repeated, mut has_waited) = (Some(body), false, false);
+    let (mut body, mut has_waited) = (body, false);
     loop {
         let found = tokio::select! {
             biased;
@@ -123,22 +125,15 @@ async fn exchange(proxy: &Proxy, head: &Head, body: Body) -> Result<(Place, Inst
         }
         let (place, connection) = found?;
         let ends = Instant::now() + REQUEST_TIME;
-        let request = head.request(&place, body.take().unwrap_or_default());
+        let request = head.request(&place, body);
         match timeout_at(ends, connection.send(request)).await.map_err(|_| Refusal::TooSlow)? {
             Ok(answer) => return Ok((place, ends, answer)),
             Err(SendError::Unsent(unsent)) => {
                 tracing::debug!(worker = %place.worker, "A connection to a worker broke before the request was sent, which goes to another one.");
                 proxy.balancer.unreachable(&place);
-                body = Some(unsent);
+                body = unsent;
             }
-            Err(SendError::Broken(error)) => {
-                if is_repeated || !head.is_repeatable || !is_gone(place.address).await {
-                    return Err(ExchangeError::Broken(error).into());
-                }
-                tracing::info!(worker = %place.worker, %error, "A worker has ended without an answer to a request, which can be repeated and goes to another one.");
-                proxy.balancer.unreachable(&place);
-                is_repeated = true;
-            }
+            Err(SendError::Broken(error)) => return Err(ExchangeError::Broken(error).into()),
         }
     }
 }

@@ -22,6 +22,10 @@ pub(super) enum Refusal {
     ShuttingDown,
     #[error("the body has more than {BODY} bytes: pass large data by URL")]
     TooLarge,
+    #[error("the body cannot be read: it ends early, or its chunks are not what HTTP says")]
+    BrokenBody,
+    #[error("the body did not come in time")]
+    SlowBody,
     #[error("the worker's answer has more than {BODY} bytes: return a link to large data")]
     AnswerTooLarge,
     #[error("the worker did not answer within {} s", REQUEST_TIME.as_secs())]
@@ -33,7 +37,8 @@ pub(super) enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoWorker => StatusCode::BAD_REQUEST,
+            Self::NoWorker | Self::BrokenBody => StatusCode::BAD_REQUEST,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::WorkerGone => StatusCode::NOT_FOUND,
             Self::Paused | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -11,6 +11,10 @@ pub(super) enum Readiness {
     Starting,
     /// It takes requests.
     Ready,
+    /// It has requests and does not answer probes meanwhile.
+    Busy,
+    /// It finishes its requests and takes no more, because somebody has told it to stop.
+    Draining,
     /// It answers that it cannot work.
     Unhealthy,
 }

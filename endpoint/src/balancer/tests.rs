@@ -1,6 +1,8 @@
 //! Requests through a front to workers that are servers of this test.
 
 mod breaks;
+mod nginx;
+mod probes;
 mod refusals;
 mod sockets;
 
@@ -122,15 +124,21 @@ struct Front {
     registrations: Vec<Registration>,
     store: Arc<dyn Store>,
     drain: CancellationToken,
+    counts: Arc<ServerCounts>,
     _stop: tokio_util::sync::DropGuard,
 }
 
 async fn front(workers: &[&Worker], concurrency: usize, keys: Keys) -> Front {
-    let mut fronts = Fronts::new(ServerLimits::default(), keys);
+    limited_front(workers, concurrency, keys, ServerLimits::default()).await
+}
+
+async fn limited_front(workers: &[&Worker], concurrency: usize, keys: Keys, limits: ServerLimits) -> Front {
+    let mut fronts = Fronts::new(limits, keys);
     let config = BalancerConfig { bind: "127.0.0.1:0".parse().unwrap(), concurrency, max_wait: Duration::from_secs(1) };
     fronts.bind("ep", &config).await.unwrap();
     let balancer = fronts.balancer("ep").unwrap();
     let address = fronts.addresses().next().unwrap().1;
+    let counts = fronts.connections().remove(0);
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Setup::default()));
     fronts.start(&store, &drain, &stop);
@@ -140,7 +148,7 @@ async fn front(workers: &[&Worker], concurrency: usize, keys: Keys) -> Front {
         .map(|(number, worker)| balancer.register(Arc::from(format!("w{number}")), worker.address));
     let registrations = registrations.collect();
     let base = format!("http://{address}");
-    Front { base, address, balancer, registrations, store, drain, _stop: stop.drop_guard() }
+    Front { base, address, balancer, registrations, store, drain, counts, _stop: stop.drop_guard() }
 }
 
 impl Front {

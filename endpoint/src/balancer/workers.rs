@@ -5,21 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::counts::{CLASSES, RequestFigures, RequestTotals};
-use super::exchange::WorkerConnection;
-use super::limits::{PROBE_INTERVAL, PROBE_TIME};
+use super::limits::PROBE_INTERVAL;
+use super::probe::probe;
 use super::table::{Backend, Choice, Pin, Readiness, Table};
 use crate::store::{Load, WorkerEvent, WorkerState, WorkerView};
-
-/// The path at which workers answer whether they are ready.
-pub(crate) const PROBE_PATH: &str = "/ping";
 
 /// Why there is no worker for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +84,8 @@ impl Balancer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let readiness = match timeout(PROBE_TIME, probe_once(address)).await {
-                Ok(Some(StatusCode::OK)) => Readiness::Ready,
-                Ok(Some(StatusCode::NO_CONTENT) | None) => Readiness::Starting,
-                Ok(Some(_)) | Err(_) => Readiness::Unhealthy,
-            };
+            let is_busy = || self.table.lock().workers.get(worker).is_some_and(|backend| backend.busy > 0);
+            let readiness = probe(address, is_busy).await;
             let mut table = self.table.lock();
             let Some(backend) = table.workers.get_mut(worker).filter(|backend| backend.address == address) else {
                 return;
@@ -133,11 +126,11 @@ impl Balancer {
         }
     }
 
-    /// As if its probe had just succeeded.
+    /// As if its probe had just found this.
     #[cfg(test)]
-    pub(super) fn set_ready(&self, worker: &str) {
+    pub(super) fn set_readiness(&self, worker: &str, readiness: Readiness) {
         if let Some(backend) = self.table.lock().workers.get_mut(worker) {
-            backend.readiness = Readiness::Ready;
+            backend.readiness = readiness;
         }
     }
 
@@ -186,7 +179,8 @@ impl Balancer {
             state: match backend.readiness {
                 _ if backend.leaving => WorkerState::Leaving,
                 _ if backend.busy > 0 => WorkerState::Running,
-                Readiness::Ready => WorkerState::Idle,
+                Readiness::Draining => WorkerState::Leaving,
+                Readiness::Ready | Readiness::Busy => WorkerState::Idle,
                 Readiness::Starting => WorkerState::Initializing,
                 Readiness::Unhealthy => WorkerState::Unhealthy,
             },
@@ -196,16 +190,9 @@ impl Balancer {
             has_duplicate: false,
         };
         let in_progress = table.workers.values().map(|backend| backend.busy).sum();
-        Load { waiting: count, oldest, in_progress, workers: table.workers.iter().map(view).collect() }
+        let workers = table.workers.iter().map(view).collect();
+        Load { waiting: count, oldest, in_progress, background: false, workers }
     }
-}
-
-/// The status of the worker's probe; `None` when it does not listen.
-async fn probe_once(address: SocketAddr) -> Option<StatusCode> {
-    let connection = WorkerConnection::open(address).await.ok()?;
-    let request = Request::get(PROBE_PATH).header("host", address.to_string()).body(Body::empty()).ok()?;
-    let reply = connection.send(request).await;
-    Some(reply.map_or(StatusCode::BAD_GATEWAY, |reply| reply.status()))
 }
 
 /// A worker that is there.
@@ -220,9 +207,14 @@ impl Registration {
     /// What the worker does, for those who are told of workers.
     pub(crate) fn event(&self) -> WorkerEvent {
         match self.balancer.table.lock().workers.get(&self.worker) {
-            Some(Backend { readiness: Readiness::Ready, busy, .. }) => WorkerEvent::Serving(*busy),
-            Some(Backend { readiness: Readiness::Unhealthy, .. }) => WorkerEvent::Failing,
-            Some(Backend { readiness: Readiness::Starting, .. }) | None => WorkerEvent::Starting,
+            None => WorkerEvent::Starting,
+            Some(Backend { leaving, readiness, busy, .. }) => match readiness {
+                Readiness::Ready | Readiness::Busy | Readiness::Draining => WorkerEvent::Serving(*busy),
+                Readiness::Unhealthy if !leaving => WorkerEvent::Failing,
+                // Its handler process is being replaced.
+                _ if *busy > 0 || *leaving => WorkerEvent::Serving(*busy),
+                Readiness::Starting | Readiness::Unhealthy => WorkerEvent::Starting,
+            },
         }
     }
 

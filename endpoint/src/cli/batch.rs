@@ -18,6 +18,7 @@ use super::operations::page;
 use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
 use super::request::{RequestError, as_request, unreadable, without_mark};
+use super::signals::StopRequests;
 
 /// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
 const CHUNK: usize = 8 << 20;
@@ -89,13 +90,26 @@ fn batch_path(batch: &str, rest: &str) -> Result<String, ClientError> {
 async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
     let requests = read(&args.file)?;
     let endpoint = Endpoint::new(&args.target.server)?;
+    // From here on there is a batch: Ctrl-C must not leave half of one behind.
+    let mut stops = StopRequests::watch().map_err(CommandError::Signals)?;
     let created: NewBatch = serde_json::from_str(&endpoint.post("batch", "[]".to_owned()).await?)?;
-    let batch = match fill(&endpoint, &created.id, args.name.as_deref(), &requests, output).await {
-        Ok(batch) => batch,
-        Err(error) => {
-            // A draft that nobody finishes would stay for days.
-            let _ = endpoint.post(&batch_path(&created.id, "/cancel")?, String::new()).await;
+    let filled = stops.or_stop(fill(&endpoint, &created.id, args.name.as_deref(), &requests, output)).await;
+    let batch = match filled {
+        Some(Ok(batch)) => batch,
+        // A draft that nobody finishes would stay for days.
+        Some(Err(error)) => {
+            let _ = cancel(&endpoint, &created.id).await;
             return Err(error);
+        }
+        None => {
+            let outcome = match cancel(&endpoint, &created.id).await {
+                Ok(()) => "stopped; the batch is cancelled".to_owned(),
+                Err(error) => {
+                    format!("stopped; the batch is not cancelled: {error}; try `{}`", command("cancel", &created.id))
+                }
+            };
+            output.note(&outcome);
+            return Ok(Exit::Cancelled);
         }
     };
     if args.detach {
@@ -103,9 +117,28 @@ async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
         return Ok(Exit::Success);
     }
     output.note(&printable(&batch.id));
-    let batch = follow(&endpoint, batch, output).await?;
-    print_results(&endpoint, &batch_path(&batch.id, "/requests")?, output).await?;
-    Ok(batch.exit())
+    let id = batch.id.clone();
+    let Some(batch) = stops.or_stop(follow(&endpoint, batch, output)).await else {
+        let (results, cancel) = (command("results", &id), command("cancel", &id));
+        output.note(&format!("stopped; the batch goes on: `{results}` prints its results, `{cancel}` ends it"));
+        return Ok(Exit::Failure);
+    };
+    let batch = batch?;
+    // Results are printed to their end or until somebody stops it again.
+    let results = batch_path(&batch.id, "/requests")?;
+    match stops.or_stop(print_results(&endpoint, &results, output)).await {
+        Some(printed) => printed.map(|()| batch.exit()),
+        None => Ok(Exit::Failure),
+    }
+}
+
+async fn cancel(endpoint: &Endpoint, batch: &str) -> Result<(), ClientError> {
+    endpoint.post(&batch_path(batch, "/cancel")?, String::new()).await.map(|_| ())
+}
+
+/// The command line that does something else with a batch.
+fn command(name: &str, batch: &str) -> String {
+    printable(&format!("runpod-endpoint batch {name} {batch}")).into_owned()
 }
 
 #[derive(Deserialize)]
@@ -200,10 +233,10 @@ async fn list(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     }
 }
 
-async fn summary(args: &BatchIdArgs, cancel: bool, output: &mut Output) -> CommandResult {
+async fn summary(args: &BatchIdArgs, and_cancel: bool, output: &mut Output) -> CommandResult {
     let endpoint = Endpoint::new(&args.target.server)?;
-    if cancel {
-        endpoint.post(&batch_path(&args.batch, "/cancel")?, String::new()).await?;
+    if and_cancel {
+        cancel(&endpoint, &args.batch).await?;
     }
     print_summary(&endpoint.get(&batch_path(&args.batch, "")?).await?, args.target.json, output)?;
     Ok(Exit::Success)

@@ -16,6 +16,14 @@ impl StopRequests {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
+    /// What comes of this unless a request comes first.
+    pub(crate) async fn or_stop<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.next() => None,
+        }
+    }
+
     /// Waits for the next request.
     pub(crate) async fn next(&mut self) {
         tokio::select! {

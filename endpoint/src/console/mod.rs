@@ -10,6 +10,8 @@ mod samples;
 mod state;
 mod wire;
 
+use std::collections::BTreeSet;
+
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json, Response};
@@ -37,8 +39,11 @@ pub fn router(console: Console, keys: &Keys) -> Router {
 }
 
 #[derive(Serialize)]
-struct Endpoints {
+#[serde(rename_all = "camelCase")]
+struct Endpoints<'a> {
     endpoints: Vec<String>,
+    /// Those whose requests go to workers without a queue.
+    load_balancers: &'a BTreeSet<String>,
 }
 
 async fn endpoints(State(console): State<Console>) -> Result<Response, ApiError> {
@@ -47,7 +52,7 @@ async fn endpoints(State(console): State<Console>) -> Result<Response, ApiError>
     if let Some(own) = console.local.endpoint().filter(|own| !endpoints.iter().any(|id| id == own)) {
         endpoints.insert(0, own.to_owned());
     }
-    Ok(Json(Endpoints { endpoints }).into_response())
+    Ok(Json(Endpoints { endpoints, load_balancers: &console.balanced }).into_response())
 }
 
 async fn manifest(State(console): State<Console>, Path(endpoint): Path<String>) -> Result<Json<Manifest>, ApiError> {

@@ -1,5 +1,6 @@
 //! What the console's routes share.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -23,6 +24,8 @@ pub struct Console {
     pub local: Local,
     /// The GPUs and batches of those workers.
     pub figures: WorkerFigures,
+    /// The load-balancing endpoints of this program.
+    pub balanced: Arc<BTreeSet<String>>,
     /// Once cancelled, all event streams end.
     pub shutdown: CancellationToken,
     /// One permit for each open event stream.
@@ -35,6 +38,12 @@ impl Console {
     pub fn new(store: Arc<dyn Store>, local: Local, shutdown: CancellationToken) -> Self {
         let viewers = Arc::new(Semaphore::new(MAX_EVENT_STREAMS));
         let figures = WorkerFigures::new(local.clone());
-        Self { store, samples: Samples::default(), local, figures, shutdown, viewers }
+        Self { store, samples: Samples::default(), local, figures, balanced: Arc::default(), shutdown, viewers }
+    }
+
+    /// Sets the load-balancing endpoints.
+    #[must_use]
+    pub fn with_balanced(self, balanced: BTreeSet<String>) -> Self {
+        Self { balanced: Arc::new(balanced), ..self }
     }
 }

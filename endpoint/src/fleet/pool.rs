@@ -142,7 +142,7 @@ impl Running {
     }
 
     async fn read(&self) -> Result<Reading, StoreError> {
-        let Load { waiting, oldest, in_progress, workers } = self.load().await?;
+        let Load { waiting, oldest, in_progress, background, workers } = self.load().await?;
         let known: HashMap<_, _> = workers.into_iter().map(|worker| (Arc::clone(&worker.id), worker)).collect();
         let activity = |place: &Place| {
             if place.retire.is_cancelled() {
@@ -155,7 +155,7 @@ impl Running {
         let own: HashSet<_> = self.places.values().map(|place| Arc::clone(&place.worker)).collect();
         let others = known.values().filter(|worker| !own.contains(&worker.id));
         let other_hosts = if self.store.is_shared() { other_hosts(others) } else { OtherHosts::default() };
-        Ok(Reading { waiting, oldest, in_progress, places, resumed: self.resumed(), other_hosts })
+        Ok(Reading { waiting, oldest, in_progress, background, places, resumed: self.resumed(), other_hosts })
     }
 
     /// The places of workers that requests wait for.

@@ -16,7 +16,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
 pub enum ScalerRule {
     /// While the first job has waited for this long or longer.
     QueueDelay(Duration),
-    /// One worker for this many jobs, waiting and running.
+    /// One worker for this many jobs, waiting and running, and one for the work of low priority.
     RequestCount(u32),
 }
 
@@ -95,8 +95,10 @@ pub(crate) struct Reading {
     pub(crate) waiting: usize,
     /// How long the first of them has waited.
     pub(crate) oldest: Option<Duration>,
-    /// Jobs held by workers.
+    /// Jobs held by workers, without those of low priority.
     pub(crate) in_progress: usize,
+    /// There is work for one worker beside these jobs.
+    pub(crate) background: bool,
     /// Places in use.
     pub(crate) places: BTreeMap<u16, Activity>,
     /// Places whose workers are to be started because requests wait for them alone.
@@ -186,7 +188,8 @@ impl Scaler {
         match self.settings.rule {
             ScalerRule::RequestCount(per_worker) => {
                 let jobs = reading.waiting + reading.in_progress;
-                u16::try_from(jobs.div_ceil(per_worker as usize)).unwrap_or(u16::MAX)
+                let workers = u16::try_from(jobs.div_ceil(per_worker as usize)).unwrap_or(u16::MAX);
+                workers.saturating_add(u16::from(reading.background))
             }
             ScalerRule::QueueDelay(delay) => {
                 let starting = reading.places.values().filter(|activity| **activity == Activity::Starting).count();
@@ -194,7 +197,7 @@ impl Scaler {
                 let late = reading.oldest.is_some_and(|waited| waited >= delay);
                 let rested = self.last_start.is_none_or(|last| now.saturating_sub(last) >= STEP);
                 match reading.waiting {
-                    0 => 0,
+                    0 => u16::from(reading.background),
                     // Without a worker the job cannot be taken, however long it waits.
                     _ if present == 0 => 1,
                     _ if late && uncovered && rested => present.saturating_add(1),

@@ -1,110 +1,24 @@
 //! The store's counters as metrics.
 
+mod balanced;
+mod overflow;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::labels::{OTHER, STATUS_CLASSES};
-use crate::balancer::{RequestFigures, RequestTotals};
-use crate::overflow::OverflowTotals;
-use crate::store::{DatabaseFigures, Distribution, Health, Model, Observation, Totals, WorkerCounts};
+use super::series::Series;
+use crate::store::{BatchRequests, DatabaseFigures, Distribution};
 
 /// Requests by operation and class of status; both come from closed sets.
 pub(super) type Requests = BTreeMap<(&'static str, &'static str), u64>;
 
 /// What runs the jobs, where it is not known. Workers use the same word.
 const UNKNOWN: &str = "unknown";
-
-/// One value of the label `endpoint`: one endpoint, or all those that share a label.
-#[derive(Debug)]
-pub(super) struct Series {
-    endpoint: String,
-    totals: Totals,
-    in_queue: usize,
-    in_progress: usize,
-    /// One of them at least.
-    paused: bool,
-    oldest_wait: Duration,
-    workers: [(&'static str, usize); 6],
-    /// Absent where no endpoint has an overflow.
-    overflow: Option<OverflowTotals>,
-    /// Absent where no endpoint is a load-balancing one.
-    balanced: Option<RequestFigures>,
-    /// What runs the jobs; `None` where it is not known, and where several endpoints share the label.
-    model: Option<Arc<Model>>,
-}
-
-impl Series {
-    pub(super) fn new(endpoint: String) -> Self {
-        Self {
-            endpoint,
-            totals: Totals::default(),
-            in_queue: 0,
-            in_progress: 0,
-            paused: false,
-            oldest_wait: Duration::ZERO,
-            workers: by_state(WorkerCounts::default()),
-            overflow: None,
-            balanced: None,
-            model: None,
-        }
-    }
-
-    pub(super) fn add_balanced(&mut self, more: RequestFigures) {
-        *self.balanced.get_or_insert_default() += more;
-    }
-
-    pub(super) fn add_overflow(&mut self, more: &OverflowTotals) {
-        let sum = self.overflow.get_or_insert_default();
-        sum.completed += more.completed;
-        sum.failed += more.failed;
-        sum.returned += more.returned;
-        sum.stopped += more.stopped;
-        sum.dollars += more.dollars;
-    }
-
-    pub(super) fn add(&mut self, observation: &Observation) {
-        let Health { in_queue, in_progress, paused, workers, .. } = observation.health;
-        self.totals += observation.totals;
-        self.in_queue += in_queue;
-        self.in_progress += in_progress;
-        self.paused |= paused;
-        self.oldest_wait = self.oldest_wait.max(observation.oldest_wait.unwrap_or_default());
-        self.model = observation.model.clone().filter(|_| self.endpoint != OTHER);
-        self.workers.iter_mut().zip(by_state(workers)).for_each(|((_, sum), (_, count))| *sum += count);
-    }
-
-    fn jobs(&self) -> [(&'static str, u64); 7] {
-        let totals = &self.totals;
-        [
-            ("in_queue", totals.in_queue),
-            ("in_progress", totals.in_progress),
-            ("completed", totals.completed),
-            ("failed", totals.failed),
-            ("timed_out", totals.timed_out),
-            ("cancelled", totals.cancelled),
-            ("expired", totals.expired),
-        ]
-    }
-}
-
-/// The workers in each state, by the value of the label `state`.
-fn by_state(workers: WorkerCounts) -> [(&'static str, usize); 6] {
-    [
-        ("idle", workers.idle),
-        ("initializing", workers.initializing),
-        ("lost", workers.lost),
-        ("running", workers.running),
-        ("throttled", workers.throttled),
-        ("unhealthy", workers.unhealthy),
-    ]
-}
 
 /// Everything that one scrape shows.
 #[derive(Debug)]
@@ -163,17 +77,26 @@ impl Collector for Collected {
             "",
             |series| [("", series.totals.execution_timeouts)],
         )?;
-        self.gauges(encoder, "runpod_endpoint_queue_depth", "Jobs that wait for a worker.", "", |series| {
-            [("", count(series.in_queue))]
-        })?;
+        let waiting = "Jobs that wait for a worker, here or at the overflow endpoint, without the requests of batches.";
+        self.gauges(encoder, "runpod_endpoint_queue_depth", waiting, "", |series| [("", count(series.in_queue))])?;
         // The names that rules for workers and for other systems use.
         let waiting = "Jobs that wait for a worker, as runpod_endpoint_queue_depth. A worker counts jobs that it holds under this name.";
         self.gauges(encoder, "runpod_queue_depth", waiting, "", |series| [("", count(series.in_queue))])?;
         self.depth_by_model(encoder)?;
         self.gauges(
             encoder,
+            "runpod_endpoint_batch_requests",
+            "Requests of batches that have not ended. They wait by design, until no other job does.",
+            "status",
+            |series| {
+                let BatchRequests { waiting, in_progress } = series.batch_requests;
+                [("in_queue", count(waiting)), ("in_progress", count(in_progress))]
+            },
+        )?;
+        self.gauges(
+            encoder,
             "runpod_endpoint_oldest_wait_seconds",
-            "How long the oldest job has waited; 0 when none waits.",
+            "How long the oldest of the jobs that wait here has waited, those of low priority apart; 0 when none does.",
             "",
             |series| [("", series.oldest_wait.as_secs_f64())],
         )?;
@@ -193,7 +116,7 @@ impl Collector for Collected {
         self.histograms(
             encoder,
             "runpod_endpoint_job_delay_seconds",
-            "Time from submission to the start of the first attempt.",
+            "Time from submission to the start of the first attempt, of all jobs but the requests of batches.",
             |series| &series.totals.delay,
         )?;
         self.histograms(
@@ -245,81 +168,6 @@ impl Collector for Collected {
 }
 
 impl Collected {
-    fn overflow(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let totals = || self.series.iter().filter_map(|series| Some((series, series.overflow?)));
-        let help = "Jobs that went to the overflow endpoint, by how they left it.";
-        let mut family = describe(encoder, "runpod_endpoint_overflow_jobs", help, MetricType::Counter)?;
-        for (series, totals) in totals() {
-            for (outcome, count) in [
-                ("completed", totals.completed),
-                ("failed", totals.failed),
-                ("returned", totals.returned),
-                ("stopped", totals.stopped),
-            ] {
-                let labels = labels(series, "outcome", outcome);
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-            }
-        }
-        let help = "Cost of the jobs at the overflow endpoint.";
-        let mut family = describe(encoder, "runpod_endpoint_overflow_dollars", help, MetricType::Counter)?;
-        for (series, totals) in totals() {
-            let labels = labels(series, "", "");
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&totals.dollars, None)?;
-        }
-        Ok(())
-    }
-
-    /// The requests to load-balancing endpoints.
-    fn balanced(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let figures = || self.series.iter().filter_map(|series| Some((labels(series, "", ""), series.balanced?)));
-        let help = "Requests to load-balancing endpoints by class of status, counted when the answer begins.";
-        let mut family = describe(encoder, "runpod_endpoint_balanced_requests", help, MetricType::Counter)?;
-        for (endpoint, figures) in figures() {
-            for (status, count) in STATUS_CLASSES.into_iter().zip(figures.totals.answers) {
-                let labels = [endpoint[0], ("status", status)];
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-            }
-        }
-        for (name, help, gauge) in [
-            (
-                "runpod_endpoint_balanced_requests_in_progress",
-                "Requests at workers of load-balancing endpoints, open WebSockets included.",
-                (|figures| figures.in_progress) as fn(RequestFigures) -> usize,
-            ),
-            (
-                "runpod_endpoint_balanced_requests_waiting",
-                "Requests to load-balancing endpoints that wait for a worker.",
-                |figures| figures.waiting,
-            ),
-        ] {
-            let mut family = describe(encoder, name, help, MetricType::Gauge)?;
-            for (endpoint, figures) in figures() {
-                family.encode_family(&endpoint)?.encode_gauge(&count(gauge(figures)))?;
-            }
-        }
-        for (name, help, times) in [
-            (
-                "runpod_endpoint_balanced_request_wait_seconds",
-                "How long requests to load-balancing endpoints waited for a worker, whether they got one or not.",
-                (|totals| totals.wait) as fn(RequestTotals) -> Distribution,
-            ),
-            (
-                "runpod_endpoint_balanced_request_seconds",
-                "Time from a request to a load-balancing endpoint to the last byte of its answer, without WebSockets.",
-                |totals| totals.duration,
-            ),
-        ] {
-            let mut family = describe(encoder, name, help, MetricType::Histogram)?;
-            for (endpoint, figures) in figures() {
-                let times = times(figures.totals);
-                let buckets: Vec<_> = times.buckets().collect();
-                let mut metric = family.encode_family(&endpoint)?;
-                metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
-            }
-        }
-        Ok(())
-    }
-
     fn counters<const N: usize>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -331,7 +179,7 @@ impl Collected {
         let mut family = describe(encoder, name, help, MetricType::Counter)?;
         for series in &self.series {
             for (value, count) in values(series) {
-                let labels = labels(series, label, value);
+                let labels = series.labels(label, value);
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
@@ -349,14 +197,14 @@ impl Collected {
         let mut family = describe(encoder, name, help, MetricType::Gauge)?;
         for series in &self.series {
             for (value, gauge) in values(series) {
-                family.encode_family(&labels(series, label, value))?.encode_gauge(&gauge)?;
+                family.encode_family(&series.labels(label, value))?.encode_gauge(&gauge)?;
             }
         }
         Ok(())
     }
 
     fn depth_by_model(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Jobs that wait for a worker, by the model that the handler's manifest names.";
+        let help = "Jobs that wait for a worker, without the requests of batches, by the model that the handler's manifest names.";
         let mut family = describe(encoder, "job_queue_depth", help, MetricType::Gauge)?;
         for series in &self.series {
             let (model, version) =
@@ -378,7 +226,7 @@ impl Collected {
         for series in &self.series {
             let times = times(series);
             let buckets: Vec<_> = times.buckets().collect();
-            let labels = labels(series, "", "");
+            let labels = series.labels("", "");
             let mut metric = family.encode_family(&labels)?;
             metric.encode_histogram::<NoLabelSet>(times.sum().as_secs_f64(), times.count(), &buckets, None)?;
         }
@@ -448,14 +296,10 @@ fn count(count: usize) -> f64 {
     count as f64
 }
 
-/// The label `endpoint` and, unless its name is empty, a second one.
-fn labels<'a>(series: &'a Series, label: &'static str, value: &'a str) -> Vec<(&'static str, &'a str)> {
-    let second = (!label.is_empty()).then_some((label, value));
-    [("endpoint", &*series.endpoint)].into_iter().chain(second).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prometheus_client::encoding::text::encode;
     use prometheus_client::registry::Registry;
 

@@ -12,8 +12,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use runpod_http_server::ServerCounts;
 
-use super::collector::{Collected, Requests, Series};
+use super::collector::{Collected, Requests};
 use super::labels::EndpointLabels;
+use super::series::Series;
 use crate::balancer::Balancer;
 use crate::overflow::OverflowCounts;
 use crate::store::{Observation, Store, WebhookOutcomes};
@@ -57,6 +58,12 @@ impl Metrics {
     /// Sets the overflow whose jobs are shown. The first one stays.
     pub(super) fn set_overflow(&self, overflow: OverflowCounts) {
         let _ = self.overflow.set(overflow);
+    }
+
+    /// Shows these counters from the start. Those that have counted keep what they have.
+    pub(super) fn expect_requests(&self, none: Requests) {
+        let mut requests = self.requests.lock();
+        none.into_iter().for_each(|(labels, _)| *requests.entry(labels).or_default() += 0);
     }
 
     pub(super) fn count_request(&self, operation: &'static str, status: &'static str) {

@@ -6,6 +6,7 @@ mod labels;
 mod metrics;
 mod probes;
 mod requests;
+mod series;
 mod state;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ impl Monitoring {
     /// Adds the routes of this module and counts the requests to all of them.
     pub fn watch(self, router: Router) -> Router {
         let metrics = Arc::clone(&self.metrics);
+        metrics.expect_requests(requests::none());
         let own = Router::new()
             .route("/metrics", get(scrape))
             .route("/ready", get(probes::ready))

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::collector::Requests;
 use super::labels::STATUS_CLASSES;
 use super::metrics::Metrics;
 
@@ -42,6 +43,18 @@ const OPERATIONS: [&str; 26] = [
 
 /// A request to an unknown route.
 const UNKNOWN: &str = "unknown";
+
+/// The operations that are no part of `/v2/`.
+const OTHERS: [&str; 6] = ["console", "docs", "graphql", "scrape", "probe", UNKNOWN];
+
+/// Classes of status that are shown before the first request, so that rates have a first value.
+const USUAL: [&str; 3] = ["2xx", "4xx", "5xx"];
+
+/// No request yet.
+pub(super) fn none() -> Requests {
+    let operations = OPERATIONS.into_iter().chain(OTHERS);
+    operations.flat_map(|operation| USUAL.map(|class| ((operation, class), 0))).collect()
+}
 
 /// Counts a request when its answer begins. If the client disconnects before that, it is not counted.
 pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {

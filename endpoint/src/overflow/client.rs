@@ -7,8 +7,11 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use runpod_alerts::request_error_text;
+use tokio::time::timeout;
 
-use super::limits::{CONNECT_TIME, REFUSAL, REPLY_HEAD, REQUEST_TIME, STREAM_HOLD, TRANSFER_TIME};
+use super::limits::{
+    BYTES_A_SECOND, CONNECT_TIME, LONGEST_SILENCE, REFUSAL, REPLY_HEAD, SHORTEST_SILENCE, STREAM_HOLD, TRANSFER_TIME,
+};
 use super::settings::{OverflowError, OverflowSettings};
 use super::wire::{Accepted, FarJob, FarStream, RunRequest, refusal, submission_key};
 use crate::api::is_id;
@@ -74,6 +77,8 @@ pub(super) struct FarEndpoint {
     http: Client,
     url: Url,
     max_bytes: usize,
+    /// How long it may be silent in the middle of a request.
+    silence: Duration,
 }
 
 impl FarEndpoint {
@@ -87,47 +92,48 @@ impl FarEndpoint {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        let silence = settings.lost_after.clamp(SHORTEST_SILENCE, LONGEST_SILENCE);
         let http = Client::builder()
             .default_headers(headers)
-            .connect_timeout(CONNECT_TIME)
-            .read_timeout(REQUEST_TIME)
+            .connect_timeout(CONNECT_TIME.min(silence))
             .timeout(TRANSFER_TIME)
             // A redirected POST would lose its body, and a redirect could take the key elsewhere.
             .redirect(Policy::none())
             .user_agent(concat!("runpod-endpoint/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(OverflowError::Client)?;
-        Ok(Self { http, url: settings.url.clone(), max_bytes: max_result_bytes.saturating_add(REPLY_HEAD) })
+        Ok(Self { http, url: settings.url.clone(), max_bytes: max_result_bytes.saturating_add(REPLY_HEAD), silence })
     }
 
     /// Submits a job; its id there. A submission that is repeated is the same job there, if the far endpoint knows `Idempotency-Key`.
     pub(super) async fn submit(&self, job: &TakenJob) -> Result<String, FarError> {
         let body = serde_json::to_vec(&RunRequest::from(job))?;
+        let silence = self.silence + Duration::from_secs((body.len() / BYTES_A_SECOND) as u64);
         let mut request = self.http.post(self.path(&["run"])).header(IDEMPOTENCY_KEY, submission_key(job)).body(body);
         if let Some(traceparent) = &job.request.traceparent {
             request = request.header("traceparent", &**traceparent);
         }
-        let Accepted { id } = serde_json::from_slice(&self.send(request).await?)?;
+        let Accepted { id } = serde_json::from_slice(&self.send(request, silence).await?)?;
         if is_id(&id) { Ok(id) } else { Err(FarError::Id) }
     }
 
     /// The job as it is.
     pub(super) async fn status(&self, id: &str) -> Result<FarJob, FarError> {
-        Ok(FarJob::parse(&self.send(self.http.get(self.path(&["status", id]))).await?)?)
+        Ok(FarJob::parse(&self.send(self.http.get(self.path(&["status", id])), self.silence).await?)?)
     }
 
     /// The stream items since the last call. Waits a moment for the first one.
     pub(super) async fn stream(&self, id: &str) -> Result<FarStream, FarError> {
         let mut url = self.path(&["stream", id]);
         url.query_pairs_mut().append_pair("wait", &STREAM_HOLD.as_millis().to_string());
-        Ok(serde_json::from_slice(&self.send(self.http.get(url)).await?)?)
+        Ok(serde_json::from_slice(&self.send(self.http.get(url), self.silence).await?)?)
     }
 
-    /// Cancels the job. One that is not known is no longer there to be cancelled.
-    pub(super) async fn cancel(&self, id: &str, longest: Duration) -> Result<(), FarError> {
-        let request = self.http.post(self.path(&["cancel", id])).timeout(longest);
-        match self.send(request).await {
-            Ok(_) | Err(FarError::NotFound) => Ok(()),
+    /// Cancels the job. One that is not known, or has ended, is no longer there to be cancelled.
+    pub(super) async fn cancel(&self, id: &str, longest: Option<Duration>) -> Result<(), FarError> {
+        let silence = longest.unwrap_or(self.silence).min(self.silence);
+        match self.send(self.http.post(self.path(&["cancel", id])), silence).await {
+            Ok(_) | Err(FarError::NotFound | FarError::Refused { status: 400 | 409 | 410 | 422, .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -140,15 +146,18 @@ impl FarEndpoint {
         url
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Bytes, FarError> {
+    /// Sends the request; the far endpoint may be silent for `silence` before and within its answer.
+    async fn send(&self, request: RequestBuilder, silence: Duration) -> Result<Bytes, FarError> {
         let unreachable = |error: reqwest::Error| {
             let was_sent = !error.is_connect() && !error.is_builder();
             FarError::Unreachable { text: request_error_text(error), was_sent }
         };
-        let mut reply = request.send().await.map_err(unreachable)?;
+        let silent =
+            |_| FarError::Unreachable { text: format!("nothing came for {} s", silence.as_secs()), was_sent: true };
+        let mut reply = timeout(silence, request.send()).await.map_err(silent)?.map_err(unreachable)?;
         let status = reply.status();
         let mut body = Vec::new();
-        while let Some(part) = reply.chunk().await.map_err(unreachable)? {
+        while let Some(part) = timeout(silence, reply.chunk()).await.map_err(silent)?.map_err(unreachable)? {
             if body.len() + part.len() > self.max_bytes {
                 return Err(FarError::TooLarge(self.max_bytes));
             }

@@ -10,9 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{FarEndpoint, FarError, Why};
 use super::counts::EndpointCounts;
-use super::limits::{
-    CANCEL_PAUSE, CANCEL_TIME, LAST_CANCEL_TIME, REQUEST_TIME, RETRY_PAUSE, STATUS_INTERVAL, STREAM_INTERVAL,
-};
+use super::limits::{LAST_CANCEL_TIME, RETRY_PAUSE, STATUS_INTERVAL, STREAM_INTERVAL};
 use super::settings::OverflowSettings;
 use super::spending::dollars;
 use super::wire::{FarJob, FarStream};
@@ -27,8 +25,36 @@ pub(super) struct Shared {
     pub(super) counts: EndpointCounts,
     /// The store outlives this program.
     pub(super) resumes: bool,
-    /// Limits the jobs whose cancelling is tried again and again.
-    pub(super) cancels: Arc<Semaphore>,
+    /// Limits the requests at once that cancel jobs.
+    pub(super) cancels: Semaphore,
+}
+
+impl Shared {
+    /// Repeats what the store cannot do at the moment. `None` when it refuses for good, or when this program ends first.
+    pub(super) async fn patiently<T, F>(
+        &self,
+        job: &JobId,
+        leave: &CancellationToken,
+        mut operation: impl FnMut() -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match operation().await {
+                Ok(done) => return Some(done),
+                Err(StoreError::Unavailable(_) | StoreError::StreamFull | StoreError::StreamsFull) => {}
+                Err(error) => {
+                    tracing::warn!(endpoint = %self.endpoint, %job, %error, "A report of the overflow was refused.");
+                    return None;
+                }
+            }
+            tokio::select! {
+                () = sleep(RETRY_PAUSE) => {}
+                () = leave.cancelled() => return None,
+            }
+        }
+    }
 }
 
 /// How a job left the overflow.
@@ -49,11 +75,20 @@ pub(super) enum How {
 pub(super) struct Departure {
     pub(super) how: How,
     pub(super) dollars: f64,
+    /// Its id at the far endpoint, where it is to be cancelled.
+    pub(super) cancel: Option<String>,
 }
 
 impl From<How> for Departure {
     fn from(how: How) -> Self {
-        Self { how, dollars: 0.0 }
+        Self { how, dollars: 0.0, cancel: None }
+    }
+}
+
+impl Departure {
+    /// It may be at the far endpoint still.
+    fn and_cancel(self, far_id: &str) -> Self {
+        Self { cancel: Some(far_id.to_owned()), ..self }
     }
 }
 
@@ -84,20 +119,22 @@ impl Follower {
         let far_id = match self.submission(job).await {
             Ok(far_id) => far_id,
             Err(error) => {
+                shared.counts.note_far(error.why() == Why::OfJob);
                 tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint does not accept a job. It goes back to the queue.");
                 return self.give_back(error.why()).await;
             }
         };
+        shared.counts.note_far(true);
         tracing::debug!(endpoint = %shared.endpoint, job = %self.job, far_id, "A late job is run by the overflow endpoint.");
         self.patiently(|| shared.store.accepted_elsewhere(&shared.endpoint, &self.job, &far_id)).await;
         self.follow(&far_id).await
     }
 
-    /// The id of the job there. When it is not known whether the job was accepted, the same submission is sent once more.
+    /// The id of the job there. When it is not known whether the job was accepted, the same submission is sent once more, in time.
     async fn submission(&self, job: &TakenJob) -> Result<String, FarError> {
-        let far = &self.shared.far;
+        let (far, started) = (&self.shared.far, Instant::now());
         match far.submit(job).await {
-            Err(error) if error.is_in_doubt() => {
+            Err(error) if error.is_in_doubt() && started.elapsed() + RETRY_PAUSE < self.shared.settings.lost_after => {
                 tracing::debug!(endpoint = %self.shared.endpoint, job = %self.job, %error, "A submission to the overflow endpoint is repeated.");
                 sleep(RETRY_PAUSE).await;
                 far.submit(job).await
@@ -116,7 +153,7 @@ impl Follower {
             }
             let round = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return self.stopped(far_id).await,
+                () = self.stop.cancelled() => return self.stopped(far_id),
                 // Where the next process goes on, a round is not cut off: what it has read would be lost.
                 () = self.leave.cancelled(), if !self.shared.resumes => return self.left(far_id).await,
                 round = self.round(far_id, &mut seen) => round,
@@ -125,24 +162,21 @@ impl Follower {
                 Ok(Some(departure)) => return departure,
                 Ok(None) => {
                     heard = Instant::now();
+                    self.shared.counts.note_far(true);
                     continue;
                 }
                 Err(error @ FarError::TooLarge(_)) => {
-                    self.cancel(far_id, REQUEST_TIME).await;
                     let outcome =
                         Outcome::failed(format!("the result cannot be fetched from the overflow endpoint: {error}"));
-                    return self.end(outcome, None).await;
+                    return self.end(outcome, None).await.and_cancel(far_id);
                 }
                 Err(error) => error,
             };
             let is_lost = matches!(error, FarError::NotFound);
             if is_lost || heard.elapsed() >= self.shared.settings.lost_after {
                 tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, %error, "The overflow endpoint has lost a job. It goes back to the queue.");
-                let departure = self.give_back(Why::Lost).await;
-                if !is_lost {
-                    self.cancel(far_id, Duration::ZERO).await;
-                }
-                return departure;
+                self.shared.counts.note_far(is_lost);
+                return self.give_back(Why::Lost).await.and_cancel(far_id);
             }
             tokio::select! {
                 () = sleep(RETRY_PAUSE) => {}
@@ -167,7 +201,7 @@ impl Follower {
             match job.status {
                 Status::Cancelled => {
                     tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, "A job was cancelled at the overflow endpoint. It goes back to the queue.");
-                    return Ok(Some(self.give_back(Why::Lost).await));
+                    return Ok(Some(self.give_back(Why::Lost).await.and_cancel(far_id)));
                 }
                 status if status.is_terminal() => return self.finish(far_id, job).await.map(Some),
                 _ => self.pass_progress(&job, seen).await,
@@ -225,7 +259,7 @@ impl Follower {
             *(if has_failed { &mut totals.failed } else { &mut totals.completed }) += 1;
             totals.dollars += dollars;
         });
-        Departure { how: How::Ended, dollars }
+        Departure { how: How::Ended, dollars, cancel: None }
     }
 
     async fn begin(&self, ago: Duration) {
@@ -249,15 +283,15 @@ impl Follower {
         self.charged(How::Returned(why))
     }
 
-    async fn stopped(&self, far_id: &str) -> Departure {
-        self.cancel(far_id, REQUEST_TIME).await;
+    fn stopped(&self, far_id: &str) -> Departure {
         self.shared.counts.note(|totals| totals.stopped += 1);
-        self.charged(How::Stopped)
+        self.charged(How::Stopped).and_cancel(far_id)
     }
 
     async fn left(&self, far_id: &str) -> Departure {
-        if !self.shared.resumes {
-            self.cancel(far_id, LAST_CANCEL_TIME).await;
+        let Shared { endpoint, far, resumes, .. } = &*self.shared;
+        if !*resumes && let Err(error) = far.cancel(far_id, Some(LAST_CANCEL_TIME)).await {
+            tracing::warn!(%endpoint, job = %self.job, far_id, %error, "A job could not be cancelled at the overflow endpoint, and runs there to its end.");
         }
         How::Left.into()
     }
@@ -266,55 +300,14 @@ impl Follower {
     fn charged(&self, how: How) -> Departure {
         let dollars = self.shared.settings.price.map(|price| price.of(self.ran_for())).unwrap_or_default();
         self.shared.counts.note(|totals| totals.dollars += dollars);
-        Departure { how, dollars }
+        Departure { how, dollars, cancel: None }
     }
 
-    /// Cancels the job at the far endpoint: at first for as long as `wait`, then in the background.
-    async fn cancel(&self, far_id: &str, wait: Duration) {
-        let cancelled = !wait.is_zero() && self.shared.far.cancel(far_id, wait).await.is_ok();
-        if cancelled {
-            return;
-        }
-        let Ok(permit) = Arc::clone(&self.shared.cancels).try_acquire_owned() else {
-            tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, far_id, "A job cannot be cancelled at the overflow endpoint, and runs there to its end.");
-            return;
-        };
-        let (shared, job, leave, far_id) =
-            (Arc::clone(&self.shared), Arc::clone(&self.job), self.leave.clone(), far_id.to_owned());
-        tokio::spawn(async move {
-            let _permit = permit;
-            let deadline = Instant::now() + CANCEL_TIME;
-            while let Err(error) = shared.far.cancel(&far_id, REQUEST_TIME).await {
-                if leave.is_cancelled() || Instant::now() >= deadline {
-                    tracing::warn!(endpoint = %shared.endpoint, %job, far_id, %error, "A job could not be cancelled at the overflow endpoint, and runs there to its end.");
-                    return;
-                }
-                tokio::select! {
-                    () = sleep(CANCEL_PAUSE) => {}
-                    () = leave.cancelled() => {}
-                }
-            }
-        });
-    }
-
-    /// Repeats what the store cannot do at the moment. `None` when it refuses for good, or when this program ends first.
-    async fn patiently<T, F>(&self, mut operation: impl FnMut() -> F) -> Option<T>
+    /// As the method of [`Shared`], for this job.
+    async fn patiently<T, F>(&self, operation: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        loop {
-            match operation().await {
-                Ok(done) => return Some(done),
-                Err(StoreError::Unavailable(_) | StoreError::StreamFull | StoreError::StreamsFull) => {}
-                Err(error) => {
-                    tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, %error, "A report of the overflow was refused.");
-                    return None;
-                }
-            }
-            tokio::select! {
-                () = sleep(RETRY_PAUSE) => {}
-                () = self.leave.cancelled() => return None,
-            }
-        }
+        self.shared.patiently(&self.job, &self.leave, operation).await
     }
 }

@@ -1,6 +1,6 @@
 //! The overflow of one endpoint: which jobs it takes, and when.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::cancel::cancel;
 use super::client::{FarEndpoint, Why};
-use super::counts::EndpointCounts;
+use super::counts::{EndpointCounts, HeldBack};
 use super::follow::{Departure, Follower, How, Shared};
 use super::limits::{
-    CANCELS, FIRST_PAUSE, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS, RETRY_PAUSE, SHUTDOWN_TIME,
-    STOP_TIME,
+    CANCELS, FIRST_PAUSE, HELD_BACK_INTERVAL, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS,
+    RETRY_PAUSE, SHUTDOWN_TIME, STOP_TIME,
 };
 use super::settings::OverflowSettings;
 use super::spending::Spending;
@@ -69,6 +70,13 @@ impl Pause {
 /// A job with the time at which it was sent.
 type Left = (JobId, Instant, Departure);
 
+/// Whether late jobs are held back, and when that was looked at last.
+#[derive(Debug, Default)]
+struct Restraint {
+    reason: Option<HeldBack>,
+    looked: Option<Instant>,
+}
+
 /// The overflow of one endpoint.
 pub(super) struct Forwarder {
     shared: Arc<Shared>,
@@ -77,9 +85,14 @@ pub(super) struct Forwarder {
     /// Another worker serves under the id, which was said.
     is_refused: bool,
     started: Instant,
-    overdue: Overdue,
     held: HashMap<JobId, Held>,
     tasks: JoinSet<Left>,
+    /// Jobs that are to be cancelled at the far endpoint, with how long they may run there. They are not sent again before that is done.
+    cancelling: HashMap<JobId, Duration>,
+    cancels: JoinSet<JobId>,
+    /// Jobs that the far endpoint has refused or lost too often.
+    refused: HashSet<JobId>,
+    restraint: Restraint,
     /// How often jobs were lost.
     returns: HashMap<JobId, u32>,
     pause: Pause,
@@ -97,16 +110,18 @@ impl Forwarder {
         resumes: bool,
     ) -> Self {
         let now = Instant::now();
-        let overdue = Overdue { after: settings.after, ..Overdue::default() };
-        let cancels = Arc::new(Semaphore::new(CANCELS));
+        let cancels = Semaphore::new(CANCELS);
         Self {
             shared: Arc::new(Shared { store, endpoint, far, settings, counts, resumes, cancels }),
             instance: Uuid::new_v4().to_string(),
             is_refused: false,
             started: now,
-            overdue,
             held: HashMap::new(),
             tasks: JoinSet::new(),
+            cancelling: HashMap::new(),
+            cancels: JoinSet::new(),
+            refused: HashSet::new(),
+            restraint: Restraint::default(),
             returns: HashMap::new(),
             pause: Pause { since: now, until: now, next: FIRST_PAUSE },
             spending: Spending::default(),
@@ -128,13 +143,21 @@ impl Forwarder {
             if shutdown.is_cancelled() {
                 break;
             }
-            // The next one follows these jobs.
-            self.tasks.abort_all();
-            while self.tasks.join_next().await.is_some() {}
+            // The next one follows these jobs, and cancels those that are to be cancelled.
+            self.tasks.shutdown().await;
+            self.cancels.shutdown().await;
             self.held.clear();
+            self.cancelling.clear();
+            self.shared.counts.note(|totals| (totals.is_away, totals.held_back) = (false, None));
         }
         self.leave.cancel();
-        let _ = timeout(SHUTDOWN_TIME, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let _ = timeout(SHUTDOWN_TIME, async {
+            while let Some(left) = self.tasks.join_next().await {
+                self.note(left.ok());
+            }
+            while self.cancels.join_next().await.is_some() {}
+        })
+        .await;
     }
 
     async fn wait_for_turn(&self) {
@@ -175,6 +198,7 @@ impl Forwarder {
                     Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
                 },
                 Some(left) = self.tasks.join_next() => self.note(left.ok()),
+                Some(job) = self.cancels.join_next() => self.note_cancelled(job.ok()),
             }
         }
     }
@@ -189,6 +213,15 @@ impl Forwarder {
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         };
+        let cancels = loop {
+            match store.cancels_elsewhere(endpoint).await {
+                Ok(cancels) => break cancels,
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        };
+        for job in cancels {
+            self.cancel(job.id, job.far_id.to_string(), job.run_time);
+        }
         for job in jobs {
             match job.far_id {
                 Some(far_id) => self.hold(job.id, job.run_time, Task::Follow(far_id)),
@@ -224,23 +257,65 @@ impl Forwarder {
         let may_send = Instant::now() >= self.pause.until;
         loop {
             let room = if may_send { settings.max_in_flight.saturating_sub(self.held.len()) } else { 0 };
-            self.overdue.run_time = self.affordable_time();
+            let run_time = self.affordable_time();
             // Each job leaves less money for the next one.
-            self.overdue.max = if self.overdue.run_time.is_some() { room.min(1) } else { room };
-            let jobs = match store.take_overdue(endpoint, &self.overdue).await {
+            let overdue = Overdue { max: if run_time.is_some() { room.min(1) } else { room }, run_time, ..self.late() };
+            let jobs = match store.take_overdue(endpoint, &overdue).await {
                 Ok(jobs) => jobs,
                 Err(error) => {
                     tracing::debug!(%endpoint, %error, "The overflow cannot take jobs at the moment.");
-                    break;
+                    return;
                 }
             };
-            let is_last = jobs.is_empty() || self.overdue.run_time.is_none();
+            let is_last = jobs.is_empty() || run_time.is_none();
             for job in jobs {
                 self.hold(Arc::clone(&job.id), job.request.policy.run_time(), Task::Submit(Box::new(job)));
             }
             if is_last {
                 break;
             }
+        }
+        if may_send {
+            self.note_restraint().await;
+        }
+    }
+
+    /// The jobs that are late, but for those that must not be sent now.
+    fn late(&self) -> Overdue {
+        let except = self.refused.iter().chain(self.cancelling.keys()).chain(self.held.keys());
+        Overdue { after: self.shared.settings.after, except: except.cloned().collect(), ..Overdue::default() }
+    }
+
+    /// Says when jobs begin to be held back, and when they no longer are.
+    async fn note_restraint(&mut self) {
+        let Shared { store, endpoint, settings, counts, .. } = &*self.shared;
+        if self.restraint.looked.is_some_and(|looked| looked.elapsed() < HELD_BACK_INTERVAL) {
+            return;
+        }
+        let is_full = self.held.len() >= settings.max_in_flight;
+        let limit =
+            if is_full { Some(HeldBack::InFlight) } else { settings.max_dollars_per_hour.map(|_| HeldBack::Budget) };
+        let reason = match limit {
+            Some(limit) => match store.is_overdue(endpoint, &self.late()).await {
+                Ok(is_overdue) => is_overdue.then_some(limit),
+                Err(_) => return,
+            },
+            None => None,
+        };
+        self.restraint.looked = Some(Instant::now());
+        let before = std::mem::replace(&mut self.restraint.reason, reason);
+        if before == reason {
+            return;
+        }
+        counts.note(|totals| totals.held_back = reason);
+        match reason {
+            Some(HeldBack::InFlight) => {
+                tracing::warn!(%endpoint, max_in_flight = settings.max_in_flight, "Late jobs wait here: as many jobs are at the overflow endpoint as `overflow.max_in_flight` allows.");
+            }
+            Some(HeldBack::Budget) => {
+                tracing::warn!(%endpoint, max_dollars_per_hour = settings.max_dollars_per_hour, "Late jobs wait here: `overflow.max_dollars_per_hour` leaves too little for any of them.");
+            }
+            None => tracing::info!(%endpoint, "Late jobs are no longer held back from the overflow endpoint."),
         }
     }
 
@@ -269,7 +344,8 @@ impl Forwarder {
     fn affordable_time(&mut self) -> Option<Duration> {
         let OverflowSettings { price, max_dollars_per_hour, .. } = self.shared.settings;
         let (max, price) = (max_dollars_per_hour?, price?);
-        let set_aside: f64 = self.held.values().map(|held| price.of(held.longest())).sum();
+        let cancelling = self.cancelling.values().copied();
+        let set_aside: f64 = self.held.values().map(Held::longest).chain(cancelling).map(|time| price.of(time)).sum();
         let left = max - self.spending.last_hour(self.started.elapsed()) - set_aside;
         Some(price.buys(left).saturating_sub(STOP_TIME))
     }
@@ -281,11 +357,32 @@ impl Forwarder {
         store.heartbeat(endpoint, OVERFLOW, heartbeat).await.map_or(RETRY_PAUSE, ping_interval)
     }
 
+    /// Cancels a job at the far endpoint in the background.
+    fn cancel(&mut self, job: JobId, far_id: String, run_time: Duration) {
+        self.cancelling.insert(Arc::clone(&job), run_time.saturating_add(STOP_TIME));
+        let (shared, leave) = (Arc::clone(&self.shared), self.leave.clone());
+        self.cancels.spawn(async move {
+            cancel(&shared, &job, &far_id, &leave).await;
+            job
+        });
+    }
+
+    /// Notes that a job has been cancelled there, or that its task has panicked.
+    fn note_cancelled(&mut self, job: Option<JobId>) {
+        if let Some(job) = job {
+            self.cancelling.remove(&job);
+        }
+    }
+
     /// Notes that a task has ended. A job whose task has panicked is missing from the heartbeats from now on.
     fn note(&mut self, left: Option<Left>) {
+        let ended = left.as_ref().and_then(|(job, ..)| self.held.get(job)).map(|held| held.run_time);
         self.held.retain(|_, held| !held.task.is_finished());
-        let Some((job, sent, Departure { how, dollars })) = left else { return };
+        let Some((job, sent, Departure { how, dollars, cancel })) = left else { return };
         self.spending.note(self.started.elapsed(), dollars);
+        if let Some(far_id) = cancel {
+            self.cancel(Arc::clone(&job), far_id, ended.unwrap_or_default());
+        }
         match how {
             How::Ended => {
                 self.pause.next = FIRST_PAUSE;
@@ -299,9 +396,9 @@ impl Forwarder {
     }
 
     fn note_return(&mut self, job: JobId, sent: Instant, why: Why) {
-        if self.returns.len() + self.overdue.except.len() >= REMEMBERED_RETURNS {
+        if self.returns.len() + self.refused.len() >= REMEMBERED_RETURNS {
             self.returns.clear();
-            self.overdue.except.clear();
+            self.refused.clear();
         }
         if why != Why::OfJob {
             self.pause.note(sent);
@@ -318,7 +415,7 @@ impl Forwarder {
         };
         if is_over {
             self.returns.remove(&job);
-            self.overdue.except.insert(job);
+            self.refused.insert(job);
         }
     }
 }
@@ -343,10 +440,10 @@ mod tests {
         for (why, times) in [(Why::NoneTaken, 100), (Why::Lost, MAX_RETURNS), (Why::OfJob, 1)] {
             let job: JobId = format!("{why:?}").into();
             for time in 1..=times {
-                assert!(forwarder.overdue.except.is_empty(), "{why:?} {time}");
+                assert!(forwarder.refused.is_empty(), "{why:?} {time}");
                 forwarder.note(Some((Arc::clone(&job), Instant::now(), How::Returned(why).into())));
             }
-            assert_eq!(forwarder.overdue.except.remove(&job), why != Why::NoneTaken, "{why:?}");
+            assert_eq!(forwarder.refused.remove(&job), why != Why::NoneTaken, "{why:?}");
         }
     }
 

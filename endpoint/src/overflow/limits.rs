@@ -9,8 +9,12 @@ pub(super) const STREAM_HOLD: Duration = Duration::from_secs(1);
 /// Between two requests for the stream of one job, and for its progress: RunPod limits requests.
 pub(super) const STREAM_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the far endpoint may be silent in the middle of a request.
-pub(super) const REQUEST_TIME: Duration = Duration::from_secs(30);
+/// How long the far endpoint may be silent in the middle of a request: as long as it may be silent about a job, within these bounds. It
+/// is silent while it holds a request for stream items.
+pub(super) const SHORTEST_SILENCE: Duration = Duration::from_secs(3);
+pub(super) const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// Bytes of a request for which it may be silent for one more second: they must arrive first.
+pub(super) const BYTES_A_SECOND: usize = 1 << 20;
 /// One request, with a large input or result.
 pub(super) const TRANSFER_TIME: Duration = Duration::from_secs(300);
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -23,11 +27,15 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(super) const MAX_RETURNS: u32 = 3;
 /// Jobs remembered because they were lost or refused; then all are forgotten.
 pub(super) const REMEMBERED_RETURNS: usize = 10_000;
-/// How long, and how often, cancelling a job at the far endpoint is tried.
-pub(super) const CANCEL_TIME: Duration = Duration::from_secs(600);
-pub(super) const CANCEL_PAUSE: Duration = Duration::from_secs(5);
-/// Jobs whose cancelling is tried at once.
-pub(super) const CANCELS: usize = 1000;
+/// How long cancelling a job at the far endpoint is tried. After a day RunPod has forgotten it, unless it has a longer `ttl`.
+pub(super) const CANCEL_TIME: Duration = Duration::from_secs(24 * 3600);
+/// Before cancelling a job is tried again; doubled with each failure, up to the second.
+pub(super) const FIRST_CANCEL_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(60);
+/// Requests at once that cancel jobs.
+pub(super) const CANCELS: usize = 50;
+/// Between two questions whether jobs are held back.
+pub(super) const HELD_BACK_INTERVAL: Duration = Duration::from_secs(5);
 /// How much longer than its timeout a job may run before it has been stopped there.
 pub(super) const STOP_TIME: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the jobs to be cancelled or left in order.
@@ -46,7 +54,7 @@ pub(crate) fn describe() -> [(&'static str, String); 10] {
         ("overflow-look-interval", time(LOOK_INTERVAL)),
         ("overflow-stream-interval", time(STREAM_INTERVAL)),
         ("overflow-status-interval", time(STATUS_INTERVAL)),
-        ("overflow-request-time", time(REQUEST_TIME)),
+        ("overflow-longest-silence", time(LONGEST_SILENCE)),
         ("overflow-transfer-time", time(TRANSFER_TIME)),
         ("overflow-longest-pause", time(LONGEST_PAUSE)),
         ("overflow-returns", MAX_RETURNS.to_string()),

@@ -3,6 +3,7 @@
 //! For the store this is one more worker, [`OVERFLOW`](crate::store::OVERFLOW): it takes jobs, sends heartbeats for those it holds, obeys
 //! stop signals, and reports results. Instead of a handler it has a client of the other endpoint, "the far one".
 
+mod cancel;
 mod client;
 mod counts;
 mod follow;
@@ -19,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use client::FarEndpoint;
-pub use counts::{OverflowCounts, OverflowTotals};
+pub use counts::{HeldBack, OverflowCounts, OverflowTotals};
 use forwarder::Forwarder;
 pub use settings::{OverflowConfig, OverflowError, OverflowSettings};
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::limits::STOP_TIME;
 use super::spending::Price;
+use crate::api::is_id;
 use crate::secret::Secret;
 
 const MAX_IN_FLIGHT: usize = 1000;
@@ -85,11 +86,26 @@ fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
         matches!(url.scheme(), "http" | "https") && url.has_host() && !has_key && url.fragment().is_none()
     };
     let url = Url::parse(String::deserialize(deserializer)?.trim_end_matches('/')).ok().filter(fits);
-    url.ok_or_else(|| {
+    let url = url.ok_or_else(|| {
         serde::de::Error::custom(
             "`overflow.url` must be http(s)://host/v2/<endpoint id>, with the key in `key_file` or `key_env`",
         )
-    })
+    })?;
+    if names_endpoint(&url) {
+        Ok(url)
+    } else {
+        let origin = url.origin().ascii_serialization();
+        Err(serde::de::Error::custom(format!(
+            "`overflow.url` names no endpoint: it must end in /v2/<endpoint id>, such as {origin}/v2/my-endpoint"
+        )))
+    }
+}
+
+/// Whether the path is that of an endpoint. A proxy may have put something before it.
+fn names_endpoint(url: &Url) -> bool {
+    let Some(segments) = url.path_segments() else { return false };
+    let mut last = segments.rev();
+    last.next().is_some_and(is_id) && last.next() == Some("v2")
 }
 
 impl OverflowConfig {
@@ -216,6 +232,11 @@ mod tests {
             ("url = \"ftp://h/v2/e\"\nafter = \"1s\"", "http(s)"),
             ("url = \"https://u:secret@h/v2/e\"\nafter = \"1s\"", "key_file"),
             ("url = \"https://h/v2/e?key=secret\"\nafter = \"1s\"", "key_file"),
+            ("url = \"https://h:8443\"\nafter = \"1s\"", "such as https://h:8443/v2/my-endpoint"),
+            ("url = \"https://h/v2\"\nafter = \"1s\"", "must end in /v2/<endpoint id>"),
+            ("url = \"https://h/v2/e/run\"\nafter = \"1s\"", "must end in /v2/<endpoint id>"),
+            ("url = \"https://h/e\"\nafter = \"1s\"", "must end in /v2/<endpoint id>"),
+            ("url = \"https://h/v2/e%20f\"\nafter = \"1s\"", "must end in /v2/<endpoint id>"),
             ("url = \"https://h/v2/e\"\nafter = \"8d\"", "7d"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nmax_in_flight = 0", "1 to 1000"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nlost_after = \"10ms\"", "1s to 7d"),

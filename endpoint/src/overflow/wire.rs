@@ -35,8 +35,8 @@ struct RunPolicy {
 impl<'a> From<&'a TakenJob> for RunRequest<'a> {
     fn from(job: &'a TakenJob) -> Self {
         let request = &job.request;
-        // In whole milliseconds, as they are written down: a submission that is repeated after a restart has the same bytes.
-        let waited = (job.submitted + job.delay).as_millis() - job.submitted.as_millis();
+        // In whole milliseconds, as they are written down, and as of the first try: a submission that is repeated has the same bytes.
+        let waited = job.handover.since.as_millis().saturating_sub(job.submitted.as_millis());
         let left = request.policy.ttl.as_millis().saturating_sub(waited).clamp(TTL.0.as_millis(), TTL.1.as_millis());
         Self {
             input: &request.input,
@@ -49,9 +49,10 @@ impl<'a> From<&'a TakenJob> for RunRequest<'a> {
     }
 }
 
-/// Names one submission: the same when it is repeated, another one for each attempt and after `/retry`.
+/// Names one hand-over: the same for every submission until the far endpoint is known not to have the job any more, however often it has
+/// come back since, and another one after `/retry`.
 pub(super) fn submission_key(job: &TakenJob) -> String {
-    format!("{}-{}-{}", job.id, job.submitted.as_millis(), job.attempt)
+    format!("{}-{}-{}", job.id, job.submitted.as_millis(), job.handover.number)
 }
 
 /// The reply of `/run`.
@@ -137,7 +138,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::{CallerMistake, Policy, Request};
+    use crate::store::{CallerMistake, Handover, Policy, Request};
 
     fn outcome(body: &str) -> Outcome {
         FarJob::parse(body.as_bytes()).unwrap().outcome()
@@ -184,18 +185,24 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_that_is_repeated_is_the_same_to_the_byte_and_the_next_attempt_is_another() {
+    fn a_submission_that_is_repeated_is_the_same_to_the_byte_and_the_next_hand_over_is_another() {
         let request_at = |nanos: u64| {
             let (submitted, delay) = (Duration::from_nanos(7_000_900_000 + nanos), Duration::from_nanos(2_000_300_000));
-            TakenJob { id: "j".into(), attempt: 2, submitted, delay, request: request() }
+            let handover = Handover { number: 1, since: submitted + delay };
+            TakenJob { id: "j".into(), attempt: 2, handover, submitted, delay, request: request() }
         };
         // What is written down are milliseconds: 7.000 and 9.001 s.
-        let kept = TakenJob { submitted: Duration::from_secs(7), delay: Duration::from_millis(2001), ..request_at(0) };
+        let since = Duration::from_millis(9001);
+        let handover = Handover { number: 1, since };
+        let kept = TakenJob { submitted: Duration::from_secs(7), handover, ..request_at(0) };
         let taken = request_at(0);
         let body = |job: &TakenJob| serde_json::to_string(&RunRequest::from(job)).unwrap();
         assert_eq!((body(&taken), submission_key(&taken)), (body(&kept), submission_key(&kept)));
         assert!(body(&taken).contains(r#""ttl":57999"#), "{}", body(&taken));
-        let later = [TakenJob { attempt: 3, ..request_at(0) }, request_at(1_000_000)];
+        let next_attempt = TakenJob { attempt: 3, delay: Duration::from_secs(20), ..request_at(0) };
+        assert_eq!((body(&next_attempt), submission_key(&next_attempt)), (body(&taken), submission_key(&taken)));
+        let handover = Handover { number: 2, since };
+        let later = [TakenJob { handover, ..request_at(0) }, request_at(1_000_000)];
         assert!(later.iter().all(|job| submission_key(job) != submission_key(&taken)));
     }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    BatchId, BatchRequest, BatchView, Batches, GivenUp, Health, Heartbeat, HistoryPage, HistoryQuery, JobDetails,
-    JobElsewhere, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Operations, Outcome, Overdue, Page,
-    Payload, RetriedFailed, Seen, Status, Store, StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent, WorkerView,
+    BatchId, BatchRequest, BatchView, Batches, CancelElsewhere, GivenUp, Health, Heartbeat, HistoryPage, HistoryQuery,
+    JobDetails, JobElsewhere, JobFilter, JobId, JobRow, JobView, Load, NewJob, Observation, Operations, Outcome,
+    Overdue, Page, Payload, RetriedFailed, Seen, Status, Store, StoreError, TakenJob, Webhook, WebhookEnd, WorkerEvent,
+    WorkerView,
 };
 
 /// Answers every call with [`StoreError::Unavailable`].
@@ -83,6 +84,9 @@ away! {
         begun_elsewhere(&str, &str, Duration) -> ();
         elsewhere(&str) -> Vec<JobElsewhere>;
         taken_elsewhere(&str, &str) -> Option<TakenJob>;
+        is_overdue(&str, &Overdue) -> bool;
+        cancels_elsewhere(&str) -> Vec<CancelElsewhere>;
+        cancelled_elsewhere(&str, &str, &str) -> ();
         worker_event(&str, &str, WorkerEvent) -> ();
         refreshing(&str, &str, Duration) -> bool;
         observe(&str) -> Observation;

@@ -33,10 +33,12 @@ pub struct Health {
     pub completed: u64,
     /// Jobs failed since the endpoint was created.
     pub failed: u64,
-    /// Jobs held by workers.
+    /// Jobs held by workers, those that wait at another endpoint left out.
     pub in_progress: usize,
-    /// Jobs waiting.
+    /// Jobs waiting, here or at another endpoint.
     pub in_queue: usize,
+    /// Of these, jobs that wait at another endpoint. Not part of RunPod's document.
+    pub elsewhere: usize,
     /// Retries of lost jobs since the endpoint was created.
     pub retried: u64,
     /// Whether the endpoint gives out no jobs until it is resumed. Not part of RunPod's document.
@@ -120,7 +122,7 @@ pub struct Totals {
     pub handed_back: u64,
     /// Second processes noticed with the id of a running worker.
     pub duplicate_workers: u64,
-    /// From submission to the start of the first attempt.
+    /// From submission to the start of the first attempt, of all jobs but the requests of batches.
     pub delay: Distribution,
     /// Length of the last attempt of each job that ended.
     pub execution: Distribution,
@@ -194,6 +196,15 @@ pub struct DatabaseFigures {
     pub standbys: usize,
 }
 
+/// The requests of batches that have not ended. They wait by design: until no other job does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchRequests {
+    /// Wait for a worker. They are among the jobs that `/health` shows as waiting.
+    pub waiting: usize,
+    /// Held by workers, or waiting to be retried.
+    pub in_progress: usize,
+}
+
 /// The totals of one endpoint and what `/health` shows at the same moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observation {
@@ -201,10 +212,20 @@ pub struct Observation {
     pub health: Health,
     /// The counters since the start of the program.
     pub totals: Totals,
-    /// How long the job at the head of the queue has waited.
+    /// How many of its jobs are requests of batches.
+    pub batch_requests: BatchRequests,
+    /// How long the first job that is not of low priority has waited.
     pub oldest_wait: Option<Timestamp>,
     /// What runs the jobs; `None` before a worker has said it.
     pub model: Option<Arc<Model>>,
+}
+
+impl Observation {
+    /// The jobs that wait, without those that wait by design.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.health.in_queue.saturating_sub(self.batch_requests.waiting)
+    }
 }
 
 #[cfg(test)]

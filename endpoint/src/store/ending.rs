@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::payload::{Content, Part, Payload};
 
+/// Why a job has no result whose life ended before it did.
+pub(crate) const EXPIRED: &str = "the job has expired: its `ttl` was over before it ended";
+
 /// What a worker has made of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ending<P = Payload> {

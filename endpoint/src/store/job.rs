@@ -13,7 +13,7 @@ use super::request::{JobId, Request};
 use super::size::Size;
 use super::status::Status;
 use super::stream::Stream;
-use super::views::{Attempt, JobView};
+use super::views::{Attempt, Handover, JobView};
 
 /// A deadline far beyond every other one.
 const NEVER: Timestamp = Duration::from_secs(1 << 36);
@@ -89,6 +89,43 @@ pub(crate) struct Notices {
     pub(crate) cancel_reported: bool,
 }
 
+/// What is known of a job at another endpoint, beside the run that it may have there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Handovers {
+    /// How many hand-overs are over: the other endpoint had accepted the job, and is not to run it any more. Until then all submissions
+    /// are one.
+    pub(crate) over: u32,
+    /// When the present one was first tried.
+    pub(crate) since: Option<Timestamp>,
+    /// Its id there, while it still has to be cancelled there.
+    pub(crate) cancel: Option<Arc<str>>,
+}
+
+impl Handovers {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The present one, which begins now at the latest.
+    pub(crate) fn present(&self, now: Timestamp) -> Handover {
+        Handover { number: self.over, since: self.since.unwrap_or(now) }
+    }
+
+    /// The job leaves the other endpoint before it has ended there.
+    pub(crate) fn leave(&mut self, run: &Run) {
+        if let Some(far_id) = &run.far_id {
+            self.give_up(far_id);
+        }
+    }
+
+    /// What the other endpoint has accepted under this id is to be cancelled there.
+    pub(crate) fn give_up(&mut self, far_id: &Arc<str>) {
+        self.over += 1;
+        self.since = None;
+        self.cancel = Some(Arc::clone(far_id));
+    }
+}
+
 /// A job as it is kept, in memory and on disk. `P` is what stands for a payload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record<P> {
@@ -103,6 +140,8 @@ pub(crate) struct Record<P> {
     pub(crate) attempt: Attempt,
     pub(crate) ending: Ending<P>,
     pub(crate) notices: Notices,
+    #[serde(default, skip_serializing_if = "Handovers::is_none")]
+    pub(crate) handovers: Handovers,
 }
 
 impl<P> Record<P> {
@@ -119,6 +158,7 @@ impl<P> Record<P> {
             attempt: self.attempt,
             ending: self.ending.and_then(|output| Some(form(Part::Output, output))),
             notices: self.notices,
+            handovers: self.handovers,
         }
     }
 }
@@ -138,6 +178,11 @@ impl<P: Content> Record<P> {
     /// Its webhook was given up.
     pub(crate) fn is_given_up(&self) -> bool {
         matches!(self.notices.report, Report::GivenUp { .. })
+    }
+
+    /// It still has to be cancelled at another endpoint.
+    pub(crate) fn is_cancelled_elsewhere(&self) -> bool {
+        self.handovers.cancel.is_some()
     }
 
     /// The job as readers see it.
@@ -193,7 +238,11 @@ impl<P: Content> Job<P> {
             State::Running(run) => {
                 [run.lease, run.execution_deadline].into_iter().flatten().fold(expires, Timestamp::min)
             }
-            State::Finished { forget_at, .. } => (*forget_at).min(expires).max(self.record.notices.report.kept_until()),
+            State::Finished { forget_at, .. } => {
+                // What must be cancelled elsewhere lives there until then, too.
+                let cancelled = if self.record.is_cancelled_elsewhere() { expires } else { Timestamp::ZERO };
+                (*forget_at).min(expires).max(self.record.notices.report.kept_until()).max(cancelled)
+            }
         }
     }
 

@@ -44,7 +44,8 @@ pub(crate) use away::Away;
 pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
 pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
-pub use counts::{BUCKETS, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
+pub use counts::{BUCKETS, BatchRequests, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
+pub(crate) use ending::EXPIRED;
 pub use ending::{CallerMistake, Ending, NotBegun, Outcome};
 pub use error::StoreError;
 pub use history::Transition;
@@ -64,8 +65,9 @@ pub use task::Task;
 pub(crate) use text::storable;
 pub use transfer::{MoveError, Moved, export_file, import_file};
 pub use views::{
-    Attempt, GivenUp, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load,
-    MAX_SEARCHED, Overdue, Page, RetriedFailed, Seen, TakenJob, Webhook, WorkerState, WorkerView,
+    Attempt, CancelElsewhere, GivenUp, Handover, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter,
+    JobRow, JobView, Load, MAX_SEARCHED, Overdue, Page, RetriedFailed, Seen, TakenJob, Webhook, WorkerState,
+    WorkerView,
 };
 pub use webhook_queue::{WebhookDue, WebhookEnd, WebhookOutcomes, WebhookQueue};
 pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};
@@ -148,11 +150,18 @@ pub trait Store: Operations + Batches + 'static {
     async fn accepted_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError>;
     /// Notes that the other endpoint has begun such a job, and how long ago: its time runs.
     async fn begun_elsewhere(&self, endpoint: &str, id: &str, ago: Duration) -> Result<(), StoreError>;
+    /// Whether a job has waited for too long and waits still, however long it may run.
+    async fn is_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<bool, StoreError>;
     /// The jobs that the worker [`OVERFLOW`] holds: after a restart, those of the last process.
     async fn elsewhere(&self, endpoint: &str) -> Result<Vec<JobElsewhere>, StoreError>;
     /// Such a job that no other endpoint is known to have accepted, as it was taken, so that its submission can be repeated. `None`
     /// for any other job.
     async fn taken_elsewhere(&self, endpoint: &str, id: &str) -> Result<Option<TakenJob>, StoreError>;
+    /// The jobs that the other endpoint had accepted and that are to be cancelled there: they were cancelled here, or went back to the
+    /// queue. Known until [`cancelled_elsewhere`](Self::cancelled_elsewhere), at most as long as they may live there.
+    async fn cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError>;
+    /// Notes that the other endpoint no longer has such a job.
+    async fn cancelled_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError>;
 
     /// Notes what happened to a worker's process.
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError>;

@@ -99,6 +99,8 @@ pub struct Queue<P = Payload> {
     failed_jobs: BTreeSet<u64>,
     /// The numbers of the jobs whose webhook was given up.
     given_up: BTreeSet<u64>,
+    /// The numbers of the jobs that still have to be cancelled at another endpoint.
+    cancelled_elsewhere: BTreeSet<u64>,
     batches: BatchTable,
     /// No job is given out.
     paused: bool,
@@ -135,6 +137,7 @@ impl<P: Content> Queue<P> {
             deadlines: BTreeSet::new(),
             failed_jobs: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            cancelled_elsewhere: BTreeSet::new(),
             batches: BatchTable::default(),
             paused: false,
             workers: Workers::default(),

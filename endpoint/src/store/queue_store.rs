@@ -27,8 +27,8 @@ use super::request::{JobId, NewJob, Request};
 use super::setup::Setup;
 use super::status::Status;
 use super::views::{
-    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
-    Webhook, WorkerView,
+    CancelElsewhere, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue,
+    Seen, TakenJob, Webhook, WorkerView,
 };
 use super::workers::{Heartbeat, WorkerEvent};
 
@@ -171,8 +171,8 @@ impl<B: Backing> QueueStore<B> {
         let requests = taken.iter().map(|job| job.request.clone()).collect();
         let loaded = self.loaded_requests(endpoint, requests).await?;
         let with_text = |(job, request): (TakenJob<B::Content>, Option<Request>)| {
-            let TakenJob { id, attempt, submitted, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, submitted, delay, request })
+            let TakenJob { id, attempt, handover, submitted, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, handover, submitted, delay, request })
         };
         Ok(taken.into_iter().zip(loaded).filter_map(with_text).collect())
     }
@@ -216,7 +216,7 @@ impl<B: Backing> Store for QueueStore<B> {
         let finished = endpoint.wakers.job_readers.wait(id, deadline, look).await;
         let snapshot = match (finished, latest) {
             (Some(Some(seen)), _) | (None, Some(seen)) => seen,
-            (Some(None), Some(last)) => Snapshot { view: JobView { status: Status::TimedOut, ..last.view }, ..last },
+            (Some(None), Some(last)) => Snapshot { view: last.view.expired(), ..last },
             (_, None) => return Err(StoreError::JobNotFound),
         };
         self.durable_view(&endpoint, snapshot).await
@@ -410,6 +410,21 @@ impl<B: Backing> Store for QueueStore<B> {
         let Some(endpoint) = self.find(endpoint) else { return Ok(None) };
         let (taken, mark) = endpoint.with(|queue, _| queue.taken_elsewhere(id));
         Ok(self.settled_assignments(&endpoint, taken.into_iter().collect(), mark).await?.pop())
+    }
+
+    async fn is_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<bool, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(false) };
+        Ok(endpoint.with(|queue, now| queue.is_overdue(now, overdue)).0)
+    }
+
+    async fn cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(Vec::new()) };
+        Ok(endpoint.with(|queue, _| queue.cancels_elsewhere()).0)
+    }
+
+    async fn cancelled_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError> {
+        let Some(endpoint) = self.find(endpoint) else { return Ok(()) };
+        self.commit(&endpoint, |queue, _| queue.cancelled_elsewhere(id, far_id)).await
     }
 
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {

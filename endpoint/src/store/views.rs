@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
-use super::ending::Ending;
+use super::ending::{EXPIRED, Ending};
 use super::error::StoreError;
 use super::history::Transition;
 use super::payload::Payload;
@@ -46,10 +46,25 @@ pub struct JobView<P = Payload> {
 }
 
 impl<P> JobView<P> {
+    /// What whoever still waits for the job sees once its life is over.
+    pub(crate) fn expired(self) -> Self {
+        Self { status: Status::TimedOut, ending: Ending::failed(EXPIRED), ..self }
+    }
+
     /// The same with its output in another form; without one when that form is `None`.
     pub(crate) fn and_then<Q>(self, form: impl FnOnce(P) -> Option<Q>) -> JobView<Q> {
         JobView { id: self.id, status: self.status, attempt: self.attempt, ending: self.ending.and_then(form) }
     }
+}
+
+/// One hand-over of a job to another endpoint. Until that is known not to have the job, all attempts are one hand-over, and are to send
+/// the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handover {
+    /// How many were before it.
+    pub number: u32,
+    /// When it was first tried.
+    pub since: Timestamp,
 }
 
 /// A job on its way to a worker.
@@ -59,6 +74,8 @@ pub struct TakenJob<P = Payload> {
     pub id: JobId,
     /// Which attempt this is; a return of an earlier attempt is ignored.
     pub attempt: u32,
+    /// Which hand-over this is, if it goes to another endpoint.
+    pub handover: Handover,
     /// When it was submitted, or queued again by `/retry`.
     pub submitted: Timestamp,
     /// How long the job has waited.
@@ -89,6 +106,17 @@ pub struct JobElsewhere {
     pub far_id: Option<Arc<str>>,
     /// A worker has begun it there.
     pub has_begun: bool,
+    /// How long it may run.
+    pub run_time: Duration,
+}
+
+/// A job that must not run at another endpoint any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelElsewhere {
+    /// Its id here.
+    pub id: JobId,
+    /// Its id there.
+    pub far_id: Arc<str>,
     /// How long it may run.
     pub run_time: Duration,
 }
@@ -255,8 +283,10 @@ pub struct Load {
     pub waiting: usize,
     /// How long the first of them has waited.
     pub oldest: Option<Timestamp>,
-    /// Jobs held by workers, without those that another endpoint runs.
+    /// Jobs held by workers, without those of low priority and those that another endpoint runs.
     pub in_progress: usize,
+    /// Whether there is work for one worker beside these jobs: requests of batches wait, or jobs of low priority run.
+    pub background: bool,
     /// The workers, sorted by id.
     pub workers: Vec<WorkerView>,
 }

@@ -1,10 +1,11 @@
 //! Which URLs a webhook can be delivered to at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use reqwest::Url;
 use runpod_address_guard::{Guard, Lookup, PrivateAddress, names_a_host, system_lookup};
@@ -16,6 +17,12 @@ const LOOKUP_LIMIT: Duration = Duration::from_millis(500);
 
 /// Look-ups at once. Each takes a thread, also after nobody waits for it any more. A name beyond that is accepted unseen.
 const MAX_LOOKUPS: usize = 16;
+
+/// Look-ups at once for the URLs of one request, so that some are left for others.
+const LOOKUPS_OF_ONE: usize = MAX_LOOKUPS / 2;
+
+/// How long a request with many URLs waits for all of their host names. Those without an answer by then are accepted.
+const ALL_LOOKUPS_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long an answer is used again, so that a thousand submissions look a name up once.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
@@ -86,6 +93,45 @@ impl TargetCheck {
         match url.domain() {
             Some(name) if !self.may_reach(name).await => Err(PrivateAddress.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses the first of many URLs that can never be delivered to, with its number. Each host name is looked up once.
+    ///
+    /// # Errors
+    /// With the number of the URL, the reason and the remedy.
+    pub async fn check_all<'a>(&self, urls: impl Iterator<Item = (usize, &'a str)>) -> Result<(), (usize, BadTarget)> {
+        // Each name with the first URL that has it.
+        let mut names = BTreeMap::new();
+        let mut bad = None;
+        for (number, url) in urls {
+            match parse(url).and_then(|url| check(&url, &self.guard).map(|()| url)) {
+                Ok(url) => {
+                    if let Some(name) = url.domain() {
+                        names.entry(name.to_owned()).or_insert(number);
+                    }
+                }
+                Err(error) => {
+                    bad = Some((number, error));
+                    break;
+                }
+            }
+        }
+        let unreachable = Mutex::new(None);
+        let asking = stream::iter(names).for_each_concurrent(LOOKUPS_OF_ONE, |(name, number): (String, usize)| {
+            let unreachable = &unreachable;
+            async move {
+                if !self.may_reach(&name).await {
+                    let mut first = unreachable.lock();
+                    *first = Some(first.map_or(number, |first: usize| first.min(number)));
+                }
+            }
+        });
+        // What is not known by then is accepted.
+        let _ = timeout(ALL_LOOKUPS_LIMIT, asking).await;
+        match unreachable.into_inner().map(|number| (number, PrivateAddress.into())).or(bad) {
+            Some(first) => Err(first),
+            None => Ok(()),
         }
     }
 
@@ -237,6 +283,38 @@ mod tests {
         }
         assert_eq!(asked.load(Ordering::Relaxed), MAX_LOOKUPS);
         assert_eq!(begun.elapsed().as_secs(), (LOOKUP_LIMIT * 16).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_names_of_many_urls_are_looked_up_once_each_and_within_a_limit() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let lookup: Lookup = Arc::new(move |name| {
+            seen.lock().push(name.clone());
+            Box::pin(async move {
+                tokio::time::sleep(LOOKUP_LIMIT / 2).await;
+                let ip: IpAddr = if name.starts_with("private") { [10, 0, 0, 1] } else { [1, 1, 1, 1] }.into();
+                Ok(vec![SocketAddr::new(ip, 0)])
+            })
+        });
+        let check = TargetCheck { lookup, ..TargetCheck::new(Guard::default()) };
+        let all = |urls: Vec<String>| {
+            let check = &check;
+            async move { check.check_all(urls.iter().map(String::as_str).enumerate()).await.map_err(|(number, _)| number) }
+        };
+        let begun = Instant::now();
+        let few = (0..5000).map(|number| format!("https://{}.example/{number}", number % 8)).collect();
+        assert_eq!(all(few).await, Ok(()));
+        assert_eq!((asked.lock().len(), begun.elapsed()), (8, LOOKUP_LIMIT / 2));
+
+        let begun = Instant::now();
+        let many = (0..5000).map(|number| format!("https://m{number}.example/")).collect();
+        assert_eq!(all(many).await, Ok(()));
+        assert_eq!(begun.elapsed(), ALL_LOOKUPS_LIMIT);
+
+        let urls = |names: &[&str]| names.iter().map(|name| format!("https://{name}/")).collect();
+        assert_eq!(all(urls(&["a.example", "private.example", "private.example", "10.0.0.1"])).await, Err(1));
+        assert_eq!(all(urls(&["a.example", "10.0.0.1", "private-2.example"])).await, Err(1));
     }
 
     #[tokio::test]

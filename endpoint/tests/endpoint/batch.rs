@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 
+use axum::Router;
 use axum::http::StatusCode;
 use axum::http::{Method, Request};
+use axum::routing::post;
+use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Options};
 use runpod_endpoint::store::{Limits, MemoryStore};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::commands::{program, serve};
@@ -167,6 +171,7 @@ async fn a_cancelled_batch_lets_running_requests_end() {
     let running = api.take("w").await;
     let times = requests(&api, &id).await;
     assert!(times[0].get("startedAt").is_some() && times[0].get("completedAt").is_none(), "{times:?}");
+    assert!(times[1].get("startedAt").is_none() && times[1].get("completedAt").is_none(), "{times:?}");
     let reply = api.post(&format!("batch/{id}/cancel"), "").await.json();
     assert_eq!(
         (&reply["status"], &reply["requestInProgress"], &reply["requestCancelled"]),
@@ -217,6 +222,8 @@ async fn batches_are_listed_newest_first_and_have_limits() {
     let fourth = api.post(&format!("batch/{second}/requests"), json!({"requests": inputs(0..1)}).to_string()).await;
     assert!(fourth.status.is_client_error() && fourth.field("error").contains("at most 3"), "{}", fourth.text);
     assert_eq!(summary(&api, &second).await["requestTotal"], 3);
+    let defaults = Limits::default();
+    assert_eq!((defaults.max_batches, defaults.max_batch_requests), (10, 5000), "as on the platform");
 }
 
 #[tokio::test]
@@ -279,4 +286,45 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
     let refused = timeout(SOON, submit.output()).await.unwrap().unwrap();
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("line 4: policy.ttl is 1"), "{error}");
+}
+
+/// Sends Ctrl-C to a `batch submit` that has said `word`, once `is_time`. Its exit status, and what it says then.
+async fn interrupted(url: &str, word: &str, is_time: impl AsyncFn() -> bool) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("inputs.jsonl");
+    std::fs::write(&file, "1\n2\n").unwrap();
+    let mut submit = program();
+    let mut submit = submit.env("RUNPOD_ENDPOINT_URL", url).args(["batch", "submit"]).arg(&file).spawn().unwrap();
+    let mut said = BufReader::new(submit.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(word) {
+        line.clear();
+        timeout(SOON, said.read_line(&mut line)).await.unwrap().unwrap();
+    }
+    eventually("the time to interrupt it", async || is_time().await.then_some(())).await;
+    let id = rustix::process::Pid::from_raw(submit.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let mut rest = String::new();
+    timeout(SOON, said.read_to_string(&mut rest)).await.unwrap().unwrap();
+    (timeout(SOON, submit.wait()).await.unwrap().unwrap().code(), rest)
+}
+
+#[tokio::test]
+async fn an_interrupted_submission_leaves_no_draft_and_says_how_to_go_on() {
+    let api = Api::new();
+    // Requests are never added: the batch stays a draft.
+    let stuck = Router::new().route("/v2/ep/batch/{id}/requests", post(std::future::pending::<()>));
+    let url = serve(stuck.fallback_service(api.router.clone())).await;
+    let batches = async || api.get("batch").await.json()["batches"].clone();
+    let (exit, said) = interrupted(&url, "", async || batches().await[0]["status"] == "DRAFT").await;
+    assert_eq!((exit, &batches().await[0]["status"]), (Some(3), &json!("CANCELLED")), "{said}");
+    assert!(said.contains("the batch is cancelled"), "{said}");
+
+    let url = serve(api.router.clone()).await;
+    let (exit, said) = interrupted(&url, "FINALIZED", async || true).await;
+    let id = batches().await[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!((exit, &batches().await[0]["status"]), (Some(1), &json!("FINALIZED")), "{said}");
+    for command in ["results", "cancel"] {
+        assert!(said.contains(&format!("`runpod-endpoint batch {command} {id}`")), "{said}");
+    }
 }

@@ -179,7 +179,7 @@ async fn the_page_is_open_and_its_data_needs_the_key() {
     let request = Request::get("/console/endpoints").header(AUTHORIZATION, "Bearer key").body(Body::empty()).unwrap();
     let reply = router.oneshot(request).await.unwrap();
     let body = axum::body::to_bytes(reply.into_body(), 1000).await.unwrap();
-    assert_eq!(&body[..], br#"{"endpoints":["mine"]}"#);
+    assert_eq!(&body[..], br#"{"endpoints":["mine"],"loadBalancers":[]}"#);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod overflow;
 mod policy;
 mod prestart;
 mod rate_limits;
+mod refusals;
 mod repeats;
 mod results;
 mod scaling;

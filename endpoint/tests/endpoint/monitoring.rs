@@ -186,6 +186,30 @@ async fn mistakes_of_callers_are_counted_apart_and_are_failed_jobs_too() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn requests_of_batches_are_counted_apart() {
+    let api = monitored();
+    api.run(r#"{"input": 1}"#).await;
+    let batch = api.post("batch", r#"[{"input": 1}, {"input": 2}, {"input": 3}]"#).await.field("id");
+    let of_batches = |text: &str| {
+        let of =
+            |status| series(text)[&*format!(r#"runpod_endpoint_batch_requests{{endpoint="ep",status="{status}"}}"#)];
+        (of("in_queue"), of("in_progress"))
+    };
+    assert_eq!(of_batches(&scrape(&api.router).await), (0.0, 0.0), "a draft waits for nothing");
+    api.post(&format!("batch/{batch}/finalize"), "").await;
+    sleep(Duration::from_secs(100)).await;
+    api.take("w1").await;
+    api.take("w1").await;
+    let text = scrape(&api.router).await;
+    assert_eq!(of_batches(&text), (2.0, 1.0));
+    for name in ["runpod_endpoint_queue_depth", "runpod_queue_depth", "runpod_endpoint_oldest_wait_seconds"] {
+        assert_eq!(series(&text)[&*format!(r#"{name}{{endpoint="ep"}}"#)], 0.0, "{name}");
+    }
+    assert_eq!(depths(&api).await, [r#"job_queue_depth{endpoint="ep",model="unknown",version="unknown"} 0.0"#]);
+    assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 2, "as on the platform");
+}
+
 /// The depth of the queue by model, as a scrape shows it.
 async fn depths(api: &Api) -> Vec<String> {
     let text = scrape(&api.router).await;

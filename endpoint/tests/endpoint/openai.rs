@@ -133,6 +133,52 @@ async fn the_status_of_a_failure_tells_whether_to_try_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_object_keeps_its_fields_and_has_the_status_that_fits_however_it_comes() {
+    for (kind, code, status) in [
+        ("invalid_request_error", json!("invalid_temperature"), 400),
+        ("ValidationError", json!(null), 400),
+        ("validation", json!(null), 400),
+        ("mine", json!(404), 404),
+        ("invalid_request_error", json!("model_not_found"), 404),
+        ("TimeoutError", json!(null), 504),
+        ("server_error", json!("deadline_exceeded"), 504),
+        ("rate_limit_error", json!("rate_limit_exceeded"), 429),
+        ("mine", json!("429"), 429),
+        ("worker_error", json!(null), 500),
+    ] {
+        let error = json!({"message": "it's why", "type": kind, "code": code, "param": "model", "trace": [1]});
+        let code = if code.is_null() { "None".to_owned() } else { code.to_string() };
+        let python =
+            format!("{{'message': \"it's why\", 'type': '{kind}', 'code': {code}, 'param': 'model', 'trace': [1]}}");
+        for end in [
+            json!({ "error": error }),
+            json!({ "error": error.to_string() }),
+            json!({ "error": python }),
+            json!({ "error": json!({ "error": error }).to_string() }),
+            json!({ "output": { "error": error } }),
+        ] {
+            for answer in [
+                async {
+                    let api = Api::new();
+                    work(&api, &end.to_string());
+                    let answer = chat(&api).await;
+                    (answer.status, answer.text)
+                }
+                .await,
+                streamed(&[], &end.to_string()).await,
+            ] {
+                let (found, text) = answer;
+                let seen: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!((found.as_u16(), &seen["error"]), (status, &error), "{end}");
+            }
+        }
+    }
+    let (_, text) = streamed(&[], r#"{"error": {"message": "why"}}"#).await;
+    let expected = json!({"error": {"code": 500, "message": "why", "param": null, "type": "server_error"}});
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "what clients read is added");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_says_when_to_try_again() {
     let limits = Limits { max_jobs: 1, ..Limits::default() };
     let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
@@ -258,9 +304,11 @@ async fn a_streaming_request_gets_events_as_items_arrive() {
         &[r#""data: {\"d\": 1}\n\n""#, r#""data: {\"d\": 2}\n\n""#],
         &[r#""data: {\"d\": 1}""#, r#""\n\nda""#, r#""ta: {\"d\": 2}\n\ndata: [DO""#, r#""NE]\n\n""#],
         &[r#""data: {\"d\": 1}\n\ndata: {\"d\": 2}""#],
+        &[r#""data: {\"d\": 1}\r\n\r""#, r#""\ndata: {\"d\": 2}\r\n\r\ndata: [DO""#, r#""NE]\r\n\r\n""#],
     ] {
         let (status, text) = streamed(items, r#"{"output": []}"#).await;
-        assert_eq!((status, text.replace("{ \"d\"", "{\"d\"")), expected, "{items:?}");
+        let text = text.replace("{ \"d\"", "{\"d\"").replace("\r\n", "\n");
+        assert_eq!((status, text), expected, "{items:?}");
     }
 }
 

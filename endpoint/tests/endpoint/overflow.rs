@@ -1,6 +1,7 @@
 //! Jobs that wait too long are run by another endpoint: one of ours, in the place of the cloud.
 
 mod costs;
+mod doubt;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use end_to_end_tests::eventually;
 use runpod_endpoint::api::{KeySet, Keys, Options, Secret};
-use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
+use runpod_endpoint::overflow::{HeldBack, Overflow, OverflowConfig, OverflowCounts};
 use runpod_endpoint::store::{Limits, MemoryStore, Overdue, Setup, SqliteStore, Store, WorkerState};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -357,10 +358,9 @@ async fn no_more_is_sent_than_may_be_in_flight_or_be_spent() {
     assert_eq!(near.api.app.store.elsewhere("ep").await.unwrap().len(), 2);
     let first = taken(&far).await;
     far.done("f1", id(&first), "{}").await;
-    eventually("the next one is sent", async || {
-        (near.api.get("health").await.json()["jobs"]["inQueue"] == 1).then_some(())
-    })
-    .await;
+    eventually("the next one is sent", async || (waiting(&far).await == 2).then_some(())).await;
+    let jobs = near.api.get("health").await.json()["jobs"].clone();
+    assert_eq!((&jobs["inQueue"], &jobs["inProgress"]), (&json!(3), &json!(0)), "two of them there, as they say");
     near.stop().await;
 }
 

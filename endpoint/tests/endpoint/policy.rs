@@ -72,6 +72,7 @@ async fn ttl_removes_a_job_in_any_state() {
 async fn a_caller_that_still_waits_when_ttl_ends_is_told() {
     let reply = Api::new().post("runsync", r#"{"input": 1, "policy": {"ttl": 10000}}"#).await;
     assert_eq!((reply.status, reply.field("status")), (StatusCode::OK, "TIMED_OUT".to_owned()));
+    assert!(reply.field("error").contains("`ttl`"), "{}", reply.text);
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,12 +65,14 @@ async fn a_reader_waits_for_the_next_item() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_read_is_held_for_less_than_the_clients_patience() {
     let api = Api::new();
-    let id = started(&api).await;
+    let (running, queued) = (started(&api).await, api.run(r#"{"input": 1}"#).await);
     for (query, seconds) in [("", 5), ("?wait=1000", 1), ("?wait=20000", 20)] {
-        let begun = Instant::now();
-        let read = api.get(&format!("stream/{id}{query}")).await.text;
-        assert_eq!(read, r#"{"status":"IN_PROGRESS","stream":[]}"#);
-        assert_eq!(begun.elapsed().as_secs(), seconds, "{query}");
+        for (id, status) in [(&running, "IN_PROGRESS"), (&queued, "IN_QUEUE")] {
+            let begun = Instant::now();
+            let read = api.get(&format!("stream/{id}{query}")).await.text;
+            assert_eq!(read, format!(r#"{{"status":"{status}","stream":[]}}"#));
+            assert_eq!(begun.elapsed().as_secs(), seconds, "{query}");
+        }
     }
 }
 

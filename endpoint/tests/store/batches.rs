@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use end_to_end_tests::eventually;
-use runpod_endpoint::store::{BatchState, Limits, NewJob, RetriedFailed, Status, Store, StoreError};
+use runpod_endpoint::store::{BatchState, Limits, Load, NewJob, RetriedFailed, Status, Store, StoreError};
 
 use crate::support::{EP, Engine, done, every_store, failed, new_job, output_of, submit, take, take_ids, view};
 
@@ -67,13 +67,29 @@ async fn the_requests_of_a_batch_run_when_no_other_job_waits_and_need_one_worker
     let engine = E::new();
     let store = engine.open(Limits::default());
     finalized(&*store, "b", jobs(["1", "2", "3"])).await;
-    let load = store.load(EP).await.unwrap();
-    assert_eq!((load.waiting, load.oldest), (1, None));
+    let load = || async {
+        let Load { waiting, in_progress, background, .. } = store.load(EP).await.unwrap();
+        (waiting, in_progress, background)
+    };
+    let seen = || async {
+        let seen = store.observe(EP).await.unwrap();
+        (seen.waiting(), seen.batch_requests.waiting, seen.batch_requests.in_progress, seen.oldest_wait.is_some())
+    };
+    assert_eq!(load().await, (0, 0, true));
+    assert_eq!(seen().await, (0, 3, 0, false), "they wait by design");
     submit(&*store, "urgent").await;
+    assert_eq!(load().await, (1, 0, true));
+    assert_eq!(seen().await, (1, 3, 0, true));
     assert_eq!(take_ids(&*store, "w", 2).await, ["urgent", "1"]);
-    assert_eq!(store.load(EP).await.unwrap().waiting, 1);
+    assert_eq!(load().await, (0, 1, true));
+    assert_eq!(seen().await, (0, 2, 1, false));
     assert_eq!(take_ids(&*store, "w", 9).await, ["2", "3"]);
-    assert_eq!(store.load(EP).await.unwrap().waiting, 0);
+    assert_eq!(load().await, (0, 1, true), "they run beside the other jobs, whose number asks for workers");
+    for id in ["1", "2", "3"] {
+        store.finish(EP, "w", id, done("1")).await.unwrap();
+    }
+    assert_eq!((load().await, seen().await), ((0, 1, false), (0, 0, 0, false)));
+    assert_eq!(store.observe(EP).await.unwrap().totals.delay.count(), 1, "of the job that somebody waited for");
 }
 
 async fn results_are_read_in_the_order_of_the_requests<E: Engine>() {

@@ -84,6 +84,7 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
         ALTER TABLE jobs DROP COLUMN webhook_given_up; ALTER TABLE jobs DROP COLUMN webhook_error;
         ALTER TABLE endpoints DROP COLUMN paused; ALTER TABLE jobs DROP COLUMN batch; ALTER TABLE jobs DROP COLUMN ttl;
         ALTER TABLE jobs DROP COLUMN idempotency_key; ALTER TABLE jobs DROP COLUMN body_digest; ALTER TABLE jobs DROP COLUMN share;
+        ALTER TABLE jobs DROP COLUMN handovers; ALTER TABLE jobs DROP COLUMN handover_since; ALTER TABLE jobs DROP COLUMN far_cancel;
         DROP TABLE batches; PRAGMA user_version = 1;
         UPDATE jobs SET execution_timeout = 600000 WHERE execution_timeout = 0;";
     Connection::open(engine.path()).unwrap().execute_batch(first_format).unwrap();
@@ -101,7 +102,7 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
     store.finish(EP, "w", "own", outcome).await.unwrap();
     assert_eq!(text(view(&*store, "own").await.ending.cost.as_ref()), Some("7"));
     let format = Connection::open(engine.path()).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
-    assert_eq!(format, Ok(6));
+    assert_eq!(format, Ok(7));
 }
 
 #[tokio::test]

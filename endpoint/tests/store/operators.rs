@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runpod_endpoint::store::{
-    Idempotency, JobElsewhere, Limits, NewJob, OVERFLOW, Overdue, Overrides, Policy, RetriedFailed, Setup, Status,
-    Store, StoreError,
+    Idempotency, JobElsewhere, JobId, Limits, NewJob, OVERFLOW, Overdue, Overrides, Policy, RetriedFailed, Setup,
+    Status, Store, StoreError,
 };
 use tokio::time::timeout;
 
@@ -165,7 +165,9 @@ async fn late_jobs_are_given_to_the_overflow_once<E: Engine>() {
     assert_eq!((&*again.id, again.request.input.get(), again.attempt), ("c", "\"input of c\"", 1));
     assert!(store.taken_elsewhere(EP, "a").await.unwrap().is_none());
     assert_eq!(take_ids(&*store, "w", 9).await, ["a", "low"]);
-    assert_eq!(store.load(EP).await.unwrap().in_progress, 2, "no worker is started for what is elsewhere");
+    let load = store.load(EP).await.unwrap();
+    let reason = "no worker is started for what is elsewhere, and one is enough for low priority";
+    assert_eq!((load.in_progress, load.background), (1, true), "{reason}");
     store.accepted_elsewhere(EP, "b", "far-b").await.unwrap();
     store.begun_elsewhere(EP, "b", Duration::from_secs(1)).await.unwrap();
     store.accepted_elsewhere(EP, "unknown", "far").await.unwrap();
@@ -184,6 +186,105 @@ async fn late_jobs_are_given_to_the_overflow_once<E: Engine>() {
     assert_eq!(output_of(&view(&*store, "b").await), Some("7"));
     assert_eq!(store.elsewhere(EP).await.unwrap(), []);
     assert_eq!(take_ids(&*store, "w", 9).await, ["c"]);
+}
+
+/// Everything that waits, at once.
+fn overdue() -> Overdue {
+    Overdue { max: 9, ..Overdue::default() }
+}
+
+async fn jobs_that_wait_elsewhere_are_in_the_queue_and_are_purged<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["waits", "runs"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(store.take_overdue(EP, &overdue()).await.unwrap().len(), 2);
+    store.begun_elsewhere(EP, "runs", Duration::ZERO).await.unwrap();
+    for id in ["own", "here"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(take_ids(&*store, "w", 1).await, ["own"]);
+    let health = store.health(EP).await.unwrap();
+    assert_eq!((health.in_queue, health.elsewhere, health.in_progress), (2, 1, 2));
+    assert_eq!(store.load(EP).await.unwrap().in_progress, 1);
+    assert_eq!(store.purge(EP).await, Ok(2));
+    for (id, expected) in [
+        ("waits", Status::Cancelled),
+        ("here", Status::Cancelled),
+        ("runs", Status::InProgress),
+        ("own", Status::InProgress),
+    ] {
+        assert_eq!(status(&*store, id).await, expected, "{id}");
+    }
+    let health = store.health(EP).await.unwrap();
+    assert_eq!((health.in_queue, health.elsewhere, health.in_progress), (0, 0, 2));
+    let stops = store.stops(EP, OVERFLOW, Duration::ZERO).await.unwrap();
+    assert_eq!(stops, [JobId::from("waits")], "the other endpoint is told");
+}
+
+async fn a_hand_over_lasts_until_the_other_endpoint_is_known_not_to_have_the_job<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    submit(&*store, "a").await;
+    let first = store.take_overdue(EP, &overdue()).await.unwrap().remove(0);
+    assert_eq!(first.handover.number, 0);
+    // Nobody knows whether it was accepted: it comes back, and is tried again.
+    let again = async |store: &dyn Store, attempt: u32| {
+        assert_eq!(store.hand_back(EP, OVERFLOW, &["a".into()]).await, Ok(1));
+        let again = store.take_overdue(EP, &overdue()).await.unwrap().remove(0);
+        let since = [again.handover.since, first.handover.since].map(|since| since.as_millis());
+        assert_eq!((again.attempt, again.handover.number, since[0]), (attempt, 0, since[1]));
+        assert!(store.cancels_elsewhere(EP).await.unwrap().is_empty());
+    };
+    again(&*store, 2).await;
+    drop(store);
+    let Some(store) = engine.reopen() else { return };
+    again(&*store, 3).await;
+    // It was accepted, and lost.
+    store.accepted_elsewhere(EP, "a", "far-1").await.unwrap();
+    assert_eq!(store.hand_back(EP, OVERFLOW, &["a".into()]).await, Ok(1));
+    let next = store.take_overdue(EP, &overdue()).await.unwrap().remove(0);
+    assert_eq!(next.handover.number, 1);
+    assert!(next.handover.since >= first.handover.since);
+}
+
+async fn what_is_cancelled_here_is_to_be_cancelled_elsewhere_until_that_is_done<E: Engine>() {
+    let engine = E::new();
+    let store = engine.open(Limits::default());
+    for id in ["cancelled", "returned", "ended", "unsure", "other"] {
+        submit(&*store, id).await;
+    }
+    assert_eq!(store.take_overdue(EP, &overdue()).await.unwrap().len(), 5);
+    for id in ["cancelled", "returned", "ended", "other"] {
+        store.accepted_elsewhere(EP, id, &format!("far-{id}")).await.unwrap();
+    }
+    store.cancel(EP, "cancelled").await.unwrap();
+    store.finish(EP, OVERFLOW, "ended", done("1")).await.unwrap();
+    // What was sent before the cancel is accepted after it.
+    store.cancel(EP, "unsure").await.unwrap();
+    store.accepted_elsewhere(EP, "unsure", "far-unsure").await.unwrap();
+    // A worker that was thought lost has its result after all.
+    store.finish(EP, "w", "other", done("1")).await.unwrap();
+    assert_eq!(store.hand_back(EP, OVERFLOW, &["returned".into()]).await, Ok(1));
+    let expected = ["cancelled", "other", "returned", "unsure"];
+    let cancels = async |store: &dyn Store| {
+        let found = store.cancels_elsewhere(EP).await.unwrap();
+        let mut found: Vec<_> = found.into_iter().map(|job| (job.id.to_string(), job.far_id.to_string())).collect();
+        found.sort_unstable();
+        found
+    };
+    let pair = |id: &str| (id.to_owned(), format!("far-{id}"));
+    assert_eq!(cancels(&*store).await, expected.map(pair));
+    drop(store);
+    let Some(store) = engine.reopen() else { return };
+    assert_eq!(cancels(&*store).await, expected.map(pair), "after a restart too");
+    store.cancelled_elsewhere(EP, "cancelled", "another").await.unwrap();
+    for id in ["cancelled", "returned", "unsure", "unknown"] {
+        store.cancelled_elsewhere(EP, id, &format!("far-{id}")).await.unwrap();
+    }
+    assert_eq!(cancels(&*store).await, [pair("other")]);
+    assert_eq!(take_ids(&*store, "w", 9).await, ["returned"]);
 }
 
 async fn results_are_kept_for_as_long_as_the_operator_wants<E: Engine>() {
@@ -241,6 +342,9 @@ every_store!(
     failed_jobs_are_retried_until_as_many_wait_as_may,
     shares_take_turns,
     late_jobs_are_given_to_the_overflow_once,
+    jobs_that_wait_elsewhere_are_in_the_queue_and_are_purged,
+    a_hand_over_lasts_until_the_other_endpoint_is_known_not_to_have_the_job,
+    what_is_cancelled_here_is_to_be_cancelled_elsewhere_until_that_is_done,
     results_are_kept_for_as_long_as_the_operator_wants,
     kept_results_make_room_for_new_jobs,
 );

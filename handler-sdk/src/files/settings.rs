@@ -1,7 +1,7 @@
 //! The settings of files, from the worker's environment.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use runpod_address_guard::Guard;
+use ipnet::{Ipv4Net, Ipv6Net};
+use runpod_address_guard::{Guard, network};
 
 use super::bucket::Bucket;
 use super::http::Reach;
@@ -95,7 +95,7 @@ fn reach(text: &str) -> Reach {
         "" | "0" | "false" | "no" => return Reach::Guarded(Guard::default()),
         _ => {}
     }
-    let networks: Result<Vec<IpNet>, _> = text.split(',').map(|network| network.trim().parse()).collect();
+    let networks: Result<Vec<_>, _> = text.split(',').map(network).collect();
     let networks = networks.unwrap_or_else(|_| {
         log(format_args!(
             "{ALLOW_PRIVATE} is {text:?}, which is neither true nor a list of networks such as 10.0.0.0/8,fd00::/8: private \

@@ -90,6 +90,29 @@ fn a_problem_inside_a_variant_has_its_own_path() {
 }
 
 #[test]
+fn a_schema_that_says_nothing_about_texts_finds_the_same_in_an_input_whose_texts_are_not_copied() {
+    let schema = json!({
+        "type": "object", "required": ["text"],
+        "properties": {
+            "text": {"type": "string"}, "count": {"type": "integer", "format": "uint8", "minimum": 0, "maximum": 255},
+            "tags": {"type": "array", "maxItems": 1, "items": {"type": "string"}},
+        },
+    });
+    assert!(!compile(&schema).reads_texts);
+    for (input, problem) in [
+        (json!({"text": "x", "count": 256}), "input.count: must be at most 255"),
+        (json!({"text": 1}), "input.text: expected a string, got a number"),
+        (json!({"text": "x", "tags": ["a", "b"]}), "input.tags: must have 1 or fewer items"),
+        (json!({"text": "x", "tags": [null]}), "input.tags[0]: expected a string, got null"),
+        (json!(["x"]), "input: expected an object, got an array"),
+    ] {
+        assert_eq!(beyond_serde(&schema, &input), [problem], "{input}");
+        assert!(lines(&schema, &input).contains(&problem.to_owned()), "{input}");
+    }
+    assert_eq!(beyond_serde(&schema, &json!({"text": "x".repeat(1000), "tags": ["a"]})), [""; 0]);
+}
+
+#[test]
 fn serde_decides_which_fields_there_may_be() {
     let schema = json!({
         "type": "object", "required": ["text"], "additionalProperties": false,

@@ -1,20 +1,26 @@
 //! Loads weights from safetensors files, which hold shapes and numbers but no code.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+mod checkpoint;
 
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use parking_lot::Mutex;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use tch::nn::VarStore;
 use tch::{Kind, TchError, Tensor};
 
+use self::checkpoint::{Checkpoint, Stored};
 use crate::LoadEnv;
 use crate::text::log;
 
-/// Largest header that the format allows, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
+/// Threads that read and copy tensors at the same time. A disk or a network gives several readers more than one, and each of them
+/// needs memory for a tensor.
+const READERS: usize = 4;
 /// Most problems that an error lists; it only counts the others.
 const MAX_PROBLEMS: usize = 20;
 
@@ -56,76 +62,93 @@ pub enum WeightsError {
     },
 }
 
-/// Fills every variable of `vars` from a safetensors file, converting between floating-point types where they differ.
-/// Host memory holds one tensor at a time. Progress is reported in bytes, as stage `weights`.
+/// Fills every variable of `vars` from a safetensors file, converting between floating-point types where they differ. A model in several
+/// files has an index, such as `model.safetensors.index.json`: with its path, all files that it names are read.
+///
+/// Several tensors are read at the same time; host memory holds up to four of them. Progress is reported in bytes, as stage `weights`.
 ///
 /// Tensors for which the model has no variable are logged but are not an error, because many checkpoints contain some.
 ///
 /// # Errors
-/// [`WeightsError`]. When variables are missing from the file or differ in shape or type, the error lists all of them, and
+/// [`WeightsError`]. When variables are missing from the files or differ in shape or type, the error lists all of them, and
 /// nothing has been copied.
 pub fn load_safetensors(vars: &VarStore, path: impl AsRef<Path>, env: &LoadEnv) -> Result<(), WeightsError> {
-    let path = path.as_ref();
-    let io = |source| WeightsError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let (metadata, data_start) = read_metadata(&mut file, path)?;
-    let mut variables = vars.variables();
-    let extra = compare(&variables, &metadata, path)?;
+    let checkpoint = Checkpoint::open(path.as_ref())?;
+    let variables = vars.variables();
+    let extra = compare(&variables, &checkpoint)?;
     if !extra.is_empty() {
-        log(format_args!("weights {}: the model does not use {}", path.display(), listed(&extra)));
+        log(format_args!("weights {}: the model does not use {}", checkpoint.path.display(), listed(&extra)));
     }
-
-    let total = metadata.data_len() as u64;
-    let mut bytes = Vec::new();
-    for name in metadata.offset_keys() {
-        let (Some(info), Some(variable)) = (metadata.info(&name), variables.get_mut(&name)) else { continue };
-        let Some(kind) = kind_of(info.dtype) else { continue };
-        let (start, end) = info.data_offsets;
-        file.seek(SeekFrom::Start(data_start + start as u64)).map_err(io)?;
-        bytes.resize(end - start, 0);
-        file.read_exact(&mut bytes).map_err(io)?;
-        tch::no_grad(|| {
-            Tensor::f_from_data_size(&bytes, &shape_of(info), kind).and_then(|tensor| variable.f_copy_(&tensor))
-        })
-        .map_err(|source| WeightsError::Copy { name, source })?;
-        env.progress("weights", end as u64, total);
-    }
-    Ok(())
+    let parts = variables.into_iter().filter_map(|(name, variable)| {
+        let stored = checkpoint.get(&name)?.clone();
+        Some(Part { kind: kind_of(stored.info.dtype)?, name, variable, stored })
+    });
+    let mut parts: Vec<Part> = parts.collect();
+    parts.sort_unstable_by_key(|part| part.stored.place());
+    fill(parts, &checkpoint, |done, total| env.progress("weights", done, total))
 }
 
-/// Reads the header; returns it and the position where the data starts. The lengths in the header are compared with the size
-/// of the file before they are used.
-fn read_metadata(file: &mut File, path: &Path) -> Result<(Metadata, u64), WeightsError> {
-    let io = |source| WeightsError::Io { path: path.to_owned(), source };
-    let bad = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
-    let file_len = file.metadata().map_err(io)?.len();
-    let mut prefix = [0; 8];
-    if file_len < prefix.len() as u64 {
-        return Err(bad(format!("it is only {file_len} bytes long")));
-    }
-    file.read_exact(&mut prefix).map_err(io)?;
-    let header_len = u64::from_le_bytes(prefix);
-    if header_len > MAX_HEADER.min(file_len - 8) {
-        return Err(bad(format!("the header length is {header_len} bytes, but the file has {file_len}")));
-    }
-    let mut header = vec![0; header_len as usize];
-    file.read_exact(&mut header).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
-    let expected_len = 8 + header_len + metadata.data_len() as u64;
-    if expected_len != file_len {
-        return Err(bad(format!("it is {file_len} bytes long instead of {expected_len}")));
-    }
-    Ok((metadata, 8 + header_len))
+/// A variable, and what it is filled from.
+struct Part {
+    name: String,
+    variable: Tensor,
+    stored: Stored,
+    kind: Kind,
 }
 
-/// Compares the whole model with the whole file. Returns the tensors that only the file contains.
-fn compare(variables: &HashMap<String, Tensor>, metadata: &Metadata, path: &Path) -> Result<Vec<String>, WeightsError> {
+impl Part {
+    /// Reads the tensor and copies it; returns its size. `bytes` is memory that is used again.
+    fn fill(mut self, checkpoint: &Checkpoint, bytes: &mut Vec<u8>) -> Result<usize, WeightsError> {
+        checkpoint.read(&self.stored, bytes)?;
+        let shape = shape_of(&self.stored.info);
+        // Gradients are switched off for each thread of its own.
+        let copied = tch::no_grad(|| {
+            Tensor::f_from_data_size(bytes, &shape, self.kind).and_then(|tensor| self.variable.f_copy_(&tensor))
+        });
+        copied.map_err(|source| WeightsError::Copy { name: self.name, source })?;
+        Ok(bytes.len())
+    }
+}
+
+/// Fills all variables, several at the same time, and reports the bytes of those that are filled. The first error ends it.
+fn fill(parts: Vec<Part>, checkpoint: &Checkpoint, progress: impl Fn(u64, u64)) -> Result<(), WeightsError> {
+    let total = parts.iter().map(|part| part.stored.len() as u64).sum();
+    let threads = READERS.min(parts.len());
+    let parts = Mutex::new(parts.into_iter());
+    let (sender, filled) = sync_channel(threads);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let (parts, sender) = (&parts, sender.clone());
+            let reader = move || {
+                let mut bytes = Vec::new();
+                let next = || parts.lock().next();
+                while let Some(part) = next() {
+                    // Nobody listens any more after an error.
+                    if sender.send(part.fill(checkpoint, &mut bytes)).is_err() {
+                        return;
+                    }
+                }
+            };
+            let spawned = thread::Builder::new().name("weights".to_owned()).spawn_scoped(scope, reader);
+            spawned.map_err(|source| WeightsError::Io { path: checkpoint.path.clone(), source })?;
+        }
+        drop(sender);
+        let mut done = 0;
+        for len in filled {
+            done += len? as u64;
+            progress(done, total);
+        }
+        Ok(())
+    })
+}
+
+/// Compares the whole model with all files. Returns the tensors that only the files contain.
+fn compare(variables: &HashMap<String, Tensor>, checkpoint: &Checkpoint) -> Result<Vec<String>, WeightsError> {
+    let info = |name: &str| checkpoint.get(name).map(|stored| &stored.info);
     let mut problems: Vec<String> =
-        variables.iter().filter_map(|(name, variable)| mismatch(name, variable, metadata.info(name))).collect();
+        variables.iter().filter_map(|(name, variable)| mismatch(name, variable, info(name))).collect();
     problems.sort_unstable();
-    let known: HashSet<&String> = variables.keys().collect();
-    let mut extra: Vec<String> = metadata.offset_keys().into_iter().filter(|name| !known.contains(name)).collect();
-    extra.sort_unstable();
+    let extra: Vec<String> = checkpoint.names().filter(|name| !variables.contains_key(*name)).cloned().collect();
     if problems.is_empty() {
         return Ok(extra);
     }
@@ -133,7 +156,7 @@ fn compare(variables: &HashMap<String, Tensor>, metadata: &Metadata, path: &Path
     if !extra.is_empty() {
         text = format!("{text}; not used by the model: {}", listed(&extra));
     }
-    Err(WeightsError::Mismatch { path: path.to_owned(), problems: text })
+    Err(WeightsError::Mismatch { path: checkpoint.path.clone(), problems: text })
 }
 
 fn mismatch(name: &str, variable: &Tensor, info: Option<&TensorInfo>) -> Option<String> {

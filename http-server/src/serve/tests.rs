@@ -18,6 +18,7 @@ fn limits() -> ServerLimits {
         idle_timeout: Duration::from_secs(60),
         body_timeout: Duration::from_millis(300),
         write_timeout: Duration::from_millis(300),
+        keepalive: Duration::from_secs(60),
         max_header_bytes: 16 << 10,
     }
 }
@@ -43,7 +44,7 @@ async fn start(limits: ServerLimits) -> Running {
     };
     let router = Router::new()
         .route("/", get(|| async { "here" }))
-        .route("/refused", post(|| async { axum::http::StatusCode::FORBIDDEN }))
+        .route("/refused", post(|| async { StatusCode::FORBIDDEN }))
         .route("/held", get(move || async move { held.notified().await }))
         .route("/large", get(|| async { Bytes::from(vec![b'x'; 64 << 20]) }))
         .route("/echo", post(length))

@@ -11,7 +11,7 @@ model = SentenceTransformer(os.environ["OFFICIAL_MODEL"], device="cpu", local_fi
 
 
 def handler(job):
-    texts = job["input"]
+    texts = job["input"]["input"]
     vectors = model.encode([texts] if isinstance(texts, str) else texts, normalize_embeddings=True)
     return vectors.tolist()
 

@@ -18,12 +18,12 @@ use crate::subject::{Kind, Subject, Work, has_official};
 const KILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// An input that is echoed; 20 bytes around the text.
-fn text(len: usize) -> String {
+pub(crate) fn text(len: usize) -> String {
     format!("\"input\":{}", json!({"text": "x".repeat(len)}))
 }
 
 /// Starts programs, all with the same jobs, and waits until they poll. The official worker is left out where it is not installed.
-async fn start(queue: &Queue, kinds: &[Kind], work: Work, job: &str) -> Result<Vec<Subject>> {
+pub(crate) async fn start(queue: &Queue, kinds: &[Kind], work: Work, job: &str) -> Result<Vec<Subject>> {
     let wanted = kinds.iter().filter(|kind| !matches!(kind, Kind::Official(_)) || has_official());
     let subjects = wanted.map(|kind| Subject::start(queue, *kind, work, job)).collect::<Result<Vec<_>>>()?;
     for subject in &subjects {

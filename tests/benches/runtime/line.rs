@@ -32,6 +32,8 @@ struct State {
     done: u64,
     first_poll: Option<Instant>,
     last_done: Option<Instant>,
+    /// The times that streamed items took, in milliseconds, while somebody wants to know.
+    items: Option<Vec<f64>>,
 }
 
 impl Line {
@@ -44,6 +46,29 @@ impl Line {
     pub(crate) fn supply(&self, waiting: u64) {
         self.state.lock().waiting = waiting;
         self.changed.notify_waiters();
+    }
+
+    /// So many more jobs can be taken.
+    pub(crate) fn add(&self, jobs: u64) {
+        self.state.lock().waiting += jobs;
+        self.changed.notify_waiters();
+    }
+
+    /// Every streamed item is a time of day in microseconds from now on. Forgets the items of before; returns how long they took.
+    pub(crate) fn time_items(&self) -> Vec<f64> {
+        self.state.lock().items.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Whether the items are times.
+    pub(crate) fn times_items(&self) -> bool {
+        self.state.lock().items.is_some()
+    }
+
+    /// For the queue: an item has taken so many milliseconds.
+    pub(crate) fn item(&self, millis: f64) {
+        if let Some(items) = &mut self.state.lock().items {
+            items.push(millis);
+        }
     }
 
     /// Jobs that are finished.

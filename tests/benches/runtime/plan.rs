@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) singles: usize,
     /// How long nothing happens while that is measured.
     pub(crate) idle: Duration,
+    /// How long many jobs stream at the same time.
+    pub(crate) streams: Duration,
 }
 
 impl Plan {
@@ -28,6 +30,7 @@ impl Plan {
         official_rounds: 3,
         singles: 60,
         idle: Duration::from_secs(10),
+        streams: Duration::from_secs(8),
     };
     /// Less than a minute.
     pub(crate) const QUICK: Self = Self {
@@ -37,6 +40,7 @@ impl Plan {
         official_rounds: 1,
         singles: 30,
         idle: Duration::from_secs(2),
+        streams: Duration::from_secs(4),
     };
     /// Not measured: the beginning of each turn.
     pub(crate) const WARM_UP: Duration = Duration::from_millis(150);

@@ -31,9 +31,9 @@ pub(crate) fn is_running(pid: i32) -> bool {
     !matches!(state, None | Some("Z" | "X"))
 }
 
-/// Processor time of these processes so far, in seconds.
+/// Processor time of the threads of these processes so far, in seconds.
 pub(crate) fn cpu(pids: &[i32]) -> f64 {
-    pids.iter().map(|pid| ticks(&format!("/proc/{pid}/stat"))).sum()
+    pids.iter().map(|pid| threads(*pid).map(|thread| cpu_of(*pid, &thread)).sum::<f64>()).sum()
 }
 
 /// Processor time of the thread of this process with this name so far, in seconds.
@@ -42,14 +42,13 @@ pub(crate) fn cpu_of_thread(name: &str) -> f64 {
     let is_named = |thread: &String| {
         fs::read_to_string(format!("/proc/{own}/task/{thread}/comm")).is_ok_and(|comm| comm.trim_end() == name)
     };
-    threads(own).filter(is_named).map(|thread| ticks(&format!("/proc/{own}/task/{thread}/stat"))).sum()
+    threads(own).filter(is_named).map(|thread| cpu_of(own, &thread)).sum()
 }
 
-fn ticks(stat: &str) -> f64 {
-    let text = fs::read_to_string(stat).unwrap_or_default();
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    // In hundredths of a second on every Linux in use.
-    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+/// Of one thread. `schedstat` has nanoseconds, where `stat` has hundredths of a second.
+fn cpu_of(pid: i32, thread: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
+    text.split_whitespace().next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
 
 /// Their share of memory (PSS) now, in MiB.

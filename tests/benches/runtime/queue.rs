@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -78,11 +78,24 @@ async fn answer(State(lines): State<Arc<BTreeMap<String, Arc<Line>>>>, request: 
             line.finish();
             json(Body::from("{}"), 2)
         }
+        "job-stream" if line.times_items() => {
+            if let Some(millis) = axum::body::to_bytes(body, WHOLE).await.ok().and_then(|body| age(&body)) {
+                line.item(millis);
+            }
+            json(Body::from("{}"), 2)
+        }
         _ => {
             read(body).await;
             json(Body::from("{}"), 2)
         }
     }
+}
+
+/// How long ago the time of day was that is in this item, in milliseconds.
+fn age(body: &[u8]) -> Option<f64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let text = str::from_utf8(body).ok()?.strip_prefix("{\"output\":")?.strip_suffix('}')?;
+    Some((now.as_micros() as f64 - text.parse::<f64>().ok()?) / 1000.0)
 }
 
 fn batch_size(query: &str) -> u64 {

@@ -20,6 +20,8 @@ pub(crate) const OFFICIAL: &str = "1.12.0";
 pub(crate) enum Kind {
     /// Our worker with a handler of this many slots.
     Worker(u32),
+    /// The same without a log.
+    Quiet(u32),
     /// The bare loop, which takes this many jobs at the same time.
     Bare(u32),
     /// The official worker with this concurrency.
@@ -31,6 +33,7 @@ impl Kind {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Worker(jobs) => format!("worker-{jobs}"),
+            Self::Quiet(jobs) => format!("quiet-{jobs}"),
             Self::Bare(jobs) => format!("bare-{jobs}"),
             Self::Official(jobs) => format!("official-{jobs}"),
         }
@@ -67,7 +70,10 @@ impl Subject {
         // As the platform sets it.
         env.push(("RUNPOD_PING_INTERVAL".to_owned(), "10000".to_owned()));
         let (program, args) = match kind {
-            Kind::Worker(slots) => {
+            Kind::Worker(slots) | Kind::Quiet(slots) => {
+                if matches!(kind, Kind::Quiet(_)) {
+                    env.push(("RUNPOD_WORKER_LOG_LEVEL".to_owned(), "off".to_owned()));
+                }
                 let handler = if work == Work::Echo { "echo" } else { "puppet-handler" };
                 let http = format!("127.0.0.1:{}", free_port());
                 let handler = built(handler)?.to_string_lossy().into_owned();

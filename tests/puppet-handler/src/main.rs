@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use runpod_handler_sdk::files::{FileInput, Upload};
 use runpod_handler_sdk::{
@@ -75,6 +75,8 @@ enum Do {
     DeviceLost,
     /// Streams the numbers from 1 to `n`.
     Stream { n: u64 },
+    /// Streams the time of day in microseconds `n` times, `per_second` of them each second.
+    Ticks { n: u64, per_second: u64 },
     /// Streams `n` texts of `bytes` bytes.
     StreamBytes { n: u64, bytes: usize },
     /// Reports progress `n` times.
@@ -197,6 +199,14 @@ impl Handler for Puppet {
             Do::Stream { n } => {
                 for item in 1..=n {
                     job.emit(json!(item))?;
+                }
+            }
+            Do::Ticks { n, per_second } => {
+                let begun = Instant::now();
+                for item in 0..n {
+                    sleep(Duration::from_micros(item * 1_000_000 / per_second.max(1)).saturating_sub(begun.elapsed()));
+                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    job.emit(json!(now.as_micros() as u64))?;
                 }
             }
             Do::StreamBytes { n, bytes } => {

@@ -100,7 +100,7 @@ impl Worker {
             self.close_job(now, id);
             return;
         };
-        self.post_result(id, result, cost, extras.refresh);
+        self.post_result(now, id, result, cost, extras.refresh);
         self.refresh(now, process, extras.refresh);
     }
 
@@ -174,8 +174,7 @@ impl Worker {
     /// Deadlines of jobs: waiting ones time out, running ones are asked to stop, and one that does not stop costs its
     /// process.
     pub(crate) fn expire_jobs(&mut self, now: Time) {
-        let due = self.jobs.by_deadline().take_while(|(deadline, _)| *deadline <= now);
-        let due = due.filter(|(_, job)| self.job_deadline_applies(job)).map(|(_, job)| job.id.clone());
+        let due = self.jobs.due(now).filter(|job| self.job_deadline_applies(job)).map(|job| job.id.clone());
         let due: Vec<JobId> = due.collect();
         for id in due {
             match self.jobs.get(&id).map(|job| job.state) {
@@ -196,7 +195,7 @@ impl Worker {
         !matches!(job.state, JobState::Stopping { slot, .. } if !self.processes[slot.process.0].job_deadlines_apply())
     }
 
-    fn post_result(&mut self, id: &JobId, result: Result<Bytes, ErrorReport>, cost: JobCost, refresh: bool) {
+    fn post_result(&mut self, now: Time, id: &JobId, result: Result<Bytes, ErrorReport>, cost: JobCost, refresh: bool) {
         let streamed = self.manifest.as_ref().is_some_and(|manifest| manifest.streams);
         let stop_pod = refresh || self.policy.refresh_worker;
         let cost = self.policy.cost_in_result.then_some(cost);
@@ -205,6 +204,7 @@ impl Worker {
         self.recent.keep(id, &FinalResult { stop_pod: false, ..result.clone() });
         if let Some(mut job) = self.jobs.get_mut(id) {
             job.state = JobState::Delivering;
+            job.decided_at = Some(now);
             job.stop_pod = stop_pod;
             job.failed = result.result.is_err();
             job.body = Bytes::new();

@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::boundary::{Effect, PollAnswer, PollBlocker, Report, Time};
-use crate::states::{Absence, Process};
+use crate::states::{Absence, DeliveredJob, Process};
 use crate::worker::Worker;
+
+/// How many times longer than the delivery of its result a job must have run, so that jobs are taken while many results wait. More than
+/// one, because the time of a run includes the wait for a processor.
+const LONG_RUN: u32 = 4;
 
 impl Worker {
     /// Starts a poll, or aborts the one in flight when no job is wanted any more.
@@ -69,7 +73,7 @@ impl Worker {
             Some(PollBlocker::Refreshing)
         } else if let Some(pause) = self.poll.pause(now) {
             Some(pause)
-        } else if self.delivery_behind {
+        } else if self.is_delivery_behind() {
             Some(PollBlocker::DeliveryBehind)
         } else if self.free_places() == 0 {
             Some(PollBlocker::NoFreeSlot)
@@ -81,6 +85,14 @@ impl Worker {
     /// Whether a job that may have crashed its process waits for its next run, or is in it.
     pub(crate) fn has_suspects(&self) -> bool {
         self.jobs.totals().suspects > 0
+    }
+
+    /// Whether a job that is taken now would only make the line of results longer: many results wait for their turn, and the one that
+    /// was delivered last waited for long, compared to the run of its job. Jobs that run for much longer than that are taken: when they
+    /// end, the line is gone.
+    pub(crate) fn is_delivery_behind(&self) -> bool {
+        let DeliveredJob { run_time, delivery_time } = self.delivered_last;
+        self.delivery_behind && run_time <= delivery_time * LONG_RUN
     }
 
     /// How many more jobs can be held: in ready slots, and beyond them up to the prefetch.

@@ -15,7 +15,7 @@ mod wear;
 
 pub(crate) use absence::Absence;
 pub(crate) use ended_jobs::EndedJobs;
-pub(crate) use job::{Job, JobState};
+pub(crate) use job::{DeliveredJob, Job, JobState};
 pub(crate) use jobs::Jobs;
 pub(crate) use lifecycle::Lifecycle;
 pub(crate) use poll::Poll;

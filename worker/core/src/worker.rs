@@ -9,7 +9,9 @@ use crate::boundary::{
     DeliveryEvent, Effect, Event, GpuSlowdown, GpuTime, JobCounts, JobId, Policy, ProcessEvent, ProcessId, Report,
     Time, Versions,
 };
-use crate::states::{EndedJobs, JobState, Jobs, Lifecycle, Poll, Process, RecentResults, UndeliveredResults};
+use crate::states::{
+    DeliveredJob, EndedJobs, JobState, Jobs, Lifecycle, Poll, Process, RecentResults, UndeliveredResults,
+};
 
 /// The state machine: takes events, returns effects.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Worker {
     pub(crate) outbox_full: bool,
     /// Many results wait for their turn to be posted.
     pub(crate) delivery_behind: bool,
+    /// The times of the job whose result was delivered last.
+    pub(crate) delivered_last: DeliveredJob,
     pub(crate) undelivered: UndeliveredResults,
     pub(crate) gpu_slowdowns: Vec<GpuSlowdown>,
     /// Effects of the event at hand.
@@ -70,6 +74,7 @@ impl Worker {
             trouble: None,
             outbox_full: false,
             delivery_behind: false,
+            delivered_last: DeliveredJob::default(),
             undelivered: UndeliveredResults::default(),
             gpu_slowdowns: Vec::new(),
             effects: Vec::new(),
@@ -166,7 +171,8 @@ impl Worker {
                     self.stop_pod_delivered(&job);
                 }
                 self.undelivered.settled(&job);
-                if self.jobs.get(&job).is_some_and(|held| held.state == JobState::Delivering) {
+                if let Some(held) = self.jobs.get(&job).filter(|held| held.state == JobState::Delivering) {
+                    self.delivered_last = DeliveredJob::of(held, now);
                     self.report(Report::JobDelivered { job: job.clone(), accepted });
                     self.close_job(now, &job);
                 }

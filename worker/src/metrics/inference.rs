@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use runpod_handler_protocol::Manifest;
 
-use super::labels::{Device, Histograms, LONG_BUCKETS, Model, count, error_type, register};
+use super::labels::{Device, ERROR_TYPES, Histograms, LONG_BUCKETS, Model, count, error_type, register};
 use super::tenants::Tenants;
 use runpod_worker_core::{JobStatus, Report, Snapshot};
 
@@ -79,7 +79,11 @@ impl InferenceMetrics {
     pub(super) fn observe(&self, report: &Report) {
         match report {
             Report::JobTaken { tenant, .. } => {
-                self.requests.get_or_create(&self.request(tenant.as_deref())).inc();
+                let request = self.request(tenant.as_deref());
+                if self.requests.get(&request).is_none() {
+                    self.create_known_series(&request);
+                }
+                self.requests.get_or_create(&request).inc();
             }
             Report::JobFinished { status, error, run_time, device, tenant, .. } => {
                 let request = self.request(tenant.as_deref());
@@ -106,6 +110,18 @@ impl InferenceMetrics {
     pub(super) fn introduce(&self, manifest: Option<&Manifest>) {
         if let (None, Some(manifest)) = (self.model.get(), manifest) {
             self.model.get_or_init(|| Model::new(manifest));
+            self.create_known_series(&self.request(None));
+        }
+    }
+
+    /// Everything that jobs of this model and tenant may be counted in, so that rates see the first of them.
+    fn create_known_series(&self, request: &Request) {
+        drop(self.requests.get_or_create(request));
+        drop(self.latency.get_or_create(request));
+        drop(self.duration.get_or_create(request));
+        for error_type in ERROR_TYPES {
+            let Request { model, version, tenant } = request.clone();
+            drop(self.errors.get_or_create(&RequestError { model, version, error_type, tenant }));
         }
     }
 

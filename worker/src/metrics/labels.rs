@@ -107,6 +107,9 @@ pub(super) fn category(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// The values of `error_type` in the inference family.
+pub(super) const ERROR_TYPES: [&str; 4] = ["validation", "model_not_found", "timeout", "inference_error"];
+
 /// The `error_type` of the inference family. An input that is not valid is no error of inference, so it has a type of its own.
 pub(super) fn error_type(kind: ErrorKind) -> &'static str {
     match kind {

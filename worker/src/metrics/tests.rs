@@ -4,7 +4,7 @@ use std::sync::Arc;
 use runpod_handler_protocol::{BatchReport, ClosedBy, ErrorKind, ErrorReport, LimitsNow, Manifest, StepReport};
 use serde_json::json;
 
-use super::labels::{CATEGORIES, category, error_type};
+use super::labels::{CATEGORIES, ERROR_TYPES, category, error_type};
 use super::*;
 use crate::outbox::SpoolStats;
 use runpod_worker_core::{
@@ -218,6 +218,24 @@ fn tenants_over_the_limit_are_others() {
         let labels = format!("model=\"unknown\",version=\"unknown\",tenant=\"{tenant}\"");
         has(&metrics, &format!("inference_requests_total{{{labels}}} {count}"));
     }
+}
+
+#[test]
+fn the_first_failure_of_a_model_and_of_a_tenant_is_an_increase() {
+    let metrics = Metrics::new(2);
+    metrics.introduce(snapshot("cpu").manifest.as_deref());
+    let zeros = |tenant: &str| {
+        for error_type in ERROR_TYPES {
+            let labels = format!("model=\"echo\",version=\"1.2.3\",error_type=\"{error_type}\",tenant=\"{tenant}\"");
+            has(&metrics, &format!("inference_errors_total{{{labels}}} 0"));
+        }
+        let labels = format!("model=\"echo\",version=\"1.2.3\",tenant=\"{tenant}\"");
+        has(&metrics, &format!("inference_duration_seconds_count{{{labels}}} 0"));
+    };
+    zeros("default");
+    metrics.observe(&Report::JobTaken { job: "j".into(), tenant: Some("acme".into()) });
+    zeros("acme");
+    assert!(ErrorKind::ALL.iter().all(|kind| ERROR_TYPES.contains(&error_type(*kind))));
 }
 
 #[test]

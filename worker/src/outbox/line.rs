@@ -1,7 +1,7 @@
 //! The results that wait for their turn to be posted, and whether they are many.
 //!
 //! A handler can be faster than the posts. Each job that is taken then makes the line longer: every result is posted later, all of them
-//! are in memory, and in the end they are overdue and written to disk. So no job is taken while the line is long.
+//! are in memory, and in the end they are overdue and written to disk. So no job is taken while the line is long, unless jobs run for much longer than results wait.
 
 use std::sync::Arc;
 

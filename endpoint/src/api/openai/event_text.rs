@@ -2,11 +2,13 @@
 
 use serde_json::value::RawValue;
 
+use super::event_stream::{BYTE_ORDER_MARK, EventStream};
 use crate::store::Payload;
 
 /// What begins a line of an event stream.
 const FIELDS: [&str; 5] = ["data:", "event:", "id:", "retry:", ":"];
-const DONE: &str = "data: [DONE]";
+/// The data of the event that ends a stream.
+const DONE: &str = "[DONE]";
 /// Between two events.
 const GAP: &str = "\n\n";
 
@@ -17,34 +19,41 @@ pub(super) struct EventText {
     undecided: Vec<Payload>,
     /// Whether the items are the text of an event stream.
     is_text: bool,
-    /// The end of that text, if it does not end an event.
-    end: String,
+    /// All that was written.
+    stream: EventStream,
     is_done: bool,
+    /// The data of the first event that has any.
+    first_data: Option<String>,
 }
 
 impl EventText {
     /// Whether nothing can be sent between the last item and the next one.
     pub(super) fn is_within_event(&self) -> bool {
-        !self.end.is_empty()
+        self.stream.is_within_event()
+    }
+
+    /// The data of the first event that has any; `None` while that event is not complete.
+    pub(super) fn first_data(&self) -> Option<&str> {
+        self.first_data.as_deref()
     }
 
     pub(super) fn push(&mut self, text: &mut String, item: &Payload) {
         let piece: Option<String> = serde_json::from_str(item.get()).ok();
         let Some(piece) = piece else {
             self.give_up(text);
-            return text.push_str(&event(item));
+            return self.write(text, &event(item));
         };
         if self.is_text {
-            return self.push_text(text, &piece);
+            return self.write(text, &piece);
         }
         self.undecided.push(item.clone());
         let begin: String =
             self.undecided.iter().filter_map(|item| serde_json::from_str::<String>(item.get()).ok()).collect();
-        let line = begin.trim_start();
+        let line = begin.trim_start_matches(|letter: char| letter.is_whitespace() || letter == BYTE_ORDER_MARK);
         if FIELDS.iter().any(|field| line.starts_with(field)) {
             self.is_text = true;
             self.undecided.clear();
-            self.push_text(text, &begin);
+            self.write(text, &begin);
         } else if !FIELDS.iter().any(|field| field.starts_with(line)) {
             self.give_up(text);
         }
@@ -53,35 +62,30 @@ impl EventText {
     /// What follows the last item.
     pub(super) fn finish(&mut self, text: &mut String) {
         self.give_up(text);
-        if !self.end.is_empty() {
-            self.end.clear();
-            text.push_str(GAP);
+        if self.is_within_event() {
+            self.write(text, GAP);
         }
     }
 
     /// The end that clients expect, unless the handler has sent it.
     pub(super) fn done(&mut self, text: &mut String) {
-        if !std::mem::replace(&mut self.is_done, true) {
-            text.push_str(DONE);
-            text.push_str(GAP);
+        if !self.is_done {
+            self.write(text, &format!("data: {DONE}{GAP}"));
         }
     }
 
     /// The texts are no event stream: each is an event of its own.
     fn give_up(&mut self, text: &mut String) {
         for item in std::mem::take(&mut self.undecided) {
-            text.push_str(&event(&item));
+            self.write(text, &event(&item));
         }
     }
 
-    fn push_text(&mut self, text: &mut String, piece: &str) {
+    fn write(&mut self, text: &mut String, piece: &str) {
         text.push_str(piece);
-        self.end.push_str(piece);
-        self.is_done |= self.end.contains(DONE);
-        if self.end.ends_with(GAP) {
-            self.end.clear();
-        } else {
-            self.end.drain(..self.end.floor_char_boundary(self.end.len().saturating_sub(DONE.len())));
+        for data in self.stream.push(piece) {
+            self.is_done |= data == DONE;
+            self.first_data.get_or_insert(data);
         }
     }
 }
@@ -91,40 +95,42 @@ fn event(json: &RawValue) -> String {
     format!("data: {}\n\n", json.get().replace(['\n', '\r'], " "))
 }
 
-/// The data of the first event that has any; `None` while that event is not complete.
-pub(super) fn first_data(text: &str) -> Option<String> {
-    let mut data: Vec<&str> = Vec::new();
-    let mut rest = text;
-    while let Some((line, after)) = rest.split_once('\n') {
-        rest = after;
-        match line.trim_end_matches('\r') {
-            "" if !data.is_empty() => return Some(data.join("\n")),
-            line => data.extend(line.strip_prefix("data:").map(|data| data.strip_prefix(' ').unwrap_or(data))),
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::value::to_raw_value;
 
     use super::*;
 
-    fn written(items: &[&str]) -> String {
+    fn begun(items: &[&str]) -> (EventText, String) {
         let (mut events, mut text) = (EventText::default(), String::new());
         for item in items {
             events.push(&mut text, &to_raw_value(item).unwrap().into());
         }
         events.finish(&mut text);
+        (events, text)
+    }
+
+    fn written(items: &[&str]) -> String {
+        begun(items).1
+    }
+
+    /// The same with its end.
+    fn answered(items: &[&str]) -> String {
+        let (mut events, mut text) = begun(items);
+        events.done(&mut text);
         text
     }
 
     #[test]
     fn text_is_an_event_stream_by_how_it_begins_however_it_is_cut() {
-        for text in
-            ["data: 1\n\n", "event: a\ndata: 1\n\n", ": hello\n\ndata: 1\n\n", "id: 7\ndata: 1\n\n", "\r\ndata: 1\n\n"]
-        {
+        for text in [
+            "data: 1\n\n",
+            "event: a\ndata: 1\n\n",
+            ": hello\n\ndata: 1\n\n",
+            "id: 7\ndata: 1\n\n",
+            "\r\ndata: 1\n\n",
+            "\u{feff}data: 1\n\n",
+        ] {
             let pieces: Vec<_> = text.split_inclusive(|_| true).collect();
             assert_eq!(written(&pieces), text);
             assert_eq!(written(&[text]), text);
@@ -138,9 +144,31 @@ mod tests {
     }
 
     #[test]
-    fn the_first_data_is_found_once_its_event_is_complete() {
-        assert_eq!(first_data("data: 1\n"), None);
-        assert_eq!(first_data(": waiting\n\nevent: error\ndata: {\ndata:}\n\ndata: 2\n\n").as_deref(), Some("{\n}"));
-        assert_eq!(first_data("data: 1\r\n\r\n").as_deref(), Some("1"));
+    fn the_end_is_sent_once_however_the_lines_of_the_handler_end() {
+        for end in ["\n", "\r\n", "\r"] {
+            for done in ["data: [DONE]", "data:[DONE]"] {
+                let stream = format!("data: 1{end}{end}{done}{end}{end}");
+                let pieces: Vec<_> = stream.split_inclusive(|_| true).collect();
+                assert_eq!(answered(&pieces), stream);
+                assert_eq!(answered(&[stream.trim_end()]), format!("{}\n\n", stream.trim_end()));
+            }
+        }
+        let quoted = "data: {\"text\": \"data: [DONE]\"}\n\n";
+        assert_eq!(answered(&[quoted]), format!("{quoted}data: [DONE]\n\n"), "a text with these words is no end");
+    }
+
+    #[test]
+    fn comments_fit_between_events_however_their_lines_end() {
+        for (text, is_within) in [
+            ("data: 1\r\n\r\n", false),
+            ("data: 1\r\r", false),
+            ("data: 1\n\n: hello\r\n", false),
+            ("data: 1\r\n", true),
+            ("data: 1\r\n\r\nda", true),
+        ] {
+            let (mut events, mut written) = (EventText::default(), String::new());
+            events.push(&mut written, &to_raw_value(text).unwrap().into());
+            assert_eq!(events.is_within_event(), is_within, "{text:?}");
+        }
     }
 }

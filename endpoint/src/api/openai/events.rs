@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::super::app::App;
 use super::caller::CancelOnDrop;
-use super::event_text::{EventText, first_data};
+use super::event_text::EventText;
 use super::failure::Failure;
 use crate::store::Payload;
 
@@ -57,8 +57,8 @@ impl EventReader {
         let mut text = String::new();
         loop {
             text.push_str(&self.read(ends.saturating_duration_since(Instant::now())).await?);
-            match first_data(&text) {
-                Some(data) => return Failure::of_output(&data).map_or(Ok(text), Err),
+            match self.events.first_data() {
+                Some(data) => return Failure::of_output(data).map_or(Ok(text), Err),
                 None if self.ended || Instant::now() >= ends => return Ok(text),
                 None => {}
             }

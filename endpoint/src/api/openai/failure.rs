@@ -4,14 +4,15 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::super::cors::SHOULD_RETRY;
 use super::super::error::{ApiError, retry_after};
 use super::super::json as wire_json;
 use super::super::report::{KnownError, MODEL_NOT_FOUND, TIMEOUT, VALIDATION};
-use crate::store::{JobView, Status, StoreError};
+use super::error_object::error_object;
+use crate::store::{EXPIRED, JobView, Status, StoreError};
 
 /// How the error of a job begins whose execution timeout has passed.
 const TIMED_OUT: &str = "executionTimeout exceeded";
@@ -55,7 +56,7 @@ pub(super) struct Failure {
     /// When to try again, where it is known.
     retry_after: Option<u64>,
     /// The error object.
-    error: Value,
+    error: Map<String, Value>,
 }
 
 impl Failure {
@@ -68,7 +69,13 @@ impl Failure {
             400..=499 => "invalid_request_error",
             _ => "server_error",
         };
-        let error = json!({"code": status.as_u16(), "message": message, "param": null, "type": kind});
+        let error = [
+            ("code", json!(status.as_u16())),
+            ("message", json!(message)),
+            ("param", Value::Null),
+            ("type", json!(kind)),
+        ];
+        let error = error.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Self { status, retry_after: None, error }
     }
 
@@ -78,7 +85,7 @@ impl Failure {
     }
 
     fn expired() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "the job was not done before its `ttl` ended, and has expired")
+        Self::new(StatusCode::GATEWAY_TIMEOUT, EXPIRED)
     }
 
     /// Why a job has no output; `None` when it has one.
@@ -87,7 +94,6 @@ impl Failure {
         Some(match job.status {
             Status::Completed => return None,
             Status::Failed => Self::of_error(error),
-            Status::TimedOut if error.is_empty() => Self::expired(),
             Status::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, KnownError::of(error).message(error)),
             Status::Cancelled => Self::new(StatusCode::CONFLICT, "the job was cancelled"),
             Status::InQueue | Status::InProgress => Self::shutting_down(),
@@ -96,6 +102,11 @@ impl Failure {
 
     fn of_error(text: &str) -> Self {
         let known = KnownError::of(text);
+        if known.error_type.is_empty()
+            && let Some(object) = error_object(text)
+        {
+            return Self::of_object(object);
+        }
         let status = match &*known.error_type {
             VALIDATION => StatusCode::BAD_REQUEST,
             MODEL_NOT_FOUND => StatusCode::NOT_FOUND,
@@ -123,25 +134,27 @@ impl Failure {
             kind: Value,
         }
         let answer: Answer = wire_json::object(output.as_bytes()).ok()?;
-        let is_nested = answer.error.is_object();
-        if !is_nested && answer.object.as_deref() != Some("error") {
+        if !answer.error.is_object() && answer.object.as_deref() != Some("error") {
             return None;
         }
-        let [code, message, kind] = if is_nested {
-            ["code", "message", "type"].map(|name| &answer.error[name])
-        } else {
-            [&answer.code, &answer.message, &answer.kind]
-        };
-        let message = message.as_str().unwrap_or_default();
-        let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
-        let status = number.and_then(failure_status).or_else(|| backend_status(message));
-        let status = status.or_else(|| [code, kind].into_iter().find_map(|word| known_word(word.as_str()?)));
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Some(if is_nested {
-            Self { status, retry_after: None, error: answer.error }
-        } else {
-            Self::new(status, message)
+        Some(match answer.error {
+            Value::Object(object) => Self::of_object(object),
+            _ => {
+                let Answer { code, message, kind, .. } = answer;
+                let message = message.as_str().unwrap_or_default();
+                Self::new(status_of(&code, message, &kind), message)
+            }
         })
+    }
+
+    /// An error object keeps all that its worker has written. What clients read of every one is added where it is not there.
+    fn of_object(mut error: Map<String, Value>) -> Self {
+        let of = |name: &str| error.get(name).unwrap_or(&Value::Null);
+        let status = status_of(of("code"), of("message").as_str().unwrap_or_default(), of("type"));
+        for (name, value) in Self::new(status, "the job has failed without a message").error {
+            error.entry(name).or_insert(value);
+        }
+        Self { status, retry_after: None, error }
     }
 
     /// The event that ends a stream.
@@ -178,17 +191,26 @@ impl IntoResponse for Failure {
     }
 }
 
+/// The status of an error object: its code, the one in its message, or what its words say.
+fn status_of(code: &Value, message: &str, kind: &Value) -> StatusCode {
+    let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
+    let status = number.and_then(failure_status).or_else(|| backend_status(message));
+    let status = status.or_else(|| [code, kind].into_iter().find_map(|word| known_word(word.as_str()?)));
+    status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
 /// The status of a word in an error object: OpenAI's, which are also the names of its clients' exceptions, as vLLM writes them.
 fn known_word(word: &str) -> Option<StatusCode> {
     let word: String =
         word.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_lowercase()).collect();
     Some(match word.strip_suffix("error").unwrap_or(&word) {
-        "invalidrequest" | "badrequest" | "contextlengthexceeded" => StatusCode::BAD_REQUEST,
+        "invalidrequest" | "badrequest" | "validation" | "contextlengthexceeded" => StatusCode::BAD_REQUEST,
         "authentication" | "invalidapikey" => StatusCode::UNAUTHORIZED,
         "permission" | "permissiondenied" => StatusCode::FORBIDDEN,
         "notfound" | "modelnotfound" => StatusCode::NOT_FOUND,
         "ratelimit" | "ratelimitexceeded" | "insufficientquota" => StatusCode::TOO_MANY_REQUESTS,
         "overloaded" | "serviceunavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "timeout" | "apitimeout" | "deadline" | "deadlineexceeded" | "executiontimeout" => StatusCode::GATEWAY_TIMEOUT,
         _ => return None,
     })
 }

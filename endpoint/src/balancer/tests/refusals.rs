@@ -144,3 +144,48 @@ async fn answers_are_counted_by_class_of_status_and_their_time_until_the_last_by
     stream.text().await.unwrap();
     until("the last one has ended", || front.balancer.figures().totals.duration.count() == 4).await;
 }
+
+#[tokio::test]
+async fn a_body_that_its_client_breaks_is_the_mistake_of_the_client() {
+    let worker = Worker::start().await;
+    let front = front(&[&worker], 4, Keys::default()).await;
+    front.all_ready().await;
+    for chunks in ["5\r\nhello\r\nno number\r\n", "5\r\nhello-and-more\r\n0\r\n\r\n"] {
+        let mut stream = TcpStream::connect(front.address).await.unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(format!("{head}{chunks}").as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        timeout(SOON, stream.read_to_string(&mut reply)).await.unwrap().unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("its chunks"), "{chunks:?}: {reply}");
+    }
+    until("the places are free", || front.balancer.load().in_progress == 0).await;
+    // The worker is not blamed.
+    assert_eq!(front.get("/", "").await.0, 200);
+    assert_eq!(front.balancer.figures().totals.answers[4], 0);
+}
+
+#[tokio::test]
+async fn the_version_of_a_worker_of_http_1_0_concerns_its_own_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let old = Worker { address: listener.local_addr().unwrap(), ..Worker::start().await };
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nold").await;
+        }
+    });
+    let front = front(&[&old], 4, Keys::default()).await;
+    front.all_ready().await;
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    for _ in 0..2 {
+        // The connection of the client stays open.
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"0\r\n\r\n") {
+            reply.push(timeout(SOON, stream.read_u8()).await.unwrap().unwrap());
+        }
+        let reply = String::from_utf8(reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("\r\nold\r\n"), "{reply}");
+    }
+}

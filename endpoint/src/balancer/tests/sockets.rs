@@ -13,7 +13,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A worker that echoes messages, and the codes of the close frames that it gets. `close` makes it close the socket, `die` breaks
 /// its connection.
-async fn echo() -> (Worker, mpsc::Receiver<u16>) {
+pub(super) async fn echo() -> (Worker, mpsc::Receiver<u16>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let worker = Worker { address: listener.local_addr().unwrap(), ..Worker::start().await };
     let (codes, received) = mpsc::channel(8);
@@ -172,4 +172,42 @@ async fn bytes_of_any_protocol_pass_after_an_upgrade_and_either_side_may_end_fir
     timeout(SOON, socket.read_to_string(&mut rest)).await.unwrap().unwrap();
     assert_eq!(rest, "closed");
     until("the place is free", || front.balancer.load().in_progress == 0).await;
+}
+
+#[tokio::test]
+async fn an_open_socket_counts_among_the_connections_and_the_kernel_asks_whether_its_client_is_there() {
+    let (worker, _codes) = echo().await;
+    let limits =
+        ServerLimits { max_connections: 2, idle_timeout: Duration::from_millis(300), ..ServerLimits::default() };
+    let front = limited_front(&[&worker], 4, Keys::default(), limits).await;
+    front.all_ready().await;
+    let mut sockets = [connect(&front).await, connect(&front).await];
+    assert_eq!(front.counts.open(), 2);
+    let asked = sockets.each_ref().map(|socket| match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => keeps_alive(front.address, stream.local_addr().unwrap()),
+        _ => unreachable!(),
+    });
+    assert_eq!(asked, [true, true]);
+    // Longer than a connection may be idle, and more than there may be.
+    sleep(Duration::from_millis(600)).await;
+    let mut refused = String::new();
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    timeout(SOON, stream.read_to_string(&mut refused)).await.unwrap().unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503") && front.counts.open() == 2, "neither makes room: {refused}");
+    for socket in &mut sockets {
+        socket.send(Message::text("still there")).await.unwrap();
+        assert_eq!(next(socket).await.unwrap().unwrap(), Message::text("still there"));
+    }
+    drop(sockets);
+    until("both places are free", || front.counts.open() == 0).await;
+}
+
+/// Whether the timer of the keepalive runs for the connection with these addresses, as the kernel shows it.
+fn keeps_alive(local: SocketAddr, remote: SocketAddr) -> bool {
+    let port = |address: &str| u16::from_str_radix(address.rsplit_once(':').unwrap().1, 16).unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        (port(columns[1]), port(columns[2])) == (local.port(), remote.port()) && columns[5].starts_with("02:")
+    })
 }

@@ -38,6 +38,9 @@ is, as a whole request. Empty lines and byte order marks are skipped. The jobs r
 Progress goes to standard error, results to standard output: one document a line, with the id, the status and
 the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed, 3 if the batch was cancelled.
 
+Ctrl-C while the file is sent cancels the batch; after that the batch goes on, and the commands for its results
+and for its end are printed.
+
 Examples:
   runpod-endpoint batch submit inputs.jsonl > results.jsonl
   runpod-endpoint batch submit --detach --name nightly inputs.jsonl")]

@@ -14,6 +14,7 @@ use super::parse::{
 use super::workers::WorkerArgs;
 use crate::api::{FairBy, Origin};
 use crate::secret::Secret;
+use runpod_address_guard::network;
 use runpod_log_line::LogFormat;
 use tracing::level_filters::LevelFilter;
 
@@ -214,8 +215,8 @@ pub struct WebhookArgs {
     /// Secret that signs webhooks (Standard Webhooks, HMAC-SHA256): `whsec_` and base64, or any text
     #[arg(long, env = "RUNPOD_ENDPOINT_WEBHOOK_SECRET", hide_env_values = true, value_name = "SECRET", value_parser = secret)]
     pub webhook_secret: Option<Secret>,
-    /// Network that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
-    #[arg(long, value_name = "CIDR")]
+    /// Network or address that webhooks may reach although it is not public, for example 127.0.0.0/8; repeat for more
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub webhook_allow: Vec<IpNet>,
     /// How long a webhook that is not accepted is sent again, with growing pauses; `platform`: twice, as RunPod does
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = webhook_schedule)]

@@ -26,12 +26,26 @@ function asRequest(line, number) {
   return isRequest ? line : `{"input":${line}}`;
 }
 
+/** The text of a file. Bytes of another encoding would silently become other inputs. */
+async function textOf(file) {
+  const bytes = await file.arrayBuffer();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error(`${file.name} is not UTF-8: save it in that encoding, and choose it again`);
+  }
+}
+
 /** Submits the lines of a file as one batch. */
 async function submit(base, file, onProgress) {
-  const lines = (await file.text()).split("\n").map((line, index) => [line.trim(), index + 1]).filter(([line]) => line);
+  const lines = (await textOf(file)).split("\n").map((line, index) => [line.trim(), index + 1]).filter(([line]) => line);
   if (lines.length === 0) throw new Error(`${file.name} has no inputs: one JSON value a line`);
   const requests = lines.map(([line, number]) => asRequest(line, number));
   const { id } = await post(base, []);
+  // A draft that nobody finishes would stay for days.
+  const cancel = (options) => request(`${base}/${part(id)}/cancel`, { method: "POST", ...options }).catch(() => {});
+  const leave = () => cancel({ keepalive: true });
+  addEventListener("pagehide", leave);
   try {
     for (let sent = 0; sent < requests.length;) {
       const chunk = [];
@@ -46,9 +60,10 @@ async function submit(base, file, onProgress) {
     await request(`${base}/${part(id)}`, { method: "PUT", body: JSON.stringify({ name: file.name.slice(0, 256) }) });
     await post(`${base}/${part(id)}/finalize`);
   } catch (error) {
-    // A draft that nobody finishes would stay for days.
-    await post(`${base}/${part(id)}/cancel`).catch(() => {});
+    await cancel();
     throw error;
+  } finally {
+    removeEventListener("pagehide", leave);
   }
 }
 

@@ -105,3 +105,15 @@ export function toast(text) {
   document.getElementById("toasts").append(element);
   setTimeout(() => element.remove(), 6000);
 }
+
+/** What an error says, and its traceback. Handlers send both as JSON. */
+export function errorParts(raw) {
+  try {
+    const parts = JSON.parse(raw ?? "null");
+    if (typeof parts?.error_message !== "string") return [raw ?? ""];
+    const kind = parts.error_type ? `${parts.error_type}: ` : "";
+    return [kind + parts.error_message, parts.error_traceback];
+  } catch {
+    return [raw ?? ""];
+  }
+}

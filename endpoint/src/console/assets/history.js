@@ -1,7 +1,7 @@
 // The search in all jobs of which the endpoint keeps a record.
 
 import { part, request } from "./api.js";
-import { STATES, badge, duration, h, setText, stateName } from "./dom.js";
+import { STATES, badge, duration, errorParts, h, setText, stateName } from "./dom.js";
 
 const HEADS = ["Job", "State", "Submitted", "Waited", "Ran", "Worker"];
 
@@ -37,7 +37,7 @@ export function historyPage(main, endpoint, onState) {
     const found = [h("tr", {}, h("td", { class: "id" }, link), h("td", { class: "state" }, badge(job.status)),
       h("td", { class: "when" }, when(job.submittedAt)), h("td", { class: "delay number" }, duration(job.delay)),
       h("td", { class: "execution number" }, duration(job.execution)), h("td", { class: "worker", title: job.worker ?? "" }, job.worker ?? "–"))];
-    if (job.error) found.push(h("tr", { class: "why" }, h("td", { colSpan: HEADS.length, title: job.error }, job.error)));
+    if (job.error) found.push(h("tr", { class: "why" }, h("td", { colSpan: HEADS.length, title: job.error }, errorParts(job.error)[0])));
     return found;
   }
 

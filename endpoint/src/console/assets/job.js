@@ -1,7 +1,7 @@
 // The page of one job.
 
 import { listen, part, post } from "./api.js";
-import { clock, duration, h, isOver, setBadge, setText, showJson, stateName, toast, tone } from "./dom.js";
+import { clock, duration, errorParts, h, isOver, setBadge, setText, showJson, stateName, toast, tone } from "./dom.js";
 
 /** Stream items, and log lines, on the page; older ones leave it. */
 const MAX_ITEMS = 2000;
@@ -123,7 +123,7 @@ export function jobPage(main, endpoint, id, onState) {
     }
     offset = next.now - Date.now();
     if (job === null || JSON.stringify(job.output) !== JSON.stringify(next.output)) showJson(output.pre, next.output);
-    setText(error.pre, errorText(next.error));
+    setText(error.pre, errorParts(next.error).filter(Boolean).join("\n\n"));
     job = next;
     if (isNews) setBadge(state, next.status);
     const hasOutput = next.output !== null && !(Array.isArray(next.output) && next.output.length === 0 && next.firstItem + next.items.length > 0);
@@ -135,18 +135,6 @@ export function jobPage(main, endpoint, id, onState) {
     waiting.hidden = isOver(next.status) || hasOutput || !stream.hidden;
     setText(waiting, next.status === "IN_QUEUE" ? "Waiting for a worker." : "Running. Output appears here as it arrives.");
     refresh();
-  }
-
-  /** Handlers send errors with a traceback as JSON; show them as text. */
-  function errorText(raw) {
-    try {
-      const parts = JSON.parse(raw ?? "null");
-      if (typeof parts?.error_message !== "string") return raw ?? "";
-      const kind = parts.error_type ? `${parts.error_type}: ` : "";
-      return [kind + parts.error_message, parts.error_traceback].filter(Boolean).join("\n\n");
-    } catch {
-      return raw ?? "";
-    }
   }
 
   function refresh() {

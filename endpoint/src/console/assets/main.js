@@ -12,6 +12,8 @@ const picker = document.getElementById("endpoint");
 const DEFAULT_ENDPOINT = "local";
 let page = null;
 let endpoints = [];
+/** Those whose requests go to workers without a queue. */
+let loadBalancers = [];
 
 /** `#/endpoint`, `#/endpoint/history` or `#/endpoint/jobs/id`. */
 function route() {
@@ -26,7 +28,7 @@ function onState(isOn) {
 
 async function loadEndpoints() {
   try {
-    ({ endpoints } = await request("/console/endpoints"));
+    ({ endpoints, loadBalancers } = await request("/console/endpoints"));
   } catch {
     // The event stream reports that the server cannot be reached.
   }
@@ -51,7 +53,7 @@ function show(moveFocus) {
     page = historyPage(main, endpoint, onState);
   } else {
     document.title = `${endpoint} – Endpoint console`;
-    page = overview(main, endpoint, onState);
+    page = overview(main, endpoint, onState, loadBalancers.includes(endpoint));
   }
   window.scrollTo(0, 0);
   if (moveFocus) main.focus({ preventScroll: true });

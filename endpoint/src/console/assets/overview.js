@@ -16,8 +16,9 @@ function tile(name, tone) {
   return { element: h("div", { class: `tile ${tone}` }, h("dt", {}, name), value, detail), value, detail };
 }
 
-/** Shows the overview in `main`; returns what ends it. */
-export function overview(main, endpoint, onState) {
+/** Shows the overview in `main`; returns what ends it. A load balancer has no jobs: only its workers are shown. */
+export function overview(main, endpoint, onState, isBalanced) {
+  const counted = isBalanced ? ["request", "requests"] : ["job", "jobs"];
   const filter = { status: "", id: "" };
   const points = [];
   let rows = [];
@@ -70,7 +71,8 @@ export function overview(main, endpoint, onState) {
     }
   } }, "Pause");
   const paused = h("p", { class: "panel notice", role: "status", hidden: true },
-    "This endpoint is paused: jobs are accepted, and none is given to a worker until it is resumed.");
+    isBalanced ? "This endpoint is paused: new requests are refused until it is resumed."
+      : "This endpoint is paused: jobs are accepted, and none is given to a worker until it is resumed.");
   function showPaused() {
     setText(pause, isPaused ? "Resume" : "Pause");
     pause.classList.toggle("primary", isPaused);
@@ -102,18 +104,20 @@ export function overview(main, endpoint, onState) {
   const noJobs = h("div", { class: "empty" });
   const jobs = h("section", { class: "panel", "aria-labelledby": "jobs-title" },
     h("header", {}, h("h2", { id: "jobs-title" }, "Jobs"), h("span", { class: "spacer" }),
-      h("a", { class: "quiet", href: `#/${part(endpoint)}/history` }, "History"), pause, retryFailed, purge),
+      h("a", { class: "quiet", href: `#/${part(endpoint)}/history` }, "History"), isBalanced ? [] : pause, retryFailed, purge),
     h("div", { class: "filters" }, chips, search), table, more, noJobs);
 
   const workerList = h("ul", { class: "workers" });
   const noWorkers = h("div", { class: "empty" }, "No worker has joined. Start one with ", h("br"), h("code", {}, "runpod-endpoint dev -- ./my-handler"));
   const workers = h("section", { class: "panel", "aria-labelledby": "workers-title" },
-    h("header", {}, h("h2", { id: "workers-title" }, "Workers")), workerList, noWorkers);
+    h("header", {}, h("h2", { id: "workers-title" }, "Workers"), h("span", { class: "spacer" }), isBalanced ? pause : []), workerList, noWorkers);
 
   const submit = submitPanel(endpoint, (id) => {
     location.hash = `#/${part(endpoint)}/jobs/${part(id)}`;
   });
-  main.replaceChildren(paused,
+  const balanced = h("p", { class: "soft" }, "A load-balancing endpoint: requests go to its own address, and from there to the workers. There are no jobs.");
+  if (isBalanced) main.replaceChildren(paused, balanced, h("div", { class: "charts" }, workersChart.panel, workers));
+  else main.replaceChildren(paused,
     h("dl", { class: "panel tiles", "aria-label": "Counters" }, Object.values(tiles).map(({ element }) => element)),
     h("div", { class: "charts" }, jobsChart.panel, workersChart.panel),
     h("div", { class: "split" }, h("div", { class: "stack" }, jobs, batches.panel), h("div", { class: "stack" }, submit, workers)));
@@ -185,7 +189,7 @@ export function overview(main, endpoint, onState) {
   function showWorkers(list) {
     workerList.replaceChildren(...list.map((worker) => {
       const silent = worker.silentSeconds >= 20 ? `silent ${duration(worker.silentSeconds * 1000)}` : "";
-      const held = worker.jobs > 0 ? `${worker.jobs} ${worker.jobs === 1 ? "job" : "jobs"}` : silent;
+      const held = worker.jobs > 0 ? `${worker.jobs} ${counted[worker.jobs === 1 ? 0 : 1]}` : silent;
       const note = worker.duplicate ? "a second process uses this id" : held;
       const batching = (worker.batching ?? []).map((line) => h("p", { class: "soft batching" }, line));
       return h("li", {}, h("span", { class: "id mono", title: worker.id }, worker.id), h("span", { class: "soft" }, note), badge(worker.state), batching);
@@ -207,7 +211,7 @@ export function overview(main, endpoint, onState) {
   showWorkers([]);
   const start = () => {
     open();
-    batches.start();
+    if (!isBalanced) batches.start();
   };
   const halt = () => {
     stop();

@@ -12,6 +12,7 @@ fn reading(waiting: usize, oldest: u64, in_progress: usize, places: &[Activity])
         waiting,
         oldest: (waiting > 0).then(|| Duration::from_secs(oldest)),
         in_progress,
+        background: false,
         places,
         resumed: BTreeSet::new(),
         other_hosts: OtherHosts::default(),
@@ -145,6 +146,32 @@ fn the_request_count_gives_the_number_of_workers() {
             (1, reading(9, 0, 2, &[Busy, Busy]), &[Start(2)]),
             (2, reading(0, 0, 2, &[Busy, IDLE, IDLE]), &[]),
             (7, reading(0, 0, 2, &[Busy, IDLE, IDLE]), &[Retire(2), Retire(1)]),
+        ],
+    );
+}
+
+#[test]
+fn work_of_low_priority_is_for_one_worker_however_much_of_it_there_is() {
+    let with_batch = |reading| Reading { background: true, ..reading };
+    for rule in ["request-count=1", "queue-delay=4s"] {
+        play(
+            settings(0, 5, rule),
+            &[
+                (0, with_batch(reading(0, 0, 0, &[])), &[Start(0)]),
+                (1, with_batch(reading(0, 0, 0, &[Starting])), &[]),
+                (2, with_batch(reading(0, 0, 0, &[Busy])), &[]),
+                (60, with_batch(reading(0, 0, 0, &[Busy])), &[]),
+                // What was started for other jobs is there for them.
+                (61, with_batch(reading(0, 0, 0, &[Busy, IDLE])), &[]),
+                (66, with_batch(reading(0, 0, 0, &[Busy, IDLE])), &[Retire(1)]),
+            ],
+        );
+    }
+    play(
+        settings(0, 5, "request-count=1"),
+        &[
+            (0, with_batch(reading(1, 0, 0, &[Busy])), &[Start(1)]),
+            (1, with_batch(reading(1, 0, 1, &[Busy, Busy])), &[Start(2)]),
         ],
     );
 }

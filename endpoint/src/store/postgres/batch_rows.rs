@@ -7,20 +7,18 @@ use tokio_postgres::types::ToSql;
 use super::failure::Failure;
 use super::rows::{integer, micros, natural, size, time};
 use crate::store::batch::{BatchCounts, BatchState};
+use crate::store::counts::BatchRequests;
 use crate::store::queue::{BatchRecord, KeptBatch};
 
 /// Locked after jobs and before workers, in the order of their numbers.
 pub(super) const LOCK: &str =
     "SELECT * FROM batches WHERE endpoint = $1 AND id = ANY($2::text[]) ORDER BY number FOR UPDATE";
 
-/// What counts against the bounds on batches, and not against that on jobs that wait.
+/// What counts against the bounds on batches, and not against that on jobs that wait; and how many run.
 pub(super) const USAGE: &str = "SELECT count(*) FILTER (WHERE state = 'DRAFT' OR waiting + in_progress > 0) AS active, \
     coalesce(sum(waiting + in_progress + completed + failed + cancelled), 0)::bigint AS jobs, \
-    coalesce(sum(waiting) FILTER (WHERE state <> 'DRAFT'), 0)::bigint AS waiting FROM batches WHERE endpoint = $1";
-
-/// Whether a batch waits for a worker.
-pub(super) const ANY_WAITS: &str =
-    "SELECT 1 FROM batches WHERE endpoint = $1 AND state = 'FINALIZED' AND waiting > 0 LIMIT 1";
+    coalesce(sum(waiting) FILTER (WHERE state <> 'DRAFT'), 0)::bigint AS waiting, \
+    coalesce(sum(in_progress), 0)::bigint AS in_progress FROM batches WHERE endpoint = $1";
 
 /// One whose time is over may not be deleted yet.
 pub(super) const FIND: &str = "SELECT * FROM batches WHERE endpoint = $1 AND id = $2 \
@@ -53,6 +51,11 @@ pub(super) const PUT: &str = "INSERT INTO batches SELECT number, $1, id, name, s
     failed = excluded.failed, cancelled = excluded.cancelled";
 
 pub(super) const DELETE: &str = "DELETE FROM batches WHERE number = ANY($1::bigint[])";
+
+/// The requests of batches that have not ended.
+pub(super) fn requests(usage: &Row) -> BatchRequests {
+    BatchRequests { waiting: size(usage.get("waiting")), in_progress: size(usage.get("in_progress")) }
+}
 
 /// A batch as it was when its row was read.
 pub(super) fn batch(row: &Row) -> Result<KeptBatch, Failure> {

@@ -214,8 +214,8 @@ impl PostgresStore {
     pub(super) async fn with_texts(&self, jobs: Vec<TakenJob<Filed>>) -> Result<Vec<TakenJob>, StoreError> {
         let loaded = self.shared.with_payloads(jobs.iter().map(|job| job.request.clone()).collect()).await?;
         let with_text = |(job, request): (TakenJob<Filed>, Option<_>)| {
-            let TakenJob { id, attempt, submitted, delay, .. } = job;
-            request.map(|request| TakenJob { id, attempt, submitted, delay, request })
+            let TakenJob { id, attempt, handover, submitted, delay, .. } = job;
+            request.map(|request| TakenJob { id, attempt, handover, submitted, delay, request })
         };
         Ok(jobs.into_iter().zip(loaded).filter_map(with_text).collect())
     }

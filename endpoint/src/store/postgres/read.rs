@@ -12,12 +12,14 @@ use super::rows::{self, LoadedWorker};
 use super::shared::{Shared, unavailable};
 use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
-use crate::store::counts::Health;
+use crate::store::counts::{BatchRequests, Health};
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::{JobId, Request};
-use crate::store::views::{GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page};
+use crate::store::views::{
+    CancelElsewhere, GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page,
+};
 use crate::store::workers::OVERFLOW;
 
 /// Waiting jobs counted at most: no scaler asks for that many workers.
@@ -106,6 +108,12 @@ impl Shared {
         Ok(HistoryPage { rows: found.into_iter().map(without_output).collect(), next })
     }
 
+    /// The jobs that still have to be cancelled at another endpoint.
+    pub(super) async fn look_cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        let rows = self.query(rows::CANCELLED_ELSEWHERE, &[&endpoint]).await?;
+        Ok(self.queue_of(endpoint, Timestamp::ZERO, &rows)?.cancels_elsewhere())
+    }
+
     /// Some requests of a batch, in the order in which they were added.
     pub(super) async fn look_batch_requests(
         &self,
@@ -167,12 +175,14 @@ impl Shared {
         queue.load_paused(usage.get("paused"));
         load_workers(&mut queue, &workers, &held)?;
         let natural = |column| rows::natural(usage.get(column));
+        let elsewhere = held.iter().filter(|row| row.get("waits")).count();
         let health = Health {
             completed: natural("completed"),
             failed: natural("failed"),
             retried: natural("retried"),
-            in_queue: rows::size(usage.get("in_queue")),
-            in_progress: rows::size(usage.get("in_progress")),
+            in_queue: rows::size(usage.get("in_queue")) + elsewhere,
+            in_progress: rows::size(usage.get("in_progress")).saturating_sub(elsewhere),
+            elsewhere,
             ..queue.health(now)
         };
         Ok((health, now, queue))
@@ -203,14 +213,15 @@ impl Shared {
         Ok(queue.is_refreshing(worker))
     }
 
-    /// How long the first job has waited; the first urgent one if `urgent`.
-    pub(super) async fn look_oldest(
-        &self,
-        endpoint: &str,
-        now: Timestamp,
-        urgent: bool,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let rows = self.query(rows::FIRST, &[&endpoint, &urgent]).await?;
+    /// The requests of batches that have not ended.
+    pub(super) async fn look_unended(&self, endpoint: &str) -> Result<BatchRequests, StoreError> {
+        let usage = self.query(batch_rows::USAGE, &[&endpoint]).await?;
+        Ok(usage.first().map(batch_rows::requests).unwrap_or_default())
+    }
+
+    /// How long the first urgent job has waited.
+    pub(super) async fn look_oldest(&self, endpoint: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let rows = self.query(rows::FIRST, &[&endpoint]).await?;
         let queue = self.queue_of(endpoint, now, &rows)?;
         Ok(queue.observe(now).oldest_wait)
     }
@@ -219,19 +230,17 @@ impl Shared {
     pub(super) async fn look_load(&self, endpoint: &str) -> Result<Load, StoreError> {
         let (health, now, queue) = self.look_health(endpoint).await?;
         let workers = queue.workers(now, usize::MAX);
-        let in_progress = health.in_progress.saturating_sub(queue.held_elsewhere(OVERFLOW).len());
+        let low = first_count(&self.query(rows::HELD_LOW, &[&endpoint]).await?);
+        let held = health.in_progress + health.elsewhere;
+        let in_progress = held.saturating_sub(queue.held_elsewhere(OVERFLOW).len() + low);
         if health.paused {
             // What is not given out needs no worker.
-            return Ok(Load { waiting: 0, oldest: None, in_progress, workers });
+            return Ok(Load { waiting: 0, oldest: None, in_progress, background: low > 0, workers });
         }
-        let waiting = self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?;
-        let waiting = match first_count(&waiting) {
-            // Batches need a worker, but not more of them while they wait.
-            0 => self.query(batch_rows::ANY_WAITS, &[&endpoint]).await?.len(),
-            urgent => urgent,
-        };
-        let oldest = self.look_oldest(endpoint, now, true).await?;
-        Ok(Load { waiting, oldest, in_progress, workers })
+        let waiting = first_count(&self.query(rows::URGENT, &[&endpoint, &MAX_COUNTED]).await?);
+        let background = low > 0 || self.look_unended(endpoint).await?.waiting > 0;
+        let oldest = self.look_oldest(endpoint, now).await?;
+        Ok(Load { waiting, oldest, in_progress, background, workers })
     }
 
     /// The text of payloads; `None` for what is no longer there.

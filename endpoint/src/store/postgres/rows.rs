@@ -51,6 +51,15 @@ pub(super) const LOCK_OVERDUE: &str = "SELECT number, id, record FROM jobs WHERE
      AND ($5 IS NULL OR run_time <= $5) ORDER BY round, place LIMIT $4::bigint)) \
     ORDER BY round, place FOR UPDATE SKIP LOCKED";
 
+/// A job that has waited for long enough, however long it may run.
+pub(super) const ANY_OVERDUE: &str = "SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low \
+    AND submitted <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2::bigint AND id <> ALL($3::text[]) \
+    AND NOT coalesce((SELECT paused FROM endpoints WHERE name = $1), false) LIMIT 1";
+
+/// Jobs that still have to be cancelled at another endpoint.
+pub(super) const CANCELLED_ELSEWHERE: &str = "SELECT number, id, record FROM jobs \
+    WHERE endpoint = $1 AND cancelled_elsewhere ORDER BY number";
+
 /// Waiting jobs that no worker has lost.
 pub(super) const LOCK_UNTAKEN: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND untaken ORDER BY low, round, place LIMIT $2 FOR UPDATE SKIP LOCKED";
@@ -70,14 +79,16 @@ pub(super) const WORKERS: &str = "SELECT id, record, coalesce(polls.jobs, 0) AS 
     WHERE endpoint = $1 AND id = ANY($2::text[])";
 
 pub(super) const ALL_WORKERS: &str = "SELECT w.id, w.record, coalesce(sum(greatest(p.jobs, 0)), 0)::bigint AS jobs, \
-    coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops, \
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w \
-    LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id WHERE w.endpoint = $1 GROUP BY w.endpoint, w.id";
+     coalesce(sum(greatest(p.stops, 0)), 0)::bigint AS stops, \
+     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM workers w \
+     LEFT JOIN polls p ON p.endpoint = w.endpoint AND p.worker = w.id WHERE w.endpoint = $1 GROUP BY w.endpoint, w.id";
 
-/// Which jobs these workers hold.
-pub(super) const HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 AND holder = ANY($2::text[])";
+/// Which jobs these workers hold. Those that wait at another endpoint are in the queue for their clients.
+pub(super) const HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs \
+     WHERE endpoint = $1 AND holder = ANY($2::text[])";
 
-pub(super) const ALL_HELD: &str = "SELECT holder, id FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL";
+pub(super) const ALL_HELD: &str = "SELECT holder, id, status = 'IN_QUEUE' AS waits FROM jobs \
+     WHERE endpoint = $1 AND holder IS NOT NULL";
 
 pub(super) const STREAMS: &str =
     "SELECT job, first_item, next_item, unread_bytes FROM streams WHERE job = ANY($1::bigint[])";
@@ -160,9 +171,9 @@ pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoin
 pub(super) const ENDED: &str = "SELECT id FROM jobs WHERE endpoint = $1 AND NOT waiting AND holder IS NULL \
     AND webhook_owner IS NULL AND (given_up OR $2) ORDER BY due LIMIT $3";
 
-/// The first waiting job, urgent ones alone if `$2`; where clients take turns, enough to have the oldest one among them.
+/// The first urgent job that waits; where clients take turns, enough to have the oldest one among them.
 pub(super) const FIRST: &str = "SELECT number, id, record FROM jobs \
-    WHERE endpoint = $1 AND waiting AND NOT (low AND $2) ORDER BY low, round, place \
+    WHERE endpoint = $1 AND waiting AND NOT low ORDER BY round, place \
     LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) THEN 100 ELSE 1 END)";
 
 /// A turn: taken again, or taken over once it has ended.
@@ -173,6 +184,9 @@ pub(super) const TAKE_TURN: &str = "INSERT INTO turns SELECT $1::text, $4::text,
 
 pub(super) const URGENT: &str =
     "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND NOT low LIMIT $2) AS found";
+
+/// The jobs of low priority that workers hold.
+pub(super) const HELD_LOW: &str = "SELECT count(*) FROM jobs WHERE endpoint = $1 AND holder IS NOT NULL AND low";
 
 pub(super) fn natural(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()

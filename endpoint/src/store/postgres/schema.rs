@@ -5,10 +5,14 @@ use deadpool_postgres::Client;
 use super::connect::{DatabaseError, DatabaseUrl, MIN_VERSION};
 
 /// The newest version that this program knows.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// Statements that bring the tables from version 0, 1 … to the next one. Each must leave older programs working.
-const STEPS: [&str; 1] = [include_str!("schema.sql")];
+const STEPS: [&str; 2] = [
+    include_str!("schema.sql"),
+    "ALTER TABLE jobs ADD COLUMN cancelled_elsewhere boolean NOT NULL DEFAULT false; \
+     CREATE INDEX jobs_cancelled_elsewhere ON jobs (endpoint, number) WHERE cancelled_elsewhere;",
+];
 
 /// Keeps other replicas from migrating at the same moment, and from starting while jobs are moved.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453286513713)";

@@ -23,8 +23,8 @@ use crate::store::request::{JobId, NewJob};
 use crate::store::status::Status;
 use crate::store::task::Task;
 use crate::store::views::{
-    HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue, Seen, TakenJob,
-    Webhook, WorkerView,
+    CancelElsewhere, HistoryPage, HistoryQuery, JobDetails, JobElsewhere, JobFilter, JobRow, JobView, Load, Overdue,
+    Seen, TakenJob, Webhook, WorkerView,
 };
 use crate::store::workers::{Heartbeat, OVERFLOW, WorkerEvent};
 
@@ -98,7 +98,7 @@ impl Store for PostgresStore {
             match (self.shared.look_view(endpoint, id).await?, latest) {
                 (Some(view), _) if view.status.is_terminal() => break view,
                 (Some(view), _) => latest = Some(view),
-                (None, Some(last)) => break JobView { status: Status::TimedOut, ..last },
+                (None, Some(last)) => break last.expired(),
                 (None, None) => return Err(StoreError::JobNotFound),
             }
             if timeout_at(deadline, woken).await.is_err() {
@@ -144,7 +144,7 @@ impl Store for PostgresStore {
         let mut removed = 0;
         while left > 0 {
             let step = left.min(PURGE_STEP);
-            let need = Need { purge: step, ..Need::default() };
+            let need = Need { purge: step, held: true, ..Need::worker(OVERFLOW) };
             let local = self.shared.local(endpoint);
             let some = self.shared.run(&local, need, move |queue, now| queue.purge(now, step)).await?;
             if some == 0 {
@@ -353,6 +353,23 @@ impl Store for PostgresStore {
         Ok(self.with_texts(found.into_iter().collect()).await?.pop())
     }
 
+    async fn is_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<bool, StoreError> {
+        let (after, except) = (rows::micros(overdue.after), overdue.except.iter().map(|id| &**id).collect::<Vec<_>>());
+        Ok(!self.shared.query(rows::ANY_OVERDUE, &[&endpoint, &after, &except]).await?.is_empty())
+    }
+
+    async fn cancels_elsewhere(&self, endpoint: &str) -> Result<Vec<CancelElsewhere>, StoreError> {
+        self.shared.look_cancels_elsewhere(endpoint).await
+    }
+
+    async fn cancelled_elsewhere(&self, endpoint: &str, id: &str, far_id: &str) -> Result<(), StoreError> {
+        let far_id = far_id.to_owned();
+        let noted = self.on_job(endpoint, id, Need::default(), move |queue, _, id| {
+            queue.cancelled_elsewhere(id, &far_id);
+        });
+        ignore_unknown(noted.await)
+    }
+
     async fn worker_event(&self, endpoint: &str, worker: &str, event: WorkerEvent) -> Result<(), StoreError> {
         let local = self.shared.endpoint(endpoint).await?;
         let worker: Arc<str> = Arc::from(worker);
@@ -396,9 +413,10 @@ impl Store for PostgresStore {
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
         let (health, now, queue) = self.shared.look_health(endpoint).await?;
-        let oldest_wait = self.shared.look_oldest(endpoint, now, false).await?;
+        let batch_requests = self.shared.look_unended(endpoint).await?;
+        let oldest_wait = self.shared.look_oldest(endpoint, now).await?;
         let totals = self.shared.find(endpoint).map(|local| *local.totals.lock()).unwrap_or_default();
-        Ok(Observation { health, totals, oldest_wait, model: queue.newest_model() })
+        Ok(Observation { health, totals, batch_requests, oldest_wait, model: queue.newest_model() })
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, StoreError> {

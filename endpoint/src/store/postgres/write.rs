@@ -30,16 +30,16 @@ const PUT_STREAMS: &str = "INSERT INTO streams SELECT * FROM unnest($1::bigint[]
 
 /// A delivery stays with the replica that began it.
 const PUT_JOBS: &str = "INSERT INTO jobs SELECT number, $1, id, status, waiting, untaken, low, round, place, share, submitted, run_time, holder, \
-    due, CASE WHEN webhook THEN $2 END, given_up, idempotency, batch, record FROM unnest($3::bigint[], $4::text[], $5::text[], \
+    due, CASE WHEN webhook THEN $2 END, given_up, idempotency, batch, record, cancelled_elsewhere FROM unnest($3::bigint[], $4::text[], $5::text[], \
     $6::boolean[], $7::boolean[], $8::boolean[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::bigint[], $14::text[], \
-    $15::bigint[], $16::boolean[], $17::boolean[], $18::bytea[], $19::text[], $20::text[]) \
+    $15::bigint[], $16::boolean[], $17::boolean[], $18::bytea[], $19::text[], $20::text[], $21::boolean[]) \
     AS new(number, id, status, waiting, untaken, low, round, place, share, submitted, run_time, holder, due, webhook, given_up, \
-    idempotency, batch, record) \
+    idempotency, batch, record, cancelled_elsewhere) \
     ON CONFLICT (number) DO UPDATE SET status = excluded.status, waiting = excluded.waiting, untaken = excluded.untaken, \
     low = excluded.low, round = excluded.round, place = excluded.place, submitted = excluded.submitted, \
     holder = excluded.holder, due = excluded.due, \
     webhook_owner = CASE WHEN excluded.webhook_owner IS NOT NULL THEN coalesce(jobs.webhook_owner, excluded.webhook_owner) END, \
-    given_up = excluded.given_up, record = excluded.record";
+    given_up = excluded.given_up, record = excluded.record, cancelled_elsewhere = excluded.cancelled_elsewhere";
 const PUT_PAYLOADS: &str = "INSERT INTO payloads SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[]) \
     ON CONFLICT (job, part) DO UPDATE SET body = excluded.body";
 const PUT_CHUNKS: &str = "INSERT INTO chunks SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])";
@@ -307,6 +307,7 @@ impl Writes {
                     &job.idempotency,
                     &job.batch,
                     &job.record,
+                    &job.cancelled_elsewhere,
                 ],
             ),
             (!payloads.is_empty(), PUT_PAYLOADS, &[&body.job, &body.key, &body.text]),
@@ -386,6 +387,7 @@ struct Columns<'a> {
     webhook: Vec<bool>,
     record: Vec<&'a str>,
     given_up: Vec<bool>,
+    cancelled_elsewhere: Vec<bool>,
     idempotency: Vec<Option<&'a [u8]>>,
     batch: Vec<Option<&'a str>>,
 }
@@ -410,6 +412,7 @@ impl<'a> Columns<'a> {
             columns.webhook.push(keys.webhook_due);
             columns.record.push(record);
             columns.given_up.push(keys.given_up);
+            columns.cancelled_elsewhere.push(keys.cancelled_elsewhere);
             columns.idempotency.push(keys.idempotency.as_ref().map(|key| key.as_slice()));
             columns.batch.push(keys.batch.as_deref());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::store::batch::{BatchCounts, BatchId, BatchState, BatchView};
 use crate::store::clock::Timestamp;
+use crate::store::counts::BatchRequests;
 use crate::store::error::StoreError;
 use crate::store::status::Status;
 
@@ -88,12 +89,14 @@ impl BatchTable {
         self.record(id).map(|record| record.state)
     }
 
-    /// Whether a job of a batch waits for a worker.
-    pub(super) fn has_waiting(&self) -> bool {
-        let waits = |batch: &Batch| {
-            batch.record.state == BatchState::Finalized && batch.counts.unfinished() > batch.counts.in_progress
-        };
-        self.by_id.values().any(waits)
+    /// The requests that wait for a worker, and those that run.
+    pub(super) fn requests(&self) -> BatchRequests {
+        let mut requests = BatchRequests::default();
+        for batch in self.by_id.values().filter(|batch| batch.record.state != BatchState::Draft) {
+            requests.waiting += batch.counts.waiting;
+            requests.in_progress += batch.counts.in_progress;
+        }
+        requests
     }
 
     pub(super) fn insert(&mut self, record: BatchRecord) {

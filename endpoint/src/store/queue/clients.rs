@@ -8,7 +8,7 @@ use crate::store::batch::BatchState;
 use crate::store::clock::Timestamp;
 use crate::store::ending::Ending;
 use crate::store::error::StoreError;
-use crate::store::job::{Job, Notices, Position, Record, Report, State};
+use crate::store::job::{Handovers, Job, Notices, Position, Record, Report, State};
 use crate::store::limits::Limits;
 use crate::store::payload::{Content, Payload};
 use crate::store::request::{JobId, NewJob};
@@ -60,6 +60,7 @@ impl<P: Content> Queue<P> {
             attempt: Attempt::default(),
             ending: Ending::default(),
             notices: Notices::default(),
+            handovers: Handovers::default(),
         };
         let job = Job::new(record, Stream::default());
         self.by_age.insert(position.number, Arc::clone(&id));
@@ -86,7 +87,8 @@ impl<P: Content> Queue<P> {
         let is_kept = |id: &&JobId| {
             let is_over = |job: &Job<P>| {
                 let is_reported = !matches!(job.record.notices.report, Report::Due { .. });
-                job.status().is_terminal() && is_reported && job.record.request.batch.is_none()
+                let is_kept_for_others = !is_reported || job.record.is_cancelled_elsewhere();
+                job.status().is_terminal() && !is_kept_for_others && job.record.request.batch.is_none()
             };
             self.jobs.get(*id).is_some_and(|job| is_over(job))
         };
@@ -194,6 +196,7 @@ impl<P: Content> Queue<P> {
         // The life of its record is counted from its submission.
         record.expires = now + record.request.policy.ttl;
         record.notices.report = Report::None;
+        record.handovers.since = None;
         (record.attempt, record.ending) = (Attempt::default(), Ending::default());
         self.journal.stream_items_gone(job);
         job.stream.drain();
@@ -203,10 +206,11 @@ impl<P: Content> Queue<P> {
         self.view(&id).ok_or(StoreError::JobNotFound)
     }
 
-    /// Cancels jobs that no worker has taken yet, at most `max`; returns how many.
+    /// Cancels jobs that no worker has taken yet, at most `max`; returns how many. Those that wait at another endpoint are among them.
     pub fn purge(&mut self, now: Timestamp, max: usize) -> usize {
-        let is_untaken = |id: &&_| self.jobs.get(*id).is_some_and(|job| job.record.attempt.retries == 0);
-        let untaken: Vec<_> = self.waiting.values().filter(is_untaken).take(max).cloned().collect();
+        let is_untaken = |id: &&_| self.jobs.get(*id).is_some_and(|job| job.status() == Status::InQueue);
+        let untaken = self.waiting.values().chain(self.waiting_elsewhere()).filter(is_untaken);
+        let untaken: Vec<_> = untaken.take(max).cloned().collect();
         for id in &untaken {
             self.close(now, id, End::of(Status::Cancelled));
         }

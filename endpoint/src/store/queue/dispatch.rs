@@ -8,6 +8,7 @@ use crate::store::job::{Run, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::views::TakenJob;
+use crate::store::workers::OVERFLOW;
 
 impl<P: Content> Queue<P> {
     /// Gives the next jobs, at most `max`, to a worker.
@@ -25,7 +26,7 @@ impl<P: Content> Queue<P> {
             let record = &mut job.record;
             let delay = now.saturating_sub(record.submitted);
             record.attempt.delay = Some(delay);
-            if record.attempt.retries == 0 {
+            if record.attempt.retries == 0 && record.request.batch.is_none() {
                 self.totals.delay.observe(delay);
             }
             let execution_deadline = Some(now + record.request.policy.run_time() + limits.timeout_grace);
@@ -46,10 +47,13 @@ impl<P: Content> Queue<P> {
         }
         record.attempt.number += 1;
         record.attempt.worker = Some(Arc::clone(&worker));
+        if *worker == *OVERFLOW {
+            record.handovers.since.get_or_insert(now);
+        }
         record.state = State::Running(run);
         let (attempt, delay) = (record.attempt.number, now.saturating_sub(record.submitted));
-        let (submitted, request) = (record.submitted, record.request.clone());
-        let taken = TakenJob { id: Arc::clone(id), attempt, submitted, delay, request };
+        let (handover, submitted, request) = (record.handovers.present(now), record.submitted, record.request.clone());
+        let taken = TakenJob { id: Arc::clone(id), attempt, handover, submitted, delay, request };
         self.totals.in_progress += 1;
         self.in_progress += 1;
         self.workers.hold(&worker, id);

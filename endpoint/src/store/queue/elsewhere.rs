@@ -8,7 +8,8 @@ use crate::store::clock::Timestamp;
 use crate::store::job::{Position, Run, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
-use crate::store::views::{JobElsewhere, Overdue, TakenJob};
+use crate::store::status::Status;
+use crate::store::views::{CancelElsewhere, JobElsewhere, Overdue, TakenJob};
 use crate::store::workers::OVERFLOW;
 
 /// The other endpoint ends a job at its timeout first; this one waits that many times as long as for a worker.
@@ -27,15 +28,11 @@ impl<P: Content> Queue<P> {
         if !known.is_eligible() || self.paused {
             return Vec::new();
         }
-        let is_late = |id: &JobId| {
-            let Some(job) = self.jobs.get(id) else { return false };
-            let run_time = job.record.request.policy.run_time();
-            now.saturating_sub(job.record.submitted) >= overdue.after
-                && overdue.run_time.is_none_or(|longest| run_time <= longest)
+        let fits = |id: &&JobId| {
+            let run_time = self.jobs.get(*id).map(|job| job.record.request.policy.run_time());
+            overdue.run_time.is_none_or(|longest| run_time.is_some_and(|run_time| run_time <= longest))
         };
-        // Where clients take turns, older jobs stand behind younger ones.
-        let late = self.waiting.urgent().take(MAX_LOOKED_AT).filter(|id| is_late(id));
-        let wanted = late.filter(|id| !overdue.except.contains(*id)).take(overdue.max);
+        let wanted = self.overdue(now, overdue).filter(fits).take(overdue.max);
         let position = |id: &JobId| self.jobs.get(id).map(|job| (job.record.position, Arc::clone(id)));
         let wanted: Vec<_> = wanted.filter_map(position).collect();
         let give = |(position, id): (Position, JobId)| {
@@ -47,12 +44,60 @@ impl<P: Content> Queue<P> {
         wanted.into_iter().filter_map(give).collect()
     }
 
-    /// Notes that the other endpoint has accepted a job under an id of its own.
+    /// Whether a job has waited for too long, however long it may run.
+    #[must_use]
+    pub fn is_overdue(&self, now: Timestamp, overdue: &Overdue) -> bool {
+        !self.paused && self.overdue(now, overdue).next().is_some()
+    }
+
+    fn overdue<'a>(&'a self, now: Timestamp, overdue: &'a Overdue) -> impl Iterator<Item = &'a JobId> {
+        let has_waited = move |id: &&JobId| {
+            let submitted = self.jobs.get(*id).map(|job| job.record.submitted);
+            submitted.is_some_and(|submitted| now.saturating_sub(submitted) >= overdue.after)
+        };
+        // Where clients take turns, older jobs stand behind younger ones.
+        let late = self.waiting.urgent().take(MAX_LOOKED_AT).filter(has_waited);
+        late.filter(|id| !overdue.except.contains(*id))
+    }
+
+    /// Notes that the other endpoint has accepted a job under an id of its own. One that is over here by now is to be cancelled there.
     pub fn accepted_elsewhere(&mut self, id: &str, far_id: &str) {
-        if let Some((id, run)) = self.run_elsewhere(id) {
-            run.far_id = Some(Arc::from(far_id));
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let (record, far_id) = (&mut job.record, Arc::from(far_id));
+        match &mut record.state {
+            State::Running(run) if *run.worker == *OVERFLOW => run.far_id = Some(far_id),
+            _ => record.handovers.give_up(&far_id),
+        }
+        let id = Arc::clone(&record.id);
+        self.changed(&id);
+    }
+
+    /// Jobs that the other endpoint is to cancel.
+    #[must_use]
+    pub fn cancels_elsewhere(&self) -> Vec<CancelElsewhere> {
+        let view = |number: &u64| {
+            let record = &self.jobs.get(self.by_age.get(number)?)?.record;
+            let (id, far_id) = (Arc::clone(&record.id), record.handovers.cancel.clone()?);
+            Some(CancelElsewhere { id, far_id, run_time: record.request.policy.run_time() })
+        };
+        self.cancelled_elsewhere.iter().filter_map(view).collect()
+    }
+
+    /// Notes that the other endpoint no longer has a job that was to be cancelled there.
+    pub fn cancelled_elsewhere(&mut self, id: &str, far_id: &str) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let record = &mut job.record;
+        if record.handovers.cancel.as_deref() == Some(far_id) {
+            record.handovers.cancel = None;
+            let id = Arc::clone(&record.id);
             self.changed(&id);
         }
+    }
+
+    /// Jobs that another endpoint has, and that none of its workers has begun.
+    pub(super) fn waiting_elsewhere(&self) -> impl Iterator<Item = &JobId> {
+        let held = self.workers.get(OVERFLOW).into_iter().flat_map(|worker| &worker.held);
+        held.filter(|id| self.jobs.get(*id).is_some_and(|job| job.status() == Status::InQueue))
     }
 
     /// Notes that a worker of the other endpoint has begun a job, and how long ago: its time runs.
@@ -102,17 +147,10 @@ impl<P: Content> Queue<P> {
         (*run.worker == *OVERFLOW && run.far_id.is_none()).then(|| TakenJob {
             id: Arc::clone(&record.id),
             attempt: record.attempt.number,
+            handover: record.handovers.present(run.since),
             submitted: record.submitted,
             delay: run.since.saturating_sub(record.submitted),
             request: record.request.clone(),
         })
-    }
-
-    fn run_elsewhere(&mut self, id: &str) -> Option<(JobId, &mut Run)> {
-        let record = &mut self.jobs.get_mut(id)?.record;
-        match &mut record.state {
-            State::Running(run) if *run.worker == *OVERFLOW => Some((Arc::clone(&record.id), run)),
-            _ => None,
-        }
     }
 }

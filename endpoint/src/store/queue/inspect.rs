@@ -15,11 +15,13 @@ impl<P: Content> Queue<P> {
     /// The counters of `/health`.
     #[must_use]
     pub fn health(&self, now: Timestamp) -> Health {
+        let elsewhere = self.waiting_elsewhere().count();
         Health {
             completed: self.completed,
             failed: self.failed,
-            in_progress: self.in_progress,
-            in_queue: self.waiting.len(),
+            in_progress: self.in_progress.saturating_sub(elsewhere),
+            in_queue: self.waiting.len() + elsewhere,
+            elsewhere,
             retried: self.retried,
             paused: self.paused,
             workers: self.workers.counts(now, &self.limits),
@@ -29,21 +31,29 @@ impl<P: Content> Queue<P> {
     /// Everything that is counted.
     #[must_use]
     pub fn observe(&self, now: Timestamp) -> Observation {
-        let oldest_wait = self.longest_wait(now, self.waiting.values());
-        Observation { health: self.health(now), totals: self.totals, oldest_wait, model: self.model.clone() }
+        Observation {
+            health: self.health(now),
+            totals: self.totals,
+            batch_requests: self.batches.requests(),
+            oldest_wait: self.longest_wait(now, self.waiting.urgent()),
+            model: self.model.clone(),
+        }
     }
 
-    /// The load that workers are scaled by. Low-priority jobs start no worker, so they are left out of what waits, except that waiting
-    /// batches count as one job: they need one worker. While the endpoint is paused nothing counts as waiting.
+    /// The load that workers are scaled by. Jobs of low priority start no worker, whether they wait or run, except that batches need one. It
+    /// stays one, however many jobs a worker runs at once. While the endpoint is paused nothing counts as waiting.
     #[must_use]
     pub fn load(&self, now: Timestamp) -> Load {
-        let batches = usize::from(!self.paused && self.batches.has_waiting() && self.waiting.urgent().next().is_none());
         let urgent = || self.waiting.urgent().filter(|_| !self.paused);
         let elsewhere = self.workers.get(OVERFLOW).map_or(0, |worker| worker.held.len());
+        let is_low = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.record.request.policy.low_priority);
+        let low = self.workers.held().filter(is_low).count();
+        let batches_wait = !self.paused && self.batches.requests().waiting > 0;
         Load {
-            waiting: urgent().take(MAX_COUNTED).count() + batches,
+            waiting: urgent().take(MAX_COUNTED).count(),
             oldest: self.longest_wait(now, urgent()),
-            in_progress: self.in_progress.saturating_sub(elsewhere),
+            in_progress: self.in_progress.saturating_sub(elsewhere + low),
+            background: batches_wait || low > 0,
             workers: self.workers(now, usize::MAX),
         }
     }

@@ -69,15 +69,17 @@ impl<P: Content> Queue<P> {
     }
 
     fn end_as_reported(&mut self, now: Timestamp, worker: &str, id: &str, outcome: Outcome<P>) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let record = &job.record;
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let record = &mut job.record;
         // A job that is queued again may still be finished by the worker that was thought lost.
         if record.attempt.number == 0 || record.status().is_terminal() {
             return;
         }
         let id = Arc::clone(&record.id);
-        let (holder, over_time) = match &record.state {
+        let (holder, over_time) = match &mut record.state {
             State::Running(run) => {
+                // It has ended where it ran: there is nothing to cancel.
+                run.far_id = run.far_id.take().filter(|_| *run.worker != *worker);
                 let least = record.request.policy.run_time().mul_f64(LEAST_OF_TIMEOUT);
                 (Some((Arc::clone(&run.worker), Arc::clone(&run.poller))), now >= run.since + least)
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::transitions::Lists;
 use super::waiting::Entry;
 use super::{KeptBatch, Queue, Turn};
 use crate::store::batch::{BatchId, BatchState};
@@ -80,6 +81,7 @@ pub(crate) struct Keys {
     pub(crate) due: Timestamp,
     pub(crate) webhook_due: bool,
     pub(crate) given_up: bool,
+    pub(crate) cancelled_elsewhere: bool,
     /// The key of its submission.
     pub(crate) idempotency: Option<Digest>,
     pub(crate) batch: Option<BatchId>,
@@ -135,7 +137,7 @@ impl Queue<Filed> {
             State::Finished { .. } => {}
         }
         self.keys.note(&record.request, &id);
-        self.list_for_operators(number, record.status(), record.is_given_up());
+        self.list_in(number, Lists::of(&record));
         let mut job = Job::new(record, Stream::default());
         job.history = history;
         job.armed = job.deadline();
@@ -335,6 +337,7 @@ impl Queue<Filed> {
             due: job.deadline(),
             webhook_due: matches!(record.notices.report, Report::Due { .. }),
             given_up: job.record.is_given_up(),
+            cancelled_elsewhere: job.record.is_cancelled_elsewhere(),
             idempotency: record.request.idempotency.as_ref().map(|idempotency| idempotency.key),
             batch,
         };

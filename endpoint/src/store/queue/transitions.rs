@@ -7,8 +7,8 @@ use super::waiting::Entry;
 use super::{Effect, Queue};
 use crate::store::batch::{BatchId, BatchState};
 use crate::store::clock::Timestamp;
-use crate::store::ending::{CallerMistake, Ending};
-use crate::store::job::{Position, State};
+use crate::store::ending::{CallerMistake, EXPIRED, Ending};
+use crate::store::job::{Position, Record, State};
 use crate::store::payload::Content;
 use crate::store::request::JobId;
 use crate::store::status::Status;
@@ -75,6 +75,7 @@ impl<P: Content> Queue<P> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let record = &mut job.record;
         let State::Running(run) = std::mem::replace(&mut record.state, State::Queued) else { return };
+        record.handovers.leave(&run);
         let position = record.position;
         if record.attempt.retries == 0 {
             (record.attempt.delay, record.attempt.worker) = (None, None);
@@ -156,6 +157,7 @@ impl<P: Content> Queue<P> {
                 self.totals.ended(status, None, expired);
             }
             State::Running(run) => {
+                record.handovers.leave(&run);
                 let execution = now.saturating_sub(run.since);
                 record.attempt.execution = Some(execution);
                 self.totals.ended(status, Some(execution), expired);
@@ -188,7 +190,7 @@ impl<P: Content> Queue<P> {
             self.totals.expired += 1;
             return self.forget(id);
         }
-        let ending = Ending::failed("the job has expired: its ttl was over before it ended");
+        let ending = Ending::failed(EXPIRED);
         self.close(now, id, End { ending, expired: true, ..End::of(Status::TimedOut) });
     }
 
@@ -205,6 +207,7 @@ impl<P: Content> Queue<P> {
         self.by_age.remove(&job.record.number);
         self.failed_jobs.remove(&job.record.number);
         self.given_up.remove(&job.record.number);
+        self.cancelled_elsewhere.remove(&job.record.number);
         self.keys.forget(&job.record.request);
         self.size -= job.counted;
         self.journal.gone(&job);
@@ -242,15 +245,34 @@ impl<P: Content> Queue<P> {
         job.counted = job.size();
         self.size += job.counted;
         let number = job.record.number;
-        let (status, is_given_up) = (job.status(), job.record.is_given_up());
-        self.list_for_operators(number, status, is_given_up);
+        let lists = Lists::of(&job.record);
+        self.list_in(number, lists);
         self.tally(id);
     }
 
-    /// Puts a job into the lists for operators, or takes it out.
-    pub(super) fn list_for_operators(&mut self, number: u64, status: Status, is_given_up: bool) {
-        list(&mut self.failed_jobs, number, matches!(status, Status::Failed | Status::TimedOut));
-        list(&mut self.given_up, number, is_given_up);
+    /// Puts a job into the lists that it belongs to, and takes it out of the others.
+    pub(super) fn list_in(&mut self, number: u64, lists: Lists) {
+        list(&mut self.failed_jobs, number, lists.failed);
+        list(&mut self.given_up, number, lists.given_up);
+        list(&mut self.cancelled_elsewhere, number, lists.cancelled_elsewhere);
+    }
+}
+
+/// The lists that a job belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lists {
+    failed: bool,
+    given_up: bool,
+    cancelled_elsewhere: bool,
+}
+
+impl Lists {
+    pub(super) fn of<P: Content>(record: &Record<P>) -> Self {
+        Self {
+            failed: matches!(record.status(), Status::Failed | Status::TimedOut),
+            given_up: record.is_given_up(),
+            cancelled_elsewhere: record.is_cancelled_elsewhere(),
+        }
     }
 }
 

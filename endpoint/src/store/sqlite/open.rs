@@ -12,11 +12,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x5250_4550;
 
 /// Raised by one with each change of the tables.
-const FORMAT: i32 = 6;
+const FORMAT: i32 = 7;
 
 /// Statements that turn a file of format 1, 2 … into one of the next format. Format 1 stored the platform's default timeout
 /// as if each job had set it.
-const UPGRADES: [&str; 5] = [
+const UPGRADES: [&str; 6] = [
     "ALTER TABLE jobs ADD COLUMN cost TEXT; \
     UPDATE jobs SET execution_timeout = 0 WHERE execution_timeout = 600000;",
     "ALTER TABLE jobs ADD COLUMN webhook_given_up INTEGER; ALTER TABLE jobs ADD COLUMN webhook_error TEXT; \
@@ -27,6 +27,8 @@ const UPGRADES: [&str; 5] = [
     "ALTER TABLE jobs ADD COLUMN far_id TEXT;",
     "ALTER TABLE jobs ADD COLUMN idempotency_key BLOB; ALTER TABLE jobs ADD COLUMN body_digest BLOB; \
     ALTER TABLE jobs ADD COLUMN share TEXT;",
+    "ALTER TABLE jobs ADD COLUMN handovers INTEGER NOT NULL DEFAULT 0; ALTER TABLE jobs ADD COLUMN handover_since INTEGER; \
+    ALTER TABLE jobs ADD COLUMN far_cancel TEXT;",
 ];
 
 /// How long a statement waits for a lock of another program, such as a backup.

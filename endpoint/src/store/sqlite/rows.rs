@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::store::batch::BatchState;
 use crate::store::ending::Ending;
-use crate::store::job::{Notices, Position, Record, Report, Run, State};
+use crate::store::job::{Handovers, Notices, Position, Record, Report, Run, State};
 use crate::store::payload::{Part, Payload};
 use crate::store::queue::BatchRecord;
 use crate::store::request::{Digest, Idempotency, Policy, Request};
@@ -70,10 +70,12 @@ fn small(value: i64) -> u32 {
 const PUT: &str = "INSERT OR REPLACE INTO jobs VALUES (:key, :id, :place, :low_priority, :state, :submitted, :expires, \
     :retention, :execution_timeout, :webhook, :webhook_due, :traceparent, :attempt, :retries, :delay, :execution, :worker, :error, \
     :cancel_told, :input_bytes, :s3_config_bytes, :output_bytes, :poller, :holder, :since, :execution_deadline, :leased, \
-    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl, :far_id, :idempotency_key, :body_digest, :share)";
+    :forget_at, :cost, :webhook_given_up, :webhook_error, :batch, :ttl, :far_id, :idempotency_key, :body_digest, :share, \
+    :handovers, :handover_since, :far_cancel)";
 
 pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>) -> rusqlite::Result<()> {
-    let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices } = record;
+    let Record { id, number, request, submitted, expires, position, state, attempt, ending, notices, handovers } =
+        record;
     let (state, run, forget_at) = match state {
         State::Queued => (Status::InQueue, None, None),
         State::Running(run) => (Status::InProgress, Some(run), None),
@@ -121,6 +123,9 @@ pub(super) fn put(connection: &Connection, endpoint: u32, record: &Record<usize>
         ":batch": request.batch.as_deref(),
         ":ttl": millis(request.policy.ttl),
         ":far_id": run.and_then(|run| run.far_id.as_deref()),
+        ":handovers": handovers.over,
+        ":handover_since": handovers.since.map(millis),
+        ":far_cancel": handovers.cancel.as_deref(),
     })?;
     Ok(())
 }
@@ -182,8 +187,16 @@ pub(super) fn get(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, Record<usiz
         }),
         status => State::Finished { status, forget_at: time("forget_at")? },
     };
+    let handovers = Handovers {
+        over: small(row.get("handovers")?),
+        since: number_of("handover_since")?.map(duration),
+        cancel: text("far_cancel")?,
+    };
     let id = row.get("id")?;
-    Ok((endpoint, Record { id, number, request, submitted, expires, position, state, attempt, ending, notices }))
+    Ok((
+        endpoint,
+        Record { id, number, request, submitted, expires, position, state, attempt, ending, notices, handovers },
+    ))
 }
 
 pub(super) fn put_batch(connection: &Connection, endpoint: u32, batch: &BatchRecord) -> rusqlite::Result<()> {

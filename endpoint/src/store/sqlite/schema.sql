@@ -1,4 +1,4 @@
--- Format 6. Times are milliseconds since 1970, lengths of time are milliseconds.
+-- Format 7. Times are milliseconds since 1970, lengths of time are milliseconds.
 
 CREATE TABLE endpoints (
     key INTEGER PRIMARY KEY,
@@ -58,7 +58,12 @@ CREATE TABLE jobs (
     idempotency_key BLOB,
     body_digest BLOB,
     -- Whose turn the job uses in the queue.
-    share TEXT
+    share TEXT,
+    -- How many hand-overs to another endpoint are over, when the present one was first tried, and the id there of a job that must still be
+    -- cancelled there.
+    handovers INTEGER NOT NULL DEFAULT 0,
+    handover_since INTEGER,
+    far_cancel TEXT
 ) STRICT;
 
 CREATE TABLE batches (

@@ -181,6 +181,7 @@ async fn settings_that_cannot_work_are_refused_before_anything_is_started() {
     for (overflow, bind, part) in [
         ("url = \"http://127.0.0.1:7777/v2/ep\", after = \"1s\"", "127.0.0.1:7777", "this endpoint itself"),
         ("url = \"http://localhost:7777/v2/ep/\", after = \"1s\"", "0.0.0.0:7777", "this endpoint itself"),
+        ("url = \"https://h\", after = \"1s\"", "127.0.0.1:0", "such as https://h/v2/my-endpoint"),
         ("url = \"https://h/v2/e\", after = \"1s\", key_env = \"NO_SUCH_KEY\"", "127.0.0.1:0", "NO_SUCH_KEY"),
         ("url = \"https://user:hunter2@h/v2/e\", after = \"1s\"", "127.0.0.1:0", "key_file"),
     ] {

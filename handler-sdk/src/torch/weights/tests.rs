@@ -11,11 +11,15 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn file(tensors: &[Entry]) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
+fn write(path: &Path, tensors: &[Entry]) {
     let views =
         tensors.iter().map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
-    serialize_to_file(views, None, file.path()).unwrap();
+    serialize_to_file(views, None, path).unwrap();
+}
+
+fn file(tensors: &[Entry]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(file.path(), tensors);
     file
 }
 
@@ -59,6 +63,66 @@ fn every_tensor_that_does_not_fit_is_listed_and_nothing_is_copied() {
         "{error}"
     );
     assert_eq!(weight.sum(Kind::Float).double_value(&[]), 0.0);
+}
+
+/// A model in two files with an index, as Hugging Face splits large ones.
+fn in_two_files(weight_map: &serde_json::Value) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let weight = ("layer.weight", Dtype::F32, vec![2, 2], floats(&[1.0, 2.0, 3.0, 4.0]));
+    write(&folder.path().join("model-00001-of-00002.safetensors"), &[weight]);
+    let bias = ("layer.bias", Dtype::F32, vec![2], floats(&[5.0, 6.0]));
+    write(&folder.path().join("model-00002-of-00002.safetensors"), &[bias]);
+    let index = folder.path().join("model.safetensors.index.json");
+    std::fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": weight_map}).to_string()).unwrap();
+    (folder, index)
+}
+
+#[test]
+fn a_model_in_several_files_is_read_by_its_index() {
+    let (vars, weight, bias) = model();
+    let (_folder, index) = in_two_files(&serde_json::json!({
+        "layer.weight": "model-00001-of-00002.safetensors", "layer.bias": "model-00002-of-00002.safetensors",
+    }));
+    load_safetensors(&vars, &index, &LoadEnv::for_tests("cpu")).unwrap();
+    assert_eq!(Vec::<f32>::try_from(weight.flatten(0, 1)).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(Vec::<f32>::try_from(bias).unwrap(), [5.0, 6.0]);
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_files_is_an_error_and_names_only_files_beside_it() {
+    for (file, reason) in [
+        ("model-00001-of-00002.safetensors", "index.json are not a valid safetensors file: layer.bias is not in"),
+        ("model-00003-of-00002.safetensors", "model-00003-of-00002.safetensors: No such file"),
+        ("../model.safetensors", "\"../model.safetensors\" is not the name of a file beside it"),
+        ("/etc/hostname", "\"/etc/hostname\" is not the name of a file beside it"),
+    ] {
+        let (_folder, index) = in_two_files(&serde_json::json!({"layer.bias": file}));
+        let error = load_safetensors(&model().0, &index, &LoadEnv::for_tests("cpu")).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn every_tensor_gets_its_own_data_whichever_thread_reads_it_and_progress_counts_them_all() {
+    let vars = VarStore::new(Device::Cpu);
+    let names: Vec<String> = (0..40).map(|index| format!("w{index}")).collect();
+    let tensors: Vec<Tensor> = names.iter().map(|name| vars.root().var(name, &[3], Init::Const(0.0))).collect();
+    let data: Vec<Vec<u8>> = (0..40).map(|index| floats(&[index as f32; 3])).collect();
+    let views = names.iter().zip(&data).map(|(name, data)| (name, TensorView::new(Dtype::F32, vec![3], data).unwrap()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serialize_to_file(views, None, file.path()).unwrap();
+    let checkpoint = Checkpoint::open(file.path()).unwrap();
+    let parts = names.iter().zip(&tensors).map(|(name, tensor)| {
+        let stored = checkpoint.get(name).unwrap().clone();
+        Part { name: name.clone(), variable: tensor.shallow_clone(), stored, kind: Kind::Float }
+    });
+    let seen = std::cell::RefCell::new(Vec::new());
+    fill(parts.collect(), &checkpoint, |done, total| seen.borrow_mut().push((done, total))).unwrap();
+    let seen = seen.into_inner();
+    assert!(seen.is_sorted() && seen.len() == 40 && seen.last() == Some(&(480, 480)), "{seen:?}");
+    for (index, tensor) in tensors.iter().enumerate() {
+        assert_eq!(Vec::<f32>::try_from(tensor).unwrap(), [index as f32; 3]);
+    }
 }
 
 #[test]

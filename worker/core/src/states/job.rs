@@ -67,6 +67,8 @@ pub(crate) struct Job {
     pub taken_at: Time,
     /// When its last run began.
     pub started_at: Option<Time>,
+    /// When its result was decided.
+    pub decided_at: Option<Time>,
     /// When it was first asked to stop.
     pub stopping_since: Option<Time>,
     /// Its share of its process's time in its last run, once it has left its slot.
@@ -98,6 +100,24 @@ pub(crate) struct Job {
     pub taken_again: Option<Box<TakenJob>>,
 }
 
+/// The times of a job whose result is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeliveredJob {
+    /// How long its last run took. Zero if it was never run.
+    pub run_time: Duration,
+    /// How long its result waited and was posted.
+    pub delivery_time: Duration,
+}
+
+impl DeliveredJob {
+    /// The queue has taken the result of this job now.
+    pub(crate) fn of(job: &Job, now: Time) -> Self {
+        let decided = job.decided_at.unwrap_or(now);
+        let run_time = job.started_at.map(|started| decided.since(started)).unwrap_or_default();
+        Self { run_time, delivery_time: now.since(decided) }
+    }
+}
+
 impl Job {
     /// A job that was just taken. It waits for a slot.
     pub(crate) fn new(taken: &TakenJob, now: Time, default_timeout: Duration) -> Self {
@@ -111,6 +131,7 @@ impl Job {
             attempt: 0,
             taken_at: now,
             started_at: None,
+            decided_at: None,
             stopping_since: None,
             gpu_time: Duration::ZERO,
             share_at_start: Duration::ZERO,

@@ -70,9 +70,11 @@ impl Jobs {
 
     /// Adds a job whose id is not held.
     pub(crate) fn insert(&mut self, job: Job) {
-        self.remove(&job.id.clone());
-        self.index.add(&job.id, Indexed::of(&job));
-        self.by_id.insert(job.id.clone(), job);
+        let (id, indexed) = (job.id.clone(), Indexed::of(&job));
+        if let Some(before) = self.by_id.insert(id.clone(), job) {
+            self.index.remove(&id, Indexed::of(&before));
+        }
+        self.index.add(&id, indexed);
     }
 
     pub(crate) fn remove(&mut self, id: &JobId) -> Option<Job> {
@@ -111,6 +113,12 @@ impl Jobs {
     /// How many jobs this process has and has not begun.
     pub(crate) fn not_begun(&self, process: ProcessId) -> usize {
         self.index.not_begun.get(&process).copied().unwrap_or(0)
+    }
+
+    /// The jobs whose deadline has come, the earliest first. No job is looked up if there is none, because every event asks.
+    pub(crate) fn due(&self, now: Time) -> impl Iterator<Item = &Job> {
+        let due = self.index.deadlines.iter().take_while(move |(deadline, _)| *deadline <= now);
+        due.filter_map(|(_, id)| self.by_id.get(id))
     }
 
     /// The jobs with a deadline, the next one first.

@@ -131,7 +131,7 @@ impl Ledger {
                 assert!(!self.gone || away >= AWAY, "polls {away:?} after the queue was told that it is gone");
                 self.gone = false;
                 assert!(!worker.outbox_full, "polls although the outbox is full");
-                assert!(!worker.delivery_behind, "polls although many results wait to be posted");
+                assert!(!worker.is_delivery_behind(), "polls although many results wait to be posted");
                 assert!(
                     !worker.undelivered.delays_polling(),
                     "polls before the results of an earlier run are delivered"
@@ -205,7 +205,7 @@ impl Ledger {
                 assert!(ready + self.prefetch <= worker.waiting.len(), "no job is asked for although a slot is free");
             }
             // A busy worker is behind for moments only. `blockedBy` shows it, beside the results that wait.
-            Some(PollBlocker::DeliveryBehind) => assert!(worker.delivery_behind, "nothing waits to be posted"),
+            Some(PollBlocker::DeliveryBehind) => assert!(worker.is_delivery_behind(), "nothing waits to be posted"),
             Some(blocker) => assert!(snapshot.reason.is_some(), "{blocker:?} is not shown"),
         }
     }

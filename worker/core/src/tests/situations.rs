@@ -311,6 +311,22 @@ fn results_that_wait_for_their_turn_delay_the_next_poll_and_not_the_one_in_fligh
 }
 
 #[test]
+fn jobs_that_run_much_longer_than_results_wait_are_taken_although_many_results_wait() {
+    for (run, delivery, is_taken) in [(100, 20, true), (100, 30, false)] {
+        let mut world = World::serving_with(Policy { slots: 2, ..Policy::default() });
+        world.arrive(&["a"]);
+        world.started("a");
+        world.wait(Duration::from_millis(run));
+        world.done("a");
+        world.wait(Duration::from_millis(delivery));
+        world.deliver(0);
+        world.feed(Event::Delivery(DeliveryEvent::Behind(true)));
+        world.feed(Event::Poll(PollAnswer::Empty));
+        assert_eq!(world.poll.is_some(), is_taken, "{run} ms and {delivery} ms");
+    }
+}
+
+#[test]
 fn polling_stops_while_the_only_process_is_replaced() {
     let mut world = World::serving();
     world.die(0, SEGV);

@@ -52,7 +52,8 @@ fn nothing_of_a_draft_runs() {
 #[test]
 fn other_jobs_come_first_and_one_worker_is_started_for_a_batch() {
     let mut queue = queue_with(Limits::default(), &["1", "2"]);
-    assert_eq!((queue.load(AT).waiting, queue.load(AT).oldest), (1, None));
+    let load = queue.load(AT);
+    assert_eq!((load.waiting, load.oldest, load.background), (0, None, true));
     queue.submit(AT, new_job("urgent", Policy::default())).unwrap();
     assert_eq!(taken(&mut queue, AT, 2), ["urgent", "1"]);
 }

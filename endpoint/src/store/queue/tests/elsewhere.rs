@@ -117,10 +117,51 @@ fn the_overflow_counts_as_a_worker_only_with_a_job() {
     assert_eq!(queue.workers(AT, 9)[0].state, WorkerState::Standby);
     assert_eq!(queue.health(AT).workers, WorkerCounts::default());
     queue.take_overdue(AT, &overdue(0, 1));
-    assert_eq!((queue.health(AT).workers.running, queue.health(AT).in_progress), (1, 1));
-    assert_eq!(queue.load(AT).in_progress, 0);
+    let seen =
+        |queue: &Queue| (queue.health(AT).workers.running, queue.health(AT).in_queue, queue.health(AT).in_progress);
+    assert_eq!((seen(&queue), queue.load(AT).in_progress), ((1, 1, 0), 0), "it waits there");
+    queue.begun_elsewhere(AT, "a", Duration::ZERO);
+    assert_eq!((seen(&queue), queue.load(AT).in_progress), ((1, 0, 1), 0));
     // One that has gone silent is lost, as every worker.
     queue.tick(AT + seconds(41));
     assert_eq!(queue.workers(AT + seconds(41), 9)[0].state, WorkerState::Lost);
     assert_eq!(queue.view("a").unwrap().attempt.retries, 1);
+}
+
+#[test]
+fn the_record_of_a_job_that_is_to_be_cancelled_elsewhere_is_kept_for_that() {
+    let retention = seconds(60);
+    let policy = Policy { ttl: seconds(1000), ..Policy::default() };
+    let mut queue = Queue::new(Limits::default());
+    let mut job = new_job("a", policy);
+    job.request.retention = retention;
+    queue.submit(AT, job).unwrap();
+    queue.take_overdue(AT, &overdue(0, 1));
+    queue.accepted_elsewhere("a", "far");
+    queue.cancel(AT, "a").unwrap();
+    queue.tick(AT + retention + seconds(1));
+    assert_eq!(queue.cancels_elsewhere().len(), 1);
+    queue.cancelled_elsewhere("a", "far");
+    queue.tick(AT + retention + seconds(2));
+    assert!(queue.view("a").is_none());
+    // It lives there for as long as it would have here.
+    queue.submit(AT, new_job("b", policy)).unwrap();
+    queue.take_overdue(AT, &overdue(0, 1));
+    queue.accepted_elsewhere("b", "far");
+    queue.cancel(AT, "b").unwrap();
+    queue.tick(AT + seconds(1001));
+    assert!(queue.view("b").is_none() && queue.cancels_elsewhere().is_empty());
+}
+
+#[test]
+fn a_job_that_may_run_for_too_long_is_late_all_the_same() {
+    let mut queue = queue_with(&["a"]);
+    let late = Overdue { run_time: Some(seconds(1)), ..overdue(5, 9) };
+    assert!(!queue.is_overdue(AT, &late));
+    assert!(queue.take_overdue(AT + seconds(5), &late).is_empty());
+    assert!(queue.is_overdue(AT + seconds(5), &late));
+    let except = Overdue { except: HashSet::from([Arc::from("a")]), ..late.clone() };
+    assert!(!queue.is_overdue(AT + seconds(5), &except));
+    queue.set_paused(true);
+    assert!(!queue.is_overdue(AT + seconds(5), &late));
 }
