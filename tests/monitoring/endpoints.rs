@@ -72,12 +72,12 @@ async fn incidents_of_endpoints_fire_their_alerts_and_end() {
     let root = endpoint.base.rsplit_once("/v2").unwrap().0.to_owned();
     // In the place of a worker, too.
     let prometheus = Prometheus::start(&[&endpoint.base], &endpoint.base, NO_ALERTMANAGER).await;
-    let client = |id: &str| Client::new(&format!("{root}/v2/{id}"));
+    let [late, dear] = ["late", "dear"].map(|id| Client::new(&format!("{root}/v2/{id}")));
     tokio::join!(
         errors(&prometheus, &root),
         balanced_errors(&prometheus, &root, &balancer),
-        an_overflow_that_is_away(&prometheus, &client("late"), &far),
-        an_overflow_without_money(&prometheus, &client("dear")),
+        an_overflow_that_is_away(&prometheus, &late, &far),
+        an_overflow_without_money(&prometheus, &dear),
     );
 }
 

@@ -53,3 +53,15 @@ impl BalancerConfig {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_settings_requests_wait_as_long_as_on_runpod() {
+        let config: BalancerConfig = toml::from_str("bind = \"127.0.0.1:0\"").unwrap();
+        assert_eq!((config.max_wait, config.concurrency), (Duration::from_secs(120), 4));
+        assert_eq!(config.mistake(), None);
+    }
+}

@@ -117,7 +117,7 @@ impl<M: DeserializeOwned> Decoder<M> {
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         self.buffer.truncate(self.received());
         self.room = 0;
-        self.buffer.reserve(self.missing().max(READ_CHUNK));
+        self.buffer.reserve(self.wanted());
         &mut self.buffer
     }
 
@@ -126,11 +126,10 @@ impl<M: DeserializeOwned> Decoder<M> {
     /// # Errors
     /// The error of the reader.
     pub fn read_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
-        let (start, missing) = (self.received(), self.missing());
-        if self.room < missing.clamp(MIN_READ, MAX_READ) {
-            // Room for the whole frame at once, so that what is already here is not moved again and again.
-            self.buffer.reserve(missing.max(READ_CHUNK).saturating_sub(self.room));
-            self.room = missing.clamp(READ_CHUNK, MAX_READ);
+        let (start, wanted) = (self.received(), self.wanted());
+        if self.room < self.missing().clamp(MIN_READ, MAX_READ).min(wanted) {
+            self.buffer.reserve(wanted.saturating_sub(self.room));
+            self.room = wanted.min(MAX_READ);
             self.buffer.resize(start + self.room, 0);
         }
         let read = reader.read(&mut self.buffer[start..])?;
@@ -211,6 +210,14 @@ impl<M: DeserializeOwned> Decoder<M> {
             return 0;
         }
         (PREFIX_LEN + header_len + payload_len).saturating_sub(self.received())
+    }
+
+    /// How much room the buffer needs beyond what was received: for the rest of a large frame at once, so that what is already here is
+    /// not moved again and again, and for nothing behind it, because that would move it once more at its end. Otherwise for several
+    /// small frames.
+    fn wanted(&self) -> usize {
+        let missing = self.missing();
+        if missing > 0 && self.received() + missing > READ_CHUNK { missing } else { READ_CHUNK }
     }
 
     fn discard(&mut self) {

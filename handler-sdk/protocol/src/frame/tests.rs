@@ -139,3 +139,38 @@ fn the_rest_of_a_large_frame_is_read_at_once_and_nothing_is_reserved_for_one_ove
     decoder.buffer_mut().extend_from_slice(&prefix);
     assert!(decoder.buffer_mut().capacity() < MAX_READ, "no memory for what will be skipped");
 }
+
+/// Reads a stream in pieces, as a socket gives them, with both ways to read; returns the payloads of its frames.
+fn in_pieces(stream: &[u8], piece: usize, blocking: bool) -> Vec<Bytes> {
+    let mut decoder = Decoder::<Value>::new();
+    let (mut left, mut payloads) = (stream, Vec::new());
+    while !left.is_empty() {
+        let read = if blocking {
+            decoder.read_from(&mut &left[..piece.min(left.len())]).unwrap()
+        } else {
+            let buffer = decoder.buffer_mut();
+            let read = piece.min(left.len()).min(buffer.capacity() - buffer.len());
+            buffer.extend_from_slice(&left[..read]);
+            read
+        };
+        assert!(read > 0, "there is always room for something");
+        left = &left[read..];
+        payloads.extend(drain(&mut decoder).into_iter().map(|(_, payload)| payload));
+    }
+    decoder.finish().unwrap();
+    payloads
+}
+
+#[test]
+fn a_large_frame_is_not_moved_for_what_follows_it() {
+    let large = vec![7; 5 << 20];
+    let stream = [frame(&json!({}), &large), frame(&json!({}), b"small")].concat();
+    for (piece, blocking) in [(50_000, false), (50_000, true), (200_000, false), (200_000, true)] {
+        let mut payloads = in_pieces(&stream, piece, blocking);
+        assert!(payloads == [&large[..], b"small"], "{piece} bytes, blocking: {blocking}");
+        // Moved, it would have room for twice as much. The small one may be in the same memory.
+        payloads.truncate(1);
+        let held: usize = payloads.into_iter().map(|large| BytesMut::from(large).capacity()).sum();
+        assert!(held < large.len() + 2 * READ_CHUNK, "{held} bytes are held for {}, blocking: {blocking}", large.len());
+    }
+}
