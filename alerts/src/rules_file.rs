@@ -175,6 +175,7 @@ mod tests {
         assert_eq!(
             names,
             [
+                "data_unavailable",
                 "failure_rate",
                 "gpu_underused",
                 "no_idle_worker",

@@ -17,6 +17,8 @@ pub struct Readings {
     pub lost_workers: u64,
     /// Mean utilization of the GPUs, from 0 to 1; `None` if there is no GPU or the figure is unknown.
     pub gpu_utilization: Option<f64>,
+    /// Whether the data file or the database cannot be used; `None` for a program that has neither.
+    pub data_unavailable: Option<bool>,
     /// Counters; they only grow.
     pub counters: Counters,
 }
@@ -65,11 +67,13 @@ pub enum Signal {
     LostWorkers,
     /// Utilisation of the GPUs, from 0 to 1, while jobs run or wait.
     GpuUtilization,
+    /// 1 while the data file or the database cannot be used, else 0.
+    DataUnavailable,
 }
 
 impl Signal {
     /// All signals.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::QueueDepth,
         Self::FailureRate,
         Self::Timeouts,
@@ -77,6 +81,7 @@ impl Signal {
         Self::UnhealthyWorkers,
         Self::LostWorkers,
         Self::GpuUtilization,
+        Self::DataUnavailable,
     ];
 
     /// The word used in rules.
@@ -89,6 +94,7 @@ impl Signal {
             Self::UnhealthyWorkers => "unhealthy_workers",
             Self::LostWorkers => "lost_workers",
             Self::GpuUtilization => "gpu_utilization",
+            Self::DataUnavailable => "data_unavailable",
         }
     }
 
@@ -102,6 +108,7 @@ impl Signal {
             Self::UnhealthyWorkers => "unhealthy workers",
             Self::LostWorkers => "lost workers",
             Self::GpuUtilization => "GPU utilization while there is work",
+            Self::DataUnavailable => "data files and databases that cannot be used",
         }
     }
 
@@ -126,6 +133,7 @@ impl Signal {
             Self::UnhealthyWorkers => Some(now.unhealthy_workers as f64),
             Self::LostWorkers => Some(now.lost_workers as f64),
             Self::GpuUtilization => now.gpu_utilization.filter(|_| now.waiting + now.running > 0),
+            Self::DataUnavailable => now.data_unavailable.map(|is_unavailable| f64::from(u8::from(is_unavailable))),
         }
     }
 }
@@ -144,6 +152,7 @@ mod tests {
             waiting: 7,
             running: 1,
             gpu_utilization: Some(0.5),
+            data_unavailable: Some(true),
             counters: counters(80, 20, 3),
             ..Readings::default()
         };
@@ -156,6 +165,12 @@ mod tests {
         assert_eq!(Signal::UnhealthyWorkers.value(&Readings { unhealthy_workers: 2, ..busy }, none, 0), Some(2.0));
         assert_eq!(Signal::LostWorkers.value(&Readings { lost_workers: 3, ..busy }, none, 0), Some(3.0));
         assert_eq!(Signal::GpuUtilization.value(&busy, none, 0), Some(0.5));
+        assert_eq!(Signal::DataUnavailable.value(&busy, none, 0), Some(1.0));
+        assert_eq!(
+            Signal::DataUnavailable.value(&Readings { data_unavailable: Some(false), ..busy }, none, 0),
+            Some(0.0)
+        );
+        assert_eq!(Signal::DataUnavailable.value(&Readings::default(), none, 0), None);
     }
 
     #[test]

@@ -1,12 +1,10 @@
-//! Watches one source of readings: alerts are logged, and sent if there is a webhook.
+//! Watches one source of readings: alerts are logged, and returned as messages.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::evaluator::{AlertState, Evaluator};
 use crate::message::Message;
 use crate::rule::{Rule, Severity};
-use crate::sender::Sender;
 use crate::signal::Readings;
 
 /// Interval between two readings.
@@ -17,18 +15,19 @@ pub const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Watch {
     source: String,
     evaluator: Evaluator,
-    sender: Option<Arc<Sender>>,
     started: Instant,
 }
 
 impl Watch {
     /// Watches `source`; its name is part of every message.
-    pub fn new(source: &str, rules: Vec<Rule>, sender: Option<Arc<Sender>>) -> Self {
-        Self { source: source.to_owned(), evaluator: Evaluator::new(rules), sender, started: Instant::now() }
+    pub fn new(source: &str, rules: Vec<Rule>) -> Self {
+        Self { source: source.to_owned(), evaluator: Evaluator::new(rules), started: Instant::now() }
     }
 
-    /// Evaluates the readings. Does not wait.
-    pub fn observe(&mut self, readings: &Readings) {
+    /// Evaluates the readings; returns what is to be sent. Does not wait.
+    #[must_use = "messages are not sent by themselves"]
+    pub fn observe(&mut self, readings: &Readings) -> Vec<Message> {
+        let mut messages = Vec::new();
         for alert in self.evaluator.observe(self.started.elapsed(), readings) {
             let message = Message::new(&self.source, &alert, SystemTime::now());
             let (source, rule, severity) = (&self.source, &alert.rule.name, alert.rule.severity.as_str());
@@ -39,9 +38,8 @@ impl Watch {
                 AlertState::Firing => tracing::warn!(source, rule, severity, "{}", message.message),
                 AlertState::Resolved => tracing::info!(source, rule, severity, "Resolved: {}", message.message),
             }
-            if let Some(sender) = &self.sender {
-                sender.send(message);
-            }
+            messages.push(message);
         }
+        messages
     }
 }

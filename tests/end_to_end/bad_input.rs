@@ -47,6 +47,18 @@ async fn takes_a_nul(endpoint: &Endpoint) {
     assert_eq!(ping.status(), 200);
     let handed_back = client.post("/hand-back/w", json!({"jobs": ["a\0"]})).await;
     assert_eq!(handed_back, json!({"handedBack": 0}));
+    let console = endpoint.base.replace("/v2", "/console/test");
+    for query in ["overview?id=%00", "overview?id=a%00", "history?text=%00"] {
+        let reply = http.get(format!("{console}/{query}")).send().await.unwrap();
+        assert_eq!(reply.status(), 200, "{query}");
+        assert_eq!(reply.json::<Value>().await.unwrap()["jobs"], json!([]), "{query}");
+    }
+    for page in ["failed", "webhooks", "batch", &format!("batch/{}/requests", batch["id"].as_str().unwrap())] {
+        let reply = http.get(client.url(&format!("/{page}?offset={}", u64::MAX))).send().await.unwrap();
+        assert_eq!(reply.status(), 200, "{page}");
+    }
+    let older = http.get(format!("{console}/history?before={}", u64::MAX)).send().await.unwrap();
+    assert_eq!(older.status(), 200);
     assert_eq!(client.health().await["jobs"]["inQueue"], 1);
 }
 

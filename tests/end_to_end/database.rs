@@ -69,6 +69,13 @@ fn check_and_start_refuse_what_cannot_be_used() {
     server.sql(&newer, version);
     let foreign = server.database();
     server.sql(&foreign, "CREATE TABLE jobs (id integer)");
+    // Whatever would be in the way: a table of another name, a view, a type.
+    let [table, view, kind] =
+        ["TABLE workers (id integer)", "VIEW turns AS SELECT 1", "TYPE beat AS ENUM ('x')"].map(|what| {
+            let url = server.database();
+            server.sql(&url, &format!("CREATE {what}"));
+            url
+        });
     let setting = "current_setting(name text) RETURNS text LANGUAGE sql AS \
         $$ SELECT CASE WHEN name LIKE 'server_version%' THEN '130014' ELSE pg_catalog.current_setting(name) END $$";
     let too_old = with_function(server, setting);
@@ -77,11 +84,30 @@ fn check_and_start_refuse_what_cannot_be_used() {
         (server.url("no_such_database"), "createdb no_such_database"),
         (newer, "upgrade runpod-endpoint"),
         (foreign, "a database of its own"),
+        (table, "another program (workers)"),
+        (view, "another program (turns)"),
         (too_old, "14 or newer is needed"),
     ] {
         let refusal = refusal(&url);
         assert!(refusal.contains(words), "{words:?} is not in {refusal:?}");
     }
+    let (code, _, error) = command(&["database", "migrate", "--database", &kind]);
+    assert!(code == Some(1) && error.contains("a database of its own") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_migration_that_others_get_in_the_way_of_is_tried_again() {
+    let Some(server) = Postgres::shared() else { return };
+    let url = server.database();
+    // A sequence counts what is rolled back too.
+    server.sql(
+        &url,
+        "CREATE SEQUENCE tries; CREATE FUNCTION fail() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF nextval('tries') < 4 THEN RAISE EXCEPTION 'in the way' USING ERRCODE = 'deadlock_detected'; END IF; END $$; \
+         CREATE EVENT TRIGGER fail ON ddl_command_start EXECUTE FUNCTION fail()",
+    );
+    let (code, report, error) = command(&["database", "migrate", "--database", &url]);
+    assert_eq!((code, report.lines().count()), (Some(0), 1), "{error}");
 }
 
 #[tokio::test]
@@ -188,16 +214,34 @@ fn settings_of_a_database_and_of_a_user_are_checked() {
     assert!(finding(&stranger, "may create tables").starts_with("\"false\": FIX: run as a superuser"));
     let (code, _, error) = command(&["serve", "--bind", "127.0.0.1:0", "--database", &stranger]);
     assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
-    assert!(error.contains("GRANT CREATE ON SCHEMA public TO \"stranger\""), "{error}");
+    assert!(error.contains("GRANT USAGE, CREATE ON SCHEMA public TO \"stranger\""), "{error}");
 
     command(&["database", "migrate", "--database", &url]);
     let (code, _, error) = command(&["database", "check", "--database", &stranger]);
     assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
-    server.sql(&url, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger");
+    assert!(error.contains("GRANT SELECT, INSERT") && !error.contains("CREATE ON SCHEMA"), "{error}");
+    server.sql(&url, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger; CREATE TABLE of_others (id integer)");
     let closed = finding(&stranger, "tables without rights");
-    assert!(closed.contains("jobs, ") && closed.contains("FIX: run as their owner"), "{closed}");
-    server.sql(&url, "ALTER TABLE chunks SET (autovacuum_enabled = off)");
-    assert!(finding(&url, "tables without autovacuum").starts_with("\"chunks\": FIX"));
+    assert!(closed.contains("jobs, numbers, ") && closed.contains("FIX: run as their owner"), "{closed}");
+    assert!(!closed.contains("of_others"), "{closed}");
+    // What is advised is enough.
+    let advice = closed.split_once("their owner: ").unwrap().1.split_once("; better").unwrap().0;
+    server.sql(&url, advice);
+    assert!(finding(&stranger, "tables without rights").starts_with("\"\": ok"));
+    assert!(finding(&stranger, "may create tables").starts_with("\"false\": NOTE"));
+    let (code, _, error) = command(&["database", "migrate", "--database", &stranger]);
+    assert_eq!(code, Some(0), "{error}");
+
+    for (table, setting) in [
+        ("chunks", "autovacuum_enabled = off"),
+        ("workers", "autovacuum_enabled = no"),
+        ("payloads", "toast.autovacuum_enabled = 0"),
+        ("of_others", "autovacuum_enabled = false"),
+        ("jobs", "autovacuum_enabled = on"),
+    ] {
+        server.sql(&url, &format!("ALTER TABLE {table} SET ({setting})"));
+    }
+    assert!(finding(&url, "tables without autovacuum").starts_with("\"chunks, payloads, workers\": FIX"));
 
     server.sql("postgres", "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
     assert!(finding(&server.url("latin"), "server_encoding").starts_with("\"LATIN1\": FIX"));

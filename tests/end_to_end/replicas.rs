@@ -1,7 +1,8 @@
 //! Two endpoints on one database, as two hosts would run them.
 
 use end_to_end_tests::{
-    Client, Endpoint, Postgres, Receiver, Worker, WorkerOptions, binary, eventually, not_tested, run_tool, until,
+    Client, Daemon, Endpoint, PATIENCE, Postgres, Receiver, Worker, WorkerOptions, binary, eventually, free_port,
+    not_tested, run_tool, until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -69,7 +70,15 @@ async fn a_database_that_is_away_is_a_503_until_it_is_back() {
     .await;
     assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
     let text = refused.text().await.unwrap();
-    assert!(text.contains("the database is away") && !text.contains(server.password()), "{text}");
+    let ready = reqwest::get(endpoint.base.replace("/v2", "/ready")).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    for text in [text, ready.text().await.unwrap()] {
+        assert!(text.contains("the database is away"), "{text}");
+        for secret in [server.password(), "127.0.0.1", &server.port().to_string(), "jobs_", "\"jobs\""] {
+            assert!(!text.contains(secret), "clients read {secret}: {text}");
+        }
+    }
+    assert!(endpoint.daemon.log().contains("no PostgreSQL answers at 127.0.0.1"), "{}", endpoint.daemon.log());
     server.run();
     client.reaches(&kept, "IN_QUEUE").await;
     let later = client.submit(json!({"do": "ok"})).await;
@@ -78,6 +87,50 @@ async fn a_database_that_is_away_is_a_503_until_it_is_back() {
     for id in [&kept, &later] {
         completed(&client, id).await;
     }
+}
+
+/// Nobody misses it: an alert would last for an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_stops_in_order_is_gone_at_once() {
+    let Some(server) = Postgres::shared() else { return };
+    let database = server.database();
+    let (mut a, _b) =
+        (Endpoint::start(&["--database", &database]).await, Endpoint::start(&["--database", &database]).await);
+    let replicas = || server.sql(&database, "SELECT count(*) FROM replicas");
+    assert_eq!(replicas(), "2");
+    a.daemon.signal(Signal::TERM);
+    assert!(a.daemon.wait(std::time::Duration::from_secs(30)).success());
+    assert_eq!(replicas(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_starts_before_its_database_waits_for_it() {
+    let Some(server) = Postgres::start() else { return };
+    let database = server.database();
+    server.kill();
+    let args = ["serve", "--bind", &format!("127.0.0.1:{}", free_port()), "--database", &database];
+    let start = |more: &[&str]| {
+        let args: Vec<String> = args.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
+        Daemon::start("endpoint", &binary("runpod-endpoint"), &args, &[])
+    };
+    let mut hasty = start(&["--database-wait", "0s"]);
+    assert_eq!(hasty.wait(PATIENCE).code(), Some(1));
+    assert_eq!(hasty.log().lines().count(), 1, "{}", hasty.log());
+
+    let mut stopped = start(&[]);
+    stopped.logs("The database cannot be used yet").await;
+    stopped.signal(Signal::TERM);
+    assert!(stopped.wait(PATIENCE).success(), "{}", stopped.log());
+
+    let patient = start(&[]);
+    patient.logs("The database cannot be used yet").await;
+    server.run();
+    patient.logs("The database can be used.").await;
+    let ready = format!("http://{}/ready", args[2]);
+    eventually("the endpoint to be ready", || async {
+        reqwest::get(&ready).await.ok().filter(|reply| reply.status().is_success())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

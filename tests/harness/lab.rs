@@ -9,13 +9,22 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{StatVfs, statvfs};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::process::guard;
-use crate::{Daemon, not_tested, run_tool};
+use crate::{Daemon, PATIENCE, not_tested, run_tool};
+
+/// A file system in memory, and what three databases may need of it.
+const MEMORY: &str = "/dev/shm";
+const ROOM: u64 = 4 << 30;
+
+/// How long killed processes may take to end before it is looked again.
+const KILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Some hosts and the network between them. All of it ends with the process of the test, however that ends.
 #[derive(Debug)]
@@ -24,6 +33,7 @@ pub struct Lab {
     name: String,
     folder: PathBuf,
     hosts: AtomicU8,
+    rules: AtomicU32,
     _guard: Child,
 }
 
@@ -40,7 +50,9 @@ pub struct Host {
 #[must_use = "the cut heals when it is dropped"]
 pub struct Cut {
     router: String,
-    rules: Vec<String>,
+    /// By which its rules are told from those of other cuts: a rule that is named by its hosts is also one between one of them and
+    /// another host.
+    priorities: Vec<u32>,
 }
 
 impl Lab {
@@ -51,7 +63,7 @@ impl Lab {
     pub fn start() -> Option<Self> {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let name = format!("lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        let folder = TempDir::new().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
+        let folder = new_folder().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
         let sweep = "cat >/dev/null; ip netns list | cut -d ' ' -f 1 | grep \"^$1-\" | while read -r space; do \
             ip netns pids \"$space\" | xargs -r kill -9; ip netns del \"$space\"; done; rm -rf \"$0\"";
         let lab = Self {
@@ -59,6 +71,7 @@ impl Lab {
             name,
             folder,
             hosts: AtomicU8::new(0),
+            rules: AtomicU32::new(0),
         };
         let router = lab.router();
         let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
@@ -121,23 +134,24 @@ impl Lab {
     }
 
     fn cut(&self, rules: Vec<String>) -> Cut {
-        let cut = Cut { router: self.router(), rules };
-        cut.rules.iter().for_each(|rule| must("ip", &cut.args("add", rule)));
+        let mut cut = Cut { router: self.router(), priorities: Vec::new() };
+        for rule in rules {
+            let priority = self.rules.fetch_add(1, Ordering::Relaxed) + 1;
+            let number = priority.to_string();
+            let args = ["-n", &*cut.router, "rule", "add", "priority", &*number].into_iter().chain(rule.split(' '));
+            must("ip", &args.collect::<Vec<_>>());
+            cut.priorities.push(priority);
+        }
         cut
-    }
-}
-
-impl Cut {
-    fn args<'a>(&'a self, act: &'a str, rule: &'a str) -> Vec<&'a str> {
-        ["-n", &*self.router, "rule", act].into_iter().chain(rule.split(' ')).collect()
     }
 }
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        for rule in &self.rules {
+        for priority in &self.priorities {
+            let healed = succeeds("ip", &["-n", &self.router, "rule", "del", "priority", &priority.to_string()]);
             // After a failure the network may be gone already, and a second panic would end all tests.
-            assert!(succeeds("ip", &self.args("del", rule)) || thread::panicking(), "{rule} stays");
+            assert!(healed || thread::panicking(), "rule {priority} stays");
         }
     }
 }
@@ -164,18 +178,40 @@ impl Host {
         must("ip", &[&["netns", "exec", &*self.namespace][..], args].concat());
     }
 
-    /// Ends every process there at once, as the loss of the machine would.
+    /// Ends every process there at once, as the loss of the machine would. Returns once there is none: one that was being started
+    /// while the others were killed is not left behind.
     ///
     /// # Panics
-    /// When the host is not there.
+    /// When a process does not end.
     pub fn kill(&self) {
-        let output = run_tool("ip", &["netns", "pids", &self.namespace]);
-        assert!(output.status.success(), "{output:?}");
-        for pid in String::from_utf8_lossy(&output.stdout).lines() {
-            let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
-            // It may have ended in the meantime.
-            let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        let begin = Instant::now();
+        loop {
+            let output = run_tool("ip", &["netns", "pids", &self.namespace]);
+            // The lab may have ended before its hosts are dropped.
+            if !output.status.success() && !self.is_there() {
+                return;
+            }
+            assert!(output.status.success(), "{output:?}");
+            let text = String::from_utf8_lossy(&output.stdout);
+            if text.trim().is_empty() {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE || thread::panicking(), "processes do not end: {text}");
+            for pid in text.lines() {
+                let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+                // It may have ended in the meantime.
+                let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+            }
+            thread::sleep(KILL_PAUSE);
         }
+    }
+
+    fn is_there(&self) -> bool {
+        self.file().exists()
+    }
+
+    fn file(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
     }
 
     /// Runs a part of the test there: what it connects to is in the network of the lab.
@@ -184,7 +220,7 @@ impl Host {
     /// When that part does.
     pub fn enter<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
         let enter = || {
-            let namespace = File::open(Path::new("/run/netns").join(&self.namespace))?;
+            let namespace = File::open(self.file())?;
             // Of this thread, and of those of the runtime, which it starts.
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -193,6 +229,12 @@ impl Host {
         let outcome = thread::scope(|scope| scope.spawn(enter).join());
         outcome.unwrap_or_else(|panic| resume_unwind(panic)).unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
+}
+
+/// In memory, where there is room: what is tested are hosts and links, and a disk on which others write holds up all of them at once.
+fn new_folder() -> std::io::Result<TempDir> {
+    let has_room = |found: StatVfs| found.f_bavail.saturating_mul(found.f_frsize) >= ROOM;
+    if statvfs(MEMORY).is_ok_and(has_room) { TempDir::new_in(MEMORY) } else { TempDir::new() }
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {

@@ -37,7 +37,7 @@ async fn incidents_of_a_database_fire_their_alerts_and_end() {
     standby.run();
     over(prometheus, &missing).await;
 
-    slow_transactions(prometheus, &server, &database).await;
+    slow_transactions(prometheus, &database).await;
     dead_rows(prometheus, &server, &database).await;
     drop(traffic);
 
@@ -80,21 +80,24 @@ async fn every_query_has_data(prometheus: &Prometheus) {
     }
 }
 
-/// Everybody who writes has to wait for another program, again and again.
-async fn slow_transactions(prometheus: &Prometheus, server: &Postgres, database: &str) {
+/// The server looks whether a client is still there, and ends what it was doing.
+const CHECK_CLIENT: &str = "SET client_connection_check_interval = '500ms'";
+
+/// A session that does this until it is dropped.
+fn session(database: &str, sql: &str) -> Daemon {
+    let args = ["-X", "-d", database, "-c", CHECK_CLIENT, "-c", sql].map(str::to_owned);
+    Daemon::start("psql", Path::new("/usr/bin/psql"), &args, &[])
+}
+
+/// Everybody who writes has to wait for another program, again and again. It locks again at once: on a busy machine the start of a program
+/// takes so long that the quick transactions in between would hide the slow ones.
+async fn slow_transactions(prometheus: &Prometheus, database: &str) {
     const ALERT: &str = "RunpodDatabaseSlow";
     prometheus.is_over(ALERT).await;
-    let in_the_way = async {
-        loop {
-            let lock = "BEGIN; LOCK TABLE jobs IN EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT";
-            tokio::task::block_in_place(|| server.sql(database, lock));
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::select! {
-        () = prometheus.fires(ALERT) => {}
-        () = in_the_way => {}
-    }
+    let lock = "DO $$ BEGIN LOOP LOCK TABLE jobs IN EXCLUSIVE MODE; PERFORM pg_sleep(1); COMMIT; END LOOP; END $$";
+    let in_the_way = session(database, lock);
+    prometheus.fires(ALERT).await;
+    drop(in_the_way);
     prometheus.is_over(ALERT).await;
 }
 
@@ -117,10 +120,8 @@ async fn dead_rows(prometheus: &Prometheus, server: &Postgres, database: &str) {
 async fn many_connections(prometheus: &Prometheus, database: &str) {
     const ALERT: &str = "RunpodDatabaseConnections";
     prometheus.is_over(ALERT).await;
-    // The server looks whether a client is still there, because nobody else could connect to end what it does.
-    let check = "SET client_connection_check_interval = '500ms'";
-    let args = ["-X", "-d", database, "-c", check, "-c", "SELECT pg_sleep(600)"].map(str::to_owned);
-    let crowd = [(); 26].map(|()| Daemon::start("psql", Path::new("/usr/bin/psql"), &args, &[]));
+    // Nobody else could connect to end what they do.
+    let crowd = [(); 26].map(|()| session(database, "SELECT pg_sleep(600)"));
     prometheus.fires(ALERT).await;
     drop(crowd);
     prometheus.is_over(ALERT).await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use end_to_end_tests::{Endpoint, FakeQueue, Receiver, Worker, WorkerOptions, binary, eventually, run_tool};
+use end_to_end_tests::{
+    Endpoint, FakeQueue, Postgres, Receiver, Worker, WorkerOptions, binary, eventually, run_tool, until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -124,6 +126,46 @@ async fn an_endpoint_posts_an_alert_about_its_queue_and_a_receiver_that_hangs_de
     lonely.daemon.signal(Signal::TERM);
     assert!(lonely.daemon.wait(Duration::from_secs(60)).success());
     assert!(!lonely.daemon.log().contains("s3cret"), "{}", lonely.daemon.log());
+}
+
+/// Two endpoints see the same, and jobs fail at one of them: each message is posted once. That an endpoint cannot use its data is known
+/// to it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_share_a_queue_post_once_and_say_when_their_database_is_away() {
+    let Some(server) = Postgres::start() else { return };
+    let receiver = Receiver::start().await;
+    let (_folder, path) = rules(
+        "[queue_depth]\nabove = 2\nfor = \"0s\"\n[failure_rate]\nmin_jobs = 2\nfor = \"0s\"\nwindow = \"10m\"\n\
+         [no_idle_worker]\nenabled = false\n[data_unavailable]\nfor = \"0s\"",
+    );
+    let database = server.database();
+    let flags = ["--database", &database, "--alert-rules", &path, "--alert-webhook", &receiver.url];
+    let (a, b) = (Endpoint::start(&flags).await, Endpoint::start(&flags).await);
+    let client = b.client();
+    for _ in 0..3 {
+        client.submit(json!({"do": "error"})).await;
+    }
+    receiver.gets("/", "the alert", titled("test: queue_depth is firing")).await;
+    let worker = Worker::start(&b, &binary("puppet-handler"), WorkerOptions::default());
+    worker.ready().await;
+    for title in ["test: queue_depth is resolved", "test: failure_rate is firing"] {
+        receiver.gets("/", "the alert", titled(title)).await;
+    }
+    for endpoint in [&a, &b] {
+        endpoint.daemon.logs("share of valid jobs that failed within 10m: 1.").await;
+    }
+    let count = |what: &str| {
+        let titles = receiver.posted().into_iter().filter_map(|one| serde_json::from_slice::<Value>(&one.body).ok());
+        titles.filter(|body| body["title"].as_str().unwrap().contains(what)).count()
+    };
+    server.kill();
+    until("both to say that it is away", || count("data_unavailable is firing") == 2).await;
+    server.run();
+    until("both to say that it is back", || count("data_unavailable is resolved") == 2).await;
+    // By now a message that was posted twice would have arrived.
+    for title in ["queue_depth is firing", "queue_depth is resolved", "failure_rate is firing"] {
+        assert_eq!(count(title), 1, "{title}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,5 @@
 //! Alerts about this worker, from the same snapshot that `/health` shows.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use runpod_alerts::{
@@ -48,9 +47,9 @@ pub fn spawn(
         let mut ticks = interval(EVALUATION_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while let Some(_tick) = over.run_until_cancelled(ticks.tick()).await {
-            alerts.watch.observe(&readings(&snapshots.borrow(), &gpus));
+            alerts.observe(&readings(&snapshots.borrow(), &gpus));
         }
-        alerts.watch.observe(&readings(&snapshots.borrow(), &gpus));
+        alerts.observe(&readings(&snapshots.borrow(), &gpus));
         alerts.finish().await;
     }))
 }
@@ -59,7 +58,7 @@ pub fn spawn(
 pub async fn report_unfit(config: AlertConfig, worker_id: &str) {
     match Alerts::start(config, worker_id) {
         Ok(mut alerts) => {
-            alerts.watch.observe(&Readings { unhealthy_workers: 1, ..Readings::default() });
+            alerts.observe(&Readings { unhealthy_workers: 1, ..Readings::default() });
             alerts.finish().await;
         }
         Err(error) => tracing::warn!(%error, "no alert is sent"),
@@ -68,19 +67,25 @@ pub async fn report_unfit(config: AlertConfig, worker_id: &str) {
 
 struct Alerts {
     watch: Watch,
-    sender: Option<Arc<Sender>>,
+    sender: Option<Sender>,
 }
 
 impl Alerts {
     fn start(config: AlertConfig, worker_id: &str) -> Result<Self, SendError> {
         let webhook = config.webhook.map(|url| Webhook::new(url, config.format)).transpose()?;
-        let sender = webhook.map(|webhook| Arc::new(Sender::start(webhook)));
-        Ok(Self { watch: Watch::new(worker_id, config.rules, sender.clone()), sender })
+        Ok(Self { watch: Watch::new(worker_id, config.rules), sender: webhook.map(Sender::start) })
+    }
+
+    fn observe(&mut self, readings: &Readings) {
+        for message in self.watch.observe(readings) {
+            if let Some(sender) = &self.sender {
+                sender.send(message);
+            }
+        }
     }
 
     async fn finish(self) {
-        drop(self.watch);
-        if let Some(sender) = self.sender.and_then(Arc::into_inner) {
+        if let Some(sender) = self.sender {
             sender.finish(FINISH_TIMEOUT).await;
         }
     }
@@ -96,6 +101,7 @@ fn readings(snapshot: &Snapshot, gpus: &Gpus) -> Readings {
         unhealthy_workers: u64::from(snapshot.state == WorkerState::Unhealthy),
         lost_workers: 0,
         gpu_utilization: utilization(gpus),
+        data_unavailable: None,
         counters: Counters {
             completed: jobs.completed,
             failed: jobs.failed,

@@ -264,7 +264,7 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let limits = if is_stored { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
     let setup = Setup { limits, endpoints, overrides: overrides(&config), webhooks: queue };
     let store: Arc<dyn Store> = match (database, &listen.data) {
-        (Some(database), _) => Arc::new(PostgresStore::open(database, setup).await?),
+        (Some(database), _) => Arc::new(PostgresStore::open_within(database, setup, listen.database_wait).await?),
         (None, Some(path)) => Arc::new(SqliteStore::open(path, setup)?),
         (None, None) => Arc::new(MemoryStore::new(setup)),
     };

@@ -51,8 +51,9 @@ pub(crate) async fn serve(args: &ServeArgs, effective: Effective, output: &mut O
     webhooks.start(shutdown.clone());
     alerts.start(Arc::clone(&store), shutdown.clone());
     let overflow = overflow.start(&shutdown, &shutdown);
-    server.run(store, shutdown.clone(), shutdown).await;
+    server.run(Arc::clone(&store), shutdown.clone(), shutdown).await;
     let _ = overflow.await;
+    store.leave().await;
     Exit::Success
 }
 

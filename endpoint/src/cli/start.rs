@@ -44,8 +44,12 @@ pub(crate) async fn start(
     })?;
     effective.lines().for_each(|line| tracing::debug!("{line}"));
     // Before anything is started that a stop has to end in order.
-    let stops = StopRequests::watch().map_err(|error| output.fail(&signals::unwatched(&error), Exit::Failure))?;
-    let opened = open(checked, listen, extra).await.map_err(|error| output.fail(&error, error.exit()))?;
+    let mut stops = StopRequests::watch().map_err(|error| output.fail(&signals::unwatched(&error), Exit::Failure))?;
+    let opened = tokio::select! {
+        opened = open(checked, listen, extra) => opened.map_err(|error| output.fail(&error, error.exit()))?,
+        // It may wait for a database.
+        () = stops.next() => return Err(Exit::Success),
+    };
     let pools = workers::pools(&opened, extra, listen, &effective).map_err(|error| output.fail(&error, Exit::Usage))?;
     Ok(Started { opened, pools, stops, log })
 }

@@ -137,12 +137,13 @@ pub(crate) async fn run(opened: Opened, pools: Vec<Pool>, stops: StopRequests, o
     let overflow = overflow.start(&stop.soon, &close);
     let serving = server.run(Arc::clone(&store), stop.soon.clone(), close.clone());
     let working = async {
-        let outcome = run_pools(pools, store, stop.clone()).await;
+        let outcome = run_pools(pools, Arc::clone(&store), stop.clone()).await;
         close.cancel();
         outcome
     };
     let ((), worked) = tokio::join!(serving, working);
     let _ = overflow.await;
+    store.leave().await;
     match worked {
         Ok(()) => Exit::Success,
         Err(error @ FleetError::Configuration) => output.fail(&error, Exit::Usage),

@@ -41,7 +41,7 @@ pub(super) async fn overview(
     Path(endpoint): Path<String>,
     Query(query): Query<OverviewQuery>,
 ) -> Result<Response, ApiError> {
-    let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
+    let filter = JobFilter { status: query.status, id: query.id, limit: MAX_ROWS };
     let stream_state = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };
     respond(&console, stream::unfold(stream_state, |state| async move { Some(state.next().await) }))
 }

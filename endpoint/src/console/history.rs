@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 
 use super::state::Console;
-use super::wire::Row;
+use super::wire::{Row, searched};
 use crate::api::ApiError;
 use crate::store::{HistoryQuery, JobRow, Status, Timestamp};
 
@@ -22,6 +22,7 @@ const MAX_ERROR: usize = 300;
 pub(super) struct Search {
     status: Option<Status>,
     /// Part of the id, the worker's name or the error.
+    #[serde(deserialize_with = "searched")]
     text: String,
     from: Option<u64>,
     until: Option<u64>,
@@ -62,7 +63,7 @@ pub(super) async fn history(
     let time = |millis: u64| since(origin, UNIX_EPOCH + Duration::from_millis(millis));
     let query = HistoryQuery {
         status: search.status,
-        text: search.text.trim().to_owned(),
+        text: search.text,
         from: search.from.map(time),
         until: search.until.map(time),
         before: search.before,

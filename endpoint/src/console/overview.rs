@@ -47,7 +47,7 @@ pub(super) async fn overview(
     Query(query): Query<OverviewQuery>,
 ) -> Result<Response, ApiError> {
     let store = &console.store;
-    let filter = JobFilter { status: query.status, id: query.id.trim().to_owned(), limit: MAX_ROWS };
+    let filter = JobFilter { status: query.status, id: query.id, limit: MAX_ROWS };
     let observation = store.observe(&endpoint).await?;
     let rows = store.list(&endpoint, &filter).await?;
     let workers = store.workers(&endpoint, MAX_WORKERS).await?;

@@ -8,7 +8,9 @@ use serde_json::value::RawValue;
 
 use super::samples::Sample;
 use crate::local::LogLine;
-use crate::store::{Health, JobDetails, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView};
+use crate::store::{
+    Health, JobDetails, JobRow, Payload, Status, Timestamp, Transition, WorkerState, WorkerView, storable,
+};
 
 /// Bytes of one payload that are shown; the client API returns all of it.
 const MAX_SHOWN: usize = 1 << 20;
@@ -28,7 +30,13 @@ pub(super) fn epoch_millis(at: SystemTime) -> u64 {
 #[serde(default)]
 pub(super) struct OverviewQuery {
     pub(super) status: Option<Status>,
+    #[serde(deserialize_with = "searched")]
     pub(super) id: String,
+}
+
+/// A text that is looked for, as every store can look for it.
+pub(super) fn searched<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| storable(text.trim()).as_ref().to_owned())
 }
 
 /// One point of the charts.

@@ -263,11 +263,7 @@ fn database(encoder: &mut DescriptorEncoder<'_>, figures: DatabaseFigures) -> fm
             "Connections that the database server allows.",
             count(figures.max_connections),
         ),
-        (
-            "runpod_endpoint_database_standbys",
-            "Standbys that are connected to the database server.",
-            count(figures.standbys),
-        ),
+        ("runpod_endpoint_database_standbys", "Standbys that follow the database server.", count(figures.standbys)),
     ] {
         describe(encoder, name, help, MetricType::Gauge)?.encode_gauge(&value)?;
     }

@@ -144,6 +144,16 @@ impl Totals {
         }
     }
 
+    /// The ends among them.
+    pub(crate) fn ends(&self) -> Ended {
+        Ended {
+            completed: self.completed,
+            failed: self.failed.saturating_add(self.timed_out),
+            mistakes: self.invalid.saturating_add(self.model_not_found),
+            timeouts: self.execution_timeouts,
+        }
+    }
+
     pub(crate) fn mistaken(&mut self, mistake: Option<CallerMistake>) {
         match mistake {
             Some(CallerMistake::Validation) => self.invalid += 1,
@@ -192,8 +202,21 @@ pub struct DatabaseFigures {
     pub connections: usize,
     /// See [`connections`](Self::connections).
     pub max_connections: usize,
-    /// Standbys that are connected to the server.
+    /// Standbys that follow the server.
     pub standbys: usize,
+}
+
+/// Jobs that have ended, wherever of the programs that share the queue that was counted. They only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// With a result.
+    pub completed: u64,
+    /// With an error, timeouts included.
+    pub failed: u64,
+    /// Of these, by a mistake of their caller.
+    pub mistakes: u64,
+    /// Because of their execution timeout.
+    pub timeouts: u64,
 }
 
 /// The requests of batches that have not ended. They wait by design: until no other job does.
@@ -212,6 +235,8 @@ pub struct Observation {
     pub health: Health,
     /// The counters since the start of the program.
     pub totals: Totals,
+    /// What alerts are about.
+    pub ended: Ended,
     /// How many of its jobs are requests of batches.
     pub batch_requests: BatchRequests,
     /// How long the first job that is not of low priority has waited.

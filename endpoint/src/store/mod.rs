@@ -44,7 +44,9 @@ pub(crate) use away::Away;
 pub use batch::{BatchCounts, BatchId, BatchState, BatchView};
 pub use batches::{BatchRequest, Batches};
 pub use clock::Timestamp;
-pub use counts::{BUCKETS, BatchRequests, DatabaseFigures, Distribution, Health, Observation, Totals, WorkerCounts};
+pub use counts::{
+    BUCKETS, BatchRequests, DatabaseFigures, Distribution, Ended, Health, Observation, Totals, WorkerCounts,
+};
 pub(crate) use ending::EXPIRED;
 pub use ending::{CallerMistake, Ending, NotBegun, Outcome};
 pub use error::StoreError;
@@ -173,6 +175,8 @@ pub trait Store: Operations + Batches + 'static {
     /// # Errors
     /// When they cannot.
     fn ready(&self) -> Result<(), StoreError>;
+    /// Notes that this program has stopped in order, where others would miss it. Nothing else is called after it.
+    async fn leave(&self) {}
     /// Whether endpoints on other hosts may use the same queue.
     fn is_shared(&self) -> bool {
         false

@@ -9,6 +9,8 @@ pub enum Task {
     Scaling,
     /// Sending late jobs to another endpoint, and following them there.
     Overflow,
+    /// Posting alerts about the queue.
+    Alerts,
 }
 
 impl Task {
@@ -17,6 +19,7 @@ impl Task {
         match self {
             Self::Scaling => "scaling",
             Self::Overflow => "overflow",
+            Self::Alerts => "alerts",
         }
     }
 
@@ -26,7 +29,7 @@ impl Task {
             // Long enough for a worker that is started to be counted by the others.
             Self::Scaling => Duration::from_secs(2),
             // Shorter than a lease: jobs are followed by the next one before they count as lost.
-            Self::Overflow => Duration::from_secs(10),
+            Self::Overflow | Self::Alerts => Duration::from_secs(10),
         }
     }
 }

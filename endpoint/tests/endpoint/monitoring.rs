@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use end_to_end_tests::{Postgres, eventually, repository};
+use end_to_end_tests::{Daemon, Postgres, eventually, repository, until};
 use runpod_endpoint::api::{Keys, Options, Secret};
 use runpod_endpoint::monitoring::Monitoring;
 use runpod_endpoint::overflow::{Overflow, OverflowConfig, OverflowCounts};
@@ -82,6 +82,39 @@ async fn a_database_is_measured_and_each_figure_is_in_the_documents() {
     let listed: Vec<&str> =
         guide.lines().filter_map(|line| line.strip_prefix("| `")?.strip_prefix(prefix)?.split('`').next()).collect();
     assert_eq!(listed.iter().copied().collect::<std::collections::BTreeSet<_>>(), figures.into_keys().collect());
+}
+
+/// Whether or not this user may see what senders of the log do.
+#[tokio::test]
+async fn a_base_backup_is_no_standby() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database();
+    let name = url.rsplit('/').next().unwrap();
+    server.sql(&url, &format!("CREATE ROLE owner LOGIN PASSWORD 'owner'; ALTER DATABASE {name} OWNER TO owner"));
+    let owned = server.url_of("owner", "owner", name);
+    let standbys = async |url: &str| {
+        let store = PostgresStore::open(url.parse().unwrap(), Limits::default()).await.unwrap();
+        store.database().unwrap().standbys
+    };
+    // The owner of the tables is the first one to open them.
+    assert_eq!(standbys(&owned).await, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("backup").display().to_string();
+    let args = ["-D", &target, "-d", &url, "-X", "stream", "-c", "fast", "--max-rate", "32k"].map(str::to_owned);
+    let backup = Daemon::start("backup", std::path::Path::new("pg_basebackup"), &args, &[]);
+    let senders =
+        || server.sql(&url, "SELECT count(*) FROM pg_stat_replication WHERE state IN ('backup', 'streaming')");
+    until("the backup and its log to be on their way", || senders() == "2").await;
+    assert_eq!((standbys(&url).await, standbys(&owned).await), (0, 0));
+    drop(backup);
+    let standby = server.standby();
+    until("the standby to stream", || senders() == "1").await;
+    until("it to have applied something", || {
+        server.sql(&url, "SELECT count(replay_lsn) FROM pg_stat_replication") == "1"
+    })
+    .await;
+    assert_eq!((standbys(&url).await, standbys(&owned).await), (1, 1));
+    drop(standby);
 }
 
 /// Every series with its value.

@@ -45,14 +45,16 @@ pub(super) fn numbers(sql: &impl Fn(&str) -> String) -> BTreeMap<String, u64> {
     rows.lines().filter_map(number).collect()
 }
 
-/// Pairs of jobs of which the one that was submitted later was taken before the transaction began that took the other one.
-/// `ids` are in the order of their submission, each acknowledged before the next one was sent.
-pub(super) fn overtakings(sql: &impl Fn(&str) -> String, ids: &[String]) -> String {
+/// Jobs before which more later ones were taken than workers have slots, each before the transaction began that took the job. `ids` are in
+/// the order of their submission, each acknowledged before the next one was sent. A take steps over what another one has locked; when that
+/// one does not come about, because its connection was lost or others were in its way, the next take gets its jobs.
+pub(super) fn overtaken(sql: &impl Fn(&str) -> String, ids: &[String], slots: usize) -> String {
     let list: Vec<String> = ids.iter().enumerate().map(|(at, id)| format!("({at}, '{id}')")).collect();
     sql(&format!(
         "WITH taken AS (SELECT at_place, min(began) AS began, min(h.at) AS at FROM (VALUES {}) AS v(at_place, id) \
              JOIN history h ON h.job = v.id AND h.became = 'IN_PROGRESS' AND h.was = 'IN_QUEUE' GROUP BY at_place) \
-             SELECT a.at_place, b.at_place FROM taken a JOIN taken b ON a.at_place < b.at_place AND b.at < a.began",
+             SELECT a.at_place, count(*) FROM taken a JOIN taken b ON a.at_place < b.at_place AND b.at < a.began \
+             GROUP BY a.at_place HAVING count(*) > {slots}",
         list.join(", ")
     ))
 }

@@ -2,6 +2,7 @@
 //! of which everything can be killed and every link be cut.
 
 mod clients;
+mod cuts;
 mod failures;
 mod history;
 mod patroni;

@@ -7,8 +7,12 @@ use end_to_end_tests::{Daemon, Host, Lab, binary, eventually, worker_env};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
-/// How long a worker may be silent before its jobs are given to others.
-pub(super) const LEASE: &str = "20s";
+/// How long a worker may be silent before its jobs are given to others. Longer than a failure and the recovery from it may take on a
+/// machine that is busy: a job of a worker that lives is not to be run again.
+pub(super) const LEASE: &str = "60s";
+
+/// Jobs that a worker runs at a time.
+pub(super) const SLOTS: usize = 2;
 
 /// Longer than a replica waits for its database before it gives up a request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
@@ -99,7 +103,8 @@ impl WorkerHost {
 
 fn launch(host: &Host, env: &[(String, String)]) -> Daemon {
     let handler = binary("puppet-handler").display().to_string();
-    let args = ["run", "--http-bind", "127.0.0.1:8001", "--slots", "2", "--", &handler].map(str::to_owned);
+    let slots = SLOTS.to_string();
+    let args = ["run", "--http-bind", "127.0.0.1:8001", "--slots", &slots, "--", &handler].map(str::to_owned);
     host.start("worker", &binary("runpod-worker"), &args, env)
 }
 

@@ -107,6 +107,7 @@ fn readings(document: &Value) -> Option<Readings> {
         // The document has RunPod's counters only.
         lost_workers: 0,
         gpu_utilization,
+        data_unavailable: None,
         counters: Counters {
             completed: count("jobs", "completed"),
             failed: count("jobs", "failed"),
@@ -216,6 +217,7 @@ mod tests {
         insta::assert_snapshot!(values, @r#"
         ; those with a window are since the start
 
+        data_unavailable                -   above 0        quiet
         failure_rate                0.294   above 0.1      FIRES if it lasts for 1m
         gpu_underused               0.200   below 0.2      quiet
         no_idle_worker            150.000   above 0        FIRES if it lasts for 5m

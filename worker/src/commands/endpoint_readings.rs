@@ -15,6 +15,7 @@ pub(super) fn readings(metrics: &str, endpoint: &str) -> Option<Readings> {
         unhealthy_workers: workers("unhealthy"),
         lost_workers: workers("lost"),
         gpu_utilization: None,
+        data_unavailable: None,
         counters: Counters {
             completed: jobs("completed"),
             failed: jobs("failed").saturating_add(jobs("timed_out")),

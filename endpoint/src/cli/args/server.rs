@@ -89,6 +89,9 @@ pub struct ListenArgs {
     /// File with the password of the database on its first line
     #[arg(long, value_name = "FILE", requires = "database")]
     pub database_password_file: Option<PathBuf>,
+    /// How long a start waits for a database that cannot be used yet; a wrong password or name ends it at once
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = humantime::parse_duration, requires = "database")]
+    pub database_wait: Duration,
     /// Endpoints with their own limits, handlers and workers, as TOML
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::connect::{self, DatabaseError, DatabaseUrl};
+use super::connect::{self, DatabaseUrl};
+use super::database_error::{DatabaseError, grant_schema, grant_tables};
 use super::{notify, rows, schema};
 
 /// One thing that was looked at.
@@ -93,13 +94,21 @@ const LIMITS: &str = "SELECT least(settings.most, role.rolconnlimit, base.datcon
     (SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most) AS settings, \
     (SELECT CASE WHEN rolconnlimit < 0 THEN 2147483647 ELSE rolconnlimit END FROM pg_roles WHERE rolname = current_user) AS role, \
     (SELECT CASE WHEN datconnlimit < 0 THEN 2147483647 ELSE datconnlimit END FROM pg_database WHERE datname = current_database()) AS base";
-/// Tables of ours that this user may not use, and those that are not vacuumed by themselves.
-const TABLES: &str = "SELECT coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE NOT \
-    has_table_privilege(oid, 'SELECT') OR NOT has_table_privilege(oid, 'INSERT') OR NOT has_table_privilege(oid, 'UPDATE') \
-    OR NOT has_table_privilege(oid, 'DELETE')), '') AS closed, \
-    coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE reloptions::text ILIKE '%autovacuum_enabled=false%' \
-    OR reloptions::text ILIKE '%autovacuum_enabled=off%'), '') AS unvacuumed FROM pg_class \
-    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+/// Where tables are, or would be created.
+const PLACE: &str = "SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class \
+    WHERE oid = to_regclass('runpod_endpoint_version')), quote_ident(current_schema()), 'public') AS schema, \
+    coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create";
+/// Tables of ours that this user may not use, and those of which the rows, or the long texts, are not vacuumed by themselves.
+const TABLES: &str = "SELECT coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE CASE relkind \
+    WHEN 'S' THEN NOT (has_sequence_privilege(oid, 'SELECT') AND has_sequence_privilege(oid, 'USAGE') \
+        AND has_sequence_privilege(oid, 'UPDATE')) \
+    ELSE NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT') AND has_table_privilege(oid, 'UPDATE') \
+        AND has_table_privilege(oid, 'DELETE')) END), '') AS closed, \
+    coalesce(string_agg(relname, ', ' ORDER BY relname) FILTER (WHERE EXISTS (SELECT FROM pg_class AS part, \
+        LATERAL pg_options_to_table(part.reloptions) WHERE part.oid IN (ours.oid, ours.reltoastrelid) \
+        AND option_name = 'autovacuum_enabled' AND NOT option_value::boolean)), '') AS unvacuumed FROM pg_class AS ours \
+    WHERE relname = ANY($1::text[]) \
+    AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runpod_endpoint_version'))";
 /// Not everybody may see in which way a standby is connected, only that it is.
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication \
     WHERE sync_state IN ('sync', 'quorum') OR NOT pg_has_role('pg_read_all_stats', 'USAGE'))";
@@ -189,27 +198,39 @@ impl Look<'_> {
     }
 
     async fn rights(&self, tables: Option<i32>) -> Result<Vec<Finding>, DatabaseError> {
-        let may_create: bool = self.row("SELECT has_schema_privilege('public', 'CREATE')").await?.get(0);
-        let fix = || "run as a superuser in this database: GRANT CREATE ON SCHEMA public TO this user".to_owned();
+        let place = self.row(PLACE).await?;
+        let (schema, may_create): (String, bool) = (place.get("schema"), place.get("may_create"));
+        let user: String = self.row("SELECT current_user::text").await?.get(0);
+        let verdict = match (may_create, tables) {
+            (true, _) => Verdict::Good,
+            (false, None) => {
+                Verdict::Fix(format!("run as a superuser in this database: {}", grant_schema(&user, &schema)))
+            }
+            (false, Some(_)) => Verdict::Note(
+                "a newer runpod-endpoint may need other tables: run `database migrate` as their owner before it starts"
+                    .to_owned(),
+            ),
+        };
         let mut findings = vec![
             Finding {
                 name: "version of the tables",
                 value: tables.map_or_else(|| "none yet".to_owned(), |version| version.to_string()),
                 verdict: Verdict::Good,
             },
-            Finding { name: "may create tables", value: may_create.to_string(), verdict: Verdict::of(may_create, fix) },
+            Finding { name: "may create tables", value: may_create.to_string(), verdict },
         ];
         if tables.is_some() {
-            let row = self.row(TABLES).await?;
+            let row = self.client.query_one(TABLES, &[&&schema::NAMES[..]]).await;
+            let row = row.map_err(|error| self.url.explain(&error))?;
             let (closed, unvacuumed): (String, String) = (row.get("closed"), row.get("unvacuumed"));
             let verdict = Verdict::of(closed.is_empty(), || {
-                "run as their owner: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO this user; GRANT USAGE, \
-                 UPDATE ON ALL SEQUENCES IN SCHEMA public TO this user; better, use one user for all endpoints"
-                    .to_owned()
+                format!("run as their owner: {}; better, use one user for all endpoints", grant_tables(&user, &schema))
             });
             findings.push(Finding { name: "tables without rights", value: closed, verdict });
             let verdict = Verdict::of(unvacuumed.is_empty(), || {
-                "dead rows will slow the queue down: ALTER TABLE of each RESET (autovacuum_enabled)".to_owned()
+                "dead rows will slow the queue down: ALTER TABLE of each RESET (autovacuum_enabled, \
+                 toast.autovacuum_enabled)"
+                    .to_owned()
             });
             findings.push(Finding { name: "tables without autovacuum", value: unvacuumed, verdict });
         }

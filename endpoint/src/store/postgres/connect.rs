@@ -18,6 +18,8 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::database_error::DatabaseError;
+
 /// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
 const MAX_CONNECTIONS: usize = 16;
 
@@ -36,90 +38,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// statement until it is vacuumed. Nothing here is worth compiling.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
     SET default_transaction_isolation = 'read committed'; SET enable_bitmapscan = off; SET jit = off";
-
-/// Why a database cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DatabaseError {
-    /// The URL is wrong.
-    #[error("--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts")]
-    Url(String),
-    /// The file with the password cannot be read.
-    #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
-    PasswordFile(PathBuf, std::io::Error),
-    /// The file with authorities cannot be used.
-    #[error("PGSSLROOTCERT={}: no certificates ({}); name a file with the server's authority in PEM format", .0.display(), .1)]
-    RootCertificates(PathBuf, String),
-    /// No server answers.
-    #[error("--database: no PostgreSQL answers at {0} ({1}); start it, or correct host and port")]
-    Unreachable(String, String),
-    /// TLS could not be agreed upon.
-    #[error(
-        "--database: no TLS with {0} ({1}); name its authority with PGSSLROOTCERT=FILE, or use ?sslmode=disable on a trusted network"
-    )]
-    Tls(String, String),
-    /// Wrong name or password.
-    #[error(
-        "--database: the server refuses user {0:?}: {1}; correct the user, or the password (PGPASSWORD or --database-password-file)"
-    )]
-    Password(String, String),
-    /// No such database.
-    #[error("--database: there is no database {0:?} on this server; create it with: createdb {0}")]
-    NoDatabase(String),
-    /// A standby, or a server that is set to read only.
-    #[error("--database: {0} is read-only, as a standby is; name the primary, or all hosts: postgres://a,b,c/NAME")]
-    ReadOnly(String),
-    /// Too old a server.
-    #[error("--database: the server is PostgreSQL {0}, and {MIN_VERSION} or newer is needed; upgrade it")]
-    TooOld(String),
-    /// Tables of a later version.
-    #[error(
-        "--database: its tables are of a newer runpod-endpoint (version {found}, this one knows {known}); upgrade runpod-endpoint, or use another database"
-    )]
-    Newer {
-        /// Their version.
-        found: i32,
-        /// The newest version that this program knows.
-        known: i32,
-    },
-    /// Something else's tables.
-    #[error(
-        "--database: the database has tables of another program; give runpod-endpoint a database of its own: createdb NAME"
-    )]
-    Foreign,
-    /// Notifications do not arrive.
-    #[error(
-        "--database: notifications do not arrive, so there is a pooler in transaction mode in between; connect to PostgreSQL directly, or set the pooler to session mode"
-    )]
-    Pooler,
-    /// The user may not create tables.
-    #[error(
-        "--database: user {0:?} may not create tables ({1}); run as a superuser: GRANT CREATE ON SCHEMA public TO {0:?}"
-    )]
-    Rights(String, String),
-    /// An endpoint would go on meanwhile.
-    #[error("--database: the endpoint on {0} uses it; stop every endpoint of this database first")]
-    InUse(String),
-    /// There are jobs already.
-    #[error(
-        "--database: there are {0} jobs in it already; import into an empty database, such as a new one: createdb NAME"
-    )]
-    NotEmpty(u64),
-    /// Nothing to read.
-    #[error("--database: it has no tables of runpod-endpoint; correct the name of the database")]
-    NoTables,
-    /// Locked by another one that creates, updates or moves its content.
-    #[error(
-        "--database: another runpod-endpoint is about to move or migrate its content, or a transaction of another program holds locks; try again when it has ended"
-    )]
-    Busy,
-    /// Anything else.
-    #[error("--database: {0}; look into the log of the server")]
-    Other(String),
-}
-
-/// The oldest server that is tested.
-pub(super) const MIN_VERSION: u32 = 14;
 
 /// Where the database is, and how to log in. Shows neither the password nor the rest when printed.
 #[derive(Clone)]
@@ -200,12 +118,17 @@ impl DatabaseUrl {
         self.0.get_dbname().or_else(|| self.0.get_user()).unwrap_or_default().to_owned()
     }
 
+    fn read_only(&self) -> DatabaseError {
+        let is_one_of_several = self.0.get_hosts().len() > 1;
+        if is_one_of_several { DatabaseError::FailingOver(self.hosts()) } else { DatabaseError::ReadOnly(self.hosts()) }
+    }
+
     /// What went wrong, and what to do.
     pub(super) fn explain(&self, error: &tokio_postgres::Error) -> DatabaseError {
         let Some(refusal) = error.as_db_error() else {
             let text = reason(error);
             return match () {
-                () if is_read_only(error) => DatabaseError::ReadOnly(self.hosts()),
+                () if is_read_only(error) => self.read_only(),
                 () if text.contains("TLS") || text.contains("certificate") => DatabaseError::Tls(self.hosts(), text),
                 () if text.contains("password") => DatabaseError::Password(self.user(), text),
                 () => DatabaseError::Unreachable(self.hosts(), text),
@@ -218,16 +141,33 @@ impl DatabaseUrl {
                 DatabaseError::Password(self.user(), text)
             }
             () if is(&[SqlState::INVALID_CATALOG_NAME]) => DatabaseError::NoDatabase(self.database()),
-            () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => DatabaseError::ReadOnly(self.hosts()),
-            () if is(&[SqlState::INSUFFICIENT_PRIVILEGE]) => DatabaseError::Rights(self.user(), text),
+            () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => self.read_only(),
+            // Without a right on any schema, the server says that none is selected.
+            () if is(&[SqlState::INSUFFICIENT_PRIVILEGE, SqlState::INVALID_SCHEMA_NAME]) => {
+                DatabaseError::Rights { user: self.user(), refusal: text }
+            }
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
-            () if is(&[SqlState::LOCK_NOT_AVAILABLE]) => DatabaseError::Busy,
+            () if is(&IN_THE_WAY) => DatabaseError::Busy,
+            () if is(&FOR_NOW) => DatabaseError::NotNow(text),
+            () if is(&[SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT]) => DatabaseError::Foreign(text),
             // A statement that was prepared in another session: the pooler changes sessions in between.
             () if is(&[SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT]) => DatabaseError::Pooler,
             () => DatabaseError::Other(text),
         }
     }
 }
+
+/// What other transactions are the cause of.
+const IN_THE_WAY: [SqlState; 3] =
+    [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+/// What a server says that stops, or has no connection or no room left.
+const FOR_NOW: [SqlState; 5] = [
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+    SqlState::TOO_MANY_CONNECTIONS,
+    SqlState::DISK_FULL,
+    SqlState::OUT_OF_MEMORY,
+];
 
 /// The text of an error with that of its cause.
 pub(super) fn reason(error: &tokio_postgres::Error) -> String {

@@ -8,6 +8,7 @@ mod batch_rows;
 mod batches;
 mod check;
 mod connect;
+mod database_error;
 mod endpoints;
 mod failure;
 mod floor;
@@ -16,6 +17,7 @@ mod local;
 mod lock;
 mod notify;
 mod operations;
+mod patience;
 mod poll;
 mod read;
 mod rows;
@@ -31,22 +33,33 @@ mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use deadpool_postgres::Pool;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 
 pub use check::{Finding, Verdict, check_database, migrate_database};
-pub use connect::{DatabaseError, DatabaseUrl};
+pub use connect::DatabaseUrl;
+pub use database_error::DatabaseError;
 pub(crate) use transfer::{DatabaseSource, DatabaseTarget};
 
+use super::error::StoreError;
 use super::setup::Setup;
 use hints::Notifier;
+use patience::Patience;
 use shared::Shared;
 
 /// The store in a database.
 pub struct PostgresStore {
     shared: Arc<Shared>,
+    /// Cancelled when this replica is to leave.
+    leaving: CancellationToken,
+    /// Cancelled once it has left.
+    left: CancellationToken,
     /// Ends with the store.
     _tasks: JoinSet<()>,
 }
@@ -57,13 +70,24 @@ impl PostgresStore {
     /// # Errors
     /// When the database cannot be used; the text says what to do.
     pub async fn open(url: DatabaseUrl, setup: impl Into<Setup>) -> Result<Self, DatabaseError> {
+        Self::open_within(url, setup, Duration::ZERO).await
+    }
+
+    /// The same, and waits that long for a database that cannot be used yet.
+    ///
+    /// # Errors
+    /// When the database cannot be used, and that is a mistake or lasts for too long; the text says what to do.
+    pub async fn open_within(
+        url: DatabaseUrl,
+        setup: impl Into<Setup>,
+        limit: Duration,
+    ) -> Result<Self, DatabaseError> {
         let tls = connect::tls()?;
         let pool = connect::pool(&url, tls.clone())?;
-        let client = connect::first(&pool, &url).await?;
-        // Before anything is created: through a pooler of the wrong kind it would be by several sessions.
-        notify::probe(&url, &tls, &client).await?;
-        schema::migrate(&client, &url).await?;
-        drop(client);
+        let mut patience = Patience::new(limit);
+        while let Err(error) = prepare(&pool, &url, &tls).await {
+            patience.pause(error).await?;
+        }
         let (notifier, hints) = Notifier::new();
         let shared = Arc::new(Shared {
             url,
@@ -74,17 +98,38 @@ impl PostgresStore {
             notifier,
             figures: Mutex::default(),
             away: watch::Sender::new(None),
+            refusal: Mutex::default(),
         });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let failed = |error: super::StoreError| DatabaseError::Other(error.to_string());
-        upkeep::once(&shared, &host, 0).await.map_err(failed)?;
-        for endpoint in &shared.setup.endpoints {
-            shared.endpoint(endpoint).await.map_err(failed)?;
+        while let Err(error) = take_part(&shared, &host).await {
+            patience.pause(shared.why_not(error)).await?;
         }
+        patience.end();
+        let (leaving, left) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(notify::send(Arc::clone(&shared), hints));
         tasks.spawn(notify::listen(Arc::clone(&shared), tls));
-        tasks.spawn(upkeep::run(Arc::clone(&shared), host));
-        Ok(Self { shared, _tasks: tasks })
+        let upkeep = upkeep::run(Arc::clone(&shared), host, leaving.clone());
+        let has_left = left.clone().drop_guard();
+        tasks.spawn(async move {
+            upkeep.await;
+            drop(has_left);
+        });
+        Ok(Self { shared, leaving, left, _tasks: tasks })
     }
+}
+
+async fn prepare(pool: &Pool, url: &DatabaseUrl, tls: &MakeRustlsConnect) -> Result<(), DatabaseError> {
+    let client = connect::first(pool, url).await?;
+    // Before anything is created: through a pooler of the wrong kind it would be by several sessions.
+    notify::probe(url, tls, &client).await?;
+    schema::migrate(&client, url).await.map(drop)
+}
+
+async fn take_part(shared: &Arc<Shared>, host: &str) -> Result<(), StoreError> {
+    upkeep::once(shared, host, 0).await?;
+    for endpoint in &shared.setup.endpoints {
+        shared.endpoint(endpoint).await?;
+    }
+    Ok(())
 }

@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{self, DatabaseError, DatabaseUrl, reason};
+use super::connect::{self, DatabaseUrl, reason};
+use super::database_error::DatabaseError;
 use super::hints::{Hint, Kind, messages};
 use super::shared::Shared;
 

@@ -12,7 +12,7 @@ use super::rows::{self, LoadedWorker};
 use super::shared::{Shared, unavailable};
 use crate::store::batches::BatchRequest;
 use crate::store::clock::Timestamp;
-use crate::store::counts::{BatchRequests, Health};
+use crate::store::counts::{BatchRequests, Ended, Health};
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
 use crate::store::queue::{KeptBatch, Queue};
@@ -33,7 +33,16 @@ const MAX_MAKE_ROOM: i64 = 100;
 
 /// A record that this program cannot read.
 pub(super) fn unreadable(error: &serde_json::Error) -> StoreError {
-    unavailable(&format!("a record cannot be read ({error}); is a newer version running?"))
+    tracing::error!(%error, "A record in the database cannot be read. Is a newer version running?");
+    unavailable("a record cannot be read")
+}
+
+/// An endpoint as `/health` shows it, with all of its workers in a queue of their own.
+pub(super) struct LookedAt {
+    pub(super) health: Health,
+    pub(super) ended: Ended,
+    pub(super) now: Timestamp,
+    pub(super) queue: Queue<Filed>,
 }
 
 impl Shared {
@@ -162,8 +171,8 @@ impl Shared {
         Ok(Page { total: first_count(&total), ..page })
     }
 
-    /// The counters of `/health`, and all workers in a queue of their own.
-    pub(super) async fn look_health(&self, endpoint: &str) -> Result<(Health, Timestamp, Queue<Filed>), StoreError> {
+    /// The counters of `/health`, and all workers.
+    pub(super) async fn look_health(&self, endpoint: &str) -> Result<LookedAt, StoreError> {
         let (usage, workers, held) = tokio::try_join!(
             async { self.query(rows::USAGE, &[&endpoint]).await },
             async { self.query(rows::ALL_WORKERS, &[&endpoint]).await },
@@ -185,7 +194,9 @@ impl Shared {
             elsewhere,
             ..queue.health(now)
         };
-        Ok((health, now, queue))
+        let (mistakes, timeouts) = (natural("mistakes"), natural("timeouts"));
+        let ended = Ended { completed: health.completed, failed: health.failed, mistakes, timeouts };
+        Ok(LookedAt { health, ended, now, queue })
     }
 
     /// Whether a worker's request changes nothing worth a transaction.
@@ -228,7 +239,7 @@ impl Shared {
 
     /// What a scaler decides on.
     pub(super) async fn look_load(&self, endpoint: &str) -> Result<Load, StoreError> {
-        let (health, now, queue) = self.look_health(endpoint).await?;
+        let LookedAt { health, now, queue, .. } = self.look_health(endpoint).await?;
         let workers = queue.workers(now, usize::MAX);
         let low = first_count(&self.query(rows::HELD_LOW, &[&endpoint]).await?);
         let held = health.in_progress + health.elsewhere;

@@ -25,6 +25,7 @@ pub(super) const USAGE: &str = "SELECT coalesce(sum(jobs), 0)::bigint AS jobs, c
     coalesce(sum(streamed), 0)::bigint AS streamed, coalesce(sum(in_queue), 0)::bigint AS in_queue, \
     coalesce(sum(in_progress), 0)::bigint AS in_progress, coalesce(sum(completed), 0)::bigint AS completed, \
     coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(retried), 0)::bigint AS retried, \
+    coalesce(sum(mistakes), 0)::bigint AS mistakes, coalesce(sum(timeouts), 0)::bigint AS timeouts, \
     coalesce((SELECT paused FROM endpoints WHERE name = $1), false) AS paused, \
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM counters WHERE endpoint = $1";
 

@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::connect::DatabaseUrl;
+use super::database_error::DatabaseError;
 use super::failure::{Failure, Place};
 use super::hints::Notifier;
 use super::local::Local;
@@ -45,47 +46,70 @@ pub(super) struct Shared {
     pub(super) notifier: Notifier,
     /// What the latest round of upkeep has found.
     pub(super) figures: Mutex<DatabaseFigures>,
-    /// Why the database cannot be used, while it cannot.
+    /// Why the database cannot be used, while it cannot. For the log: it names hosts, users and files.
     pub(super) away: watch::Sender<Option<Arc<str>>>,
+    /// Why the latest round of upkeep was refused, while it is.
+    pub(super) refusal: Mutex<Option<Arc<str>>>,
 }
 
 /// Why nothing is known of a database that is silent.
 const DOES_NOT_ANSWER: &str = "it does not answer";
 
-/// What a request is told when the database did not do what was asked of it.
+/// What a request is told when the database did not do what was asked of it. Why the database is away or refuses everything is the
+/// operator's business, and in the log.
 pub(super) fn unanswered(failure: Failure) -> StoreError {
     match failure {
-        Failure::Away(reason) => unavailable(&reason),
-        Failure::Refused(reason) => StoreError::Unavailable(format!("the database refuses it: {reason}").into()),
+        Failure::Away(_) => away(),
+        Failure::Refused(_) => StoreError::Unavailable("the database refuses it".into()),
         Failure::Unacceptable(reason) => StoreError::Refused(reason),
         Failure::Again => unavailable("other operations are in the way"),
     }
 }
 
 /// The error of a request while the database is away.
-pub(super) fn unavailable(reason: &str) -> StoreError {
+pub(super) fn away() -> StoreError {
+    StoreError::Unavailable("the database is away".into())
+}
+
+/// The error of a request that the database did not get to. The reason is shown to clients.
+pub(super) fn unavailable(reason: &'static str) -> StoreError {
     StoreError::Unavailable(format!("the database is away: {reason}").into())
 }
 
 impl Shared {
     /// Fails at once while the database is known to be away.
     pub(super) fn ready(&self) -> Result<(), StoreError> {
-        match &*self.away.borrow() {
-            Some(reason) => Err(unavailable(reason)),
-            None => Ok(()),
+        if self.away.borrow().is_some() { Err(away()) } else { Ok(()) }
+    }
+
+    /// Notes that the database does not answer. One line for each change of the reason.
+    pub(super) fn note_away(&self, reason: &Arc<str>) {
+        let (mut was_away, mut is_news) = (false, false);
+        self.away.send_if_modified(|away| {
+            (was_away, is_news) = (away.is_some(), away.as_ref() != Some(reason));
+            *away = Some(Arc::clone(reason));
+            !was_away
+        });
+        match (was_away, is_news) {
+            (false, _) => {
+                tracing::error!(error = &**reason, "The database is away. Requests are refused until it is back.");
+            }
+            (true, true) => tracing::warn!(error = &**reason, "The database is still away."),
+            (true, false) => {}
         }
     }
 
-    /// Notes that the database does not answer.
-    pub(super) fn note_away(&self, reason: &Arc<str>) {
-        let is_news = self.away.send_if_modified(|away| {
-            let is_news = away.is_none();
-            *away = Some(Arc::clone(reason));
-            is_news
-        });
-        if is_news {
-            tracing::error!(error = &**reason, "The database is away. Requests are refused until it is back.");
+    /// Notes whether the database answers and refuses what upkeep asks of it, as with a full disk. One line for each change.
+    pub(super) fn note_refusal(&self, reason: Option<&Arc<str>>) {
+        let mut refusal = self.refusal.lock();
+        if refusal.as_ref() == reason {
+            return;
         }
+        match reason {
+            Some(reason) => tracing::error!(error = &**reason, "The database refuses to be written to."),
+            None => tracing::info!("The database can be written to again."),
+        }
+        *refusal = reason.cloned();
     }
 
     /// Notes that it does.
@@ -93,6 +117,16 @@ impl Shared {
         let was_away = self.away.borrow().is_some();
         if was_away && self.away.send_replace(None).is_some() {
             tracing::info!("The database is back.");
+        }
+    }
+
+    /// Why a replica cannot take part yet, for its operator.
+    pub(super) fn why_not(&self, error: StoreError) -> DatabaseError {
+        let reason = self.away.borrow().clone().or_else(|| self.refusal.lock().clone());
+        match (reason, error) {
+            (Some(reason), _) => DatabaseError::NotNow(reason.to_string()),
+            (None, StoreError::Unavailable(reason)) => DatabaseError::NotNow(reason.to_string()),
+            (None, error) => DatabaseError::Other(error.to_string()),
         }
     }
 
@@ -326,11 +360,14 @@ impl Shared {
     pub(super) async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         self.ready()?;
         let deadline = Instant::now() + ANSWER_LIMIT;
-        match self.query_once(sql, values).await {
+        let outcome = match self.query_once(sql, values).await {
             Err(Failure::Away(_) | Failure::Again) if Instant::now() < deadline => self.query_once(sql, values).await,
             outcome => outcome,
+        };
+        if let Err(Failure::Refused(reason) | Failure::Unacceptable(reason)) = &outcome {
+            tracing::error!(error = &**reason, "The database refuses a question.");
         }
-        .map_err(unanswered)
+        outcome.map_err(unanswered)
     }
 
     /// The same, once, and although the database may be away.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
 use super::poll::{AsksFor, Caller, Taken, payloads};
+use super::read::LookedAt;
 use super::rows;
 use super::work::Need;
 use crate::store::Store;
@@ -30,6 +31,9 @@ use crate::store::workers::{Heartbeat, OVERFLOW, WorkerEvent};
 
 /// Jobs purged at once. Other requests get a turn in between.
 const PURGE_STEP: usize = 1000;
+
+/// How long the end of the program waits for the other replicas to be told.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
 impl PostgresStore {
     /// The endpoint, for what needs a job in it: nothing is created.
@@ -139,7 +143,7 @@ impl Store for PostgresStore {
     }
 
     async fn purge(&self, endpoint: &str) -> Result<usize, StoreError> {
-        let (health, ..) = self.shared.look_health(endpoint).await?;
+        let LookedAt { health, .. } = self.shared.look_health(endpoint).await?;
         let mut left = health.in_queue;
         let mut removed = 0;
         while left > 0 {
@@ -165,7 +169,7 @@ impl Store for PostgresStore {
     }
 
     async fn health(&self, endpoint: &str) -> Result<Health, StoreError> {
-        Ok(self.shared.look_health(endpoint).await?.0)
+        Ok(self.shared.look_health(endpoint).await?.health)
     }
 
     async fn load(&self, endpoint: &str) -> Result<Load, StoreError> {
@@ -397,6 +401,12 @@ impl Store for PostgresStore {
         self.shared.ready()
     }
 
+    async fn leave(&self) {
+        self.leaving.cancel();
+        // While the database is away, the others notice by themselves.
+        let _ = timeout(LEAVE_LIMIT, self.left.cancelled()).await;
+    }
+
     fn database(&self) -> Option<DatabaseFigures> {
         let is_up = self.shared.ready().is_ok();
         Some(DatabaseFigures { is_up, ..*self.shared.figures.lock() })
@@ -412,11 +422,11 @@ impl Store for PostgresStore {
     }
 
     async fn observe(&self, endpoint: &str) -> Result<Observation, StoreError> {
-        let (health, now, queue) = self.shared.look_health(endpoint).await?;
+        let LookedAt { health, ended, now, queue } = self.shared.look_health(endpoint).await?;
         let batch_requests = self.shared.look_unended(endpoint).await?;
         let oldest_wait = self.shared.look_oldest(endpoint, now).await?;
         let totals = self.shared.find(endpoint).map(|local| *local.totals.lock()).unwrap_or_default();
-        Ok(Observation { health, totals, batch_requests, oldest_wait, model: queue.newest_model() })
+        Ok(Observation { health, totals, ended, batch_requests, oldest_wait, model: queue.newest_model() })
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, StoreError> {
@@ -456,7 +466,7 @@ impl Store for PostgresStore {
     }
 
     async fn workers(&self, endpoint: &str, max: usize) -> Result<Vec<WorkerView>, StoreError> {
-        let (_, now, queue) = self.shared.look_health(endpoint).await?;
+        let LookedAt { now, queue, .. } = self.shared.look_health(endpoint).await?;
         Ok(queue.workers(now, max))
     }
 }

@@ -7,7 +7,8 @@ use deadpool_postgres::{Client, Pool};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::connect::{self, DatabaseError, DatabaseUrl};
+use super::connect::{self, DatabaseUrl};
+use super::database_error::DatabaseError;
 use super::failure::{Failure, Place};
 use super::write::{MovedTexts, Writes};
 use super::{batch_rows, rows, schema};

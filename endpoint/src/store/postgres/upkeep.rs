@@ -8,12 +8,13 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::batch_rows;
 use super::failure::Failure;
 use super::lock::STANDSTILL;
 use super::rows;
-use super::shared::{Shared, unanswered, unavailable};
+use super::shared::{Shared, unanswered};
 use super::work::Need;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
@@ -56,12 +57,13 @@ const ADOPT: &str = "UPDATE jobs SET webhook_owner = $1 WHERE webhook_owner IS N
 /// The counts of replicas that are gone for good become one row.
 const FOLD: &str = "WITH gone AS (DELETE FROM counters WHERE replica <> '' AND replica NOT IN (SELECT id FROM replicas WHERE seen > $1) \
     RETURNING *) INSERT INTO counters SELECT endpoint, '', 0, '', sum(jobs), sum(bytes), sum(streamed), sum(in_queue), sum(in_progress), \
-    sum(completed), sum(failed), sum(retried), max(served), max(served_low) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
+    sum(completed), sum(failed), sum(retried), max(served), max(served_low), sum(mistakes), sum(timeouts) FROM gone GROUP BY endpoint ON CONFLICT (endpoint, replica, lane) \
     DO UPDATE SET jobs = counters.jobs + excluded.jobs, bytes = counters.bytes + excluded.bytes, \
     streamed = counters.streamed + excluded.streamed, in_queue = counters.in_queue + excluded.in_queue, \
     in_progress = counters.in_progress + excluded.in_progress, completed = counters.completed + excluded.completed, \
     failed = counters.failed + excluded.failed, retried = counters.retried + excluded.retried, \
-    served = greatest(counters.served, excluded.served), served_low = greatest(counters.served_low, excluded.served_low)";
+    served = greatest(counters.served, excluded.served), served_low = greatest(counters.served_low, excluded.served_low), \
+    mistakes = counters.mistakes + excluded.mistakes, timeouts = counters.timeouts + excluded.timeouts";
 const FORGET_REPLICAS: &str = "DELETE FROM replicas WHERE seen <= $1";
 const WAITING: &str = "SELECT open.name, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE endpoint = open.name AND waiting LIMIT polls) AS found) \
     FROM unnest($1::text[], $2::bigint[]) AS open(name, polls) JOIN endpoints ON endpoints.name = open.name AND NOT paused";
@@ -76,22 +78,31 @@ const CHANGED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) A
     OR coalesce((SELECT unread_bytes > 0 FROM streams WHERE job = number), false)";
 const STOPPED: &str = "SELECT name, wanted FROM unnest($1::text[], $2::text[]) AS open(name, wanted) \
     JOIN workers ON endpoint = name AND id = wanted WHERE has_stops";
-/// What every user may see of the server.
+/// What every user may see of the server. Backups and archives are senders of the log as standbys are, but apply nothing; a user without
+/// `pg_read_all_stats` knows them by their programs' names only.
 const SERVER: &str = "SELECT (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs'), \
     (SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database), current_setting('max_connections')::bigint, \
-    (SELECT count(*) FROM pg_stat_replication)";
+    (SELECT count(*) FROM pg_stat_replication AS standby JOIN pg_stat_activity AS session USING (pid) WHERE CASE \
+    WHEN standby.state IS NULL THEN session.application_name NOT IN ('pg_basebackup', 'pg_receivewal') \
+    ELSE standby.state = 'streaming' AND standby.replay_lsn IS NOT NULL END)";
 const ENDPOINTS: &str = "SELECT name FROM endpoints";
 
-/// Runs for as long as the store lives.
-pub(super) async fn run(shared: Arc<Shared>, host: String) {
+/// A replica that has stopped. Its turns are free at once.
+const LEAVE: &str = "WITH turns AS (DELETE FROM turns WHERE replica = $1) DELETE FROM replicas WHERE id = $1";
+
+/// Runs until the replica leaves, which it shows then: nobody waits for one that has stopped in order.
+pub(super) async fn run(shared: Arc<Shared>, host: String, leaving: CancellationToken) {
     let mut round = 0_u32;
-    loop {
+    while !leaving.is_cancelled() {
         if let Err(error) = once(&shared, &host, round).await {
             tracing::debug!(%error, "The upkeep of the database has to wait.");
         }
         round = round.wrapping_add(1);
         let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
-        sleep(INTERVAL + INTERVAL * jitter / 1024).await;
+        leaving.run_until_cancelled(sleep(INTERVAL + INTERVAL * jitter / 1024)).await;
+    }
+    if let Err(error) = shared.query(LEAVE, &[&shared.replica]).await {
+        tracing::debug!(%error, "The other endpoints will notice by themselves that this one has stopped.");
     }
 }
 
@@ -103,15 +114,19 @@ pub(super) async fn once(shared: &Arc<Shared>, host: &str, round: u32) -> Result
             shared.note_away(&reason);
             return shared.ready();
         }
-        Err(Failure::Refused(reason) | Failure::Unacceptable(reason)) => {
+        Err(failure @ (Failure::Refused(_) | Failure::Unacceptable(_))) => {
             // A full disk, perhaps: what can be read is still of use.
             shared.note_back();
-            return Err(unavailable(&reason));
+            if let Failure::Refused(reason) | Failure::Unacceptable(reason) = &failure {
+                shared.note_refusal(Some(reason));
+            }
+            return Err(unanswered(failure));
         }
         // Whatever is in the way may be a change that waits for the standbys.
         Err(Failure::Again) => return shared.ready(),
     };
     shared.note_back();
+    shared.note_refusal(None);
     shared.notifier.set_has_others(others > 0);
     {
         let mut figures = shared.figures.lock();

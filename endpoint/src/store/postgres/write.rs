@@ -51,13 +51,14 @@ const ADD_POLLS: &str = "INSERT INTO polls SELECT $1, worker, $2, jobs, stops \
     FROM unnest($3::text[], $4::int[], $5::int[]) AS new(worker, jobs, stops) ON CONFLICT (endpoint, worker, replica) \
     DO UPDATE SET jobs = polls.jobs + excluded.jobs, stops = polls.stops + excluded.stops";
 const SET_PAUSED: &str = "UPDATE endpoints SET paused = $2 WHERE name = $1";
-const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+const COUNT: &str = "INSERT INTO counters VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
     ON CONFLICT (endpoint, replica, lane) DO UPDATE SET token = excluded.token, jobs = counters.jobs + excluded.jobs, \
     bytes = counters.bytes + excluded.bytes, streamed = counters.streamed + excluded.streamed, \
     in_queue = counters.in_queue + excluded.in_queue, in_progress = counters.in_progress + excluded.in_progress, \
     completed = counters.completed + excluded.completed, failed = counters.failed + excluded.failed, \
     retried = counters.retried + excluded.retried, served = greatest(counters.served, excluded.served), \
-    served_low = greatest(counters.served_low, excluded.served_low)";
+    served_low = greatest(counters.served_low, excluded.served_low), mistakes = counters.mistakes + excluded.mistakes, \
+    timeouts = counters.timeouts + excluded.timeouts";
 
 /// What a job brings with it from another store, beside its record.
 pub(super) struct MovedTexts {
@@ -82,7 +83,7 @@ pub(super) struct Writes {
     batches: Vec<KeptBatch>,
     gone_batches: Vec<i64>,
     polls: Vec<(Arc<str>, i32, i32)>,
-    counted: [i64; 10],
+    counted: [i64; 12],
     /// The endpoint is paused from now on, or no longer.
     paused: Option<bool>,
 }
@@ -174,7 +175,7 @@ impl Writes {
     /// Nothing but what an endpoint has that outlives its jobs.
     pub(super) fn counters(counters: Counters) -> Self {
         let Counters { completed, failed, retried, .. } = counters;
-        let counted = [0, 0, 0, 0, 0, integer(completed), integer(failed), integer(retried), 0, 0];
+        let counted = [0, 0, 0, 0, 0, integer(completed), integer(failed), integer(retried), 0, 0, 0, 0];
         Self { counted, paused: Some(counters.paused), ..Self::default() }
     }
 
@@ -276,7 +277,7 @@ impl Writes {
         let polling: Vec<&str> = polls.iter().map(|(id, ..)| &**id).collect();
         let job_polls: Vec<i32> = polls.iter().map(|(_, jobs, _)| *jobs).collect();
         let stop_polls: Vec<i32> = polls.iter().map(|(.., stops)| *stops).collect();
-        let [n1, n2, n3, n4, n5, n6, n7, n8, n9, n10] = counted;
+        let [n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12] = counted;
         let statements: [(bool, &str, &[&(dyn ToSql + Sync)]); 16] = [
             (!gone.is_empty(), DELETE_JOBS, &[gone]),
             (!gone.is_empty(), DELETE_PAYLOADS, &[gone]),
@@ -319,7 +320,11 @@ impl Writes {
             (!polls.is_empty(), ADD_POLLS, &[&endpoint, &replica, &polling, &job_polls, &stop_polls]),
             (!gone_batches.is_empty(), batch_rows::DELETE, &[gone_batches]),
             (paused.is_some(), SET_PAUSED, &[&endpoint, &paused.unwrap_or_default()]),
-            (true, COUNT, &[&endpoint, &replica, &place.lane, &token, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10]),
+            (
+                true,
+                COUNT,
+                &[&endpoint, &replica, &place.lane, &token, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12],
+            ),
         ];
         let sent = statements.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, sql, values)| async move {
             let statement = client.prepare_cached(sql).await?;
@@ -350,8 +355,8 @@ fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// What is added to the counters of the lane; the last two take the place of what is less.
-fn counted(before: Tally, after: Tally) -> [i64; 10] {
+/// What is added to the counters of the lane; the rounds that were served take the place of what is less.
+fn counted(before: Tally, after: Tally) -> [i64; 12] {
     let delta = |before: usize, after: usize| count(after) - count(before);
     let [served, served_low] = after.served;
     [
@@ -365,6 +370,8 @@ fn counted(before: Tally, after: Tally) -> [i64; 10] {
         integer(after.retried - before.retried),
         integer(served),
         integer(served_low),
+        integer(after.mistakes - before.mistakes),
+        integer(after.timeouts - before.timeouts),
     ]
 }
 

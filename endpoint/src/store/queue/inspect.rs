@@ -34,6 +34,7 @@ impl<P: Content> Queue<P> {
         Observation {
             health: self.health(now),
             totals: self.totals,
+            ended: self.totals.ends(),
             batch_requests: self.batches.requests(),
             oldest_wait: self.longest_wait(now, self.waiting.urgent()),
             model: self.model.clone(),

@@ -47,6 +47,10 @@ pub(crate) struct Tally {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) retried: u64,
+    /// Jobs that failed by a mistake of their caller.
+    pub(crate) mistakes: u64,
+    /// Jobs that exceeded their execution timeout.
+    pub(crate) timeouts: u64,
     pub(crate) paused: bool,
     /// The latest rounds that workers have got jobs of; with normal and with low priority.
     pub(crate) served: [u64; 2],
@@ -291,6 +295,8 @@ impl Queue<Filed> {
             completed: self.completed,
             failed: self.failed,
             retried: self.retried,
+            mistakes: self.totals.ends().mistakes,
+            timeouts: self.totals.ends().timeouts,
             paused: self.paused,
             served: self.waiting.served(),
         }
