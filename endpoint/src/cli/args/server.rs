@@ -90,7 +90,7 @@ pub struct ListenArgs {
     #[arg(long, value_name = "FILE", requires = "database")]
     pub database_password_file: Option<PathBuf>,
     /// How long a start waits for a database that cannot be used yet; a wrong password or name ends it at once
-    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = humantime::parse_duration, requires = "database")]
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub database_wait: Duration,
     /// Endpoints with their own limits, handlers and workers, as TOML
     #[arg(long, value_name = "FILE")]
