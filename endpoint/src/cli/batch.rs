@@ -53,7 +53,7 @@ impl Batch {
     fn exit(&self) -> Exit {
         match &*self.status {
             "CANCELLED" => Exit::Cancelled,
-            "FINALIZED" if self.request_failed == 0 => Exit::Success,
+            "FINALIZED" if self.request_failed + self.request_cancelled == 0 => Exit::Success,
             _ => Exit::Failure,
         }
     }
@@ -62,8 +62,12 @@ impl Batch {
         let Self { id, status, request_total, request_in_progress, request_completed, request_failed, .. } = self;
         let name = self.name.as_ref().map(|name| format!("  {name}")).unwrap_or_default();
         let ended = request_completed + request_failed + self.request_cancelled;
+        let cancelled = match self.request_cancelled {
+            0 => String::new(),
+            count => format!(", {count} cancelled"),
+        };
         let line = format!(
-            "{id}  {status}  {ended}/{request_total} ended, {request_in_progress} in progress, {request_failed} failed{name}"
+            "{id}  {status}  {ended}/{request_total} ended, {request_in_progress} in progress, {request_failed} failed{cancelled}{name}"
         );
         printable(&line).into_owned()
     }

@@ -288,6 +288,27 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
     assert!(error.contains("line 4: policy.ttl is 1"), "{error}");
 }
 
+#[tokio::test]
+async fn a_batch_with_a_cancelled_request_is_no_success() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("inputs.jsonl");
+    std::fs::write(&file, "1\n").unwrap();
+    let mut submit = program();
+    let submit = submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit"]).arg(&file).spawn().unwrap();
+    let id = eventually("the request is queued", async || {
+        let batch = api.get("batch").await.json()["batches"][0].clone();
+        let id = (batch["status"] == "FINALIZED").then(|| batch["id"].as_str().unwrap().to_owned())?;
+        Some(requests(&api, &id).await[0]["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    api.post(&format!("cancel/{id}"), "").await;
+    let ended = timeout(SOON, submit.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("0 failed, 1 cancelled"), "{said}");
+}
+
 /// Sends Ctrl-C to a `batch submit` that has said `word`, once `is_time`. Its exit status, and what it says then.
 async fn interrupted(url: &str, word: &str, is_time: impl AsyncFn() -> bool) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();

@@ -36,7 +36,8 @@ Each line of the file is the input of one job, as JSON. A JSON object with a top
 is, as a whole request. Empty lines and byte order marks are skipped. The jobs run when no other job waits.
 
 Progress goes to standard error, results to standard output: one document a line, with the id, the status and
-the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed, 3 if the batch was cancelled.
+the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed or was cancelled, 3 if the
+whole batch was cancelled.
 
 Ctrl-C while the file is sent cancels the batch; after that the batch goes on, and the commands for its results
 and for its end are printed.
