@@ -17,11 +17,15 @@ use super::http::{ClientError, Endpoint};
 use super::operations::page;
 use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
-use super::request::{RequestError, as_request, unreadable, without_mark};
+use super::request::{RequestError, as_request, check, unreadable, without_mark};
 use super::signals::StopRequests;
+use crate::api::limits;
 
 /// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
 const CHUNK: usize = 8 << 20;
+
+/// Bytes of a request that an endpoint takes, alone in `{"requests":[]}`.
+const MAX_REQUEST: usize = limits::BATCH_BODY - 15;
 
 /// Between two looks at a batch.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -94,25 +98,24 @@ fn batch_path(batch: &str, rest: &str) -> Result<String, ClientError> {
 async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
     let requests = read(&args.file)?;
     let endpoint = Endpoint::new(&args.target.server)?;
-    // From here on there is a batch: Ctrl-C must not leave half of one behind.
-    let mut stops = StopRequests::watch().map_err(CommandError::Signals)?;
-    let created: NewBatch = serde_json::from_str(&endpoint.post("batch", "[]".to_owned()).await?)?;
+    // Once there is a batch, Ctrl-C must not leave half of one behind.
+    let stops = StopRequests::watch().and_then(StopRequests::or_hangup);
+    let mut stops = stops.map_err(CommandError::Signals)?;
+    let Some(created) = stops.or_stop(endpoint.post("batch", "[]".to_owned())).await else {
+        output.note("stopped; if an empty draft is left, `runpod-endpoint batch list` shows it");
+        return Ok(Exit::Cancelled);
+    };
+    let created: NewBatch = serde_json::from_str(&created?)?;
     let filled = stops.or_stop(fill(&endpoint, &created.id, args.name.as_deref(), &requests, output)).await;
     let batch = match filled {
         Some(Ok(batch)) => batch,
         // A draft that nobody finishes would stay for days.
         Some(Err(error)) => {
-            let _ = cancel(&endpoint, &created.id).await;
+            output.note(&abandon(&endpoint, &created.id, &mut stops).await);
             return Err(error);
         }
         None => {
-            let outcome = match cancel(&endpoint, &created.id).await {
-                Ok(()) => "stopped; the batch is cancelled".to_owned(),
-                Err(error) => {
-                    format!("stopped; the batch is not cancelled: {error}; try `{}`", command("cancel", &created.id))
-                }
-            };
-            output.note(&outcome);
+            output.note(&format!("stopped; {}", abandon(&endpoint, &created.id, &mut stops).await));
             return Ok(Exit::Cancelled);
         }
     };
@@ -138,6 +141,16 @@ async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
 
 async fn cancel(endpoint: &Endpoint, batch: &str) -> Result<(), ClientError> {
     endpoint.post(&batch_path(batch, "/cancel")?, String::new()).await.map(|_| ())
+}
+
+/// Cancels a batch that was not sent to its end, and says what became of it. Another request to stop ends the attempt.
+async fn abandon(endpoint: &Endpoint, batch: &str, stops: &mut StopRequests) -> String {
+    let reason = match stops.or_stop(cancel(endpoint, batch)).await {
+        Some(Ok(())) => return "the batch is cancelled".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "stopped before the endpoint has answered".to_owned(),
+    };
+    format!("the batch {} is not cancelled: {reason}; `{}` does that", printable(batch), command("cancel", batch))
 }
 
 /// The command line that does something else with a batch.
@@ -166,7 +179,7 @@ async fn fill(
             bytes += line.request.len() + 1;
             bytes <= CHUNK
         };
-        // A request that is too large for any chunk is refused by the endpoint, which says so.
+        // One that is larger than a chunk is sent alone.
         let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
         let (chunk, later) = rest.split_at(count);
         let requests: Vec<_> = chunk.iter().map(|line| &*line.request).collect();
@@ -179,7 +192,7 @@ async fn fill(
         endpoint.put(&batch_path(id, "")?, json!({ "name": name }).to_string()).await?;
     }
     endpoint.post(&batch_path(id, "/finalize")?, String::new()).await?;
-    Ok(serde_json::from_str(&endpoint.get(&batch_path(id, "")?).await?)?)
+    Ok(serde_json::from_str(&ask(endpoint, &batch_path(id, "")?, output).await?)?)
 }
 
 /// Prints each change to standard error until the batch is over.
@@ -287,7 +300,11 @@ fn read(file: &Path) -> Result<Vec<Line>, RequestError> {
         let line = line.map_err(|error| unreadable(file, error))?;
         if !without_mark(&line).trim().is_empty() {
             let request = as_request(&line).map_err(|error| RequestError::Line(number + 1, error))?;
+            check(&request).map_err(|error| RequestError::LineField(number + 1, error))?;
             let request = serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?;
+            if request.len() > MAX_REQUEST {
+                return Err(RequestError::LongLine(number + 1));
+            }
             requests.push(Line { number: number + 1, request });
         }
     }
