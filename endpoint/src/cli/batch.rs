@@ -14,9 +14,9 @@ use super::args::{BatchArgs, BatchCommand, BatchIdArgs, BatchSubmitArgs, Endpoin
 use super::ask::ask;
 use super::exit::Exit;
 use super::http::{ClientError, Endpoint};
-use super::operations::page;
 use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
+use super::pages::Pages;
 use super::request::{RequestError, as_request, check, unreadable, without_mark};
 use super::signals::StopRequests;
 use crate::api::limits;
@@ -85,7 +85,7 @@ pub(crate) async fn batch(args: &BatchArgs, output: &mut Output) -> CommandResul
         BatchCommand::Cancel(args) => summary(args, true, output).await,
         BatchCommand::Results(args) => {
             let endpoint = Endpoint::new(&args.target.server)?;
-            print_results(&endpoint, &batch_path(&args.batch, "/requests")?, output).await?;
+            print_results(&endpoint, &args.batch, output).await.map_err(|error| to_go_on(error, &args.batch))?;
             Ok(Exit::Success)
         }
     }
@@ -130,12 +130,24 @@ async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
         output.note(&format!("stopped; the batch goes on: `{results}` prints its results, `{cancel}` ends it"));
         return Ok(Exit::Failure);
     };
-    let batch = batch?;
+    let batch = batch.map_err(|error| to_go_on(error, &id))?;
     // Results are printed to their end or until somebody stops it again.
-    let results = batch_path(&batch.id, "/requests")?;
-    match stops.or_stop(print_results(&endpoint, &results, output)).await {
-        Some(printed) => printed.map(|()| batch.exit()),
-        None => Ok(Exit::Failure),
+    match stops.or_stop(print_results(&endpoint, &id, output)).await {
+        Some(printed) => printed.map(|()| batch.exit()).map_err(|error| to_go_on(error, &id)),
+        None => {
+            output.note(&format!("stopped; `{}` prints all results", command("results", &id)));
+            Ok(Exit::Failure)
+        }
+    }
+}
+
+/// The error, with the command that prints the results later if the endpoint could not be asked for them.
+fn to_go_on(error: CommandError, batch: &str) -> CommandError {
+    match error {
+        CommandError::Client(error) if error.is_temporary() => {
+            CommandError::Results { error, command: command("results", batch) }
+        }
+        other => other,
     }
 }
 
@@ -210,18 +222,19 @@ async fn follow(endpoint: &Endpoint, mut batch: Batch, output: &mut Output) -> R
     Ok(batch)
 }
 
-async fn print_results(endpoint: &Endpoint, list: &str, output: &mut Output) -> Result<(), CommandError> {
+async fn print_results(endpoint: &Endpoint, batch: &str, output: &mut Output) -> Result<(), CommandError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Requests {
         requests: Vec<Box<RawValue>>,
         has_more: bool,
     }
-    let mut offset = 0;
+    let list = batch_path(batch, "/requests")?;
+    let mut pages = Pages::new(endpoint, &list);
     loop {
-        let found: Requests = page(endpoint, list, offset).await?;
+        let found: Requests = pages.next(output).await?;
         found.requests.iter().for_each(|request| output.line(request.get()));
-        offset += found.requests.len();
+        pages.take(found.requests.len());
         if !found.has_more || found.requests.is_empty() || output.is_closed() {
             return Ok(());
         }
@@ -237,13 +250,13 @@ async fn list(args: &EndpointArgs, output: &mut Output) -> CommandResult {
         has_more: bool,
     }
     let endpoint = Endpoint::new(&args.target.server)?;
-    let mut offset = 0;
+    let mut pages = Pages::new(&endpoint, "batch");
     loop {
-        let found: Batches = page(&endpoint, "batch", offset).await?;
+        let found: Batches = pages.next(output).await?;
         for text in &found.batches {
             print_summary(text.get(), args.target.json, output)?;
         }
-        offset += found.batches.len();
+        pages.take(found.batches.len());
         if !found.has_more || found.batches.is_empty() || output.is_closed() {
             return Ok(Exit::Success);
         }
@@ -309,4 +322,19 @@ fn read(file: &Path) -> Result<Vec<Line>, RequestError> {
         }
     }
     if requests.is_empty() { Err(RequestError::NoLines(file.display().to_string())) } else { Ok(requests) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_that_could_not_be_asked_for_have_the_command_that_prints_them() {
+        let said = |status| {
+            let error = ClientError::Refused { status, text: "no".to_owned() };
+            to_go_on(CommandError::Client(error), "b-1").to_string()
+        };
+        assert!(said(503).contains("`runpod-endpoint batch results b-1`"), "{}", said(503));
+        assert_eq!(said(404), "the endpoint answered 404: no");
+    }
 }

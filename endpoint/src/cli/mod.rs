@@ -19,6 +19,7 @@ mod open;
 mod operations;
 mod outcome;
 mod output;
+mod pages;
 mod pairs;
 mod print;
 mod probe;

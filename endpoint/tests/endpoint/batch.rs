@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::{Method, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, post};
 use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Options};
@@ -310,6 +313,40 @@ async fn a_batch_with_a_cancelled_request_is_no_success() {
     let ended = timeout(SOON, submit.wait_with_output()).await.unwrap().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.code() == Some(1) && said.contains("0 failed, 1 cancelled"), "{said}");
+}
+
+/// `batch results` of a finalized batch of ten requests, where the endpoint answers a question for a page with a limit only if
+/// `answers` says so. Its exit status, its output and what it says.
+async fn results_where(
+    answers: impl Fn(usize) -> bool + Clone + Send + Sync + 'static,
+) -> (Option<i32>, String, String) {
+    let api = Api::new();
+    let id = submit(&api, inputs(0..10)).await;
+    let refuse = from_fn(move |request: Request<Body>, next: Next| {
+        let limit = request.uri().query().and_then(|query| query.split_once("limit=")?.1.parse().ok());
+        let is_answered = limit.is_none_or(&answers);
+        async move { if is_answered { next.run(request).await } else { StatusCode::SERVICE_UNAVAILABLE.into_response() } }
+    });
+    let url = serve(api.router.clone().layer(refuse)).await;
+    let mut results = program();
+    results.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "results", &id]);
+    let ended = timeout(SOON, results.output()).await.unwrap().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap().replace(&id, "ID");
+    (ended.status.code(), String::from_utf8(ended.stdout).unwrap(), said)
+}
+
+#[tokio::test]
+async fn results_come_in_smaller_pages_where_larger_ones_do_not_fit() {
+    let (exit, printed, said) = results_where(|limit| limit <= 3).await;
+    assert_eq!((exit, printed.lines().count(), &*said), (Some(0), 10, ""));
+}
+
+#[tokio::test]
+async fn a_request_for_results_that_fails_is_repeated() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (exit, printed, said) = results_where(move |limit| limit == 1 && asked.fetch_add(1, Relaxed) != 4).await;
+    assert_eq!((exit, printed.lines().count()), (Some(0), 10), "{said}");
+    assert!(said.contains("trying again"), "{said}");
 }
 
 /// Sends signals to a `batch submit` that has said `word`, each once it `is_time` for it. Its exit status, and what it says then.
