@@ -412,12 +412,12 @@ async fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
             command.env("RUNPOD_ENDPOINT_URL", &url).args(args);
             command
         };
-        let ended = timeout(SOON, command().stdout(full).output()).await.unwrap().unwrap();
+        let ended = timeout(SOON, command().stdout(full).spawn().unwrap().wait_with_output()).await.unwrap().unwrap();
         let said = text(&ended.stderr);
         assert!(ended.status.code() == Some(1) && said.contains("No space left on device"), "{args:?}: {said}");
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let ended = timeout(SOON, command().stdout(writer).output()).await.unwrap().unwrap();
+        let ended = timeout(SOON, command().stdout(writer).spawn().unwrap().wait_with_output()).await.unwrap().unwrap();
         assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), String::new()), "{args:?}");
     }
 }
