@@ -58,6 +58,7 @@ pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
 pub use rate_limit::RateLimits;
 pub(crate) use report::Report;
+pub(crate) use wire::check_field;
 
 pub use crate::secret::Secret;
 

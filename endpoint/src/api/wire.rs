@@ -1,5 +1,6 @@
 //! The JSON documents of both APIs. Field order is alphabetical, as in the platform's replies.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,12 @@ pub(crate) struct SubmitRequest {
     #[serde(default, rename = "s3Config")]
     #[schema(value_type = Option<Object>)]
     pub(crate) s3_config: Option<Box<RawValue>>,
+}
+
+/// Whether a request may have this value in this field.
+pub(crate) fn check_field(name: &str, value: &RawValue) -> Result<(), serde_json::Error> {
+    let alone = serde_json::to_vec(&HashMap::from([(name, value)]))?;
+    json::object::<SubmitRequest>(&alone).map(drop)
 }
 
 /// Limits of one job, in milliseconds.

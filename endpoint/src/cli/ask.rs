@@ -18,10 +18,20 @@ const MAX_RETRIES: u32 = 5;
 
 /// Sends a GET request and retries it while the endpoint is unreachable or overloaded for a short time.
 pub(super) async fn ask(endpoint: &Endpoint, path: &str, output: &mut Output) -> Result<String, ClientError> {
+    ask_unless(endpoint, path, output, |_| false).await
+}
+
+/// The same, except for failures that the caller handles.
+pub(super) async fn ask_unless(
+    endpoint: &Endpoint,
+    path: &str,
+    output: &mut Output,
+    is_handled: impl Fn(&ClientError) -> bool,
+) -> Result<String, ClientError> {
     let mut failures = 0;
     loop {
         match endpoint.get(path).await {
-            Err(error) if error.is_temporary() && failures < MAX_RETRIES => {
+            Err(error) if error.is_temporary() && !is_handled(&error) && failures < MAX_RETRIES => {
                 failures += 1;
                 note_retry(&error, output);
                 sleep(LONGEST_PAUSE * failures).await;

@@ -14,14 +14,18 @@ use super::args::{BatchArgs, BatchCommand, BatchIdArgs, BatchSubmitArgs, Endpoin
 use super::ask::ask;
 use super::exit::Exit;
 use super::http::{ClientError, Endpoint};
-use super::operations::page;
 use super::outcome::{CommandError, CommandResult};
 use super::output::Output;
-use super::request::{RequestError, as_request, unreadable, without_mark};
+use super::pages::Pages;
+use super::request::{RequestError, as_request, check, unreadable, without_mark};
 use super::signals::StopRequests;
+use crate::api::limits;
 
 /// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
 const CHUNK: usize = 8 << 20;
+
+/// Bytes of a request that an endpoint takes, alone in `{"requests":[]}`.
+const MAX_REQUEST: usize = limits::BATCH_BODY - 15;
 
 /// Between two looks at a batch.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -53,7 +57,7 @@ impl Batch {
     fn exit(&self) -> Exit {
         match &*self.status {
             "CANCELLED" => Exit::Cancelled,
-            "FINALIZED" if self.request_failed == 0 => Exit::Success,
+            "FINALIZED" if self.request_failed + self.request_cancelled == 0 => Exit::Success,
             _ => Exit::Failure,
         }
     }
@@ -62,8 +66,12 @@ impl Batch {
         let Self { id, status, request_total, request_in_progress, request_completed, request_failed, .. } = self;
         let name = self.name.as_ref().map(|name| format!("  {name}")).unwrap_or_default();
         let ended = request_completed + request_failed + self.request_cancelled;
+        let cancelled = match self.request_cancelled {
+            0 => String::new(),
+            count => format!(", {count} cancelled"),
+        };
         let line = format!(
-            "{id}  {status}  {ended}/{request_total} ended, {request_in_progress} in progress, {request_failed} failed{name}"
+            "{id}  {status}  {ended}/{request_total} ended, {request_in_progress} in progress, {request_failed} failed{cancelled}{name}"
         );
         printable(&line).into_owned()
     }
@@ -77,7 +85,7 @@ pub(crate) async fn batch(args: &BatchArgs, output: &mut Output) -> CommandResul
         BatchCommand::Cancel(args) => summary(args, true, output).await,
         BatchCommand::Results(args) => {
             let endpoint = Endpoint::new(&args.target.server)?;
-            print_results(&endpoint, &batch_path(&args.batch, "/requests")?, output).await?;
+            print_results(&endpoint, &args.batch, output).await.map_err(|error| to_go_on(error, &args.batch))?;
             Ok(Exit::Success)
         }
     }
@@ -90,25 +98,24 @@ fn batch_path(batch: &str, rest: &str) -> Result<String, ClientError> {
 async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
     let requests = read(&args.file)?;
     let endpoint = Endpoint::new(&args.target.server)?;
-    // From here on there is a batch: Ctrl-C must not leave half of one behind.
-    let mut stops = StopRequests::watch().map_err(CommandError::Signals)?;
-    let created: NewBatch = serde_json::from_str(&endpoint.post("batch", "[]".to_owned()).await?)?;
+    // Once there is a batch, Ctrl-C must not leave half of one behind.
+    let stops = StopRequests::watch().and_then(StopRequests::or_hangup);
+    let mut stops = stops.map_err(CommandError::Signals)?;
+    let Some(created) = stops.or_stop(endpoint.post("batch", "[]".to_owned())).await else {
+        output.note("stopped; if an empty draft is left, `runpod-endpoint batch list` shows it");
+        return Ok(Exit::Cancelled);
+    };
+    let created: NewBatch = serde_json::from_str(&created?)?;
     let filled = stops.or_stop(fill(&endpoint, &created.id, args.name.as_deref(), &requests, output)).await;
     let batch = match filled {
         Some(Ok(batch)) => batch,
         // A draft that nobody finishes would stay for days.
         Some(Err(error)) => {
-            let _ = cancel(&endpoint, &created.id).await;
+            output.note(&abandon(&endpoint, &created.id, &mut stops).await);
             return Err(error);
         }
         None => {
-            let outcome = match cancel(&endpoint, &created.id).await {
-                Ok(()) => "stopped; the batch is cancelled".to_owned(),
-                Err(error) => {
-                    format!("stopped; the batch is not cancelled: {error}; try `{}`", command("cancel", &created.id))
-                }
-            };
-            output.note(&outcome);
+            output.note(&format!("stopped; {}", abandon(&endpoint, &created.id, &mut stops).await));
             return Ok(Exit::Cancelled);
         }
     };
@@ -123,17 +130,39 @@ async fn submit(args: &BatchSubmitArgs, output: &mut Output) -> CommandResult {
         output.note(&format!("stopped; the batch goes on: `{results}` prints its results, `{cancel}` ends it"));
         return Ok(Exit::Failure);
     };
-    let batch = batch?;
+    let batch = batch.map_err(|error| to_go_on(error, &id))?;
     // Results are printed to their end or until somebody stops it again.
-    let results = batch_path(&batch.id, "/requests")?;
-    match stops.or_stop(print_results(&endpoint, &results, output)).await {
-        Some(printed) => printed.map(|()| batch.exit()),
-        None => Ok(Exit::Failure),
+    match stops.or_stop(print_results(&endpoint, &id, output)).await {
+        Some(printed) => printed.map(|()| batch.exit()).map_err(|error| to_go_on(error, &id)),
+        None => {
+            output.note(&format!("stopped; `{}` prints all results", command("results", &id)));
+            Ok(Exit::Failure)
+        }
+    }
+}
+
+/// The error, with the command that prints the results later if the endpoint could not be asked for them.
+fn to_go_on(error: CommandError, batch: &str) -> CommandError {
+    match error {
+        CommandError::Client(error) if error.is_temporary() => {
+            CommandError::Results { error, command: command("results", batch) }
+        }
+        other => other,
     }
 }
 
 async fn cancel(endpoint: &Endpoint, batch: &str) -> Result<(), ClientError> {
     endpoint.post(&batch_path(batch, "/cancel")?, String::new()).await.map(|_| ())
+}
+
+/// Cancels a batch that was not sent to its end, and says what became of it. Another request to stop ends the attempt.
+async fn abandon(endpoint: &Endpoint, batch: &str, stops: &mut StopRequests) -> String {
+    let reason = match stops.or_stop(cancel(endpoint, batch)).await {
+        Some(Ok(())) => return "the batch is cancelled".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "stopped before the endpoint has answered".to_owned(),
+    };
+    format!("the batch {} is not cancelled: {reason}; `{}` does that", printable(batch), command("cancel", batch))
 }
 
 /// The command line that does something else with a batch.
@@ -162,7 +191,7 @@ async fn fill(
             bytes += line.request.len() + 1;
             bytes <= CHUNK
         };
-        // A request that is too large for any chunk is refused by the endpoint, which says so.
+        // One that is larger than a chunk is sent alone.
         let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
         let (chunk, later) = rest.split_at(count);
         let requests: Vec<_> = chunk.iter().map(|line| &*line.request).collect();
@@ -175,7 +204,7 @@ async fn fill(
         endpoint.put(&batch_path(id, "")?, json!({ "name": name }).to_string()).await?;
     }
     endpoint.post(&batch_path(id, "/finalize")?, String::new()).await?;
-    Ok(serde_json::from_str(&endpoint.get(&batch_path(id, "")?).await?)?)
+    Ok(serde_json::from_str(&ask(endpoint, &batch_path(id, "")?, output).await?)?)
 }
 
 /// Prints each change to standard error until the batch is over.
@@ -193,18 +222,19 @@ async fn follow(endpoint: &Endpoint, mut batch: Batch, output: &mut Output) -> R
     Ok(batch)
 }
 
-async fn print_results(endpoint: &Endpoint, list: &str, output: &mut Output) -> Result<(), CommandError> {
+async fn print_results(endpoint: &Endpoint, batch: &str, output: &mut Output) -> Result<(), CommandError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Requests {
         requests: Vec<Box<RawValue>>,
         has_more: bool,
     }
-    let mut offset = 0;
+    let list = batch_path(batch, "/requests")?;
+    let mut pages = Pages::new(endpoint, &list);
     loop {
-        let found: Requests = page(endpoint, list, offset).await?;
+        let found: Requests = pages.next(output).await?;
         found.requests.iter().for_each(|request| output.line(request.get()));
-        offset += found.requests.len();
+        pages.take(found.requests.len());
         if !found.has_more || found.requests.is_empty() || output.is_closed() {
             return Ok(());
         }
@@ -220,13 +250,13 @@ async fn list(args: &EndpointArgs, output: &mut Output) -> CommandResult {
         has_more: bool,
     }
     let endpoint = Endpoint::new(&args.target.server)?;
-    let mut offset = 0;
+    let mut pages = Pages::new(&endpoint, "batch");
     loop {
-        let found: Batches = page(&endpoint, "batch", offset).await?;
+        let found: Batches = pages.next(output).await?;
         for text in &found.batches {
             print_summary(text.get(), args.target.json, output)?;
         }
-        offset += found.batches.len();
+        pages.take(found.batches.len());
         if !found.has_more || found.batches.is_empty() || output.is_closed() {
             return Ok(Exit::Success);
         }
@@ -283,9 +313,28 @@ fn read(file: &Path) -> Result<Vec<Line>, RequestError> {
         let line = line.map_err(|error| unreadable(file, error))?;
         if !without_mark(&line).trim().is_empty() {
             let request = as_request(&line).map_err(|error| RequestError::Line(number + 1, error))?;
+            check(&request).map_err(|error| RequestError::LineField(number + 1, error))?;
             let request = serde_json::to_string(&request).map_err(|error| RequestError::Line(number + 1, error))?;
+            if request.len() > MAX_REQUEST {
+                return Err(RequestError::LongLine(number + 1));
+            }
             requests.push(Line { number: number + 1, request });
         }
     }
     if requests.is_empty() { Err(RequestError::NoLines(file.display().to_string())) } else { Ok(requests) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_that_could_not_be_asked_for_have_the_command_that_prints_them() {
+        let said = |status| {
+            let error = ClientError::Refused { status, text: "no".to_owned() };
+            to_go_on(CommandError::Client(error), "b-1").to_string()
+        };
+        assert!(said(503).contains("`runpod-endpoint batch results b-1`"), "{}", said(503));
+        assert_eq!(said(404), "the endpoint answered 404: no");
+    }
 }

@@ -19,6 +19,7 @@ mod open;
 mod operations;
 mod outcome;
 mod output;
+mod pages;
 mod pairs;
 mod print;
 mod probe;
@@ -30,6 +31,7 @@ mod top;
 mod workers;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -42,6 +44,7 @@ pub use output::Output;
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut output = Output::default();
     let mut command = Cli::command();
     let parsed = command.try_get_matches_from_mut(args).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
@@ -52,12 +55,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (cli, effective) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are not mistakes. Printing fails only when the output is closed.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.into();
+            }
+            // Help and version are not mistakes.
+            output.written(printed.and_then(|()| std::io::stdout().flush()));
+            return output.end(Exit::Success).into();
         }
     };
-    let mut output = Output::default();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,7 +71,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return output.fail(&text, Exit::Failure).into();
         }
     };
-    runtime.block_on(run(cli.command, effective, &mut output)).into()
+    let exit = runtime.block_on(run(cli.command, effective, &mut output));
+    output.end(exit).into()
 }
 
 async fn run(command: Command, effective: Effective, output: &mut Output) -> Exit {

@@ -2,7 +2,6 @@
 
 use runpod_log_line::printable;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::args::{EndpointArgs, RetryArgs, TargetArgs, WebhooksArgs};
@@ -10,11 +9,9 @@ use super::exit::Exit;
 use super::http::{Endpoint, Job};
 use super::outcome::CommandResult;
 use super::output::Output;
+use super::pages::Pages;
 use super::print::plain;
 use crate::store::Status;
-
-/// Entries that are asked for at once: the most that the endpoint returns.
-pub(super) const PAGE: usize = 1000;
 
 pub(crate) async fn pause(args: &EndpointArgs, output: &mut Output) -> CommandResult {
     const MEANING: &str =
@@ -41,9 +38,9 @@ pub(crate) async fn failed(args: &EndpointArgs, output: &mut Output) -> CommandR
         has_more: bool,
     }
     let endpoint = Endpoint::new(&args.target.server)?;
-    let mut offset = 0;
+    let mut pages = Pages::new(&endpoint, "failed");
     loop {
-        let page: Failed = page(&endpoint, "failed", offset).await?;
+        let page: Failed = pages.next(output).await?;
         for text in &page.jobs {
             if args.target.json {
                 output.line(text.get());
@@ -54,21 +51,11 @@ pub(crate) async fn failed(args: &EndpointArgs, output: &mut Output) -> CommandR
             let (id, status) = (printable(&job.id), job.status.name());
             output.line(format!("{id}  {status}  {}", printable(error.lines().next().unwrap_or_default())).trim_end());
         }
-        offset += page.jobs.len();
+        pages.take(page.jobs.len());
         if !page.has_more || output.is_closed() {
             return Ok(Exit::Success);
         }
     }
-}
-
-/// A page of one of the endpoint's lists.
-pub(super) async fn page<T: DeserializeOwned>(
-    endpoint: &Endpoint,
-    list: &str,
-    offset: usize,
-) -> Result<T, super::outcome::CommandError> {
-    let reply = endpoint.get(&format!("{list}?offset={offset}&limit={PAGE}")).await?;
-    Ok(serde_json::from_str(&reply)?)
 }
 
 pub(crate) async fn retry(args: &RetryArgs, output: &mut Output) -> CommandResult {
@@ -142,9 +129,9 @@ async fn list_webhooks(endpoint: &Endpoint, as_json: bool, output: &mut Output) 
         receiver: String,
         reason: String,
     }
-    let mut offset = 0;
+    let mut pages = Pages::new(endpoint, "webhooks");
     loop {
-        let page: Webhooks = page(endpoint, "webhooks", offset).await?;
+        let page: Webhooks = pages.next(output).await?;
         for text in &page.webhooks {
             if as_json {
                 output.line(text.get());
@@ -153,7 +140,7 @@ async fn list_webhooks(endpoint: &Endpoint, as_json: bool, output: &mut Output) 
             let Webhook { given_up_at, id, receiver, reason } = serde_json::from_str(text.get())?;
             output.line(&printable(&format!("{given_up_at}  {id}  {receiver}  {reason}")));
         }
-        offset += page.webhooks.len();
+        pages.take(page.webhooks.len());
         if !page.has_more || output.is_closed() {
             return Ok(Exit::Success);
         }

@@ -13,6 +13,14 @@ pub(crate) enum CommandError {
     /// The request failed.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The endpoint could not be asked for the results of a batch, which it keeps.
+    #[error("{error}; `{command}` prints all results once the endpoint answers again")]
+    Results {
+        /// Why.
+        error: ClientError,
+        /// The command.
+        command: String,
+    },
     /// The reply has another form.
     #[error("the reply is not the expected JSON: {0}; check that --url names an endpoint (…/v2/<endpoint id>)")]
     Reply(#[from] serde_json::Error),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{IsTerminal, StderrLock, StdoutLock, Write, stderr, stdout};
+use std::io::{self, ErrorKind, IsTerminal, StderrLock, StdoutLock, Write, stderr, stdout};
 
 use runpod_log_line::printable;
 
@@ -13,22 +13,45 @@ use super::exit::Exit;
 pub struct Output {
     /// Standard output cannot be written any more.
     closed: bool,
+    /// And that is an error: part of a result is missing, for example because a disk is full.
+    incomplete: bool,
 }
 
 impl Output {
     /// Prints one line of a result and flushes it. A file or a pipe gets the text as it is, a terminal without control sequences.
     pub fn line(&mut self, text: &str) {
+        if self.closed {
+            return;
+        }
         let mut out: StdoutLock<'_> = stdout().lock();
         let text = if out.is_terminal() { for_terminal(text) } else { Cow::Borrowed(text) };
-        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-            self.closed = true;
+        let written = writeln!(out, "{text}").and_then(|()| out.flush());
+        drop(out);
+        self.written(written);
+    }
+
+    /// Notes what became of text for standard output. A reader that has closed it, as `head` does, wants no more: that is no error.
+    pub fn written(&mut self, outcome: io::Result<()>) {
+        let Err(error) = outcome else { return };
+        self.closed = true;
+        if error.kind() != ErrorKind::BrokenPipe {
+            self.incomplete = true;
+            self.note(&format!(
+                "runpod-endpoint: the output is incomplete: {error}; see to the file or device it goes to"
+            ));
         }
     }
 
-    /// Whether the reader of standard output has closed it, as `head` does.
+    /// Whether nothing can be written to standard output any more: there is no point in going on.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// The exit status, with regard to what could not be printed.
+    #[must_use]
+    pub fn end(&self, exit: Exit) -> Exit {
+        if self.incomplete && exit == Exit::Success { Exit::Failure } else { exit }
     }
 
     /// Prints one line to standard error, without control sequences. It does not matter if that is closed.

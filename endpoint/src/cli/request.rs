@@ -9,6 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::args::SubmitArgs;
+use crate::api::{check_field, limits};
 
 /// Larger than any request that is accepted.
 const MAX_INPUT: u64 = 64 << 20;
@@ -32,13 +33,40 @@ pub(crate) enum RequestError {
     #[error("{0} has no inputs: give one JSON value a line")]
     NoLines(String),
     /// A line that is not JSON.
-    #[error("line {0} is not JSON: {1}; each line is the input of one job")]
+    #[error("line {0} is not JSON: {reason}; each line is the input of one job", reason = in_line(.1))]
     Line(usize, #[source] serde_json::Error),
+    /// A line that no request can hold.
+    #[error("line {0} is too long: a request may have {limit}", limit = limits::bytes(limits::BATCH_BODY))]
+    LongLine(usize),
+    /// A line with a mistake in a field of its request.
+    #[error("line {0}: {1}")]
+    LineField(usize, #[source] BadField),
+    /// A mistake in a field of the request.
+    #[error(transparent)]
+    Field(#[from] BadField),
     /// Not JSON.
     #[error(
         "the input is not JSON: {0}; put text in double quotes and the whole in single quotes: '{{\"prompt\": \"hi\"}}'"
     )]
     NotJson(#[from] serde_json::Error),
+}
+
+/// A field of a request whose value has another type.
+#[derive(Debug, thiserror::Error)]
+#[error("`{name}` has a wrong value: {}", without_place(.source))]
+pub(crate) struct BadField {
+    name: String,
+    source: serde_json::Error,
+}
+
+/// Where the mistake is, without the number of the only line.
+fn in_line(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason).to_owned()
 }
 
 /// The request body.
@@ -52,6 +80,7 @@ pub(crate) fn build(args: &SubmitArgs) -> Result<String, RequestError> {
         (None, None) => return Err(RequestError::Missing),
     };
     let mut request = as_request(&text)?;
+    check(&request)?;
     let chosen = chosen_policy(args);
     if !chosen.is_empty() {
         let given = request.get("policy").and_then(|policy| serde_json::from_str(policy.get()).ok());
@@ -83,6 +112,14 @@ pub(super) fn as_request(text: &str) -> Result<BTreeMap<String, Box<RawValue>>, 
         Ok(request) if request.contains_key("input") => request,
         _ => BTreeMap::from([("input".to_owned(), input)]),
     })
+}
+
+/// Refuses values of a wrong type, which the endpoint would find at a place in the body that nobody has seen.
+pub(super) fn check(request: &BTreeMap<String, Box<RawValue>>) -> Result<(), BadField> {
+    for (name, value) in request.iter().filter(|(name, _)| *name != "input") {
+        check_field(name, value).map_err(|source| BadField { name: name.clone(), source })?;
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

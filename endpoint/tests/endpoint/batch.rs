@@ -1,14 +1,20 @@
 //! RunPod's batch API, as its clients see it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::{Method, Request};
-use axum::routing::post;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, post};
 use end_to_end_tests::eventually;
 use runpod_endpoint::api::{Keys, Options};
 use runpod_endpoint::store::{Limits, MemoryStore};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
@@ -288,8 +294,68 @@ async fn a_file_of_inputs_is_submitted_followed_and_answered_in_order() {
     assert!(error.contains("line 4: policy.ttl is 1"), "{error}");
 }
 
-/// Sends Ctrl-C to a `batch submit` that has said `word`, once `is_time`. Its exit status, and what it says then.
-async fn interrupted(url: &str, word: &str, is_time: impl AsyncFn() -> bool) -> (Option<i32>, String) {
+#[tokio::test]
+async fn a_batch_with_a_cancelled_request_is_no_success() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("inputs.jsonl");
+    std::fs::write(&file, "1\n").unwrap();
+    let mut submit = program();
+    let submit = submit.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "submit"]).arg(&file).spawn().unwrap();
+    let id = eventually("the request is queued", async || {
+        let batch = api.get("batch").await.json()["batches"][0].clone();
+        let id = (batch["status"] == "FINALIZED").then(|| batch["id"].as_str().unwrap().to_owned())?;
+        Some(requests(&api, &id).await[0]["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    api.post(&format!("cancel/{id}"), "").await;
+    let ended = timeout(SOON, submit.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("0 failed, 1 cancelled"), "{said}");
+}
+
+/// `batch results` of a finalized batch of ten requests, where the endpoint answers a question for a page with a limit only if
+/// `answers` says so. Its exit status, its output and what it says.
+async fn results_where(
+    answers: impl Fn(usize) -> bool + Clone + Send + Sync + 'static,
+) -> (Option<i32>, String, String) {
+    let api = Api::new();
+    let id = submit(&api, inputs(0..10)).await;
+    let refuse = from_fn(move |request: Request<Body>, next: Next| {
+        let limit = request.uri().query().and_then(|query| query.split_once("limit=")?.1.parse().ok());
+        let is_answered = limit.is_none_or(&answers);
+        async move { if is_answered { next.run(request).await } else { StatusCode::SERVICE_UNAVAILABLE.into_response() } }
+    });
+    let url = serve(api.router.clone().layer(refuse)).await;
+    let mut results = program();
+    results.env("RUNPOD_ENDPOINT_URL", &url).args(["batch", "results", &id]);
+    let ended = timeout(SOON, results.output()).await.unwrap().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap().replace(&id, "ID");
+    (ended.status.code(), String::from_utf8(ended.stdout).unwrap(), said)
+}
+
+#[tokio::test]
+async fn results_come_in_smaller_pages_where_larger_ones_do_not_fit() {
+    let (exit, printed, said) = results_where(|limit| limit <= 3).await;
+    assert_eq!((exit, printed.lines().count(), &*said), (Some(0), 10, ""));
+}
+
+#[tokio::test]
+async fn a_request_for_results_that_fails_is_repeated() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (exit, printed, said) = results_where(move |limit| limit == 1 && asked.fetch_add(1, Relaxed) != 4).await;
+    assert_eq!((exit, printed.lines().count()), (Some(0), 10), "{said}");
+    assert!(said.contains("trying again"), "{said}");
+}
+
+/// Sends signals to a `batch submit` that has said `word`, each once it `is_time` for it. Its exit status, and what it says then.
+async fn interrupted(
+    url: &str,
+    word: &str,
+    signals: &[Signal],
+    is_time: impl AsyncFn(usize) -> bool,
+) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("inputs.jsonl");
     std::fs::write(&file, "1\n2\n").unwrap();
@@ -301,9 +367,11 @@ async fn interrupted(url: &str, word: &str, is_time: impl AsyncFn() -> bool) -> 
         line.clear();
         timeout(SOON, said.read_line(&mut line)).await.unwrap().unwrap();
     }
-    eventually("the time to interrupt it", async || is_time().await.then_some(())).await;
     let id = rustix::process::Pid::from_raw(submit.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    for (number, signal) in signals.iter().enumerate() {
+        eventually("the time to interrupt it", async || is_time(number).await.then_some(())).await;
+        rustix::process::kill_process(id, *signal).unwrap();
+    }
     let mut rest = String::new();
     timeout(SOON, said.read_to_string(&mut rest)).await.unwrap().unwrap();
     (timeout(SOON, submit.wait()).await.unwrap().unwrap().code(), rest)
@@ -316,15 +384,96 @@ async fn an_interrupted_submission_leaves_no_draft_and_says_how_to_go_on() {
     let stuck = Router::new().route("/v2/ep/batch/{id}/requests", post(std::future::pending::<()>));
     let url = serve(stuck.fallback_service(api.router.clone())).await;
     let batches = async || api.get("batch").await.json()["batches"].clone();
-    let (exit, said) = interrupted(&url, "", async || batches().await[0]["status"] == "DRAFT").await;
-    assert_eq!((exit, &batches().await[0]["status"]), (Some(3), &json!("CANCELLED")), "{said}");
-    assert!(said.contains("the batch is cancelled"), "{said}");
+    for (number, signal) in [Signal::INT, Signal::HUP].into_iter().enumerate() {
+        let is_draft = async |_| batches().await.as_array().is_some_and(|all| all.len() > number);
+        let (exit, said) = interrupted(&url, "", &[signal], is_draft).await;
+        assert_eq!((exit, &batches().await[0]["status"]), (Some(3), &json!("CANCELLED")), "{said}");
+        assert!(said.contains("the batch is cancelled"), "{said}");
+    }
 
     let url = serve(api.router.clone()).await;
-    let (exit, said) = interrupted(&url, "FINALIZED", async || true).await;
+    let (exit, said) = interrupted(&url, "FINALIZED", &[Signal::INT], async |_| true).await;
     let id = batches().await[0]["id"].as_str().unwrap().to_owned();
     assert_eq!((exit, &batches().await[0]["status"]), (Some(1), &json!("FINALIZED")), "{said}");
     for command in ["results", "cancel"] {
         assert!(said.contains(&format!("`runpod-endpoint batch {command} {id}`")), "{said}");
     }
+}
+
+/// A route that never answers, and how often it was called.
+fn silent() -> (MethodRouter, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let never = move || {
+        count.fetch_add(1, Relaxed);
+        std::future::pending::<()>()
+    };
+    (post(never), calls)
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_an_endpoint_that_is_silent() {
+    let (created, calls) = silent();
+    let url = serve(Router::new().route("/v2/ep/batch", created)).await;
+    let (exit, said) = interrupted(&url, "", &[Signal::INT], async |_| calls.load(Relaxed) == 1).await;
+    assert!(exit == Some(3) && said.contains("`runpod-endpoint batch list`"), "{said}");
+
+    let api = Api::new();
+    let ((added, adds), (cancelled, cancels)) = (silent(), silent());
+    let silent = Router::new().route("/v2/ep/batch/{id}/requests", added).route("/v2/ep/batch/{id}/cancel", cancelled);
+    let url = serve(silent.fallback_service(api.router.clone())).await;
+    let is_time = async |number: usize| [&adds, &cancels][number].load(Relaxed) == 1;
+    let (exit, said) = interrupted(&url, "", &[Signal::INT, Signal::INT], is_time).await;
+    assert!(exit == Some(3) && said.contains("`runpod-endpoint batch cancel batch-"), "{said}");
+}
+
+/// What `batch submit` of a file with this text ends with.
+async fn submitted(url: &str, text: &str, flags: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("inputs.jsonl");
+    std::fs::write(&file, text).unwrap();
+    let mut submit = program();
+    submit.env("RUNPOD_ENDPOINT_URL", url).args(["batch", "submit"]).args(flags).arg(&file);
+    let ended = timeout(SOON, submit.output()).await.unwrap().unwrap();
+    (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn a_draft_that_cannot_be_cancelled_is_named() {
+    let api = Api::new();
+    let away = || post(async || StatusCode::BAD_GATEWAY);
+    let away = Router::new().route("/v2/ep/batch/{id}/requests", away()).route("/v2/ep/batch/{id}/cancel", away());
+    let url = serve(away.fallback_service(api.router.clone())).await;
+    let (exit, said) = submitted(&url, "1\n", &[]).await;
+    let id = api.get("batch").await.json()["batches"][0]["id"].as_str().unwrap().to_owned();
+    assert!(exit == Some(1) && said.contains(&format!("`runpod-endpoint batch cancel {id}`")), "{said}");
+}
+
+#[tokio::test]
+async fn mistakes_in_a_file_are_found_before_anything_is_sent() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let long = format!("1\n\"{}\"\n", "x".repeat(10 << 20));
+    let name = "n".repeat(257);
+    for (text, flags, expected) in [
+        (
+            "1\n{\"input\": 1, \"webhook\": 5}\n",
+            &[][..],
+            "line 2: `webhook` has a wrong value: invalid type: integer `5`",
+        ),
+        (
+            "\n{\"input\": 1, \"policy\": {\"ttl\": \"1h\"}}\n",
+            &[],
+            "line 2: `policy` has a wrong value: invalid type: string \"1h\"",
+        ),
+        ("1\n{\"input\": }\n", &[], "line 2 is not JSON: expected value at column 11"),
+        (&long, &[], "line 2 is too long: a request may have 10 MiB"),
+        ("1\n", &["--name", &name], "give at most 256 characters"),
+    ] {
+        let (exit, said) = submitted(&url, text, flags).await;
+        assert!(exit == Some(64) && said.contains(expected) && !said.contains("at line"), "{said}");
+    }
+    assert_eq!(api.get("batch").await.json()["total"], 0);
+    // Fields of an input are no fields of a request.
+    assert_eq!(submitted(&url, "{\"webhook\": 5}\n", &["--detach"]).await.0, Some(0));
 }

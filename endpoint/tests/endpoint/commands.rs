@@ -389,3 +389,35 @@ async fn a_url_that_names_no_endpoint_is_answered_with_one_that_does() {
     let unknown = text(&run(&format!("{base}/v2/ep"), &["status", "unknown"]).await.stderr);
     assert!(unknown.contains("job not found") && !unknown.contains("--url"), "{unknown}");
 }
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
+    let api = Api::new();
+    let url = serve(api.router.clone()).await;
+    let id = text(&run(&url, &["submit", "1"]).await.stdout).trim().to_owned();
+    let batch = api.post("batch", r#"[{"input": 1}]"#).await.field("id");
+    for args in [
+        &["--help"][..],
+        &["submit", "1"],
+        &["status", &*id],
+        &["requests"],
+        &["health"],
+        &["batch", "list"],
+        &["batch", "status", &*batch],
+        &["batch", "results", &*batch],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let command = || {
+            let mut command = program();
+            command.env("RUNPOD_ENDPOINT_URL", &url).args(args);
+            command
+        };
+        let ended = timeout(SOON, command().stdout(full).spawn().unwrap().wait_with_output()).await.unwrap().unwrap();
+        let said = text(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && said.contains("No space left on device"), "{args:?}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = timeout(SOON, command().stdout(writer).spawn().unwrap().wait_with_output()).await.unwrap().unwrap();
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+}

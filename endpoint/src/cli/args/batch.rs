@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::client::{EndpointArgs, TargetArgs};
+use super::parse::batch_name;
 
 /// `batch`
 #[derive(Debug, Args)]
@@ -36,10 +37,11 @@ Each line of the file is the input of one job, as JSON. A JSON object with a top
 is, as a whole request. Empty lines and byte order marks are skipped. The jobs run when no other job waits.
 
 Progress goes to standard error, results to standard output: one document a line, with the id, the status and
-the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed, 3 if the batch was cancelled.
+the output or the error. Exit status: 0 if all are COMPLETED, 1 if one has failed or was cancelled, 3 if the
+whole batch was cancelled.
 
-Ctrl-C while the file is sent cancels the batch; after that the batch goes on, and the commands for its results
-and for its end are printed.
+Ctrl-C while the file is sent cancels the batch, and a second one does not wait for that; after that the batch
+goes on, and the commands for its results and for its end are printed. The end of the terminal is like Ctrl-C.
 
 Examples:
   runpod-endpoint batch submit inputs.jsonl > results.jsonl
@@ -52,7 +54,7 @@ pub struct BatchSubmitArgs {
     #[arg(value_name = "FILE", help_heading = "Input")]
     pub file: PathBuf,
     /// What to call the batch
-    #[arg(long, value_name = "NAME", help_heading = "Batch")]
+    #[arg(long, value_name = "NAME", value_parser = batch_name, help_heading = "Batch")]
     pub name: Option<String>,
     /// Print the id of the batch and do not wait for its end
     #[arg(long, help_heading = "Output")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::api::is_reserved_id;
+use crate::api::{is_reserved_id, limits};
 use crate::secret::Secret;
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
@@ -42,6 +42,11 @@ pub(super) fn stop_grace(text: &str) -> Result<Duration, String> {
 
 pub(super) fn batch_retention(text: &str) -> Result<Duration, String> {
     seconds(text, 60..=90 * 24 * 3600, "give 1m to 90d")
+}
+
+pub(super) fn batch_name(text: &str) -> Result<String, String> {
+    let limit = limits::BATCH_NAME;
+    if text.chars().count() <= limit { Ok(text.to_owned()) } else { Err(format!("give at most {limit} characters")) }
 }
 
 /// How long webhooks are sent again.
