@@ -179,6 +179,32 @@ async fn an_error_object_keeps_its_fields_and_has_the_status_that_fits_however_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_object_is_a_failure_whatever_else_is_in_it() {
+    let error = r#"{"message": "no file caf\udce9", "code": 404}"#;
+    for output in [
+        format!(r#"{{"error": {error}}}"#),
+        format!(r#"{{"error": {error}, "object": {{}}}}"#),
+        format!(r#"{{"error": {error}, "object": ["x"]}}"#),
+        format!(r#"{{"error": {error}, "code": NaN, "\udce9": 1e999}}"#),
+        format!(r#"{{"error": {{}}, "error": {error}}}"#),
+        r#"{"object": "error", "message": "no file caf\udce9", "code": 404}"#.to_owned(),
+    ] {
+        let data = Value::from(format!("data: {output}\n\n")).to_string();
+        let api = Api::new();
+        work(&api, &format!(r#"{{"output": {output}}}"#));
+        let Reply { status, text } = chat(&api).await;
+        for (status, text) in [(status, text), streamed(&[&data], r#"{"output": []}"#).await] {
+            assert_eq!(status, StatusCode::NOT_FOUND, "{output}: {text}");
+            let seen: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(seen["error"]["message"], "no file caf\u{fffd}", "{output}");
+        }
+    }
+    let api = Api::new();
+    work(&api, r#"{"output": {"error": {"message": "m", "code": 404, "n": 1e999}}}"#);
+    assert_eq!(chat(&api).await.status, StatusCode::INTERNAL_SERVER_ERROR, "it cannot be read at all");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_says_when_to_try_again() {
     let limits = Limits { max_jobs: 1, ..Limits::default() };
     let api = Api::build(Keys::default(), Options::default(), MemoryStore::new(limits));
@@ -309,6 +335,27 @@ async fn a_streaming_request_gets_events_as_items_arrive() {
         let (status, text) = streamed(items, r#"{"output": []}"#).await;
         let text = text.replace("{ \"d\"", "{\"d\"").replace("\r\n", "\n");
         assert_eq!((status, text), expected, "{items:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_does_not_end_its_event_is_not_glued_to_what_follows() {
+    let done = "data: [DONE]\n\n";
+    for open in [r#""data: {\"d\": 1}""#, r#""data: {\"d\": 1}\n""#] {
+        let begin = "data: {\"d\": 1}\n";
+        let (_, text) = streamed(&[open, r#"{"d": 2}"#], r#"{"output": []}"#).await;
+        assert!(text.starts_with(begin) && text.ends_with(&format!("\n\ndata: {{\"d\": 2}}\n\n{done}")), "{text}");
+        let (_, text) = streamed(&[open, r#"{"error": {"message": "no"}}"#], r#"{"output": []}"#).await;
+        assert!(text.contains("\n\ndata: {\"error\""), "{text}");
+
+        let api = Api::new();
+        let reader = stream(&api);
+        let id = api.take("w1").await;
+        api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {open}}}"#)).await;
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        api.app.shutdown.cancel();
+        let (_, text) = reader.await.unwrap();
+        assert!(text.starts_with(begin) && text.contains("\n\ndata: {\"error\":{\"code\":503"), "{text}");
     }
 }
 
