@@ -145,6 +145,25 @@ async fn an_error_object_keeps_its_fields_and_has_the_status_that_fits_however_i
         ("rate_limit_error", json!("rate_limit_exceeded"), 429),
         ("mine", json!("429"), 429),
         ("worker_error", json!(null), 500),
+        // The exceptions of the official client.
+        ("BadRequestError", json!(null), 400),
+        ("AuthenticationError", json!(null), 401),
+        ("PermissionDeniedError", json!(null), 403),
+        ("NotFoundError", json!(null), 404),
+        ("ConflictError", json!(null), 409),
+        ("UnprocessableEntityError", json!(null), 422),
+        ("LengthFinishReasonError", json!(null), 422),
+        ("ContentFilterFinishReasonError", json!(null), 422),
+        ("RateLimitError", json!(null), 429),
+        ("InternalServerError", json!(null), 500),
+        ("APIConnectionError", json!(null), 500),
+        ("APIResponseValidationError", json!(null), 500),
+        ("APITimeoutError", json!(null), 504),
+        ("mine", json!("unprocessable_entity"), 422),
+        ("mine", json!("conflict"), 409),
+        ("mine", json!(422.0), 422),
+        ("mine", json!("422.0"), 422),
+        ("mine", json!(422.5), 500),
     ] {
         let error = json!({"message": "it's why", "type": kind, "code": code, "param": "model", "trace": [1]});
         let code = if code.is_null() { "None".to_owned() } else { code.to_string() };

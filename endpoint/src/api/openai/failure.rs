@@ -184,7 +184,7 @@ impl IntoResponse for Failure {
         let mut response = (self.status, Json(json!({ "error": self.error }))).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::CONFLICT {
-            // Somebody cancelled the job on purpose, and the official clients repeat after a 409 otherwise.
+            // Somebody cancelled the job on purpose, or the handler sees a conflict that stays, and the official clients repeat after a 409 otherwise.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         let retry_after = self.retry_after.or_else(|| Some(retry_after(self.status)?.as_secs()));
@@ -195,7 +195,9 @@ impl IntoResponse for Failure {
 
 /// The status of an error object: its code, the one in its message, or what its words say.
 fn status_of(code: &Value, message: &str, kind: &Value) -> StatusCode {
-    let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
+    // Python may have made a float of it.
+    let number = code.as_f64().or_else(|| code.as_str()?.trim().parse().ok());
+    let number = number.filter(|number| number.fract() == 0.0).map(|number| number as u64);
     let status = number.and_then(failure_status).or_else(|| backend_status(message));
     let status = status.or_else(|| [code, kind].into_iter().find_map(|word| known_word(word.as_str()?)));
     status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -206,10 +208,16 @@ fn known_word(word: &str) -> Option<StatusCode> {
     let word: String =
         word.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_lowercase()).collect();
     Some(match word.strip_suffix("error").unwrap_or(&word) {
-        "invalidrequest" | "badrequest" | "validation" | "contextlengthexceeded" => StatusCode::BAD_REQUEST,
+        "invalidrequest" | "badrequest" | "validation" | "contextlengthexceeded" | "contentpolicyviolation" => {
+            StatusCode::BAD_REQUEST
+        }
         "authentication" | "invalidapikey" => StatusCode::UNAUTHORIZED,
         "permission" | "permissiondenied" => StatusCode::FORBIDDEN,
         "notfound" | "modelnotfound" => StatusCode::NOT_FOUND,
+        "conflict" => StatusCode::CONFLICT,
+        "unprocessableentity" => StatusCode::UNPROCESSABLE_ENTITY,
+        // The answer was cut or withheld, and would be again.
+        "lengthfinishreason" | "contentfilterfinishreason" => StatusCode::UNPROCESSABLE_ENTITY,
         "ratelimit" | "ratelimitexceeded" | "insufficientquota" => StatusCode::TOO_MANY_REQUESTS,
         "overloaded" | "serviceunavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" | "apitimeout" | "deadline" | "deadlineexceeded" | "executiontimeout" => StatusCode::GATEWAY_TIMEOUT,
