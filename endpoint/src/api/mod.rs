@@ -56,6 +56,7 @@ pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
 pub(crate) use ids::{is_id, is_reserved_id};
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
+pub(crate) use query::ReadQuery;
 pub use rate_limit::RateLimits;
 pub(crate) use report::Report;
 
