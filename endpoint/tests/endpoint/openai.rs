@@ -66,6 +66,8 @@ async fn the_handler_gets_the_query_with_the_route() {
         ("v1/files?after=file-1&limit=2", "/v1/files?after=file-1&limit=2"),
         ("v1/files?", "/v1/files"),
         ("v1/files?name=a%20b", "/v1/files?name=a%20b"),
+        ("v1/files/a%3Fb%26c", "/v1/files/a%3Fb%26c"),
+        ("v1/models/org%2Fname?x=1", "/v1/models/org%2Fname?x=1"),
     ] {
         let job = work(&api, r#"{"output": {}}"#);
         api.get(&format!("openai/{path}")).await;
@@ -316,6 +318,26 @@ async fn failures_are_openai_error_objects() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_a_result_the_items_that_were_streamed_are_the_answer() {
+    for end in [r#"{"output": []}"#, r#"{"output": [ ]}"#, r#"{"output": null}"#, "{}"] {
+        for (items, expected) in
+            [(&[r#"{"d": 1}"#, r#""two""#][..], r#"[{"d": 1},"two"]"#), (&[r#"{"d": 1}"#], r#"{"d": 1}"#)]
+        {
+            let api = Api::new();
+            let caller = api.clone();
+            let answer = tokio::spawn(async move { chat(&caller).await });
+            let id = api.take("w1").await;
+            for item in items {
+                api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {item}}}"#)).await;
+            }
+            api.done("w1", &id, end).await;
+            let answer = answer.await.unwrap();
+            assert_eq!((answer.status, &*answer.text), (StatusCode::OK, expected), "{end}");
+        }
+    }
+}
+
 /// What a caller reads who wants a stream: the status, and everything that is sent.
 fn stream(api: &Api) -> JoinHandle<(StatusCode, String)> {
     let api = api.clone();
@@ -505,6 +527,21 @@ async fn a_stream_that_waits_begins_and_is_kept_alive() {
     let (status, text) = reader.await.unwrap();
     assert_eq!(status, StatusCode::OK);
     assert!(text.starts_with(": waiting\n\n: waiting\n\ndata: {\"error\":"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_told_to_try_again_leaves_no_job() {
+    for body in [r#"{"stream": false}"#, r#"{"stream": true}"#] {
+        let api = Api::new();
+        let caller = api.clone();
+        let answer = tokio::spawn(async move { caller.post("openai/v1/completions", body).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 1);
+        api.app.shutdown.cancel();
+        assert_eq!(answer.await.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0, "{body}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
