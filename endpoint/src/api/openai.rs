@@ -147,7 +147,7 @@ async fn pass(app: App, endpoint: String, request: Request) -> Result<Response, 
     }
     let items = match &job.ending.output {
         // The handler streams and returns no aggregate: its stream items are the answer.
-        output if is_nothing(output.as_deref()) => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
+        output if is_nothing(output.as_ref()) => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
         _ => Vec::new(),
     };
     Ok(answer(&job, &items))
@@ -210,7 +210,7 @@ fn answer(job: &JobView, items: &[Payload]) -> Response {
 }
 
 /// Whether an output is missing, `null` or an empty list.
-fn is_nothing(output: Option<&RawValue>) -> bool {
+fn is_nothing(output: Option<&Payload>) -> bool {
     output.is_none_or(|output| serde_json::from_str::<Option<[(); 0]>>(output.get()).is_ok())
 }
 
