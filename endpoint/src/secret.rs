@@ -24,8 +24,13 @@ impl Secret {
 
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
-        Self(Arc::from(text.trim()))
+        Self(Arc::from(without_mark(text).trim()))
     }
+}
+
+/// The text of a file without the byte order mark that some editors write at its begin.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 impl fmt::Debug for Secret {
@@ -37,6 +42,11 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret() {
+        assert_eq!(Secret::from("\u{feff}key\n").expose(), "key");
+    }
 
     #[test]
     fn a_secret_is_not_printed() {

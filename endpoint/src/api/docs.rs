@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use axum::Router;
-use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::map_response;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
@@ -15,7 +15,7 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::error::Problem;
+use super::error::{ApiError, Problem};
 use super::openai::OpenAiProblem;
 
 /// Name of the security scheme.
@@ -33,6 +33,11 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: OpenApi) -> Rou
 }
 
 async fn protect(mut response: Response) -> Response {
+    if response.status() == StatusCode::BAD_REQUEST {
+        // The browser of the API refuses a path that is no text, in a text of its own.
+        response =
+            ApiError::BadRequest("the path is not UTF-8: the API is described at /docs/".to_owned()).into_response();
+    }
     // From `/docs`. The browser of the API knows no path but its own.
     if response.headers().get(LOCATION).is_some_and(|target| target == "/docs/") {
         response.headers_mut().insert(LOCATION, HeaderValue::from_static("docs/"));

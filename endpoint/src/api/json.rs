@@ -51,6 +51,19 @@ pub(crate) fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializ
     Ok(Vec::<Object<T>>::deserialize(deserializer)?.into_iter().map(|Object(value)| value).collect())
 }
 
+/// Reads JSON as Python writes it, with tokens that strict parsers refuse.
+pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(json).or_else(|_| serde_json::from_str(&strict(json)))
+}
+
+/// The JSON without what Python's encoder writes and strict parsers refuse.
+pub(crate) fn strict(json: &str) -> Cow<'_, str> {
+    match without_non_finite(json) {
+        Cow::Borrowed(text) => without_lone_surrogates(text),
+        Cow::Owned(text) => Cow::Owned(without_lone_surrogates(&text).into_owned()),
+    }
+}
+
 /// For fields where `null` is a value and not an absence.
 pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
@@ -69,7 +82,7 @@ pub(crate) fn is_truthy(value: &Value) -> bool {
 }
 
 /// Replaces `NaN`, `Infinity` and `-Infinity` outside of strings by `null`: Python's encoder writes them.
-pub(crate) fn without_non_finite(text: &str) -> Cow<'_, str> {
+fn without_non_finite(text: &str) -> Cow<'_, str> {
     let mut clean = String::new();
     let mut copied = 0;
     let mut in_string = false;
@@ -112,6 +125,41 @@ pub(crate) fn without_non_finite(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// Replaces escaped halves of surrogate pairs by U+FFFD: Python's encoder writes them for file names that are not UTF-8.
+fn without_lone_surrogates(text: &str) -> Cow<'_, str> {
+    let mut clean = String::new();
+    let mut copied = 0;
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\\') {
+        let begin = at + found;
+        at = match (code_unit(&bytes[begin..]), bytes.get(begin + ESCAPE..).and_then(code_unit)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => begin + 2 * ESCAPE,
+            (Some(0xd800..=0xdfff), _) => {
+                clean.push_str(&text[copied..begin]);
+                clean.push(char::REPLACEMENT_CHARACTER);
+                copied = begin + ESCAPE;
+                copied
+            }
+            _ => bytes.len().min(begin + 2),
+        };
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    clean.push_str(&text[copied..]);
+    Cow::Owned(clean)
+}
+
+/// Length of `\u0000`.
+const ESCAPE: usize = 6;
+
+/// The code unit of UTF-16 that stands escaped at the begin.
+fn code_unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +169,20 @@ mod tests {
         let text = r#"{"a": NaN, "b": [-Infinity, Infinity, -1], "NaN": "Infinity \" NaN"}"#;
         let clean = r#"{"a": null, "b": [null, null, -1], "NaN": "Infinity \" NaN"}"#;
         assert_eq!(without_non_finite(text), clean);
+    }
+
+    #[test]
+    fn halves_of_surrogate_pairs_are_replaced() {
+        for (text, clean) in [
+            (r#""caf\udce9""#, "\"caf\u{fffd}\""),
+            (r#""\ud83d\uD83D\uDe00\ude00ä""#, "\"\u{fffd}\\uD83D\\uDe00\u{fffd}ä\""),
+            (r#""\\udce9 \\\udce9""#, "\"\\\\udce9 \\\\\u{fffd}\""),
+            (r#""\u00e9 \n \ud8"#, r#""\u00e9 \n \ud8"#),
+            ("\\", "\\"),
+        ] {
+            assert_eq!(without_lone_surrogates(text), clean, "{text}");
+        }
+        assert_eq!(read::<Value>(r#"["\udce9", NaN]"#).unwrap(), serde_json::json!(["\u{fffd}", null]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::limits;
-use crate::secret::Secret;
+use crate::secret::{Secret, without_mark};
 
 /// Why a key file is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,8 @@ impl KeySet {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| KeyFileError::Unreadable { path: path.to_owned(), error })?;
             let known = keys.len();
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            let lines =
+                without_mark(&text).lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
             keys.extend(lines.map(Secret::from));
             if keys.len() == known {
                 return Err(KeyFileError::Empty(path.to_owned()));
@@ -115,6 +116,19 @@ mod tests {
             ["flag", "first", "second", "# team a", ""].map(|key| keys.find(key).map(|(position, _)| position)),
             [Some(0), Some(1), Some(2), None, None]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        for (text, keys) in
+            [("\u{feff}first\nsecond\n", &["first", "second"][..]), ("\u{feff}# team a\nfirst", &["first"])]
+        {
+            std::fs::write(&path, text).unwrap();
+            let loaded = KeySet::load(None, Some(&path)).unwrap();
+            assert!(loaded.iter().map(Secret::expose).eq(keys.iter().copied()), "{text:?}");
+        }
     }
 
     #[test]

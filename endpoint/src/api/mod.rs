@@ -56,6 +56,7 @@ pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
 pub(crate) use ids::{is_id, is_reserved_id};
 pub use keys::{KeyFileError, KeySet, Keys};
 pub use options::{Catalog, Options};
+pub(crate) use query::ReadQuery;
 pub use rate_limit::RateLimits;
 pub(crate) use report::Report;
 pub(crate) use wire::check_field;
@@ -85,8 +86,9 @@ pub fn with_common_layer<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
 }
 
 async fn common(request: Request, next: Next) -> Response {
-    let is_openai = openai::is_asked_by(&request);
+    let (is_openai, refuses_head) = (openai::is_asked_by(&request), head::is_refused_by(&request));
     let response = error::with_reason(encoding::translate(request, next).await);
+    let response = if refuses_head { head::unnamed(response) } else { response };
     if is_openai { openai::in_its_form(response) } else { response }
 }
 

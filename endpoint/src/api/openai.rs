@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -93,10 +93,10 @@ type OpenAiPath = Path<(String, String)>;
 )]
 async fn without_body(
     State(app): State<App>,
-    Path((endpoint, route)): OpenAiPath,
+    Path((endpoint, _)): OpenAiPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    pass(app, endpoint, &route, request).await
+    pass(app, endpoint, request).await
 }
 
 /// Pass an OpenAI request on, such as v1/chat/completions.
@@ -110,13 +110,13 @@ async fn without_body(
 )]
 async fn with_body(
     State(app): State<App>,
-    Path((endpoint, route)): OpenAiPath,
+    Path((endpoint, _)): OpenAiPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    pass(app, endpoint, &route, request).await
+    pass(app, endpoint, request).await
 }
 
-async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Result<Response, ApiError> {
+async fn pass(app: App, endpoint: String, request: Request) -> Result<Response, ApiError> {
     let (Parts { headers, extensions, method, uri, .. }, body) = request.into_parts();
     let body = body::read(body, RUNSYNC.max_body, &app.request_memory).await;
     let body = body.map_err(|error| error.of_client(RUNSYNC.max_body))?;
@@ -125,8 +125,7 @@ async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Resu
         return Err(ApiError::FormBody);
     }
     let (request, options) = read_request(&method, &body)?;
-    let query = uri.query().filter(|query| !query.is_empty()).map(|query| format!("?{query}")).unwrap_or_default();
-    let input = OpenAiInput { openai_input: request, openai_route: &format!("/{route}{query}") };
+    let input = OpenAiInput { openai_input: request, openai_route: &openai_route(&uri) };
     let input =
         to_raw_value(&input).map_err(|error| ApiError::BadRequest(format!("the request cannot be queued: {error}")))?;
     let job = new_job(&app, &endpoint, &CallerKey::of(&extensions), Arc::from(input), &RUNSYNC);
@@ -140,13 +139,26 @@ async fn pass(app: App, endpoint: String, route: &str, request: Request) -> Resu
         Ok(job) => job,
         Err(failure) => return Ok(failure.into_response()),
     };
-    cancel_on_drop.disarm();
+    if job.status.is_terminal() {
+        cancel_on_drop.disarm();
+    } else {
+        // The endpoint shuts down, and the caller is told to try again.
+        cancel_on_drop.cancel().await;
+    }
     let items = match &job.ending.output {
         // The handler streams and returns no aggregate: its stream items are the answer.
-        Some(output) if output.get() == "[]" => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
+        output if is_nothing(output.as_ref()) => app.store.drain(&endpoint, &id, Duration::ZERO).await?.1,
         _ => Vec::new(),
     };
     Ok(answer(&job, &items))
+}
+
+/// The path below the endpoint's OpenAI routes with its query, as both were sent: decoded, they could not be told apart.
+fn openai_route(uri: &Uri) -> String {
+    // `/v2/<endpoint>/openai/<route>`
+    let route = uri.path().splitn(5, '/').nth(4).unwrap_or_default();
+    let query = uri.query().filter(|query| !query.is_empty()).map(|query| format!("?{query}")).unwrap_or_default();
+    format!("/{route}{query}")
 }
 
 /// Whether the request uploads files as a browser's form does.
@@ -180,15 +192,26 @@ fn answer(job: &JobView, items: &[Payload]) -> Response {
     if let Some(failure) = Failure::of_job(job) {
         return failure.into_response();
     }
+    let several;
     let output = match items {
+        [] => job.ending.output.as_deref().map_or("null", |output| output.get()),
         [only] => only.get(),
-        _ => job.ending.output.as_deref().map_or("null", |output| output.get()),
+        _ => {
+            let items: Vec<_> = items.iter().map(|item| item.get()).collect();
+            several = format!("[{}]", items.join(","));
+            &several
+        }
     };
     let output = unwrapped(output);
     match Failure::of_output(output) {
         Some(failure) => failure.into_response(),
         None => ([(CONTENT_TYPE, "application/json")], output.to_owned()).into_response(),
     }
+}
+
+/// Whether an output is missing, `null` or an empty list.
+fn is_nothing(output: Option<&Payload>) -> bool {
+    output.is_none_or(|output| serde_json::from_str::<Option<[(); 0]>>(output.get()).is_ok())
 }
 
 /// Handlers for OpenAI routes often stream; their aggregate is then a list with one answer.

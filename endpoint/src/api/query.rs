@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
@@ -12,6 +15,19 @@ use crate::store::{ANONYMOUS, storable};
 
 /// The placeholder that RunPod's app runtime leaves in the URL of job-take.
 const ID: &str = "$ID";
+
+/// The query as a type that serde reads. A mistake in it has the form of every other error.
+#[derive(Debug)]
+pub(crate) struct ReadQuery<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for ReadQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|error| ApiError::BadRequest(error.body_text()))
+    }
+}
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]

@@ -1,9 +1,8 @@
 //! Parses what workers post: results, progress updates and stream items.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -47,7 +46,7 @@ struct ResultBody {
 impl ResultBody {
     fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
         json::object(body).or_else(|error| match std::str::from_utf8(body) {
-            Ok(text) => json::object(json::without_non_finite(text).as_bytes()),
+            Ok(text) => json::object(json::strict(text).as_bytes()),
             Err(_) => Err(error),
         })
     }
@@ -81,20 +80,28 @@ pub(crate) fn parse_stream_item(body: &[u8]) -> Result<Payload, serde_json::Erro
 
 /// What an error says in fields, where it is a JSON object in a text.
 #[derive(Deserialize, Default)]
-pub(crate) struct KnownError<'a> {
+pub(crate) struct KnownError {
     /// Python's `<class 'TimeoutError'>` is not [`TIMEOUT`]. A handler can use that type itself; the store compares the run time with
     /// the timeout for that case.
-    #[serde(borrow, default)]
-    pub(crate) error_type: Cow<'a, str>,
+    #[serde(default, deserialize_with = "text_or_none")]
+    pub(crate) error_type: String,
     #[serde(default)]
     error_message: Value,
-    #[serde(borrow, default)]
-    event: Cow<'a, str>,
+    #[serde(default, deserialize_with = "text_or_none")]
+    event: String,
 }
 
-impl<'a> KnownError<'a> {
-    pub(crate) fn of(error: &'a str) -> Self {
-        error.starts_with('{').then(|| serde_json::from_str(error).ok()).flatten().unwrap_or_default()
+/// A text; empty for every other value, so that the other fields are still read.
+fn text_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        _ => String::new(),
+    })
+}
+
+impl KnownError {
+    pub(crate) fn of(error: &str) -> Self {
+        error.starts_with('{').then(|| json::read(error).ok()).flatten().unwrap_or_default()
     }
 
     /// What a person needs of this error: no traceback, no names of hosts.
@@ -175,6 +182,24 @@ mod tests {
         ] {
             assert_eq!(outcome(&format!(r#"{{"error": {error}}}"#)).not_begun, not_begun, "{error}");
         }
+    }
+
+    #[test]
+    fn an_error_that_is_not_unicode_is_kept_with_its_type() {
+        let plain = outcome(r#"{"error": "no file caf\udce9"}"#);
+        assert_eq!(plain.ending.error.as_deref(), Some("no file caf\u{fffd}"));
+        for error in [
+            r#"{"error_type": "validation", "error_message": "caf\udce9"}"#,
+            r#""{\"error_type\": \"validation\", \"error_message\": \"caf\\udce9\"}""#,
+            r#""{\"error_type\": \"validation\", \"error_message\": \"caf\udce9\", \"event\": null}""#,
+        ] {
+            let outcome = outcome(&format!(r#"{{"error": {error}}}"#));
+            assert_eq!(outcome.mistake, Some(CallerMistake::Validation), "{error}");
+            let text = outcome.ending.error.unwrap();
+            assert_eq!(KnownError::of(&text).message(&text), "caf\u{fffd}");
+        }
+        let item = parse_stream_item(br#"{"output": "caf\udce9"}"#).unwrap();
+        assert_eq!(item.get(), r#""caf\udce9""#, "an output is passed on as it is");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::state::Console;
 use super::wire::{Job, Line, OverviewQuery, Point, Row, Worker};
-use crate::api::ApiError;
+use crate::api::{ApiError, ReadQuery};
 use crate::local::Batching;
 use crate::store::{JobFilter, Seen};
 
@@ -39,7 +39,7 @@ type Events = Vec<Result<Event, Infallible>>;
 pub(super) async fn overview(
     State(console): State<Console>,
     Path(endpoint): Path<String>,
-    Query(query): Query<OverviewQuery>,
+    ReadQuery(query): ReadQuery<OverviewQuery>,
 ) -> Result<Response, ApiError> {
     let filter = JobFilter { status: query.status, id: query.id, limit: MAX_ROWS };
     let stream_state = Overview { console: console.clone(), endpoint, filter, sent: Sent::default() };

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 
 use super::state::Console;
 use super::wire::{Row, searched};
-use crate::api::ApiError;
+use crate::api::{ApiError, ReadQuery};
 use crate::store::{HistoryQuery, JobRow, Status, Timestamp};
 
 /// Jobs on one page.
@@ -57,7 +57,7 @@ impl<'a> Found<'a> {
 pub(super) async fn history(
     State(console): State<Console>,
     Path(endpoint): Path<String>,
-    Query(search): Query<Search>,
+    ReadQuery(search): ReadQuery<Search>,
 ) -> Result<Response, ApiError> {
     let origin = console.store.origin();
     let time = |millis: u64| since(origin, UNIX_EPOCH + Duration::from_millis(millis));

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
 use super::events::{MAX_ROWS, MAX_WORKERS};
 use super::state::Console;
 use super::wire::{Job, OverviewQuery, Point, Row, Worker, millis};
-use crate::api::ApiError;
+use crate::api::{ApiError, ReadQuery};
 use crate::local::{Batching, Gpu, Usage};
 use crate::store::{JobFilter, Seen};
 
@@ -44,7 +44,7 @@ struct WorkerLine<'a> {
 pub(super) async fn overview(
     State(console): State<Console>,
     Path(endpoint): Path<String>,
-    Query(query): Query<OverviewQuery>,
+    ReadQuery(query): ReadQuery<OverviewQuery>,
 ) -> Result<Response, ApiError> {
     let store = &console.store;
     let filter = JobFilter { status: query.status, id: query.id, limit: MAX_ROWS };

@@ -66,6 +66,8 @@ async fn the_handler_gets_the_query_with_the_route() {
         ("v1/files?after=file-1&limit=2", "/v1/files?after=file-1&limit=2"),
         ("v1/files?", "/v1/files"),
         ("v1/files?name=a%20b", "/v1/files?name=a%20b"),
+        ("v1/files/a%3Fb%26c", "/v1/files/a%3Fb%26c"),
+        ("v1/models/org%2Fname?x=1", "/v1/models/org%2Fname?x=1"),
     ] {
         let job = work(&api, r#"{"output": {}}"#);
         api.get(&format!("openai/{path}")).await;
@@ -145,6 +147,25 @@ async fn an_error_object_keeps_its_fields_and_has_the_status_that_fits_however_i
         ("rate_limit_error", json!("rate_limit_exceeded"), 429),
         ("mine", json!("429"), 429),
         ("worker_error", json!(null), 500),
+        // The exceptions of the official client.
+        ("BadRequestError", json!(null), 400),
+        ("AuthenticationError", json!(null), 401),
+        ("PermissionDeniedError", json!(null), 403),
+        ("NotFoundError", json!(null), 404),
+        ("ConflictError", json!(null), 409),
+        ("UnprocessableEntityError", json!(null), 422),
+        ("LengthFinishReasonError", json!(null), 422),
+        ("ContentFilterFinishReasonError", json!(null), 422),
+        ("RateLimitError", json!(null), 429),
+        ("InternalServerError", json!(null), 500),
+        ("APIConnectionError", json!(null), 500),
+        ("APIResponseValidationError", json!(null), 500),
+        ("APITimeoutError", json!(null), 504),
+        ("mine", json!("unprocessable_entity"), 422),
+        ("mine", json!("conflict"), 409),
+        ("mine", json!(422.0), 422),
+        ("mine", json!("422.0"), 422),
+        ("mine", json!(422.5), 500),
     ] {
         let error = json!({"message": "it's why", "type": kind, "code": code, "param": "model", "trace": [1]});
         let code = if code.is_null() { "None".to_owned() } else { code.to_string() };
@@ -176,6 +197,32 @@ async fn an_error_object_keeps_its_fields_and_has_the_status_that_fits_however_i
     let (_, text) = streamed(&[], r#"{"error": {"message": "why"}}"#).await;
     let expected = json!({"error": {"code": 500, "message": "why", "param": null, "type": "server_error"}});
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "what clients read is added");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_object_is_a_failure_whatever_else_is_in_it() {
+    let error = r#"{"message": "no file caf\udce9", "code": 404}"#;
+    for output in [
+        format!(r#"{{"error": {error}}}"#),
+        format!(r#"{{"error": {error}, "object": {{}}}}"#),
+        format!(r#"{{"error": {error}, "object": ["x"]}}"#),
+        format!(r#"{{"error": {error}, "code": NaN, "\udce9": 1e999}}"#),
+        format!(r#"{{"error": {{}}, "error": {error}}}"#),
+        r#"{"object": "error", "message": "no file caf\udce9", "code": 404}"#.to_owned(),
+    ] {
+        let data = Value::from(format!("data: {output}\n\n")).to_string();
+        let api = Api::new();
+        work(&api, &format!(r#"{{"output": {output}}}"#));
+        let Reply { status, text } = chat(&api).await;
+        for (status, text) in [(status, text), streamed(&[&data], r#"{"output": []}"#).await] {
+            assert_eq!(status, StatusCode::NOT_FOUND, "{output}: {text}");
+            let seen: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(seen["error"]["message"], "no file caf\u{fffd}", "{output}");
+        }
+    }
+    let api = Api::new();
+    work(&api, r#"{"output": {"error": {"message": "m", "code": 404, "n": 1e999}}}"#);
+    assert_eq!(chat(&api).await.status, StatusCode::INTERNAL_SERVER_ERROR, "it cannot be read at all");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,6 +318,26 @@ async fn failures_are_openai_error_objects() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_a_result_the_items_that_were_streamed_are_the_answer() {
+    for end in [r#"{"output": []}"#, r#"{"output": [ ]}"#, r#"{"output": null}"#, "{}"] {
+        for (items, expected) in
+            [(&[r#"{"d": 1}"#, r#""two""#][..], r#"[{"d": 1},"two"]"#), (&[r#"{"d": 1}"#], r#"{"d": 1}"#)]
+        {
+            let api = Api::new();
+            let caller = api.clone();
+            let answer = tokio::spawn(async move { chat(&caller).await });
+            let id = api.take("w1").await;
+            for item in items {
+                api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {item}}}"#)).await;
+            }
+            api.done("w1", &id, end).await;
+            let answer = answer.await.unwrap();
+            assert_eq!((answer.status, &*answer.text), (StatusCode::OK, expected), "{end}");
+        }
+    }
+}
+
 /// What a caller reads who wants a stream: the status, and everything that is sent.
 fn stream(api: &Api) -> JoinHandle<(StatusCode, String)> {
     let api = api.clone();
@@ -309,6 +376,27 @@ async fn a_streaming_request_gets_events_as_items_arrive() {
         let (status, text) = streamed(items, r#"{"output": []}"#).await;
         let text = text.replace("{ \"d\"", "{\"d\"").replace("\r\n", "\n");
         assert_eq!((status, text), expected, "{items:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_does_not_end_its_event_is_not_glued_to_what_follows() {
+    let done = "data: [DONE]\n\n";
+    for open in [r#""data: {\"d\": 1}""#, r#""data: {\"d\": 1}\n""#] {
+        let begin = "data: {\"d\": 1}\n";
+        let (_, text) = streamed(&[open, r#"{"d": 2}"#], r#"{"output": []}"#).await;
+        assert!(text.starts_with(begin) && text.ends_with(&format!("\n\ndata: {{\"d\": 2}}\n\n{done}")), "{text}");
+        let (_, text) = streamed(&[open, r#"{"error": {"message": "no"}}"#], r#"{"output": []}"#).await;
+        assert!(text.contains("\n\ndata: {\"error\""), "{text}");
+
+        let api = Api::new();
+        let reader = stream(&api);
+        let id = api.take("w1").await;
+        api.post(&format!("job-stream/w1/{id}"), format!(r#"{{"output": {open}}}"#)).await;
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        api.app.shutdown.cancel();
+        let (_, text) = reader.await.unwrap();
+        assert!(text.starts_with(begin) && text.contains("\n\ndata: {\"error\":{\"code\":503"), "{text}");
     }
 }
 
@@ -439,6 +527,21 @@ async fn a_stream_that_waits_begins_and_is_kept_alive() {
     let (status, text) = reader.await.unwrap();
     assert_eq!(status, StatusCode::OK);
     assert!(text.starts_with(": waiting\n\n: waiting\n\ndata: {\"error\":"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_told_to_try_again_leaves_no_job() {
+    for body in [r#"{"stream": false}"#, r#"{"stream": true}"#] {
+        let api = Api::new();
+        let caller = api.clone();
+        let answer = tokio::spawn(async move { caller.post("openai/v1/completions", body).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 1);
+        api.app.shutdown.cancel();
+        assert_eq!(answer.await.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0, "{body}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,6 +44,18 @@ async fn a_wrong_method_and_an_unknown_path_are_refused_with_a_reason_everywhere
             assert!(reason.contains("method"), "{path}: {reason}");
         }
     }
+    for path in [
+        "console/ep/history?before=zzz",
+        "console/ep/history?from=x",
+        "console/ep/overview?status=x",
+        "console/ep/events?status=x",
+        "docs/%FF",
+        "v2/%FF/health",
+        "console/%FF/history",
+    ] {
+        let (status, _, reason) = refused(&format!("http://{base}/{path}"), Method::GET, "identity").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {reason}");
+    }
     for path in ["nope", "docs/nope", "console/nope", "console/ep/nope", "v2/ep/nope", "v2/ep/status", "graphql/nope"] {
         for encoding in ["identity", "gzip"] {
             let (status, _, reason) = refused(&format!("http://{base}/{path}"), Method::GET, encoding).await;

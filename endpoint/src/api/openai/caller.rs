@@ -15,6 +15,15 @@ impl CancelOnDrop {
     pub(super) fn disarm(mut self) {
         self.job = None;
     }
+
+    /// Cancels it at once: at the end of the program nothing that is left to do later may run.
+    pub(super) async fn cancel(self) {
+        if let Some(job) = &self.job {
+            // A job that has ended since then changes nothing.
+            let _ = self.app.store.cancel(&self.endpoint, job).await;
+        }
+        self.disarm();
+    }
 }
 
 impl Drop for CancelOnDrop {

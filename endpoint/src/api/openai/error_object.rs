@@ -3,13 +3,15 @@
 
 use serde_json::{Map, Value};
 
+use super::super::json as wire_json;
+
 /// The error object: the text itself, or what it holds as `error`.
 pub(super) fn error_object(text: &str) -> Option<Map<String, Value>> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
-    let object: Option<Map<String, Value>> = serde_json::from_str(text).ok();
-    let mut object = object.or_else(|| serde_json::from_str(&json_of_python(text)?).ok())?;
+    let object: Option<Map<String, Value>> = wire_json::read(text).ok();
+    let mut object = object.or_else(|| wire_json::read(&json_of_python(text)?).ok())?;
     match object.remove("error") {
         Some(Value::Object(inner)) => Some(inner),
         Some(Value::String(message)) => {
@@ -54,7 +56,9 @@ fn python_string(text: &str, quote: char) -> Option<(String, &str)> {
                 let code = |letters: &mut std::str::Chars<'_>, digits: usize| {
                     let (code, after) = letters.as_str().split_at_checked(digits)?;
                     *letters = after.chars();
-                    char::from_u32(u32::from_str_radix(code, 16).ok()?)
+                    let code = u32::from_str_radix(code, 16).ok()?;
+                    // Python's texts may hold halves of surrogate pairs.
+                    Some(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
                 };
                 value.push(match letters.next()? {
                     'n' => '\n',
@@ -89,6 +93,9 @@ mod tests {
             format!("{{'error': {python}}}"),
         ] {
             assert_eq!(error_object(&text).map(Value::from), Some(inner.clone()), "{text}");
+        }
+        for text in [r#"{"message": "caf\udce9"}"#, r"{'message': 'caf\udce9'}"] {
+            assert_eq!(error_object(text).map(Value::from), Some(json!({"message": "caf\u{fffd}"})), "{text}");
         }
         let flat = json!({"message": "m", "code": 404});
         assert_eq!(error_object(r#"{"error": "m", "code": 404}"#).map(Value::from), Some(flat));

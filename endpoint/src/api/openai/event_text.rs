@@ -2,6 +2,7 @@
 
 use serde_json::value::RawValue;
 
+use super::super::json as wire_json;
 use super::event_stream::{BYTE_ORDER_MARK, EventStream};
 use crate::store::Payload;
 
@@ -38,17 +39,16 @@ impl EventText {
     }
 
     pub(super) fn push(&mut self, text: &mut String, item: &Payload) {
-        let piece: Option<String> = serde_json::from_str(item.get()).ok();
+        let piece = text_of(item);
         let Some(piece) = piece else {
-            self.give_up(text);
+            self.finish(text);
             return self.write(text, &event(item));
         };
         if self.is_text {
             return self.write(text, &piece);
         }
         self.undecided.push(item.clone());
-        let begin: String =
-            self.undecided.iter().filter_map(|item| serde_json::from_str::<String>(item.get()).ok()).collect();
+        let begin: String = self.undecided.iter().filter_map(text_of).collect();
         let line = begin.trim_start_matches(|letter: char| letter.is_whitespace() || letter == BYTE_ORDER_MARK);
         if FIELDS.iter().any(|field| line.starts_with(field)) {
             self.is_text = true;
@@ -59,7 +59,7 @@ impl EventText {
         }
     }
 
-    /// What follows the last item.
+    /// What follows the last item, and the last text before something else: the end of an event that is still open.
     pub(super) fn finish(&mut self, text: &mut String) {
         self.give_up(text);
         if self.is_within_event() {
@@ -88,6 +88,11 @@ impl EventText {
             self.first_data.get_or_insert(data);
         }
     }
+}
+
+/// The text that an item is.
+fn text_of(item: &Payload) -> Option<String> {
+    item.get().starts_with('"').then(|| wire_json::read(item.get()).ok()).flatten()
 }
 
 /// An event with this JSON. Line breaks of pretty-printed JSON would end it; JSON strings contain none.
@@ -135,6 +140,14 @@ mod tests {
             assert_eq!(written(&pieces), text);
             assert_eq!(written(&[text]), text);
         }
+    }
+
+    #[test]
+    fn a_text_that_is_not_unicode_is_text_too() {
+        let (mut events, mut text) = (EventText::default(), String::new());
+        let item = RawValue::from_string(r#""data: caf\udce9\n\n""#.to_owned()).unwrap();
+        events.push(&mut text, &item.into());
+        assert_eq!(text, "data: caf\u{fffd}\n\n");
     }
 
     #[test]

@@ -72,7 +72,9 @@ impl EventReader {
             }
             let text = reader.read(STEP).await.unwrap_or_else(|failure| {
                 reader.ended = true;
-                failure.event()
+                let mut text = String::new();
+                reader.events.finish(&mut text);
+                text + &failure.event()
             });
             Some((Ok(text), reader))
         });

@@ -1,9 +1,11 @@
 //! Failures as OpenAI clients expect them: a status that tells whether to try again, and an error object with a plain message.
 
+use std::collections::HashMap;
+
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -120,31 +122,31 @@ impl Failure {
     /// The failure that an output or a stream item is: inference servers return error objects. The status is in `code`, in the message,
     /// or follows from the type.
     pub(super) fn of_output(output: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(default)]
-            object: Option<String>,
-            #[serde(default)]
-            error: Value,
-            #[serde(default)]
-            code: Value,
-            #[serde(default)]
-            message: Value,
-            #[serde(default, rename = "type")]
-            kind: Value,
-        }
-        let answer: Answer = wire_json::object(output.as_bytes()).ok()?;
-        if !answer.error.is_object() && answer.object.as_deref() != Some("error") {
-            return None;
-        }
-        Some(match answer.error {
-            Value::Object(object) => Self::of_object(object),
-            _ => {
-                let Answer { code, message, kind, .. } = answer;
-                let message = message.as_str().unwrap_or_default();
-                Self::new(status_of(&code, message, &kind), message)
+        // Much of an answer is no error: only its own fields are looked at, and no value is read that does not matter.
+        let strict;
+        let fields: Option<HashMap<String, &RawValue>> = match serde_json::from_str(output) {
+            Ok(fields) => Some(fields),
+            Err(_) => {
+                strict = wire_json::strict(output);
+                serde_json::from_str(&strict).ok()
             }
-        })
+        };
+        let fields = fields?;
+        let field =
+            |name: &str| fields.get(name).and_then(|raw| wire_json::read(raw.get()).ok()).unwrap_or(Value::Null);
+        match fields.get("error") {
+            Some(error) if error.get().starts_with('{') => Some(match wire_json::read(error.get()) {
+                Ok(object) => Self::of_object(object),
+                // Such as with a number that is too large.
+                Err(_) => Self::of_error(error.get()),
+            }),
+            _ if field("object") == "error" => {
+                let (code, message, kind) = (field("code"), field("message"), field("type"));
+                let message = message.as_str().unwrap_or_default();
+                Some(Self::new(status_of(&code, message, &kind), message))
+            }
+            _ => None,
+        }
     }
 
     /// An error object keeps all that its worker has written. What clients read of every one is added where it is not there.
@@ -182,7 +184,7 @@ impl IntoResponse for Failure {
         let mut response = (self.status, Json(json!({ "error": self.error }))).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::CONFLICT {
-            // Somebody cancelled the job on purpose, and the official clients repeat after a 409 otherwise.
+            // Somebody cancelled the job on purpose, or the handler sees a conflict that stays, and the official clients repeat after a 409 otherwise.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         let retry_after = self.retry_after.or_else(|| Some(retry_after(self.status)?.as_secs()));
@@ -193,7 +195,9 @@ impl IntoResponse for Failure {
 
 /// The status of an error object: its code, the one in its message, or what its words say.
 fn status_of(code: &Value, message: &str, kind: &Value) -> StatusCode {
-    let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
+    // Python may have made a float of it.
+    let number = code.as_f64().or_else(|| code.as_str()?.trim().parse().ok());
+    let number = number.filter(|number| number.fract() == 0.0).map(|number| number as u64);
     let status = number.and_then(failure_status).or_else(|| backend_status(message));
     let status = status.or_else(|| [code, kind].into_iter().find_map(|word| known_word(word.as_str()?)));
     status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -204,10 +208,16 @@ fn known_word(word: &str) -> Option<StatusCode> {
     let word: String =
         word.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_lowercase()).collect();
     Some(match word.strip_suffix("error").unwrap_or(&word) {
-        "invalidrequest" | "badrequest" | "validation" | "contextlengthexceeded" => StatusCode::BAD_REQUEST,
+        "invalidrequest" | "badrequest" | "validation" | "contextlengthexceeded" | "contentpolicyviolation" => {
+            StatusCode::BAD_REQUEST
+        }
         "authentication" | "invalidapikey" => StatusCode::UNAUTHORIZED,
         "permission" | "permissiondenied" => StatusCode::FORBIDDEN,
         "notfound" | "modelnotfound" => StatusCode::NOT_FOUND,
+        "conflict" => StatusCode::CONFLICT,
+        "unprocessableentity" => StatusCode::UNPROCESSABLE_ENTITY,
+        // The answer was cut or withheld, and would be again.
+        "lengthfinishreason" | "contentfilterfinishreason" => StatusCode::UNPROCESSABLE_ENTITY,
         "ratelimit" | "ratelimitexceeded" | "insufficientquota" => StatusCode::TOO_MANY_REQUESTS,
         "overloaded" | "serviceunavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" | "apitimeout" | "deadline" | "deadlineexceeded" | "executiontimeout" => StatusCode::GATEWAY_TIMEOUT,

@@ -19,6 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::database_error::DatabaseError;
+use crate::secret::without_mark;
 
 /// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
 const MAX_CONNECTIONS: usize = 16;
@@ -84,7 +85,7 @@ impl DatabaseUrl {
         if let Some(path) = file {
             let text =
                 std::fs::read_to_string(path).map_err(|error| DatabaseError::PasswordFile(path.to_owned(), error))?;
-            self.0.password(text.lines().next().unwrap_or_default());
+            self.0.password(without_mark(&text).lines().next().unwrap_or_default());
         } else if self.0.get_password().is_none()
             && let Ok(password) = std::env::var("PGPASSWORD")
         {
