@@ -29,6 +29,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Message of CUDA when a context is lost.
+/// Extension of the file that says that a job waits for the file without it.
+const WAITS: &str = "waits";
 const LOST: &str = "CUDA error: an illegal memory access was encountered";
 
 /// What a job does.
@@ -157,6 +159,7 @@ impl Handler for Puppet {
                 self.note(&file, "end", job.id())?;
             }
             Do::WaitFor { path } => {
+                let _ = std::fs::write(path.with_extension(WAITS), "");
                 // Thousands may wait at the same time.
                 let mut pause = Duration::from_millis(10);
                 while !path.exists() {

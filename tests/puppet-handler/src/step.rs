@@ -7,7 +7,7 @@ use std::time::Duration;
 use runpod_handler_sdk::{Check, Handler, HandlerError, Job, LoadEnv, Running, StepHandler, StepLimits};
 use serde_json::{Value, json};
 
-use crate::{Do, Puppet, start};
+use crate::{Do, Puppet, WAITS, start};
 
 /// Most running jobs.
 const MAX_RUNNING: u32 = 16;
@@ -66,6 +66,7 @@ impl StepHandler for Step {
             match input {
                 // The first step goes on until the file exists, or any job is stopped. The second one is the last.
                 Do::WaitFor { path } if taken == 1 => {
+                    let _ = std::fs::write(path.with_extension(WAITS), "");
                     while !path.exists() && running.iter().all(|one| !one.job.is_stopped()) {
                         sleep(Duration::from_millis(1));
                     }
