@@ -28,9 +28,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Message of CUDA when a context is lost.
 /// Extension of the file that says that a job waits for the file without it.
 const WAITS: &str = "waits";
+/// Message of CUDA when a context is lost.
 const LOST: &str = "CUDA error: an illegal memory access was encountered";
 
 /// What a job does.
