@@ -4,12 +4,12 @@ use super::*;
 
 const SOON_LOST: &str = "after = \"0s\"\nlost_after = \"3s\"";
 
-/// Lets everything through to `far`, but for requests whose path contains `part`, which are not answered while the switch is on.
-fn deaf(far: &Api, part: &'static str) -> (Router, Arc<AtomicBool>) {
+/// Lets everything through to `far`; while the switch is on, nothing is answered.
+fn deaf(far: &Api) -> (Router, Arc<AtomicBool>) {
     let is_deaf = Arc::new(AtomicBool::new(false));
     let deaf = Arc::clone(&is_deaf);
     let router = far.router.clone().layer(from_fn(move |request: Request, next: Next| {
-        let is_deaf = deaf.load(Ordering::Relaxed) && request.uri().path().contains(part);
+        let is_deaf = deaf.load(Ordering::Relaxed);
         async move { if is_deaf { std::future::pending().await } else { next.run(request).await } }
     }));
     (router, is_deaf)
@@ -23,7 +23,7 @@ async fn returned(near: &Near, times: u64) {
 async fn a_job_that_ended_there_while_nothing_was_heard_of_it_is_not_run_again() {
     for (report, state) in [(r#"{"output": "paid"}"#, "COMPLETED"), (r#"{"error": "bad input"}"#, "FAILED")] {
         let far = Api::new();
-        let (router, is_deaf) = deaf(&far, "/");
+        let (router, is_deaf) = deaf(&far);
         let near = Near::start(&serve(router).await, SOON_LOST);
         let job = near.api.run(r#"{"input": 1}"#).await;
         let there = taken(&far).await;
@@ -43,7 +43,7 @@ async fn a_job_that_ended_there_while_nothing_was_heard_of_it_is_not_run_again()
 #[tokio::test]
 async fn a_worker_of_this_endpoint_that_has_begun_such_a_job_by_then_is_stopped() {
     let far = Api::new();
-    let (router, is_deaf) = deaf(&far, "/");
+    let (router, is_deaf) = deaf(&far);
     let near = Near::start(&serve(router).await, SOON_LOST);
     let job = near.api.run(r#"{"input": 1}"#).await;
     let there = taken(&far).await;
@@ -61,7 +61,7 @@ async fn a_worker_of_this_endpoint_that_has_begun_such_a_job_by_then_is_stopped(
 #[tokio::test]
 async fn a_job_that_streams_is_run_again_when_its_items_are_lost() {
     let far = Api::new();
-    let (router, is_deaf) = deaf(&far, "/");
+    let (router, is_deaf) = deaf(&far);
     let near = Near::start(&serve(router).await, SOON_LOST);
     let job = near.api.run(r#"{"input": 1}"#).await;
     let there = taken(&far).await;
@@ -78,15 +78,18 @@ async fn a_job_that_streams_is_run_again_when_its_items_are_lost() {
 /// As when this process was suspended, or its connection has died.
 #[tokio::test]
 async fn a_job_is_asked_for_once_before_it_counts_as_lost() {
-    let far = Api::new();
-    let (router, is_deaf) = deaf(&far, "/stream/");
+    let (far, loses_one) = (Api::new(), Arc::new(AtomicBool::new(false)));
+    let loses = Arc::clone(&loses_one);
+    let router = far.router.clone().layer(from_fn(move |request: Request, next: Next| {
+        let is_lost = request.uri().path().contains("/stream/") && loses.swap(false, Ordering::Relaxed);
+        async move { if is_lost { std::future::pending().await } else { next.run(request).await } }
+    }));
     let near = Near::start(&serve(router).await, SOON_LOST);
     let job = near.api.run(r#"{"input": 1}"#).await;
     let there = taken(&far).await;
     near.reaches(&job, "IN_PROGRESS").await;
-    is_deaf.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(4500)).await;
-    is_deaf.store(false, Ordering::Relaxed);
+    loses_one.store(true, Ordering::Relaxed);
+    eventually("a question is lost", async || (!loses_one.load(Ordering::Relaxed)).then_some(())).await;
     far.done("f1", id(&there), r#"{"output": "once"}"#).await;
     assert_eq!(near.reaches(&job, "COMPLETED").await["output"], "once");
     assert_eq!(near.counts.totals("ep").unwrap().returned, 0);
