@@ -45,10 +45,10 @@ pub(super) enum FarError {
 pub(super) enum Why {
     /// The far endpoint would refuse it again.
     OfJob,
-    /// The far endpoint had it, or may have had it, and has lost it.
+    /// A worker of the far endpoint had begun it, or its submission had an answer that makes no sense.
     Lost,
-    /// The far endpoint takes no jobs at the moment.
-    NoneTaken,
+    /// The far endpoint or the way to it fails, which says nothing about the job.
+    Outage,
 }
 
 impl FarError {
@@ -56,11 +56,9 @@ impl FarError {
     pub(super) fn why(&self) -> Why {
         match self {
             Self::Refused { status: 400 | 413 | 422, .. } => Why::OfJob,
-            // It may run there: not again and again.
-            _ if self.is_in_doubt() => Why::Lost,
             Self::Refused { status: 300..=399 | 401..=403 | 408 | 425 | 429 | 500.., .. }
             | Self::Unreachable { .. }
-            | Self::NotFound => Why::NoneTaken,
+            | Self::NotFound => Why::Outage,
             Self::Refused { .. } | Self::TooLarge(_) | Self::Reply(_) | Self::Id => Why::Lost,
         }
     }
@@ -119,7 +117,13 @@ impl FarEndpoint {
 
     /// The job as it is.
     pub(super) async fn status(&self, id: &str) -> Result<FarJob, FarError> {
-        Ok(FarJob::parse(&self.send(self.http.get(self.path(&["status", id])), self.silence).await?)?)
+        self.status_within(id, self.silence).await
+    }
+
+    /// The same; the far endpoint may be silent for `longest`.
+    pub(super) async fn status_within(&self, id: &str, longest: Duration) -> Result<FarJob, FarError> {
+        let silence = longest.min(self.silence);
+        Ok(FarJob::parse(&self.send(self.http.get(self.path(&["status", id])), silence).await?)?)
     }
 
     /// The stream items since the last call. Waits a moment for the first one.
@@ -129,12 +133,24 @@ impl FarEndpoint {
         Ok(serde_json::from_slice(&self.send(self.http.get(url), self.silence).await?)?)
     }
 
-    /// Cancels the job. One that is not known, or has ended, is no longer there to be cancelled.
-    pub(super) async fn cancel(&self, id: &str, longest: Option<Duration>) -> Result<(), FarError> {
+    /// Cancels the job; how it has ended, as far as the far endpoint says. One that had ended before is there with its result. One that
+    /// is not known is no longer there to be cancelled.
+    pub(super) async fn cancel(&self, id: &str, longest: Option<Duration>) -> Result<Option<FarJob>, FarError> {
         let silence = longest.unwrap_or(self.silence).min(self.silence);
         match self.send(self.http.post(self.path(&["cancel", id])), silence).await {
-            Ok(_) | Err(FarError::NotFound | FarError::Refused { status: 400 | 409 | 410 | 422, .. }) => Ok(()),
-            Err(error) => Err(error),
+            Ok(body) => match FarJob::parse(&body) {
+                // Not every endpoint answers with the result.
+                Ok(job) if job.has_result() => {}
+                job => return Ok(job.ok()),
+            },
+            Err(FarError::TooLarge(_) | FarError::Refused { status: 400 | 409 | 422, .. }) => {}
+            Err(FarError::NotFound | FarError::Refused { status: 410, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        match self.status_within(id, silence).await {
+            Ok(job) => Ok(Some(job)),
+            Err(error) if error.why() == Why::Outage && !matches!(error, FarError::NotFound) => Err(error),
+            Err(_) => Ok(None),
         }
     }
 

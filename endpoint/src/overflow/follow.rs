@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{FarEndpoint, FarError, Why};
 use super::counts::EndpointCounts;
-use super::limits::{LAST_CANCEL_TIME, RETRY_PAUSE, STATUS_INTERVAL, STREAM_INTERVAL};
+use super::limits::{LAST_CANCEL_TIME, LAST_STATUS_TIME, RETRY_PAUSE, STATUS_INTERVAL, STREAM_INTERVAL};
 use super::settings::OverflowSettings;
 use super::spending::dollars;
 use super::wire::{FarJob, FarStream};
@@ -75,20 +75,26 @@ pub(super) enum How {
 pub(super) struct Departure {
     pub(super) how: How,
     pub(super) dollars: f64,
-    /// Its id at the far endpoint, where it is to be cancelled.
-    pub(super) cancel: Option<String>,
+    /// It is to be cancelled at the far endpoint.
+    pub(super) cancel: Option<ToCancel>,
+}
+
+/// A job that is to be cancelled at the far endpoint.
+#[derive(Debug)]
+pub(super) struct ToCancel {
+    /// Its id there.
+    pub(super) far_id: String,
+    /// A result that it has there by then is its result here: nobody has read a part of it.
+    pub(super) takes_result: bool,
+    /// When it began there, as far as this process knows.
+    pub(super) begun: Option<Instant>,
+    /// Its cost is counted already.
+    pub(super) is_paid: bool,
 }
 
 impl From<How> for Departure {
     fn from(how: How) -> Self {
         Self { how, dollars: 0.0, cancel: None }
-    }
-}
-
-impl Departure {
-    /// It may be at the far endpoint still.
-    fn and_cancel(self, far_id: &str) -> Self {
-        Self { cancel: Some(far_id.to_owned()), ..self }
     }
 }
 
@@ -109,6 +115,8 @@ pub(super) struct Follower {
 struct Seen {
     progress: Option<Payload>,
     last_status: Option<Instant>,
+    /// Stream items were read.
+    items: bool,
 }
 
 impl Follower {
@@ -120,7 +128,11 @@ impl Follower {
             Ok(far_id) => far_id,
             Err(error) => {
                 shared.counts.note_far(error.why() == Why::OfJob);
-                tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint does not accept a job. It goes back to the queue.");
+                if error.why() == Why::OfJob {
+                    tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint refuses a job for its own sake. It is not sent again, and waits for a worker of this endpoint: start one, or cancel the job and submit it corrected.");
+                } else {
+                    tracing::warn!(endpoint = %shared.endpoint, job = %self.job, %error, "The overflow endpoint does not accept a job. It goes back to the queue.");
+                }
                 return self.give_back(error.why()).await;
             }
         };
@@ -146,7 +158,7 @@ impl Follower {
     /// Follows a job that was submitted before.
     pub(super) async fn follow(&self, far_id: &str) -> Departure {
         let mut seen = Seen::default();
-        let mut heard = Instant::now();
+        let (mut heard, mut asked) = (Instant::now(), false);
         loop {
             if self.leave.is_cancelled() {
                 return self.left(far_id).await;
@@ -161,22 +173,28 @@ impl Follower {
             let error = match round {
                 Ok(Some(departure)) => return departure,
                 Ok(None) => {
-                    heard = Instant::now();
+                    (heard, asked) = (Instant::now(), false);
                     self.shared.counts.note_far(true);
                     continue;
                 }
                 Err(error @ FarError::TooLarge(_)) => {
                     let outcome =
                         Outcome::failed(format!("the result cannot be fetched from the overflow endpoint: {error}"));
-                    return self.end(outcome, None).await.and_cancel(far_id);
+                    let to_cancel = ToCancel { is_paid: true, ..self.to_cancel(far_id, false) };
+                    return Departure { cancel: Some(to_cancel), ..self.end(outcome, None).await };
                 }
                 Err(error) => error,
             };
             let is_lost = matches!(error, FarError::NotFound);
             if is_lost || heard.elapsed() >= self.shared.settings.lost_after {
+                // It may be this side that heard nothing: its process was suspended, or its connection is dead.
+                if !is_lost && !asked && self.shared.far.status_within(far_id, LAST_STATUS_TIME).await.is_ok() {
+                    (heard, asked) = (Instant::now(), true);
+                    continue;
+                }
                 tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, %error, "The overflow endpoint has lost a job. It goes back to the queue.");
                 self.shared.counts.note_far(is_lost);
-                return self.give_back(Why::Lost).await.and_cancel(far_id);
+                return self.lose(far_id, &seen).await;
             }
             tokio::select! {
                 () = sleep(RETRY_PAUSE) => {}
@@ -190,7 +208,9 @@ impl Follower {
     async fn round(&self, far_id: &str, seen: &mut Seen) -> Result<Option<Departure>, FarError> {
         let far = &self.shared.far;
         let started = Instant::now();
-        let status = self.pass_items(far.stream(far_id).await?).await;
+        let reply = far.stream(far_id).await?;
+        seen.items |= !reply.stream.is_empty();
+        let status = self.pass_items(reply).await;
         if status == Status::InProgress {
             self.begin(Duration::ZERO).await;
         }
@@ -201,7 +221,7 @@ impl Follower {
             match job.status {
                 Status::Cancelled => {
                     tracing::warn!(endpoint = %self.shared.endpoint, job = %self.job, "A job was cancelled at the overflow endpoint. It goes back to the queue.");
-                    return Ok(Some(self.give_back(Why::Lost).await.and_cancel(far_id)));
+                    return Ok(Some(self.lose(far_id, seen).await));
                 }
                 status if status.is_terminal() => return self.finish(far_id, job).await.map(Some),
                 _ => self.pass_progress(&job, seen).await,
@@ -280,12 +300,22 @@ impl Follower {
         if self.patiently(|| store.hand_back(endpoint, OVERFLOW, &ids)).await.is_some_and(|returned| returned > 0) {
             counts.note(|totals| totals.returned += 1);
         }
-        self.charged(How::Returned(why))
+        How::Returned(why).into()
+    }
+
+    /// Gives back a job that the far endpoint had accepted. One that only waited there is not to blame.
+    async fn lose(&self, far_id: &str, seen: &Seen) -> Departure {
+        let why = if self.begun.get().is_some() { Why::Lost } else { Why::Outage };
+        Departure { cancel: Some(self.to_cancel(far_id, !seen.items)), ..self.give_back(why).await }
     }
 
     fn stopped(&self, far_id: &str) -> Departure {
         self.shared.counts.note(|totals| totals.stopped += 1);
-        self.charged(How::Stopped).and_cancel(far_id)
+        Departure { cancel: Some(self.to_cancel(far_id, false)), ..How::Stopped.into() }
+    }
+
+    fn to_cancel(&self, far_id: &str, takes_result: bool) -> ToCancel {
+        ToCancel { far_id: far_id.to_owned(), takes_result, begun: self.begun.get().copied(), is_paid: false }
     }
 
     async fn left(&self, far_id: &str) -> Departure {
@@ -294,13 +324,6 @@ impl Follower {
             tracing::warn!(%endpoint, job = %self.job, far_id, %error, "A job could not be cancelled at the overflow endpoint, and runs there to its end.");
         }
         How::Left.into()
-    }
-
-    /// A departure without a cost from the far endpoint: the time that the job ran has its price.
-    fn charged(&self, how: How) -> Departure {
-        let dollars = self.shared.settings.price.map(|price| price.of(self.ran_for())).unwrap_or_default();
-        self.shared.counts.note(|totals| totals.dollars += dollars);
-        Departure { how, dollars, cancel: None }
     }
 
     /// As the method of [`Shared`], for this job.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::cancel::cancel;
 use super::client::{FarEndpoint, Why};
 use super::counts::{EndpointCounts, HeldBack};
-use super::follow::{Departure, Follower, How, Shared};
+use super::follow::{Departure, Follower, How, Shared, ToCancel};
 use super::limits::{
     CANCELS, FIRST_PAUSE, HELD_BACK_INTERVAL, LONGEST_PAUSE, LOOK_INTERVAL, MAX_RETURNS, REMEMBERED_RETURNS,
     RETRY_PAUSE, SHUTDOWN_TIME, STOP_TIME,
@@ -89,7 +89,8 @@ pub(super) struct Forwarder {
     tasks: JoinSet<Left>,
     /// Jobs that are to be cancelled at the far endpoint, with how long they may run there. They are not sent again before that is done.
     cancelling: HashMap<JobId, Duration>,
-    cancels: JoinSet<JobId>,
+    /// Each with what it has cost.
+    cancels: JoinSet<(JobId, f64)>,
     /// Jobs that the far endpoint has refused or lost too often.
     refused: HashSet<JobId>,
     restraint: Restraint,
@@ -198,7 +199,7 @@ impl Forwarder {
                     Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
                 },
                 Some(left) = self.tasks.join_next() => self.note(left.ok()),
-                Some(job) = self.cancels.join_next() => self.note_cancelled(job.ok()),
+                Some(cancelled) = self.cancels.join_next() => self.note_cancelled(cancelled.ok()),
             }
         }
     }
@@ -220,7 +221,9 @@ impl Forwarder {
             }
         };
         for job in cancels {
-            self.cancel(job.id, job.far_id.to_string(), job.run_time);
+            let to_cancel =
+                ToCancel { far_id: job.far_id.to_string(), takes_result: true, begun: None, is_paid: false };
+            self.cancel(job.id, to_cancel, job.run_time.saturating_add(STOP_TIME));
         }
         for job in jobs {
             match job.far_id {
@@ -358,30 +361,31 @@ impl Forwarder {
     }
 
     /// Cancels a job at the far endpoint in the background.
-    fn cancel(&mut self, job: JobId, far_id: String, run_time: Duration) {
-        self.cancelling.insert(Arc::clone(&job), run_time.saturating_add(STOP_TIME));
+    fn cancel(&mut self, job: JobId, to_cancel: ToCancel, longest: Duration) {
+        self.cancelling.insert(Arc::clone(&job), longest);
         let (shared, leave) = (Arc::clone(&self.shared), self.leave.clone());
         self.cancels.spawn(async move {
-            cancel(&shared, &job, &far_id, &leave).await;
-            job
+            let dollars = cancel(&shared, &job, &to_cancel, longest, &leave).await;
+            (job, dollars)
         });
     }
 
     /// Notes that a job has been cancelled there, or that its task has panicked.
-    fn note_cancelled(&mut self, job: Option<JobId>) {
-        if let Some(job) = job {
+    fn note_cancelled(&mut self, cancelled: Option<(JobId, f64)>) {
+        if let Some((job, dollars)) = cancelled {
             self.cancelling.remove(&job);
+            self.spending.note(self.started.elapsed(), dollars);
         }
     }
 
     /// Notes that a task has ended. A job whose task has panicked is missing from the heartbeats from now on.
     fn note(&mut self, left: Option<Left>) {
-        let ended = left.as_ref().and_then(|(job, ..)| self.held.get(job)).map(|held| held.run_time);
+        let longest = left.as_ref().and_then(|(job, ..)| self.held.get(job)).map(Held::longest);
         self.held.retain(|_, held| !held.task.is_finished());
         let Some((job, sent, Departure { how, dollars, cancel })) = left else { return };
         self.spending.note(self.started.elapsed(), dollars);
-        if let Some(far_id) = cancel {
-            self.cancel(Arc::clone(&job), far_id, ended.unwrap_or_default());
+        if let Some(to_cancel) = cancel {
+            self.cancel(Arc::clone(&job), to_cancel, longest.unwrap_or_default());
         }
         match how {
             How::Ended => {
@@ -405,11 +409,14 @@ impl Forwarder {
         }
         let is_over = match why {
             Why::OfJob => true,
-            // However long that lasts, it says nothing about the job.
-            Why::NoneTaken => false,
+            // However long that lasts.
+            Why::Outage => false,
             Why::Lost => {
                 let times = self.returns.entry(Arc::clone(&job)).or_default();
                 *times += 1;
+                if *times >= MAX_RETURNS {
+                    tracing::warn!(endpoint = %self.shared.endpoint, %job, times = *times, "The overflow endpoint has lost a job again and again after it had begun. It is not sent again, and waits for a worker of this endpoint: start one, or cancel the job and submit it again.");
+                }
                 *times >= MAX_RETURNS
             }
         };
@@ -437,13 +444,13 @@ mod tests {
     #[tokio::test]
     async fn only_what_says_something_about_a_job_ends_its_overflow() {
         let mut forwarder = forwarder();
-        for (why, times) in [(Why::NoneTaken, 100), (Why::Lost, MAX_RETURNS), (Why::OfJob, 1)] {
+        for (why, times) in [(Why::Outage, 100), (Why::Lost, MAX_RETURNS), (Why::OfJob, 1)] {
             let job: JobId = format!("{why:?}").into();
             for time in 1..=times {
                 assert!(forwarder.refused.is_empty(), "{why:?} {time}");
                 forwarder.note(Some((Arc::clone(&job), Instant::now(), How::Returned(why).into())));
             }
-            assert_eq!(forwarder.refused.remove(&job), why != Why::NoneTaken, "{why:?}");
+            assert_eq!(forwarder.refused.remove(&job), why != Why::Outage, "{why:?}");
         }
     }
 

@@ -20,10 +20,12 @@ pub(super) const TRANSFER_TIME: Duration = Duration::from_secs(300);
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Before a request is repeated that has failed, and before the store is asked again.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long the far endpoint may be silent when it is asked for the last time about a job that counts as lost otherwise.
+pub(super) const LAST_STATUS_TIME: Duration = Duration::from_secs(2);
 /// No job is sent for this long after the far endpoint has failed; doubled with each failure in a row, up to the second.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A job that was lost this often is not sent again.
+/// A job that was lost this often after it had begun is not sent again.
 pub(super) const MAX_RETURNS: u32 = 3;
 /// Jobs remembered because they were lost or refused; then all are forgotten.
 pub(super) const REMEMBERED_RETURNS: usize = 10_000;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::Url;
 use serde::{Deserialize, Deserializer};
 
-use super::limits::STOP_TIME;
+use super::limits::{SHORTEST_SILENCE, STOP_TIME};
 use super::spending::Price;
 use crate::api::is_id;
 use crate::secret::Secret;
@@ -118,8 +118,8 @@ impl OverflowConfig {
         if !(1..=MAX_IN_FLIGHT).contains(&self.max_in_flight) {
             return Some("`overflow.max_in_flight` must be 1 to 1000");
         }
-        if !(Duration::from_secs(1)..=WEEK).contains(&self.lost_after) {
-            return Some("`overflow.lost_after` must be 1s to 7d");
+        if !(SHORTEST_SILENCE..=WEEK).contains(&self.lost_after) {
+            return Some("`overflow.lost_after` must be 3s to 7d: no request waits for less than 3s");
         }
         if !is_price(self.price_per_hour) || !is_price(self.max_dollars_per_hour) {
             return Some("`overflow.price_per_hour` and `overflow.max_dollars_per_hour` must be greater than 0");
@@ -239,7 +239,7 @@ mod tests {
             ("url = \"https://h/v2/e%20f\"\nafter = \"1s\"", "must end in /v2/<endpoint id>"),
             ("url = \"https://h/v2/e\"\nafter = \"8d\"", "7d"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nmax_in_flight = 0", "1 to 1000"),
-            ("url = \"https://h/v2/e\"\nafter = \"1s\"\nlost_after = \"10ms\"", "1s to 7d"),
+            ("url = \"https://h/v2/e\"\nafter = \"1s\"\nlost_after = \"2s\"", "3s to 7d"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nprice_per_hour = -1.0", "greater than 0"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nmax_dollars_per_hour = 1.0", "price_per_hour"),
             ("url = \"https://h/v2/e\"\nafter = \"1s\"\nkey_file = \"f\"\nkey_env = \"V\"", "exclude"),

@@ -85,11 +85,24 @@ impl FarJob {
         Ok(Self { status, execution, report })
     }
 
+    /// Whether it has ended by itself.
+    pub(super) fn has_result(&self) -> bool {
+        self.status.is_terminal() && self.status != Status::Cancelled
+    }
+
     /// The latest progress update of a job that runs.
     pub(super) fn progress(&self) -> Option<&Payload> {
         match &self.report {
             Report::Progress(output) => output.as_ref(),
             Report::Final(_) => None,
+        }
+    }
+
+    /// What it has cost, where the far endpoint reports that.
+    pub(super) fn cost(&self) -> Option<&Payload> {
+        match &self.report {
+            Report::Progress(_) => None,
+            Report::Final(outcome) => outcome.ending.cost.as_ref(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod costs;
 mod doubt;
+mod lost;
 mod programs;
 
 use std::collections::BTreeMap;

@@ -113,7 +113,7 @@ async fn a_job_comes_back_from_a_cloud_that_is_killed_and_has_forgotten_it_or_st
     for returns in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let cloud = Program::start(folder.path(), &["--bind", "127.0.0.1:0", "--endpoint-id", "ep"]).await;
-        let near = near_program(&folder, &cloud.base, if returns { "60s" } else { "2s" }, &[]).await;
+        let near = near_program(&folder, &cloud.base, if returns { "60s" } else { "3s" }, &[]).await;
         let job = submit(&near).await;
         cloud.get("job-take/f1?gpu=FAR&job_in_progress=0").await;
         near.reaches(&job, "IN_PROGRESS").await;
