@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::MatchedPath;
 use axum::http::header::ALLOW;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method};
@@ -39,25 +39,6 @@ impl Methods {
         let allowed = route.and_then(|route| self.by_route.get(route)).unwrap_or(&self.others);
         Some(([(ALLOW, allowed.clone())], ApiError::WrongMethod).into_response())
     }
-}
-
-/// Where HEAD is refused.
-const REFUSED_BELOW: &str = "/v2/";
-
-/// Whether the request is one to a route that refuses HEAD.
-pub(crate) fn is_refused_by(request: &Request) -> bool {
-    request.uri().path().starts_with(REFUSED_BELOW)
-}
-
-/// The answer without HEAD among the methods that it names: the router names it wherever there is GET.
-pub(crate) fn unnamed(mut response: Response) -> Response {
-    let allowed = response.headers().get(ALLOW).and_then(|allowed| allowed.to_str().ok());
-    let Some(allowed) = allowed.filter(|allowed| allowed.contains("HEAD")) else { return response };
-    let others: Vec<_> = allowed.split(',').map(str::trim).filter(|method| *method != "HEAD").collect();
-    if let Ok(others) = HeaderValue::from_str(&others.join(",")) {
-        response.headers_mut().insert(ALLOW, others);
-    }
-    response
 }
 
 fn allowed(item: &PathItem) -> Option<HeaderValue> {

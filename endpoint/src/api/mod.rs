@@ -86,9 +86,8 @@ pub fn with_common_layer<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
 }
 
 async fn common(request: Request, next: Next) -> Response {
-    let (is_openai, refuses_head) = (openai::is_asked_by(&request), head::is_refused_by(&request));
+    let is_openai = openai::is_asked_by(&request);
     let response = error::with_reason(encoding::translate(request, next).await);
-    let response = if refuses_head { head::unnamed(response) } else { response };
     if is_openai { openai::in_its_form(response) } else { response }
 }
 

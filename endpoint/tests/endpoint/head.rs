@@ -33,9 +33,7 @@ async fn head_is_refused_on_every_route_with_the_methods_that_it_has() {
     let routes: Vec<_> = documented.chain(of_workers).chain([metrics]).collect();
     assert!(routes.len() > 25, "{routes:?}");
     for (path, methods) in routes {
-        assert_eq!(ask(&api, Method::HEAD, &path).await, (StatusCode::METHOD_NOT_ALLOWED, methods.clone()), "{path}");
-        let other = ask(&api, Method::TRACE, &path).await;
-        assert_eq!(other, (StatusCode::METHOD_NOT_ALLOWED, methods), "every refusal names the same: {path}");
+        assert_eq!(ask(&api, Method::HEAD, &path).await, (StatusCode::METHOD_NOT_ALLOWED, methods), "{path}");
     }
     assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0, "no job came of it");
     assert_eq!(ask(&api, Method::HEAD, "/openapi.json").await.0, StatusCode::OK, "a document is safe to ask for");
