@@ -19,6 +19,7 @@ mod lease;
 mod metrics_docs;
 mod monitoring;
 mod openai;
+mod openai_streams;
 mod overflow;
 mod policy;
 mod prestart;
