@@ -386,7 +386,7 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     (
         "OpenAI: text of an event stream arrives joined wherever it was cut, and an error output has its status",
         &[
-            "openai::a_streaming_request_gets_events_as_items_arrive",
+            "openai_streams::a_streaming_request_gets_events_as_items_arrive",
             "openai::the_status_of_a_failure_tells_whether_to_try_again",
         ],
     ),
