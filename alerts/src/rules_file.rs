@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(named(&rules, "unhealthy"), None);
         assert_eq!(named(&rules, "gpu_underused").unwrap().condition, Condition::Above(0.9));
         assert_eq!(named(&rules, "deep").unwrap().severity, Severity::Critical);
-        assert_eq!(rules.len(), 7);
+        assert_eq!(rules.len(), 8);
     }
 
     #[test]
