@@ -166,7 +166,7 @@ impl SendQueue {
         self.write_or_wake(state);
     }
 
-    /// Waits until everything that is queued now was written; `false` when `limit` passed first or the connection is closed.
+    /// Waits until everything that is queued now was written; `false` when `limit` passed or the connection was closed before that.
     /// What was written reaches the worker even if this process crashes at once.
     pub(crate) fn flush(&self, limit: Duration) -> bool {
         let mut state = self.state.lock();
@@ -184,7 +184,7 @@ impl SendQueue {
             }
             MutexGuard::unlocked(&mut state, || thread::park_timeout(left));
         }
-        !state.closed && state.written >= last
+        state.written >= last
     }
 
     /// Ends the writer thread once everything was written.

@@ -371,7 +371,7 @@ fn checks_follow_the_platforms_variables_and_defaults() {
 #[test]
 fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let config = load(&[], &platform());
-    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (7, None));
+    assert_eq!((config.alerts.rules.len(), config.alerts.webhook), (8, None));
 
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.toml");
@@ -379,7 +379,7 @@ fn alerts_have_default_rules_and_their_webhook_is_not_shown() {
     let url = "https://hooks.example.org/T0/s3cret";
     let env = with(platform(), "RUNPOD_WORKER_ALERT_WEBHOOK", url);
     let config = load(&["--alert-rules", rules.to_str().unwrap(), "--alert-format", "slack"], &env);
-    assert_eq!((config.alerts.rules.len(), config.alerts.format), (6, runpod_alerts::Format::Slack));
+    assert_eq!((config.alerts.rules.len(), config.alerts.format), (7, runpod_alerts::Format::Slack));
     assert_eq!(config.alerts.webhook.as_ref().unwrap().expose(), url);
     let shown = format!("{} {:?}", config.description, config.alerts);
     assert!(shown.contains("alert-webhook") && !shown.contains("s3cret"), "{shown}");

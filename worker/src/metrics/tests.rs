@@ -160,8 +160,12 @@ fn sorted(metrics: &Metrics) -> String {
     }
     for block in &mut blocks {
         let samples = block.iter().position(|line| !line.starts_with('#')).unwrap_or(block.len());
-        // Buckets keep their order because the sort is stable and looks at what stands before `le` only.
-        block[samples..].sort_by_key(|line| line.split("le=").next());
+        // Buckets of a series keep their order because the sort is stable and does not look at `le` and the value.
+        block[samples..].sort_by_key(|line| {
+            let sample = line.rsplit_once(' ').map_or(*line, |(sample, _)| sample);
+            let (name, labels) = sample.split_once("le=\"").unwrap_or((sample, ""));
+            (name, labels.split_once('"').map(|(_, others)| others))
+        });
     }
     blocks.concat().join("\n")
 }
