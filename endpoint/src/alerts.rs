@@ -99,6 +99,9 @@ impl Watching {
 
     /// Posts what there is, if it is this program's turn.
     async fn post(&mut self) {
+        if self.sender.is_none() {
+            return self.waiting.clear();
+        }
         let now = Instant::now();
         if self.waiting.is_empty() && self.looked.is_some_and(|looked| now - looked < LOOK_INTERVAL) {
             return;

@@ -24,8 +24,8 @@ use crate::api::limits;
 /// Bytes of requests that are sent at once: less than an endpoint takes (10 MiB).
 const CHUNK: usize = 8 << 20;
 
-/// Bytes of a request that an endpoint takes, alone in `{"requests":[]}`.
-const MAX_REQUEST: usize = limits::BATCH_BODY - 15;
+/// Bytes of a request that an endpoint takes, alone in a body.
+const MAX_REQUEST: usize = limits::BATCH_BODY - r#"{"requests":[]}"#.len();
 
 /// Between two looks at a batch.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -37,7 +37,7 @@ impl Output {
         if error.kind() != ErrorKind::BrokenPipe {
             self.incomplete = true;
             self.note(&format!(
-                "runpod-endpoint: the output is incomplete: {error}; see to the file or device it goes to"
+                "runpod-endpoint: the output is incomplete: {error}; make room where it goes, or send it elsewhere"
             ));
         }
     }

@@ -15,6 +15,27 @@ fn deaf(far: &Api) -> (Router, Arc<AtomicBool>) {
     (router, is_deaf)
 }
 
+/// A job that has begun at a far endpoint of which nothing is heard any more.
+struct Unheard {
+    far: Api,
+    near: Near,
+    is_deaf: Arc<AtomicBool>,
+    job: String,
+    /// The job there.
+    there: Value,
+}
+
+async fn unheard() -> Unheard {
+    let far = Api::new();
+    let (router, is_deaf) = deaf(&far);
+    let near = Near::start(&serve(router).await, SOON_LOST);
+    let job = near.api.run(r#"{"input": 1}"#).await;
+    let there = taken(&far).await;
+    near.reaches(&job, "IN_PROGRESS").await;
+    is_deaf.store(true, Ordering::Relaxed);
+    Unheard { far, near, is_deaf, job, there }
+}
+
 async fn returned(near: &Near, times: u64) {
     eventually("it came back", async || (near.counts.totals("ep").unwrap().returned == times).then_some(())).await;
 }
@@ -22,13 +43,7 @@ async fn returned(near: &Near, times: u64) {
 #[tokio::test]
 async fn a_job_that_ended_there_while_nothing_was_heard_of_it_is_not_run_again() {
     for (report, state) in [(r#"{"output": "paid"}"#, "COMPLETED"), (r#"{"error": "bad input"}"#, "FAILED")] {
-        let far = Api::new();
-        let (router, is_deaf) = deaf(&far);
-        let near = Near::start(&serve(router).await, SOON_LOST);
-        let job = near.api.run(r#"{"input": 1}"#).await;
-        let there = taken(&far).await;
-        near.reaches(&job, "IN_PROGRESS").await;
-        is_deaf.store(true, Ordering::Relaxed);
+        let Unheard { far, near, is_deaf, job, there } = unheard().await;
         far.done("f1", id(&there), report).await;
         returned(&near, 1).await;
         is_deaf.store(false, Ordering::Relaxed);
@@ -42,13 +57,7 @@ async fn a_job_that_ended_there_while_nothing_was_heard_of_it_is_not_run_again()
 
 #[tokio::test]
 async fn a_worker_of_this_endpoint_that_has_begun_such_a_job_by_then_is_stopped() {
-    let far = Api::new();
-    let (router, is_deaf) = deaf(&far);
-    let near = Near::start(&serve(router).await, SOON_LOST);
-    let job = near.api.run(r#"{"input": 1}"#).await;
-    let there = taken(&far).await;
-    near.reaches(&job, "IN_PROGRESS").await;
-    is_deaf.store(true, Ordering::Relaxed);
+    let Unheard { far, near, is_deaf, job, there } = unheard().await;
     far.done("f1", id(&there), r#"{"output": "paid"}"#).await;
     returned(&near, 1).await;
     assert_eq!(near.api.take("w1").await, job);
@@ -60,13 +69,7 @@ async fn a_worker_of_this_endpoint_that_has_begun_such_a_job_by_then_is_stopped(
 
 #[tokio::test]
 async fn a_job_that_streams_is_run_again_when_its_items_are_lost() {
-    let far = Api::new();
-    let (router, is_deaf) = deaf(&far);
-    let near = Near::start(&serve(router).await, SOON_LOST);
-    let job = near.api.run(r#"{"input": 1}"#).await;
-    let there = taken(&far).await;
-    near.reaches(&job, "IN_PROGRESS").await;
-    is_deaf.store(true, Ordering::Relaxed);
+    let Unheard { far, near, is_deaf, there, .. } = unheard().await;
     far.post(&format!("job-stream/f1/{}?gpu=FAR&isStream=true", id(&there)), r#"{"output": 1}"#).await;
     far.done("f1", id(&there), "{}").await;
     returned(&near, 1).await;
