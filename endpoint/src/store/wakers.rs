@@ -1,12 +1,16 @@
 //! Wakes the requests that wait for something at one endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::queue::Effect;
 use super::watchers::Watchers;
 use super::webhook_queue::{WebhookDue, WebhookQueue};
+
+/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
+pub(crate) const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
 /// The requests that wait for something to happen at one endpoint.
 #[derive(Debug, Default)]

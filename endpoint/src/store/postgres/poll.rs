@@ -15,6 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
 use crate::store::views::TakenJob;
+use crate::store::wakers::REFUSED_HOLD;
 
 /// Jobs that were taken and not yet passed on. They go back when the poll ends before that.
 pub(super) struct Taken {
@@ -98,9 +99,6 @@ type Found = (Vec<TakenJob<Filed>>, bool, bool);
 fn payloads_of_found(found: &mut Result<Found, StoreError>) -> Vec<&mut Filed> {
     found.as_mut().map(|(jobs, ..)| payloads(jobs)).unwrap_or_default()
 }
-
-/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
-const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
 impl PostgresStore {
     /// Waits for jobs.

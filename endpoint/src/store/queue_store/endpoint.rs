@@ -1,7 +1,6 @@
 //! One endpoint of the store: its state machine, its timers, and the polls of its workers.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -10,11 +9,8 @@ use crate::store::backing::{Backing, Entry};
 use crate::store::clock::{Clock, Timestamp};
 use crate::store::queue::{Mark, Queue};
 use crate::store::views::{Overdue, TakenJob};
-use crate::store::wakers::Wakers;
+use crate::store::wakers::{REFUSED_HOLD, Wakers};
 use crate::store::workers::OVERFLOW;
-
-/// How long the poll of a worker that gets no jobs is held. Short, because such a worker waits for it before it ends.
-const REFUSED_HOLD: Duration = Duration::from_secs(5);
 
 /// One endpoint's state machine and the requests that wait for it.
 pub(super) struct Endpoint<B: Backing> {
