@@ -40,7 +40,6 @@ pub(crate) async fn measure(engine: &str, depths: &str) {
     let store = &opened.store;
     let stop = CancellationToken::new();
     let address = http::serve(store.clone(), Duration::from_secs(25), stop.clone()).await;
-    let mut connection = Connection::open(address).await;
     // What the first jobs bring into memory is no part of a job.
     opened.fill(0, 100, 10).await;
     let mut queued = 100;
@@ -60,6 +59,8 @@ pub(crate) async fn measure(engine: &str, depths: &str) {
             Some(_) => "–".to_owned(),
             None => format!("{:.0}", (resident_bytes() - empty) as f64 / (depth - 100) as f64),
         };
+        // A new one: the last one was idle for as long as it took to queue the jobs.
+        let mut connection = Connection::open(address).await;
         let mut direct = Vec::new();
         let mut remote = Vec::new();
         for _ in 0..TAKES {

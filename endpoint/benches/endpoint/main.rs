@@ -12,6 +12,7 @@ mod depth;
 mod http;
 mod idle;
 mod process;
+mod quota;
 mod replicas;
 mod stores;
 mod throughput;

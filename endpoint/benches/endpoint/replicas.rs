@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::depth::summary;
 use crate::http::{self, Connection, id};
+use crate::quota::Quota;
 use crate::stores::{Database, ENDPOINT, database, fill, kilobyte};
 use crate::throughput::{rate, work_all};
 
@@ -26,6 +27,8 @@ const STREAMS: usize = 100;
 const ITEM_INTERVAL: Duration = Duration::from_millis(20);
 const CYCLES: usize = 20_000;
 const CALLERS: usize = 64;
+/// Of a core. Little, so that what is left of this machine is enough for the database and the callers.
+const SHARE: f64 = 0.2;
 
 pub(crate) async fn measure(is_quick: bool) {
     if database().is_none() {
@@ -122,37 +125,59 @@ async fn streams(lasting: Duration) {
     );
 }
 
-/// Each endpoint in a process of its own, as on a host of its own. All share this machine.
+/// Each endpoint in a process of its own, as on a host of its own. All share this machine: without a share of a core for each, they take
+/// from each other, and from the database, what a host of its own would have.
 async fn second_replica(jobs: usize) {
-    println!("| endpoints | take→done cycles/s, {CALLERS} callers, HTTP |");
-    println!("| ---: | ---: |");
-    let mut rates = Vec::new();
-    for replicas in [1, 2] {
-        let database = database().unwrap();
-        let filler = database.open().await;
-        fill(&filler, 0, jobs, CALLERS).await;
-        drop(filler);
-        let mut children = Vec::new();
-        for _ in 0..replicas {
-            children.push(Replica::start(&database).await);
+    println!("| endpoints | each may use | take→done cycles/s, {CALLERS} callers, HTTP |");
+    println!("| ---: | --- | ---: |");
+    let mut gains = Vec::new();
+    for share in [Some(SHARE), None] {
+        let mut rates = Vec::new();
+        for replicas in [1, 2] {
+            let quota = share.map(Quota::new);
+            if let Some(Err(error)) = &quota {
+                println!("| {replicas} | {SHARE} of a core | not measured: no control group can be made: {error} |");
+                break;
+            }
+            let quota = quota.and_then(Result::ok);
+            let cycles = cycles(replicas, quota.as_ref(), jobs).await;
+            let limit = share.map_or_else(|| "what there is".to_owned(), |share| format!("{share} of a core"));
+            println!("| {replicas} | {limit} | {cycles:.0} |");
+            rates.push(cycles);
         }
-        let share = |of: usize| of / children.len();
-        let mut tasks = JoinSet::new();
-        for (number, child) in children.iter().enumerate() {
-            let (address, callers, share) = (child.address, share(CALLERS), share(jobs));
-            tasks.spawn(async move { work_all(address, &format!("r{number}-"), callers, share).await });
+        if let [one, two] = rates[..] {
+            gains.push(format!("{:.2}", two / one));
         }
-        let cycles = rate(jobs, async { drop(tasks.join_all().await) }).await;
-        println!("| {replicas} | {cycles:.0} |");
-        rates.push(cycles);
     }
-    println!("\nTwo endpoints did {:.2} times what one did.\n", rates[1] / rates[0]);
+    println!("\nTwo endpoints did this many times what one did: {}.\n", gains.join(" and "));
+}
+
+/// How many jobs a second so many endpoints get through, each within a quota.
+async fn cycles(replicas: usize, quota: Option<&Quota>, jobs: usize) -> f64 {
+    let database = database().unwrap();
+    let filler = database.open().await;
+    fill(&filler, 0, jobs, CALLERS).await;
+    drop(filler);
+    let mut children = Vec::new();
+    for number in 0..replicas {
+        children.push(Replica::start(&database).await);
+        if let Some(quota) = quota {
+            quota.limit(number, children[number].child.id().unwrap());
+        }
+    }
+    let share = |of: usize| of / children.len();
+    let mut tasks = JoinSet::new();
+    for (number, child) in children.iter().enumerate() {
+        let (address, callers, share) = (child.address, share(CALLERS), share(jobs));
+        tasks.spawn(async move { work_all(address, &format!("r{number}-"), callers, share).await });
+    }
+    rate(jobs, async { drop(tasks.join_all().await) }).await
 }
 
 /// An endpoint in a process of its own. Ends with its standard input.
 struct Replica {
     address: SocketAddr,
-    _child: Child,
+    child: Child,
 }
 
 impl Replica {
@@ -163,7 +188,7 @@ impl Replica {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.next_line().await.unwrap().unwrap().parse().unwrap();
-        Self { address, _child: child }
+        Self { address, child }
     }
 }
 

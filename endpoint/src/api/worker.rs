@@ -16,7 +16,7 @@ use super::app::App;
 use super::body::{self, BodyError};
 use super::delivery::{self, Receipt};
 use super::error::ApiError;
-use super::extensions::{self, Admitted, WorkerCall};
+use super::extensions::{self, WorkerCall};
 use super::large_result;
 use super::limits;
 use super::query::Params;
@@ -90,11 +90,12 @@ fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, ApiError> {
 
 async fn stop(
     State(app): State<App>,
-    Admitted(WorkerCall { endpoint, worker, .. }): Admitted,
+    WorkerCall { endpoint, worker, instance, .. }: WorkerCall,
 ) -> Result<Response, ApiError> {
+    let instance = instance.as_deref();
     let jobs = tokio::select! {
-        jobs = app.store.stops(&endpoint, &worker, app.hold) => jobs?,
-        () = app.drain.cancelled() => app.store.stops(&endpoint, &worker, DRAIN_HOLD).await?,
+        jobs = app.store.stops_as(&endpoint, &worker, instance, app.hold) => jobs?,
+        () = app.drain.cancelled() => app.store.stops_as(&endpoint, &worker, instance, DRAIN_HOLD).await?,
         () = app.shutdown.cancelled() => Vec::new(),
     };
     if jobs.is_empty() {
@@ -160,17 +161,18 @@ async fn stream_item(
 
 async fn ping(
     State(app): State<App>,
-    Admitted(WorkerCall { endpoint, worker, params, .. }): Admitted,
+    WorkerCall { endpoint, worker, instance, params }: WorkerCall,
 ) -> Result<Response, ApiError> {
     let jobs = params.get("job_id").unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(Arc::from).collect();
     let unhealthy = params.get("status") == Some("unhealthy");
+    let model = extensions::model(&params);
+    let heartbeat = Heartbeat { jobs, unhealthy, model };
+    let lease = app.store.heartbeat_as(&endpoint, &worker, instance.as_deref(), heartbeat).await?;
     if unhealthy {
         // A worker may say anything: a log line has room for its beginning.
         let text = |name| params.get(name).unwrap_or("?").chars().take(LOGGED_TEXT).collect::<String>();
         let (check, reason) = (text("check"), text("reason"));
         tracing::warn!(worker, check, reason, "The worker reports that it is unhealthy. It gets no more jobs.");
     }
-    let model = extensions::model(&params);
-    let lease = app.store.heartbeat(&endpoint, &worker, Heartbeat { jobs, unhealthy, model }).await?;
     Ok(extensions::with_ping_interval(Json(json!({})).into_response(), lease))
 }

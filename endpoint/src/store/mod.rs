@@ -143,8 +143,30 @@ pub trait Store: Operations + Batches + 'static {
     async fn finish(&self, endpoint: &str, worker: &str, id: &str, outcome: Outcome) -> Result<(), StoreError>;
     /// Notes a heartbeat; returns the lease of the jobs in it.
     async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError>;
+    /// The same of the process `instance` of a worker, which is [admitted](Self::admit) first.
+    async fn heartbeat_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, StoreError> {
+        self.admit(endpoint, worker, instance).await?;
+        self.heartbeat(endpoint, worker, heartbeat).await
+    }
     /// The jobs that a worker must stop; waits for the first one, at most `wait`.
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError>;
+    /// The same for the process `instance` of a worker, which is [admitted](Self::admit) first.
+    async fn stops_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        wait: Duration,
+    ) -> Result<Vec<JobId>, StoreError> {
+        self.admit(endpoint, worker, instance).await?;
+        self.stops(endpoint, worker, wait).await
+    }
 
     /// Gives jobs that have waited for too long to the worker [`OVERFLOW`], without a wait. It must send heartbeats for them.
     async fn take_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<Vec<TakenJob>, StoreError>;

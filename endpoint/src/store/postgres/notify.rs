@@ -19,8 +19,12 @@ use super::shared::Shared;
 
 const CHANNEL: &str = "runpod_endpoint";
 
-/// Hints are collected for this long.
-const COLLECTED_FOR: Duration = Duration::from_millis(2);
+/// Between two messages. Hints are collected meanwhile; the first one after a quiet moment is sent at once.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A transaction that notifies is written to the log like any other; this one need not wait for the disk or the standbys.
+const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), \
+    (SELECT count(pg_notify('runpod_endpoint', message)) FROM unnest($1::text[]) AS message)";
 
 /// Hints sent at once.
 const MAX_AT_ONCE: usize = 2000;
@@ -37,7 +41,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Sends hints for as long as the store lives.
 pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
     while let Some(first) = hints.recv().await {
-        sleep(COLLECTED_FOR).await;
         let mut some = BTreeSet::from([first]);
         while some.len() < MAX_AT_ONCE
             && let Ok(hint) = hints.try_recv()
@@ -45,10 +48,10 @@ pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
             some.insert(hint);
         }
         let messages = messages(&shared.replica, some);
-        let sql = "SELECT pg_notify('runpod_endpoint', message) FROM unnest($1::text[]) AS message";
-        if let Err(error) = shared.query(sql, &[&messages]).await {
+        if let Err(error) = shared.query(NOTIFY, &[&messages]).await {
             tracing::debug!(%error, "Hints to other replicas are lost. They look once a second.");
         }
+        sleep(PAUSE).await;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::payload::Filed;
 use crate::store::queue::Queue;
+use crate::store::request::JobId;
 use crate::store::views::TakenJob;
 use crate::store::wakers::REFUSED_HOLD;
 
@@ -76,12 +77,26 @@ impl Drop for Poll {
     }
 }
 
-/// Who asks for jobs.
+/// Who sends a request of a worker.
 pub(super) enum Caller {
     /// It is known to be the right one.
     Admitted,
-    /// A process of the worker, by what it calls itself. It is admitted with the first look.
+    /// A process of the worker, by what it calls itself. It is admitted in the request's own unit of work.
     Process(Option<Arc<str>>),
+}
+
+impl Caller {
+    pub(super) fn process(instance: Option<&str>) -> Self {
+        Self::Process(instance.map(Arc::from))
+    }
+
+    /// Admits it.
+    pub(super) fn admit(&self, queue: &mut Queue<Filed>, now: Timestamp, worker: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Admitted => Ok(()),
+            Self::Process(instance) => queue.admit(now, worker, instance.as_deref()),
+        }
+    }
 }
 
 /// What a look for jobs has found.
@@ -159,10 +174,8 @@ impl PostgresStore {
         let need = Need { take: max, ..Need::worker(&worker) };
         let (shared, local, taker) = (Arc::clone(&self.shared), Arc::clone(&poll.local), Arc::clone(&worker));
         let decide = move |queue: &mut Queue<Filed>, now: Timestamp| -> Result<Found, StoreError> {
-            if let Some(Caller::Process(instance)) = &caller {
-                queue.admit(now, &worker, instance.as_deref())?;
-            }
-            if caller.is_some() {
+            if let Some(caller) = &caller {
+                caller.admit(queue, now, &worker)?;
                 queue.poll_started(now, &worker);
             }
             let jobs = queue.take(now, &worker, max);
@@ -179,6 +192,56 @@ impl PostgresStore {
             Ok(Look { taken, is_eligible, has_ended })
         };
         self.shared.run_seen(&poll.local, need, decide, payloads_of_found, seen).await
+    }
+
+    /// Waits for jobs that the worker must stop.
+    pub(super) async fn poll_for_stops(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        caller: Caller,
+        wait: Duration,
+    ) -> Result<Vec<JobId>, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let deadline = Instant::now() + wait;
+        let watch = local.wakers.stop_polls.watch(worker);
+        let mut poll = self.poll(&local, worker, AsksFor::Stops);
+        let (mut is_known, mut begins) = (true, Some(caller));
+        loop {
+            let mut woken = pin!(watch.notified());
+            woken.as_mut().enable();
+            let (name, is_last, caller) = (Arc::clone(&poll.worker), wait.is_zero(), begins.take());
+            let look = self.shared.run(&local, Need::worker(worker), move |queue, now| {
+                let is_known = match &caller {
+                    Some(caller) => {
+                        caller.admit(queue, now, &name)?;
+                        queue.stop_poll_started(now, &name)
+                    }
+                    None => is_known,
+                };
+                let stops = queue.take_stops(&name);
+                let has_ended = is_last || !stops.is_empty();
+                if has_ended && is_known {
+                    queue.stop_poll_ended(now, &name, true);
+                }
+                Ok((stops, is_known, has_ended))
+            });
+            let look = look.await?;
+            // The poll of a worker that is refused, or not known yet, is not counted.
+            poll.is_open = look.as_ref().is_ok_and(|(_, known, has_ended)| *known && !has_ended);
+            let (stops, known, has_ended) = look?;
+            is_known = known;
+            if has_ended {
+                return Ok(stops);
+            }
+            if timeout_at(deadline, woken).await.is_err() {
+                break;
+            }
+        }
+        if poll.is_open {
+            self.end_poll(poll).await;
+        }
+        Ok(Vec::new())
     }
 
     pub(super) async fn end_poll(&self, mut poll: Poll) {

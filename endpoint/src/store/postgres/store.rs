@@ -60,6 +60,23 @@ impl PostgresStore {
         let need = Need { jobs: vec![Arc::clone(&id)], ..need };
         self.shared.run(&local, need, move |queue, now| decide(queue, now, &id)).await
     }
+
+    async fn note_heartbeat(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        caller: Caller,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, StoreError> {
+        let local = self.shared.endpoint(endpoint).await?;
+        let worker: Arc<str> = Arc::from(worker);
+        let need = Need { jobs: heartbeat.jobs.clone(), held: true, ..Need::worker(&worker) };
+        let noted = self.shared.run(&local, need, move |queue, now| {
+            caller.admit(queue, now, &worker)?;
+            Ok(queue.heartbeat(now, &worker, &heartbeat))
+        });
+        noted.await?
+    }
 }
 
 #[async_trait]
@@ -213,7 +230,7 @@ impl Store for PostgresStore {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<TakenJob>, StoreError> {
-        self.poll_for_jobs(endpoint, worker, Caller::Process(instance.map(Arc::from)), max, wait).await
+        self.poll_for_jobs(endpoint, worker, Caller::process(instance), max, wait).await
     }
 
     async fn return_unsent(&self, endpoint: &str, worker: &str, id: &str, attempt: u32) -> Result<(), StoreError> {
@@ -277,46 +294,31 @@ impl Store for PostgresStore {
     }
 
     async fn heartbeat(&self, endpoint: &str, worker: &str, heartbeat: Heartbeat) -> Result<Duration, StoreError> {
-        let local = self.shared.endpoint(endpoint).await?;
-        let worker: Arc<str> = Arc::from(worker);
-        let need = Need { jobs: heartbeat.jobs.clone(), held: true, ..Need::worker(&worker) };
-        self.shared.run(&local, need, move |queue, now| queue.heartbeat(now, &worker, &heartbeat)).await
+        self.note_heartbeat(endpoint, worker, Caller::Admitted, heartbeat).await
+    }
+
+    async fn heartbeat_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, StoreError> {
+        self.note_heartbeat(endpoint, worker, Caller::process(instance), heartbeat).await
     }
 
     async fn stops(&self, endpoint: &str, worker: &str, wait: Duration) -> Result<Vec<JobId>, StoreError> {
-        let local = self.shared.endpoint(endpoint).await?;
-        let deadline = Instant::now() + wait;
-        let watch = local.wakers.stop_polls.watch(worker);
-        let mut poll = self.poll(&local, worker, AsksFor::Stops);
-        let (mut is_known, mut is_first) = (true, true);
-        loop {
-            let mut woken = pin!(watch.notified());
-            woken.as_mut().enable();
-            let (name, is_last) = (Arc::clone(&poll.worker), wait.is_zero());
-            let look = self.shared.run(&local, Need::worker(worker), move |queue, now| {
-                let is_known = if is_first { queue.stop_poll_started(now, &name) } else { is_known };
-                let stops = queue.take_stops(&name);
-                let has_ended = is_last || !stops.is_empty();
-                if has_ended && is_known {
-                    queue.stop_poll_ended(now, &name, true);
-                }
-                (stops, is_known, has_ended)
-            });
-            let (stops, known, has_ended) = look.await?;
-            (is_known, is_first) = (known, false);
-            // The poll of a worker that is not known yet is not counted.
-            poll.is_open = is_known && !has_ended;
-            if has_ended {
-                return Ok(stops);
-            }
-            if timeout_at(deadline, woken).await.is_err() {
-                break;
-            }
-        }
-        if poll.is_open {
-            self.end_poll(poll).await;
-        }
-        Ok(Vec::new())
+        self.poll_for_stops(endpoint, worker, Caller::Admitted, wait).await
+    }
+
+    async fn stops_as(
+        &self,
+        endpoint: &str,
+        worker: &str,
+        instance: Option<&str>,
+        wait: Duration,
+    ) -> Result<Vec<JobId>, StoreError> {
+        self.poll_for_stops(endpoint, worker, Caller::process(instance), wait).await
     }
 
     async fn take_overdue(&self, endpoint: &str, overdue: &Overdue) -> Result<Vec<TakenJob>, StoreError> {
