@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PostgresStore;
 use super::local::Local;
-use super::poll::{AsksFor, Caller, Taken, payloads};
+use super::poll::{Caller, Taken, payloads};
 use super::read::LookedAt;
 use super::rows;
 use super::work::Need;
