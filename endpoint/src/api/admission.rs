@@ -14,9 +14,9 @@ use super::app::App;
 use super::auth::{CallerKey, Gate};
 use super::error::ApiError;
 use super::extensions;
-use super::head::Methods;
 use super::ids;
 use super::limits;
+use super::methods::Methods;
 use super::rate_limit::{Caller, Open};
 use super::route::route_of;
 use super::unreadable;
@@ -27,17 +27,17 @@ use super::unreadable;
 struct Admission {
     app: App,
     gate: Gate,
-    methods: Methods,
+    methods: Arc<Methods>,
 }
 
 /// Checks requests to the client API: key, ids, headers, endpoint and rate limit.
-pub(crate) fn for_clients(routes: Router<App>, app: &App, gate: Gate, methods: Methods) -> Router<App> {
+pub(crate) fn for_clients(routes: Router<App>, app: &App, gate: Gate, methods: Arc<Methods>) -> Router<App> {
     routes.layer(from_fn_with_state(Admission::new(app, gate, methods), admit_client))
 }
 
 /// Checks requests to the worker API, which has no rate limits, and announces its extensions.
-pub(crate) fn for_workers(routes: Router<App>, app: &App, gate: Gate) -> Router<App> {
-    routes.layer(from_fn_with_state(Admission::new(app, gate, Methods::of_workers()), admit_worker))
+pub(crate) fn for_workers(routes: Router<App>, app: &App, gate: Gate, methods: Arc<Methods>) -> Router<App> {
+    routes.layer(from_fn_with_state(Admission::new(app, gate, methods), admit_worker))
 }
 
 async fn admit_client(
@@ -73,7 +73,7 @@ async fn admit_worker(
 }
 
 impl Admission {
-    fn new(app: &App, gate: Gate, methods: Methods) -> Arc<Self> {
+    fn new(app: &App, gate: Gate, methods: Arc<Methods>) -> Arc<Self> {
         Arc::new(Self { app: app.clone(), gate, methods })
     }
 

@@ -15,13 +15,13 @@ mod extensions;
 mod fair_by;
 mod fault_injection;
 pub(crate) mod graphql;
-mod head;
 mod idempotency;
 mod ids;
 mod json;
 mod keys;
 mod large_result;
 pub(crate) mod limits;
+mod methods;
 mod metrics;
 mod openai;
 mod operations;
@@ -41,7 +41,7 @@ mod worker;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
@@ -51,10 +51,10 @@ use auth::Gate;
 pub use cors::{Origin, Origins};
 pub use error::ApiError;
 pub use fair_by::FairBy;
-use head::Methods;
 pub(crate) use idempotency::HEADER as IDEMPOTENCY_KEY;
 pub(crate) use ids::{is_id, is_reserved_id};
 pub use keys::{KeyFileError, KeySet, Keys};
+use methods::Methods;
 pub use options::{Catalog, Options};
 pub(crate) use query::ReadQuery;
 pub use rate_limit::RateLimits;
@@ -97,10 +97,10 @@ pub fn router(app: App, keys: Keys) -> Router {
     let origins = &app.options.origins;
     let (documented, document) = documented_routes().split_for_parts();
     let gate = Gate { keys: keys.client, local: keys.local, origins: origins.clone() };
-    let methods = Methods::documented(&document);
-    let clients = admission::for_clients(documented.merge(metrics::routes()), &app, gate, methods);
+    let methods = Arc::new(Methods::documented(&document));
+    let clients = admission::for_clients(documented.merge(metrics::routes()), &app, gate, Arc::clone(&methods));
     // A browser asks for permission without a key, with a method that no route has, and for paths that do not exist.
-    let clients = clients.method_not_allowed_fallback(wrong_method).fallback(|| async { ApiError::NoRoute });
+    let clients = refusing_others(clients, methods).fallback(|| async { ApiError::NoRoute });
     let clients = match origins.layer() {
         Some(cors) => clients.layer(cors),
         None => clients,
@@ -110,10 +110,15 @@ pub fn router(app: App, keys: Keys) -> Router {
     if app.options.faults.is_some() {
         worker = worker.layer(from_fn_with_state(app.clone(), fault_injection::inject));
     }
-    let worker = admission::for_workers(worker, &app, worker_gate);
-    clients.merge(worker).merge(docs::routes(document)).method_not_allowed_fallback(wrong_method).with_state(app)
+    let methods = Arc::new(Methods::of_workers());
+    let worker = admission::for_workers(worker, &app, worker_gate, Arc::clone(&methods));
+    let worker = refusing_others(worker, methods);
+    let documents = docs::routes(document).method_not_allowed_fallback(|| async { ApiError::WrongMethod });
+    clients.merge(worker).merge(documents).with_state(app)
 }
 
-async fn wrong_method() -> ApiError {
-    ApiError::WrongMethod
+/// Refuses methods that a route does not have.
+fn refusing_others(routes: Router<App>, methods: Arc<Methods>) -> Router<App> {
+    let refuse = move |route: Option<MatchedPath>| async move { methods.refuse(route.as_ref()) };
+    routes.method_not_allowed_fallback(refuse)
 }

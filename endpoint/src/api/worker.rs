@@ -36,12 +36,20 @@ pub(crate) fn routes() -> Router<App> {
         .route("/v2/{endpoint}/job-take-batch/{worker}", get(take_batch).post(take_batch))
         .route("/v2/{endpoint}/job-stop/{worker}", get(stop).post(stop))
         .route("/v2/{endpoint}/ping/{worker}", get(ping).post(ping))
-        .route("/v2/{endpoint}/hand-back/{worker}", post(extensions::hand_back))
-        .route("/v2/{endpoint}/goodbye/{worker}", post(extensions::goodbye))
+        .route(HAND_BACK, post(extensions::hand_back))
+        .route(GOODBYE, post(extensions::goodbye))
         // A result is taken from whichever process delivers it.
-        .route("/v2/{endpoint}/job-done/{worker}/{job}", post(done))
-        .route("/v2/{endpoint}/job-stream/{worker}/{job}", post(stream_item))
+        .route(JOB_DONE, post(done))
+        .route(JOB_STREAM, post(stream_item))
 }
+
+const HAND_BACK: &str = "/v2/{endpoint}/hand-back/{worker}";
+const GOODBYE: &str = "/v2/{endpoint}/goodbye/{worker}";
+const JOB_DONE: &str = "/v2/{endpoint}/job-done/{worker}/{job}";
+const JOB_STREAM: &str = "/v2/{endpoint}/job-stream/{worker}/{job}";
+
+/// The routes without GET.
+pub(crate) const POST_ONLY: [&str; 4] = [HAND_BACK, GOODBYE, JOB_DONE, JOB_STREAM];
 
 type ReportPath = Path<(String, String, String)>;
 

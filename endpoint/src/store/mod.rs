@@ -84,7 +84,7 @@ pub use workers::{ANONYMOUS, Heartbeat, OVERFLOW, WorkerEvent};
 pub trait Store: Operations + Batches + 'static {
     /// Queues a job.
     async fn submit(&self, endpoint: &str, job: NewJob) -> Result<JobView, StoreError>;
-    /// The job; `ttl` shortens the remaining life of a finished one's record.
+    /// The job; `ttl` shortens the remaining life of a finished one's record, from then on.
     async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError>;
     /// Waits until the job is terminal, at most `wait`, and returns it as it is then. A job whose record expires
     /// meanwhile is reported as [`Status::TimedOut`].

@@ -195,11 +195,13 @@ impl<B: Backing> Store for QueueStore<B> {
 
     async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError> {
         let endpoint = self.find_job_endpoint(endpoint)?;
-        if let Some(ttl) = ttl {
+        let (snapshot, _) = endpoint.with(|queue, _| queue.snapshot(id));
+        let view = self.durable_view(&endpoint, snapshot.ok_or(StoreError::JobNotFound)?).await?;
+        // Not before the result is read, nor when it has come meanwhile.
+        if let Some(ttl) = ttl.filter(|_| view.status.is_terminal()) {
             endpoint.with(|queue, now| queue.shorten(now, id, ttl));
         }
-        let (snapshot, _) = endpoint.with(|queue, _| queue.snapshot(id));
-        self.durable_view(&endpoint, snapshot.ok_or(StoreError::JobNotFound)?).await
+        Ok(view)
     }
 
     async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {

@@ -121,3 +121,16 @@ async fn a_reader_may_shorten_the_life_of_a_finished_record_only() {
     sleep(Duration::from_secs(2)).await;
     assert_eq!(api.get(&path).await.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_wants_nothing_kept_gets_the_result_once() {
+    let api = Api::new();
+    let id = api.run(r#"{"input": 1}"#).await;
+    let path = format!("status/{id}?ttl=0");
+    api.take("w1").await;
+    assert_eq!(api.get(&path).await.field("status"), "IN_PROGRESS");
+    api.done("w1", &id, r#"{"output": 7}"#).await;
+    assert_eq!(api.get(&path).await.json()["output"], 7);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(api.get(&path).await.status, StatusCode::NOT_FOUND);
+}

@@ -41,7 +41,8 @@ async fn repeated_submissions_are_one_job<E: Engine>() {
         assert_eq!(id_of(&*store, with_key("c", 1, 2)).await, Err(StoreError::KeyReused));
         assert_eq!(store.view(EP, "c", None).await.unwrap_err(), StoreError::JobNotFound);
         // The record and its key go together.
-        assert_eq!(store.view(EP, "a", Some(Duration::ZERO)).await.unwrap_err(), StoreError::JobNotFound);
+        store.view(EP, "a", Some(Duration::ZERO)).await.unwrap();
+        assert_eq!(store.view(EP, "a", None).await.unwrap_err(), StoreError::JobNotFound);
         assert_eq!(id_of(&*store, with_key("c", 1, 2)).await.as_deref(), Ok("c"));
     }
 }

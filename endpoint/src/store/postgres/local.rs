@@ -1,11 +1,12 @@
 //! One endpoint as this replica knows it: who waits here, and the operations that wait for their unit of work.
 //!
 //! Each lane runs one unit at a time. While all lanes are busy, operations collect, and the next free lane takes all of them into one
-//! transaction: so many requests share one sync, as they do in the file.
+//! transaction: so many requests share one sync, as they do in the file. Patient ones, as heartbeats, wait for a moment for a unit of others.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -25,6 +26,9 @@ const MAX_BATCH: usize = 64;
 /// Operations that may wait.
 const MAX_WAITING: usize = 32_768;
 
+/// How long patient operations wait for others.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
 /// One endpoint.
 pub(super) struct Local {
     pub(super) name: Arc<str>,
@@ -42,6 +46,18 @@ pub(super) struct Local {
 struct Lanes {
     waiting: VecDeque<Box<dyn Work>>,
     free: Vec<i16>,
+    /// Somebody will start one once patience is over.
+    is_awaited: bool,
+}
+
+/// What is to be done for an operation that was filed.
+pub(super) enum Start {
+    /// Nothing: others will take it with them.
+    No,
+    /// This lane.
+    Lane(i16),
+    /// A lane, once patience is over.
+    Later,
 }
 
 impl Local {
@@ -53,18 +69,33 @@ impl Local {
             totals: Mutex::default(),
             waiting_takes: AtomicUsize::new(0),
             floor: Mutex::default(),
-            lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect() }),
+            lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect(), is_awaited: false }),
         })
     }
 
-    /// Files an operation; returns the lane that is to be started for it, if one is free. `Err` when too many wait.
-    pub(super) fn file(&self, work: Box<dyn Work>) -> Result<Option<i16>, Box<dyn Work>> {
+    /// Files an operation. `Err` when too many wait.
+    pub(super) fn file(&self, work: Box<dyn Work>) -> Result<Start, Box<dyn Work>> {
         let mut lanes = self.lanes.lock();
         if lanes.waiting.len() >= MAX_WAITING {
             return Err(work);
         }
+        let is_patient = work.need().is_patient;
         lanes.waiting.push_back(work);
-        Ok(lanes.free.pop())
+        Ok(match is_patient {
+            true if lanes.is_awaited => Start::No,
+            true => {
+                lanes.is_awaited = true;
+                Start::Later
+            }
+            false => lanes.free.pop().map_or(Start::No, Start::Lane),
+        })
+    }
+
+    /// Patience is over: the lane that is to be started, if one is free and operations wait.
+    pub(super) fn lose_patience(&self) -> Option<i16> {
+        let mut lanes = self.lanes.lock();
+        lanes.is_awaited = false;
+        if lanes.waiting.is_empty() { None } else { lanes.free.pop() }
     }
 
     /// The operations of the lane's next unit; `None` when there are none, and then the lane is free.

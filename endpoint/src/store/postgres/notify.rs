@@ -22,9 +22,7 @@ const CHANNEL: &str = "runpod_endpoint";
 /// Between two messages. Hints are collected meanwhile; the first one after a quiet moment is sent at once.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A transaction that notifies is written to the log like any other; this one need not wait for the disk or the standbys.
-const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), \
-    (SELECT count(pg_notify('runpod_endpoint', message)) FROM unnest($1::text[]) AS message)";
+const NOTIFY: &str = "SELECT pg_notify('runpod_endpoint', message) FROM unnest($1::text[]) AS message";
 
 /// Hints sent at once.
 const MAX_AT_ONCE: usize = 2000;

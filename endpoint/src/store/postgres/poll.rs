@@ -54,7 +54,7 @@ pub(super) enum AsksFor {
     Stops,
 }
 
-/// A poll that is held open. When its worker hangs up, that is noted.
+/// A poll that is held open. Its end is noted when it is dropped: nobody waits for that.
 pub(super) struct Poll {
     pub(super) shared: Arc<Shared>,
     pub(super) local: Arc<Local>,
@@ -62,6 +62,8 @@ pub(super) struct Poll {
     pub(super) asks_for: AsksFor,
     /// It has not ended as far as the database knows.
     pub(super) is_open: bool,
+    /// Its worker gets an answer. Otherwise it has hung up.
+    pub(super) is_answered: bool,
 }
 
 impl Drop for Poll {
@@ -69,10 +71,12 @@ impl Drop for Poll {
         if !self.is_open {
             return;
         }
-        let (worker, asks_for) = (Arc::clone(&self.worker), self.asks_for);
-        self.shared.note(&self.local, Need::worker(&self.worker), move |queue, now| match asks_for {
-            AsksFor::Jobs => queue.poll_ended(now, &worker, false),
-            AsksFor::Stops => queue.stop_poll_ended(now, &worker, false),
+        let (worker, asks_for, is_answered) = (Arc::clone(&self.worker), self.asks_for, self.is_answered);
+        // A worker that was answered polls again, and one unit notes both.
+        let need = Need { is_patient: is_answered, ..Need::worker(&self.worker) };
+        self.shared.note(&self.local, need, move |queue, now| match asks_for {
+            AsksFor::Jobs => queue.poll_ended(now, &worker, is_answered),
+            AsksFor::Stops => queue.stop_poll_ended(now, &worker, is_answered),
         });
     }
 }
@@ -155,7 +159,7 @@ impl PostgresStore {
                 break;
             }
         }
-        self.end_poll(poll).await;
+        poll.is_answered = true;
         Ok(Vec::new())
     }
 
@@ -238,20 +242,8 @@ impl PostgresStore {
                 break;
             }
         }
-        if poll.is_open {
-            self.end_poll(poll).await;
-        }
+        poll.is_answered = true;
         Ok(Vec::new())
-    }
-
-    pub(super) async fn end_poll(&self, mut poll: Poll) {
-        let worker = Arc::clone(&poll.worker);
-        let asks_for = poll.asks_for;
-        let ended = self.shared.run(&poll.local, Need::worker(&poll.worker), move |queue, now| match asks_for {
-            AsksFor::Jobs => queue.poll_ended(now, &worker, true),
-            AsksFor::Stops => queue.stop_poll_ended(now, &worker, true),
-        });
-        poll.is_open = ended.await.is_err();
     }
 
     pub(super) fn poll(&self, local: &Arc<Local>, worker: &str, asks_for: AsksFor) -> Poll {
@@ -261,6 +253,7 @@ impl PostgresStore {
             worker: Arc::from(worker),
             asks_for,
             is_open: true,
+            is_answered: false,
         }
     }
 

@@ -15,7 +15,7 @@ use super::connect::DatabaseUrl;
 use super::database_error::DatabaseError;
 use super::failure::{Failure, Place};
 use super::hints::Notifier;
-use super::local::Local;
+use super::local::{Local, PATIENCE, Start};
 use super::unit::{self, Done, UNIT_LIMIT};
 use super::work::{Asked, Need, Noted, Work};
 use crate::store::clock::Timestamp;
@@ -183,20 +183,29 @@ impl Shared {
     }
 
     fn file(self: &Arc<Self>, local: &Arc<Local>, work: Box<dyn Work>) {
-        match local.file(work) {
-            Ok(None) => {}
-            Ok(Some(lane)) => {
-                let (shared, local) = (Arc::clone(self), Arc::clone(local));
-                // Without a runtime the process ends; leases bring back what it held.
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(async move {
-                        while let Some(works) = local.next_unit(lane) {
-                            shared.perform(&local, lane, works).await;
-                        }
-                    });
+        let start = match local.file(work) {
+            Ok(start) => start,
+            Err(work) => return work.answer(Err(unavailable("it is too slow for what is asked of it"))),
+        };
+        // Without a runtime the process ends; leases bring back what it held.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (shared, local) = (Arc::clone(self), Arc::clone(local));
+        match start {
+            Start::No => {}
+            Start::Lane(lane) => drop(runtime.spawn(async move { shared.work(&local, lane).await })),
+            Start::Later => drop(runtime.spawn(async move {
+                sleep(PATIENCE).await;
+                if let Some(lane) = local.lose_patience() {
+                    shared.work(&local, lane).await;
                 }
-            }
-            Err(work) => work.answer(Err(unavailable("it is too slow for what is asked of it"))),
+            })),
+        }
+    }
+
+    /// Works off what waits.
+    async fn work(&self, local: &Local, lane: i16) {
+        while let Some(works) = local.next_unit(lane) {
+            self.perform(local, lane, works).await;
         }
     }
 

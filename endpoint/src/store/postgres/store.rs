@@ -70,7 +70,13 @@ impl PostgresStore {
     ) -> Result<Duration, StoreError> {
         let local = self.shared.endpoint(endpoint).await?;
         let worker: Arc<str> = Arc::from(worker);
-        let need = Need { jobs: heartbeat.jobs.clone(), held: true, ..Need::worker(&worker) };
+        let need = Need {
+            jobs: heartbeat.jobs.clone(),
+            held: true,
+            // A worker that can do nothing gets no more jobs from then on.
+            is_patient: !heartbeat.unhealthy,
+            ..Need::worker(&worker)
+        };
         let noted = self.shared.run(&local, need, move |queue, now| {
             caller.admit(queue, now, &worker)?;
             Ok(queue.heartbeat(now, &worker, &heartbeat))
@@ -100,11 +106,13 @@ impl Store for PostgresStore {
     }
 
     async fn view(&self, endpoint: &str, id: &str, ttl: Option<Duration>) -> Result<JobView, StoreError> {
-        if let Some(ttl) = ttl {
+        let view = self.shared.look_view(endpoint, id).await?.ok_or(StoreError::JobNotFound)?;
+        let view = self.shared.with_output(view).await?;
+        // Not before the result is read, nor when it has come meanwhile.
+        if let Some(ttl) = ttl.filter(|_| view.status.is_terminal()) {
             self.on_job(endpoint, id, Need::default(), move |queue, now, id| queue.shorten(now, id, ttl)).await?;
         }
-        let view = self.shared.look_view(endpoint, id).await?.ok_or(StoreError::JobNotFound)?;
-        self.shared.with_output(view).await
+        Ok(view)
     }
 
     async fn wait_finished(&self, endpoint: &str, id: &str, wait: Duration) -> Result<JobView, StoreError> {

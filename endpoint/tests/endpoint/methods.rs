@@ -18,7 +18,7 @@ async fn ask(api: &Api, method: Method, path: &str) -> (StatusCode, Vec<String>)
 }
 
 #[tokio::test(start_paused = true)]
-async fn head_is_refused_on_every_route_with_the_methods_that_it_has() {
+async fn what_a_route_does_not_have_is_refused_with_the_methods_that_it_has_and_head_is() {
     let api = Api::new();
     let document = api.send(Request::get("/openapi.json").body(Body::empty()).unwrap()).await.json();
     let documented = document["paths"].as_object().unwrap().iter().map(|(path, item)| {
@@ -29,11 +29,16 @@ async fn head_is_refused_on_every_route_with_the_methods_that_it_has() {
     let both = || vec!["GET".to_owned(), "POST".to_owned()];
     let of_workers =
         ["job-take", "job-take-batch", "job-stop", "ping"].map(|route| (format!("/v2/ep/{route}/w"), both()));
+    let reports = ["hand-back/w", "goodbye/w", "job-done/w/j", "job-stream/w/j"]
+        .map(|route| (format!("/v2/ep/{route}"), vec!["POST".to_owned()]));
     let metrics = ("/v2/ep/metrics".to_owned(), vec!["GET".to_owned()]);
-    let routes: Vec<_> = documented.chain(of_workers).chain([metrics]).collect();
+    let routes: Vec<_> = documented.chain(of_workers).chain(reports).chain([metrics]).collect();
     assert!(routes.len() > 25, "{routes:?}");
     for (path, methods) in routes {
-        assert_eq!(ask(&api, Method::HEAD, &path).await, (StatusCode::METHOD_NOT_ALLOWED, methods), "{path}");
+        for other in [Method::HEAD, Method::TRACE] {
+            let refusal = (StatusCode::METHOD_NOT_ALLOWED, methods.clone());
+            assert_eq!(ask(&api, other.clone(), &path).await, refusal, "{other} {path}");
+        }
     }
     assert_eq!(api.get("health").await.json()["jobs"]["inQueue"], 0, "no job came of it");
     assert_eq!(ask(&api, Method::HEAD, "/openapi.json").await.0, StatusCode::OK, "a document is safe to ask for");

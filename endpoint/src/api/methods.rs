@@ -1,5 +1,5 @@
-//! HEAD, which must have no effect. The router answers it by running GET, and reading here can take a job, take the items of a stream or
-//! run a job: both APIs refuse it.
+//! Methods that a route does not have. HEAD is one of them, because it must have no effect: the router answers it by running GET, and
+//! reading here can take a job, take the items of a stream or run a job.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use utoipa::openapi::{OpenApi, PathItem};
 
 use super::error::ApiError;
+use super::worker;
 
-/// The methods of the routes that have GET.
+/// The methods of the routes of one API.
 pub(crate) struct Methods {
     by_route: HashMap<String, HeaderValue>,
     others: HeaderValue,
@@ -25,19 +26,21 @@ impl Methods {
         Self { by_route: by_route.collect(), others: HeaderValue::from_static("GET") }
     }
 
-    /// Those of the worker API: each of its routes that has GET has POST too.
+    /// Those of the worker API.
     pub(crate) fn of_workers() -> Self {
-        Self { by_route: HashMap::new(), others: HeaderValue::from_static("GET,POST") }
+        let post = |route: &&str| ((*route).to_owned(), HeaderValue::from_static("POST"));
+        Self { by_route: worker::POST_ONLY.iter().map(post).collect(), others: HeaderValue::from_static("GET,POST") }
     }
 
     /// The answer to a HEAD; `None` for every other method.
     pub(crate) fn refusal(&self, request: &Parts) -> Option<Response> {
-        if request.method != Method::HEAD {
-            return None;
-        }
-        let route = request.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
-        let allowed = route.and_then(|route| self.by_route.get(route)).unwrap_or(&self.others);
-        Some(([(ALLOW, allowed.clone())], ApiError::WrongMethod).into_response())
+        (request.method == Method::HEAD).then(|| self.refuse(request.extensions.get::<MatchedPath>()))
+    }
+
+    /// The answer to a method that the route does not have. It names those that it has; the router would name HEAD too.
+    pub(crate) fn refuse(&self, route: Option<&MatchedPath>) -> Response {
+        let allowed = route.and_then(|route| self.by_route.get(route.as_str())).unwrap_or(&self.others);
+        ([(ALLOW, allowed.clone())], ApiError::WrongMethod).into_response()
     }
 }
 
