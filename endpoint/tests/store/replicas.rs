@@ -211,6 +211,27 @@ async fn a_poll_admits_its_process_with_the_first_look() {
 }
 
 #[tokio::test]
+async fn heartbeats_share_a_unit_and_admit_their_processes_as_stop_polls_do() {
+    let Some([a, b]) = two() else { return };
+    let units = || a.database().unwrap().transactions;
+    let workers: Vec<String> = (0..40).map(|number| format!("w{number}")).collect();
+    for worker in &workers {
+        a.take_as(EP, worker, Some("first"), 1, Duration::ZERO).await.unwrap();
+    }
+    let before = units();
+    let beats = workers.iter().map(|worker| a.heartbeat_as(EP, worker, Some("first"), Heartbeat::default()));
+    let beats = futures_util::future::join_all(beats).await;
+    assert!(beats.iter().all(Result::is_ok), "{beats:?}");
+    assert!(units() - before <= 4, "{} transactions for 40 heartbeats", units() - before);
+    for outcome in [
+        b.heartbeat_as(EP, "w1", Some("second"), Heartbeat::default()).await.map(drop),
+        b.stops_as(EP, "w1", Some("second"), Duration::ZERO).await.map(drop),
+    ] {
+        assert!(matches!(outcome, Err(StoreError::WorkerIdInUse(_))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_gets_large_inputs_beside_small_ones() {
     let Some([a, _]) = two() else { return };
     let inputs: Vec<_> = [700_000, 10, 700_000, 20].map(|length| format!("\"{}\"", "x".repeat(length))).into();
