@@ -21,13 +21,13 @@ impl Quota {
     pub(crate) fn new(share: f64) -> io::Result<Self> {
         let root = ROOTS.iter().find(|root| Path::new(root).is_dir()).ok_or(io::ErrorKind::NotFound)?;
         let micros = f64::from(PERIOD_MICROS) * share;
-        let mut groups = Vec::new();
+        // Removes what there is of it when one cannot be made.
+        let mut quota = Self { groups: Vec::new() };
         for number in 0..2 {
             let group = Path::new(root).join(format!("endpoint-bench-{}-{number}", std::process::id()));
             create_dir(&group)?;
-            groups.push(group);
+            quota.groups.push(group);
         }
-        let quota = Self { groups };
         for group in &quota.groups {
             if group.join("cpu.max").exists() {
                 write(group.join("cpu.max"), format!("{micros:.0} {PERIOD_MICROS}"))?;

@@ -46,7 +46,7 @@ pub(crate) use batch_table::{BatchRecord, KeptBatch};
 pub(crate) use journal::{Change, Changes, Counters, Mark};
 pub(crate) use shared::{Elsewhere, KeptJob, Tally, read_record};
 pub(crate) use snapshot::Snapshot;
-pub(crate) use waiting::Turn;
+pub(crate) use waiting::{MAX_FRONT, Turn};
 
 /// Deadlines served in one go. A million records may expire at once; requests must not wait for all of them.
 const MAX_DUE: usize = 1000;

@@ -75,6 +75,7 @@ async fn client(
 /// Checks that every accepted job has completed, and that one that was sent after another one was acknowledged is behind it in the
 /// queue. `numbers` are those of the completed jobs.
 pub(super) fn check_order(accepted: &[Accepted], numbers: &BTreeMap<String, u64>) {
+    assert!(!accepted.is_empty(), "nothing was accepted");
     let lost: Vec<&str> = accepted.iter().map(|one| &*one.id).filter(|id| !numbers.contains_key(*id)).collect();
     assert!(lost.is_empty(), "lost: {lost:?}");
     let mut by_number: Vec<&Accepted> = accepted.iter().collect();

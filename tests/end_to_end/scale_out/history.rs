@@ -71,7 +71,7 @@ struct Run {
 /// returns how many were run more than once. `kills` are the workers that were killed, and when.
 pub(super) fn check_runs(diary: &Path, kills: &[(String, SystemTime)]) -> usize {
     let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
-    for line in std::fs::read_to_string(diary).unwrap_or_default().lines() {
+    for line in std::fs::read_to_string(diary).unwrap().lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let [what, job, worker, time] = words[..] else { panic!("a torn line: {line:?}") };
         let (time, of_job) = (time.parse().unwrap(), runs.entry(job.to_owned()).or_default());

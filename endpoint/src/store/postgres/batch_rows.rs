@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::failure::Failure;
-use super::rows::{integer, micros, natural, size, time};
+use super::rows::{self, integer, micros, natural, size, time};
 use crate::store::batch::{BatchCounts, BatchState};
 use crate::store::counts::BatchRequests;
 use crate::store::queue::{BatchRecord, KeptBatch};
@@ -92,7 +92,7 @@ pub(super) async fn put(
     let statement = client.prepare_cached(PUT).await?;
     let records = || batches.iter().map(|batch| &batch.record);
     let counts = |count: fn(&BatchCounts) -> usize| -> Vec<i64> {
-        batches.iter().map(|batch| i64::try_from(count(&batch.counts)).unwrap_or(i64::MAX)).collect()
+        batches.iter().map(|batch| rows::count(count(&batch.counts))).collect()
     };
     let number: Vec<i64> = records().map(|record| integer(record.number)).collect();
     let id: Vec<&str> = records().map(|record| &*record.id).collect();

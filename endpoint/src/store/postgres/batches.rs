@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::PostgresStore;
 use super::batch_rows;
 use super::shared::unanswered;
+use super::rows::count;
 use super::work::Need;
 use crate::store::batch::{BatchId, BatchView};
 use crate::store::batches::{BatchRequest, Batches};
@@ -16,10 +17,6 @@ use crate::store::payload::Filed;
 use crate::store::queue::{KeptBatch, Queue};
 use crate::store::request::NewJob;
 use crate::store::views::{JobView, Page};
-
-fn integer(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
 
 fn filed(jobs: Vec<NewJob>) -> Vec<NewJob<Filed>> {
     let filed = |job: NewJob| NewJob { id: job.id, request: job.request.map(|_, payload| Filed::Fresh(payload)) };
@@ -103,7 +100,7 @@ impl Batches for PostgresStore {
     }
 
     async fn batches(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<BatchView>, StoreError> {
-        let (offset, limit) = (integer(offset), integer(limit));
+        let (offset, limit) = (count(offset), count(limit));
         let rows = self.shared.query(batch_rows::NEWEST, &[&endpoint, &offset, &limit]).await?;
         let total = self.shared.query(batch_rows::COUNT, &[&endpoint]).await?;
         let entries = rows.iter().map(|row| Ok(read(row)?.view())).collect::<Result<_, StoreError>>()?;
@@ -118,7 +115,7 @@ impl Batches for PostgresStore {
         limit: usize,
     ) -> Result<Page<BatchRequest>, StoreError> {
         let batch = self.find_batch(endpoint, id).await?;
-        let (offset, limit) = (integer(offset), integer(limit));
+        let (offset, limit) = (count(offset), count(limit));
         let found = self.shared.look_batch_requests(endpoint, batch, offset, limit).await?;
         let outputs: Vec<_> = found.entries.iter().filter_map(|request| request.view.ending.output.clone()).collect();
         let mut outputs = self.shared.load(outputs).await?.into_iter();

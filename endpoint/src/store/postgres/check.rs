@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::connect::{self, DatabaseUrl};
+use super::connect::{self, DatabaseUrl, PER_REPLICA};
 use super::database_error::{DatabaseError, grant_schema, grant_tables};
 use super::{notify, rows, schema};
 
@@ -78,8 +78,8 @@ const RULES: [Rule; 6] = [
     },
 ];
 
-/// Connections that two endpoints with their listeners, and a check, may need.
-const CONNECTIONS: i64 = 2 * 17 + 1;
+/// Connections that two endpoints, and a check with its two, may need.
+const CONNECTIONS: usize = 2 * PER_REPLICA + 2;
 
 /// The age of a transaction from which on it keeps dead rows alive for too long, in seconds.
 const LONG: f64 = 60.0;
@@ -95,7 +95,7 @@ const LIMITS: &str = "SELECT least(settings.most, role.rolconnlimit, base.datcon
     (SELECT CASE WHEN rolconnlimit < 0 THEN 2147483647 ELSE rolconnlimit END FROM pg_roles WHERE rolname = current_user) AS role, \
     (SELECT CASE WHEN datconnlimit < 0 THEN 2147483647 ELSE datconnlimit END FROM pg_database WHERE datname = current_database()) AS base";
 /// Where tables are, or would be created.
-const PLACE: &str = "SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class \
+const SCHEMA: &str = "SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class \
     WHERE oid = to_regclass('runpod_endpoint_version')), quote_ident(current_schema()), 'public') AS schema, \
     coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create";
 /// Tables of ours that this user may not use, and those of which the rows, or the long texts, are not vacuumed by themselves.
@@ -191,15 +191,15 @@ impl Look<'_> {
             () if i64::from(row.get::<_, i32>("role")) == most => "ALTER ROLE of this user CONNECTION LIMIT -1",
             () => "ALTER DATABASE of this name CONNECTION LIMIT -1",
         };
-        let verdict = Verdict::of(most >= CONNECTIONS, || {
-            format!("each endpoint opens up to 17 connections, so two of them and this check need {CONNECTIONS}: {fix}")
+        let verdict = Verdict::of(most >= rows::count(CONNECTIONS), || {
+            format!("each endpoint opens up to {PER_REPLICA} connections, so two of them and this check need {CONNECTIONS}: {fix}")
         });
         Ok(Finding { name: "connections allowed", value: most.to_string(), verdict })
     }
 
     async fn rights(&self, tables: Option<i32>) -> Result<Vec<Finding>, DatabaseError> {
-        let place = self.row(PLACE).await?;
-        let (schema, may_create): (String, bool) = (place.get("schema"), place.get("may_create"));
+        let found = self.row(SCHEMA).await?;
+        let (schema, may_create): (String, bool) = (found.get("schema"), found.get("may_create"));
         let user: String = self.row("SELECT current_user::text").await?.get(0);
         let verdict = match (may_create, tables) {
             (true, _) => Verdict::Good,
@@ -238,14 +238,22 @@ impl Look<'_> {
     }
 
     async fn oldest_transaction(&self) -> Result<Finding, DatabaseError> {
-        let sql = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 FROM pg_stat_activity \
+        let sql = "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 AS age, \
+            pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, quote_ident(current_user) AS name FROM pg_stat_activity \
             WHERE pid <> pg_backend_pid() AND datname = current_database()";
-        let age: f64 = self.row(sql).await?.get(0);
-        let verdict = Verdict::of(age <= LONG, || {
-            "dead rows cannot be removed meanwhile and slow the queue down: end it, or set idle_in_transaction_session_timeout for its \
-             user"
-                .to_owned()
-        });
+        let row = self.row(sql).await?;
+        let (age, user): (f64, String) = (row.get("age"), row.get("name"));
+        let verdict = match (age <= LONG, row.get("sees_all")) {
+            (true, true) => Verdict::Good,
+            (true, false) => {
+                Verdict::Note(format!("those of other users are not seen: GRANT pg_read_all_stats TO {user}"))
+            }
+            (false, _) => Verdict::Fix(
+                "dead rows cannot be removed meanwhile and slow the queue down: end it, or set idle_in_transaction_session_timeout \
+                 for its user"
+                    .to_owned(),
+            ),
+        };
         Ok(Finding { name: "oldest transaction", value: format!("{age:.0} s"), verdict })
     }
 

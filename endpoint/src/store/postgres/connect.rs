@@ -19,10 +19,17 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::database_error::DatabaseError;
+use super::failure::IN_THE_WAY;
 use crate::secret::without_mark;
 
 /// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
 const MAX_CONNECTIONS: usize = 16;
+
+/// All connections of one replica.
+pub(super) const PER_REPLICA: usize = MAX_CONNECTIONS + 1;
+
+/// What a replica calls itself at the server.
+pub(super) const APPLICATION: &str = "runpod-endpoint";
 
 /// How long a new connection may take, and how long a request waits for a free one.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -66,7 +73,7 @@ impl FromStr for DatabaseUrl {
         }
         config
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .application_name("runpod-endpoint")
+            .application_name(APPLICATION)
             .connect_timeout(CONNECT_LIMIT)
             .tcp_user_timeout(SILENCE_LIMIT)
             .keepalives_idle(SILENCE_LIMIT)
@@ -158,9 +165,6 @@ impl DatabaseUrl {
     }
 }
 
-/// What other transactions are the cause of.
-const IN_THE_WAY: [SqlState; 3] =
-    [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
 /// What a server says that stops, or has no connection or no room left.
 const FOR_NOW: [SqlState; 5] = [
     SqlState::ADMIN_SHUTDOWN,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The oldest server that is tested.
+/// The oldest server that is accepted.
 pub(super) const MIN_VERSION: u32 = 14;
 
 /// Why a database cannot be used.

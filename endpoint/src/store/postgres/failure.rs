@@ -1,22 +1,8 @@
-//! Where a unit of work belongs, and why one did not come about.
+//! Why a unit of work did not come about.
 
 use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
-
-use crate::store::job::Position;
-use crate::store::limits::Limits;
-
-/// Where a unit of work belongs.
-pub(super) struct Place<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) limits: Limits,
-    pub(super) replica: &'a str,
-    /// Where looks for jobs begin.
-    pub(super) floor: Position,
-    /// The row of counters that is this unit's own.
-    pub(super) lane: i16,
-}
 
 /// Why a unit did not come about.
 #[derive(Debug, Clone)]
@@ -31,6 +17,10 @@ pub(super) enum Failure {
     Away(Arc<str>),
 }
 
+/// What other transactions are the cause of.
+pub(super) const IN_THE_WAY: [SqlState; 3] =
+    [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+
 /// Classes of errors that are those of the values sent: a data exception, a violated constraint, a limit of the server.
 const UNACCEPTABLE: [&str; 3] = ["22", "23", "54"];
 
@@ -39,13 +29,7 @@ impl From<tokio_postgres::Error> for Failure {
         let Some(refusal) = error.as_db_error() else { return Self::Away(error.to_string().into()) };
         let code = refusal.code();
         let text = Arc::from(refusal.message());
-        let in_the_way = [
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::UNIQUE_VIOLATION,
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::IN_FAILED_SQL_TRANSACTION,
-        ];
+        let again = [SqlState::UNIQUE_VIOLATION, SqlState::IN_FAILED_SQL_TRANSACTION];
         // The server ends, starts or has become a standby: another connection may lead to the one that writes.
         let away = [
             SqlState::ADMIN_SHUTDOWN,
@@ -55,7 +39,7 @@ impl From<tokio_postgres::Error> for Failure {
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         ];
         match () {
-            () if in_the_way.contains(code) => Self::Again,
+            () if IN_THE_WAY.contains(code) || again.contains(code) => Self::Again,
             () if away.contains(code) => Self::Away(text),
             () if UNACCEPTABLE.iter().any(|class| code.code().starts_with(class)) => Self::Unacceptable(text),
             () => Self::Refused(text),

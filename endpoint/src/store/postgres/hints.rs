@@ -78,11 +78,12 @@ pub(super) fn messages(replica: &str, hints: BTreeSet<Hint>) -> Vec<String> {
     let (mut some, mut bytes) = (Vec::new(), 0);
     for hint in hints {
         // Quotes, commas and brackets; ids are letters and the like.
-        bytes += hint.1.len() + hint.2.len() + 16;
-        if bytes > MAX_BYTES && !some.is_empty() {
+        let size = hint.1.len() + hint.2.len() + 16;
+        if bytes + size > MAX_BYTES && !some.is_empty() {
             messages.extend(serde_json::to_string(&(replica, std::mem::take(&mut some))));
             bytes = 0;
         }
+        bytes += size;
         some.push(hint);
     }
     messages.extend(serde_json::to_string(&(replica, some)));

@@ -1,7 +1,8 @@
 //! One endpoint as this replica knows it: who waits here, and the operations that wait for their unit of work.
 //!
 //! Each lane runs one unit at a time. While all lanes are busy, operations collect, and the next free lane takes all of them into one
-//! transaction: so many requests share one sync, as they do in the file. Patient ones, as heartbeats, wait for a moment for a unit of others.
+//! transaction: so many requests share one sync, as they do in the file. Heartbeats, and the ends of polls, may be delayed: they wait up to
+//! 100 ms for a unit that others start.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +27,8 @@ const MAX_BATCH: usize = 64;
 /// Operations that may wait.
 const MAX_WAITING: usize = 32_768;
 
-/// How long patient operations wait for others.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// How long operations that may be delayed wait for others.
+pub(super) const DELAY: Duration = Duration::from_millis(100);
 
 /// One endpoint.
 pub(super) struct Local {
@@ -46,8 +47,8 @@ pub(super) struct Local {
 struct Lanes {
     waiting: VecDeque<Box<dyn Work>>,
     free: Vec<i16>,
-    /// Somebody will start one once patience is over.
-    is_awaited: bool,
+    /// Somebody will start one when the delay is over.
+    has_timer: bool,
 }
 
 /// What is to be done for an operation that was filed.
@@ -56,8 +57,8 @@ pub(super) enum Start {
     No,
     /// This lane.
     Lane(i16),
-    /// A lane, once patience is over.
-    Later,
+    /// A lane, when the delay is over.
+    Delayed,
 }
 
 impl Local {
@@ -69,7 +70,7 @@ impl Local {
             totals: Mutex::default(),
             waiting_takes: AtomicUsize::new(0),
             floor: Mutex::default(),
-            lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect(), is_awaited: false }),
+            lanes: Mutex::new(Lanes { waiting: VecDeque::new(), free: (0..LANES).collect(), has_timer: false }),
         })
     }
 
@@ -79,22 +80,22 @@ impl Local {
         if lanes.waiting.len() >= MAX_WAITING {
             return Err(work);
         }
-        let is_patient = work.need().is_patient;
+        let may_be_delayed = work.need().may_be_delayed;
         lanes.waiting.push_back(work);
-        Ok(match is_patient {
-            true if lanes.is_awaited => Start::No,
+        Ok(match may_be_delayed {
+            true if lanes.has_timer => Start::No,
             true => {
-                lanes.is_awaited = true;
-                Start::Later
+                lanes.has_timer = true;
+                Start::Delayed
             }
             false => lanes.free.pop().map_or(Start::No, Start::Lane),
         })
     }
 
-    /// Patience is over: the lane that is to be started, if one is free and operations wait.
-    pub(super) fn lose_patience(&self) -> Option<i16> {
+    /// The delay is over: the lane that is to be started, if one is free and operations wait.
+    pub(super) fn end_delay(&self) -> Option<i16> {
         let mut lanes = self.lanes.lock();
-        lanes.is_awaited = false;
+        lanes.has_timer = false;
         if lanes.waiting.is_empty() { None } else { lanes.free.pop() }
     }
 
@@ -109,10 +110,29 @@ impl Local {
         Some(lanes.waiting.drain(..some).collect())
     }
 
+    /// The guard of a lane that works.
+    pub(super) fn occupy(&self, lane: i16) -> Occupied<'_> {
+        Occupied { local: self, lane }
+    }
+
     /// Notes a poll for jobs that waits here, for as long as the guard lives.
     pub(super) fn wait_for_jobs(&self) -> Waiting<'_> {
         self.waiting_takes.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting_takes)
+    }
+}
+
+/// A lane that works. It frees itself when nothing is left to do; this frees it when a unit panics.
+pub(super) struct Occupied<'a> {
+    local: &'a Local,
+    lane: i16,
+}
+
+impl Drop for Occupied<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.local.lanes.lock().free.push(self.lane);
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::batch_rows;
-use super::failure::{Failure, Place};
-use super::rows::{self, LoadedWorker};
+use super::failure::Failure;
+use super::rows::{self, LoadedWorker, count};
+use super::unit::Scope;
 use super::work::Work;
 use crate::store::batch::BatchId;
 use crate::store::clock::Timestamp;
@@ -93,10 +94,6 @@ impl Needs {
     }
 }
 
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 /// Rows that are locked, as they were; what is not changed need not be written.
 #[derive(Default)]
 pub(super) struct Found {
@@ -125,7 +122,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) async fn lock(client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<Self, Failure> {
+    pub(super) async fn lock(client: &ClientWrapper, place: &Scope<'_>, needs: &Needs) -> Result<Self, Failure> {
         let mut loaded = Self::lock_jobs(client, place, needs).await?;
         loaded.lock_others(client, place, needs).await?;
         if let Some(total) = loaded.usage {
@@ -143,27 +140,27 @@ impl Loaded {
         Ok(loaded)
     }
 
-    async fn lock_jobs(client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<Self, Failure> {
+    async fn lock_jobs(client: &ClientWrapper, place: &Scope<'_>, needs: &Needs) -> Result<Self, Failure> {
         let endpoint = place.endpoint;
-        let [lane, state, next, next_turn, turns, usage, batch_usage, lock, take, late, purge, running] = [
+        let [lane, state, next, next_turn, turns, usage, batch_usage, lock, take, late, purge] = [
             client.prepare_cached(rows::LOCK_LANE).await?,
             client.prepare_cached(rows::STATE).await?,
             client.prepare_cached(rows::NUMBERS).await?,
-            client.prepare_cached(rows::NEXT_TURN).await?,
-            client.prepare_cached(rows::TURNS).await?,
+            client.prepare_cached(rows::LAST_ROUND).await?,
+            client.prepare_cached(rows::LAST_ROUNDS).await?,
             client.prepare_cached(rows::USAGE).await?,
             client.prepare_cached(batch_rows::USAGE).await?,
             client.prepare_cached(rows::LOCK_JOBS).await?,
             client.prepare_cached(rows::LOCK_NEXT).await?,
             client.prepare_cached(rows::LOCK_OVERDUE).await?,
             client.prepare_cached(rows::LOCK_UNTAKEN).await?,
-            client.prepare_cached(rows::LOCK_RUNNING).await?,
         ];
         let ids: Vec<&str> = needs.jobs.iter().map(|id| &**id).collect();
         let holders: Vec<&str> = needs.holders.iter().map(|id| &**id).collect();
         let keys: Vec<&[u8]> = needs.keys.iter().map(Digest::as_slice).collect();
         let batches: Vec<&str> = needs.whole_batches.iter().map(|id| &**id).collect();
-        let names_jobs = !(ids.is_empty() && holders.is_empty() && keys.is_empty() && batches.is_empty());
+        let running = needs.running;
+        let names_jobs = running || !(ids.is_empty() && holders.is_empty() && keys.is_empty() && batches.is_empty());
         // Requests of batches do not count among the jobs that may wait.
         let bounds_waiting = needs.bounds && place.limits.max_queued.is_some();
         let low: Vec<bool> = needs.shares.iter().map(|(low, _)| *low).collect();
@@ -179,7 +176,7 @@ impl Loaded {
         let longest = overdue.run_time.map(rows::micros);
         let except: Vec<&str> = overdue.except.iter().map(|id| &**id).collect();
         // One round trip: each statement is sent before the answer to the one before has come.
-        let (_, _, state, numbers, next_turn, turns, usage, batch_usage, named, next, late, untaken, running) = tokio::try_join!(
+        let (_, _, state, numbers, next_turn, turns, usage, batch_usage, named, next, late, untaken) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
             async { client.query_one(&lane, &[&endpoint, &place.replica, &place.lane]).await },
@@ -189,11 +186,10 @@ impl Loaded {
             optional(has_turns, async { client.query(&turns, &[&endpoint, &low, &shares, &requeued, &batches]).await }),
             optional(needs.bounds, async { client.query(&usage, &[&endpoint]).await }),
             optional(needs.batch_bounds || bounds_waiting, async { client.query(&batch_usage, &[&endpoint]).await }),
-            optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches]).await }),
+            optional(names_jobs, async { client.query(&lock, &[&endpoint, &ids, &holders, &keys, &batches, &running]).await }),
             optional(needs.take > 0, async { client.query(&take, &next_ones).await }),
             optional(max > 0, async { client.query(&late, &[&endpoint, &after, &except, &max, &longest]).await }),
             optional(needs.purge > 0, async { client.query(&purge, &[&endpoint, &needs.purge]).await }),
-            optional(needs.running, async { client.query(&running, &[&endpoint]).await }),
         )?;
         let now = rows::time(state.get("now"));
         let mut loaded = Self {
@@ -214,7 +210,7 @@ impl Loaded {
             loaded.queue.note_turns(row.get("low"), share, last, served);
         }
         let mut seen = HashSet::new();
-        for row in named.iter().chain(&next).chain(&late).chain(&untaken).chain(&running) {
+        for row in named.iter().chain(&next).chain(&late).chain(&untaken) {
             if seen.insert(row.get::<_, i64>("number")) {
                 loaded.put_job(row, needs)?;
             }
@@ -233,7 +229,7 @@ impl Loaded {
     }
 
     /// What the jobs belong to.
-    async fn lock_others(&mut self, client: &ClientWrapper, place: &Place<'_>, needs: &Needs) -> Result<(), Failure> {
+    async fn lock_others(&mut self, client: &ClientWrapper, place: &Scope<'_>, needs: &Needs) -> Result<(), Failure> {
         let names: BTreeSet<_> = needs.workers.iter().chain(&self.holders).cloned().collect();
         let mut batches = self.queue.named_batches();
         batches.extend(needs.batches.iter().cloned());

@@ -15,8 +15,10 @@ mod floor;
 mod hints;
 mod local;
 mod lock;
+mod lost_hints;
 mod notify;
 mod operations;
+mod overdue;
 mod patience;
 mod poll;
 mod read;
@@ -24,6 +26,7 @@ mod rows;
 mod schema;
 mod shared;
 mod store;
+mod takeover;
 mod texts;
 mod transfer;
 mod unit;
@@ -52,6 +55,7 @@ use super::setup::Setup;
 use hints::Notifier;
 use patience::Patience;
 use shared::Shared;
+use upkeep::Upkeep;
 
 /// The store in a database.
 pub struct PostgresStore {
@@ -101,7 +105,8 @@ impl PostgresStore {
             refusal: Mutex::default(),
         });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        while let Err(error) = take_part(&shared, &host).await {
+        let mut upkeep = Upkeep::new(&shared, host);
+        while let Err(error) = take_part(&shared, &mut upkeep).await {
             patience.pause(shared.why_not(error)).await?;
         }
         patience.end();
@@ -109,7 +114,7 @@ impl PostgresStore {
         let mut tasks = JoinSet::new();
         tasks.spawn(notify::send(Arc::clone(&shared), hints));
         tasks.spawn(notify::listen(Arc::clone(&shared), tls));
-        let upkeep = upkeep::run(Arc::clone(&shared), host, leaving.clone());
+        let upkeep = upkeep.run(leaving.clone());
         let has_left = left.clone().drop_guard();
         tasks.spawn(async move {
             upkeep.await;
@@ -126,8 +131,8 @@ async fn prepare(pool: &Pool, url: &DatabaseUrl, tls: &MakeRustlsConnect) -> Res
     schema::migrate(&client, url).await.map(drop)
 }
 
-async fn take_part(shared: &Arc<Shared>, host: &str) -> Result<(), StoreError> {
-    upkeep::once(shared, host, 0).await?;
+async fn take_part(shared: &Arc<Shared>, upkeep: &mut Upkeep) -> Result<(), StoreError> {
+    upkeep.once().await?;
     for endpoint in &shared.setup.endpoints {
         shared.endpoint(endpoint).await?;
     }

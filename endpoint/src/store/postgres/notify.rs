@@ -22,7 +22,7 @@ const CHANNEL: &str = "runpod_endpoint";
 /// Between two messages. Hints are collected meanwhile; the first one after a quiet moment is sent at once.
 const PAUSE: Duration = Duration::from_millis(2);
 
-const NOTIFY: &str = "SELECT pg_notify('runpod_endpoint', message) FROM unnest($1::text[]) AS message";
+const NOTIFY: &str = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message";
 
 /// Hints sent at once.
 const MAX_AT_ONCE: usize = 2000;
@@ -46,7 +46,7 @@ pub(super) async fn send(shared: Arc<Shared>, mut hints: mpsc::Receiver<Hint>) {
             some.insert(hint);
         }
         let messages = messages(&shared.replica, some);
-        if let Err(error) = shared.query(NOTIFY, &[&messages]).await {
+        if let Err(error) = shared.query(NOTIFY, &[&CHANNEL, &messages]).await {
             tracing::debug!(%error, "Hints to other replicas are lost. They look once a second.");
         }
         sleep(PAUSE).await;

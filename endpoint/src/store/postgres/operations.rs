@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::PostgresStore;
-use super::rows;
+use super::rows::{self, count};
 use super::store::ignore_unknown;
 use super::work::Need;
 use crate::store::clock::Timestamp;
@@ -22,10 +22,6 @@ const STEP: i64 = 200;
 
 fn ids(rows: &[tokio_postgres::Row]) -> Vec<JobId> {
     rows.iter().map(|row| Arc::from(row.get::<_, &str>("id"))).collect()
-}
-
-fn integer(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// Queues failed jobs again until one is refused, which is not counted as left, nor are those after it. Another endpoint may have changed
@@ -59,7 +55,7 @@ impl PostgresStore {
     /// Keeps as many webhooks that were given up as the limit allows, those of the newest jobs.
     async fn bound_given_up(&self, endpoint: &str) -> Result<(), StoreError> {
         let local = self.shared.local(endpoint);
-        let max = integer(local.limits.max_given_up);
+        let max = count(local.limits.max_given_up);
         let jobs = ids(&self.shared.query(rows::GIVEN_UP, &[&endpoint, &max, &STEP]).await?);
         if jobs.is_empty() {
             return Ok(());
@@ -77,7 +73,7 @@ impl Operations for PostgresStore {
     }
 
     async fn failed(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<JobRow>, StoreError> {
-        self.shared.look_failed(endpoint, integer(offset), integer(limit)).await
+        self.shared.look_failed(endpoint, count(offset), count(limit)).await
     }
 
     async fn retry_failed(&self, endpoint: &str) -> Result<RetriedFailed, StoreError> {
@@ -114,7 +110,7 @@ impl Operations for PostgresStore {
     }
 
     async fn given_up(&self, endpoint: &str, offset: usize, limit: usize) -> Result<Page<GivenUp>, StoreError> {
-        self.shared.look_given_up(endpoint, integer(offset), integer(limit)).await
+        self.shared.look_given_up(endpoint, count(offset), count(limit)).await
     }
 
     async fn resend_webhook(&self, endpoint: &str, id: &str) -> Result<(), StoreError> {

@@ -54,15 +54,16 @@ pub(super) enum AsksFor {
     Stops,
 }
 
-/// A poll that is held open. Its end is noted when it is dropped: nobody waits for that.
+/// A poll that is held open. Its end is noted when it is dropped: nobody waits for that. While a unit looks for it, the unit has it, so
+/// that it is known whether the unit came about that began or ended it.
 pub(super) struct Poll {
     pub(super) shared: Arc<Shared>,
     pub(super) local: Arc<Local>,
     pub(super) worker: Arc<str>,
     pub(super) asks_for: AsksFor,
-    /// It has not ended as far as the database knows.
+    /// The database knows that it has begun, and not that it has ended.
     pub(super) is_open: bool,
-    /// Its worker gets an answer. Otherwise it has hung up.
+    /// Its worker gets an answer. Otherwise it has hung up, or this replica drains.
     pub(super) is_answered: bool,
 }
 
@@ -73,7 +74,7 @@ impl Drop for Poll {
         }
         let (worker, asks_for, is_answered) = (Arc::clone(&self.worker), self.asks_for, self.is_answered);
         // A worker that was answered polls again, and one unit notes both.
-        let need = Need { is_patient: is_answered, ..Need::worker(&self.worker) };
+        let need = Need { may_be_delayed: is_answered, ..Need::worker(&self.worker) };
         self.shared.note(&self.local, need, move |queue, now| match asks_for {
             AsksFor::Jobs => queue.poll_ended(now, &worker, is_answered),
             AsksFor::Stops => queue.stop_poll_ended(now, &worker, is_answered),
@@ -105,6 +106,7 @@ impl Caller {
 
 /// What a look for jobs has found.
 struct Look {
+    poll: Poll,
     taken: Taken,
     /// Whether the worker may get jobs at all.
     is_eligible: bool,
@@ -138,10 +140,8 @@ impl PostgresStore {
             let mut woken = pin!(local.wakers.jobs_waiting.notified());
             // Registers before the look, so that a job submitted in between wakes this poll.
             woken.as_mut().enable();
-            let look = self.look_for_jobs(&poll, max, begins.take(), wait.is_zero()).await?;
-            // One that was refused was never open.
-            poll.is_open = look.as_ref().is_ok_and(|look| !look.has_ended);
-            let look = look?;
+            let look = self.look_for_jobs(poll, max, begins.take(), wait.is_zero()).await??;
+            poll = look.poll;
             if look.has_ended {
                 if !look.taken.jobs.is_empty() {
                     // A hint of another replica may stand for many jobs. Whoever finds some wakes the next one here.
@@ -169,14 +169,13 @@ impl PostgresStore {
     /// When it did not come about. The inner error: the caller is refused.
     async fn look_for_jobs(
         &self,
-        poll: &Poll,
+        mut poll: Poll,
         max: usize,
         caller: Option<Caller>,
         is_last: bool,
     ) -> Result<Result<Look, StoreError>, StoreError> {
-        let worker = Arc::clone(&poll.worker);
+        let (local, worker) = (Arc::clone(&poll.local), Arc::clone(&poll.worker));
         let need = Need { take: max, ..Need::worker(&worker) };
-        let (shared, local, taker) = (Arc::clone(&self.shared), Arc::clone(&poll.local), Arc::clone(&worker));
         let decide = move |queue: &mut Queue<Filed>, now: Timestamp| -> Result<Found, StoreError> {
             if let Some(caller) = &caller {
                 caller.admit(queue, now, &worker)?;
@@ -192,10 +191,12 @@ impl PostgresStore {
         };
         let seen = move |decided: Result<Found, StoreError>| {
             let (jobs, is_eligible, has_ended) = decided?;
-            let taken = Taken { shared, local, worker: taker, jobs };
-            Ok(Look { taken, is_eligible, has_ended })
+            poll.is_open = !has_ended;
+            let (shared, local, worker) = (Arc::clone(&poll.shared), Arc::clone(&poll.local), Arc::clone(&poll.worker));
+            let taken = Taken { shared, local, worker, jobs };
+            Ok(Look { poll, taken, is_eligible, has_ended })
         };
-        self.shared.run_seen(&poll.local, need, decide, payloads_of_found, seen).await
+        self.shared.run_seen(&local, need, decide, payloads_of_found, seen).await
     }
 
     /// Waits for jobs that the worker must stop.
@@ -215,7 +216,7 @@ impl PostgresStore {
             let mut woken = pin!(watch.notified());
             woken.as_mut().enable();
             let (name, is_last, caller) = (Arc::clone(&poll.worker), wait.is_zero(), begins.take());
-            let look = self.shared.run(&local, Need::worker(worker), move |queue, now| {
+            let decide = move |queue: &mut Queue<Filed>, now| -> Result<_, StoreError> {
                 let is_known = match &caller {
                     Some(caller) => {
                         caller.admit(queue, now, &name)?;
@@ -229,12 +230,16 @@ impl PostgresStore {
                     queue.stop_poll_ended(now, &name, true);
                 }
                 Ok((stops, is_known, has_ended))
-            });
-            let look = look.await?;
-            // The poll of a worker that is refused, or not known yet, is not counted.
-            poll.is_open = look.as_ref().is_ok_and(|(_, known, has_ended)| *known && !has_ended);
-            let (stops, known, has_ended) = look?;
-            is_known = known;
+            };
+            let seen = move |decided: Result<(Vec<JobId>, bool, bool), StoreError>| {
+                let (stops, is_known, has_ended) = decided?;
+                // The poll of a worker that is not known yet is not counted.
+                poll.is_open = is_known && !has_ended;
+                Ok::<_, StoreError>((poll, stops, is_known, has_ended))
+            };
+            let look = self.shared.run_seen(&local, Need::worker(worker), decide, |_| Vec::new(), seen);
+            let (stops, has_ended);
+            (poll, stops, is_known, has_ended) = look.await??;
             if has_ended {
                 return Ok(stops);
             }
@@ -252,7 +257,7 @@ impl PostgresStore {
             local: Arc::clone(local),
             worker: Arc::from(worker),
             asks_for,
-            is_open: true,
+            is_open: false,
             is_answered: false,
         }
     }

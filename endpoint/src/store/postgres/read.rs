@@ -15,7 +15,7 @@ use crate::store::clock::Timestamp;
 use crate::store::counts::{BatchRequests, Ended, Health};
 use crate::store::error::StoreError;
 use crate::store::payload::{Filed, Payload};
-use crate::store::queue::{KeptBatch, Queue};
+use crate::store::queue::{KeptBatch, MAX_FRONT, Queue};
 use crate::store::request::{JobId, Request};
 use crate::store::views::{
     CancelElsewhere, GivenUp, HistoryPage, HistoryQuery, JobFilter, JobRow, JobView, Load, MAX_SEARCHED, Page,
@@ -85,8 +85,7 @@ impl Shared {
 
     /// Unfinished jobs, the waiting ones first and in order.
     pub(super) async fn look_pending(&self, endpoint: &str, max: usize) -> Result<Vec<JobView<Filed>>, StoreError> {
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let rows = self.query(rows::PENDING, &[&endpoint, &max]).await?;
+        let rows = self.query(rows::PENDING, &[&endpoint, &rows::count(max)]).await?;
         let queue = self.queue_of(endpoint, Timestamp::ZERO, &rows)?;
         Ok(rows.iter().filter_map(|row| queue.view(row.get("id"))).collect())
     }
@@ -95,7 +94,7 @@ impl Shared {
     pub(super) async fn look_list(&self, endpoint: &str, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         let exact = self.query(rows::JOB, &[&endpoint, &filter.id]).await?;
         let rows = if exact.is_empty() {
-            let [searched, limit] = [MAX_SEARCHED, filter.limit].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+            let [searched, limit] = [MAX_SEARCHED, filter.limit].map(rows::count);
             let status = filter.status.map(|status| status.name());
             self.query(rows::LIST, &[&endpoint, &searched, &status, &filter.id, &limit]).await?
         } else {
@@ -232,7 +231,7 @@ impl Shared {
 
     /// How long the first urgent job has waited.
     pub(super) async fn look_oldest(&self, endpoint: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let rows = self.query(rows::FIRST, &[&endpoint]).await?;
+        let rows = self.query(rows::FIRST, &[&endpoint, &rows::count(MAX_FRONT)]).await?;
         let queue = self.queue_of(endpoint, now, &rows)?;
         Ok(queue.observe(now).oldest_wait)
     }

@@ -29,13 +29,14 @@ pub(super) const USAGE: &str = "SELECT coalesce(sum(jobs), 0)::bigint AS jobs, c
     coalesce((SELECT paused FROM endpoints WHERE name = $1), false) AS paused, \
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM counters WHERE endpoint = $1";
 
-/// Jobs by id, those that workers hold, those that were submitted with a key, and those of batches. An array, which is always looked up
-/// in the index: a join may read the whole table instead.
+/// Jobs by id, those that these workers hold, those that were submitted with a key, those of batches, and, if `$6`, those that any worker
+/// holds. An array, which is always looked up in the index: a join may read the whole table instead.
 pub(super) const LOCK_JOBS: &str = "SELECT number, id, record FROM jobs WHERE number = ANY(ARRAY(\
      SELECT number FROM jobs WHERE endpoint = $1 AND id = ANY($2::text[]) \
      UNION SELECT number FROM jobs WHERE endpoint = $1 AND holder = ANY($3::text[]) \
      UNION SELECT number FROM jobs WHERE endpoint = $1 AND idempotency = ANY($4::bytea[]) \
-     UNION SELECT number FROM jobs WHERE endpoint = $1 AND batch = ANY($5::text[]))) ORDER BY number FOR UPDATE";
+     UNION SELECT number FROM jobs WHERE endpoint = $1 AND batch = ANY($5::text[]) \
+     UNION SELECT number FROM jobs WHERE $6::boolean AND endpoint = $1 AND holder IS NOT NULL)) ORDER BY number FOR UPDATE";
 
 /// The next jobs in the queue that no other unit has locked.
 pub(super) const LOCK_NEXT: &str = "SELECT number, id, record FROM jobs \
@@ -64,9 +65,6 @@ pub(super) const CANCELLED_ELSEWHERE: &str = "SELECT number, id, record FROM job
 /// Waiting jobs that no worker has lost.
 pub(super) const LOCK_UNTAKEN: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND untaken ORDER BY low, round, place LIMIT $2 FOR UPDATE SKIP LOCKED";
-
-pub(super) const LOCK_RUNNING: &str = "SELECT number, id, record FROM jobs \
-    WHERE endpoint = $1 AND holder IS NOT NULL ORDER BY number FOR UPDATE";
 
 /// A lock on a name holds for a worker that has no row yet, too.
 pub(super) const LOCK_WORKERS: &str = "SELECT pg_advisory_xact_lock(key) FROM (SELECT DISTINCT \
@@ -102,16 +100,16 @@ pub(super) const ITEMS: &str = "SELECT s.job, c.body FROM streams s JOIN chunks 
 pub(super) const STREAM: &str = "SELECT s.job, s.first_item, s.next_item, s.unread_bytes, c.body FROM streams s \
     LEFT JOIN chunks c ON c.job = s.job AND c.n >= s.first_item WHERE s.job = $1 ORDER BY c.n";
 
-/// Which turn comes after the others: for new jobs without a share, of either priority. Apart from [`TURNS`], which the server plans anew
+/// After which round new ones come: for new jobs without a share, of either priority. Apart from [`LAST_ROUNDS`], which the server plans anew
 /// each time.
-pub(super) const NEXT_TURN: &str = "SELECT kind.low, NULL::text AS share, CASE WHEN kind.low THEN served.low ELSE served.urgent END AS served, \
+pub(super) const LAST_ROUND: &str = "SELECT kind.low, NULL::text AS share, CASE WHEN kind.low THEN served.low ELSE served.urgent END AS served, \
     coalesce((SELECT max(round) FROM jobs WHERE endpoint = $1 AND waiting AND round > 0 AND low = kind.low), 0) AS last \
     FROM (VALUES (false), (true)) AS kind(low), (SELECT coalesce(max(served), 0) AS urgent, coalesce(max(served_low), 0) AS low \
      FROM counters WHERE endpoint = $1) AS served";
 
-/// Whose turns come after which: for new jobs of these shares, for jobs by id, and for those of batches. Where nobody takes turns,
+/// After which round of its share each one comes: for new jobs of these shares, for jobs by id, and for those of batches. Where nobody takes turns,
 /// the indexes that this looks into are empty.
-pub(super) const TURNS: &str = "WITH served AS (SELECT coalesce(max(served), 0) AS urgent, coalesce(max(served_low), 0) AS low \
+pub(super) const LAST_ROUNDS: &str = "WITH served AS (SELECT coalesce(max(served), 0) AS urgent, coalesce(max(served_low), 0) AS low \
     FROM counters WHERE endpoint = $1), \
     wanted AS (SELECT low, share FROM unnest($2::boolean[], $3::text[]) AS new(low, share) \
      UNION SELECT low, share FROM jobs WHERE endpoint = $1 AND id = ANY($4::text[]) \
@@ -172,10 +170,10 @@ pub(super) const COUNT_GIVEN_UP: &str = "SELECT count(*) FROM jobs WHERE endpoin
 pub(super) const ENDED: &str = "SELECT id FROM jobs WHERE endpoint = $1 AND NOT waiting AND holder IS NULL \
     AND webhook_owner IS NULL AND (given_up OR $2) ORDER BY due LIMIT $3";
 
-/// The first urgent job that waits; where clients take turns, enough to have the oldest one among them.
+/// The first urgent job that waits; where clients take turns, `$2`, enough to have the oldest one among them.
 pub(super) const FIRST: &str = "SELECT number, id, record FROM jobs \
     WHERE endpoint = $1 AND waiting AND NOT low ORDER BY round, place \
-    LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) THEN 100 ELSE 1 END)";
+    LIMIT (SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE endpoint = $1 AND waiting AND round > 0) THEN $2::bigint ELSE 1 END)";
 
 /// A turn: taken again, or taken over once it has ended.
 pub(super) const TAKE_TURN: &str = "INSERT INTO turns SELECT $1::text, $4::text, $2::text, now.us + $3::bigint \
@@ -194,6 +192,10 @@ pub(super) fn natural(value: i64) -> u64 {
 }
 
 pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+pub(super) fn count(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

@@ -13,10 +13,10 @@ use tokio_postgres::types::ToSql;
 
 use super::connect::DatabaseUrl;
 use super::database_error::DatabaseError;
-use super::failure::{Failure, Place};
+use super::failure::Failure;
 use super::hints::Notifier;
-use super::local::{Local, PATIENCE, Start};
-use super::unit::{self, Done, UNIT_LIMIT};
+use super::local::{DELAY, Local, Start};
+use super::unit::{self, Done, Scope, UNIT_LIMIT};
 use super::work::{Asked, Need, Noted, Work};
 use crate::store::clock::Timestamp;
 use crate::store::counts::DatabaseFigures;
@@ -112,7 +112,7 @@ impl Shared {
         *refusal = reason.cloned();
     }
 
-    /// Notes that it does.
+    /// Notes that the database answers.
     pub(super) fn note_back(&self) {
         let was_away = self.away.borrow().is_some();
         if was_away && self.away.send_replace(None).is_some() {
@@ -193,9 +193,9 @@ impl Shared {
         match start {
             Start::No => {}
             Start::Lane(lane) => drop(runtime.spawn(async move { shared.work(&local, lane).await })),
-            Start::Later => drop(runtime.spawn(async move {
-                sleep(PATIENCE).await;
-                if let Some(lane) = local.lose_patience() {
+            Start::Delayed => drop(runtime.spawn(async move {
+                sleep(DELAY).await;
+                if let Some(lane) = local.end_delay() {
                     shared.work(&local, lane).await;
                 }
             })),
@@ -204,6 +204,7 @@ impl Shared {
 
     /// Works off what waits.
     async fn work(&self, local: &Local, lane: i16) {
+        let _occupied = local.occupy(lane);
         while let Some(works) = local.next_unit(lane) {
             self.perform(local, lane, works).await;
         }
@@ -231,14 +232,15 @@ impl Shared {
         lane: i16,
         mut works: Vec<Box<dyn Work>>,
     ) -> Result<(), (Vec<Box<dyn Work>>, Failure)> {
-        let floor = local.floor.lock().at(Instant::now());
-        let place = Place { endpoint: &local.name, limits: local.limits, replica: &self.replica, floor, lane };
         let mut conflicts = 0;
         loop {
             works.retain(|work| work.is_wanted());
             if works.is_empty() {
                 return Ok(());
             }
+            // As it is now: a unit may have to wait for longer than a floor holds.
+            let floor = local.floor.lock().at(Instant::now());
+            let place = Scope { endpoint: &local.name, limits: local.limits, replica: &self.replica, floor, lane };
             let mut sent = None;
             let failure = match self.attempt(&place, &mut works, &mut sent).await {
                 Ok(()) => {
@@ -281,7 +283,7 @@ impl Shared {
 
     async fn attempt(
         &self,
-        place: &Place<'_>,
+        place: &Scope<'_>,
         works: &mut [Box<dyn Work>],
         sent: &mut Option<Done>,
     ) -> Result<(), Failure> {
@@ -311,7 +313,7 @@ impl Shared {
     }
 
     /// Asks until there is an answer.
-    async fn was_committed(&self, place: &Place<'_>, token: &str) -> bool {
+    async fn was_committed(&self, place: &Scope<'_>, token: &str) -> bool {
         loop {
             let asked = self.connected(UNIT_LIMIT, async |client| unit::was_committed(client, place, token).await);
             if let Ok(was_committed) = asked.await {

@@ -74,7 +74,7 @@ impl PostgresStore {
             jobs: heartbeat.jobs.clone(),
             held: true,
             // A worker that can do nothing gets no more jobs from then on.
-            is_patient: !heartbeat.unhealthy,
+            may_be_delayed: !heartbeat.unhealthy,
             ..Need::worker(&worker)
         };
         let noted = self.shared.run(&local, need, move |queue, now| {

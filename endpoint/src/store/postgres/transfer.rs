@@ -7,9 +7,11 @@ use deadpool_postgres::{Client, Pool};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::connect::{self, DatabaseUrl};
+use super::connect::{self, APPLICATION, DatabaseUrl};
 use super::database_error::DatabaseError;
-use super::failure::{Failure, Place};
+use super::failure::Failure;
+use super::unit::Scope;
+use super::upkeep::DEAD_AFTER;
 use super::write::{MovedTexts, Writes};
 use super::{batch_rows, rows, schema};
 use crate::store::batch::BatchCounts;
@@ -20,9 +22,9 @@ use crate::store::payload::{Part, Payload};
 use crate::store::queue::{Counters, KeptBatch, Queue, Turn, read_record};
 use crate::store::text::storable;
 
-/// An endpoint that has shown itself within this many microseconds, and has a connection, is one that runs.
-const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 10000000 \
-    AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'runpod-endpoint' \
+/// An endpoint that has shown itself within `$1` microseconds, and has a connection, is one that runs.
+const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1::bigint \
+    AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $2 \
     AND pid <> pg_backend_pid()) ORDER BY seen DESC LIMIT 1";
 /// Nobody else writes until the end of the transaction.
 const LOCK_TABLES: &str =
@@ -65,7 +67,7 @@ impl Session {
     }
 
     async fn refuse_running(&self) -> Result<(), DatabaseError> {
-        match self.query(RUNNING, &[]).await?.first() {
+        match self.query(RUNNING, &[&rows::micros(DEAD_AFTER), &APPLICATION]).await?.first() {
             Some(row) => Err(DatabaseError::InUse(row.get(0))),
             None => Ok(()),
         }
@@ -201,7 +203,7 @@ impl DatabaseTarget {
     async fn write(&self, writes: &Writes) -> Result<(), DatabaseError> {
         // The counts of replicas that are gone, and webhooks that the next one delivers.
         let floor = Position { low_priority: false, round: 0, number: 0 };
-        let place = Place { endpoint: &self.name, limits: Limits::default(), replica: "", floor, lane: 0 };
+        let place = Scope { endpoint: &self.name, limits: Limits::default(), replica: "", floor, lane: 0 };
         writes.write(&self.session.client, &place).await.map_err(Session::failed)
     }
 }

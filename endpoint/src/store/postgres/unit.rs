@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 
-use super::failure::{Failure, Place};
+use super::failure::Failure;
 use super::lock::{Loaded, Needs};
 use super::rows;
 use super::texts::Wanted;
@@ -13,7 +13,19 @@ use super::work::Work;
 use super::write::Writes;
 use crate::store::counts::Totals;
 use crate::store::job::Position;
+use crate::store::limits::Limits;
 use crate::store::queue::Effect;
+
+/// Where a unit of work belongs.
+pub(super) struct Scope<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) limits: Limits,
+    pub(super) replica: &'a str,
+    /// Where looks for jobs begin.
+    pub(super) floor: Position,
+    /// The row of counters that is this unit's own.
+    pub(super) lane: i16,
+}
 
 /// What is to be done once the transaction lasts.
 #[derive(Debug)]
@@ -29,7 +41,7 @@ pub(super) struct Done {
 /// Runs the operations in one transaction. `sent` is filled in when the outcome can be unknown from then on.
 pub(super) async fn run(
     client: &ClientWrapper,
-    place: &Place<'_>,
+    place: &Scope<'_>,
     works: &mut [Box<dyn Work>],
     sent: &mut Option<Done>,
 ) -> Result<(), Failure> {
@@ -59,7 +71,7 @@ pub(super) async fn run(
 }
 
 /// Whether the lane's last transaction is this one. Waits until a transaction in doubt has ended.
-pub(super) async fn was_committed(client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<bool, Failure> {
+pub(super) async fn was_committed(client: &ClientWrapper, place: &Scope<'_>, token: &str) -> Result<bool, Failure> {
     let [lock, find] = [client.prepare_cached(rows::LOCK_LANE).await?, client.prepare_cached(rows::TOKEN).await?];
     client.query_one(&lock, &[&place.endpoint, &place.replica, &place.lane]).await?;
     let found = client.query_opt(&find, &[&place.endpoint, &place.replica, &place.lane]).await?;

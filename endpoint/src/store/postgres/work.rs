@@ -47,8 +47,8 @@ pub(super) struct Need {
     pub(super) items: bool,
     /// A look at all workers.
     pub(super) all_workers: bool,
-    /// It may wait a moment for others to share their unit with.
-    pub(super) is_patient: bool,
+    /// It may wait a moment for others to share a unit with.
+    pub(super) may_be_delayed: bool,
 }
 
 impl Need {

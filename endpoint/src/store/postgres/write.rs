@@ -8,9 +8,10 @@ use futures_util::future::try_join_all;
 use tokio_postgres::types::ToSql;
 
 use super::batch_rows;
-use super::failure::{Failure, Place};
+use super::failure::Failure;
 use super::lock::Found;
-use super::rows::{self, LoadedWorker, integer, micros};
+use super::rows::{self, LoadedWorker, count, integer, micros};
+use super::unit::Scope;
 use crate::store::job::Position;
 use crate::store::payload::{Filed, Part, Payload};
 use crate::store::queue::{Change, Counters, KeptBatch, KeptJob, Queue, Tally};
@@ -246,19 +247,19 @@ impl Writes {
     }
 
     /// Writes everything and commits, in one round trip.
-    pub(super) async fn commit(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+    pub(super) async fn commit(&self, client: &ClientWrapper, place: &Scope<'_>, token: &str) -> Result<(), Failure> {
         let end = async { Ok(client.batch_execute("COMMIT").await?) };
         tokio::try_join!(biased; self.send(client, place, token), end)?;
         Ok(())
     }
 
     /// Writes everything as one part of a longer transaction.
-    pub(super) async fn write(&self, client: &ClientWrapper, place: &Place<'_>) -> Result<(), Failure> {
+    pub(super) async fn write(&self, client: &ClientWrapper, place: &Scope<'_>) -> Result<(), Failure> {
         self.prepare(client).await?;
         self.send(client, place, "").await
     }
 
-    async fn send(&self, client: &ClientWrapper, place: &Place<'_>, token: &str) -> Result<(), Failure> {
+    async fn send(&self, client: &ClientWrapper, place: &Scope<'_>, token: &str) -> Result<(), Failure> {
         let Self { gone, jobs, payloads, chunks, workers, forgotten, gone_batches, polls, counted, paused, .. } = self;
         let (endpoint, replica) = (place.endpoint, place.replica);
         let job = Columns::of(jobs);
@@ -349,10 +350,6 @@ impl Writes {
 fn last_of_each(payloads: Vec<(i64, i16, Payload)>) -> Vec<(i64, i16, Payload)> {
     let by_place: BTreeMap<_, _> = payloads.into_iter().map(|(job, part, text)| ((job, part), text)).collect();
     by_place.into_iter().map(|((job, part), text)| (job, part, text)).collect()
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// What is added to the counters of the lane; the rounds that were served take the place of what is less.

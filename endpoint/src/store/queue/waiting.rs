@@ -11,7 +11,7 @@ use crate::store::job::{Position, Record};
 use crate::store::request::JobId;
 
 /// Jobs at the front of which one is the oldest of all, at most.
-const MAX_FRONT: usize = 1000;
+pub(crate) const MAX_FRONT: usize = 1000;
 
 /// Who shares the queue with others.
 type Share = Option<Arc<str>>;
