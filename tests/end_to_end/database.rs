@@ -49,8 +49,10 @@ fn what_is_wrong_with_a_database_ends_the_start_in_one_line() {
     let missing = ["--database-password-file", "/no/such/file"];
     for (url, more, status, words) in [
         (&*wrong, &[][..], 1, "correct the user, or the password"),
-        (&server.url("no_such_database"), &[], 1, "createdb no_such_database"),
+        (&server.url("no_such_database"), &[], 1, "--template template0 no_such_database"),
         ("mysql://jobs@localhost/jobs", &[], 64, "give postgres://"),
+        ("postgres://jobs:hunt@hunter2@127.0.0.1/jobs", &[], 64, "write %40"),
+        ("postgres://jobs:hunter2@127.0.0.1/jobs?sslmode=verify-full", &[], 64, "disable, prefer or require"),
         (&wrong, &missing, 64, "/no/such/file"),
     ] {
         let args = [&["serve", "--bind", "127.0.0.1:0", "--database", url], more].concat();
@@ -81,7 +83,7 @@ fn check_and_start_refuse_what_cannot_be_used() {
     let too_old = with_function(server, setting);
     for (url, words) in [
         (server.url_of("jobs", "hunter2", name(&newer)), "correct the user, or the password"),
-        (server.url("no_such_database"), "createdb no_such_database"),
+        (server.url("no_such_database"), "--template template0 no_such_database"),
         (newer, "upgrade runpod-endpoint"),
         (foreign, "a database of its own"),
         (table, "another program (workers)"),
@@ -193,6 +195,15 @@ fn a_server_with_an_authority_of_its_own_is_trusted_when_that_is_named() {
     let authority = folder.path().join("ca.crt");
     let [report, error] = check(&format!("PGSSLROOTCERT={}", authority.display()));
     assert!(report.contains("notifications = \"arrive\": ok"), "{report}{error}");
+    let other_name = url.replace("127.0.0.1", "localhost");
+    let args = ["database", "check", "--database", &other_name];
+    let authority = format!("PGSSLROOTCERT={}", authority.display());
+    let output = run_tool("env", &[&[&*authority, &program][..], &args].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("a name that the certificate has"), "{error}");
+    // On this machine nobody listens, and certificates are for other names: Debian's server has one.
+    let (_, report, error) = command(&["database", "check", "--database", &server.database()]);
+    assert!(report.contains("notifications = \"arrive\": ok"), "{report}{error}");
 }
 
 #[test]
@@ -212,6 +223,10 @@ fn settings_of_a_database_and_of_a_user_are_checked() {
     let limited = finding(&stranger, "connections allowed");
     assert!(limited.starts_with("\"10\": FIX") && limited.contains("ALTER ROLE"), "{limited}");
     assert!(finding(&stranger, "may create tables").starts_with("\"false\": FIX: run as a superuser"));
+    server.sql("postgres", "ALTER ROLE stranger CONNECTION LIMIT 0");
+    let (_, _, refused) = command(&["database", "check", "--database", &stranger]);
+    assert!(refused.contains("each endpoint opens up to 17: ALTER ROLE \"stranger\" CONNECTION LIMIT -1"), "{refused}");
+    server.sql("postgres", "ALTER ROLE stranger CONNECTION LIMIT 10");
     let (code, _, error) = command(&["serve", "--bind", "127.0.0.1:0", "--database", &stranger]);
     assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
     assert!(error.contains("GRANT USAGE, CREATE ON SCHEMA public TO \"stranger\""), "{error}");

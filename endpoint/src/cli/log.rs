@@ -25,8 +25,11 @@ use super::args::LogArgs;
 /// When the thread cannot be started.
 pub(crate) fn start(args: LogArgs, filter: Option<&str>) -> io::Result<LogGuard> {
     let level = args.log_level;
-    let own =
-        || EnvFilter::new(format!("{},runpod_endpoint={level},runpod_alerts={level}", level.min(LevelFilter::WARN)));
+    // The pool of connections warns of each one that is replaced; that the database is away has a line of its own.
+    let own = || {
+        let libraries = level.min(LevelFilter::WARN);
+        EnvFilter::new(format!("{libraries},deadpool.postgres=error,runpod_endpoint={level},runpod_alerts={level}"))
+    };
     let filter = filter.and_then(|filter| EnvFilter::try_new(filter).ok()).unwrap_or_else(own);
     let format: LogFormat = args.log_format.into();
     let (queue, guard) = LineQueue::start(io::stderr(), move |count| dropped_line(format, count), || None)?;

@@ -34,6 +34,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use effective::Effective;
@@ -46,7 +47,8 @@ pub use output::Output;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut output = Output::default();
     let mut command = Cli::command();
-    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = command.try_get_matches_from_mut(args.iter().cloned()).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let given = matches.subcommand().and_then(|(name, given)| Some((command.find_subcommand(name)?, given)));
         let effective = given.map(|(command, given)| Effective::of(command, given)).unwrap_or_default();
@@ -57,6 +59,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let printed = error.print();
             if error.use_stderr() {
+                if error.kind() == ErrorKind::ArgumentConflict
+                    && let Some(tip) = from_environment(&command, &args)
+                {
+                    return output.fail(&tip, Exit::Usage).into();
+                }
                 return Exit::Usage.into();
             }
             // Help and version are not mistakes.
@@ -73,6 +80,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let exit = runtime.block_on(run(cli.command, effective, &mut output));
     output.end(exit).into()
+}
+
+/// Of a conflict between options, those that nobody gave on the command line.
+fn from_environment(command: &clap::Command, args: &[OsString]) -> Option<String> {
+    let given = command.find_subcommand(args.get(1)?)?;
+    let is_set = |arg: &&clap::Arg| {
+        let option = arg.get_long().map(|name| format!("--{name}")).unwrap_or_default();
+        let is_given = args.iter().filter_map(|arg| arg.to_str()).any(|arg| arg.split('=').next() == Some(&option));
+        !is_given && arg.get_env().is_some_and(|name| std::env::var_os(name).is_some())
+    };
+    let name = |arg: &clap::Arg| Some(format!("{} (--{})", arg.get_env()?.to_string_lossy(), arg.get_long()?));
+    let names: Vec<String> = given.get_arguments().filter(is_set).filter_map(name).collect();
+    (!names.is_empty()).then(|| format!("set in the environment: {}; unset what is not meant", names.join(", ")))
 }
 
 async fn run(command: Command, effective: Effective, output: &mut Output) -> Exit {

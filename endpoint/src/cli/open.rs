@@ -30,8 +30,8 @@ use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, O
 use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{
-    self, DatabaseError, DatabaseUrl, Limits, MemoryStore, Overrides, Policy, PostgresStore, Setup, SqliteStore,
-    Status, Store, WebhookDue, WebhookQueue,
+    self, DatabaseError, DatabaseUrl, Finding, Limits, MemoryStore, Overrides, Policy, PostgresStore, Setup, SqliteStore,
+    Status, Store, Verdict, WebhookDue, WebhookQueue, check_database,
 };
 use crate::webhooks::{BadSecret, Guard, Schedule, Signer, TargetCheck, Webhooks, WebhooksError};
 
@@ -264,7 +264,13 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let limits = if is_stored { Limits { max_bytes: MAX_FILE_BYTES, ..limits } } else { limits };
     let setup = Setup { limits, endpoints, overrides: overrides(&config), webhooks: queue };
     let store: Arc<dyn Store> = match (database, &listen.data) {
-        (Some(database), _) => Arc::new(PostgresStore::open_within(database, setup, listen.database_wait).await?),
+        (Some(database), _) => {
+            let url = database.clone();
+            let store = PostgresStore::open_within(database, setup, listen.database_wait).await?;
+            tracing::info!(database = %url, "The queue is in a database.");
+            tokio::spawn(warn_of_database(url));
+            Arc::new(store)
+        }
         (None, Some(path)) => Arc::new(SqliteStore::open(path, setup)?),
         (None, None) => Arc::new(MemoryStore::new(setup)),
     };
@@ -272,6 +278,15 @@ pub(crate) async fn open(checked: Checked, listen: &ListenArgs, extra: &Extra<'_
     let overflow = Overflow::new(&store, overflow, max_result_bytes, is_stored, &counts)?;
     let webhooks = Deliveries { webhooks, due };
     Ok(Opened { server, store, config, worker_key, faults, webhooks, alerts, overflow, fronts, local })
+}
+
+/// What `database check` would have mended.
+async fn warn_of_database(url: DatabaseUrl) {
+    for Finding { name, value, verdict } in check_database(&url).await.unwrap_or_default() {
+        if let Verdict::Fix(fix) = verdict {
+            tracing::warn!(name, value, fix, "A setting of the database endangers jobs, or slows them down.");
+        }
+    }
 }
 
 /// Which addresses webhooks may reach.

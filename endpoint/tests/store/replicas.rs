@@ -396,7 +396,7 @@ async fn what_is_wrong_with_a_database_is_said_in_one_line_with_the_fix() {
     for (url, words) in [
         (server.url_of("jobs", "wrong", name), "correct the user, or the password"),
         (server.url_of("nobody", "wrong", name), "correct the user, or the password"),
-        (server.url("no_such_database"), "createdb no_such_database"),
+        (server.url("no_such_database"), "--template template0 no_such_database"),
         (format!("postgres://jobs:secret@127.0.0.1:{unused}/jobs"), "no PostgreSQL answers at 127.0.0.1"),
         (format!("{good}?sslmode=require"), "sslmode=disable"),
         (newer, "upgrade runpod-endpoint"),
@@ -407,6 +407,40 @@ async fn what_is_wrong_with_a_database_is_said_in_one_line_with_the_fix() {
         assert!(error.contains(words) && !error.contains('\n'), "{words:?} is not in {error:?}");
         assert!(!error.contains("secret") && !error.contains(server.password()), "{error}");
     }
+}
+
+/// Names that must be quoted, and fewer connections than a replica would open.
+#[tokio::test]
+async fn a_role_with_capitals_and_few_connections_is_enough() {
+    let Some(server) = Server::start() else { return };
+    let url = server.database();
+    let name = url.rsplit('/').next().unwrap();
+    server.sql(&url, "CREATE ROLE \"Jobs-1\" LOGIN PASSWORD 'hunter2'");
+    server.sql(&url, "CREATE SCHEMA AUTHORIZATION \"Jobs-1\"");
+    let store = open_database(&server.url_of("Jobs-1", "hunter2", name), &Setup::default()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(store);
+    server.sql(&url, "ALTER ROLE \"Jobs-1\" CONNECTION LIMIT 3");
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'Jobs-1'";
+    server.sql(&url, terminate);
+    until_submitted(&store, "first").await;
+    // Each of another endpoint: they do not share units, and want a connection each.
+    let all = (0..20).map(|number| {
+        let store = Arc::clone(&store);
+        async move { store.submit(&format!("ep{number}"), new_job("a")).await.map(drop) }
+    });
+    for outcome in futures_util::future::join_all(all).await {
+        assert_eq!(outcome, Ok(()));
+    }
+}
+
+async fn until_submitted(store: &Arc<dyn Store>, id: &str) {
+    end_to_end_tests::eventually("the database to be back", || async {
+        match store.submit(EP, new_job(id)).await {
+            Ok(_) | Err(StoreError::DuplicateJob) => Some(()),
+            Err(_) => None,
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

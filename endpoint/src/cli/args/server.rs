@@ -76,7 +76,8 @@ pub struct ListenArgs {
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Keep them in this PostgreSQL database, which any number of endpoints may share: postgres://USER@HOST:PORT/NAME, with commas
-    /// between several hosts. The password is taken from the URL, from --database-password-file or from PGPASSWORD
+    /// between several hosts. The password is taken from the URL, from --database-password-file or from PGPASSWORD. TLS is used where the
+    /// server offers it, beyond this machine: ?sslmode=disable or require, and PGSSLROOTCERT=FILE with its authority
     #[arg(
         long,
         env = "RUNPOD_ENDPOINT_DATABASE",

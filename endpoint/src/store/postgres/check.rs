@@ -110,16 +110,20 @@ const TABLES: &str = "SELECT coalesce(string_agg(relname, ', ' ORDER BY relname)
     WHERE relname = ANY($1::text[]) \
     AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runpod_endpoint_version'))";
 /// Not everybody may see in which way a standby is connected, only that it is.
-const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication \
-    WHERE sync_state IN ('sync', 'quorum') OR NOT pg_has_role('pg_read_all_stats', 'USAGE'))";
+const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') AS names, count(*) AS connected, \
+    count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) AS synchronous, \
+    pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, quote_ident(current_user) AS name FROM pg_stat_replication";
 
 /// Brings the tables to this program's version; returns the one that was found.
 ///
 /// # Errors
 /// When the database cannot be used.
 pub async fn migrate_database(url: &DatabaseUrl) -> Result<i32, DatabaseError> {
-    let pool = connect::pool(url, connect::tls()?)?;
+    let tls = connect::tls()?;
+    let pool = connect::pool(url, tls.clone())?;
     let client = connect::first(&pool, url).await?;
+    // Through a pooler of the wrong kind the tables would be created by several sessions.
+    notify::probe(url, &tls, &client).await?;
     schema::migrate(&client, url).await
 }
 
@@ -165,8 +169,9 @@ impl Look<'_> {
 
     async fn standbys(&self) -> Result<Finding, DatabaseError> {
         let row = self.row(STANDBYS).await?;
-        let (names, connected): (String, i64) = (row.get(0), row.get(1));
-        let verdict = match (names.is_empty(), connected) {
+        let (names, user): (String, String) = (row.get("names"), row.get("name"));
+        let seen: i64 = row.get(if row.get("sees_all") { "synchronous" } else { "connected" });
+        let verdict = match (names.is_empty(), seen) {
             (true, _) => Verdict::Note(
                 "without a synchronous standby, the loss of this server's disk loses acknowledged jobs: set \
                  synchronous_standby_names = 'ANY 1 (…)', or keep backups"
@@ -176,7 +181,10 @@ impl Look<'_> {
                 "none of these standbys is connected, and every change waits for one: start a standby with such a name"
                     .to_owned(),
             ),
-            (false, _) => Verdict::Good,
+            (false, _) if row.get("sees_all") => Verdict::Good,
+            (false, _) => Verdict::Note(format!(
+                "a standby is connected; whether it is one of these is not seen: GRANT pg_read_all_stats TO {user}"
+            )),
         };
         Ok(Finding { name: "synchronous_standby_names", value: names, verdict })
     }
@@ -184,13 +192,13 @@ impl Look<'_> {
     async fn connections(&self) -> Result<Finding, DatabaseError> {
         let row = self.row(LIMITS).await?;
         let most: i64 = row.get("most");
-        let fix = match () {
-            () if row.get::<_, i64>("server") == most => {
-                "ALTER SYSTEM SET max_connections = 100, and restart the server"
-            }
-            () if i64::from(row.get::<_, i32>("role")) == most => "ALTER ROLE of this user CONNECTION LIMIT -1",
-            () => "ALTER DATABASE of this name CONNECTION LIMIT -1",
+        let bound_by = match () {
+            () if row.get::<_, i64>("server") == most => "server",
+            () if i64::from(row.get::<_, i32>("role")) == most => "role",
+            () => "database",
         };
+        let name = self.row("SELECT current_user::text, current_database()::text").await?;
+        let fix = connect::raise_connections(bound_by, name.get(0), name.get(1));
         let verdict = Verdict::of(most >= rows::count(CONNECTIONS), || {
             format!("each endpoint opens up to {PER_REPLICA} connections, so two of them and this check need {CONNECTIONS}: {fix}")
         });

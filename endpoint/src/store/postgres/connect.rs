@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
@@ -23,7 +24,7 @@ use super::failure::IN_THE_WAY;
 use crate::secret::without_mark;
 
 /// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
-const MAX_CONNECTIONS: usize = 16;
+pub(super) const MAX_CONNECTIONS: usize = 16;
 
 /// All connections of one replica.
 pub(super) const PER_REPLICA: usize = MAX_CONNECTIONS + 1;
@@ -43,8 +44,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Ends a transaction whose replica is gone without a goodbye: it holds locks. A row that was waited for must be read as it is now.
 /// Rows are found one by one in an index, which then steps over dead ones; a bitmap of them would have each dead row read again by every
-/// statement until it is vacuumed. Nothing here is worth compiling.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
+/// statement until it is vacuumed. Nothing here is worth compiling. Warnings are needed: see [`is_doubtful_commit`].
+pub(super) const SESSION: &str = "SET client_min_messages = warning; SET idle_session_timeout = 0; \
+    SET idle_in_transaction_session_timeout = '20s'; SET lock_timeout = '10s'; SET statement_timeout = 0; \
     SET default_transaction_isolation = 'read committed'; SET enable_bitmapscan = off; SET jit = off";
 
 /// Where the database is, and how to log in. Shows neither the password nor the rest when printed.
@@ -57,6 +59,13 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+impl fmt::Display for DatabaseUrl {
+    /// For a log: without the password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} at {} as {}", self.database(), self.hosts(), self.user())
+    }
+}
+
 impl FromStr for DatabaseUrl {
     type Err = DatabaseError;
 
@@ -65,11 +74,20 @@ impl FromStr for DatabaseUrl {
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             return Err(DatabaseError::Url("this is not a URL of PostgreSQL".to_owned()));
         }
+        // The parser takes what is behind the first one for the host, and messages name hosts.
+        if text.split('?').next().unwrap_or_default().matches('@').count() > 1 {
+            let advice = "a password has an @ in it: write %40, or use --database-password-file";
+            return Err(DatabaseError::Url(advice.to_owned()));
+        }
         // The parser's own text names the parameter, never a value.
         let parsed = Config::from_str(text).map_err(|error| DatabaseError::Url(reason(&error)))?;
         let mut config = parsed;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(DatabaseError::Url("it names no host".to_owned()));
+        }
+        // Nobody listens there, and a server's certificate is hardly for such a name.
+        if config.get_ssl_mode() == SslMode::Prefer && config.get_hosts().iter().all(is_loopback) {
+            config.ssl_mode(SslMode::Disable);
         }
         config
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
@@ -80,6 +98,13 @@ impl FromStr for DatabaseUrl {
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(3);
         Ok(Self(config))
+    }
+}
+
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+        Host::Unix(_) => true,
     }
 }
 
@@ -119,7 +144,7 @@ impl DatabaseUrl {
     }
 
     fn user(&self) -> String {
-        self.0.get_user().unwrap_or_default().to_owned()
+        self.0.get_user().unwrap_or("(none in the URL)").to_owned()
     }
 
     fn database(&self) -> String {
@@ -137,8 +162,10 @@ impl DatabaseUrl {
             let text = reason(error);
             return match () {
                 () if is_read_only(error) => self.read_only(),
+                () if text.contains("not valid for name") => DatabaseError::TlsName(self.hosts(), text),
                 () if text.contains("TLS") || text.contains("certificate") => DatabaseError::Tls(self.hosts(), text),
                 () if text.contains("password") => DatabaseError::Password(self.user(), text),
+                () if text.contains("number of rows") => DatabaseError::Other(text),
                 () => DatabaseError::Unreachable(self.hosts(), text),
             };
         };
@@ -148,7 +175,7 @@ impl DatabaseUrl {
             () if is(&[SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION]) => {
                 DatabaseError::Password(self.user(), text)
             }
-            () if is(&[SqlState::INVALID_CATALOG_NAME]) => DatabaseError::NoDatabase(self.database()),
+            () if is(&[SqlState::INVALID_CATALOG_NAME]) => DatabaseError::NoDatabase(self.database(), self.user()),
             () if is(&[SqlState::READ_ONLY_SQL_TRANSACTION]) => self.read_only(),
             // Without a right on any schema, the server says that none is selected.
             () if is(&[SqlState::INSUFFICIENT_PRIVILEGE, SqlState::INVALID_SCHEMA_NAME]) => {
@@ -156,6 +183,10 @@ impl DatabaseUrl {
             }
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
             () if is(&IN_THE_WAY) => DatabaseError::Busy,
+            () if is(&[SqlState::TOO_MANY_CONNECTIONS]) => {
+                let fix = raise_connections(&text, &self.user(), &self.database());
+                DatabaseError::Connections(text, fix)
+            }
             () if is(&FOR_NOW) => DatabaseError::NotNow(text),
             () if is(&[SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT]) => DatabaseError::Foreign(text),
             // A statement that was prepared in another session: the pooler changes sessions in between.
@@ -165,14 +196,18 @@ impl DatabaseUrl {
     }
 }
 
-/// What a server says that stops, or has no connection or no room left.
-const FOR_NOW: [SqlState; 5] = [
-    SqlState::ADMIN_SHUTDOWN,
-    SqlState::CRASH_SHUTDOWN,
-    SqlState::TOO_MANY_CONNECTIONS,
-    SqlState::DISK_FULL,
-    SqlState::OUT_OF_MEMORY,
-];
+/// What a server says that stops, or has no room left.
+const FOR_NOW: [SqlState; 4] =
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::DISK_FULL, SqlState::OUT_OF_MEMORY];
+
+/// What raises the limit that a refusal names: of a role, of a database, or else of the server.
+pub(super) fn raise_connections(refusal: &str, user: &str, database: &str) -> String {
+    match () {
+        () if refusal.contains("role") && !refusal.contains("reserved") => format!("ALTER ROLE {user:?} CONNECTION LIMIT -1"),
+        () if refusal.contains("database") => format!("ALTER DATABASE {database:?} CONNECTION LIMIT -1"),
+        () => "ALTER SYSTEM SET max_connections = 100, and restart the server".to_owned(),
+    }
+}
 
 /// The text of an error with that of its cause.
 pub(super) fn reason(error: &tokio_postgres::Error) -> String {
@@ -331,8 +366,9 @@ impl Connect for Careful {
     }
 }
 
+/// A server that stops waiting for its standbys says so in a warning, in whichever language; only the place in its source is the same.
 fn is_doubtful_commit(notice: &tokio_postgres::error::DbError) -> bool {
-    notice.detail().is_some_and(|detail| detail.contains("already committed locally"))
+    notice.routine() == Some("SyncRepWaitForLSN")
 }
 
 #[cfg(test)]

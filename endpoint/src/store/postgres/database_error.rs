@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::connect::PER_REPLICA;
+
 /// The oldest server that is accepted.
 pub(super) const MIN_VERSION: u32 = 14;
 
@@ -10,7 +12,7 @@ pub(super) const MIN_VERSION: u32 = 14;
 #[non_exhaustive]
 pub enum DatabaseError {
     /// The URL is wrong.
-    #[error("--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts")]
+    #[error("--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts and ?sslmode=disable, prefer or require")]
     Url(String),
     /// The file with the password cannot be read.
     #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
@@ -26,16 +28,23 @@ pub enum DatabaseError {
         "--database: no TLS with {0} ({1}); name its authority with PGSSLROOTCERT=FILE, or use ?sslmode=disable on a trusted network"
     )]
     Tls(String, String),
+    /// The server's certificate is for another name.
+    #[error(
+        "--database: no TLS with {0} ({1}); give the host a name that the certificate has, or use ?sslmode=disable on a trusted network"
+    )]
+    TlsName(String, String),
     /// Wrong name or password.
     #[error(
         "--database: the server refuses user {0:?}: {1}; correct the user, or the password (PGPASSWORD or --database-password-file)"
     )]
     Password(String, String),
     /// No such database.
-    #[error("--database: there is no database {0:?} on this server; create it with: createdb {0}")]
-    NoDatabase(String),
+    #[error(
+        "--database: there is no database {0:?} on this server; as the server's superuser: createdb --owner {1} --encoding UTF8 --template template0 {0}"
+    )]
+    NoDatabase(String, String),
     /// A standby, or a server that is set to read only.
-    #[error("--database: {0} is read-only, as a standby is; name the primary, or all hosts: postgres://a,b,c/NAME")]
+    #[error("--database: {0} is read-only, as a standby is, or has default_transaction_read_only set; name the primary, or all hosts: postgres://a,b,c/NAME")]
     ReadOnly(String),
     /// All of several servers are standbys: none has been promoted yet, or the primary is not named.
     #[error("--database: none of {0} takes writes; promote one, or name the primary too")]
@@ -55,7 +64,7 @@ pub enum DatabaseError {
     },
     /// Something else's tables.
     #[error(
-        "--database: the database has tables of another program ({0}); give runpod-endpoint a database of its own: createdb NAME"
+        "--database: the database has tables of another program ({0}); give runpod-endpoint a database of its own, as the server's superuser: createdb --owner USER NAME"
     )]
     Foreign(String),
     /// Notifications do not arrive.
@@ -76,7 +85,7 @@ pub enum DatabaseError {
     InUse(String),
     /// There are jobs already.
     #[error(
-        "--database: there are {0} jobs in it already; import into an empty database, such as a new one: createdb NAME"
+        "--database: there are {0} jobs in it already; import into an empty database, such as a new one, which the server's superuser makes: createdb --owner USER NAME"
     )]
     NotEmpty(u64),
     /// Nothing to read.
@@ -87,6 +96,9 @@ pub enum DatabaseError {
         "--database: another runpod-endpoint is about to move or migrate its content, or a transaction of another program holds locks; try again when it has ended"
     )]
     Busy,
+    /// No connection is left for this user.
+    #[error("--database: {0}; each endpoint opens up to {PER_REPLICA}: {1}")]
+    Connections(String, String),
     /// It answers, and cannot be used: it is full, has no standby, or is on its way down.
     #[error("--database: it cannot be used at the moment: {0}; look into the log of the server")]
     NotNow(String),
@@ -98,7 +110,7 @@ pub enum DatabaseError {
 impl DatabaseError {
     /// Whether it may pass without a change of the settings.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable(..) | Self::FailingOver(_) | Self::Busy | Self::NotNow(_))
+        matches!(self, Self::Unreachable(..) | Self::FailingOver(_) | Self::Busy | Self::Connections(..) | Self::NotNow(_))
     }
 }
 

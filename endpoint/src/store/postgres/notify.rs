@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{self, DatabaseUrl, reason};
+use super::connect::{self, DatabaseUrl, SESSION, reason};
 use super::database_error::DatabaseError;
 use super::hints::{Hint, Kind, messages};
 use super::shared::Shared;
@@ -94,7 +94,7 @@ async fn subscribe(
             }
         }
     });
-    client.batch_execute(&format!("LISTEN {CHANNEL}")).await.map_err(|error| url.explain(&error))?;
+    client.batch_execute(&format!("{SESSION}; LISTEN {CHANNEL}")).await.map_err(|error| url.explain(&error))?;
     Ok((client, receiver))
 }
 

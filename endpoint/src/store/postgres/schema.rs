@@ -116,15 +116,16 @@ async fn migrate_locked(
 pub(super) async fn version(client: &Client, url: &DatabaseUrl) -> Result<Option<i32>, DatabaseError> {
     let explain = |error: tokio_postgres::Error| url.explain(&error);
     let known = "SELECT to_regclass('runpod_endpoint_version') IS NOT NULL, coalesce((SELECT string_agg(relname, ', ' ORDER BY relname) \
-        FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = ANY($1::text[])), '')";
+        FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relname = ANY($1::text[])), '')";
     let row = client.query_one(known, &[&&NAMES[..]]).await.map_err(explain)?;
     let (is_ours, foreign): (bool, String) = (row.get(0), row.get(1));
     if !is_ours {
         return if foreign.is_empty() { Ok(None) } else { Err(DatabaseError::Foreign(foreign)) };
     }
-    let row = client.query_one("SELECT version FROM runpod_endpoint_version", &[]).await.map_err(explain)?;
-    check_version(row.get(0))?;
-    Ok(Some(row.get(0)))
+    let row = client.query_opt("SELECT version FROM runpod_endpoint_version", &[]).await.map_err(explain)?;
+    let found = row.ok_or_else(|| DatabaseError::Foreign("an empty runpod_endpoint_version".to_owned()))?.get(0);
+    check_version(found)?;
+    Ok(Some(found))
 }
 
 /// The version of the server, unless it is too old.

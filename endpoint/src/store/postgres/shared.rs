@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::connect::DatabaseUrl;
+use super::connect::{self, DatabaseUrl};
 use super::database_error::DatabaseError;
 use super::failure::Failure;
 use super::hints::Notifier;
@@ -53,7 +54,7 @@ pub(super) struct Shared {
 }
 
 /// Why nothing is known of a database that is silent.
-const DOES_NOT_ANSWER: &str = "it does not answer";
+pub(super) const DOES_NOT_ANSWER: &str = "it does not answer";
 
 /// What a request is told when the database did not do what was asked of it. Why the database is away or refuses everything is the
 /// operator's business, and in the log.
@@ -168,7 +169,7 @@ impl Shared {
         match timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(unavailable("the operation was given up")),
-            Err(_) => Err(unavailable("it does not answer in time")),
+            Err(_) => Err(unavailable("it does not answer in time, and may have done it all the same")),
         }
     }
 
@@ -338,18 +339,37 @@ impl Shared {
         self.notifier.tell(&local.name, &effects);
     }
 
-    /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away.
+    /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away. A server
+    /// that has no more for us is not away: there are as many as are open, until [`Self::may_open_more`].
     pub(super) async fn client(&self) -> Result<Client, Failure> {
-        self.pool.get().await.map_err(|error| {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        loop {
+            let error = match self.pool.get().await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
             let reason: Arc<str> = match &error {
+                PoolError::Backend(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+                    let open = self.pool.status().size;
+                    if open > 0 && Instant::now() < deadline {
+                        self.pool.resize(open);
+                        continue;
+                    }
+                    self.url.explain(error).to_string().into()
+                }
                 PoolError::Backend(error) => self.url.explain(error).to_string().into(),
                 PoolError::Timeout(TimeoutType::Create) => DOES_NOT_ANSWER.into(),
                 // All are in use.
-                _ => return Failure::Away(error.to_string().into()),
+                _ => return Err(Failure::Away(error.to_string().into())),
             };
             self.note_away(&reason);
-            Failure::Away(reason)
-        })
+            return Err(Failure::Away(reason));
+        }
+    }
+
+    /// Lets the pool try to grow again.
+    pub(super) fn may_open_more(&self) {
+        self.pool.resize(connect::MAX_CONNECTIONS);
     }
 
     /// Works on a connection. One that is lost, or on which the work has not ended in time, goes to nobody else.

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool};
+use tokio::time::sleep;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -22,10 +24,10 @@ use crate::store::payload::{Part, Payload};
 use crate::store::queue::{Counters, KeptBatch, Queue, Turn, read_record};
 use crate::store::text::storable;
 
-/// An endpoint that has shown itself within `$1` microseconds, and has a connection, is one that runs.
-const RUNNING: &str = "SELECT host FROM replicas WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1::bigint \
-    AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $2 \
-    AND pid <> pg_backend_pid()) ORDER BY seen DESC LIMIT 1";
+/// The endpoint that has shown itself last, within `$1` microseconds, and whether any has a connection.
+const RUNNING: &str = "SELECT host, EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $2 \
+    AND pid <> pg_backend_pid()) AS is_connected FROM replicas \
+    WHERE seen > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1::bigint ORDER BY seen DESC LIMIT 1";
 /// Nobody else writes until the end of the transaction.
 const LOCK_TABLES: &str =
     "LOCK TABLE endpoints, jobs, batches, payloads, streams, chunks, workers, counters IN EXCLUSIVE MODE";
@@ -66,10 +68,14 @@ impl Session {
         self.refuse_running().await
     }
 
+    /// An endpoint without a connection was killed, or has lost it for a moment: it gets the time after which it counts as dead.
     async fn refuse_running(&self) -> Result<(), DatabaseError> {
-        match self.query(RUNNING, &[&rows::micros(DEAD_AFTER), &APPLICATION]).await?.first() {
-            Some(row) => Err(DatabaseError::InUse(row.get(0))),
-            None => Ok(()),
+        loop {
+            match self.query(RUNNING, &[&rows::micros(DEAD_AFTER), &APPLICATION]).await?.first() {
+                None => return Ok(()),
+                Some(row) if row.get("is_connected") => return Err(DatabaseError::InUse(row.get("host"))),
+                Some(_) => sleep(Duration::from_millis(500)).await,
+            }
         }
     }
 

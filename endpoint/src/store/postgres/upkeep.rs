@@ -43,6 +43,9 @@ const SERVER: &str = "SELECT (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM p
     (SELECT count(*) FROM pg_stat_replication AS standby JOIN pg_stat_activity AS session USING (pid) WHERE CASE \
     WHEN standby.state IS NULL THEN session.application_name NOT IN ('pg_basebackup', 'pg_receivewal') \
     ELSE standby.state = 'streaming' AND standby.replay_lsn IS NOT NULL END)";
+/// Sessions of this user that wait for a standby.
+const WAITS_FOR_STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') FROM pg_stat_activity \
+    WHERE usename = current_user AND wait_event = 'SyncRep' LIMIT 1";
 const ENDPOINTS: &str = "SELECT name FROM endpoints";
 
 /// A replica that has stopped. Its turns are free at once.
@@ -101,7 +104,7 @@ impl Upkeep {
         let (now, latency, others) = match appear(shared, &self.host).await {
             Ok(seen) => seen,
             Err(Failure::Away(reason)) => {
-                shared.note_away(&reason);
+                shared.note_away(&why_silent(shared).await.unwrap_or(reason));
                 return shared.ready();
             }
             Err(failure @ (Failure::Refused(_) | Failure::Unacceptable(_))) => {
@@ -133,6 +136,7 @@ impl Upkeep {
         if !is_seldom {
             return outcome;
         }
+        shared.may_open_more();
         outcome.and(self.takeover.run(shared, now).await).and(look_at_the_server(shared).await)
     }
 
@@ -198,15 +202,29 @@ async fn appear(shared: &Shared, host: &str) -> Result<(i64, Duration, usize), F
     Ok((now, latency, others.first().map(|row| rows::size(row.get(0))).unwrap_or_default()))
 }
 
+/// Whether a server that can be read waits for its standbys; the reason says for which. What is known of it stays current meanwhile.
+async fn why_silent(shared: &Shared) -> Option<Arc<str>> {
+    let waits = shared.query_once(WAITS_FOR_STANDBYS, &[]).await.ok()?;
+    let names: String = waits.first()?.get(0);
+    if let Err(error) = look_at_figures(shared).await {
+        tracing::debug!(?error, "The figures of the database are not known.");
+    }
+    Some(format!("it waits for a standby, and none of synchronous_standby_names = '{names}' answers").into())
+}
+
+async fn look_at_figures(shared: &Shared) -> Result<(), Failure> {
+    let found = shared.query_once(SERVER, &[]).await?;
+    let Some(row) = found.first() else { return Ok(()) };
+    let mut figures = shared.figures.lock();
+    let [dead_rows, connections, max_connections, standbys] = [0, 1, 2, 3].map(|column| rows::size(row.get(column)));
+    (figures.dead_rows, figures.connections) = (dead_rows, connections);
+    (figures.max_connections, figures.standbys) = (max_connections, standbys);
+    Ok(())
+}
+
 /// Its figures, and which endpoints there still are.
 async fn look_at_the_server(shared: &Shared) -> Result<(), StoreError> {
-    if let Some(row) = shared.query(SERVER, &[]).await?.first() {
-        let mut figures = shared.figures.lock();
-        let [dead_rows, connections, max_connections, standbys] =
-            [0, 1, 2, 3].map(|column| rows::size(row.get(column)));
-        (figures.dead_rows, figures.connections) = (dead_rows, connections);
-        (figures.max_connections, figures.standbys) = (max_connections, standbys);
-    }
+    look_at_figures(shared).await.map_err(unanswered)?;
     let endpoints: Vec<String> =
         shared.query(ENDPOINTS, &[]).await?.iter().map(|row| row.get::<_, String>(0)).collect();
     shared.locals.lock().retain(|name, local| Arc::strong_count(local) > 1 || endpoints.contains(name));
