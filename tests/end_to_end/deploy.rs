@@ -137,7 +137,9 @@ fn every_reason_of_the_guide_is_logged_in_these_words() {
 #[test]
 fn images_are_named_with_this_version() {
     let version = env!("CARGO_PKG_VERSION");
-    for path in ["docs/deploy.md", "docker/kubernetes/endpoint.yaml", "docker/kubernetes/worker.yaml"] {
+    let manifests =
+        ["endpoint", "endpoint-scale-out", "import", "worker"].map(|name| format!("docker/kubernetes/{name}.yaml"));
+    for path in manifests.iter().map(String::as_str).chain(["docs/deploy.md"]) {
         let text = file(path);
         let tags: Vec<&str> = text
             .split("runpod-worker/")

@@ -96,7 +96,7 @@ async fn incidents_fire_their_alerts_and_end() {
     let prometheus = &prometheus;
     tokio::join!(
         slow_jobs(prometheus, &slow),
-        a_worker_that_gives_up(prometheus, &endpoint, &mut crashing),
+        a_worker_that_gives_up(prometheus, &mut crashing),
         a_result_that_is_refused(prometheus, &refused),
         a_queue_that_hangs(prometheus, &hanging, &cut_off),
         a_leak(prometheus, &nvml, &leaking),
@@ -114,14 +114,14 @@ async fn slow_jobs(prometheus: &Prometheus, site: &Site) {
 }
 
 /// Worker and endpoint both report it, the endpoint until another process has taken the worker's place.
-async fn a_worker_that_gives_up(prometheus: &Prometheus, endpoint: &Endpoint, site: &mut Site) {
+async fn a_worker_that_gives_up(prometheus: &Prometheus, site: &mut Site) {
     const ALERT: &str = "RunpodUnhealthy";
     prometheus.is_over(ALERT).await;
     for _ in 0..5 {
         site.client.submit(json!({"do": "segv"})).await;
     }
     prometheus.fires_at(&site.worker.http, ALERT).await;
-    prometheus.fires_at(&endpoint.base, ALERT).await;
+    prometheus.fires_for("crashing", ALERT).await;
     assert_eq!(exit(&mut site.worker.daemon).await.code(), Some(1));
     site.replace();
     prometheus.is_over(ALERT).await;

@@ -34,7 +34,13 @@ fn replaced(mut text: String, changes: &[(&str, &str)]) -> String {
 fn hurried(rules: String) -> String {
     let windows = [("[2m]", "[5s]"), ("[5m]", "[10s]"), ("[10m]", "[15s]"), ("[10m:]", "[3s:]"), ("[1h:]", "[20s:]")];
     let ages = [("age_seconds > 30\n", "age_seconds > 3\n"), ("uptime_seconds < 3600\n", "uptime_seconds < 20\n")];
-    let waits = [("for: 15s", "for: 1s"), ("for: 1m", "for: 1s"), ("for: 5m", "for: 2s"), ("for: 10m", "for: 3s")];
+    let waits = [
+        ("for: 15s", "for: 1s"),
+        ("for: 1m", "for: 1s"),
+        ("for: 2m", "for: 2s"),
+        ("for: 5m", "for: 2s"),
+        ("for: 10m", "for: 3s"),
+    ];
     let rules = replaced(replaced(rules, &windows), &ages);
     replaced(rules, &waits)
 }
@@ -150,6 +156,12 @@ impl Prometheus {
     pub(crate) async fn fires_at(&self, url: &str, alert: &str) {
         let instance = format!("instance=\"{}\"", target(url));
         self.has_answer(&format!("{alert} to fire at {url}"), &firing(alert, &instance)).await;
+    }
+
+    /// As [`Self::fires`], about the endpoint of this id, however many programs serve it.
+    pub(crate) async fn fires_for(&self, id: &str, alert: &str) {
+        let endpoint = format!("endpoint=\"{id}\"");
+        self.has_answer(&format!("{alert} to fire for {id}"), &firing(alert, &endpoint)).await;
     }
 
     /// Asks for the absence, so that a Prometheus which does not answer is not taken for one that is content.
