@@ -33,7 +33,7 @@ pub(super) const PER_REPLICA: usize = MAX_CONNECTIONS + 1;
 pub(super) const APPLICATION: &str = "runpod-endpoint";
 
 /// How long a new connection may take, and how long a request waits for a free one.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long data may be unacknowledged before a connection counts as lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);

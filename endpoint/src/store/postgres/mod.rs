@@ -22,6 +22,7 @@ mod overdue;
 mod patience;
 mod poll;
 mod read;
+mod room;
 mod rows;
 mod schema;
 mod shared;
@@ -54,6 +55,7 @@ use super::error::StoreError;
 use super::setup::Setup;
 use hints::Notifier;
 use patience::Patience;
+use room::Room;
 use shared::Shared;
 use upkeep::Upkeep;
 
@@ -96,6 +98,7 @@ impl PostgresStore {
         let shared = Arc::new(Shared {
             url,
             pool,
+            room: Room::new(),
             replica: uuid::Uuid::new_v4().to_string(),
             setup: setup.into(),
             locals: Mutex::new(HashMap::new()),

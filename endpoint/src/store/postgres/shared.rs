@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use deadpool_postgres::{Client, Object, Pool, PoolError, TimeoutType};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{SemaphorePermit, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::connect::{self, DatabaseUrl};
+use super::connect::DatabaseUrl;
 use super::database_error::DatabaseError;
 use super::failure::Failure;
 use super::hints::Notifier;
 use super::local::{DELAY, Local, Start};
+use super::room::Room;
 use super::unit::{self, Done, Scope, UNIT_LIMIT};
 use super::work::{Asked, Need, Noted, Work};
 use crate::store::clock::Timestamp;
@@ -40,6 +41,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Shared {
     pub(super) url: DatabaseUrl,
     pub(super) pool: Pool,
+    pub(super) room: Room,
     /// The id of this replica, new with each start.
     pub(super) replica: String,
     pub(super) setup: Setup,
@@ -288,7 +290,7 @@ impl Shared {
         works: &mut [Box<dyn Work>],
         sent: &mut Option<Done>,
     ) -> Result<(), Failure> {
-        let client = self.client().await?;
+        let (client, _place) = self.client().await?;
         let begun = Instant::now();
         let outcome = match timeout(UNIT_LIMIT, unit::run(&client, place, works, sent)).await {
             Ok(outcome) => outcome,
@@ -339,23 +341,22 @@ impl Shared {
         self.notifier.tell(&local.name, &effects);
     }
 
-    /// A connection. One that is lost says nothing about the others; that none can be opened means that the database is away. A server
-    /// that has no more for us is not away: there are as many as are open, until [`Self::may_open_more`].
-    pub(super) async fn client(&self) -> Result<Client, Failure> {
-        let deadline = Instant::now() + ANSWER_LIMIT;
+    /// A connection, and the place of the one who has it. One that is lost says nothing about the others; that none can be opened means
+    /// that the database is away.
+    pub(super) async fn client(&self) -> Result<(Client, SemaphorePermit<'_>), Failure> {
         loop {
+            let place = self.room.place().await?;
             let error = match self.pool.get().await {
-                Ok(client) => return Ok(client),
+                Ok(client) => return Ok((client, place)),
                 Err(error) => error,
             };
             let reason: Arc<str> = match &error {
-                PoolError::Backend(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
-                    let open = self.pool.status().size;
-                    if open > 0 && Instant::now() < deadline {
-                        self.pool.resize(open);
-                        continue;
-                    }
-                    self.url.explain(error).to_string().into()
+                // The server has no more for us, and is not away: those who have one give it back.
+                PoolError::Backend(error)
+                    if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) && self.pool.status().size > 0 =>
+                {
+                    self.room.lose(place);
+                    continue;
                 }
                 PoolError::Backend(error) => self.url.explain(error).to_string().into(),
                 PoolError::Timeout(TimeoutType::Create) => DOES_NOT_ANSWER.into(),
@@ -367,18 +368,13 @@ impl Shared {
         }
     }
 
-    /// Lets the pool try to grow again.
-    pub(super) fn may_open_more(&self) {
-        self.pool.resize(connect::MAX_CONNECTIONS);
-    }
-
     /// Works on a connection. One that is lost, or on which the work has not ended in time, goes to nobody else.
     pub(super) async fn connected<T>(
         &self,
         limit: Duration,
         work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let client = self.client().await?;
+        let (client, _place) = self.client().await?;
         let outcome =
             timeout(limit, work(&client)).await.unwrap_or_else(|_| Err(Failure::Away(DOES_NOT_ANSWER.into())));
         if matches!(outcome, Err(Failure::Away(_))) {

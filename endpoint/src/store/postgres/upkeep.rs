@@ -136,7 +136,7 @@ impl Upkeep {
         if !is_seldom {
             return outcome;
         }
-        shared.may_open_more();
+        shared.room.regain();
         outcome.and(self.takeover.run(shared, now).await).and(look_at_the_server(shared).await)
     }
 
