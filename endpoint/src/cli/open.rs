@@ -30,8 +30,8 @@ use crate::overflow::{Overflow, OverflowConfig, OverflowCounts, OverflowError, O
 use crate::secret::Secret;
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::store::{
-    self, DatabaseError, DatabaseUrl, Finding, Limits, MemoryStore, Overrides, Policy, PostgresStore, Setup, SqliteStore,
-    Status, Store, Verdict, WebhookDue, WebhookQueue, check_database,
+    self, DatabaseError, DatabaseUrl, Finding, Limits, MemoryStore, Overrides, Policy, PostgresStore, Setup,
+    SqliteStore, Status, Store, Verdict, WebhookDue, WebhookQueue, check_database,
 };
 use crate::webhooks::{BadSecret, Guard, Schedule, Signer, TargetCheck, Webhooks, WebhooksError};
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::PostgresStore;
 use super::batch_rows;
-use super::shared::unanswered;
 use super::rows::count;
+use super::shared::unanswered;
 use super::work::Need;
 use crate::store::batch::{BatchId, BatchView};
 use crate::store::batches::{BatchRequest, Batches};

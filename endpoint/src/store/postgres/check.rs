@@ -200,7 +200,9 @@ impl Look<'_> {
         let name = self.row("SELECT current_user::text, current_database()::text").await?;
         let fix = connect::raise_connections(bound_by, name.get(0), name.get(1));
         let verdict = Verdict::of(most >= rows::count(CONNECTIONS), || {
-            format!("each endpoint opens up to {PER_REPLICA} connections, so two of them and this check need {CONNECTIONS}: {fix}")
+            format!(
+                "each endpoint opens up to {PER_REPLICA} connections, so two of them and this check need {CONNECTIONS}: {fix}"
+            )
         });
         Ok(Finding { name: "connections allowed", value: most.to_string(), verdict })
     }

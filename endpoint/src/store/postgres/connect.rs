@@ -203,7 +203,9 @@ const FOR_NOW: [SqlState; 4] =
 /// What raises the limit that a refusal names: of a role, of a database, or else of the server.
 pub(super) fn raise_connections(refusal: &str, user: &str, database: &str) -> String {
     match () {
-        () if refusal.contains("role") && !refusal.contains("reserved") => format!("ALTER ROLE {user:?} CONNECTION LIMIT -1"),
+        () if refusal.contains("role") && !refusal.contains("reserved") => {
+            format!("ALTER ROLE {user:?} CONNECTION LIMIT -1")
+        }
         () if refusal.contains("database") => format!("ALTER DATABASE {database:?} CONNECTION LIMIT -1"),
         () => "ALTER SYSTEM SET max_connections = 100, and restart the server".to_owned(),
     }

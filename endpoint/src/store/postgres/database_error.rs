@@ -12,7 +12,9 @@ pub(super) const MIN_VERSION: u32 = 14;
 #[non_exhaustive]
 pub enum DatabaseError {
     /// The URL is wrong.
-    #[error("--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts and ?sslmode=disable, prefer or require")]
+    #[error(
+        "--database: {0}; give postgres://USER@HOST:PORT/NAME, with commas between several hosts and ?sslmode=disable, prefer or require"
+    )]
     Url(String),
     /// The file with the password cannot be read.
     #[error("--database-password-file {}: {}; make it readable, with the password on its first line", .0.display(), .1)]
@@ -44,7 +46,9 @@ pub enum DatabaseError {
     )]
     NoDatabase(String, String),
     /// A standby, or a server that is set to read only.
-    #[error("--database: {0} is read-only, as a standby is, or has default_transaction_read_only set; name the primary, or all hosts: postgres://a,b,c/NAME")]
+    #[error(
+        "--database: {0} is read-only, as a standby is, or has default_transaction_read_only set; name the primary, or all hosts: postgres://a,b,c/NAME"
+    )]
     ReadOnly(String),
     /// All of several servers are standbys: none has been promoted yet, or the primary is not named.
     #[error("--database: none of {0} takes writes; promote one, or name the primary too")]
@@ -110,7 +114,10 @@ pub enum DatabaseError {
 impl DatabaseError {
     /// Whether it may pass without a change of the settings.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable(..) | Self::FailingOver(_) | Self::Busy | Self::Connections(..) | Self::NotNow(_))
+        matches!(
+            self,
+            Self::Unreachable(..) | Self::FailingOver(_) | Self::Busy | Self::Connections(..) | Self::NotNow(_)
+        )
     }
 }
 

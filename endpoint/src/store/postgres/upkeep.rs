@@ -87,7 +87,10 @@ impl Upkeep {
         let wrong = outcome.err().map(|error| error.to_string());
         if let Some(error) = &wrong {
             if self.shared.ready().is_ok() && self.wrong != wrong {
-                tracing::warn!(error, "A part of the upkeep of the database has to wait. It is tried again each second.");
+                tracing::warn!(
+                    error,
+                    "A part of the upkeep of the database has to wait. It is tried again each second."
+                );
             } else {
                 tracing::debug!(error, "The upkeep of the database has to wait.");
             }
