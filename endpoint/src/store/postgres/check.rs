@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::connect::{self, DatabaseUrl, PER_REPLICA};
+use super::connect::{self, DatabaseUrl};
 use super::database_error::{DatabaseError, grant_schema, grant_tables};
+use super::room::PER_REPLICA;
 use super::{notify, rows, schema};
 
 /// One thing that was looked at.

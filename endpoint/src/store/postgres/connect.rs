@@ -21,19 +21,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::database_error::DatabaseError;
 use super::failure::IN_THE_WAY;
+use super::room::{CONNECT_LIMIT, MAX_CONNECTIONS};
 use crate::secret::without_mark;
-
-/// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
-pub(super) const MAX_CONNECTIONS: usize = 16;
-
-/// All connections of one replica.
-pub(super) const PER_REPLICA: usize = MAX_CONNECTIONS + 1;
 
 /// What a replica calls itself at the server.
 pub(super) const APPLICATION: &str = "runpod-endpoint";
-
-/// How long a new connection may take, and how long a request waits for a free one.
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long data may be unacknowledged before a connection counts as lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::connect::PER_REPLICA;
+use super::room::PER_REPLICA;
 
 /// The oldest server that is accepted.
 pub(super) const MIN_VERSION: u32 = 14;

@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use super::batch_rows;
 use super::failure::Failure;
 use super::rows::{self, LoadedWorker, count};
-use super::unit::Scope;
+use super::scope::Scope;
 use super::work::Work;
 use crate::store::batch::BatchId;
 use crate::store::clock::Timestamp;

@@ -25,6 +25,7 @@ mod read;
 mod room;
 mod rows;
 mod schema;
+mod scope;
 mod shared;
 mod store;
 mod takeover;

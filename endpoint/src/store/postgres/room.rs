@@ -1,12 +1,21 @@
 //! How many connections a replica uses at once: fewer than it would where the server has no more for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::connect::{CONNECT_LIMIT, MAX_CONNECTIONS};
 use super::failure::Failure;
+
+/// Connections of one replica, besides the one that listens. Operations wait for one another, not for connections.
+pub(super) const MAX_CONNECTIONS: usize = 16;
+
+/// All connections of one replica.
+pub(super) const PER_REPLICA: usize = MAX_CONNECTIONS + 1;
+
+/// How long a new connection may take, and how long a request waits for a free one.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Places for those who need a connection. The pool tries to open one more for each who finds none; where the server refuses that, they
 /// share those that there are.

@@ -7,11 +7,13 @@ use tokio_postgres::Row;
 
 use super::rows;
 use super::shared::{Shared, unanswered};
-use super::upkeep::DEAD_AFTER;
 use crate::store::clock::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::queue::Queue;
 use crate::store::webhook_queue::WebhookDue;
+
+/// A replica that was not seen for this long is dead: the polls that it held are over, and its webhooks are delivered by another one.
+pub(super) const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// A replica that was not seen for this long asks no more for the outcome of its last commits.
 const GONE_AFTER: Duration = Duration::from_secs(24 * 3600);

@@ -8,24 +8,13 @@ use deadpool_postgres::ClientWrapper;
 use super::failure::Failure;
 use super::lock::{Loaded, Needs};
 use super::rows;
+use super::scope::Scope;
 use super::texts::Wanted;
 use super::work::Work;
 use super::write::Writes;
 use crate::store::counts::Totals;
 use crate::store::job::Position;
-use crate::store::limits::Limits;
 use crate::store::queue::Effect;
-
-/// Where a unit of work belongs.
-pub(super) struct Scope<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) limits: Limits,
-    pub(super) replica: &'a str,
-    /// Where looks for jobs begin.
-    pub(super) floor: Position,
-    /// The row of counters that is this unit's own.
-    pub(super) lane: i16,
-}
 
 /// What is to be done once the transaction lasts.
 #[derive(Debug)]

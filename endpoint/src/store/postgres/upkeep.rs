@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Client;
-use tokio::time::{Instant, sleep};
+use deadpool_postgres::{Client, Object};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -13,22 +13,22 @@ use super::lock::STANDSTILL;
 use super::lost_hints::look_for_lost_hints;
 use super::overdue;
 use super::rows;
-use super::shared::{Shared, unanswered};
-use super::takeover::Takeover;
+use super::shared::{DOES_NOT_ANSWER, Shared, unanswered};
+use super::takeover::{DEAD_AFTER, Takeover};
 use super::work::Need;
 use crate::store::error::StoreError;
 
 /// Between two rounds; up to a quarter more, so that replicas do not meet.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A replica that was not seen for this long is dead: the polls that it held are over, and its webhooks are delivered by another one.
-pub(super) const DEAD_AFTER: Duration = Duration::from_secs(10);
-
 /// How long it may take to note that this replica could write, the extension of leases after a standstill included.
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The transaction that does so is idle while leases are extended by others.
 const BEGIN_BEAT: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '35s'";
+
+/// How long a database that is silent is asked for the reason.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Rounds between two lookups of what changes seldom.
 const SELDOM: u32 = 5;
@@ -107,7 +107,9 @@ impl Upkeep {
         let (now, latency, others) = match appear(shared, &self.host).await {
             Ok(seen) => seen,
             Err(Failure::Away(reason)) => {
-                shared.note_away(&why_silent(shared).await.unwrap_or(reason));
+                let is_silent = *reason == *DOES_NOT_ANSWER;
+                let why = if is_silent { why_silent(shared).await } else { None };
+                shared.note_away(&why.unwrap_or(reason));
                 return shared.ready();
             }
             Err(failure @ (Failure::Refused(_) | Failure::Unacceptable(_))) => {
@@ -207,7 +209,12 @@ async fn appear(shared: &Shared, host: &str) -> Result<(i64, Duration, usize), F
 
 /// Whether a server that can be read waits for its standbys; the reason says for which. What is known of it stays current meanwhile.
 async fn why_silent(shared: &Shared) -> Option<Arc<str>> {
-    let waits = shared.query_once(WAITS_FOR_STANDBYS, &[]).await.ok()?;
+    let (client, _place) = timeout(LOOK_LIMIT, shared.client()).await.ok()?.ok()?;
+    let Ok(Ok(waits)) = timeout(LOOK_LIMIT, client.query(WAITS_FOR_STANDBYS, &[])).await else {
+        // Nobody else gets it.
+        drop(Object::take(client));
+        return None;
+    };
     let names: String = waits.first()?.get(0);
     if let Err(error) = look_at_figures(shared).await {
         tracing::debug!(?error, "The figures of the database are not known.");

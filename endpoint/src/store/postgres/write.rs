@@ -11,7 +11,7 @@ use super::batch_rows;
 use super::failure::Failure;
 use super::lock::Found;
 use super::rows::{self, LoadedWorker, count, integer, micros};
-use super::unit::Scope;
+use super::scope::Scope;
 use crate::store::job::Position;
 use crate::store::payload::{Filed, Part, Payload};
 use crate::store::queue::{Change, Counters, KeptBatch, KeptJob, Queue, Tally};
