@@ -32,7 +32,14 @@ fn replaced(mut text: String, changes: &[(&str, &str)]) -> String {
 
 /// Hours and minutes become seconds, and half a minute becomes three, so that a test sees alerts start and end.
 fn hurried(rules: String) -> String {
-    let windows = [("[2m]", "[5s]"), ("[5m]", "[10s]"), ("[10m]", "[15s]"), ("[10m:]", "[3s:]"), ("[1h:]", "[20s:]")];
+    let windows = [
+        ("[2m]", "[5s]"),
+        ("[5m]", "[10s]"),
+        ("[10m]", "[15s]"),
+        ("[10m:]", "[3s:]"),
+        ("[1h]", "[20s]"),
+        ("[1h:]", "[20s:]"),
+    ];
     let ages = [("age_seconds > 30\n", "age_seconds > 3\n"), ("uptime_seconds < 3600\n", "uptime_seconds < 20\n")];
     let waits = [
         ("for: 15s", "for: 1s"),
