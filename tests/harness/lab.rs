@@ -4,6 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfs, statvfs};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
@@ -65,7 +66,9 @@ impl Lab {
         let name = format!("lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let folder = new_folder().map(TempDir::keep).unwrap_or_else(|error| panic!("no folder: {error}"));
         let sweep = "cat >/dev/null; ip netns list | cut -d ' ' -f 1 | grep \"^$1-\" | while read -r space; do \
-            ip netns pids \"$space\" | xargs -r kill -9; ip netns del \"$space\"; done; rm -rf \"$0\"";
+            for pid in $(ip netns pids \"$space\"); do \
+            if [ /proc/$pid/ns/net -ef /run/netns/$space ]; then kill -9 $pid; fi; done; \
+            ip netns del \"$space\"; done; rm -rf \"$0\"";
         let lab = Self {
             _guard: guard(sweep, &[&folder.display().to_string(), &name]),
             name,
@@ -197,12 +200,19 @@ impl Host {
                 return;
             }
             assert!(begin.elapsed() < PATIENCE || thread::panicking(), "processes do not end: {text}");
-            for pid in text.lines() {
-                let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
-                // It may have ended in the meantime.
-                let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
-            }
+            text.lines().filter_map(|pid| Pid::from_raw(pid.trim().parse().ok()?)).for_each(|pid| self.kill_here(pid));
             thread::sleep(KILL_PAUSE);
+        }
+    }
+
+    /// Ends a process of this host. It may have ended since it was listed, and its number may be that of another one by now: with hundreds of
+    /// new processes a second, numbers come back while a list is worked off.
+    fn kill_here(&self, pid: Pid) {
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        let namespace = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let its = namespace(Path::new(&format!("/proc/{pid}/ns/net")));
+        if its.is_some() && its == namespace(&self.file()) {
+            let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
