@@ -63,6 +63,16 @@ fn what_is_wrong_with_a_database_ends_the_start_in_one_line() {
 }
 
 #[test]
+fn a_conflict_with_what_the_environment_says_names_the_variable() {
+    let program = binary("runpod-endpoint").to_string_lossy().into_owned();
+    let set = "RUNPOD_ENDPOINT_DATABASE=postgres://jobs:hunter2@localhost/jobs";
+    let output = run_tool("env", &[set, &program, "serve", "--data", "jobs.db"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{error}");
+    assert!(error.contains("RUNPOD_ENDPOINT_DATABASE (--database)") && !error.contains("hunter2"), "{error}");
+}
+
+#[test]
 fn check_and_start_refuse_what_cannot_be_used() {
     let Some(server) = Postgres::shared() else { return };
     let newer = server.database();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::connect::{self, DatabaseUrl};
+use super::connect::{self, Bound, DatabaseUrl};
 use super::database_error::{DatabaseError, grant_schema, grant_tables};
 use super::room::PER_REPLICA;
 use super::{notify, rows, schema};
@@ -194,12 +194,12 @@ impl Look<'_> {
         let row = self.row(LIMITS).await?;
         let most: i64 = row.get("most");
         let bound_by = match () {
-            () if row.get::<_, i64>("server") == most => "server",
-            () if i64::from(row.get::<_, i32>("role")) == most => "role",
-            () => "database",
+            () if row.get::<_, i64>("server") == most => Bound::Server,
+            () if i64::from(row.get::<_, i32>("role")) == most => Bound::Role,
+            () => Bound::Database,
         };
         let name = self.row("SELECT current_user::text, current_database()::text").await?;
-        let fix = connect::raise_connections(bound_by, name.get(0), name.get(1));
+        let fix = bound_by.advice(name.get(0), name.get(1));
         let verdict = Verdict::of(most >= rows::count(CONNECTIONS), || {
             format!(
                 "each endpoint opens up to {PER_REPLICA} connections, so two of them and this check need {CONNECTIONS}: {fix}"

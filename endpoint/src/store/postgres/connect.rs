@@ -176,7 +176,7 @@ impl DatabaseUrl {
             () if is(&[SqlState::CANNOT_CONNECT_NOW]) => DatabaseError::Unreachable(self.hosts(), text),
             () if is(&IN_THE_WAY) => DatabaseError::Busy,
             () if is(&[SqlState::TOO_MANY_CONNECTIONS]) => {
-                let fix = raise_connections(&text, &self.user(), &self.database());
+                let fix = Bound::of(&text).advice(&self.user(), &self.database());
                 DatabaseError::Connections(text, fix)
             }
             () if is(&FOR_NOW) => DatabaseError::NotNow(text),
@@ -192,14 +192,33 @@ impl DatabaseUrl {
 const FOR_NOW: [SqlState; 4] =
     [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::DISK_FULL, SqlState::OUT_OF_MEMORY];
 
-/// What raises the limit that a refusal names: of a role, of a database, or else of the server.
-pub(super) fn raise_connections(refusal: &str, user: &str, database: &str) -> String {
-    match () {
-        () if refusal.contains("role") && !refusal.contains("reserved") => {
-            format!("ALTER ROLE {user:?} CONNECTION LIMIT -1")
+/// What bounds the connections of a replica.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound {
+    Server,
+    Role,
+    Database,
+}
+
+impl Bound {
+    /// The one that a refusal names.
+    fn of(refusal: &str) -> Self {
+        match () {
+            // Those of the server are reserved for roles.
+            () if refusal.contains("reserved") => Self::Server,
+            () if refusal.contains("role") => Self::Role,
+            () if refusal.contains("database") => Self::Database,
+            () => Self::Server,
         }
-        () if refusal.contains("database") => format!("ALTER DATABASE {database:?} CONNECTION LIMIT -1"),
-        () => "ALTER SYSTEM SET max_connections = 100, and restart the server".to_owned(),
+    }
+
+    /// What raises it.
+    pub(super) fn advice(self, user: &str, database: &str) -> String {
+        match self {
+            Self::Server => "raise max_connections, and restart the server".to_owned(),
+            Self::Role => format!("ALTER ROLE {user:?} CONNECTION LIMIT -1"),
+            Self::Database => format!("ALTER DATABASE {database:?} CONNECTION LIMIT -1"),
+        }
     }
 }
 
